@@ -1,0 +1,1 @@
+"""Backbones: networks without their top, frozen, each with its own preprocessing and weights."""

@@ -1,0 +1,84 @@
+"""One tree of errors. Everything a user can do wrong ends in one of these, with one message.
+
+    FeatcacheError
+    ├── UsageError            (ValueError)         the command or call contradicts itself
+    ├── ProjectError          (ValueError)         featcache.toml is missing or says something wrong
+    ├── DatasetError          (ValueError)         images, labels or splits cannot be used as they are
+    │   └── ImageError                             one image cannot be decoded or rendered
+    ├── BackboneError         (ValueError)         unknown backbone, input size or engine
+    │   └── WeightsError                           weights are missing, damaged or of another network
+    ├── CacheError            (RuntimeError)       a cache does not hold what it promises
+    │   ├── CacheNotFoundError (FileNotFoundError) no such cache, or it was never finished
+    │   └── CacheWriteError    (OSError)           a cache cannot be written
+    ├── HeadError             (ValueError)         a head cannot be trained as asked
+    └── RunError              (RuntimeError)       a run's files are missing or damaged
+
+A message says what is wrong, where, what was expected and found, and what to do next. The command
+line prints it and exits with 1; a traceback that reaches a user is a defect.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FeatcacheError(Exception):
+    """Base of every error that featcache raises on purpose."""
+
+
+class UsageError(FeatcacheError, ValueError):
+    """The command or call contradicts itself."""
+
+
+class ProjectError(FeatcacheError, ValueError):
+    """featcache.toml is missing, unreadable or says something impossible."""
+
+
+class DatasetError(FeatcacheError, ValueError):
+    """Images, labels or splits cannot be used as they are."""
+
+
+class ImageError(DatasetError):
+    """One image cannot be decoded or rendered; the message is the reason, without the path."""
+
+
+class BackboneError(FeatcacheError, ValueError):
+    """An unknown backbone, or one that cannot be built as asked."""
+
+
+class WeightsError(BackboneError):
+    """Weights that are missing, damaged or of another network."""
+
+
+class CacheError(FeatcacheError, RuntimeError):
+    """A cache does not hold what it promises."""
+
+
+class CacheNotFoundError(CacheError, FileNotFoundError):
+    """There is no such cache, or it was never finished."""
+
+    __str__ = Exception.__str__
+
+
+class CacheWriteError(CacheError, OSError):
+    """A cache cannot be written: disk full, read-only, vanished."""
+
+    __str__ = Exception.__str__
+
+
+class HeadError(FeatcacheError, ValueError):
+    """A head cannot be trained as asked, or its training failed."""
+
+
+class RunError(FeatcacheError, RuntimeError):
+    """A run's files are missing or damaged."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence naming what `name` may have meant: the nearest of `known`, else all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(close) + "?"
+    return "known are " + ", ".join(known)
