@@ -1,0 +1,87 @@
+"""featcache dataset check, preview, generate"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featcache.cli.options import (
+    AUGMENTATION_NAMES,
+    VIEW_NAMES,
+    given,
+    json_option,
+    open_project,
+    project_option,
+    views_options,
+)
+from featcache.cli.output import print_json, print_table, say, say_left_out, track
+
+
+@click.group("dataset")
+def command() -> None:
+    """Check the data set, draw its views, generate one."""
+
+
+@command.command("check")
+@project_option
+@json_option
+def check(folder: Path, as_json: bool) -> None:
+    """Look at every image of dataset.csv: broken files, duplicates, groups in two splits, empty classes."""
+    from featcache.dataset.manifest import check as check_images
+    from featcache.pipeline.dataset import current_dataset
+
+    project = open_project(folder)
+    dataset, left_out = current_dataset(project, track=track)
+    check_images(dataset.images, str(project.dataset_file))
+    say_left_out(left_out, as_json)
+    counts = dataset.counts()
+    if as_json:
+        listed = [{"path": item.path, "reason": item.reason} for item in left_out]
+        print_json({"images": len(dataset.images), "classes": counts, "digest": dataset.digest, "left_out": listed})
+        return
+    print_table(["class", "train", "val", "test"], [[k, *map(str, of.values())] for k, of in counts.items()])
+    say(f"{len(dataset.images)} images can be used; digest {dataset.digest}")
+
+
+@command.command("preview")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: contact-sheet.png]")
+@click.option("--images", "per_class", type=click.IntRange(1), default=2, show_default=True, help="A class.")
+@views_options
+@project_option
+@json_option
+def preview(out: Path | None, per_class: int, folder: Path, as_json: bool, **values: Any) -> None:
+    """Draw a contact sheet: images of every class, plain first, then their augmented views."""
+    from featcache.pipeline.dataset import preview as draw
+
+    views = given(values, VIEW_NAMES).get("train", 8)
+    path = draw(open_project(folder), out, per_class, views, augmentation=given(values, AUGMENTATION_NAMES))
+    if as_json:
+        print_json({"path": str(path)})
+    else:
+        say(f"wrote {path}")
+
+
+@command.command("generate")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--per-class", type=click.IntRange(1), default=60, show_default=True, help="Cells a class.")
+@click.option("--smears", type=click.IntRange(0), default=0, help="Whole smears with annotations, instead of cells.")
+@click.option("--size", "size_px", type=click.IntRange(16), default=240, show_default=True, help="Of a cell, px.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@json_option
+def generate(folder: Path, per_class: int, smears: int, size_px: int, seed: int, as_json: bool) -> None:
+    """Draw leukocytes of four classes: class folders of cells, or smears with Pascal VOC annotations."""
+    from featcache.dataset.synthetic import write_cells, write_smears
+    from featcache.errors import DatasetError
+
+    if folder.exists() and any(folder.iterdir()):
+        raise DatasetError(f"{folder}: is not empty: name a new folder")
+    if smears:
+        write_smears(folder, smears, seed)
+    else:
+        write_cells(folder, per_class, seed, size_px)
+    if as_json:
+        print_json({"path": str(folder), "images": smears or 4 * per_class})
+    else:
+        say(f"drew {smears or 4 * per_class} {'smears' if smears else 'cells'} into {folder}/")

@@ -1,0 +1,38 @@
+"""featcache demo"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from featcache.cli.options import json_option
+from featcache.cli.output import percent, print_json, print_table, say, track
+
+
+@click.command("demo")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"))
+@click.option("--epochs", type=click.IntRange(1), default=200, show_default=True)
+@json_option
+def command(folder: Path, epochs: int, as_json: bool) -> None:
+    """The whole job, offline, in FOLDER: leukocytes, features, a head, a report.
+
+    Leukocytes of four classes are generated, run through EfficientNet-Lite0 with its ImageNet weights, and a
+    head is trained on the features.
+    """
+    from featcache.pipeline.demo import demo
+    from featcache.report import tables
+
+    say(f"featcache demo in {folder}/", as_json)
+    made, extracted, fitted, html = demo(folder, epochs, track)
+    metrics = fitted.run.metrics
+    say(f"images    {len(made.dataset.images)}: {made.about}", as_json)
+    say(f"features  {extracted.cache}: {extracted.computed} rows computed, {extracted.reused} were there", as_json)
+    say(f"head      {metrics['epochs']} epochs by the {fitted.run.config['solver']} solver", as_json)
+    if as_json:
+        print_json({"cache": extracted.cache, "run": fitted.run.name, "report": str(html), "test": metrics["test"]})
+        return
+    per_class = tables.per_class([fitted.run])
+    print_table(per_class.headers, per_class.rows, title="accuracy on test, %")
+    say(f"all classes together: {percent(metrics['test']['accuracy'])} % on {metrics['test']['rows']} test images")
+    say(f"report: {html.resolve()}")

@@ -1,0 +1,49 @@
+"""featcache info"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from featcache.cli.options import json_option, open_project, project_option
+from featcache.cli.output import print_json, print_table, say, size
+
+
+@click.command("info")
+@click.argument("name", required=False, metavar="[CACHE]")
+@project_option
+@json_option
+def command(name: str | None, folder: Path, as_json: bool) -> None:
+    """What a cache is: its recipe, its rows, its files and how it was made.
+
+    CACHE is a cache's name, how its name begins, or its folder; without one, the project's only cache.
+    """
+    from featcache.store.cache import open_cache
+    from featcache.store.catalog import find_cache
+    from featcache.store.layout import RECIPE_FILE
+
+    is_folder = name is not None and (Path(name) / RECIPE_FILE).is_file()
+    cache = open_cache(str(name)) if is_folder else find_cache(open_project(folder).cache_folder, name)
+    manifest = cache.manifest.model_dump(mode="json")
+    if as_json:
+        print_json({**manifest, "path": str(cache.folder), "recipe": cache.recipe.to_dict()})
+        return
+    space, made = cache.recipe.space, manifest["provenance"]
+    print_table(
+        ["cache", cache.name],
+        [
+            ["digest", manifest["digest"]],
+            ["backbone", f"{space.backbone}, cut at {space.layer}, pooling {space.pooling}"],
+            ["weights", f"{made.get('weights', '')}, sha256 {space.weights_digest[:16]}.."],
+            ["input", f"{space.input_size_px} px, preprocessing {space.preprocessing}"],
+            ["features", f"{cache.features.shape} {cache.features.dtype}"],
+            ["size", f"{size(cache.bytes())} in {len(manifest['files'])} files"],
+            ["made", f"{made.get('created', '')}, {made.get('engine', '')}, {made.get('seconds', '')} s"],
+        ],
+    )
+    counts = cache.rows.groupby(["label", "split"]).size().unstack(fill_value=0)
+    splits = [split for split in ("train", "val", "test") if split in counts.columns]
+    rows = [[str(label), *(str(counts.at[label, split]) for split in splits)] for label in counts.index]
+    print_table(["rows", *splits], rows)
+    say(f"folder: {cache.folder}")

@@ -1,0 +1,51 @@
+"""featcache ls"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featcache.cli.options import json_option, open_project, project_option
+from featcache.cli.output import print_json, print_table, say, size
+
+if TYPE_CHECKING:
+    from featcache.store.catalog import Listed
+
+
+@click.command("ls")
+@project_option
+@json_option
+def command(folder: Path, as_json: bool) -> None:
+    """List the caches of this project; unfinished and damaged ones with the reason."""
+    from featcache.store.catalog import list_caches
+
+    project = open_project(folder)
+    listed = [_as_json(entry) for entry in list_caches(project.cache_folder)]
+    if as_json:
+        print_json(listed)
+    elif not listed:
+        say(f"no caches in {project.cache_folder}: 'featcache extract --model NAME' makes one")
+    else:
+        rows = [
+            [e["name"], str(e["rows"] or ""), "x".join(map(str, e["shape"][1:])), e["dtype"]]
+            + [e["weights"], size(e["bytes"]) if e["bytes"] else "", e["status"]]
+            for e in listed
+        ]
+        print_table(["cache", "rows", "features", "dtype", "weights", "size", "status"], rows)
+
+
+def _as_json(entry: Listed) -> dict[str, Any]:
+    cache = entry.cache
+    return {
+        "name": entry.folder.name,
+        "path": str(entry.folder),
+        "status": "finished" if cache else entry.problem,
+        "backbone": cache.recipe.space.backbone if cache else "",
+        "weights": cache.manifest.provenance.get("weights", "") if cache else "",
+        "rows": cache.manifest.rows if cache else 0,
+        "shape": list(cache.features.shape) if cache else [],
+        "dtype": str(cache.features.dtype) if cache else "",
+        "bytes": cache.bytes() if cache else 0,
+    }

@@ -1,0 +1,81 @@
+"""What commands print: tables for people, one JSON object for machines, progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from featcache.dataset.sources import LeftOut
+    from featcache.pipeline.progress import Advance
+
+_LISTED = 8
+
+
+def say(message: str, as_json: bool = False) -> None:
+    """A line for people: on standard output, or on standard error where that belongs to machines."""
+    click.echo(message, err=as_json)
+
+
+def print_json(value: Any) -> None:
+    """The last thing on standard output: one JSON value on one line."""
+    click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """A table on standard output; its first column is aligned left, the others right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for number, header in enumerate(headers):
+        table.add_column(header, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+
+
+@contextmanager
+def track(description: str, total: int) -> Iterator[Advance]:
+    """A progress bar on standard error that goes when it is done; nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda steps: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda steps: progress.advance(task, steps)
+
+
+def say_left_out(left_out: Sequence[LeftOut], as_json: bool) -> None:
+    """List what was not used, and why."""
+    if left_out:
+        say(f"left out: {len(left_out)}", as_json)
+        for item in left_out[:_LISTED]:
+            say(f"  {item.path}: {item.reason}", as_json)
+        if len(left_out) > _LISTED:
+            say(f"  ... and {len(left_out) - _LISTED} more (all of them in --json)", as_json)
+
+
+def size(n_bytes: int) -> str:
+    """1536 -> '1.5 KB'"""
+    amount = float(n_bytes)
+    for unit in ("B", "KB", "MB", "GB"):
+        if amount < 1000 or unit == "GB":
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    raise AssertionError
+
+
+def percent(share: float | None) -> str:
+    """0.9636 -> '96.36'; '' for None"""
+    return "" if share is None else f"{100 * share:.2f}"

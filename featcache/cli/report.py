@@ -1,0 +1,29 @@
+"""featcache report"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from featcache.cli.options import json_option, open_project, project_option
+from featcache.cli.output import print_json, print_table, say
+
+
+@click.command("report")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write to.  [default: results]")
+@project_option
+@json_option
+def command(out: Path | None, folder: Path, as_json: bool) -> None:
+    """Every run in results/ as tables, figures, Markdown and one self-contained HTML page."""
+    from featcache.pipeline.fit_head import report
+    from featcache.report import tables
+
+    markdown, html, finished = report(open_project(folder).results_folder, out)
+    if as_json:
+        print_json({"markdown": str(markdown), "html": str(html), "runs": [run.name for run in finished]})
+        return
+    per_class = tables.per_class(finished)
+    print_table(per_class.headers, per_class.rows, title="accuracy on test, %")
+    say(f"wrote {markdown}")
+    say(f"wrote {html}")

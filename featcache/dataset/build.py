@@ -1,0 +1,213 @@
+"""From what a source names to the images of a dataset manifest: scanned, deduplicated, grouped, split."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from featcache.dataset.manifest import SPLITS, Box, LabelledImage, check, image_id_of, in_order
+from featcache.dataset.scan import ImageFile, scan
+from featcache.dataset.sources import Candidate, LeftOut, Source
+from featcache.dataset.splits import DEFAULT_FRACTIONS, split_by_counts, split_by_hash
+from featcache.errors import DatasetError
+
+_SPLIT_TO_KEEP = {"test": 0, "val": 1, "train": 2, "": 3}
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How splits are made where the source does not say them.
+
+    counts : images a class for each split; None splits by `fractions`
+    resplit : make new splits even where the source says them
+    group_pattern : regular expression; what it finds in a path (its first group, if it has one) is the
+        image's group
+    """
+
+    fractions: Mapping[str, float] | None = None
+    counts: Mapping[str, int] | None = None
+    seed: int = 0
+    resplit: bool = False
+    group_pattern: str = ""
+
+
+@dataclass(frozen=True)
+class Built:
+    """The images of a manifest, those left out with the reason, and remarks for people."""
+
+    images: tuple[LabelledImage, ...]
+    left_out: tuple[LeftOut, ...]
+    remarks: tuple[str, ...] = ()
+
+
+def build(
+    source: Source,
+    rule: SplitRule = SplitRule(),
+    without: Sequence[str] = (),
+    kept: Sequence[LabelledImage] = (),
+    stamps: Path | None = None,
+    on_file: Callable[[], object] = lambda: None,
+) -> Built:
+    """Make the images of a dataset manifest.
+
+    without : labels to leave out
+    kept : images of an earlier manifest, whose splits and groups stay as they are
+    stamps, on_file : see `featcache.dataset.scan.scan`
+
+    Raises DatasetError for what no honest training can use.
+    """
+    unknown = set(without) - {candidate.label for candidate in source.candidates}
+    if unknown:
+        raise DatasetError(f"{source.folder}: no image has the label {', '.join(sorted(unknown))} to leave out")
+    candidates = [candidate for candidate in source.candidates if candidate.label not in without]
+    files = scan(source.folder, (candidate.path for candidate in candidates), stamps, on_file)
+    left_out = list(source.left_out)
+    usable = _usable(candidates, files, left_out)
+    images = [_image(candidate, files[candidate.path], rule.group_pattern) for candidate in usable]
+    _refuse_empty_classes(source, candidates, images)
+    if rule.resplit:
+        images = [replace(image, split="") for image in images]
+    images = _without_duplicates(images, left_out)
+    images = _keep_known(images, () if rule.resplit or rule.counts else kept)
+    images, remarks = _with_splits(images, rule, left_out)
+    check(images, str(source.folder))
+    return Built(in_order(images), tuple(left_out), tuple(remarks))
+
+
+def _usable(
+    candidates: Sequence[Candidate], files: Mapping[str, ImageFile], left_out: list[LeftOut]
+) -> list[Candidate]:
+    """Candidates whose file decodes and whose box lies in it; boxes are cut at the image's border."""
+    usable = []
+    for candidate in candidates:
+        file = files[candidate.path]
+        if file.problem:
+            left_out.append(LeftOut(candidate.path, file.problem))
+            continue
+        if candidate.box is not None:
+            box = clipped(candidate.box, file)
+            if box is None:
+                reason = f"the box {candidate.box} lies outside of the image ({file.width_px}x{file.height_px} px)"
+                left_out.append(LeftOut(candidate.path, reason))
+                continue
+            candidate = replace(candidate, box=box)
+        usable.append(candidate)
+    return usable
+
+
+def clipped(box: Box, file: ImageFile) -> Box | None:
+    """The part of a box that lies in the image, or None if none does."""
+    if box.x_min >= file.width_px or box.y_min >= file.height_px:
+        return None
+    return Box(box.x_min, box.y_min, min(box.x_max, file.width_px), min(box.y_max, file.height_px))
+
+
+def default_group(file_sha256: str) -> str:
+    """By default a file is its own group, whatever its name; boxes of one file stay together."""
+    return file_sha256[:16]
+
+
+def _image(candidate: Candidate, file: ImageFile, group_pattern: str) -> LabelledImage:
+    group = candidate.group or default_group(file.sha256)
+    if group_pattern and not candidate.group:
+        found = re.search(group_pattern, candidate.path)
+        if found is None:
+            raise DatasetError(f"{candidate.path}: the group pattern {group_pattern!r} finds nothing in this path")
+        group = found.group(1) if found.re.groups else found.group(0)
+    image_id = image_id_of(file.sha256, candidate.box)
+    return LabelledImage(candidate.path, candidate.label, candidate.split, group, image_id, candidate.box)
+
+
+def _refuse_empty_classes(source: Source, candidates: Sequence[Candidate], images: Sequence[LabelledImage]) -> None:
+    if not candidates:
+        reasons = f"; left out: {source.left_out[0].path}: {source.left_out[0].reason}" if source.left_out else ""
+        raise DatasetError(f"{source.folder}: no labelled image found{reasons}")
+    empty = {candidate.label for candidate in candidates} - {image.label for image in images}
+    if empty:
+        raise DatasetError(
+            f"{source.folder}: no usable image with the label {', '.join(map(repr, sorted(empty)))}: every file of "
+            f"it was left out. Mend the files, or leave the label out: --without {min(empty)}"
+        )
+
+
+def _without_duplicates(images: Sequence[LabelledImage], left_out: list[LeftOut]) -> list[LabelledImage]:
+    """One image for the same bytes (and box). With two labels nobody knows which is right: DatasetError."""
+    same = defaultdict(list)
+    for image in images:
+        same[image.image_id].append(image)
+    kept = []
+    contradictions = []
+    for twins in same.values():
+        if len({image.label for image in twins}) > 1:
+            contradictions.append(" and ".join(f"{image.path} ({image.label})" for image in twins))
+            continue
+        first, *others = sorted(twins, key=lambda image: (_SPLIT_TO_KEEP[image.split], image.path))
+        kept.append(first)
+        for other in others:
+            why = ", where it is kept so that no test image is trained on" if other.split != first.split else ""
+            left_out.append(LeftOut(other.path, f"it has the same bytes as {first.path}{why}"))
+    if contradictions:
+        raise DatasetError(
+            f"{len(contradictions)} images stand there twice, the same bytes under different labels: "
+            f"{'; '.join(contradictions[:5])}. Keep the one that is right"
+        )
+    return kept
+
+
+def _keep_known(images: Sequence[LabelledImage], kept: Sequence[LabelledImage]) -> list[LabelledImage]:
+    """Give images of an earlier manifest (found by path or by bytes) the split and group they had there."""
+    by_path = {(image.path, image.box): image for image in kept}
+    by_id = {image.image_id: image for image in kept}
+    result = []
+    for image in images:
+        before = by_id.get(image.image_id) or by_path.get((image.path, image.box))
+        known = before is not None and not image.split
+        result.append(replace(image, split=before.split, group=before.group) if before and known else image)
+    return result
+
+
+def _with_splits(
+    images: Sequence[LabelledImage], rule: SplitRule, left_out: list[LeftOut]
+) -> tuple[list[LabelledImage], list[str]]:
+    """Fill in the splits that are still open."""
+    given = {image.split for image in images} - {""}
+    if given == {"train", "test"} and all(image.split for image in images):
+        return _take_val_from_train(images, rule)
+    if all(image.split for image in images):
+        return list(images), []
+    known = {image.group: image.split for image in images if image.split}
+    members = [(image.group, image.label) for image in images]
+    if rule.counts:
+        splits = split_by_counts(members, rule.counts, rule.seed)
+    else:
+        splits = split_by_hash(members, rule.fractions or DEFAULT_FRACTIONS, rule.seed)
+    splits.update(known)
+    done = []
+    for image in images:
+        if image.group in splits:
+            done.append(replace(image, split=splits[image.group]))
+        else:
+            left_out.append(LeftOut(image.path, "it is beyond the number of images asked for a class"))
+    return done, []
+
+
+def _take_val_from_train(images: Sequence[LabelledImage], rule: SplitRule) -> tuple[list[LabelledImage], list[str]]:
+    """A source with train and test only: part of the training groups becomes the validation split."""
+    members = [(image.group, image.label) for image in images if image.split == "train"]
+    fraction = DEFAULT_FRACTIONS["val"] / (DEFAULT_FRACTIONS["train"] + DEFAULT_FRACTIONS["val"])
+    half = {"train": 1 - fraction, "val": fraction / 2, "test": fraction / 2}
+    splits = split_by_hash(members, half, rule.seed)
+    done = [
+        replace(image, split="val") if image.split == "train" and splits[image.group] != "train" else image
+        for image in images
+    ]
+    moved = sum(image.split == "val" for image in done)
+    return done, [f"no val split was given: {moved} of the train images were taken for it, by hash"]
+
+
+def split_counts_text(images: Sequence[LabelledImage]) -> str:
+    """`168 train, 36 val, 36 test`"""
+    return ", ".join(f"{sum(image.split == split for image in images)} {split}" for split in SPLITS)

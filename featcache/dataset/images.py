@@ -1,0 +1,168 @@
+"""Image files: read, hashed, checked and decoded to upright 8-bit RGB, whatever they came as."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from featcache.errors import ImageError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"})
+MAX_PIXELS = 120_000_000
+"""Larger files are refused unread: as RGB they would take more than 360 MB."""
+
+MAX_FILE_BYTES = 1 << 30
+_BAD_FILE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    KeyError,
+    IndexError,
+    TypeError,
+)
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a file's name says that it is an image (hidden files never are)."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def read_bytes(path: Path) -> bytes:
+    """All bytes of an image file. Raises ImageError with the reason where that cannot be."""
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            raise ImageError("the file is empty")
+        if size > MAX_FILE_BYTES:
+            raise ImageError(f"the file has {size:,} bytes; at most {MAX_FILE_BYTES:,} are read")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError("there is no such file") from error
+    except OSError as error:
+        raise ImageError(f"the file cannot be read: {error.strerror}") from error
+
+
+def decode(data: bytes) -> NDArray[np.uint8]:
+    """An image file's bytes as upright RGB.
+
+    Grey, palette and CMYK become RGB; 16 bits a channel become 8 (v / 257, rounded); a transparent
+    part shows white behind it; the EXIF orientation is applied; of several frames the first counts.
+
+    Returns
+    -------
+    ndarray of shape (height, width, 3), uint8
+
+    Raises
+    ------
+    ImageError
+        With the reason: no image, truncated, too large, or pixels of a kind that has no plain reading.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture = Image.open(io.BytesIO(data))
+            _check_size(*picture.size)
+            return _to_rgb(picture, data)
+    except UnidentifiedImageError:
+        return _decode_by_opencv(data)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"the image is too large: at most {MAX_PIXELS:,} pixels are read") from error
+    except _BAD_FILE as error:
+        raise ImageError(f"the file is damaged or truncated ({error})") from error
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"the image is too large: {width}x{height} px, at most {MAX_PIXELS:,} pixels are read")
+
+
+def _to_rgb(picture: Image.Image, data: bytes) -> NDArray[np.uint8]:
+    if picture.mode.startswith("I") or picture.mode == "F" or _has_16_bits(picture):
+        raw = _read_raw(picture, data)
+        return _orient(_to_8_bits(raw), picture)
+    picture = ImageOps.exif_transpose(picture)
+    if picture.has_transparency_data:
+        rgba = picture.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(white, rgba)
+    return np.array(picture.convert("RGB"), dtype=np.uint8)
+
+
+def _has_16_bits(picture: Image.Image) -> bool:
+    """Whether Pillow is about to drop the low bytes of a colour image with 16 bits a channel."""
+    return any(";16" in str(tile) for tile in getattr(picture, "tile", []))
+
+
+def _read_raw(picture: Image.Image, data: bytes) -> NDArray[np.generic]:
+    """Pixels with their own depth, (h, w) or (h, w, channels), RGB order."""
+    if picture.mode == "F":
+        raise ImageError("the image holds floating-point pixels, whose range is unknown: save it with 8 or 16 bits")
+    if picture.mode.startswith("I;16"):
+        return np.array(picture)
+    raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if raw is None:
+        return np.array(picture)
+    return _opencv_to_rgb(raw)
+
+
+def _decode_by_opencv(data: bytes) -> NDArray[np.uint8]:
+    """Formats that Pillow does not know, such as TIFF with 16 bits a colour."""
+    try:
+        raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ImageError("the file is damaged or no image") from error
+    if raw is None:
+        raise ImageError("the file is no image that can be read")
+    _check_size(raw.shape[1], raw.shape[0])
+    return _to_8_bits(_opencv_to_rgb(raw))
+
+
+def _opencv_to_rgb(raw: NDArray[np.generic]) -> NDArray[np.generic]:
+    if raw.ndim == 3 and raw.shape[2] >= 3:
+        order = [2, 1, 0, *range(3, raw.shape[2])]
+        return raw[:, :, order]
+    return raw
+
+
+def _to_8_bits(raw: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """(h, w), (h, w, 1), RGB or RGBA of 8 or 16 bits to RGB of 8 bits, over white where transparent."""
+    if raw.dtype == np.uint8:
+        scaled: NDArray[np.floating] = raw.astype(np.float32)
+    elif raw.dtype == np.uint16 or (raw.dtype == np.int32 and raw.min() >= 0 and raw.max() <= 65_535):
+        scaled = raw.astype(np.float32) / 257
+    else:
+        raise ImageError(f"the image holds {raw.dtype} pixels: save it with 8 or 16 bits a channel")
+    if scaled.ndim == 2:
+        scaled = scaled[:, :, None]
+    if scaled.shape[2] in (2, 4):
+        alpha = scaled[:, :, -1:] / 255
+        scaled = scaled[:, :, :-1] * alpha + 255 * (1 - alpha)
+    if scaled.shape[2] not in (1, 3):
+        raise ImageError(f"the image has {scaled.shape[2]} channels; 1 to 4 can be read")
+    rgb = np.broadcast_to(scaled, (*scaled.shape[:2], 3))
+    return np.rint(rgb).astype(np.uint8)
+
+
+def _orient(pixels: NDArray[np.uint8], picture: Image.Image) -> NDArray[np.uint8]:
+    """Apply the EXIF orientation that `picture` states to pixels that were read without it."""
+    orientation = picture.getexif().get(0x0112, 1)
+    if orientation in (2, 4):
+        pixels = pixels[:, ::-1] if orientation == 2 else pixels[::-1]
+    elif orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+        flips = {5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}[orientation]
+        pixels = pixels[:: flips[0], :: flips[1]]
+    elif orientation == 3:
+        pixels = pixels[::-1, ::-1]
+    return np.ascontiguousarray(pixels)

@@ -1,0 +1,137 @@
+"""What the image files are right now: digest, size, whether they decode; remembered by size and time."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from joblib import Parallel, delayed
+
+from featcache.dataset.images import decode, read_bytes
+from featcache.errors import ImageError
+from featcache.files import sha256_bytes, write_text
+
+STAMPS_FILE = ".images.csv"
+_SETTLED_NS = 2_000_000_000
+_COLUMNS = ["path", "state", "seen_ns", "sha256", "width_px", "height_px", "problem"]
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One file as it was found.
+
+    sha256 : of its bytes, or "" where they could not be read
+    width_px, height_px : of the upright image
+    problem : "" or the reason why it cannot be used
+    """
+
+    sha256: str
+    width_px: int = 0
+    height_px: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    """A look at a file: its size, times and inode then (`state`), the moment, and what was found."""
+
+    state: str
+    seen_ns: int
+    file: ImageFile
+
+
+def scan(
+    folder: Path,
+    paths: Iterable[str],
+    stamps: Path | None = None,
+    on_file: Callable[[], object] = lambda: None,
+) -> dict[str, ImageFile]:
+    """Look at every file once: hash it, decode it, note why it cannot be used.
+
+    Files whose size, times and inode are those of the last look are not read again. A file changed
+    less than two seconds before that look is, since a second write could have kept its time.
+
+    folder : what `paths` start from
+    stamps : file that remembers the last look; None reads every file
+    on_file : called once a file that is read, for progress
+    """
+    known = _read_stamps(stamps) if stamps else {}
+    wanted = dict.fromkeys(paths)
+    now: dict[str, _Stamp | None] = {path: _unchanged(folder / path, known.get(path)) for path in wanted}
+    to_read = [path for path, stamp in now.items() if stamp is None]
+
+    def look(path: str) -> _Stamp:
+        stamp = _look(folder / path)
+        on_file()
+        return stamp
+
+    if to_read:
+        fresh = Parallel(n_jobs=-1, prefer="threads")(delayed(look)(path) for path in to_read)
+        now.update(zip(to_read, fresh, strict=True))
+        if stamps:
+            _write_stamps(stamps, {**known, **now})
+    return {path: stamp.file for path, stamp in now.items() if stamp is not None}
+
+
+def _unchanged(path: Path, stamp: _Stamp | None) -> _Stamp | None:
+    if stamp is None:
+        return None
+    state, changed_ns = _state(path)
+    settled = changed_ns <= stamp.seen_ns - _SETTLED_NS
+    return stamp if state and state == stamp.state and settled else None
+
+
+def _state(path: Path) -> tuple[str, int]:
+    """What tells that a file is the same one, unchanged, and the time of its last change (ns)."""
+    try:
+        status = path.stat()
+    except OSError:
+        return "", 0
+    numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return ":".join(map(str, numbers)), max(status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _look(path: Path) -> _Stamp:
+    seen_ns = time.time_ns()
+    state, _ = _state(path)
+    data = b""
+    try:
+        data = read_bytes(path)
+        height_px, width_px, _ = decode(data).shape
+        file = ImageFile(sha256_bytes(data), width_px, height_px)
+    except ImageError as error:
+        file = ImageFile(sha256_bytes(data) if data else "", problem=str(error))
+    return _Stamp(state, seen_ns, file)
+
+
+def _read_stamps(path: Path) -> dict[str, _Stamp]:
+    """The last look; an unreadable file only costs another look."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+        return {
+            row["path"]: _Stamp(
+                row["state"],
+                int(row["seen_ns"]),
+                ImageFile(row["sha256"], int(row["width_px"]), int(row["height_px"]), row["problem"]),
+            )
+            for row in rows
+        }
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        return {}
+
+
+def _write_stamps(path: Path, stamps: dict[str, _Stamp | None]) -> None:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for name, stamp in stamps.items():
+        if stamp is not None:
+            file = stamp.file
+            cells = [file.sha256, file.width_px, file.height_px, file.problem]
+            writer.writerow([name, stamp.state, stamp.seen_ns, *cells])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, buffer.getvalue())

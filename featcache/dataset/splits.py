@@ -1,0 +1,121 @@
+"""Splits: which groups are trained on, which validate, which test. Always whole groups.
+
+By hash: a group's place follows from its name alone, so adding images moves none that were there.
+By counts: so many images a class for each split, the groups taken in hash order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from featcache.dataset.manifest import SPLITS
+from featcache.errors import DatasetError
+
+DEFAULT_FRACTIONS: Mapping[str, float] = {"train": 0.70, "val": 0.15, "test": 0.15}
+Member = tuple[str, str]
+"""(group, label) of one image."""
+
+
+def split_by_hash(
+    members: Sequence[Member], fractions: Mapping[str, float] = DEFAULT_FRACTIONS, seed: int = 0
+) -> dict[str, str]:
+    """Split of each group, by a hash of its name: {group: split}.
+
+    Every class is present in every split: where the hash leaves a class out of one, the class's
+    group with the least hash for that split moves there. Only classes of few groups need that.
+
+    Raises DatasetError for a class with fewer than three groups.
+    """
+    _refuse_small_classes(members)
+    splits = {group: _place(_unit(seed, "split", group), fractions) for group, _ in members}
+    groups_of = _groups_by_label(members)
+    for label, groups in sorted(groups_of.items()):
+        for split in ("test", "val", "train"):
+            if not any(splits[group] == split for group in groups):
+                movable = [group for group in groups if _can_move(group, splits, groups_of)]
+                if not movable:
+                    raise DatasetError(
+                        f"class {label!r}: no group can move to {split!r} without emptying a class's other split: "
+                        "give it more groups, or a split column of your own"
+                    )
+                splits[min(movable, key=lambda group: _unit(seed, split, group))] = split
+    return splits
+
+
+def split_by_counts(members: Sequence[Member], counts: Mapping[str, int], seed: int = 0) -> dict[str, str]:
+    """Split of each group so that every class has `counts[split]` images in each: {group: split}.
+
+    Groups are taken in hash order while they fit; what is left over is in no split.
+
+    Raises DatasetError naming each class that cannot give that many.
+    """
+    size: dict[str, Counter[str]] = defaultdict(Counter)
+    for group, label in members:
+        size[group][label] += 1
+    mixed = [group for group, labels in size.items() if len(labels) > 1]
+    if mixed:
+        raise DatasetError(
+            f"group {mixed[0]!r} holds images of several classes: fixed counts a class cannot be met on such "
+            "groups; split by fractions instead (leave --split-counts out)"
+        )
+    splits: dict[str, str] = {}
+    short = []
+    for label, groups in sorted(_groups_by_label(members).items()):
+        waiting = sorted(groups, key=lambda group: _unit(seed, "split", group))
+        for split in ("test", "val", "train"):
+            missing = counts[split]
+            for group in waiting:
+                if group not in splits and size[group][label] <= missing:
+                    splits[group] = split
+                    missing -= size[group][label]
+            if missing:
+                short.append(f"{label}: {missing} of {counts[split]} missing in {split}")
+    if short:
+        have = Counter(label for _, label in members)
+        raise DatasetError(
+            f"not enough images for {'/'.join(str(counts[s]) for s in SPLITS)} a class: {'; '.join(short)} "
+            f"(there are {', '.join(f'{n} {label}' for label, n in sorted(have.items()))})"
+        )
+    return splits
+
+
+def _refuse_small_classes(members: Sequence[Member]) -> None:
+    small = {label: len(groups) for label, groups in _groups_by_label(members).items() if len(groups) < len(SPLITS)}
+    if small:
+        listed = ", ".join(f"{label!r} has {n}" for label, n in sorted(small.items()))
+        drop = " ".join(f"--without {label}" for label in sorted(small))
+        raise DatasetError(
+            f"a class needs at least {len(SPLITS)} images (of different groups), one each for train, val and test: "
+            f"{listed}. Add images, or leave the class out: {drop}"
+        )
+
+
+def _groups_by_label(members: Sequence[Member]) -> dict[str, set[str]]:
+    groups = defaultdict(set)
+    for group, label in members:
+        groups[label].add(group)
+    return dict(groups)
+
+
+def _can_move(group: str, splits: Mapping[str, str], groups_of: Mapping[str, set[str]]) -> bool:
+    """Whether every class of the group keeps another group in the split it would leave."""
+    return all(
+        any(other != group and splits[other] == splits[group] for other in groups)
+        for groups in groups_of.values()
+        if group in groups
+    )
+
+
+def _place(unit: float, fractions: Mapping[str, float]) -> str:
+    """Test first, then val, so that raising the training fraction never moves a test group."""
+    if unit < fractions["test"]:
+        return "test"
+    return "val" if unit < fractions["test"] + fractions["val"] else "train"
+
+
+def _unit(seed: int, purpose: str, group: str) -> float:
+    """A number in [0, 1) that only the arguments decide."""
+    digest = hashlib.sha256(f"{seed}\n{purpose}\n{group}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

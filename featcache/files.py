@@ -1,0 +1,75 @@
+"""Files that are either whole or not there: write beside, flush, rename; digests of files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_BLOCK_BYTES = 1 << 20
+PARTIAL_SUFFIX = ".partial"
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Ask the operating system to put a file, or a folder's list of names, on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def move_into_place(partial: Path, final: Path) -> None:
+    """Give a finished file its final name. The bytes reach the disk before the name does."""
+    sync(partial)
+    partial.replace(final)
+    sync(final.parent)
+
+
+@contextmanager
+def beside(final: Path) -> Iterator[Path]:
+    """A path next to `final` to write to; it becomes `final` when the block ends well, else it goes.
+
+    The partial name keeps the suffix of the final one, since some writers choose a format by it.
+    """
+    partial = final.with_name(f".{uuid.uuid4().hex[:12]}{PARTIAL_SUFFIX}{final.suffix}")
+    try:
+        yield partial
+        move_into_place(partial, final)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that a reader finds the old one or the new one, never a part."""
+    with beside(path) as partial:
+        partial.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` for UTF-8 text with Unix line ends."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_text` of indented JSON that a person can read."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,0 +1,107 @@
+"""A trained head: its weights, what it predicts, and its two files (.keras, .npz)."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.files import beside
+from featcache.heads import products
+from featcache.heads.stack import Stack, softmax
+from featcache.store.cache import Features
+
+Array = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Head:
+    """x -> scale x -> Dense, ReLU (and dropout in training) for each hidden layer -> Dense, softmax.
+
+    row_shape : shape of one row of features
+    layers : weights (n_in, n_out) and biases (n_out,); the first takes the flattened row
+    """
+
+    row_shape: tuple[int, ...]
+    scale: float
+    layers: Sequence[tuple[Array, Array]]
+    dropout: float
+    classes: tuple[str, ...]
+
+    def probabilities(self, features: Features, numbers: NDArray[np.intp]) -> Array:
+        """Class probabilities of rows of a cache, streamed from it: ndarray of shape (n, classes)."""
+        (W, b), *rest = self.layers
+        Z = products.times(features, numbers, W) * W.dtype.type(self.scale)
+        return softmax(Stack(b, rest).forward(Z))
+
+    def save(self, folder: Path) -> None:
+        """Write head.keras and head.npz into `folder`."""
+        with beside(folder / "head.keras") as partial:
+            self._write_keras(partial)
+        with beside(folder / "head.npz") as partial:
+            arrays = {f"{kind}{i}": a for i, pair in enumerate(self.layers) for kind, a in zip("Wb", pair, strict=True)}
+            np.savez(partial, scale=np.float64(self.scale), classes=np.array(self.classes), **_float32(arrays))
+
+    def _write_keras(self, path: Path) -> None:
+        """A .keras archive of a Sequential model, written without loading Keras.
+
+        The format: a zip of config.json (the layers), metadata.json and model.weights.h5 (the variables of a
+        layer under layers/<name>/vars/<number>). A test loads it with Keras in safe mode and compares.
+        """
+        weights = io.BytesIO()
+        with h5py.File(weights, "w") as file:
+            for number, (W, b) in enumerate(self.layers):
+                group = file.create_group(f"layers/{_snake('Dense', number)}/vars")
+                group["0"], group["1"] = W.astype(np.float32), b.astype(np.float32)
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for name, data in (
+                ("metadata.json", json.dumps({"keras_version": "3.8.0", "date_saved": "1980-01-01@00:00:00"}).encode()),
+                ("config.json", json.dumps(self._keras_config()).encode()),
+                ("model.weights.h5", weights.getvalue()),
+            ):
+                archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+
+    def _keras_config(self) -> dict[str, Any]:
+        layers = [
+            _layer("InputLayer", "features", batch_shape=[None, *self.row_shape], dtype="float32"),
+            _layer("Flatten", "flatten"),
+            _layer("Rescaling", "scale", scale=self.scale, offset=0.0),
+        ]
+        for number, (W, _) in enumerate(self.layers[:-1]):
+            layers.append(_layer("Dense", f"hidden_{number + 1}", units=W.shape[1], activation="relu"))
+            layers.append(_layer("Dropout", f"dropout_{number + 1}", rate=self.dropout))
+        units = self.layers[-1][0].shape[1]
+        layers.append(_layer("Dense", "classes", units=units, activation="softmax"))
+        return {
+            "module": "keras",
+            "class_name": "Sequential",
+            "config": {"name": "head", "trainable": True, "dtype": "float32", "layers": layers},
+            "registered_name": None,
+            "build_config": {"input_shape": [None, *self.row_shape]},
+        }
+
+
+def _layer(kind: str, name: str, **config: Any) -> dict[str, Any]:
+    return {
+        "module": "keras.layers",
+        "class_name": kind,
+        "config": {"name": name, **({"trainable": True, "dtype": "float32"} if kind != "InputLayer" else {}), **config},
+        "registered_name": None,
+    }
+
+
+def _snake(kind: str, number: int) -> str:
+    """How Keras names the weights of the n-th layer of a kind: dense, dense_1, dense_2, ..."""
+    return kind.lower() if number == 0 else f"{kind.lower()}_{number}"
+
+
+def _float32(arrays: dict[str, Array]) -> dict[str, Any]:
+    return {name: array.astype(np.float32) for name, array in arrays.items()}

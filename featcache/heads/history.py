@@ -1,0 +1,54 @@
+"""The course of a training: one entry an epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from featcache.errors import HeadError
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch, counted from 1.
+
+    loss, accuracy : means over the epoch's batches, each before its update, with dropout on; as Keras does
+    val_loss, val_accuracy : after the epoch, without dropout; NaN without validation rows
+    lr : learning rate of the epoch's first update
+    seconds : wall-clock, validation included
+    """
+
+    epoch: int
+    loss: float
+    accuracy: float
+    val_loss: float
+    val_accuracy: float
+    lr: float
+    seconds: float
+
+
+@dataclass
+class Clock:
+    """Seconds that a `timed` block took."""
+
+    seconds: float = 0.0
+
+
+@contextmanager
+def timed() -> Iterator[Clock]:
+    """Measure the block's wall-clock time."""
+    clock, start = Clock(), time.perf_counter()
+    yield clock
+    clock.seconds = time.perf_counter() - start
+
+
+def refuse_divergence(entry: Epoch) -> None:
+    """Raise HeadError at the first loss that is no finite number."""
+    if not math.isfinite(entry.loss) or (not math.isfinite(entry.val_loss) and not math.isnan(entry.val_accuracy)):
+        raise HeadError(
+            f"the loss is {entry.loss} in epoch {entry.epoch}: the training diverges at learning rate {entry.lr:g}; "
+            f"try --lr {entry.lr / 10:g}"
+        )

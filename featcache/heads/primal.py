@@ -1,0 +1,91 @@
+"""SGD on the head itself, through Keras: for what Gram space does not offer, and as its check."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+
+from featcache.heads import random
+from featcache.heads.config import HeadConfig
+from featcache.heads.history import Epoch, refuse_divergence, timed
+
+Array = NDArray[np.floating[Any]]
+
+
+def train(
+    X: Array,
+    y: NDArray[np.int64],
+    X_val: Array,
+    y_val: NDArray[np.int64],
+    layers: list[tuple[Array, Array]],
+    scale: float,
+    config: HeadConfig,
+    on_epoch: Callable[[Epoch], object] = lambda _: None,
+) -> tuple[list[tuple[Array, Array]], list[Epoch]]:
+    """Train a head from the weights `layers`, in the batch order of `featcache.heads.random.order`.
+
+    Dropout masks are Keras' own: without dropout the course is that of Gram space, with it only alike.
+
+    X : (N, D); y : (N,); X_val : (M, D), M may be 0
+
+    Returns
+    -------
+    layers : the trained weights and biases
+    history : an entry an epoch
+    """
+    model = _build(X.shape[1], layers, scale, config)
+    updates_an_epoch = -(-len(y) // config.batch)
+    history = []
+    for epoch in range(config.epochs):
+        with timed() as clock:
+            order = random.order(config.seed, epoch, len(y))
+            model.reset_metrics()
+            for start in range(0, len(y), config.batch):
+                b = order[start : start + config.batch]
+                logs = model.train_on_batch(X[b], y[b], return_dict=True)
+            val_loss, val_accuracy = _evaluate(model, X_val, y_val)
+        lr = config.lr_at(epoch * updates_an_epoch)
+        entry = Epoch(
+            epoch + 1, float(logs["loss"]), float(logs["accuracy"]), val_loss, val_accuracy, lr, clock.seconds
+        )
+        refuse_divergence(entry)
+        history.append(entry)
+        on_epoch(entry)
+    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    return [(np.asarray(layer.kernel), np.asarray(layer.bias)) for layer in dense], history
+
+
+def _build(n_inputs: int, layers: list[tuple[Array, Array]], scale: float, config: HeadConfig) -> Any:
+    dtype = config.dtype
+    model = keras.Sequential([keras.Input((n_inputs,), dtype=dtype), keras.layers.Rescaling(scale, dtype=dtype)])
+    for number, (W, _) in enumerate(layers[:-1]):
+        model.add(keras.layers.Dense(W.shape[1], "relu", dtype=dtype))
+        if config.dropout:
+            seed = keras.random.SeedGenerator((config.seed + number) % 2**31)
+            model.add(keras.layers.Dropout(config.dropout, seed=seed, dtype=dtype))
+    model.add(keras.layers.Dense(layers[-1][0].shape[1], dtype=dtype))
+    model.set_weights([array for pair in layers for array in pair])
+    rate: Any = config.lr
+    if config.decay:
+        rate = keras.optimizers.schedules.InverseTimeDecay(config.lr, decay_steps=1, decay_rate=config.decay)
+    model.compile(
+        optimizer=keras.optimizers.SGD(rate),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype=dtype),
+        metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy", dtype=dtype)],
+    )
+    return model
+
+
+def _evaluate(model: Any, X: Array, y: NDArray[np.int64]) -> tuple[float, float]:
+    if not len(y):
+        return float("nan"), float("nan")
+    logs = model.evaluate(X, y, batch_size=256, verbose=0, return_dict=True)
+    return float(logs["loss"]), float(logs["accuracy"])

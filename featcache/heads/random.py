@@ -1,0 +1,57 @@
+"""Randomness of a training, from counters and not from state: any epoch can be drawn without those before."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.heads.config import HeadConfig
+
+SCALED_SQUARED_NORM = 256.0
+"""Mean squared norm of a training row after `scale="auto"`."""
+
+_ORDER, _DROPOUT, _WEIGHTS = range(3)
+
+Array = NDArray[np.floating[Any]]
+
+
+def _generator(seed: int, purpose: int, *counter: int) -> np.random.Generator:
+    """A stream of its own for each (seed, purpose, counter): Philox is keyed by them, nothing is advanced."""
+    words = [0, *counter, *([0] * (3 - len(counter)))]
+    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=words))
+
+
+def order(seed: int, epoch: int, n_rows: int) -> NDArray[np.int64]:
+    """Order of the training rows in an epoch: a permutation of 0..n_rows-1, int64."""
+    return _generator(seed, _ORDER, epoch).permutation(n_rows)
+
+
+def keep_mask(
+    seed: int, epoch: int, batch: int, layer: int, shape: tuple[int, int], dropout: float
+) -> NDArray[np.bool_]:
+    """Which units of a hidden layer take part in one update: ndarray of `shape`, bool."""
+    return _generator(seed, _DROPOUT, epoch, batch, layer).random(shape, dtype=np.float32) >= dropout
+
+
+def initial_weights(config: HeadConfig, n_inputs: int, n_classes: int) -> list[tuple[Array, Array]]:
+    """Weights (n_in, n_out) and biases (n_out,) of every layer before training, in config.dtype.
+
+    Glorot-uniform weights, zero biases (Glorot & Bengio 2010; Keras' default). With scale="auto" the first
+    hidden layer is drawn for inputs of mean squared norm 256: normal of variance 2 / 256 (He et al. 2015,
+    with the number of inputs replaced by what their squares add up to).
+    """
+    sizes = [n_inputs, *config.hidden, n_classes]
+    layers = []
+    for layer, (n_in, n_out) in enumerate(pairwise(sizes)):
+        generator = _generator(config.seed, _WEIGHTS, layer)
+        if layer == 0 and config.scale == "auto" and config.hidden:
+            W = generator.standard_normal((n_in, n_out)) * np.sqrt(2 / SCALED_SQUARED_NORM)
+        else:
+            bound = np.sqrt(6 / (n_in + n_out))
+            W = generator.uniform(-bound, bound, (n_in, n_out))
+        # Rounded to float32 in both modes, so that they start from the same numbers.
+        layers.append((W.astype(np.float32).astype(config.dtype), np.zeros(n_out, config.dtype)))
+    return layers

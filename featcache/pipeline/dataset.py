@@ -1,0 +1,100 @@
+"""The data set of a project as it is now, and a look at its views."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from featcache.dataset.build import clipped, default_group
+from featcache.dataset.images import decode, read_bytes
+from featcache.dataset.manifest import Dataset, LabelledImage, image_id_of, read_dataset, write_dataset
+from featcache.dataset.scan import STAMPS_FILE, scan
+from featcache.dataset.sources import LeftOut
+from featcache.errors import DatasetError, FeatcacheError, ProjectError
+from featcache.pipeline.progress import Track, silent
+from featcache.project import Project, changed
+from featcache.views import contact_sheet, cut_and_resize, render, view_parameters
+
+SHEET_FILE = "contact-sheet.png"
+
+
+def current_dataset(project: Project, strict: bool = False, track: Track = silent) -> tuple[Dataset, list[LeftOut]]:
+    """The images of dataset.csv that can be used now, named by the bytes they have now.
+
+    An image whose bytes changed since it was listed gets its new id, in dataset.csv too. A file that is
+    gone or does not decode is left out, with the reason; `strict` stops instead.
+    """
+    listed = read_dataset(project.dataset_file, project.images_folder)
+    paths = {image.path for image in listed.images}
+    with track("checking images", len(paths)) as advance:
+        files = scan(listed.folder, paths, project.cache_folder / STAMPS_FILE, on_file=lambda: advance(1))
+    images, left_out = [], []
+    for image in listed.images:
+        file = files[image.path]
+        box = clipped(image.box, file) if image.box and not file.problem else image.box
+        if file.problem or (image.box and box != image.box):
+            reason = file.problem or f"the box reaches out of the image ({file.width_px}x{file.height_px} px)"
+            left_out.append(LeftOut(image.path, reason))
+        else:
+            images.append(_with_id(image, image_id_of(file.sha256, box), file.sha256))
+    stop_if_strict(left_out, strict)
+    if not images:
+        raise DatasetError(f"{project.dataset_file}: no usable image: {left_out[0].path}: {left_out[0].reason}")
+    _refuse_twins(project, images)
+    if [i.image_id for i in images] != [i.image_id for i in listed.images] and not left_out:
+        write_dataset(project.dataset_file, images)
+    return Dataset(tuple(images), listed.folder), left_out
+
+
+def stop_if_strict(left_out: Sequence[LeftOut], strict: bool) -> None:
+    """Raise DatasetError naming the first of the images left out, where `strict` asks for that."""
+    if strict and left_out:
+        listed = "; ".join(f"{item.path}: {item.reason}" for item in left_out[:5])
+        raise DatasetError(f"{len(left_out)} images cannot be used (--strict): {listed}")
+
+
+def _with_id(image: LabelledImage, image_id: str, file_sha256: str) -> LabelledImage:
+    group = image.group or default_group(file_sha256)
+    return LabelledImage(image.path, image.label, image.split, group, image_id, image.box)
+
+
+def _refuse_twins(project: Project, images: Sequence[LabelledImage]) -> None:
+    by_id: dict[str, LabelledImage] = {}
+    for image in images:
+        twin = by_id.setdefault(image.image_id, image)
+        if twin is not image:
+            raise DatasetError(
+                f"{project.dataset_file}: {twin.path} ({twin.label}, {twin.split}) and {image.path} ({image.label}, "
+                f"{image.split}) have the same bytes: remove one, or run 'featcache init --update'"
+            )
+
+
+def preview(
+    project: Project,
+    out: Path | None = None,
+    per_class: int = 2,
+    n_views: int = 8,
+    size_px: int = 224,
+    augmentation: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a contact sheet: some images of every class, view 0 first, then their augmented views."""
+    dataset = read_dataset(project.dataset_file, project.images_folder)
+    plan = changed(project.settings.augmentation, augmentation or {}).record()
+    tiles, captions = [], []
+    for label in dataset.classes:
+        images = [image for image in dataset.images if image.label == label][:per_class]
+        for image in images:
+            try:
+                plain = cut_and_resize(decode(read_bytes(dataset.folder / image.path)), image.box, size_px)
+            except FeatcacheError as error:
+                raise DatasetError(f"{image.path}: {error}") from error
+            tiles.append([render(plain, view_parameters(plan, image.image_id, view)) for view in range(n_views)])
+            captions.append(f"{label}   {image.path}   {image.split}")
+    path = out or project.folder / SHEET_FILE
+    sheet = contact_sheet(tiles, captions)
+    if not cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)):
+        raise ProjectError(f"{path}: cannot be written as PNG")
+    return path

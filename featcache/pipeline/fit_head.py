@@ -1,0 +1,131 @@
+"""fit-head: train a head on a cache and write its run; report: every run on one page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featcache import metrics as measures
+from featcache import runs
+from featcache.dataset.manifest import SPLITS, read_dataset
+from featcache.errors import UsageError
+from featcache.heads.config import HeadConfig, Solver
+from featcache.heads.history import Epoch
+from featcache.heads.train import plan_head, train_head
+from featcache.pipeline.progress import Track, silent
+from featcache.project import Project
+from featcache.report import figures, page
+from featcache.store.cache import Cache
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What `fit_head` did: the run, and whether it was there already."""
+
+    run: runs.Run
+    cache: str
+    reused: bool
+
+
+def fit_head(
+    cache: Cache,
+    results: Path,
+    config: HeadConfig,
+    solver: Solver = "auto",
+    again: bool = False,
+    track: Track = silent,
+    on_epoch: Callable[[Epoch], object] = lambda _: None,
+) -> Fitted:
+    """Train a head on a cache and write its run. A run that is there already is not trained again.
+
+    again : train even so, and put the new run in the old one's place
+    """
+    choice = plan_head(cache, config, solver)
+    identity = {
+        "kind": "head",
+        "cache": cache.manifest.digest,
+        "dataset": cache.manifest.dataset_digest,
+        "head": config.to_dict(),
+        "solver": choice.solver,
+    }
+    backbone = cache.recipe.space.backbone
+    name = runs.run_name("head", backbone, identity)
+    if runs.is_finished(results / name) and not again:
+        return Fitted(runs.Run(results / name), cache.name, reused=True)
+    started = time.perf_counter()
+    with track(f"training {name}", config.epochs) as advance:
+
+        def one_epoch(entry: Epoch) -> None:
+            advance(1)
+            on_epoch(entry)
+
+        trained = train_head(cache, config, choice.solver, one_epoch)
+    probabilities = trained.head.probabilities(cache.features, cache.numbers())
+    splits = _measure(cache, probabilities)
+    seconds = time.perf_counter() - started
+    epoch_seconds = [entry.seconds for entry in trained.history]
+    with runs.new_run(results, name) as folder:
+        trained.head.save(folder)
+        runs.write_predictions(folder, cache.rows, probabilities, cache.classes)
+        figures.write_curves(pd.DataFrame(trained.history), folder / figures.CURVES_FILE, title=name)
+        figures.write_confusion(splits["test"]["confusion"], cache.classes, folder / figures.CONFUSION_FILE)
+        described = {
+            "backbone": backbone,
+            "cache_name": cache.name,
+            "weights": cache.manifest.provenance.get("weights", ""),
+            "recipe": cache.recipe.to_dict(),
+            "classes": list(cache.classes),
+            "why": choice.why,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        timing = {
+            "epochs": len(trained.history),
+            "seconds": round(seconds, 3),
+            "s_per_epoch": sum(epoch_seconds) / len(epoch_seconds),
+        }
+        runs.write_run(folder, {**identity, **described}, {**timing, **splits}, trained.history)
+    return Fitted(runs.Run(results / name), cache.name, reused=False)
+
+
+def _measure(cache: Cache, probabilities: np.ndarray[Any, Any]) -> dict[str, dict[str, Any]]:
+    groups = cache.rows["group"].to_numpy()
+    return {
+        split: measures.evaluate(probabilities[numbers], cache.labels(split), cache.classes, groups[numbers])
+        for split, numbers in ((split, cache.numbers(split)) for split in SPLITS)
+    }
+
+
+def refuse_stale(project: Project, cache: Cache) -> None:
+    """Raise UsageError if dataset.csv says other labels or splits than the cache's copy of it."""
+    listed = {i.image_id: (i.label, i.split) for i in read_dataset(project.dataset_file, project.images_folder).images}
+    copied = cache.dataset.set_index("image_id")
+    ours = [image_id for image_id in copied.index if image_id in listed]
+    changed = [
+        image_id
+        for image_id in ours
+        if listed[image_id] != (copied.at[image_id, "label"], copied.at[image_id, "split"])
+    ]
+    if changed:
+        path = str(copied.at[changed[0], "path"])
+        raise UsageError(
+            f"{project.dataset_file.name} gives {len(changed)} images of {cache.name} another label or split "
+            f"({path} for one): run 'featcache extract --model {cache.recipe.space.backbone}' again, as before; "
+            "it computes only what is new"
+        )
+
+
+def report(results: Path, out: Path | None = None) -> tuple[Path, Path, list[runs.Run]]:
+    """Write report.md and report.html over every run in `results`; their paths and the runs.
+
+    Raises RunError where there is no run.
+    """
+    finished = runs.list_runs(results)
+    markdown, html = page.write_report(finished, out or results)
+    return markdown, html, finished

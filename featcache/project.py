@@ -1,0 +1,199 @@
+"""featcache.toml: where a project's images, caches and runs lie, and which views it asks for."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from featcache.errors import ProjectError
+from featcache.files import write_text
+from featcache.recipe import FILL_MODES, Augmentation, FillMode
+
+PROJECT_FILE = "featcache.toml"
+DATASET_FILE = "dataset.csv"
+
+_Fraction = Annotated[float, Field(ge=0, le=0.5)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetSection(_Section):
+    """[dataset]: the folder that the paths in dataset.csv start from, relative to featcache.toml."""
+
+    images: str = "."
+    layout: str = ""
+
+
+class ViewsSection(_Section):
+    """[views]: how many views an image gets, or how many rows a split gets in total.
+
+    Totals (train_rows and so on) are spread evenly over the classes, then over a class's images.
+    """
+
+    train: int = Field(default=4, ge=1, le=100_000)
+    val: int = Field(default=1, ge=1, le=100_000)
+    test: int = Field(default=1, ge=1, le=100_000)
+    train_rows: int | None = Field(default=None, ge=1)
+    val_rows: int | None = Field(default=None, ge=1)
+    test_rows: int | None = Field(default=None, ge=1)
+
+    def views_per_image(self, split: str) -> int:
+        """Views an image of `split` gets where no total is asked for."""
+        return int(getattr(self, split))
+
+    def total_rows(self, split: str) -> int | None:
+        """Rows that `split` gets in total, or None where views an image decide."""
+        total: int | None = getattr(self, f"{split}_rows")
+        return total
+
+
+class AugmentationSection(_Section):
+    """[augmentation]: the fields of `featcache.recipe.Augmentation`, with their bounds."""
+
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    rotation_deg: float = Field(default=20.0, ge=0, le=180)
+    shift: _Fraction = 0.10
+    horizontal_flip: bool = True
+    vertical_flip: bool = True
+    brightness: _Fraction = 0.10
+    contrast: _Fraction = 0.15
+    saturation: float = Field(default=0.20, ge=0, le=1)
+    hue_deg: float = Field(default=6.0, ge=0, le=180)
+    fill_modes: tuple[FillMode, ...] = Field(default=FILL_MODES, min_length=1)
+    fill_value: int = Field(default=0, ge=0, le=255)
+
+    def record(self) -> Augmentation:
+        """The same as the frozen record that recipes hold."""
+        return Augmentation(**self.model_dump())
+
+
+class FoldersSection(_Section):
+    """[folders]: where caches and runs are kept, relative to featcache.toml."""
+
+    cache: str = "cache"
+    results: str = "results"
+
+
+Section = TypeVar("Section", ViewsSection, AugmentationSection)
+
+
+class Settings(_Section):
+    """A whole featcache.toml."""
+
+    dataset: DatasetSection = DatasetSection()
+    views: ViewsSection = ViewsSection()
+    augmentation: AugmentationSection = AugmentationSection()
+    folders: FoldersSection = FoldersSection()
+
+    @model_validator(mode="after")
+    def _folders_differ(self) -> Settings:
+        if self.folders.cache == self.folders.results:
+            raise ValueError("folders.cache and folders.results must be two folders")
+        return self
+
+
+class Project:
+    """A folder with featcache.toml, and the paths that follow from it."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self.folder = folder
+        self.settings = settings
+
+    @property
+    def dataset_file(self) -> Path:
+        """dataset.csv"""
+        return self.folder / DATASET_FILE
+
+    @property
+    def images_folder(self) -> Path:
+        """The folder that the paths in dataset.csv start from."""
+        return self.folder / self.settings.dataset.images
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where this project's caches lie."""
+        return self.folder / self.settings.folders.cache
+
+    @property
+    def results_folder(self) -> Path:
+        """Where this project's runs lie."""
+        return self.folder / self.settings.folders.results
+
+
+def changed(section: Section, changes: Mapping[str, Any]) -> Section:
+    """A section with some values changed and checked. Raises ProjectError naming what is wrong."""
+    try:
+        return type(section).model_validate({**section.model_dump(), **changes})
+    except ValidationError as error:
+        raise ProjectError(explain(error)) from error
+
+
+def find_project(start: Path) -> Project:
+    """The project whose featcache.toml lies in `start` or in the nearest folder above it.
+
+    Raises ProjectError where there is none, or where it says something impossible.
+    """
+    start = start.resolve()
+    for folder in (start, *start.parents):
+        if (folder / PROJECT_FILE).is_file():
+            return Project(folder, read_settings(folder / PROJECT_FILE))
+    raise ProjectError(
+        f"no {PROJECT_FILE} in {start} or above it: run 'featcache init FOLDER' with your images' folder, "
+        "or 'featcache init' for generated ones"
+    )
+
+
+def read_settings(path: Path) -> Settings:
+    """Parse and check featcache.toml. Raises ProjectError naming each wrong key."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return Settings.model_validate(values)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProjectError(f"{path}: not readable as TOML: {error}") from error
+    except ValidationError as error:
+        raise ProjectError(f"{path}: {explain(error)}") from error
+    except OSError as error:
+        raise ProjectError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error as one line: each wrong key, what is wrong with it, what was found."""
+    parts = []
+    for item in error.errors(include_url=False):
+        key = ".".join(str(part) for part in item["loc"]) or "the whole"
+        found = "" if item["type"] in ("missing", "extra_forbidden") else f", found {item['input']!r:.80}"
+        parts.append(f"{key}: {item['msg']}{found}")
+    return "; ".join(parts)
+
+
+def write_project(folder: Path, settings: Settings) -> None:
+    """Write featcache.toml with a word on every line that is worth changing."""
+    lines = ["# featcache: what 'extract', 'fit-head' and 'report' take from this folder.", ""]
+    comments = {
+        "dataset": "the paths in dataset.csv start from this folder",
+        "views": "views an image; or train_rows = 4394 and so on: rows in total, spread evenly over classes",
+        "augmentation": "how views 1, 2, ... differ from view 0, the plain one; the study's values",
+        "folders": "where caches and runs are kept",
+    }
+    for section, values in settings.model_dump(exclude_none=True).items():
+        lines += [f"[{section}]  # {comments[section]}"]
+        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+        lines += [""]
+    write_text(folder / PROJECT_FILE, "\n".join(lines))
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return repr(value)

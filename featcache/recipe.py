@@ -1,0 +1,146 @@
+"""What decides a feature's value, as frozen records with one digest each.
+
+Features are a pure function of a recipe and an image. A recipe holds everything that can change a
+value and nothing that cannot: no path, no label, no code, no time. Digests are SHA-256 over canonical
+JSON, so they are the same on every machine and in every language.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+RECIPE_FORMAT = 1
+RENDERING_VERSION = 1
+"""Raised by hand when decoding or rendering gives other pixels; a golden test guards it."""
+
+FillMode = Literal["constant", "nearest", "reflect", "wrap"]
+FILL_MODES: tuple[FillMode, ...] = ("constant", "nearest", "reflect", "wrap")
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with one spelling for one value: sorted keys, no spaces, no NaN, UTF-8 as it is."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """Hex SHA-256 of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How augmented views differ from the plain one (view 0). The defaults are the study's.
+
+    seed : together with image_id and view it decides every parameter of a view
+    rotation_deg : largest rotation to either side, degrees
+    shift : largest shift along each axis, as a fraction of the side
+    horizontal_flip, vertical_flip : whether half of the views are mirrored that way
+    brightness, contrast, saturation : largest relative change of each
+    hue_deg : largest turn of the hue, degrees
+    fill_modes : what points outside the border become; one is drawn for each view
+    fill_value : grey level of the fill mode "constant", 0 to 255
+    """
+
+    seed: int = 0
+    rotation_deg: float = 20.0
+    shift: float = 0.10
+    horizontal_flip: bool = True
+    vertical_flip: bool = True
+    brightness: float = 0.10
+    contrast: float = 0.15
+    saturation: float = 0.20
+    hue_deg: float = 6.0
+    fill_modes: tuple[FillMode, ...] = FILL_MODES
+    fill_value: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rotation_deg", "shift", "brightness", "contrast", "saturation", "hue_deg"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "fill_modes", tuple(self.fill_modes))
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """A backbone cut at a layer: what turns pixels into one feature tensor.
+
+    weights_digest : over the weights' tensors, so that two file formats of the same weights agree
+    """
+
+    backbone: str
+    layer: str
+    input_size_px: int
+    preprocessing: str
+    pooling: str
+    weights_digest: str
+    dtype: str = "float32"
+    segmentation: str = "none"
+    rendering: int = RENDERING_VERSION
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 that names this space."""
+        return digest(asdict(self))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides a feature value of a cache: the feature space and the augmentation."""
+
+    space: FeatureSpace
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as it stands in recipe.json."""
+        return {
+            "format": RECIPE_FORMAT,
+            "space": asdict(self.space),
+            "augmentation": {**asdict(self.augmentation), "fill_modes": list(self.augmentation.fill_modes)},
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Recipe:
+        """The inverse of `to_dict`; raises ValueError or TypeError on anything else."""
+        if value.get("format") != RECIPE_FORMAT:
+            raise ValueError(f"recipe format {value.get('format')!r}, expected {RECIPE_FORMAT}")
+        recipe = cls(
+            space=FeatureSpace(**_known(FeatureSpace, value["space"])),
+            augmentation=Augmentation(**_known(Augmentation, value["augmentation"])),
+        )
+        if canonical_json(recipe.to_dict()) != canonical_json(value):
+            raise ValueError("the recipe does not survive a round trip")
+        return recipe
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the whole recipe."""
+        return digest(self.to_dict())
+
+
+def _known(record: Any, value: Any) -> dict[str, Any]:
+    names = {item.name for item in fields(record)}
+    if not isinstance(value, Mapping) or set(value) != names:
+        raise ValueError(f"{record.__name__}: expected the fields {sorted(names)}")
+    return dict(value)
+
+
+def row_id(space: FeatureSpace, image_id: str, parameters: Mapping[str, Any]) -> str:
+    """Name of one row's value: what was rendered how, and in which feature space it lies.
+
+    parameters : the view's own parameters; those of the plain view are the same under every plan, so
+        its row has one name whatever the augmentation.
+    """
+    return digest([image_id, dict(parameters), space.digest])
+
+
+def cache_digest(recipe: Recipe, rows: Iterable[tuple[str, int]]) -> str:
+    """Digest that names a cache: its recipe and the set of its rows (image_id, view), in any order."""
+    return digest([recipe.digest, sorted([image_id, view] for image_id, view in rows)])
+
+
+def cache_name(backbone: str, cache_digest: str) -> str:
+    """Folder name of a cache: the backbone for people, eight digits of the digest to tell them apart."""
+    return f"{backbone}-{cache_digest[:8]}"

@@ -1,0 +1,123 @@
+"""Runs: one training each, in one folder of results/, written as a whole; and read back for reports."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from featcache.errors import RunError
+from featcache.files import PARTIAL_SUFFIX, sync, write_json, write_text
+from featcache.heads.history import Epoch
+from featcache.recipe import digest
+
+CONFIG_FILE = "config.json"
+METRICS_FILE = "metrics.json"
+HISTORY_FILE = "history.csv"
+PREDICTIONS_FILE = "predictions.csv"
+RUN_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Folder name."""
+        return self.folder.name
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What was trained on what: kind, cache, digests, head or network, solver."""
+        return self._read_json(CONFIG_FILE)
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """epochs, seconds, s_per_epoch and the measures of train, val and test."""
+        return self._read_json(METRICS_FILE)
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """One line an epoch: epoch, loss, accuracy, val_loss, val_accuracy, lr, seconds."""
+        try:
+            return pd.read_csv(self.folder / HISTORY_FILE)
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.folder / HISTORY_FILE}: cannot be read: {error}") from error
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(f"{path}: cannot be read: {error}") from error
+        if not isinstance(value, dict) or value.get("format", RUN_FORMAT) != RUN_FORMAT:
+            raise RunError(f"{path}: not of this featcache's format ({RUN_FORMAT})")
+        return value
+
+
+def run_name(kind: str, backbone: str, identity: dict[str, Any]) -> str:
+    """Name of a run: what it is, and eight digits of the digest of everything that decides its result."""
+    return f"{kind}-{backbone}-{digest(identity)[:8]}"
+
+
+def list_runs(results: Path) -> list[Run]:
+    """Every finished run in `results`, by name."""
+    if not results.is_dir():
+        return []
+    return [Run(folder) for folder in sorted(results.iterdir()) if is_finished(folder)]
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder is a run. Runs get their name only when they are whole."""
+    return (folder / METRICS_FILE).is_file() and not folder.name.startswith(".")
+
+
+@contextmanager
+def new_run(results: Path, name: str) -> Iterator[Path]:
+    """A folder to write a run into; it takes its name, and an older one's place, when the block ends well."""
+    final = results / name
+    partial = results / f".{uuid.uuid4().hex[:12]}{PARTIAL_SUFFIX}"
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if final.is_dir():
+            final.replace(partial.with_name(partial.name + ".old"))
+        partial.replace(final)
+        sync(results)
+    except OSError as error:
+        raise RunError(f"{final}: cannot be written: {error.strerror or error}") from error
+    finally:
+        for leftover in (partial, partial.with_name(partial.name + ".old")):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def write_run(folder: Path, config: dict[str, Any], metrics: dict[str, Any], history: Sequence[Epoch]) -> None:
+    """Write config.json, history.csv and, last, metrics.json."""
+    write_json(folder / CONFIG_FILE, {"format": RUN_FORMAT, **config})
+    frame = pd.DataFrame([asdict(entry) for entry in history])
+    write_text(folder / HISTORY_FILE, frame.to_csv(index=False, lineterminator="\n"))
+    write_json(folder / METRICS_FILE, {"format": RUN_FORMAT, **metrics})
+
+
+def write_predictions(
+    folder: Path, rows: pd.DataFrame, probabilities: NDArray[np.floating[Any]], classes: Sequence[str]
+) -> None:
+    """Write predictions.csv: every row of the cache, the predicted label, the probability of each class."""
+    frame = rows.copy()
+    frame["predicted"] = [classes[index] for index in probabilities.argmax(axis=1)]
+    for index, label in enumerate(classes):
+        frame[f"p_{label}"] = probabilities[:, index].round(6)
+    write_text(folder / PREDICTIONS_FILE, frame.to_csv(index=False, lineterminator="\n"))

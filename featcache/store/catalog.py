@@ -1,0 +1,54 @@
+"""The caches in a folder: listed, and found by name or by the beginning of a name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from featcache.errors import CacheError, CacheNotFoundError, UsageError
+from featcache.store.cache import Cache, open_cache
+from featcache.store.layout import RECIPE_FILE
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A cache folder: the cache where it opens, else the reason why not."""
+
+    folder: Path
+    cache: Cache | None
+    problem: str = ""
+
+
+def list_caches(parent: Path) -> list[Listed]:
+    """Every cache in `parent`, by name; unfinished and damaged ones with the reason."""
+    if not parent.is_dir():
+        return []
+    listed = []
+    for folder in sorted(path for path in parent.iterdir() if (path / RECIPE_FILE).is_file()):
+        try:
+            listed.append(Listed(folder, open_cache(folder)))
+        except CacheNotFoundError:
+            listed.append(Listed(folder, None, "unfinished"))
+        except CacheError as error:
+            listed.append(Listed(folder, None, str(error)))
+    return listed
+
+
+def find_cache(parent: Path, name: str | None = None) -> Cache:
+    """The cache that `name` means: a folder's path, a cache's name or how its name begins.
+
+    Without a name it is the only finished one in `parent`. Raises CacheNotFoundError where none is
+    meant, UsageError where several could be.
+    """
+    if name and (Path(name) / RECIPE_FILE).is_file():
+        return open_cache(name)
+    finished = [entry.cache for entry in list_caches(parent) if entry.cache is not None]
+    meant = [cache for cache in finished if cache.name.startswith(name or "")]
+    exact = [cache for cache in meant if cache.name == name]
+    if len(exact or meant) == 1:
+        return (exact or meant)[0]
+    names = ", ".join(cache.name for cache in finished) or "none"
+    if not meant:
+        wanted = f"no finished cache {name!r}" if name else "no finished cache"
+        raise CacheNotFoundError(f"{wanted} in {parent} (there: {names}): 'featcache extract --model NAME' makes one")
+    raise UsageError(f"several caches could be meant: {', '.join(c.name for c in meant)}: name one with --cache NAME")

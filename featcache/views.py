@@ -1,0 +1,229 @@
+"""Views: the augmentation plan, its parameters, and rendering with OpenCV.
+
+View 0 of an image is the plain one; views 1, 2, ... are augmented. Every parameter follows from
+(seed, image_id, view) and its own name alone, so nothing depends on order, worker or batch, and a new
+kind of parameter leaves the others as they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.dataset.manifest import SPLITS, Box, LabelledImage
+from featcache.errors import DatasetError
+from featcache.project import ViewsSection
+from featcache.recipe import Augmentation, FillMode
+
+Pixels = NDArray[np.uint8]
+
+_BORDERS: dict[FillMode, int] = {
+    "constant": cv2.BORDER_CONSTANT,
+    "nearest": cv2.BORDER_REPLICATE,
+    "reflect": cv2.BORDER_REFLECT,
+    "wrap": cv2.BORDER_WRAP,
+}
+_GREY = np.array([0.299, 0.587, 0.114])
+"""Weights of R, G, B in the luma of ITU-R BT.601."""
+
+
+@dataclass(frozen=True)
+class ViewParameters:
+    """What one view does to an image. The defaults are the plain view.
+
+    rotation_deg : counter-clockwise
+    shift_x, shift_y : as fractions of the side, to the right and down
+    brightness : added, as a fraction of full white
+    contrast, saturation : factors
+    hue_deg : turn about the grey axis
+    fill_value : grey level of points outside the border, where fill_mode is "constant"
+    """
+
+    rotation_deg: float = 0.0
+    shift_x: float = 0.0
+    shift_y: float = 0.0
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+    brightness: float = 0.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    hue_deg: float = 0.0
+    fill_mode: FillMode = "constant"
+    fill_value: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The parameters as they stand in the row table."""
+        return asdict(self)
+
+
+PLAIN = ViewParameters()
+
+
+def view_parameters(augmentation: Augmentation, image_id: str, view: int) -> ViewParameters:
+    """Parameters of one view of one image. View 0 is plain under every augmentation."""
+    if view == 0:
+        return PLAIN
+
+    def unit(name: str) -> float:
+        """A number in [0, 1) that only (seed, image_id, view, name) decide; SHA-256 stands for the generator."""
+        identity = f"{augmentation.seed}\n{image_id}\n{view}\n{name}"
+        return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:6], "big") / 2**48
+
+    def within(name: str, bound: float) -> float:
+        """Uniform in [-bound, bound), rounded so that every language prints it alike."""
+        return round((2 * unit(name) - 1) * bound, 9)
+
+    modes = augmentation.fill_modes
+    return ViewParameters(
+        rotation_deg=within("rotation", augmentation.rotation_deg),
+        shift_x=within("shift_x", augmentation.shift),
+        shift_y=within("shift_y", augmentation.shift),
+        flip_horizontal=augmentation.horizontal_flip and unit("flip_horizontal") < 0.5,
+        flip_vertical=augmentation.vertical_flip and unit("flip_vertical") < 0.5,
+        brightness=within("brightness", augmentation.brightness),
+        contrast=1 + within("contrast", augmentation.contrast),
+        saturation=1 + within("saturation", augmentation.saturation),
+        hue_deg=within("hue", augmentation.hue_deg),
+        fill_mode=modes[int(unit("fill_mode") * len(modes))],
+        fill_value=augmentation.fill_value,
+    )
+
+
+# The plan: which views of which image
+
+
+def plan_views(images: Sequence[LabelledImage], wanted: ViewsSection) -> list[int]:
+    """Number of views of each image, in the order of `images`.
+
+    Where a split asks for a total of rows, the classes share it evenly, then each class's images
+    share theirs; what does not divide goes to the first classes by name, and within a class to the
+    images that come first by the hash of their id. A share below the number of a class's images
+    leaves the last of them without a view.
+
+    Raises DatasetError where a class would get no row at all.
+    """
+    of_class: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for index, image in enumerate(images):
+        of_class[image.split, image.label].append(index)
+    views = [0] * len(images)
+    for split in SPLITS:
+        total = wanted.total_rows(split)
+        labels = sorted(label for some, label in of_class if some == split)
+        if total is not None and labels and total < len(labels):
+            raise DatasetError(f"{total} {split} rows for {len(labels)} classes: ask for at least one a class")
+        for rank, label in enumerate(labels):
+            members = of_class[split, label]
+            if total is None:
+                shares = [wanted.views_per_image(split)] * len(members)
+            else:
+                members = sorted(members, key=lambda index: _rank(images[index].image_id))
+                shares = _spread(_spread(total, len(labels))[rank], len(members))
+            for index, share in zip(members, shares, strict=True):
+                views[index] = share
+    return views
+
+
+def _spread(total: int, parts: int) -> list[int]:
+    """`total` as `parts` whole numbers that differ by one at most, the larger ones first."""
+    share, rest = divmod(total, parts)
+    return [share + (part < rest) for part in range(parts)]
+
+
+def _rank(image_id: str) -> str:
+    return hashlib.sha256(f"share\n{image_id}".encode()).hexdigest()
+
+
+# Rendering
+
+
+def cut_and_resize(pixels: Pixels, box: Box | None, size_px: int) -> Pixels:
+    """The plain view: the box (or the whole image), stretched to a square of `size_px`.
+
+    Shrinking averages over areas, so nothing aliases; growing is bicubic.
+
+    pixels : ndarray of shape (height, width, 3), uint8, RGB
+    """
+    if box is not None:
+        if box.x_max > pixels.shape[1] or box.y_max > pixels.shape[0]:
+            raise DatasetError(f"{box} reaches out of an image of {pixels.shape[1]}x{pixels.shape[0]} px")
+        pixels = pixels[box.y_min : box.y_max, box.x_min : box.x_max]
+    shrinks = pixels.shape[0] >= size_px and pixels.shape[1] >= size_px
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(pixels, (size_px, size_px), interpolation=interpolation), dtype=np.uint8)
+
+
+def render(plain: Pixels, parameters: ViewParameters) -> Pixels:
+    """One view of a plain square image: geometry in one warp, then colour in one matrix.
+
+    plain : ndarray of shape (size, size, 3), uint8, RGB; never changed
+    """
+    if parameters == PLAIN:
+        return plain
+    warped = cv2.warpAffine(
+        plain,
+        _geometry(parameters, plain.shape[0]),
+        (plain.shape[1], plain.shape[0]),
+        flags=cv2.INTER_LINEAR,
+        borderMode=_BORDERS[parameters.fill_mode],
+        borderValue=(parameters.fill_value,) * 3,
+    )
+    coloured = cv2.transform(warped.astype(np.float32), _colour(parameters).astype(np.float32))
+    return np.asarray(np.clip(np.rint(coloured), 0, 255), dtype=np.uint8)
+
+
+def _geometry(parameters: ViewParameters, size_px: int) -> NDArray[np.float64]:
+    """The (2, 3) matrix from source to view pixels: flips, then rotation, about the centre; then the shift."""
+    angle = math.radians(parameters.rotation_deg)
+    rotation = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    flips = np.diag([-1.0 if parameters.flip_horizontal else 1.0, -1.0 if parameters.flip_vertical else 1.0])
+    linear = rotation @ flips
+    centre = np.full(2, (size_px - 1) / 2)
+    shift = size_px * np.array([parameters.shift_x, parameters.shift_y])
+    return np.column_stack([linear, centre - linear @ centre + shift])
+
+
+def _colour(parameters: ViewParameters) -> NDArray[np.float64]:
+    """The (3, 4) matrix on RGB in [0, 255]: hue, saturation, contrast about mid-grey, brightness."""
+    matrix = parameters.contrast * _saturation(parameters.saturation) @ _hue(parameters.hue_deg)
+    offset = 127.5 * (1 - parameters.contrast) + 255 * parameters.brightness
+    return np.column_stack([matrix, np.full(3, offset)])
+
+
+def _saturation(factor: float) -> NDArray[np.float64]:
+    return factor * np.eye(3) + (1 - factor) * np.outer(np.ones(3), _GREY)
+
+
+def _hue(degrees: float) -> NDArray[np.float64]:
+    """Rotation about the grey axis (1, 1, 1) by Rodrigues' formula."""
+    angle = math.radians(degrees)
+    axis = np.ones(3) / math.sqrt(3)
+    cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    return np.asarray(np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross)
+
+
+def contact_sheet(tiles: Sequence[Sequence[Pixels]], captions: Sequence[str], tile_px: int = 128) -> Pixels:
+    """Views side by side, one image a line, its caption above: ndarray (height, width, 3), uint8, RGB.
+
+    tiles : for each image its views; a line may be shorter than the others
+    """
+    gap, text_px = 6, 22
+    columns = max(len(line) for line in tiles)
+    line_px = tile_px + text_px + gap
+    sheet = np.full((line_px * len(tiles) + gap, columns * (tile_px + gap) + gap, 3), 255, np.uint8)
+    for row, (line, caption) in enumerate(zip(tiles, captions, strict=True)):
+        top = row * line_px + gap
+        printable = caption.encode("ascii", "replace").decode()
+        cv2.putText(sheet, printable, (gap, top + 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 40), 1, cv2.LINE_AA)
+        for column, tile in enumerate(line):
+            left = gap + column * (tile_px + gap)
+            small = cv2.resize(tile, (tile_px, tile_px), interpolation=cv2.INTER_AREA)
+            sheet[top + text_px : top + text_px + tile_px, left : left + tile_px] = small
+    return sheet
