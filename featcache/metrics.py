@@ -29,6 +29,8 @@ def evaluate(
         majority (accuracy of always naming the most frequent class), per_class {label: accuracy, None where
         the split has no row of it}, confusion (rows: true, columns: predicted)
     """
+    probabilities = probabilities.astype(np.float64)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)  # float32 sums to one only nearly
     predicted = probabilities.argmax(axis=1)
     labels = list(range(len(classes)))
     confusion = confusion_matrix(y, predicted, labels=labels)
@@ -37,7 +39,7 @@ def evaluate(
     return {
         "rows": len(y),
         "groups": len(np.unique(groups)),
-        "loss": float(log_loss(y, probabilities.astype(np.float64), labels=labels)),
+        "loss": float(log_loss(y, probabilities, labels=labels)),
         "accuracy": float((predicted == y).mean()),
         "accuracy_interval": list(interval_over_groups(predicted == y, groups)),
         "balanced_accuracy": float(balanced_accuracy_score(y, predicted)) if present.all() else None,

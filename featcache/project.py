@@ -17,6 +17,8 @@ PROJECT_FILE = "featcache.toml"
 DATASET_FILE = "dataset.csv"
 
 _Fraction = Annotated[float, Field(ge=0, le=0.5)]
+_Share = Annotated[float, Field(gt=0)]
+_Count = Annotated[int, Field(ge=1)]
 
 
 class _Section(BaseModel):
@@ -24,10 +26,26 @@ class _Section(BaseModel):
 
 
 class DatasetSection(_Section):
-    """[dataset]: the folder that the paths in dataset.csv start from, relative to featcache.toml."""
+    """[dataset]: what `init` reads and how; and the folder that the paths in dataset.csv start from.
 
+    source and images are relative to the folder of featcache.toml.
+
+    split : shares of train, val and test; split_counts : images a class in each, instead
+    group_pattern : regular expression; what it finds in a path (its first group, if it has one) is the group
+    without : labels that are left out
+    voc_object : annotated object that the labels of a VOC label file belong to
+    margin : grows each VOC box by this part of its longer side on every side
+    """
+
+    source: str = "."
     images: str = "."
-    layout: str = ""
+    split: tuple[_Share, _Share, _Share] = (70, 15, 15)
+    split_counts: tuple[_Count, _Count, _Count] | None = None
+    split_seed: int = Field(default=0, ge=0)
+    group_pattern: str = ""
+    without: tuple[str, ...] = ()
+    voc_object: str = "WBC"
+    margin: float = Field(default=0.0, ge=0, le=5)
 
 
 class ViewsSection(_Section):
@@ -80,7 +98,7 @@ class FoldersSection(_Section):
     results: str = "results"
 
 
-Section = TypeVar("Section", ViewsSection, AugmentationSection)
+Section = TypeVar("Section", DatasetSection, ViewsSection, AugmentationSection)
 
 
 class Settings(_Section):
@@ -176,7 +194,7 @@ def write_project(folder: Path, settings: Settings) -> None:
     """Write featcache.toml with a word on every line that is worth changing."""
     lines = ["# featcache: what 'extract', 'fit-head' and 'report' take from this folder.", ""]
     comments = {
-        "dataset": "the paths in dataset.csv start from this folder",
+        "dataset": "what 'init' reads; the paths in dataset.csv start from the folder 'images'",
         "views": "views an image; or train_rows = 4394 and so on: rows in total, spread evenly over classes",
         "augmentation": "how views 1, 2, ... differ from view 0, the plain one; the study's values",
         "folders": "where caches and runs are kept",

@@ -41,6 +41,7 @@ def command(name: str | None, folder: Path, as_json: bool) -> None:
             ["size", f"{size(cache.bytes())} in {len(manifest['files'])} files"],
             ["made", f"{made.get('created', '')}, {made.get('engine', '')}, {made.get('seconds', '')} s"],
         ],
+        numbers=False,
     )
     counts = cache.rows.groupby(["label", "split"]).size().unstack(fill_value=0)
     splits = [split for split in ("train", "val", "test") if split in counts.columns]

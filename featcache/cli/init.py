@@ -14,16 +14,16 @@ from featcache.cli.output import print_json, print_table, say, say_left_out, tra
 @click.command("init")
 @click.argument("source", required=False, type=click.Path(path_type=Path), metavar="[FOLDER]")
 @click.option("--into", type=click.Path(path_type=Path, file_okay=False), default=Path(), help="Where to write.")
-@click.option("--update", is_flag=True, help="Read the images again; those known keep their split and group.")
+@click.option("--relabel", is_flag=True, help="Take the source's labels where dataset.csv says otherwise.")
 @click.option("--resplit", is_flag=True, help="Make new splits even where the source has some.")
-@click.option("--split", "fractions", metavar="TRAIN/VAL/TEST", help="Shares of the splits.  [default: 70/15/15]")
-@click.option("--split-counts", "counts", metavar="TRAIN/VAL/TEST", help="Images a class, e.g. 100/10/10.")
-@click.option("--split-seed", type=click.IntRange(0), default=0, help="Another seed gives other splits.")
-@click.option("--group-pattern", default="", metavar="REGEX", help="What it finds in a path is the image's group.")
+@click.option("--split", metavar="TRAIN/VAL/TEST", help="Shares of the splits.  [default: 70/15/15]")
+@click.option("--split-counts", metavar="TRAIN/VAL/TEST", help="Images a class, e.g. 100/10/10.")
+@click.option("--split-seed", type=click.IntRange(0), help="Another seed gives other splits.")
+@click.option("--group-pattern", metavar="REGEX", help="What it finds in a path is the image's group.")
 @click.option("--without", multiple=True, metavar="LABEL", help="Leave a class out (may be repeated).")
-@click.option("--voc-object", default="WBC", show_default=True, help="Annotated object that the labels belong to.")
-@click.option("--margin", type=click.FloatRange(0, 5), default=0.0, help="Grow boxes by this part of their side.")
-@click.option("--per-class", type=click.IntRange(3), default=60, show_default=True, help="Generated cells a class.")
+@click.option("--voc-object", help="Annotated object that the labels belong to.  [default: WBC]")
+@click.option("--margin", type=click.FloatRange(0, 5), help="Grow boxes by this part of their side.")
+@click.option("--per-class", type=click.IntRange(3), default=80, show_default=True, help="Generated cells a class.")
 @views_options
 @strict_option
 @json_option
@@ -33,28 +33,23 @@ def command(source: Path | None, into: Path, as_json: bool, **values: Any) -> No
     FOLDER may hold class folders, class folders in train, val and test, a CSV with the columns path and
     label (and split, group, x_min, y_min, x_max, y_max if there are any), or Pascal VOC annotations with a
     label file. Without FOLDER, leukocytes are generated into leukocytes/.
+
+    Run again, it reads the images again; those known keep their split and group.
     """
-    from featcache.dataset.build import SplitRule
     from featcache.pipeline.init import InitOptions, init
 
-    rule = SplitRule(
-        fractions=_shares(values["fractions"]),
-        counts=_counts(values["counts"]),
-        seed=values["split_seed"],
-        resplit=values["resplit"],
-        group_pattern=values["group_pattern"],
-    )
+    dataset = given(values, ("split_seed", "group_pattern", "voc_object", "margin"))
+    if values["without"]:
+        dataset["without"] = values["without"]
+    if values["split"]:
+        dataset |= {"split": _numbers(values["split"], "--split"), "split_counts": None}
+    if values["split_counts"]:
+        dataset["split_counts"] = _numbers(values["split_counts"], "--split-counts")
     options = InitOptions(
-        rule=rule,
-        without=values["without"],
-        voc_object=values["voc_object"],
-        margin=values["margin"],
+        dataset=dataset,
         views=given(values, VIEW_NAMES),
         augmentation=given(values, AUGMENTATION_NAMES),
-        per_class=values["per_class"],
-        seed=values["seed"] or 0,
-        update=values["update"],
-        strict=values["strict"],
+        **{name: values[name] for name in ("per_class", "resplit", "relabel", "strict")},
     )
     done = init(source, into, options, track)
     say(f"took it for {done.about}", as_json)
@@ -66,7 +61,7 @@ def command(source: Path | None, into: Path, as_json: bool, **values: Any) -> No
         print_json(
             {
                 "project": str(done.project.folder),
-                "layout": done.project.settings.dataset.layout,
+                "layout": done.layout,
                 "about": done.about,
                 "images": len(done.dataset.images),
                 "classes": counts,
@@ -82,25 +77,12 @@ def command(source: Path | None, into: Path, as_json: bool, **values: Any) -> No
     say("next: featcache extract --model efficientnet-lite0")
 
 
-def _numbers(text: str | None, option: str) -> list[float] | None:
-    if text is None:
-        return None
+def _numbers(text: str, option: str) -> list[float]:
+    """100/10/10 -> [100, 10, 10]"""
     try:
         numbers = [float(part) for part in text.split("/")]
     except ValueError:
         numbers = []
-    if len(numbers) != 3 or min(numbers) <= 0:
+    if len(numbers) != 3 or not min(numbers) > 0:
         raise click.BadParameter(f"{text!r}: expected three numbers over 0, like 70/15/15", param_hint=option)
     return numbers
-
-
-def _shares(text: str | None) -> dict[str, float] | None:
-    numbers = _numbers(text, "--split")
-    return numbers and {s: n / sum(numbers) for s, n in zip(("train", "val", "test"), numbers, strict=True)}  # type: ignore[return-value]
-
-
-def _counts(text: str | None) -> dict[str, int] | None:
-    numbers = _numbers(text, "--split-counts")
-    if numbers and any(number != int(number) for number in numbers):
-        raise click.BadParameter(f"{text!r}: expected whole numbers of images", param_hint="--split-counts")
-    return numbers and {s: int(n) for s, n in zip(("train", "val", "test"), numbers, strict=True)}  # type: ignore[return-value]

@@ -27,14 +27,14 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
-def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-    """A table on standard output; its first column is aligned left, the others right."""
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", numbers: bool = True) -> None:
+    """A table on standard output; columns behind the first are aligned right where they hold numbers."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for number, header in enumerate(headers):
-        table.add_column(header, justify="left" if number == 0 else "right", overflow="fold")
+        table.add_column(header, justify="right" if number and numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(cell.replace("[", "\\[") for cell in row))
     console = Console(width=None if sys.stdout.isatty() else 160)

@@ -11,7 +11,7 @@ from pathlib import Path
 from featcache.dataset.manifest import SPLITS, Box, LabelledImage, check, image_id_of, in_order
 from featcache.dataset.scan import ImageFile, scan
 from featcache.dataset.sources import Candidate, LeftOut, Source
-from featcache.dataset.splits import DEFAULT_FRACTIONS, split_by_counts, split_by_hash
+from featcache.dataset.splits import DEFAULT_FRACTIONS, small_classes, split_by_counts, split_by_hash
 from featcache.errors import DatasetError
 
 _SPLIT_TO_KEEP = {"test": 0, "val": 1, "train": 2, "": 3}
@@ -72,7 +72,9 @@ def build(
         images = [replace(image, split="") for image in images]
     images = _without_duplicates(images, left_out)
     images = _keep_known(images, () if rule.resplit or rule.counts else kept)
-    images, remarks = _with_splits(images, rule, left_out)
+    images, remarks = _without_small_classes(images, left_out)
+    images, more_remarks = _with_splits(images, rule, left_out)
+    remarks += more_remarks
     check(images, str(source.folder))
     return Built(in_order(images), tuple(left_out), tuple(remarks))
 
@@ -167,6 +169,26 @@ def _keep_known(images: Sequence[LabelledImage], kept: Sequence[LabelledImage]) 
         known = before is not None and not image.split
         result.append(replace(image, split=before.split, group=before.group) if before and known else image)
     return result
+
+
+def _without_small_classes(
+    images: Sequence[LabelledImage], left_out: list[LeftOut]
+) -> tuple[list[LabelledImage], list[str]]:
+    """Leave out classes that cannot be in train, val and test; only where splits are still to be made."""
+    if all(image.split for image in images):
+        return list(images), []
+    small = small_classes([(image.group, image.label) for image in images])
+    left_out += [
+        LeftOut(image.path, f"its class {image.label!r} is too small to be in train, val and test")
+        for image in images
+        if image.label in small
+    ]
+    remarks = [
+        f"class {label!r} is left out: it has {number} image{'s' if number > 1 else ''} of different groups, and 3 "
+        "are needed, one each for train, val and test"
+        for label, number in sorted(small.items())
+    ]
+    return [image for image in images if image.label not in small], remarks
 
 
 def _with_splits(

@@ -304,7 +304,8 @@ def _why_unpaired(picture: Path | None, stem: str, labels: list[str], boxes: lis
     if not stem:
         return "it has no annotation"
     if len(labels) != len(boxes):
-        return f"{len(labels)} labels ({', '.join(labels)}) for {len(boxes)} {voc_object} boxes"
+        boxes_text = f"{len(boxes)} {voc_object} box{'' if len(boxes) == 1 else 'es'}"
+        return f"{len(labels)} label{'' if len(labels) == 1 else 's'} ({', '.join(labels)}) for {boxes_text}"
     if len(set(labels)) > 1:
         return (
             f"{len(boxes)} {voc_object} boxes with different labels ({', '.join(labels)}): which is which is not said"

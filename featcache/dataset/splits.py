@@ -23,25 +23,33 @@ def split_by_hash(
 ) -> dict[str, str]:
     """Split of each group, by a hash of its name: {group: split}.
 
-    Every class is present in every split: where the hash leaves a class out of one, the class's
-    group with the least hash for that split moves there. Only classes of few groups need that.
+    The hash gives a class its shares only on average. Where it leaves a class less than half of its share
+    of a split (which happens to small classes), the class's groups with the least hash for that split
+    move there. Large classes need no repair, so adding images moves none of theirs.
 
-    Raises DatasetError for a class with fewer than three groups.
+    Raises DatasetError for a class that cannot be in every split.
     """
-    _refuse_small_classes(members)
     splits = {group: _place(_unit(seed, "split", group), fractions) for group, _ in members}
     groups_of = _groups_by_label(members)
     for label, groups in sorted(groups_of.items()):
+        share = {split: fractions[split] * len(groups) for split in SPLITS}
         for split in ("test", "val", "train"):
-            if not any(splits[group] == split for group in groups):
-                movable = [group for group in groups if _can_move(group, splits, groups_of)]
-                if not movable:
+            while (have := sum(splits[group] == split for group in groups)) < max(share[split] / 2, 1):
+                group = _to_move(groups, split, share, splits, groups_of, seed)
+                if group is None and not have:
                     raise DatasetError(
                         f"class {label!r}: no group can move to {split!r} without emptying a class's other split: "
                         "give it more groups, or a split column of your own"
                     )
-                splits[min(movable, key=lambda group: _unit(seed, split, group))] = split
+                if group is None:
+                    break
+                splits[group] = split
     return splits
+
+
+def small_classes(members: Sequence[Member]) -> dict[str, int]:
+    """Classes with too few groups to be in every split, and how many groups they have."""
+    return {label: len(groups) for label, groups in _groups_by_label(members).items() if len(groups) < len(SPLITS)}
 
 
 def split_by_counts(members: Sequence[Member], counts: Mapping[str, int], seed: int = 0) -> dict[str, str]:
@@ -81,22 +89,28 @@ def split_by_counts(members: Sequence[Member], counts: Mapping[str, int], seed: 
     return splits
 
 
-def _refuse_small_classes(members: Sequence[Member]) -> None:
-    small = {label: len(groups) for label, groups in _groups_by_label(members).items() if len(groups) < len(SPLITS)}
-    if small:
-        listed = ", ".join(f"{label!r} has {n}" for label, n in sorted(small.items()))
-        drop = " ".join(f"--without {label}" for label in sorted(small))
-        raise DatasetError(
-            f"a class needs at least {len(SPLITS)} images (of different groups), one each for train, val and test: "
-            f"{listed}. Add images, or leave the class out: {drop}"
-        )
-
-
 def _groups_by_label(members: Sequence[Member]) -> dict[str, set[str]]:
     groups = defaultdict(set)
     for group, label in members:
         groups[label].add(group)
     return dict(groups)
+
+
+def _to_move(
+    groups: set[str],
+    split: str,
+    share: Mapping[str, float],
+    splits: Mapping[str, str],
+    groups_of: Mapping[str, set[str]],
+    seed: int,
+) -> str | None:
+    """The group that moves to `split`: of the splits with most above their share, the one of least hash."""
+    have = Counter(splits[group] for group in groups)
+    for donor in sorted(SPLITS, key=lambda name: share[name] - have[name]):
+        movable = [g for g in groups if donor != split and splits[g] == donor and _can_move(g, splits, groups_of)]
+        if movable:
+            return min(movable, key=lambda group: _unit(seed, split, group))
+    return None
 
 
 def _can_move(group: str, splits: Mapping[str, str], groups_of: Mapping[str, set[str]]) -> bool:

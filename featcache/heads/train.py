@@ -18,6 +18,9 @@ from featcache.heads.stack import Stack
 from featcache.store.cache import Cache
 
 Array = NDArray[np.floating[Any]]
+_OPERATIONS_A_WEIGHT = 240
+"""What reading and writing the first weights costs an update: 3 passes of 4 bytes, 20 operations a byte of memory."""
+
 OnEpoch = Callable[[Epoch], object]
 
 
@@ -38,19 +41,22 @@ class Trained:
     choice: Choice
 
 
-def choose_solver(n_train: int, n_val: int, n_inputs: int, config: HeadConfig, asked: Solver = "auto") -> Choice:
+def choose_solver(
+    n_train: int, n_val: int, n_inputs: int, n_classes: int, config: HeadConfig, asked: Solver = "auto"
+) -> Choice:
     """Gram space or primal, by counting operations and memory; `asked` decides if it is not "auto".
 
     Raises HeadError where what is asked for does not fit into memory.
     """
     size = np.dtype(config.dtype).itemsize
-    units = config.hidden[0] if config.hidden else 1
+    units = config.hidden[0] if config.hidden else n_classes
     gram_bytes = (n_train + n_val) * n_train * size
     primal_bytes = (n_train + n_val) * n_inputs * size
     fits = {"gram": gram_bytes, "primal": primal_bytes}
     free = products.available_bytes() * 0.8
     gram_cost = n_train * n_train * n_inputs + 2 * config.epochs * (n_train + n_val) * n_train * units
-    primal_cost = config.epochs * (6 * n_train + 2 * n_val) * n_inputs * units
+    updates = -(-n_train // config.batch)
+    primal_cost = config.epochs * (6 * n_train + 2 * n_val + _OPERATIONS_A_WEIGHT * updates) * n_inputs * units
     if asked == "auto":
         cheaper: Solver = "gram" if gram_cost <= primal_cost else "primal"
         other: Solver = "primal" if cheaper == "gram" else "gram"
@@ -75,7 +81,7 @@ def plan_head(cache: Cache, config: HeadConfig, solver: Solver = "auto") -> Choi
     """The solver that `train_head` would use. Raises HeadError for what cannot be trained."""
     _refuse_untrainable(cache, config)
     n_train, n_val = len(cache.numbers("train")), len(cache.numbers("val"))
-    return choose_solver(n_train, n_val, products.width(cache.features), config, solver)
+    return choose_solver(n_train, n_val, products.width(cache.features), len(cache.classes), config, solver)
 
 
 def train_head(

@@ -68,7 +68,7 @@ def _refuse_twins(project: Project, images: Sequence[LabelledImage]) -> None:
         if twin is not image:
             raise DatasetError(
                 f"{project.dataset_file}: {twin.path} ({twin.label}, {twin.split}) and {image.path} ({image.label}, "
-                f"{image.split}) have the same bytes: remove one, or run 'featcache init --update'"
+                f"{image.split}) have the same bytes: remove one, or run 'featcache init' again"
             )
 
 

@@ -19,7 +19,7 @@ def demo(folder: Path, epochs: int, track: Track = silent) -> tuple[Initialised,
     if (folder / PROJECT_FILE).is_file():
         project = find_project(folder)
         dataset = read_dataset(project.dataset_file, project.images_folder)
-        made = Initialised(project, dataset, "the generated leukocytes of an earlier demo", (), ())
+        made = Initialised(project, dataset, "class-folders", "the generated leukocytes of an earlier demo", (), ())
     else:
         made = init(None, folder, InitOptions(), track)
     extracted = extract(made.project, "efficientnet-lite0", track=track)
