@@ -1,0 +1,52 @@
+"""The one place where Keras is imported, late and quietly."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+
+@functools.cache
+def import_keras() -> Any:
+    """The `keras` module. The first call takes seconds; nothing that backends say on import is shown.
+
+    Whoever sets TF_CPP_MIN_LOG_LEVEL to 0, 1 or 2 wants to see TensorFlow's log, and sees it.
+    """
+    # What goes wrong later arrives as an exception, not only in the log.
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
+        return import_module("keras")
+    with _silent_stderr():
+        return import_module("keras")
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Hide what is written to file descriptor 2, and show it after all if the block fails.
+
+    TensorFlow reports missing CUDA libraries before its own log level is in force, past Python's
+    sys.stderr: only the descriptor itself can be turned away.
+    """
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # a process without standard error has nothing to hide
+        yield
+        return
+    with tempfile.TemporaryFile() as hidden:
+        os.dup2(hidden.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(kept, 2)
+            hidden.seek(0)
+            os.write(2, hidden.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

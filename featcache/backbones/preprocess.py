@@ -1,0 +1,88 @@
+"""From pixels to what a network was trained on, one explicit formula a mode.
+
+Weights and preprocessing belong together: a network fed with another scale still answers, only
+worse. The mode is therefore part of every recipe. NumPy only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import BackboneError, nearest
+
+# Means and deviations of ImageNet's training pixels: BGR in 0..255 as Caffe's models were trained,
+# RGB in 0..1 as Torch's were.
+_CAFFE_MEAN_BGR = np.array([103.939, 116.779, 123.68], np.float32)
+_TORCH_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+_TORCH_STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+MODES: dict[str, str] = {
+    "caffe": "RGB -> BGR, minus (103.939, 116.779, 123.68)",
+    "tf": "x / 127.5 - 1",
+    "torch": "(x / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)",
+    "lite0": "(x - 127) / 128",
+    "rescale": "x / 255",
+}
+"""Every mode and its formula, x in 0..255."""
+
+
+def check_mode(mode: str) -> str:
+    """`mode`, if it is one of `MODES`.
+
+    Raises
+    ------
+    BackboneError : it is none; the message offers the nearest ones.
+    """
+    if mode not in MODES:
+        raise BackboneError(f"there is no preprocessing {mode!r}: {nearest(mode, MODES)}")
+    return mode
+
+
+def preprocess(pixels: NDArray[np.uint8], mode: str) -> NDArray[np.float32]:
+    """What a network trained with `mode` expects for `pixels`, which stay as they are.
+
+    Parameters
+    ----------
+    pixels : ndarray of shape (n, h, w, 3), uint8, RGB
+    mode : one of `MODES`
+
+    Returns
+    -------
+    ndarray of shape (n, h, w, 3), float32, C-contiguous, always new memory
+
+    Raises
+    ------
+    BackboneError : another shape or dtype, or an unknown mode.
+    """
+    check_mode(mode)
+    check_pixels(pixels)
+    if mode == "caffe":
+        x = pixels[..., ::-1].astype(np.float32, order="C")
+        x -= _CAFFE_MEAN_BGR
+        return x
+    x = pixels.astype(np.float32, order="C")
+    # In place and in this order, so that every value is rounded exactly as Keras rounds it.
+    if mode == "tf":
+        x /= 127.5
+        x -= 1
+    elif mode == "torch":
+        x /= 255
+        x -= _TORCH_MEAN
+        x /= _TORCH_STD
+    elif mode == "lite0":
+        x -= 127
+        x /= 128
+    else:
+        x /= 255
+    return x
+
+
+def check_pixels(pixels: Any) -> None:
+    """Raise BackboneError unless `pixels` is an ndarray of shape (n, h, w, 3), uint8."""
+    if not isinstance(pixels, np.ndarray):
+        raise BackboneError(f"pixels: expected a NumPy array (n, h, w, 3) of uint8, got {type(pixels).__name__}")
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
+        raise BackboneError(f"pixels: expected shape (n, h, w, 3) of uint8, got {pixels.shape} of {pixels.dtype}")
