@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from featcache.errors import ProjectError
 from featcache.files import write_text
@@ -17,7 +19,7 @@ PROJECT_FILE = "featcache.toml"
 DATASET_FILE = "dataset.csv"
 
 _Fraction = Annotated[float, Field(ge=0, le=0.5)]
-_Share = Annotated[float, Field(gt=0)]
+_Share = Annotated[float, Field(gt=0, le=1e9)]
 _Count = Annotated[int, Field(ge=1)]
 
 
@@ -46,6 +48,15 @@ class DatasetSection(_Section):
     without: tuple[str, ...] = ()
     voc_object: str = "WBC"
     margin: float = Field(default=0.0, ge=0, le=5)
+
+    @field_validator("group_pattern")
+    @classmethod
+    def _is_a_pattern(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        return pattern
 
 
 class ViewsSection(_Section):
@@ -170,7 +181,7 @@ def find_project(start: Path) -> Project:
 def read_settings(path: Path) -> Settings:
     """Parse and check featcache.toml. Raises ProjectError naming each wrong key."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         return Settings.model_validate(values)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProjectError(f"{path}: not readable as TOML: {error}") from error
@@ -210,8 +221,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     return repr(value)

@@ -59,7 +59,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         for name in ("rotation_deg", "shift", "brightness", "contrast", "saturation", "hue_deg"):
-            object.__setattr__(self, name, float(getattr(self, name)))
+            object.__setattr__(self, name, float(getattr(self, name)) + 0.0)  # -0.0 becomes 0.0
         object.__setattr__(self, "fill_modes", tuple(self.fill_modes))
 
 
@@ -104,8 +104,11 @@ class Recipe:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Recipe:
         """The inverse of `to_dict`; raises ValueError or TypeError on anything else."""
-        if value.get("format") != RECIPE_FORMAT:
-            raise ValueError(f"recipe format {value.get('format')!r}, expected {RECIPE_FORMAT}")
+        if not isinstance(value, Mapping) or value.get("format") != RECIPE_FORMAT:
+            found = value.get("format") if isinstance(value, Mapping) else value
+            raise ValueError(f"recipe format {found!r:.80}, expected {RECIPE_FORMAT}")
+        if set(value) != {"format", "space", "augmentation"}:
+            raise ValueError(f"a recipe has the fields format, space and augmentation, found {sorted(map(str, value))}")
         recipe = cls(
             space=FeatureSpace(**_known(FeatureSpace, value["space"])),
             augmentation=Augmentation(**_known(Augmentation, value["augmentation"])),
@@ -120,10 +123,24 @@ class Recipe:
         return digest(self.to_dict())
 
 
+_KINDS: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float)}
+_LARGEST = 1e15
+"""Larger whole numbers are not the same as float and as int."""
+
+
 def _known(record: Any, value: Any) -> dict[str, Any]:
     names = {item.name for item in fields(record)}
     if not isinstance(value, Mapping) or set(value) != names:
         raise ValueError(f"{record.__name__}: expected the fields {sorted(names)}")
+    for item in fields(record):
+        kinds = _KINDS.get(str(item.type), (list, tuple))
+        found = value[item.name]
+        if not isinstance(found, kinds) or (isinstance(found, bool) and bool not in kinds):
+            raise TypeError(f"{record.__name__}.{item.name}: expected {item.type}, found {found!r:.80}")
+        if isinstance(found, (list, tuple)) and not set(found) <= set(FILL_MODES):
+            raise ValueError(f"{record.__name__}.{item.name}: expected some of {FILL_MODES}, found {found!r:.80}")
+        if float in kinds and not abs(found) < _LARGEST:
+            raise ValueError(f"{record.__name__}.{item.name}: {found!r:.80} is no usable number")
     return dict(value)
 
 

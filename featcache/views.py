@@ -79,7 +79,7 @@ def view_parameters(augmentation: Augmentation, image_id: str, view: int) -> Vie
 
     def within(name: str, bound: float) -> float:
         """Uniform in [-bound, bound), rounded so that every language prints it alike."""
-        return round((2 * unit(name) - 1) * bound, 9)
+        return round((2 * unit(name) - 1) * bound, 9) + 0.0  # -0.0 becomes 0.0
 
     modes = augmentation.fill_modes
     return ViewParameters(
@@ -155,9 +155,12 @@ def cut_and_resize(pixels: Pixels, box: Box | None, size_px: int) -> Pixels:
         if box.x_max > pixels.shape[1] or box.y_max > pixels.shape[0]:
             raise DatasetError(f"{box} reaches out of an image of {pixels.shape[1]}x{pixels.shape[0]} px")
         pixels = pixels[box.y_min : box.y_max, box.x_min : box.x_max]
-    shrinks = pixels.shape[0] >= size_px and pixels.shape[1] >= size_px
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(pixels, (size_px, size_px), interpolation=interpolation), dtype=np.uint8)
+    height_px, width_px = min(pixels.shape[0], size_px), min(pixels.shape[1], size_px)
+    if (height_px, width_px) != pixels.shape[:2]:
+        pixels = np.asarray(cv2.resize(pixels, (width_px, height_px), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    if (height_px, width_px) != (size_px, size_px):
+        pixels = np.asarray(cv2.resize(pixels, (size_px, size_px), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
+    return np.array(pixels, order="C")
 
 
 def render(plain: Pixels, parameters: ViewParameters) -> Pixels:

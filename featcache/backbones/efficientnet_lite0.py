@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.backbones._keras import import_keras
+from featcache.backbones.quiet_keras import import_keras
 from featcache.backbones.torch_checkpoint import read_checkpoint
 from featcache.errors import WeightsError
 

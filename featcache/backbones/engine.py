@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones import registry
-from featcache.backbones._keras import import_keras
 from featcache.backbones.preprocess import check_mode, check_pixels, preprocess
+from featcache.backbones.quiet_keras import import_keras
 from featcache.errors import BackboneError, nearest
 
 if TYPE_CHECKING:

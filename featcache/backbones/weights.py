@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.backbones._keras import import_keras
 from featcache.backbones.imagenet import fetch
+from featcache.backbones.quiet_keras import import_keras
 from featcache.backbones.registry import Backbone
 from featcache.backbones.weights_h5 import assign_file
 from featcache.errors import BackboneError, WeightsError

@@ -32,7 +32,7 @@ def command(folder: Path, epochs: int, as_json: bool) -> None:
     if as_json:
         print_json({"cache": extracted.cache, "run": fitted.run.name, "report": str(html), "test": metrics["test"]})
         return
-    per_class = tables.per_class([fitted.run])
-    print_table(per_class.headers, per_class.rows, title="accuracy on test, %")
+    for table in tables.per_class([fitted.run]):
+        print_table(table.headers, table.rows, title="accuracy on test, %")
     say(f"all classes together: {percent(metrics['test']['accuracy'])} % on {metrics['test']['rows']} test images")
     say(f"report: {html.resolve()}")

@@ -23,7 +23,7 @@ def command(out: Path | None, folder: Path, as_json: bool) -> None:
     if as_json:
         print_json({"markdown": str(markdown), "html": str(html), "runs": [run.name for run in finished]})
         return
-    per_class = tables.per_class(finished)
-    print_table(per_class.headers, per_class.rows, title="accuracy on test, %")
+    for table in tables.per_class(finished):
+        print_table(table.headers, table.rows, title="accuracy on test, %")
     say(f"wrote {markdown}")
     say(f"wrote {html}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from featcache.errors import ImageError
 
@@ -20,6 +20,11 @@ MAX_PIXELS = 120_000_000
 """Larger files are refused unread: as RGB they would take more than 360 MB."""
 
 MAX_FILE_BYTES = 1 << 30
+_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+"""What may be in the file, whatever its name; others, EPS say, would start programs to draw them."""
+
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_ORIENTATION = 0x0112
 _BAD_FILE = (
     OSError,
     SyntaxError,
@@ -27,10 +32,18 @@ _BAD_FILE = (
     EOFError,
     struct.error,
     zlib.error,
-    KeyError,
-    IndexError,
+    LookupError,
     TypeError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    MemoryError,
+    cv2.error,
 )
+"""What Pillow and OpenCV are known to raise on damaged files."""
+
+cv2.setLogLevel(0)  # OpenCV would print what is wrong with a file; the reason is in the ImageError
 
 
 def is_image_name(path: Path) -> bool:
@@ -51,6 +64,10 @@ def read_bytes(path: Path) -> bytes:
         raise ImageError("there is no such file") from error
     except OSError as error:
         raise ImageError(f"the file cannot be read: {error.strerror}") from error
+    except ImageError:
+        raise
+    except ValueError as error:  # a NUL in the name
+        raise ImageError(f"the file cannot be read: {error}") from error
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
@@ -71,11 +88,14 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(data))
+            try:
+                picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+            except UnidentifiedImageError:
+                return _decode_by_opencv(data)
             _check_size(*picture.size)
             return _to_rgb(picture, data)
-    except UnidentifiedImageError:
-        return _decode_by_opencv(data)
+    except ImageError:
+        raise
     except Image.DecompressionBombError as error:
         raise ImageError(f"the image is too large: at most {MAX_PIXELS:,} pixels are read") from error
     except _BAD_FILE as error:
@@ -89,8 +109,8 @@ def _check_size(width: int, height: int) -> None:
 
 def _to_rgb(picture: Image.Image, data: bytes) -> NDArray[np.uint8]:
     if picture.mode.startswith("I") or picture.mode == "F" or _has_16_bits(picture):
-        raw = _read_raw(picture, data)
-        return _orient(_to_8_bits(raw), picture)
+        raw, orientation = _read_raw(picture, data)
+        return _orient(_to_8_bits(raw), orientation)
     picture = ImageOps.exif_transpose(picture)
     if picture.has_transparency_data:
         rgba = picture.convert("RGBA")
@@ -104,28 +124,38 @@ def _has_16_bits(picture: Image.Image) -> bool:
     return any(";16" in str(tile) for tile in getattr(picture, "tile", []))
 
 
-def _read_raw(picture: Image.Image, data: bytes) -> NDArray[np.generic]:
-    """Pixels with their own depth, (h, w) or (h, w, channels), RGB order."""
+def _read_raw(picture: Image.Image, data: bytes) -> tuple[NDArray[np.generic], int]:
+    """Pixels with their own depth, (h, w) or (h, w, channels), RGB order; and the turn they still need."""
     if picture.mode == "F":
         raise ImageError("the image holds floating-point pixels, whose range is unknown: save it with 8 or 16 bits")
-    if picture.mode.startswith("I;16"):
-        return np.array(picture)
-    raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if raw is None:
-        return np.array(picture)
-    return _opencv_to_rgb(raw)
+    orientation = picture.getexif().get(_ORIENTATION, 1)
+    picture.load()  # finds a truncated file, of which OpenCV may return the part that is there
+    raw = None
+    if not picture.mode.startswith("I;16"):
+        raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if raw is not None:
+        return _opencv_to_rgb(raw), orientation
+    pixels = np.array(picture)
+    clear = picture.info.get("transparency")
+    if pixels.ndim == 2 and isinstance(clear, int):
+        opaque = np.where(pixels == clear, 0, 65_535).astype(pixels.dtype)
+        pixels = np.stack([pixels, opaque], axis=2)
+    return pixels, picture.getexif().get(_ORIENTATION, 1)  # loading a TIFF has turned it already
 
 
 def _decode_by_opencv(data: bytes) -> NDArray[np.uint8]:
-    """Formats that Pillow does not know, such as TIFF with 16 bits a colour."""
-    try:
-        raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ImageError("the file is damaged or no image") from error
+    """Kinds of TIFF that Pillow does not know."""
+    if not data.startswith(_TIFF_MAGIC):
+        raise ImageError("the file is no image that can be read")
+    header = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if b"+" in data[2:4] else 8])
+    file = io.BytesIO(data)
+    file.seek(header.next)
+    header.load(file)
+    _check_size(int(header[TiffImagePlugin.IMAGEWIDTH]), int(header[TiffImagePlugin.IMAGELENGTH]))
+    raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if raw is None:
         raise ImageError("the file is no image that can be read")
-    _check_size(raw.shape[1], raw.shape[0])
-    return _to_8_bits(_opencv_to_rgb(raw))
+    return _orient(_to_8_bits(_opencv_to_rgb(raw)), int(header.get(_ORIENTATION, 1)))
 
 
 def _opencv_to_rgb(raw: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -139,7 +169,9 @@ def _to_8_bits(raw: NDArray[np.generic]) -> NDArray[np.uint8]:
     """(h, w), (h, w, 1), RGB or RGBA of 8 or 16 bits to RGB of 8 bits, over white where transparent."""
     if raw.dtype == np.uint8:
         scaled: NDArray[np.floating] = raw.astype(np.float32)
-    elif raw.dtype == np.uint16 or (raw.dtype == np.int32 and raw.min() >= 0 and raw.max() <= 65_535):
+    elif (raw.dtype.kind == "u" and raw.dtype.itemsize == 2) or (
+        raw.dtype == np.int32 and raw.min() >= 0 and raw.max() <= 65_535
+    ):
         scaled = raw.astype(np.float32) / 257
     else:
         raise ImageError(f"the image holds {raw.dtype} pixels: save it with 8 or 16 bits a channel")
@@ -154,9 +186,8 @@ def _to_8_bits(raw: NDArray[np.generic]) -> NDArray[np.uint8]:
     return np.rint(rgb).astype(np.uint8)
 
 
-def _orient(pixels: NDArray[np.uint8], picture: Image.Image) -> NDArray[np.uint8]:
-    """Apply the EXIF orientation that `picture` states to pixels that were read without it."""
-    orientation = picture.getexif().get(0x0112, 1)
+def _orient(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Apply an EXIF orientation to pixels that were read without it."""
     if orientation in (2, 4):
         pixels = pixels[:, ::-1] if orientation == 2 else pixels[::-1]
     elif orientation in (5, 6, 7, 8):

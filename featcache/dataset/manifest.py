@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
@@ -18,6 +21,7 @@ from featcache.recipe import digest
 SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "label", "split", "group", "x_min", "y_min", "x_max", "y_max", "image_id")
 _BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
+_MAX_SIDE_PX = 1_000_000_000
 
 
 @dataclass(frozen=True, order=True)
@@ -65,7 +69,8 @@ class Dataset:
     @cached_property
     def digest(self) -> str:
         """Hex SHA-256 over every line, in any order: what a run was trained on."""
-        return digest(sorted(list(_cells(image)) for image in self.images))
+        lines = [list(_cells(image)) for image in self.images]
+        return digest(sorted(lines, key=lambda line: [-1 if cell is None else cell for cell in line]))
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Images a class and split: {label: {split: n}}."""
@@ -85,9 +90,12 @@ def in_order(images: Iterable[LabelledImage]) -> tuple[LabelledImage, ...]:
 
 def check(images: Sequence[LabelledImage], where: str) -> None:
     """Refuse what no honest training can use. Raises DatasetError with all that is wrong at once."""
-    problems = []
     if not images:
         raise DatasetError(f"{where}: no usable image")
+    labels = {image.label for image in images}
+    if len(labels) < 2:
+        raise DatasetError(f"{where}: all images have the label {min(labels)!r}: at least two classes are needed")
+    problems = []
     by_group = defaultdict(set)
     for image in images:
         by_group[image.group].add(image.split)
@@ -98,9 +106,6 @@ def check(images: Sequence[LabelledImage], where: str) -> None:
             f"{len(torn)} groups stand in several splits ({torn[0]!r} in {splits}): "
             "a group must stay on one side, or the test leaks into the training"
         )
-    labels = {image.label for image in images}
-    if len(labels) < 2:
-        problems.append(f"all images have the label {min(labels)!r}: at least two classes are needed")
     for split in SPLITS:
         present = {image.label for image in images if image.split == split}
         if not present:
@@ -133,7 +138,7 @@ def read_dataset(path: Path, folder: Path) -> Dataset:
     if missing:
         raise DatasetError(f"{path}: no column {', '.join(sorted(missing))}; found {', '.join(frame.columns)}")
     images, seen = [], set()
-    for line, cells in enumerate(frame.to_dict("records"), start=2):
+    for line, cells in zip(frame.index, frame.to_dict("records"), strict=True):
         image = _parse({str(key): str(value) for key, value in cells.items()}, f"{path}, line {line}")
         if (image.path, image.box) in seen:
             raise DatasetError(f"{path}, line {line}: {image.path} is listed twice")
@@ -145,21 +150,52 @@ def read_dataset(path: Path, folder: Path) -> Dataset:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """A CSV with all cells as text, empty cells as "". Raises DatasetError where it cannot be read."""
+    """A CSV with all cells as text, missing cells as ""; its index is the number of each line in the file.
+
+    Raises DatasetError where it cannot be read, naming the line.
+    """
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig")
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: there is no such file; 'featcache init' writes one") from error
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DatasetError(f"{path}: cannot be read as CSV: {error}") from error
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DatasetError(f"{path}, line {line}: is not UTF-8 ({error.reason}): save the file as UTF-8") from error
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
+    lines, numbers, start = [], [], 1
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                lines.append(cells)
+                numbers.append(start)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise DatasetError(f"{path}, line {start}: cannot be read as CSV: {error}") from error
+    if not lines:
+        raise DatasetError(f"{path}: is empty; expected a line with the names of the columns")
+    header = [name.strip() for name in lines[0]]
+    for number, cells in zip(numbers, lines, strict=True):
+        if any(cell.strip() for cell in cells[len(header) :]):
+            raise DatasetError(f"{path}, line {number}: {len(cells)} cells for {len(header)} columns")
+    rows = [(cells + [""] * len(header))[: len(header)] for cells in lines[1:]]
+    twice = [name for name, times in Counter(header).items() if name and times > 1]
+    if twice:
+        raise DatasetError(f"{path}, line {numbers[0]}: two columns are named {twice[0]!r}")
+    named = [place for place, name in enumerate(header) if name]
+    cells_named = [[row[place] for place in named] for row in rows]
+    return pd.DataFrame(cells_named, columns=[header[place] for place in named], index=numbers[1:], dtype=object)
 
 
 def safe_relative(path: str, where: str) -> str:
     """`path` with forward slashes. Raises DatasetError if it is empty, absolute or climbs out with '..'."""
     cleaned = path.strip().replace("\\", "/")
     pure = PurePosixPath(cleaned)
-    if not cleaned or pure.is_absolute() or ".." in pure.parts or ":" in cleaned.split("/")[0]:
-        raise DatasetError(f"{where}: path {path!r}: expected one relative to the images' folder, without '..'")
+    outside = pure.is_absolute() or ".." in pure.parts or re.match("[A-Za-z]:", cleaned)
+    if not pure.parts or outside or "\0" in cleaned:
+        raise DatasetError(f"{where}: path {path!r:.200}: expected one relative to the images' folder, without '..'")
     return pure.as_posix()
 
 
@@ -170,7 +206,7 @@ def parse_box(cells: dict[str, str], where: str) -> Box | None:
         return None
     try:
         numbers = [float(value) for value in values]
-        if not all(math.isfinite(number) for number in numbers):
+        if not all(math.isfinite(number) and abs(number) < _MAX_SIDE_PX for number in numbers):
             raise ValueError
         return Box(*(round(number) for number in numbers))
     except ValueError as error:

@@ -6,6 +6,7 @@ import csv
 import io
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +74,8 @@ def scan(
         fresh = Parallel(n_jobs=-1, prefer="threads")(delayed(look)(path) for path in to_read)
         now.update(zip(to_read, fresh, strict=True))
         if stamps:
-            _write_stamps(stamps, {**known, **now})
+            with suppress(OSError, UnicodeEncodeError):  # without them the next look only takes longer
+                _write_stamps(stamps, {**known, **now})
     return {path: stamp.file for path, stamp in now.items() if stamp is not None}
 
 

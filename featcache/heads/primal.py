@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import keras
-
+from featcache.backbones.quiet_keras import import_keras
 from featcache.heads import random
 from featcache.heads.config import HeadConfig
 from featcache.heads.history import Epoch, refuse_divergence, timed
@@ -59,12 +55,12 @@ def train(
         refuse_divergence(entry)
         history.append(entry)
         on_epoch(entry)
-    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
-    return [(np.asarray(layer.kernel), np.asarray(layer.bias)) for layer in dense], history
+    weights = model.get_weights()
+    return list(zip(weights[0::2], weights[1::2], strict=True)), history
 
 
 def _build(n_inputs: int, layers: list[tuple[Array, Array]], scale: float, config: HeadConfig) -> Any:
-    dtype = config.dtype
+    keras, dtype = import_keras(), config.dtype
     model = keras.Sequential([keras.Input((n_inputs,), dtype=dtype), keras.layers.Rescaling(scale, dtype=dtype)])
     for number, (W, _) in enumerate(layers[:-1]):
         model.add(keras.layers.Dense(W.shape[1], "relu", dtype=dtype))
