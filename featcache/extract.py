@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -24,6 +25,9 @@ from featcache.store.writer import CacheWriter
 from featcache.views import Pixels, ViewParameters, cut_and_resize, render, view_parameters
 
 _BATCH_ROWS = 64
+_JOB_VIEWS = 16
+"""Views a job at most: the views of the jobs that are rendered ahead are all in memory."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -65,8 +69,10 @@ def extract(
     computed = 0
     missing = writer.missing
     jobs = [job for shard in missing for job in _jobs(writer, shard, images)]
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        pixels = _ahead(pool, lambda job: render_job(job, folder, writer.recipe.space), jobs, depth=_BATCH_ROWS)
+    with (
+        ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool,
+        closing(_ahead(pool, lambda job: render_job(job, folder, writer.recipe.space), jobs, _BATCH_ROWS)) as pixels,
+    ):
         rendered = (view for views in pixels for view in views)
         for shard in missing:
             start, stop = writer.store.layout.span(shard)
@@ -83,7 +89,9 @@ def extract(
 def _jobs(writer: CacheWriter, shard: int, images: Mapping[str, LabelledImage]) -> Iterator[Job]:
     start, stop = writer.store.layout.span(shard)
     for image_id, rows in groupby(writer.rows[start:stop], key=lambda row: row.image_id):
-        yield Job(images[image_id], tuple(ViewParameters(**row.parameters) for row in rows))
+        parameters = [ViewParameters(**row.parameters) for row in rows]
+        for first in range(0, len(parameters), _JOB_VIEWS):
+            yield Job(images[image_id], tuple(parameters[first : first + _JOB_VIEWS]))
 
 
 def render_job(job: Job, folder: Path, space: FeatureSpace) -> list[Pixels]:
@@ -104,7 +112,7 @@ def render_job(job: Job, folder: Path, space: FeatureSpace) -> list[Pixels]:
 
 def _ahead(
     pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], depth: int
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """`map` in threads, in order, never more than `depth` items ahead, so that memory stays bounded."""
     pending: deque[Future[Result]] = deque()
     try:

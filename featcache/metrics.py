@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, log_loss
 
 _RESAMPLES = 2000
+_AT_ONCE = 50
 
 
 def evaluate(
@@ -60,7 +61,10 @@ def interval_over_groups(correct: NDArray[np.bool_], groups: NDArray[Any]) -> tu
     _, inverse = np.unique(groups, return_inverse=True)
     size = np.bincount(inverse)
     right = np.bincount(inverse, weights=correct.astype(np.float64))
-    draws = np.random.default_rng(0).integers(0, len(size), (_RESAMPLES, len(size)))
-    accuracy = right[draws].sum(axis=1) / size[draws].sum(axis=1)
-    low, high = np.percentile(accuracy, [2.5, 97.5])
+    generator = np.random.default_rng(0)
+    accuracy = []
+    for _ in range(0, _RESAMPLES, _AT_ONCE):  # all at once would take 48 kB a group
+        draws = generator.integers(0, len(size), (_AT_ONCE, len(size)))
+        accuracy.append(right[draws].sum(axis=1) / size[draws].sum(axis=1))
+    low, high = np.percentile(np.concatenate(accuracy), [2.5, 97.5])
     return float(low), float(high)

@@ -139,7 +139,7 @@ def _known(record: Any, value: Any) -> dict[str, Any]:
             raise TypeError(f"{record.__name__}.{item.name}: expected {item.type}, found {found!r:.80}")
         if isinstance(found, (list, tuple)) and not set(found) <= set(FILL_MODES):
             raise ValueError(f"{record.__name__}.{item.name}: expected some of {FILL_MODES}, found {found!r:.80}")
-        if float in kinds and not abs(found) < _LARGEST:
+        if isinstance(found, (int, float)) and float in kinds and not abs(found) < _LARGEST:
             raise ValueError(f"{record.__name__}.{item.name}: {found!r:.80} is no usable number")
     return dict(value)
 

@@ -7,7 +7,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featcache.errors import RunError
+from featcache.errors import FeatcacheError, RunError
 from featcache.files import PARTIAL_SUFFIX, sync, write_json, write_text
 from featcache.heads.history import Epoch
 from featcache.recipe import digest
@@ -52,10 +52,15 @@ class Run:
     @cached_property
     def history(self) -> pd.DataFrame:
         """One line an epoch: epoch, loss, accuracy, val_loss, val_accuracy, lr, seconds."""
+        path = self.folder / HISTORY_FILE
         try:
-            return pd.read_csv(self.folder / HISTORY_FILE)
+            frame = pd.read_csv(path)
         except (OSError, ValueError) as error:
-            raise RunError(f"{self.folder / HISTORY_FILE}: cannot be read: {error}") from error
+            raise RunError(f"{path}: cannot be read: {error}") from error
+        for column in (field.name for field in fields(Epoch)):
+            if column not in frame or not pd.api.types.is_numeric_dtype(frame[column]):
+                raise RunError(f"{path}: no column {column} of numbers")
+        return frame
 
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
@@ -90,18 +95,32 @@ def new_run(results: Path, name: str) -> Iterator[Path]:
     """A folder to write a run into; it takes its name, and an older one's place, when the block ends well."""
     final = results / name
     partial = results / f".{uuid.uuid4().hex[:12]}{PARTIAL_SUFFIX}"
+    old = partial.with_name(partial.name + ".old")
     try:
         partial.mkdir(parents=True)
         yield partial
-        if final.is_dir():
-            final.replace(partial.with_name(partial.name + ".old"))
-        partial.replace(final)
+        _replace_folder(final, partial, old)
         sync(results)
+    except FeatcacheError:
+        raise
     except OSError as error:
         raise RunError(f"{final}: cannot be written: {error.strerror or error}") from error
     finally:
-        for leftover in (partial, partial.with_name(partial.name + ".old")):
+        for leftover in (partial, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _replace_folder(final: Path, partial: Path, old: Path) -> None:
+    """Give `partial` the name of `final`; what had that name is called `old`, or gets it back on failure."""
+    replaced = final.is_dir()
+    if replaced:
+        final.replace(old)
+    try:
+        partial.replace(final)
+    except OSError:
+        if replaced:
+            old.replace(final)
+        raise
 
 
 def write_run(folder: Path, config: dict[str, Any], metrics: dict[str, Any], history: Sequence[Epoch]) -> None:

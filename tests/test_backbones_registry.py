@@ -10,7 +10,7 @@ from importlib import import_module
 import pytest
 
 from featcache.backbones import registry, weights
-from featcache.backbones._keras import import_keras
+from featcache.backbones.quiet_keras import import_keras
 from featcache.errors import BackboneError
 
 FROM_KERAS = [row for row in registry.BACKBONES.values() if row.weights_package is None]
@@ -62,7 +62,7 @@ from featcache.backbones import engine, imagenet, preprocess, registry, torch_ch
 assert not {"keras", "tensorflow", "torch"} & set(sys.modules)
 [imagenet.available(row) for row in registry.BACKBONES.values()]
 assert not {"keras", "tensorflow", "torch"} & set(sys.modules)
-from featcache.backbones._keras import import_keras
+from featcache.backbones.quiet_keras import import_keras
 assert float(import_keras().ops.sum(import_keras().ops.ones(3))) == 3
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)

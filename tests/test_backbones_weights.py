@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from featcache.backbones import imagenet, registry, weights
-from featcache.backbones._keras import import_keras
+from featcache.backbones.quiet_keras import import_keras
 from featcache.backbones.registry import get
 from featcache.backbones.weights_h5 import _snake_case
 from featcache.errors import BackboneError, WeightsError

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+import traceback
 from importlib import import_module
 
 import click
@@ -90,6 +92,18 @@ def main() -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _end(f"featcache: {where}{error.strerror or error}", 1)
+    except Exception as error:  # noqa: BLE001 - the last net: a person sees a message, never a traceback
+        _end(_defect(error), 1)
+
+
+def _defect(error: Exception) -> str:
+    """Keep the traceback of what should not have happened in a file, and say where."""
+    with tempfile.NamedTemporaryFile("w", prefix="featcache-", suffix=".log", delete=False) as log:
+        traceback.print_exception(error, file=log)
+    return (
+        f"featcache: a defect of featcache itself: {type(error).__name__}: {error}. What was finished is kept. "
+        f"Please report it with the file {log.name}"
+    )
 
 
 def _end(message: str, code: int) -> None:

@@ -13,7 +13,7 @@ from featcache.cli.output import percent, print_json, print_table, say, track
 if TYPE_CHECKING:
     from featcache.pipeline.fit_head import Fitted
 
-_FIELDS = ("dropout", "lr", "decay", "batch", "epochs", "scale", "seed", "dtype")
+_FIELDS = ("dropout", "lr", "decay", "batch", "epochs", "scale", "class_weights", "seed", "dtype")
 
 
 @click.command("fit-head")
@@ -22,10 +22,11 @@ _FIELDS = ("dropout", "lr", "decay", "batch", "epochs", "scale", "seed", "dtype"
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training rows.  [default: 100]")
 @click.option("--hidden", metavar="UNITS[,UNITS...]", help="Units of the hidden layers; 0 for none.  [default: 256]")
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Behind each hidden layer.  [default: 0.5]")
-@click.option("--lr", type=float, help="Learning rate of SGD.  [default: 0.003; study: 1e-5]")
+@click.option("--lr", type=float, help="Learning rate of SGD.  [default: 0.001; study: 1e-5]")
 @click.option("--decay", type=float, help="Inverse-time decay an update.  [default: 0; study: 0.001]")
 @click.option("--batch", type=click.IntRange(1), help="Rows an update.  [default: 16]")
 @click.option("--scale", type=click.Choice(["auto", "none"]), help="Scale features to one norm.  [default: auto]")
+@click.option("--class-weights", type=click.Choice(["balanced", "none"]), help="Of the loss.  [default: balanced]")
 @click.option("--seed", type=click.IntRange(0), help="Of weights, order and dropout.  [default: 0]")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Of the arithmetic.  [default: float32]")
 @click.option("--solver", type=click.Choice(["auto", "gram", "primal"]), default="auto", show_default=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from featcache.dataset.manifest import SPLITS, Box, LabelledImage, check, image_id_of, in_order
+from featcache.dataset.manifest import SPLITS, Box, LabelledImage, check, image_id_of, in_order, safe_relative
 from featcache.dataset.scan import ImageFile, scan
 from featcache.dataset.sources import Candidate, LeftOut, Source
 from featcache.dataset.splits import DEFAULT_FRACTIONS, small_classes, split_by_counts, split_by_hash
@@ -71,9 +71,13 @@ def build(
     if rule.resplit:
         images = [replace(image, split="") for image in images]
     images = _without_duplicates(images, left_out)
-    images = _keep_known(images, () if rule.resplit or rule.counts else kept)
+    earlier = {} if rule.resplit else _earlier(images, kept)
+    images = [_as_before(image, earlier.get(image.image_id), rule) for image in images]
+    known = {image.group: earlier[image.image_id].split for image in images if image.image_id in earlier}
     images, remarks = _without_small_classes(images, left_out)
-    images, more_remarks = _with_splits(images, rule, left_out)
+    if not images:
+        raise DatasetError(f"{source.folder}: no class can be used: {'; '.join(remarks)}")
+    images, more_remarks = _with_splits(images, rule, known, left_out)
     remarks += more_remarks
     check(images, str(source.folder))
     return Built(in_order(images), tuple(left_out), tuple(remarks))
@@ -86,18 +90,29 @@ def _usable(
     usable = []
     for candidate in candidates:
         file = files[candidate.path]
-        if file.problem:
+        if not _can_be_listed(candidate):
+            reason = "dataset.csv cannot hold its name: rename it to plain UTF-8, without backslash and outer spaces"
+            left_out.append(LeftOut(candidate.path.encode(errors="replace").decode(), reason))
+        elif file.problem:
             left_out.append(LeftOut(candidate.path, file.problem))
-            continue
-        if candidate.box is not None:
-            box = clipped(candidate.box, file)
-            if box is None:
-                reason = f"the box {candidate.box} lies outside of the image ({file.width_px}x{file.height_px} px)"
-                left_out.append(LeftOut(candidate.path, reason))
-                continue
-            candidate = replace(candidate, box=box)
-        usable.append(candidate)
+        elif candidate.box is None:
+            usable.append(candidate)
+        elif (box := clipped(candidate.box, file)) is not None:
+            usable.append(replace(candidate, box=box))
+        else:
+            reason = f"the box {candidate.box} lies outside of the image ({file.width_px}x{file.height_px} px)"
+            left_out.append(LeftOut(candidate.path, reason))
     return usable
+
+
+def _can_be_listed(candidate: Candidate) -> bool:
+    """Whether dataset.csv gives back the path and label that are written to it."""
+    try:
+        same = safe_relative(candidate.path, "") == candidate.path
+        f"{candidate.path}{candidate.label}{candidate.group}".encode()
+    except (DatasetError, UnicodeEncodeError):
+        return False
+    return same and not {"\r", "\n"} & set(candidate.path + candidate.label)
 
 
 def clipped(box: Box, file: ImageFile) -> Box | None:
@@ -116,9 +131,9 @@ def _image(candidate: Candidate, file: ImageFile, group_pattern: str) -> Labelle
     group = candidate.group or default_group(file.sha256)
     if group_pattern and not candidate.group:
         found = re.search(group_pattern, candidate.path)
-        if found is None:
+        group = (found.group(1 if found.re.groups else 0) if found else "") or ""
+        if not group:
             raise DatasetError(f"{candidate.path}: the group pattern {group_pattern!r} finds nothing in this path")
-        group = found.group(1) if found.re.groups else found.group(0)
     image_id = image_id_of(file.sha256, candidate.box)
     return LabelledImage(candidate.path, candidate.label, candidate.split, group, image_id, candidate.box)
 
@@ -159,16 +174,19 @@ def _without_duplicates(images: Sequence[LabelledImage], left_out: list[LeftOut]
     return kept
 
 
-def _keep_known(images: Sequence[LabelledImage], kept: Sequence[LabelledImage]) -> list[LabelledImage]:
-    """Give images of an earlier manifest (found by path or by bytes) the split and group they had there."""
+def _earlier(images: Sequence[LabelledImage], kept: Sequence[LabelledImage]) -> dict[str, LabelledImage]:
+    """{image_id: what an earlier manifest said of the image}; found by bytes, else by path."""
     by_path = {(image.path, image.box): image for image in kept}
     by_id = {image.image_id: image for image in kept}
-    result = []
-    for image in images:
-        before = by_id.get(image.image_id) or by_path.get((image.path, image.box))
-        known = before is not None and not image.split
-        result.append(replace(image, split=before.split, group=before.group) if before and known else image)
-    return result
+    found = {image.image_id: by_id.get(image.image_id) or by_path.get((image.path, image.box)) for image in images}
+    return {image_id: before for image_id, before in found.items() if before is not None}
+
+
+def _as_before(image: LabelledImage, before: LabelledImage | None, rule: SplitRule) -> LabelledImage:
+    """An image with the group and split it had, unless its source says one; under counts the split stays open."""
+    if before is None or image.split:
+        return image
+    return replace(image, split="" if rule.counts else before.split, group=before.group or image.group)
 
 
 def _without_small_classes(
@@ -192,21 +210,20 @@ def _without_small_classes(
 
 
 def _with_splits(
-    images: Sequence[LabelledImage], rule: SplitRule, left_out: list[LeftOut]
+    images: Sequence[LabelledImage], rule: SplitRule, known: Mapping[str, str], left_out: list[LeftOut]
 ) -> tuple[list[LabelledImage], list[str]]:
-    """Fill in the splits that are still open."""
-    given = {image.split for image in images} - {""}
-    if given == {"train", "test"} and all(image.split for image in images):
-        return _take_val_from_train(images, rule)
+    """Fill in the splits that are still open; groups in `known` stay where they were if that can be."""
+    given = {image.group: image.split for image in images if image.split}
     if all(image.split for image in images):
+        if set(given.values()) == {"train", "test"}:
+            return _take_val_from_train(images, rule, known)
         return list(images), []
-    known = {image.group: image.split for image in images if image.split}
     members = [(image.group, image.label) for image in images]
     if rule.counts:
-        splits = split_by_counts(members, rule.counts, rule.seed)
+        splits = split_by_counts(members, rule.counts, rule.seed, known)
     else:
         splits = split_by_hash(members, rule.fractions or DEFAULT_FRACTIONS, rule.seed)
-    splits.update(known)
+    splits.update(given)
     done = []
     for image in images:
         if image.group in splits:
@@ -216,12 +233,15 @@ def _with_splits(
     return done, []
 
 
-def _take_val_from_train(images: Sequence[LabelledImage], rule: SplitRule) -> tuple[list[LabelledImage], list[str]]:
+def _take_val_from_train(
+    images: Sequence[LabelledImage], rule: SplitRule, known: Mapping[str, str]
+) -> tuple[list[LabelledImage], list[str]]:
     """A source with train and test only: part of the training groups becomes the validation split."""
     members = [(image.group, image.label) for image in images if image.split == "train"]
     fraction = DEFAULT_FRACTIONS["val"] / (DEFAULT_FRACTIONS["train"] + DEFAULT_FRACTIONS["val"])
     half = {"train": 1 - fraction, "val": fraction / 2, "test": fraction / 2}
     splits = split_by_hash(members, half, rule.seed)
+    splits.update((group, split) for group, split in known.items() if group in splits and split != "test")
     done = [
         replace(image, split="val") if image.split == "train" and splits[image.group] != "train" else image
         for image in images

@@ -20,7 +20,7 @@ MAX_PIXELS = 120_000_000
 """Larger files are refused unread: as RGB they would take more than 360 MB."""
 
 MAX_FILE_BYTES = 1 << 30
-_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 """What may be in the file, whatever its name; others, EPS say, would start programs to draw them."""
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -43,7 +43,8 @@ _BAD_FILE = (
 )
 """What Pillow and OpenCV are known to raise on damaged files."""
 
-cv2.setLogLevel(0)  # OpenCV would print what is wrong with a file; the reason is in the ImageError
+# OpenCV would print what is wrong with a file; the reason is in the ImageError.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def is_image_name(path: Path) -> bool:
@@ -132,7 +133,7 @@ def _read_raw(picture: Image.Image, data: bytes) -> tuple[NDArray[np.generic], i
     picture.load()  # finds a truncated file, of which OpenCV may return the part that is there
     raw = None
     if not picture.mode.startswith("I;16"):
-        raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        raw = cv2.imdecode(np.frombuffer(_unturned(data), np.uint8), cv2.IMREAD_UNCHANGED)
     if raw is not None:
         return _opencv_to_rgb(raw), orientation
     pixels = np.array(picture)
@@ -152,10 +153,27 @@ def _decode_by_opencv(data: bytes) -> NDArray[np.uint8]:
     file.seek(header.next)
     header.load(file)
     _check_size(int(header[TiffImagePlugin.IMAGEWIDTH]), int(header[TiffImagePlugin.IMAGELENGTH]))
-    raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    raw = cv2.imdecode(np.frombuffer(_unturned(data), np.uint8), cv2.IMREAD_UNCHANGED)
     if raw is None:
         raise ImageError("the file is no image that can be read")
     return _orient(_to_8_bits(_opencv_to_rgb(raw)), int(header.get(_ORIENTATION, 1)))
+
+
+def _unturned(data: bytes) -> bytes:
+    """A TIFF without its orientation, which one OpenCV applies and the next does not; other files as they are."""
+    if not data.startswith(_TIFF_MAGIC):
+        return data
+    order = "<" if data.startswith(b"II") else ">"
+    big = b"+" in data[2:4]
+    start_at, start, count, entry_bytes, value_at = (8, "Q", "Q", 20, 12) if big else (4, "I", "H", 12, 8)
+    (directory,) = struct.unpack_from(order + start, data, start_at)
+    (entries,) = struct.unpack_from(order + count, data, directory)
+    turned = bytearray(data)
+    for number in range(entries):
+        at = directory + struct.calcsize(count) + number * entry_bytes
+        if struct.unpack_from(order + "H", data, at) == (_ORIENTATION,):
+            struct.pack_into(order + "H", turned, at + value_at, 1)
+    return bytes(turned)
 
 
 def _opencv_to_rgb(raw: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -169,9 +187,7 @@ def _to_8_bits(raw: NDArray[np.generic]) -> NDArray[np.uint8]:
     """(h, w), (h, w, 1), RGB or RGBA of 8 or 16 bits to RGB of 8 bits, over white where transparent."""
     if raw.dtype == np.uint8:
         scaled: NDArray[np.floating] = raw.astype(np.float32)
-    elif (raw.dtype.kind == "u" and raw.dtype.itemsize == 2) or (
-        raw.dtype == np.int32 and raw.min() >= 0 and raw.max() <= 65_535
-    ):
+    elif _holds_16_bits(raw):
         scaled = raw.astype(np.float32) / 257
     else:
         raise ImageError(f"the image holds {raw.dtype} pixels: save it with 8 or 16 bits a channel")
@@ -184,6 +200,12 @@ def _to_8_bits(raw: NDArray[np.generic]) -> NDArray[np.uint8]:
         raise ImageError(f"the image has {scaled.shape[2]} channels; 1 to 4 can be read")
     rgb = np.broadcast_to(scaled, (*scaled.shape[:2], 3))
     return np.rint(rgb).astype(np.uint8)
+
+
+def _holds_16_bits(raw: NDArray[np.generic]) -> bool:
+    """Whether pixels are 0 to 65535, in any byte order, or in the wider numbers that Pillow reads them into."""
+    wide = raw.dtype == np.int32 and int(raw.min()) >= 0 and int(raw.max()) <= 65_535
+    return wide or (raw.dtype.kind == "u" and raw.dtype.itemsize == 2)
 
 
 def _orient(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

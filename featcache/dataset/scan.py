@@ -113,7 +113,8 @@ def _look(path: Path) -> _Stamp:
 def _read_stamps(path: Path) -> dict[str, _Stamp]:
     """The last look; an unreadable file only costs another look."""
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+        text = path.read_text(encoding="utf-8")
+        rows = list(csv.DictReader(io.StringIO(text))) if text.endswith("\n") else []
         return {
             row["path"]: _Stamp(
                 row["state"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import re
 from collections import Counter
@@ -10,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, parse
 
@@ -24,6 +25,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_HIDDEN = (".", "__")
 _PATH_COLUMNS = ("path", "image", "file", "filename", "file_name", "filepath", "image_path", "img")
 _LABEL_COLUMNS = ("label", "class", "category", "target", "class_name")
 _GROUP_COLUMNS = ("group", "patient", "patient_id", "slide", "slide_id", "subject")
@@ -83,18 +85,19 @@ def find_images(
         return _from_csv(place)
     if not place.is_dir():
         raise DatasetError(f"{place}: there is no such folder or file")
-    annotations = _annotation_files(place)
+    own = frozenset(path.resolve() for path in ignore)
+    folder = _descend(place, own)
+    annotations = _annotation_files(folder)
     if annotations:
-        return _from_voc(place, annotations, voc_object, margin)
-    folder = _descend(place)
-    subfolders = [sub for sub in _visible_folders(folder) if sub not in ignore]
-    lists = [path for path in _label_lists(folder) if path not in ignore]
+        return _from_voc(folder, annotations, voc_object, margin, own)
+    subfolders = _visible_folders(folder, own)
+    lists = _label_lists(folder, own)
     by_split = {sub: SPLIT_NAMES[sub.name.lower()] for sub in subfolders if sub.name.lower() in SPLIT_NAMES}
     if by_split and any(_visible_folders(sub) for sub in by_split):
-        return _from_split_folders(folder, by_split, subfolders)
+        return _from_split_folders(folder, by_split, subfolders, own)
     listed = lists and (len(subfolders) == 1 or any(_is_images_folder(sub) for sub in subfolders))
     if any(_has_images(sub) for sub in subfolders) and not listed:
-        return _from_class_folders(folder, subfolders)
+        return _from_class_folders(folder, subfolders, own)
     if len(lists) == 1:
         return _from_csv(lists[0])
     if len(lists) > 1:
@@ -108,15 +111,17 @@ def find_images(
 # Class folders
 
 
-def _from_class_folders(folder: Path, subfolders: list[Path]) -> Source:
+def _from_class_folders(folder: Path, subfolders: list[Path], own: frozenset[Path]) -> Source:
     source = Source("class-folders", folder, f"class folders: {_names(subfolders)}")
     for sub in subfolders:
         _add_class_folder(source, sub, split="")
-    _note_strays(source, folder)
+    _note_strays(source, folder, own)
     return source
 
 
-def _from_split_folders(folder: Path, by_split: dict[Path, str], subfolders: list[Path]) -> Source:
+def _from_split_folders(
+    folder: Path, by_split: dict[Path, str], subfolders: list[Path], own: frozenset[Path]
+) -> Source:
     source = Source("split-folders", folder, "")
     for split_folder, split in by_split.items():
         for sub in _visible_folders(split_folder):
@@ -124,7 +129,7 @@ def _from_split_folders(folder: Path, by_split: dict[Path, str], subfolders: lis
         _note_strays(source, split_folder)
     for other in (sub for sub in subfolders if sub not in by_split):
         source.left_out.append(LeftOut(other.name, "a folder beside train, val and test that is none of them"))
-    _note_strays(source, folder)
+    _note_strays(source, folder, own)
     classes = sorted({candidate.label for candidate in source.candidates})
     source.about = f"class folders split already ({_names(by_split)}): {', '.join(classes)}"
     return source
@@ -134,14 +139,14 @@ def _add_class_folder(source: Source, class_folder: Path, split: str) -> None:
     before = len(source.candidates)
     for path in _image_files(class_folder):
         relative = path.relative_to(source.folder).as_posix()
-        source.candidates.append(Candidate(relative, class_folder.name, split))
+        source.candidates.append(Candidate(relative, class_folder.name.strip(), split))
     if len(source.candidates) == before:
         raise DatasetError(f"{class_folder}: a class folder without images: add some, or remove the folder")
 
 
-def _note_strays(source: Source, folder: Path) -> None:
+def _note_strays(source: Source, folder: Path, own: frozenset[Path] = frozenset()) -> None:
     for path in sorted(folder.iterdir()):
-        if path.is_file() and is_image_name(path):
+        if path.resolve() not in own and path.is_file() and is_image_name(path):
             source.left_out.append(LeftOut(path.relative_to(source.folder).as_posix(), "it lies in no class folder"))
 
 
@@ -160,7 +165,7 @@ def _from_csv(path: Path) -> Source:
     split_column, group_column = _first(columns, _SPLIT_COLUMNS), _first(columns, _GROUP_COLUMNS)
     source = Source("csv", path.parent, f"a list, {path.name}: columns {', '.join(map(str, frame.columns))}")
     files: list[Path] = []
-    for line, row in enumerate(frame.to_dict("records"), start=2):
+    for line, row in zip(frame.index, frame.to_dict("records"), strict=True):
         cells = {str(key).strip().lower(): str(value).strip() for key, value in row.items()}
         where = f"{path}, line {line}"
         name, label = cells[path_column.strip().lower()], cells[label_column.strip().lower()]
@@ -180,7 +185,7 @@ def _from_csv(path: Path) -> Source:
 
 def _name_from_common_folder(source: Source, files: list[Path]) -> None:
     """Make the paths of a list relative: to the list's folder, or to the one that holds all images."""
-    if not all(file.is_relative_to(source.folder) for file in files):
+    if not all(file.is_relative_to(source.folder) and ".." not in file.parts for file in files):
         files = [file.resolve() for file in files]
         source.folder = Path(os.path.commonpath([file.parent for file in files]))
     source.candidates = [
@@ -206,17 +211,20 @@ def _locate(folder: Path, name: str) -> Path | None:
         return None
     places = [folder, *(sub for sub in _visible_folders(folder) if _is_images_folder(sub))]
     found = (Path(os.path.normpath(place / name)) for place in places)
-    return next((file for file in found if file.is_file()), None)
+    try:
+        return next((file for file in found if file.is_file()), None)
+    except OSError:  # a name that no file can have
+        return None
 
 
 # Pascal VOC
 
 
-def _from_voc(folder: Path, annotations: list[Path], voc_object: str, margin: float) -> Source:
-    lists = _label_lists(folder)
+def _from_voc(folder: Path, annotations: list[Path], voc_object: str, margin: float, own: frozenset[Path]) -> Source:
+    lists = _label_lists(folder, own)
     if len(lists) > 1:
         raise DatasetError(f"{folder}: several label files ({', '.join(p.name for p in lists)}): keep one")
-    images = {path.name: path for path in _image_files(folder)}
+    images = _by_name(path for path in _image_files(folder) if not own & {path.resolve(), *path.resolve().parents})
     source = Source("voc", folder, "")
     smears = dict(_read_annotations(source, annotations))
     if lists:
@@ -227,6 +235,16 @@ def _from_voc(folder: Path, annotations: list[Path], voc_object: str, margin: fl
         names = sorted({candidate.label for candidate in source.candidates})
         source.about = f"Pascal VOC annotations without a label file: one image a box ({', '.join(names)})"
     return source
+
+
+def _by_name(paths: Iterable[Path]) -> dict[str, Path]:
+    """Images by their bare name, which is all that annotations give. Raises DatasetError where two share one."""
+    images: dict[str, Path] = {}
+    for path in paths:
+        twin = images.setdefault(path.name, path)
+        if twin is not path:
+            raise DatasetError(f"{twin} and {path} have one name: which of them an annotation means is not said")
+    return images
 
 
 @dataclass(frozen=True)
@@ -243,7 +261,7 @@ def _read_annotations(source: Source, files: list[Path]) -> Iterator[tuple[str, 
             root = parse(file).getroot()
             picture = Path((root.findtext("filename") or "").strip().replace("\\", "/")).name
             objects = [(_text(item, "name"), _voc_box(item)) for item in root.iter("object")]
-        except (ParseError, DefusedXmlException, DatasetError, ValueError, OSError) as error:
+        except (ParseError, DefusedXmlException, ValueError, OverflowError, LookupError, OSError) as error:
             source.left_out.append(LeftOut(file.name, f"the annotation cannot be read ({error})"))
             continue
         yield file.stem, _Annotated(picture, objects)
@@ -351,36 +369,56 @@ def _grown(box: Box, margin: float) -> Box:
 
 def _annotation_files(folder: Path) -> list[Path]:
     """XML files in FOLDER/annotations (any case) or beside the images."""
-    places = [sub for sub in _visible_folders(folder) if sub.name.lower() in ("annotations", "annotation", "xml")]
-    return sorted(file for place in (places or [folder]) for file in place.glob("*.xml"))
+    subfolders = _visible_folders(folder)
+    places = [sub for sub in subfolders if sub.name.lower() in ("annotations", "annotation", "xml")]
+    if not places and (any(map(_is_images_folder, subfolders)) or any(map(is_image_name, folder.iterdir()))):
+        places = [folder]
+    return sorted(path for place in places for path in place.iterdir() if _is_file(path, ".xml"))
 
 
-def _label_lists(folder: Path) -> list[Path]:
+def _label_lists(folder: Path, own: frozenset[Path] = frozenset()) -> list[Path]:
     """CSV files in `folder` with a path and a label column."""
     found = []
-    for path in sorted(folder.glob("*.csv")):
-        try:
-            header = pd.read_csv(path, nrows=0, dtype=str, encoding="utf-8-sig", skipinitialspace=True)
-        except (OSError, ValueError):
+    for path in sorted(folder.iterdir()):
+        if not _is_file(path, ".csv") or path.resolve() in own:
             continue
-        columns = {str(name).strip().lower(): str(name) for name in header.columns}
+        columns = {name.strip().lower(): name for name in _header(path)}
         if _first(columns, _PATH_COLUMNS) and _first(columns, _LABEL_COLUMNS):
             found.append(path)
     return found
 
 
-def _descend(folder: Path) -> Path:
+def _header(path: Path) -> list[str]:
+    """The first line of a CSV with anything in it; an unreadable one has none."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(1 << 16).decode("utf-8-sig", "replace")
+        return next(filter(any, csv.reader(io.StringIO(start, newline=""), skipinitialspace=True)), [])
+    except (OSError, csv.Error):
+        return []
+
+
+def _descend(folder: Path, own: frozenset[Path]) -> Path:
     """Past folders that hold nothing but one other folder with folders of images in it."""
-    subfolders = _visible_folders(folder)
-    files = [path for path in folder.iterdir() if path.is_file() and (is_image_name(path) or path.suffix == ".csv")]
+    subfolders = _visible_folders(folder, own)
+    files = [
+        path
+        for path in folder.iterdir()
+        if (is_image_name(path) or _is_file(path, ".csv")) and path.resolve() not in own
+    ]
     if len(subfolders) == 1 and not files and _visible_folders(subfolders[0]):
-        return _descend(subfolders[0])
+        return _descend(subfolders[0], own)
     return folder
 
 
-def _visible_folders(folder: Path) -> list[Path]:
-    hidden = (".", "__")
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(hidden))
+def _visible_folders(folder: Path, own: frozenset[Path] = frozenset()) -> list[Path]:
+    """Subfolders that are neither hidden nor among `own` (resolved paths)."""
+    folders = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(_HIDDEN))
+    return sorted(path for path in folders if path.resolve() not in own)
+
+
+def _is_file(path: Path, suffix: str) -> bool:
+    return path.suffix.lower() == suffix and not path.name.startswith(_HIDDEN) and path.is_file()
 
 
 def _is_images_folder(folder: Path) -> bool:
@@ -388,11 +426,19 @@ def _is_images_folder(folder: Path) -> bool:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if is_image_name(path) and path.is_file())
+    """Images at any depth, past hidden folders such as .ipynb_checkpoints and __MACOSX."""
+    return sorted(path for path in _named_as_images(folder) if path.is_file())
 
 
 def _has_images(folder: Path) -> bool:
-    return any(is_image_name(path) for path in folder.rglob("*"))
+    return any(True for _ in _named_as_images(folder))
+
+
+def _named_as_images(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        inner = path.relative_to(folder).parts[:-1]
+        if is_image_name(path) and not any(part.startswith(_HIDDEN) for part in inner):
+            yield path
 
 
 def _names(paths: Iterable[Path]) -> str:

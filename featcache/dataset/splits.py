@@ -52,10 +52,13 @@ def small_classes(members: Sequence[Member]) -> dict[str, int]:
     return {label: len(groups) for label, groups in _groups_by_label(members).items() if len(groups) < len(SPLITS)}
 
 
-def split_by_counts(members: Sequence[Member], counts: Mapping[str, int], seed: int = 0) -> dict[str, str]:
+def split_by_counts(
+    members: Sequence[Member], counts: Mapping[str, int], seed: int = 0, known: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Split of each group so that every class has `counts[split]` images in each: {group: split}.
 
-    Groups are taken in hash order while they fit; what is left over is in no split.
+    Groups are taken in hash order while they fit; what is left over is in no split. Those that `known` puts
+    into a split are taken for it first, and for another one last.
 
     Raises DatasetError naming each class that cannot give that many.
     """
@@ -74,7 +77,7 @@ def split_by_counts(members: Sequence[Member], counts: Mapping[str, int], seed: 
         waiting = sorted(groups, key=lambda group: _unit(seed, "split", group))
         for split in ("test", "val", "train"):
             missing = counts[split]
-            for group in waiting:
+            for group in _known_first(waiting, split, known or {}):
                 if group not in splits and size[group][label] <= missing:
                     splits[group] = split
                     missing -= size[group][label]
@@ -87,6 +90,11 @@ def split_by_counts(members: Sequence[Member], counts: Mapping[str, int], seed: 
             f"(there are {', '.join(f'{n} {label}' for label, n in sorted(have.items()))})"
         )
     return splits
+
+
+def _known_first(groups: Sequence[str], split: str, known: Mapping[str, str]) -> list[str]:
+    """`groups` in their order, but those known to be in `split` first, and those known in another last."""
+    return sorted(groups, key=lambda group: 0 if known.get(group) == split else 1 + (group in known))
 
 
 def _groups_by_label(members: Sequence[Member]) -> dict[str, set[str]]:

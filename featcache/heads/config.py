@@ -20,20 +20,23 @@ class HeadConfig:
     decay : inverse-time decay: update t uses lr / (1 + decay t), t = 0, 1, ...
     batch : rows an update
     scale : "auto" multiplies the features by one number so that their mean squared norm over the training
-        rows is 256, whatever the backbone, and draws the first layer for such inputs: one learning rate
+        rows is 25,600, whatever the backbone, and draws the first layer for such inputs: one learning rate
         then suits every backbone. "none" leaves features as they are, with Glorot-uniform weights, as
         the study and Keras' defaults do
+    class_weights : "balanced" weighs each row's loss by n_rows / (n_classes * n_rows_of_its_class), so that
+        rare classes count as much as frequent ones; "none" weighs all rows alike
     seed : decides initial weights, batch order and dropout masks
     dtype : of the training arithmetic
     """
 
     hidden: tuple[int, ...] = (256,)
     dropout: float = 0.5
-    lr: float = 0.003
+    lr: float = 0.001
     decay: float = 0.0
     batch: int = 16
     epochs: int = 100
     scale: Literal["auto", "none"] = "auto"
+    class_weights: Literal["balanced", "none"] = "balanced"
     seed: int = 0
     dtype: Literal["float32", "float64"] = "float32"
 
@@ -46,6 +49,12 @@ class HeadConfig:
             (self.batch < 1, f"batch {self.batch}: expected 1 or more"),
             (self.epochs < 1, f"epochs {self.epochs}: expected 1 or more"),
             (not 0 <= self.seed < 2**63, f"seed {self.seed}: expected 0 <= seed < 2**63"),
+            (self.scale not in ("auto", "none"), f"scale {self.scale!r}: expected 'auto' or 'none'"),
+            (
+                self.class_weights not in ("balanced", "none"),
+                f"class weights {self.class_weights!r}: expected 'balanced' or 'none'",
+            ),
+            (self.dtype not in ("float32", "float64"), f"dtype {self.dtype!r}: expected 'float32' or 'float64'"),
         ]
         wrong = [message for is_wrong, message in problems if is_wrong]
         if wrong:
@@ -62,7 +71,7 @@ class HeadConfig:
 
 PRESETS: dict[str, HeadConfig] = {
     "default": HeadConfig(),
-    "study": HeadConfig(lr=1e-5, decay=0.001, batch=16, scale="none"),
+    "study": HeadConfig(lr=1e-5, decay=0.001, batch=16, scale="none", class_weights="none"),
 }
 
 

@@ -38,12 +38,14 @@ class GramProblem:
     K : (N, N), inner products of training rows
     P0 : (N, H), X W0
     y : (N,), int64
+    weights : (N,), of each row's loss
     K_val, P0_val, y_val : (M, N), (M, H), (M,); M may be 0
     """
 
     K: Array
     P0: Array
     y: NDArray[np.int64]
+    weights: Array
     K_val: Array
     P0_val: Array
     y_val: NDArray[np.int64]
@@ -62,7 +64,7 @@ def train(
     A = np.zeros_like(problem.P0)
     history = []
     for epoch in range(config.epochs):
-        with timed() as clock:
+        with timed() as clock, np.errstate(all="ignore"):  # what diverges is refused below, in words
             loss, accuracy = _run_epoch(problem, A, stack, config, epoch)
             val_loss, val_accuracy = _validate(problem, A, stack)
         lr = config.lr_at(_updates(problem, config, epoch))
@@ -96,7 +98,9 @@ def _run_epoch(problem: GramProblem, A: Array, stack: Stack, config: HeadConfig,
             Z = P_S[b] + K_SS[b, :done] @ dA[:done]
             masks = _masks(config, epoch, (start + done) // batch, len(Z), stack)
             lr = config.lr_at(update)
-            batch_loss, batch_correct, dZ = stack.step(Z, problem.y[S[b]], lr, masks, config.dropout)
+            batch_loss, batch_correct, dZ = stack.step(
+                Z, problem.y[S[b]], problem.weights[S[b]], lr, masks, config.dropout
+            )
             dA[b] = -lr * dZ
             loss, correct, update = loss + batch_loss, correct + batch_correct, update + 1
         A[S] += dA

@@ -15,7 +15,8 @@ from featcache.errors import HeadError
 class Epoch:
     """One epoch, counted from 1.
 
-    loss, accuracy : means over the epoch's batches, each before its update, with dropout on; as Keras does
+    loss, accuracy : means over the epoch's batches, each before its update, with dropout on and the loss
+        weighted by class weights; as Keras does
     val_loss, val_accuracy : after the epoch, without dropout; NaN without validation rows
     lr : learning rate of the epoch's first update
     seconds : wall-clock, validation included

@@ -19,6 +19,7 @@ Array = NDArray[np.floating[Any]]
 def train(
     X: Array,
     y: NDArray[np.int64],
+    weights: Array,
     X_val: Array,
     y_val: NDArray[np.int64],
     layers: list[tuple[Array, Array]],
@@ -30,7 +31,7 @@ def train(
 
     Dropout masks are Keras' own: without dropout the course is that of Gram space, with it only alike.
 
-    X : (N, D); y : (N,); X_val : (M, D), M may be 0
+    X : (N, D); y, weights (of each row's loss) : (N,); X_val : (M, D), M may be 0
 
     Returns
     -------
@@ -43,20 +44,21 @@ def train(
     for epoch in range(config.epochs):
         with timed() as clock:
             order = random.order(config.seed, epoch, len(y))
-            model.reset_metrics()
+            loss, accuracy = 0.0, 0.0
             for start in range(0, len(y), config.batch):
                 b = order[start : start + config.batch]
-                logs = model.train_on_batch(X[b], y[b], return_dict=True)
+                model.reset_metrics()  # some versions of Keras go on averaging over calls, some do not
+                logs = model.train_on_batch(X[b], y[b], weights[b], return_dict=True)
+                loss += float(logs["loss"]) * len(b) / len(y)
+                accuracy += float(logs["accuracy"]) * len(b) / len(y)
             val_loss, val_accuracy = _evaluate(model, X_val, y_val)
         lr = config.lr_at(epoch * updates_an_epoch)
-        entry = Epoch(
-            epoch + 1, float(logs["loss"]), float(logs["accuracy"]), val_loss, val_accuracy, lr, clock.seconds
-        )
+        entry = Epoch(epoch + 1, loss, accuracy, val_loss, val_accuracy, lr, clock.seconds)
         refuse_divergence(entry)
         history.append(entry)
         on_epoch(entry)
-    weights = model.get_weights()
-    return list(zip(weights[0::2], weights[1::2], strict=True)), history
+    trained = model.get_weights()
+    return list(zip(trained[0::2], trained[1::2], strict=True)), history
 
 
 def _build(n_inputs: int, layers: list[tuple[Array, Array]], scale: float, config: HeadConfig) -> Any:
@@ -65,7 +67,7 @@ def _build(n_inputs: int, layers: list[tuple[Array, Array]], scale: float, confi
     for number, (W, _) in enumerate(layers[:-1]):
         model.add(keras.layers.Dense(W.shape[1], "relu", dtype=dtype))
         if config.dropout:
-            seed = keras.random.SeedGenerator((config.seed + number) % 2**31)
+            seed = (config.seed + number) % 2**31  # Keras takes no larger one
             model.add(keras.layers.Dropout(config.dropout, seed=seed, dtype=dtype))
     model.add(keras.layers.Dense(layers[-1][0].shape[1], dtype=dtype))
     model.set_weights([array for pair in layers for array in pair])

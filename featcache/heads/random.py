@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from featcache.heads.config import HeadConfig
 
-SCALED_SQUARED_NORM = 256.0
+SCALED_SQUARED_NORM = 25_600.0
 """Mean squared norm of a training row after `scale="auto"`."""
 
 _ORDER, _DROPOUT, _WEIGHTS = range(3)
@@ -40,7 +40,7 @@ def initial_weights(config: HeadConfig, n_inputs: int, n_classes: int) -> list[t
     """Weights (n_in, n_out) and biases (n_out,) of every layer before training, in config.dtype.
 
     Glorot-uniform weights, zero biases (Glorot & Bengio 2010; Keras' default). With scale="auto" the first
-    hidden layer is drawn for inputs of mean squared norm 256: normal of variance 2 / 256 (He et al. 2015,
+    hidden layer is drawn for inputs of mean squared norm 25,600: normal of variance 2 / 25,600 (He et al. 2015,
     with the number of inputs replaced by what their squares add up to).
     """
     sizes = [n_inputs, *config.hidden, n_classes]

@@ -44,17 +44,24 @@ class Stack:
         return a
 
     def step(
-        self, Z: Array, y: NDArray[np.int64], lr: float, masks: Sequence[Mask] = (), dropout: float = 0.0
+        self,
+        Z: Array,
+        y: NDArray[np.int64],
+        weights: Array,
+        lr: float,
+        masks: Sequence[Mask] = (),
+        dropout: float = 0.0,
     ) -> tuple[float, int, Array]:
         """One SGD update of everything in the stack on a batch.
 
+        weights : (n,), of each row's loss
         masks : which units take part, one (n, n_in) array for each of `layers`; () without dropout
 
         Returns
         -------
-        loss : sum over the batch
+        loss : weighted sum over the batch
         correct : rows whose largest logit is the right one
-        dZ : (n, units), gradient of the batch's mean loss by Z, for the first weight matrix
+        dZ : (n, units), gradient of the batch's weighted mean loss by Z, for the first weight matrix
         """
         rows = np.arange(len(y))
         pre, inputs = [Z + self.bias], []
@@ -65,12 +72,12 @@ class Stack:
             inputs.append(active)
             pre.append(active @ W + b)
         logits = pre[-1]
-        loss = float(cross_entropy(logits, y).sum(dtype=np.float64))
+        loss = float((cross_entropy(logits, y) * weights).sum(dtype=np.float64))
         correct = int((logits.argmax(axis=1) == y).sum())
 
         gradient = softmax(logits)
         gradient[rows, y] -= 1
-        gradient /= len(y)
+        gradient *= weights[:, None] / Z.dtype.type(len(y))
         for index in reversed(range(len(self.layers))):
             W, b = self.layers[index]
             backward = (gradient @ W.T) * (pre[index] > 0)

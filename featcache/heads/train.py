@@ -54,7 +54,7 @@ def choose_solver(
     primal_bytes = (n_train + n_val) * n_inputs * size
     fits = {"gram": gram_bytes, "primal": primal_bytes}
     free = products.available_bytes() * 0.8
-    gram_cost = n_train * n_train * n_inputs + 2 * config.epochs * (n_train + n_val) * n_train * units
+    gram_cost = (n_train + 2 * n_val) * n_train * n_inputs + 2 * config.epochs * (n_train + n_val) * n_train * units
     updates = -(-n_train // config.batch)
     primal_cost = config.epochs * (6 * n_train + 2 * n_val + _OPERATIONS_A_WEIGHT * updates) * n_inputs * units
     if asked == "auto":
@@ -114,11 +114,16 @@ def _in_gram_space(
     features = cache.features
     (W0, b0), *rest = layers
     factor = W0.dtype.type(scale)
+    K = products.inner(features, train, train, config.dtype)
+    K_val = products.inner(features, val, train, config.dtype)
+    for matrix in (K, K_val):
+        matrix *= factor**2  # in place: a second K is not in the memory that was counted
     problem = gram.GramProblem(
-        K=products.inner(features, train, train, config.dtype) * factor**2,
+        K=K,
         P0=products.times(features, train, W0) * factor,
         y=cache.labels("train"),
-        K_val=products.inner(features, val, train, config.dtype) * factor**2,
+        weights=row_weights(cache.labels("train"), config),
+        K_val=K_val,
         P0_val=products.times(features, val, W0) * factor,
         y_val=cache.labels("val"),
     )
@@ -140,7 +145,9 @@ def _in_primal_space(
     from featcache.heads import primal  # loads Keras
 
     X, X_val = (_flat(cache.features[numbers], config) for numbers in (train, val))
-    return primal.train(X, cache.labels("train"), X_val, cache.labels("val"), layers, scale, config, on_epoch)
+    y = cache.labels("train")
+    weights = row_weights(y, config)
+    return primal.train(X, y, weights, X_val, cache.labels("val"), layers, scale, config, on_epoch)
 
 
 def _flat(features: Array, config: HeadConfig) -> Array:
@@ -155,6 +162,13 @@ def _scale(cache: Cache, train: NDArray[np.intp], config: HeadConfig) -> float:
     if mean == 0:
         raise HeadError(f"{cache.name}: all features of the training rows are zero")
     return float(np.float32(np.sqrt(random.SCALED_SQUARED_NORM / mean)))
+
+
+def row_weights(y: NDArray[np.int64], config: HeadConfig) -> Array:
+    """Weight of each training row's loss, (N,), in config.dtype. "balanced" is scikit-learn's formula."""
+    counts = np.bincount(y)
+    weights = len(y) / (np.count_nonzero(counts) * counts[y]) if config.class_weights == "balanced" else np.ones(len(y))
+    return np.asarray(weights, dtype=config.dtype)
 
 
 def _refuse_untrainable(cache: Cache, config: HeadConfig) -> None:

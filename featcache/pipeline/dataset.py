@@ -14,6 +14,7 @@ from featcache.dataset.manifest import Dataset, LabelledImage, image_id_of, read
 from featcache.dataset.scan import STAMPS_FILE, scan
 from featcache.dataset.sources import LeftOut
 from featcache.errors import DatasetError, FeatcacheError, ProjectError
+from featcache.files import sha256_bytes, write_bytes
 from featcache.pipeline.progress import Track, silent
 from featcache.project import Project, changed
 from featcache.views import contact_sheet, cut_and_resize, render, view_parameters
@@ -45,7 +46,10 @@ def current_dataset(project: Project, strict: bool = False, track: Track = silen
         raise DatasetError(f"{project.dataset_file}: no usable image: {left_out[0].path}: {left_out[0].reason}")
     _refuse_twins(project, images)
     if [i.image_id for i in images] != [i.image_id for i in listed.images] and not left_out:
-        write_dataset(project.dataset_file, images)
+        try:
+            write_dataset(project.dataset_file, images)
+        except OSError as error:
+            raise ProjectError(f"{project.dataset_file}: cannot be written: {error.strerror or error}") from error
     return Dataset(tuple(images), listed.folder), left_out
 
 
@@ -88,13 +92,18 @@ def preview(
         images = [image for image in dataset.images if image.label == label][:per_class]
         for image in images:
             try:
-                plain = cut_and_resize(decode(read_bytes(dataset.folder / image.path)), image.box, size_px)
+                data = read_bytes(dataset.folder / image.path)
+                plain = cut_and_resize(decode(data), image.box, size_px)
             except FeatcacheError as error:
                 raise DatasetError(f"{image.path}: {error}") from error
-            tiles.append([render(plain, view_parameters(plan, image.image_id, view)) for view in range(n_views)])
+            image_id = image_id_of(sha256_bytes(data), image.box)
+            tiles.append([render(plain, view_parameters(plan, image_id, view)) for view in range(n_views)])
             captions.append(f"{label}   {image.path}   {image.split}")
     path = out or project.folder / SHEET_FILE
     sheet = contact_sheet(tiles, captions)
-    if not cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)):
-        raise ProjectError(f"{path}: cannot be written as PNG")
+    _, encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    try:
+        write_bytes(path, encoded.tobytes())
+    except OSError as error:
+        raise ProjectError(f"{path}: cannot be written: {error.strerror or error}") from error
     return path

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from featcache.dataset.build import Built, SplitRule, build
@@ -15,7 +16,8 @@ from featcache.dataset.scan import STAMPS_FILE
 from featcache.dataset.sources import LeftOut, find_images
 from featcache.dataset.synthetic import write_cells
 from featcache.errors import ProjectError
-from featcache.pipeline.dataset import stop_if_strict
+from featcache.files import PARTIAL_SUFFIX
+from featcache.pipeline.dataset import SHEET_FILE, stop_if_strict
 from featcache.pipeline.progress import Track, silent
 from featcache.project import (
     DATASET_FILE,
@@ -83,10 +85,10 @@ def init(place: Path | None, into: Path, options: InitOptions | None = None, tra
         place, about = _generate(into, settings, options, track)
         settings = _split_by_counts(settings, options)
     own = Project(into, settings)
-    ignore = frozenset({own.cache_folder, own.results_folder, own.dataset_file}) if before else frozenset()
+    ignore = frozenset({own.cache_folder, own.results_folder, own.dataset_file, into / SHEET_FILE})
     asked = settings.dataset
     source = find_images(place, asked.voc_object, asked.margin, ignore)
-    kept = read_dataset(before.dataset_file, before.images_folder).images if before else ()
+    kept = _kept(before, settings)
     with track("checking images", len({candidate.path for candidate in source.candidates})) as advance:
         stamps = own.cache_folder / STAMPS_FILE
         built = build(source, _rule(asked, options.resplit), asked.without, kept, stamps, lambda: advance(1))
@@ -99,9 +101,9 @@ def init(place: Path | None, into: Path, options: InitOptions | None = None, tra
 
 
 def _project_before(into: Path) -> Project | None:
-    """The project that lies in `into` already; None where there is none."""
+    """The project that lies in `into` already, if only its settings; None where there is none."""
     file, dataset_file = into / PROJECT_FILE, into / DATASET_FILE
-    if file.is_file() and dataset_file.is_file():
+    if file.is_file():
         return Project(into, read_settings(file))
     if dataset_file.exists():
         raise ProjectError(
@@ -109,6 +111,16 @@ def _project_before(into: Path) -> Project | None:
             "the list to read, 'featcache init LIST.csv'"
         )
     return None
+
+
+def _kept(before: Project | None, settings: Settings) -> tuple[LabelledImage, ...]:
+    """The images of the earlier dataset.csv; without their groups where another pattern makes the groups now."""
+    if before is None or not before.dataset_file.exists():
+        return ()
+    images = read_dataset(before.dataset_file, before.images_folder).images
+    if before.settings.dataset.group_pattern == settings.dataset.group_pattern:
+        return images
+    return tuple(replace(image, group="") for image in images)
 
 
 def _refuse_other_labels(into: Path, kept: Sequence[LabelledImage], images: Sequence[LabelledImage]) -> None:
@@ -146,7 +158,10 @@ def _generate(into: Path, settings: Settings, options: InitOptions, track: Track
     if folder.exists():
         raise ProjectError(f"{folder} is already here: 'featcache init {GENERATED_FOLDER}' takes it as it is")
     with track("drawing leukocytes", 1) as advance, _writing(into):
-        write_cells(folder, options.per_class, settings.augmentation.seed)
+        into.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".", suffix=PARTIAL_SUFFIX, dir=into) as partial:
+            write_cells(Path(partial) / folder.name, options.per_class, settings.augmentation.seed)
+            (Path(partial) / folder.name).rename(folder)
         advance(1)
     return folder, f"generated leukocytes, {options.per_class} of each class, in {GENERATED_FOLDER}/"
 
@@ -165,8 +180,8 @@ def _write_project(into: Path, settings: Settings, source: Path, images: Path, b
         places = {"source": _relative(source, into), "images": _relative(images, into)}
         settings = settings.model_copy(update={"dataset": changed(settings.dataset, places)})
         into.mkdir(parents=True, exist_ok=True)
-        write_dataset(into / DATASET_FILE, built.images)
         write_project(into, settings)
+        write_dataset(into / DATASET_FILE, built.images)
     return Project(into, settings)
 
 
@@ -176,6 +191,8 @@ def _writing(into: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ProjectError(f"{into}: cannot be written: {error.strerror or error}") from error
+    except UnicodeEncodeError as error:
+        raise ProjectError(f"{into}: {error.object!r:.200} cannot be written as UTF-8: rename it") from error
 
 
 def _relative(path: Path, start: Path) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from featcache.dataset.manifest import SPLITS, Dataset
 from featcache.errors import CacheError, UsageError
-from featcache.recipe import Recipe, cache_digest
+from featcache.recipe import Recipe, cache_digest, cache_name
 from featcache.store.layout import DATASET_FILE, FEATURES_FOLDER, RECIPE_FILE, ROWS_FILE
 from featcache.store.manifest import Manifest, read_manifest
 from featcache.store.tables import read_dataset_copy, read_rows, write_dataset_copy
@@ -43,17 +43,16 @@ class Features:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> Any:
-        first, *rest = index if isinstance(index, tuple) else (index,)
+        first, *rest = (index if isinstance(index, tuple) else (index,)) or (Ellipsis,)
         if first is Ellipsis:
             return np.asarray(self)[index]
-        if first is None:
-            raise IndexError("features: None (a new axis) cannot come first; index the rows, then reshape")
-        if isinstance(first, (int, np.integer)):
-            number = range(len(self))[first]
-            rows: Any = self._store.read(number, number + 1)[0]
-            return rows[tuple(rest)] if rest else rows
-        rows = self._rows(np.arange(len(self))[first])
-        return rows[(slice(None), *rest)] if rest else rows
+        if first is None or isinstance(first, (bool, np.bool_)):
+            raise IndexError(f"features: {first} (a new axis) cannot come first; index the rows, then reshape")
+        numbers = np.arange(len(self))[first]
+        rows = self._rows(np.ravel(numbers))
+        # What is left is NumPy's own business: the rows that were read stand for the first index.
+        read: Any = slice(None) if isinstance(first, slice) else np.arange(numbers.size).reshape(numbers.shape)
+        return rows[(read if numbers.ndim else 0, *rest)]
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
         if copy is False:
@@ -113,6 +112,7 @@ class Cache:
     @cached_property
     def views(self) -> pd.DataFrame:
         """rows.parquet: row, image_id, view, row_id and each view's parameters."""
+        self._check_digest(ROWS_FILE)
         frame = read_rows(self.folder / ROWS_FILE)
         found = cache_digest(self.recipe, zip(frame["image_id"], map(int, frame["view"]), strict=True))
         if found != self.manifest.digest or len(frame) != self.manifest.rows:
@@ -122,6 +122,7 @@ class Cache:
     @cached_property
     def dataset(self) -> pd.DataFrame:
         """The cache's copy of the dataset manifest: image_id, path, label, split, group and box."""
+        self._check_digest(DATASET_FILE)
         return read_dataset_copy(self.folder / DATASET_FILE)
 
     @cached_property
@@ -195,6 +196,8 @@ class Cache:
             raise CacheError(f"{path}: not a recipe: {error}") from error
         if recipe.digest != self.manifest.recipe_digest:
             raise CacheError(f"{path}: is not the recipe of the manifest")
+        if self.manifest.name != cache_name(recipe.space.backbone, self.manifest.digest):
+            raise CacheError(f"{self.folder}: the manifest's name {self.manifest.name} is not that of its digest")
         return recipe
 
     def _finish_replacing(self) -> None:
@@ -207,10 +210,22 @@ class Cache:
     def _check_sizes(self) -> None:
         for name, entry in self.manifest.files.items():
             path = self.folder / name
-            if not path.is_file():
-                raise CacheError(f"{self.name}: {name} is missing: 'featcache extract' computes it again")
-            if path.stat().st_size != entry.bytes:
-                raise CacheError(f"{self.name}: {name}: expected {entry.bytes} bytes, found {path.stat().st_size}")
+            try:
+                if not path.is_file():
+                    raise CacheError(f"{self.name}: {name} is missing: 'featcache extract' computes it again")
+                if path.stat().st_size != entry.bytes:
+                    raise CacheError(f"{self.name}: {name}: expected {entry.bytes} bytes, found {path.stat().st_size}")
+            except OSError as error:
+                raise CacheError(f"{self.name}: {name:.80}: cannot be read: {error.strerror}") from error
+
+    def _check_digest(self, name: str) -> None:
+        """The tables are small, and a wrong one gives every feature another meaning: their bytes are checked."""
+        try:
+            found = file_entry(self.folder / name)
+        except OSError as error:
+            raise CacheError(f"{self.name}: {name}: cannot be read: {error.strerror}") from error
+        if found != self.manifest.files[name]:
+            raise CacheError(f"{self.name}: {name} is not that of the manifest; was it replaced? Open it again")
 
 
 def open_cache(path: str | Path) -> Cache:

@@ -24,7 +24,7 @@ def list_caches(parent: Path) -> list[Listed]:
     if not parent.is_dir():
         return []
     listed = []
-    for folder in sorted(path for path in parent.iterdir() if (path / RECIPE_FILE).is_file()):
+    for folder in sorted(path for path in parent.iterdir() if _is_cache(path)):
         try:
             listed.append(Listed(folder, open_cache(folder)))
         except CacheNotFoundError:
@@ -34,21 +34,32 @@ def list_caches(parent: Path) -> list[Listed]:
     return listed
 
 
+def _is_cache(folder: Path) -> bool:
+    try:
+        return (folder / RECIPE_FILE).is_file()
+    except OSError:  # a name too long for a file
+        return False
+
+
 def find_cache(parent: Path, name: str | None = None) -> Cache:
     """The cache that `name` means: a folder's path, a cache's name or how its name begins.
 
     Without a name it is the only finished one in `parent`. Raises CacheNotFoundError where none is
     meant, UsageError where several could be.
     """
-    if name and (Path(name) / RECIPE_FILE).is_file():
+    if name and _is_cache(Path(name)):
         return open_cache(name)
-    finished = [entry.cache for entry in list_caches(parent) if entry.cache is not None]
+    listed = list_caches(parent)
+    finished = [entry.cache for entry in listed if entry.cache is not None]
     meant = [cache for cache in finished if cache.name.startswith(name or "")]
     exact = [cache for cache in meant if cache.name == name]
     if len(exact or meant) == 1:
         return (exact or meant)[0]
     names = ", ".join(cache.name for cache in finished) or "none"
     if not meant:
-        wanted = f"no finished cache {name!r}" if name else "no finished cache"
+        wanted = f"no finished cache {name!r:.200}" if name else "no finished cache"
+        broken = [entry for entry in listed if entry.cache is None and entry.folder.name.startswith(name or "")]
+        if broken:
+            wanted = f"{broken[0].folder.name}: {broken[0].problem}; {wanted}"
         raise CacheNotFoundError(f"{wanted} in {parent} (there: {names}): 'featcache extract --model NAME' makes one")
     raise UsageError(f"several caches could be meant: {', '.join(c.name for c in meant)}: name one with --cache NAME")

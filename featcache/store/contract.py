@@ -17,16 +17,19 @@ class FeatureStore(Protocol):
     layout: Layout
 
     def create(self) -> None:
-        """Write what describes the array. What is there already must describe the same array."""
+        """Write what describes the array, and sweep away what an interrupted writer left.
+
+        What is there already must describe the same array, else CacheError.
+        """
 
     def write_shard(self, shard: int, features: NDArray[Any]) -> None:
         """Put one whole shard in its place; a reader sees all of it or nothing.
 
-        features : ndarray of shape (stop - start, *row_shape), of the layout's dtype
+        features : ndarray of shape (stop - start, *row_shape), of the layout's dtype; else ValueError
         """
 
     def shard_file(self, shard: int) -> Path:
         """Where a shard lies."""
 
     def read(self, start: int, stop: int) -> NDArray[np.floating[Any]]:
-        """Rows start..stop, of shape (stop - start, *row_shape)."""
+        """Rows start..stop, of shape (stop - start, *row_shape). CacheError where a shard is missing or damaged."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 
@@ -37,9 +37,10 @@ def read(path: Path) -> dict[int, ShardRecord]:
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 record = ShardRecord(**json.loads(line))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 continue
-            records[record.shard] = record
+            if [type(value) for value in astuple(record)] == [int, int, int, int, str]:
+                records[record.shard] = record
     return records
 
 

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from featcache.errors import CacheError, CacheNotFoundError
 from featcache.files import write_json
 from featcache.project import explain
-from featcache.store.layout import MANIFEST_FILE, Layout
+from featcache.store.layout import (
+    DATASET_FILE,
+    FEATURES_FOLDER,
+    LEDGER_FILE,
+    MANIFEST_FILE,
+    RECIPE_FILE,
+    ROWS_FILE,
+    Layout,
+)
 
 CACHE_FORMAT = 1
 _MAX_MANIFEST_BYTES = 64 << 20
+_MAX_DEPTH = 32
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=0, lt=2**53)]
@@ -87,9 +97,51 @@ class Manifest(_Record):
                 raise ValueError(f"the file name {name!r} leads out of the cache")
         return files
 
+    @model_validator(mode="after")
+    def _whole(self) -> Manifest:
+        """Every file that a cache has must be promised: a missing shard would read as zeros."""
+        if self.rows != self.array.shape[0]:
+            raise ValueError(f"{self.rows} rows, but {self.array.shape[0]} in the array")
+        needed = [RECIPE_FILE, ROWS_FILE, DATASET_FILE, LEDGER_FILE, f"{FEATURES_FOLDER}/zarr.json"]
+        n_shards = self.array.layout.n_shards
+        if n_shards > len(self.files):  # said before a hostile number of names is made
+            raise ValueError(f"{n_shards} shards, but only {len(self.files)} files")
+        keys = "/".join("0" for _ in self.array.layout.row_shape)
+        needed += [f"{FEATURES_FOLDER}/c/{shard}/{keys}" for shard in range(n_shards)]
+        missing = [name for name in needed if name not in self.files]
+        if missing:
+            raise ValueError(f"files: {missing[0]} is not listed")
+        return self
+
     def write(self, folder: Path) -> None:
         """Commit: put manifest.json in place."""
         write_json(folder / MANIFEST_FILE, self.model_dump(mode="json"))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Of a key that stands there twice, readers take one or the other: it is refused."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        raise ValueError(f"the key {twice!r:.80} stands there twice")
+    return value
+
+
+def _deeper_than(value: Any, depth: int) -> bool:
+    """Whether lists and objects of parsed JSON lie in one another more than `depth` times."""
+    level = [value]
+    for _ in range(depth + 1):
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(level)
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -98,17 +150,19 @@ def read_manifest(folder: Path) -> Manifest:
     Raises CacheNotFoundError where there is none, CacheError where it is not a sound one of this version.
     """
     path = folder / MANIFEST_FILE
-    if not path.is_file():
-        state = (
-            "it was never finished: run its 'featcache extract' again" if folder.is_dir() else "there is no such cache"
-        )
-        raise CacheNotFoundError(f"{folder}: {state}")
     try:
+        if not path.is_file():
+            never = "it was never finished: run its 'featcache extract' again"
+            raise CacheNotFoundError(f"{folder}: {never if folder.is_dir() else 'there is no such cache'}")
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             raise CacheError(f"{path}: larger than any manifest")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
+    except CacheError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise CacheError(f"{path}: cannot be read as JSON: {error}") from error
+    if _deeper_than(value, _MAX_DEPTH):
+        raise CacheError(f"{path}: nested deeper than any manifest")
     version = value.get("format") if isinstance(value, dict) else None
     if isinstance(version, int) and version > CACHE_FORMAT:
         raise CacheError(f"{path}: format {version} is newer than this featcache ({CACHE_FORMAT}): update featcache")

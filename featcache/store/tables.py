@@ -7,6 +7,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ from featcache.files import beside
 
 ROW_COLUMNS = ["row", "image_id", "view", "row_id"]
 DATASET_COLUMNS = ["image_id", "path", "label", "split", "group", "x_min", "y_min", "x_max", "y_max"]
+TEXT_COLUMNS = {"image_id", "row_id", "path", "label", "split", "group"}
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,15 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_rows(path: Path) -> pd.DataFrame:
-    """rows.parquet as a DataFrame. Raises CacheError if it is damaged or its rows are not 0, 1, 2, ..."""
+    """rows.parquet as a DataFrame. Raises CacheError if it is damaged or its rows are not 0, 1, 2, ...
+
+    Views of one image whose parameters happen to be the same share a row_id: they are rows of their own.
+    """
     frame = _read(path, ROW_COLUMNS)
-    if not frame["row"].equals(pd.Series(range(len(frame)), name="row")) or frame["row_id"].duplicated().any():
+    wrong = [name for name in ("row", "view") if frame[name].dtype != np.int64]
+    if wrong:
+        raise CacheError(f"{path}: the column {wrong[0]} does not hold whole numbers")
+    if not np.array_equal(frame["row"], np.arange(len(frame))) or frame.duplicated(["image_id", "view"]).any():
         raise CacheError(f"{path}: the rows are not numbered one after the other, or stand there twice")
     return frame
 
@@ -79,4 +87,7 @@ def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise CacheError(f"{path}: no column {', '.join(missing)}")
+    for column in TEXT_COLUMNS.intersection(columns):
+        if not all(isinstance(value, str) for value in frame[column]):
+            raise CacheError(f"{path}: the column {column} does not hold text alone")
     return pd.DataFrame(frame)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,15 @@ from featcache.errors import CacheError, CacheWriteError
 from featcache.files import sha256_file, write_json
 from featcache.recipe import Recipe, cache_digest, cache_name, canonical_json
 from featcache.store import ledger
-from featcache.store.layout import DATASET_FILE, FEATURES_FOLDER, LEDGER_FILE, RECIPE_FILE, ROWS_FILE, layout_for
+from featcache.store.layout import (
+    DATASET_FILE,
+    FEATURES_FOLDER,
+    LEDGER_FILE,
+    MANIFEST_FILE,
+    RECIPE_FILE,
+    ROWS_FILE,
+    layout_for,
+)
 from featcache.store.manifest import CACHE_FORMAT, ArrayEntry, FileEntry, Manifest
 from featcache.store.tables import Row, read_rows, write_dataset_copy, write_rows
 from featcache.store.zarr import ZarrStore
@@ -29,11 +38,15 @@ class CacheWriter:
     rows : every row in its order
     row_shape : shape of one row's features
 
-    Raises CacheError if the folder holds another cache, CacheWriteError if it cannot be written.
+    Raises CacheError if there are no rows, if one stands there twice or if the folder holds another cache,
+    CacheWriteError if it cannot be written.
     """
 
     def __init__(self, parent: Path, recipe: Recipe, rows: Sequence[Row], row_shape: tuple[int, ...]) -> None:
-        self.digest = cache_digest(recipe, ((row.image_id, row.view) for row in rows))
+        named = Counter((row.image_id, row.view) for row in rows)
+        if not named or max(named.values()) > 1:
+            raise CacheError(f"no cache of {len(rows)} rows, {len(named)} of them different: list each row once")
+        self.digest = cache_digest(recipe, named)
         self.folder = parent / cache_name(recipe.space.backbone, self.digest)
         self.recipe = recipe
         self.rows = rows
@@ -56,6 +69,8 @@ class CacheWriter:
     def write(self, shard: int, features: NDArray[np.floating[Any]]) -> None:
         """Put one shard in its place and note it in the ledger. NaN and Inf are refused with their rows."""
         start, stop = self.store.layout.span(shard)
+        with np.errstate(over="ignore"):  # what is too large for the dtype becomes Inf, and is refused
+            features = np.asarray(features, self.store.layout.dtype)
         finite = np.isfinite(features).reshape(len(features), -1).all(axis=1)
         if not finite.all():
             bad = [start + int(index) for index in np.flatnonzero(~finite)]
@@ -91,22 +106,32 @@ class CacheWriter:
         """Recipe, then rows, then the empty array; or check that what lies here is this very cache."""
         self.folder.mkdir(parents=True, exist_ok=True)
         recipe_file, rows_file = self.folder / RECIPE_FILE, self.folder / ROWS_FILE
-        if recipe_file.is_file():
-            found = json.loads(recipe_file.read_text(encoding="utf-8"))
-            if canonical_json(found) != canonical_json(self.recipe.to_dict()):
-                raise CacheError(f"{self.folder}: holds a cache of another recipe; move it away")
-        else:
+        if not recipe_file.is_file():
             write_json(recipe_file, self.recipe.to_dict())
-        if rows_file.is_file():
-            if list(read_rows(rows_file)["row_id"]) != [row.row_id for row in self.rows]:
-                self._start_over(rows_file)
-        else:
-            write_rows(rows_file, self.rows)
+        elif self._recipe_found(recipe_file) != canonical_json(self.recipe.to_dict()):
+            raise CacheError(f"{self.folder}: holds a cache of another recipe; move it away")
+        if not rows_file.is_file() or not self._same_rows(rows_file):
+            self._start_over(rows_file)
         self.store.create()
 
+    def _recipe_found(self, recipe_file: Path) -> str:
+        try:
+            return canonical_json(json.loads(recipe_file.read_text(encoding="utf-8")))
+        except (ValueError, RecursionError) as error:
+            raise CacheError(f"{recipe_file}: not a recipe: {error}; move {self.folder.name} away") from error
+
+    def _same_rows(self, rows_file: Path) -> bool:
+        try:
+            found = read_rows(rows_file)
+        except CacheError:  # nobody can say which rows the shards hold
+            return False
+        listed = zip(found["image_id"], found["view"], found["row_id"], strict=True)
+        return list(listed) == [(row.image_id, row.view, row.row_id) for row in self.rows]
+
     def _start_over(self, rows_file: Path) -> None:
-        """The same rows in another order: shards of the old order are worth nothing."""
-        (self.folder / LEDGER_FILE).unlink(missing_ok=True)
+        """No rows yet, or the same in another order: shards of another order are worth nothing."""
+        for stale in (MANIFEST_FILE, LEDGER_FILE):  # the manifest first: what follows is not what it promises
+            (self.folder / stale).unlink(missing_ok=True)
         write_rows(rows_file, self.rows)
 
     def _recorded(self) -> dict[int, ledger.ShardRecord]:
@@ -136,8 +161,14 @@ class CacheWriter:
 
 
 def images_of(dataset: Dataset, image_ids: set[str]) -> list[LabelledImage]:
-    """The dataset's lines for these images."""
-    return [image for image in dataset.images if image.image_id in image_ids]
+    """The dataset's lines for these images. Raises CacheError where it does not name each of them once."""
+    images = [image for image in dataset.images if image.image_id in image_ids]
+    if len(images) != len(image_ids) or {image.image_id for image in images} != image_ids:
+        raise CacheError(
+            f"the dataset names {len({image.image_id for image in images})} of the {len(image_ids)} images of the "
+            f"cache, on {len(images)} lines: it must name each once; 'featcache extract' makes a cache of another set"
+        )
+    return images
 
 
 def file_entry(path: Path) -> FileEntry:
