@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from types import FrameType
 
 import click
 
@@ -14,9 +19,9 @@ from featcache import __version__
 from featcache.errors import FeatcacheError
 
 COMMANDS = {
-    "demo": "the whole thing on generated leukocytes, offline, a report at the end",
+    "demo": "the whole job on generated leukocytes, offline, with a report",
     "init": "look at images, write featcache.toml and dataset.csv",
-    "dataset": "check the data set, split it anew, draw its views",
+    "dataset": "check the data set, draw its views, generate one",
     "models": "the backbones: size, features, which weights are at hand",
     "extract": "run a backbone once over every view, keep its features",
     "fit-head": "train a head on cached features",
@@ -70,42 +75,88 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line. Every error of ours ends as one message and exit code 1."""
+    """Run the command line. Every error ends as one message and an exit code: 1, 2 for usage, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that a terminal cannot show must not end a command
+            stream.reconfigure(errors="backslashreplace")
+    with _noting_interrupts() as interrupts:
+        try:
+            cli.main(standalone_mode=False)
+        except Exception as error:  # noqa: BLE001 - the last net: a person sees a message, never a traceback
+            sys.exit(_say_error(error, bool(interrupts)))
+        except KeyboardInterrupt as error:
+            sys.exit(_say_error(error, interrupted=True))
+
+
+@contextmanager
+def _noting_interrupts() -> Iterator[list[int]]:
+    """Ctrl-C raises KeyboardInterrupt as always, and is noted: some libraries turn it into an error of theirs."""
+    interrupts: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield interrupts
+        return
+    signal.signal(signal.SIGINT, note)
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        _end("interrupted; what was finished is kept: the same command goes on from there", 130)
-    except KeyboardInterrupt:
-        _end("interrupted; what was finished is kept: the same command goes on from there", 130)
-    except click.ClickException as error:
+        yield interrupts
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _say_error(error: BaseException, interrupted: bool) -> int:
+    """Print an error as one message on standard error. Returns the exit code."""
+    if isinstance(error, click.exceptions.Abort) and isinstance(error.__cause__, EOFError):
+        error = error.__cause__  # click takes every EOFError for the end of a person's input
+    if isinstance(error, click.ClickException):
         error.show()
-        sys.exit(error.exit_code)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except FeatcacheError as error:
-        _end(f"featcache: {error}", 1)
-    except MemoryError:
-        _end("featcache: not enough memory: use fewer rows, a smaller backbone or --pooling avg", 1)
-    except OSError as error:
+        return error.exit_code
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, (click.exceptions.Abort, KeyboardInterrupt)) or interrupted:
+        _echo("interrupted; what was finished is kept: the same command goes on from there")
+        return 130
+    if isinstance(error, OSError) and error.filename is None:
+        _give_up_stdout()  # it may be what cannot be written: a closed pipe, a full disk
+    if not isinstance(error, BrokenPipeError):
+        _echo(f"featcache: {_message(error)}")
+    return 1
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, FeatcacheError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "not enough memory: use fewer rows, a smaller backbone or --pooling avg"
+    if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        _end(f"featcache: {where}{error.strerror or error}", 1)
-    except Exception as error:  # noqa: BLE001 - the last net: a person sees a message, never a traceback
-        _end(_defect(error), 1)
+        return f"{where}{error.strerror or error}"
+    return _defect(error)
 
 
-def _defect(error: Exception) -> str:
+def _defect(error: BaseException) -> str:
     """Keep the traceback of what should not have happened in a file, and say where."""
-    with tempfile.NamedTemporaryFile("w", prefix="featcache-", suffix=".log", delete=False) as log:
-        traceback.print_exception(error, file=log)
-    return (
-        f"featcache: a defect of featcache itself: {type(error).__name__}: {error}. What was finished is kept. "
-        f"Please report it with the file {log.name}"
-    )
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="featcache-", suffix=".log", delete=False) as log:
+            traceback.print_exception(error, file=log)
+        kept = f"with the file {log.name}"
+    except OSError:
+        kept = "with the command"
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"a defect of featcache itself: {what}. What was finished is kept. Please report it {kept}"
 
 
-def _end(message: str, code: int) -> None:
-    click.echo(message, err=True)
-    sys.exit(code)
+def _give_up_stdout() -> None:
+    """Let what is still to be flushed at the end go nowhere, instead of failing once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _echo(message: str) -> None:
+    with suppress(OSError):  # nobody listens: the exit code says it
+        click.echo(message, err=True)

@@ -9,12 +9,11 @@ import click
 
 from featcache.cli.options import (
     AUGMENTATION_NAMES,
-    VIEW_NAMES,
+    augmentation_options,
     given,
     json_option,
     open_project,
     project_option,
-    views_options,
 )
 from featcache.cli.output import print_json, print_table, say, say_left_out, track
 
@@ -24,7 +23,7 @@ def command() -> None:
     """Check the data set, draw its views, generate one."""
 
 
-@command.command("check")
+@command.command("check", short_help="Broken files, duplicates, leaks, empty classes.")
 @project_option
 @json_option
 def check(folder: Path, as_json: bool) -> None:
@@ -34,8 +33,8 @@ def check(folder: Path, as_json: bool) -> None:
 
     project = open_project(folder)
     dataset, left_out = current_dataset(project, track=track)
-    check_images(dataset.images, str(project.dataset_file))
     say_left_out(left_out, as_json)
+    check_images(dataset.images, str(project.dataset_file))
     counts = dataset.counts()
     if as_json:
         listed = [{"path": item.path, "reason": item.reason} for item in left_out]
@@ -45,30 +44,32 @@ def check(folder: Path, as_json: bool) -> None:
     say(f"{len(dataset.images)} images can be used; digest {dataset.digest}")
 
 
-@command.command("preview")
+@command.command("preview", short_help="A contact sheet of images and their views.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: contact-sheet.png]")
 @click.option("--images", "per_class", type=click.IntRange(1), default=2, show_default=True, help="A class.")
-@views_options
+@click.option(
+    "--views", type=click.IntRange(1), default=8, show_default=True, help="Of each image, the plain one first."
+)
+@augmentation_options
 @project_option
 @json_option
-def preview(out: Path | None, per_class: int, folder: Path, as_json: bool, **values: Any) -> None:
+def preview(out: Path | None, per_class: int, views: int, folder: Path, as_json: bool, **values: Any) -> None:
     """Draw a contact sheet: images of every class, plain first, then their augmented views."""
     from featcache.pipeline.dataset import preview as draw
 
-    views = given(values, VIEW_NAMES).get("train", 8)
     path = draw(open_project(folder), out, per_class, views, augmentation=given(values, AUGMENTATION_NAMES))
     if as_json:
-        print_json({"path": str(path)})
+        print_json({"path": str(path.resolve())})
     else:
         say(f"wrote {path}")
 
 
-@command.command("generate")
+@command.command("generate", short_help="Cells in class folders, or annotated smears.")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--per-class", type=click.IntRange(1), default=60, show_default=True, help="Cells a class.")
 @click.option("--smears", type=click.IntRange(0), default=0, help="Whole smears with annotations, instead of cells.")
 @click.option("--size", "size_px", type=click.IntRange(16), default=240, show_default=True, help="Of a cell, px.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed draws other cells.")
 @json_option
 def generate(folder: Path, per_class: int, smears: int, size_px: int, seed: int, as_json: bool) -> None:
     """Draw leukocytes of four classes: class folders of cells, or smears with Pascal VOC annotations."""
@@ -82,6 +83,6 @@ def generate(folder: Path, per_class: int, smears: int, size_px: int, seed: int,
     else:
         write_cells(folder, per_class, seed, size_px)
     if as_json:
-        print_json({"path": str(folder), "images": smears or 4 * per_class})
+        print_json({"path": str(folder.resolve()), "images": smears or 4 * per_class})
     else:
         say(f"drew {smears or 4 * per_class} {'smears' if smears else 'cells'} into {folder}/")

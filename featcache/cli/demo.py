@@ -12,7 +12,7 @@ from featcache.cli.output import percent, print_json, print_table, say, track
 
 @click.command("demo")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"))
-@click.option("--epochs", type=click.IntRange(1), default=200, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=200, show_default=True, help="Passes over the training rows.")
 @json_option
 def command(folder: Path, epochs: int, as_json: bool) -> None:
     """The whole job, offline, in FOLDER: leukocytes, features, a head, a report.
@@ -30,7 +30,9 @@ def command(folder: Path, epochs: int, as_json: bool) -> None:
     say(f"features  {extracted.cache}: {extracted.computed} rows computed, {extracted.reused} were there", as_json)
     say(f"head      {metrics['epochs']} epochs by the {fitted.run.config['solver']} solver", as_json)
     if as_json:
-        print_json({"cache": extracted.cache, "run": fitted.run.name, "report": str(html), "test": metrics["test"]})
+        print_json(
+            {"cache": extracted.cache, "run": fitted.run.name, "report": str(html.resolve()), "test": metrics["test"]}
+        )
         return
     for table in tables.per_class([fitted.run]):
         print_table(table.headers, table.rows, title="accuracy on test, %")

@@ -9,8 +9,8 @@ import click
 
 from featcache.cli.options import (
     AUGMENTATION_NAMES,
-    VIEW_NAMES,
     given,
+    given_views,
     json_option,
     open_project,
     project_option,
@@ -26,10 +26,23 @@ if TYPE_CHECKING:
 @click.command("extract")
 @click.option("--model", "models", multiple=True, required=True, metavar="NAME", help="A backbone (see models).")
 @click.option("--weights", default="imagenet", show_default=True, metavar="imagenet|random|PATH", help="Its weights.")
-@click.option("--weights-seed", type=click.IntRange(0), default=0, help="For --weights random.")
+@click.option("--weights-seed", type=click.IntRange(0), default=0, show_default=True, help="For --weights random.")
 @click.option("--input-size", "input_size_px", type=click.IntRange(1), help="Side of the input, px.")
-@click.option("--preprocess", "preprocessing", type=click.Choice(["model", "rescale"]), default="model")
-@click.option("--pooling", type=click.Choice(["none", "avg", "max"]), default="none", show_default=True)
+@click.option(
+    "--preprocess",
+    "preprocessing",
+    type=click.Choice(["model", "rescale"]),
+    default="model",
+    show_default=True,
+    help="As the network was trained, or plain pixels / 255.",
+)
+@click.option(
+    "--pooling",
+    type=click.Choice(["none", "avg", "max"]),
+    default="none",
+    show_default=True,
+    help="Keep one mean or maximum a channel instead of the feature map.",
+)
 @views_options
 @strict_option
 @project_option
@@ -40,14 +53,17 @@ def command(models: tuple[str, ...], folder: Path, as_json: bool, **values: Any)
     A second call computes nothing: a cache is named by all that decides its values. After an interruption
     the same command goes on where it stopped. Several --model make several caches.
     """
+    from featcache.backbones import registry
     from featcache.pipeline.extract import ExtractOptions, extract
 
     names = ("weights", "weights_seed", "input_size_px", "preprocessing", "pooling", "strict")
     options = ExtractOptions(
-        views=given(values, VIEW_NAMES),
+        views=given_views(values),
         augmentation=given(values, AUGMENTATION_NAMES),
         **{name: values[name] for name in names},
     )
+    for model in models:
+        registry.get(model)  # a wrong name is said before the first one is computed
     project = open_project(folder)
     results: list[Extracted] = []
     for number, model in enumerate(models):
@@ -64,6 +80,8 @@ def command(models: tuple[str, ...], folder: Path, as_json: bool, **values: Any)
 
 
 def _sentence(done: Extracted) -> str:
+    if done.damage:
+        return f"{done.cache}: was damaged ({done.damage}); {done.computed} of {done.rows} rows computed again"
     if done.computed:
         before = f", {done.reused} were there" if done.reused else ""
         return (

@@ -18,18 +18,30 @@ _FIELDS = ("dropout", "lr", "decay", "batch", "epochs", "scale", "class_weights"
 
 @click.command("fit-head")
 @click.option("--cache", "cache_name", metavar="NAME", help="A cache's name or how it begins; else the only one.")
-@click.option("--preset", type=click.Choice(["default", "study"]), default="default", show_default=True)
+@click.option(
+    "--preset",
+    type=click.Choice(["default", "study"]),
+    default="default",
+    show_default=True,
+    help="Settings to start from: ours, or those of the published study.",
+)
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training rows.  [default: 100]")
 @click.option("--hidden", metavar="UNITS[,UNITS...]", help="Units of the hidden layers; 0 for none.  [default: 256]")
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Behind each hidden layer.  [default: 0.5]")
-@click.option("--lr", type=float, help="Learning rate of SGD.  [default: 0.001; study: 1e-5]")
+@click.option("--lr", type=float, help="Learning rate of SGD.  [default: 0.002; study: 1e-5]")
 @click.option("--decay", type=float, help="Inverse-time decay an update.  [default: 0; study: 0.001]")
 @click.option("--batch", type=click.IntRange(1), help="Rows an update.  [default: 16]")
 @click.option("--scale", type=click.Choice(["auto", "none"]), help="Scale features to one norm.  [default: auto]")
 @click.option("--class-weights", type=click.Choice(["balanced", "none"]), help="Of the loss.  [default: balanced]")
 @click.option("--seed", type=click.IntRange(0), help="Of weights, order and dropout.  [default: 0]")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Of the arithmetic.  [default: float32]")
-@click.option("--solver", type=click.Choice(["auto", "gram", "primal"]), default="auto", show_default=True)
+@click.option(
+    "--solver",
+    type=click.Choice(["auto", "gram", "primal"]),
+    default="auto",
+    show_default=True,
+    help="Gram space, Keras (primal), or whichever takes fewer operations.",
+)
 @click.option("--again", is_flag=True, help="Train even if this very run is there already.")
 @project_option
 @json_option

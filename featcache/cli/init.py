@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from featcache.cli.options import AUGMENTATION_NAMES, VIEW_NAMES, given, json_option, strict_option, views_options
+from featcache.cli.options import AUGMENTATION_NAMES, given, given_views, json_option, strict_option, views_options
 from featcache.cli.output import print_json, print_table, say, say_left_out, track
 
 
@@ -47,7 +47,7 @@ def command(source: Path | None, into: Path, as_json: bool, **values: Any) -> No
         dataset["split_counts"] = _numbers(values["split_counts"], "--split-counts")
     options = InitOptions(
         dataset=dataset,
-        views=given(values, VIEW_NAMES),
+        views=given_views(values),
         augmentation=given(values, AUGMENTATION_NAMES),
         **{name: values[name] for name in ("per_class", "resplit", "relabel", "strict")},
     )
@@ -60,7 +60,7 @@ def command(source: Path | None, into: Path, as_json: bool, **values: Any) -> No
     if as_json:
         print_json(
             {
-                "project": str(done.project.folder),
+                "project": str(done.project.folder.resolve()),
                 "layout": done.layout,
                 "about": done.about,
                 "images": len(done.dataset.images),

@@ -49,6 +49,26 @@ def views_options(command: Command) -> Command:
     return command
 
 
+def augmentation_options(command: Command) -> Command:
+    """The options that override [augmentation] of featcache.toml."""
+    for option in reversed(_AUGMENTATION):
+        command = option(command)
+    return command
+
+
+def given_views(values: dict[str, Any]) -> dict[str, Any]:
+    """The view options that were given. Views an image take the place of a total in featcache.toml."""
+    views = given(values, VIEW_NAMES)
+    for split in ("train", "val", "test"):
+        total = f"{split}_rows"
+        if split in views and total in views:
+            option = "--views" if split == "train" else f"--{split}-views"
+            raise click.UsageError(f"{option} and --{split}-rows exclude each other: give one of them")
+        if split in views:
+            views[total] = None
+    return views
+
+
 def given(values: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """Those of the named options that were given."""
     return {name: values[name] for name in names if values[name] is not None}

@@ -23,20 +23,21 @@ def say(message: str, as_json: bool = False) -> None:
 
 
 def print_json(value: Any) -> None:
-    """The last thing on standard output: one JSON value on one line."""
-    click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    """The last thing on standard output: one JSON value on one line, in ASCII, which every pipe carries."""
+    click.echo(json.dumps(value, allow_nan=False))
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", numbers: bool = True) -> None:
     """A table on standard output; columns behind the first are aligned right where they hold numbers."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text  # cells are text as it is: [red] and :cat: are names like any other
 
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for number, header in enumerate(headers):
-        table.add_column(header, justify="right" if number and numbers else "left", overflow="fold")
+        table.add_column(Text(header), justify="right" if number and numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+        table.add_row(*map(Text, row))
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
 

@@ -21,7 +21,9 @@ def command(out: Path | None, folder: Path, as_json: bool) -> None:
 
     markdown, html, finished = report(open_project(folder).results_folder, out)
     if as_json:
-        print_json({"markdown": str(markdown), "html": str(html), "runs": [run.name for run in finished]})
+        print_json(
+            {"markdown": str(markdown.resolve()), "html": str(html.resolve()), "runs": [run.name for run in finished]}
+        )
         return
     for table in tables.per_class(finished):
         print_table(table.headers, table.rows, title="accuracy on test, %")

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from featcache.heads import random
 from featcache.heads.config import HeadConfig
@@ -62,10 +63,11 @@ def train(
     history : an entry an epoch
     """
     A = np.zeros_like(problem.P0)
+    blas = ThreadpoolController()
     history = []
     for epoch in range(config.epochs):
         with timed() as clock, np.errstate(all="ignore"):  # what diverges is refused below, in words
-            loss, accuracy = _run_epoch(problem, A, stack, config, epoch)
+            loss, accuracy = _run_epoch(problem, A, stack, config, epoch, blas)
             val_loss, val_accuracy = _validate(problem, A, stack)
         lr = config.lr_at(_updates(problem, config, epoch))
         entry = Epoch(epoch + 1, loss, accuracy, val_loss, val_accuracy, lr, clock.seconds)
@@ -80,8 +82,14 @@ def _updates(problem: GramProblem, config: HeadConfig, epoch: int) -> int:
     return epoch * -(-len(problem.y) // config.batch)
 
 
-def _run_epoch(problem: GramProblem, A: Array, stack: Stack, config: HeadConfig, epoch: int) -> tuple[float, float]:
-    """One pass over the training rows; mean loss and accuracy over its batches, each before its update."""
+def _run_epoch(
+    problem: GramProblem, A: Array, stack: Stack, config: HeadConfig, epoch: int, blas: ThreadpoolController
+) -> tuple[float, float]:
+    """One pass over the training rows; mean loss and accuracy over its batches, each before its update.
+
+    A block's one large product takes every core. Its minibatches are too small for that: threads would
+    wait for each other longer than they compute, many times longer on a machine that has other work.
+    """
     n_rows, batch = len(problem.y), config.batch
     order = random.order(config.seed, epoch, n_rows)
     block_rows = max(_BLOCK_ROWS // batch, 1) * batch
@@ -93,16 +101,17 @@ def _run_epoch(problem: GramProblem, A: Array, stack: Stack, config: HeadConfig,
         K_SS = K_S[:, S]  # (S, S)
         P_S = problem.P0[S] + K_S @ A  # (S, H)
         dA = np.zeros_like(P_S)
-        for done in range(0, len(S), batch):
-            b = slice(done, min(done + batch, len(S)))
-            Z = P_S[b] + K_SS[b, :done] @ dA[:done]
-            masks = _masks(config, epoch, (start + done) // batch, len(Z), stack)
-            lr = config.lr_at(update)
-            batch_loss, batch_correct, dZ = stack.step(
-                Z, problem.y[S[b]], problem.weights[S[b]], lr, masks, config.dropout
-            )
-            dA[b] = -lr * dZ
-            loss, correct, update = loss + batch_loss, correct + batch_correct, update + 1
+        with blas.limit(limits=1, user_api="blas"):
+            for done in range(0, len(S), batch):
+                b = slice(done, min(done + batch, len(S)))
+                Z = P_S[b] + K_SS[b, :done] @ dA[:done]
+                masks = _masks(config, epoch, (start + done) // batch, len(Z), stack)
+                lr = config.lr_at(update)
+                batch_loss, batch_correct, dZ = stack.step(
+                    Z, problem.y[S[b]], problem.weights[S[b]], lr, masks, config.dropout
+                )
+                dA[b] = -lr * dZ
+                loss, correct, update = loss + batch_loss, correct + batch_correct, update + 1
         A[S] += dA
     return loss / n_rows, correct / n_rows
 

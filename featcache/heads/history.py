@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from featcache.errors import HeadError
 
+_ABSURD_LOSS = 1e4
+"""Mean cross-entropy, nats. Steps far too long end here, with finite weights that mean nothing, or in NaN."""
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -47,9 +50,11 @@ def timed() -> Iterator[Clock]:
 
 
 def refuse_divergence(entry: Epoch) -> None:
-    """Raise HeadError at the first loss that is no finite number."""
-    if not math.isfinite(entry.loss) or (not math.isfinite(entry.val_loss) and not math.isnan(entry.val_accuracy)):
+    """Raise HeadError at the first loss that is no finite number, or larger than that of any training."""
+    watched = [entry.loss] if math.isnan(entry.val_accuracy) else [entry.loss, entry.val_loss]
+    diverged = [loss for loss in watched if not abs(loss) < _ABSURD_LOSS]
+    if diverged:
         raise HeadError(
-            f"the loss is {entry.loss} in epoch {entry.epoch}: the training diverges at learning rate {entry.lr:g}; "
-            f"try --lr {entry.lr / 10:g}"
+            f"the loss is {diverged[0]:.4g} in epoch {entry.epoch}: the training diverges "
+            f"at learning rate {entry.lr:g}; try --lr {entry.lr / 10:g}"
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -38,14 +39,42 @@ def train(
     layers : the trained weights and biases
     history : an entry an epoch
     """
-    model = _build(X.shape[1], layers, scale, config)
+    with _floatx(config.dtype):
+        model = _build(X.shape[1], layers, scale, config)
+        return _train(model, X, y, weights, X_val, y_val, config, on_epoch)
+
+
+@contextmanager
+def _floatx(dtype: str) -> Iterator[None]:
+    """Keras' own means, learning rates and schedules in `dtype` too; there is no other way to ask for it."""
+    keras = import_keras()
+    before = keras.config.floatx()
+    keras.config.set_floatx(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(before)
+
+
+def _train(
+    model: Any,
+    X: Array,
+    y: NDArray[np.int64],
+    weights: Array,
+    X_val: Array,
+    y_val: NDArray[np.int64],
+    config: HeadConfig,
+    on_epoch: Callable[[Epoch], object],
+) -> tuple[list[tuple[Array, Array]], list[Epoch]]:
     updates_an_epoch = -(-len(y) // config.batch)
     history = []
     for epoch in range(config.epochs):
         with timed() as clock:
             order = random.order(config.seed, epoch, len(y))
             loss, accuracy = 0.0, 0.0
-            for start in range(0, len(y), config.batch):
+            for number, start in enumerate(range(0, len(y), config.batch)):
+                # Keras' own InverseTimeDecay computes in float32, whatever the model does.
+                model.optimizer.learning_rate = config.lr_at(epoch * updates_an_epoch + number)
                 b = order[start : start + config.batch]
                 model.reset_metrics()  # some versions of Keras go on averaging over calls, some do not
                 logs = model.train_on_batch(X[b], y[b], weights[b], return_dict=True)
@@ -71,11 +100,8 @@ def _build(n_inputs: int, layers: list[tuple[Array, Array]], scale: float, confi
             model.add(keras.layers.Dropout(config.dropout, seed=seed, dtype=dtype))
     model.add(keras.layers.Dense(layers[-1][0].shape[1], dtype=dtype))
     model.set_weights([array for pair in layers for array in pair])
-    rate: Any = config.lr
-    if config.decay:
-        rate = keras.optimizers.schedules.InverseTimeDecay(config.lr, decay_steps=1, decay_rate=config.decay)
     model.compile(
-        optimizer=keras.optimizers.SGD(rate),
+        optimizer=keras.optimizers.SGD(config.lr),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype=dtype),
         metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy", dtype=dtype)],
     )

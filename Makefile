@@ -1,0 +1,44 @@
+# Each target does its own set-up: a virtual environment in .venv, filled once and again when pyproject.toml changes.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test check lint bench clean
+
+demo: $(VENV)/.featcache  ## the main job end to end on generated leukocytes; a report at the end
+	$(BIN)/featcache demo demo
+
+test: $(VENV)/.featcache-test  ## the tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.featcache-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test  ## every gate: ruff, mypy --strict, import-linter, pytest
+
+bench: $(VENV)/.featcache  ## what docs/benchmarks.md quotes
+	$(BIN)/python benchmarks/head.py
+	$(BIN)/python benchmarks/store.py
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("featcache needs Python 3.11 or newer: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.featcache: $(BIN)/python pyproject.toml
+	$(PIP) install -e .
+	@touch $@
+
+$(VENV)/.featcache-test: $(BIN)/python pyproject.toml
+	$(PIP) install -e '.[test]'
+	@touch $@ $(VENV)/.featcache
+
+$(VENV)/.featcache-check: $(BIN)/python pyproject.toml
+	$(PIP) install -e '.[check]'
+	@touch $@ $(VENV)/.featcache $(VENV)/.featcache-test
