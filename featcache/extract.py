@@ -105,7 +105,7 @@ def render_job(job: Job, folder: Path, space: FeatureSpace) -> list[Pixels]:
         if image_id_of(sha256_bytes(data), image.box) != image.image_id:
             raise ImageError("its bytes changed while features were computed: run the command again")
         plain = cut_and_resize(decode(data), image.box, space.input_size_px)
-    except ImageError as error:
+    except DatasetError as error:
         raise DatasetError(f"{image.path}: {error}") from error
     return [render(plain, parameters) for parameters in job.parameters]
 

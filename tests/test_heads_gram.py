@@ -94,12 +94,14 @@ def in_primal_space(
 
 @pytest.mark.parametrize("hidden", [(), (32,), (32, 16)])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-@pytest.mark.parametrize(("batch", "decay"), [(16, 0.01), (7, 0.0), (300, 0.1), (333, 0.0), (1, 0.001)])
-@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+@pytest.mark.parametrize(
+    ("batch", "decay", "class_weights"),
+    [(16, 0.01, "balanced"), (7, 0.0, "none"), (300, 0.1, "none"), (333, 0.0, "balanced"), (1, 0.001, "none")],
+)
 def test_it_is_minibatch_sgd_step_for_step(
     hidden: tuple[int, ...], dropout: float, batch: int, decay: float, class_weights: Literal["none", "balanced"]
 ) -> None:
-    epochs = {1: 2, 7: 8, 16: 15}.get(batch, 60)  # hundreds of updates
+    epochs = {1: 1, 7: 7, 16: 12}.get(batch, 30)  # hundreds of updates
     config = HeadConfig(
         hidden, dropout, lr=0.01, decay=decay, batch=batch, epochs=epochs, scale="none", seed=3, dtype="float64",
         class_weights=class_weights,
@@ -113,7 +115,7 @@ def test_it_is_minibatch_sgd_step_for_step(
         np.testing.assert_allclose(W, W_expected, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(b, b_expected, rtol=1e-9, atol=1e-9)
     assert np.abs(layers[0][0] - random.initial_weights(config, D, CLASSES)[0][0]).max() > 0.01  # it did move
-    assert history[-1].loss < history[0].loss
+    assert epochs == 1 or history[-1].loss < history[0].loss
     assert [e.epoch for e in history] == list(range(1, epochs + 1))
     updates = -(-N // batch)
     np.testing.assert_allclose([e.lr for e in history], [0.01 / (1 + decay * updates * e) for e in range(epochs)])
@@ -123,7 +125,7 @@ def test_float32_stays_near_float64_at_a_rate_that_converges() -> None:
     data = problem_of()
     courses, weights = [], []
     for dtype in ("float32", "float64"):
-        config = HeadConfig((32,), 0.5, lr=0.005, epochs=40, scale="none", dtype=dtype)
+        config = HeadConfig((32,), 0.5, lr=0.005, epochs=20, scale="none", dtype=dtype)
         layers, history = in_gram_space(*data, config)
         courses.append([(e.loss, e.val_loss) for e in history])
         weights.append(layers[0][0])

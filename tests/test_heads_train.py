@@ -27,7 +27,7 @@ def separable(images: Dataset, row_shape: tuple[int, ...], seed: int = 0) -> np.
     """Features in which every class has a direction of its own."""
     features = fake_features(len(images.images), row_shape, seed)
     for row, line in zip(features, images.images, strict=True):
-        row.reshape(-1)[images.classes.index(line.label) :: 8] += 4
+        row.reshape(-1)[images.classes.index(line.label) :: 8] += 8
     return features
 
 
@@ -79,7 +79,7 @@ def test_what_is_asked_for_decides(memory: Any, asked: Any, cache: Cache) -> Non
 # Training
 
 
-@pytest.mark.parametrize("hidden", [(), (8,), (8, 4)])
+@pytest.mark.parametrize("hidden", [(), (32,), (32, 16)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_separable_set_is_learnt_to_the_last_row(cache: Cache, hidden: tuple[int, ...], dtype: Any) -> None:
     trained = train_head(cache, HeadConfig(hidden, 0.0, epochs=60, dtype=dtype), "gram")
@@ -137,7 +137,7 @@ def test_class_weights_are_those_of_scikit_learn() -> None:
 
 @pytest.mark.parametrize("scale", ["auto", "none"])
 def test_a_learning_rate_far_too_high_is_an_error_with_advice(cache: Cache, scale: Any) -> None:
-    for hidden in ((), (8,), (8, 4)):
+    for hidden in ((8,), (8, 4)):  # a softmax layer alone is a perceptron, and separates these at any rate
         config = HeadConfig(hidden, 0.5, lr=1e6, scale=scale)
         with pytest.raises(HeadError, match=r"the loss is .* in epoch \d+: .* at learning rate 1e\+06; try --lr 1"):
             train_head(cache, config, "gram")
@@ -199,7 +199,8 @@ def test_keras_and_numpy_load_the_head_and_predict_the_same(
     tmp_path: Path, row_shape: tuple[int, ...], hidden: tuple[int, ...]
 ) -> None:
     cache = make_cache(tmp_path, IMAGES, separable(IMAGES, row_shape))
-    head = train_head(cache, HeadConfig(hidden, 0.5, epochs=3), "gram").head
+    trained = train_head(cache, HeadConfig(hidden, 0.5, lr=0.01, epochs=3, scale="none"), "gram").head
+    head = replace(trained, scale=0.37)  # logits are then of a size at which float32 is good for 1e-6
     head.save(tmp_path)
     assert sorted(path.name for path in tmp_path.glob("*head*")) == ["head.keras", "head.npz"]
     expected = head.probabilities(cache.features, cache.numbers())

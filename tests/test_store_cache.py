@@ -100,7 +100,8 @@ def test_indexing_is_that_of_numpy(features: Features, index: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "index", [N, -N - 1, [0, N], 1.0, "a", [0.5], MASK[:-1], (0, 3), (0, 0, 0, 0, 0), None, True, (None, 0), {}, [[1.0]]]
+    "index",
+    [N, -N - 1, [0, N], 1.0, "a", [0.5], MASK[:-1], (0, 3), (0, 0, 0, 0, 0), None, True, (None, 0), {}, [[1.0]]],
 )
 def test_what_numpy_refuses_or_reads_as_a_new_axis_is_an_index_error(features: Features, index: Any) -> None:
     with pytest.raises(IndexError):
@@ -283,7 +284,7 @@ FILES = [
 def test_a_missing_or_truncated_file_does_not_open(cache: Cache, name: str) -> None:
     file = cache.folder / name
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(CacheError, match="expected .* bytes, found|not a recipe"):
+    with pytest.raises(CacheError, match=r"expected .* bytes, found|not a recipe"):
         open_cache(cache.folder)
     file.unlink()
     with pytest.raises(CacheError, match=f"{name} is missing"):

@@ -1,4 +1,4 @@
-"""What every storage format must do: one suite that the tests of each format inherit. And small caches for all tests."""
+"""What every storage format must do: one suite that the tests of each format inherit; and small caches."""
 
 from __future__ import annotations
 
@@ -125,9 +125,7 @@ class FeatureStoreContract:
         assert found.dtype == layout.dtype
         np.testing.assert_array_equal(found, features)
 
-    def test_any_span_can_be_read_by_another_store(
-        self, tmp_path: Path, layout: Layout, features: np.ndarray
-    ) -> None:
+    def test_any_span_can_be_read_by_another_store(self, tmp_path: Path, layout: Layout, features: np.ndarray) -> None:
         self.written(tmp_path, layout, features)
         store = self.make(tmp_path, layout)
         borders = [0, 1, 15, 16, 17, 31, 32, 33, layout.n_rows - 1, layout.n_rows]

@@ -1,0 +1,249 @@
+"""Extraction with a small engine that everyone can check: which pixels, which rows, whatever the batches and shards."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from test_store_contract import feature_bytes, recipe, small_shards
+
+from featcache import extract as extraction
+from featcache.backbones.engine import Engine
+from featcache.dataset.images import decode
+from featcache.dataset.manifest import SPLITS, Box, Dataset, LabelledImage, image_id_of
+from featcache.dataset.synthetic import write_cells
+from featcache.errors import CacheError, DatasetError
+from featcache.extract import extract, rows_of
+from featcache.files import sha256_file
+from featcache.recipe import Recipe
+from featcache.store.cache import Cache, open_cache
+from featcache.store.writer import CacheWriter
+from featcache.views import PLAIN, cut_and_resize, render, view_parameters
+
+RECIPE = recipe()
+SIZE_PX = RECIPE.space.input_size_px
+
+
+class GridMeans:
+    """Mean of each channel in each of 4 x 4 squares: features of one row know nothing of the others."""
+
+    name = "grid means"
+    feature_shape = (4, 4, 3)
+
+    def __init__(self, fail_at: int = -1) -> None:
+        self.batches: list[int] = []
+        self.fail_at = fail_at
+
+    def features(self, pixels: np.ndarray) -> np.ndarray:
+        assert pixels.dtype == np.uint8
+        assert pixels.shape[1:] == (SIZE_PX, SIZE_PX, 3)
+        if len(self.batches) == self.fail_at:
+            raise MemoryError("the engine broke")
+        self.batches.append(len(pixels))
+        step = SIZE_PX // 4
+        squares = pixels.reshape(len(pixels), 4, step, 4, step, 3).astype(np.float64)
+        return squares.mean(axis=(2, 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Twelve generated cells, and a box cut out of each of four of them."""
+    folder = tmp_path_factory.mktemp("cells")
+    images = []
+    for number, path in enumerate(write_cells(folder, 3, size_px=64)):
+        sha256, label, split = sha256_file(path), path.parent.name, SPLITS[number % 3]
+        name = path.relative_to(folder).as_posix()
+        images.append(LabelledImage(name, label, split, name, image_id_of(sha256, None)))
+        if split == "train":
+            box = Box(5, 10, 50, 40)
+            images.append(LabelledImage(name, label, split, name, image_id_of(sha256, box), box))
+    return Dataset(tuple(images), folder)
+
+
+def copy(cells: Dataset, folder: Path) -> Dataset:
+    for image in cells.images:
+        (folder / image.path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / image.path).write_bytes((cells.folder / image.path).read_bytes())
+    return Dataset(cells.images, folder)
+
+
+def writer_for(parent: Path, cells: Dataset, views: int, how: Recipe = RECIPE) -> CacheWriter:
+    return CacheWriter(parent, how, rows_of(cells.images, [views] * len(cells.images), how), GridMeans.feature_shape)
+
+
+def run(writer: CacheWriter, cells: Dataset, engine: Engine | None = None) -> int:
+    by_id = {image.image_id: image for image in cells.images}
+    return extract(writer, by_id, cells.folder, engine or GridMeans())
+
+
+def extracted(parent: Path, cells: Dataset, views: int) -> Cache:
+    writer = writer_for(parent, cells, views)
+    assert run(writer, cells) == views * len(cells.images)
+    writer.finish(cells, {})
+    return open_cache(writer.folder)
+
+
+def by_hand(cells: Dataset, views: int) -> np.ndarray:
+    """Every row rendered on its own, without extract."""
+    rows = []
+    for image in cells.images:
+        pixels = cv2.cvtColor(cv2.imread(str(cells.folder / image.path)), cv2.COLOR_BGR2RGB)
+        np.testing.assert_array_equal(decode((cells.folder / image.path).read_bytes()), pixels)
+        plain = cut_and_resize(pixels, image.box, SIZE_PX)
+        for view in range(views):
+            parameters = view_parameters(RECIPE.augmentation, image.image_id, view)
+            assert (parameters == PLAIN) == (view == 0)
+            rows.append(GridMeans().features(render(plain, parameters)[None])[0])
+    return np.stack(rows)
+
+
+def test_rows_are_the_engine_on_views_rendered_by_hand(tmp_path: Path, cells: Dataset) -> None:
+    cache = extracted(tmp_path, cells, views=5)
+    expected = by_hand(cells, 5)
+    np.testing.assert_array_equal(np.asarray(cache.features), expected)
+    assert len(np.unique(expected.reshape(len(expected), -1), axis=0)) == len(expected)
+    assert list(cache.rows["image_id"]) == [image.image_id for image in cells.images for _ in range(5)]
+    assert list(cache.rows["view"]) == list(range(5)) * len(cells.images)
+
+
+@pytest.mark.parametrize(
+    ("batch", "shard", "job"), [(1, 16, 16), (7, 16, 2), (64, 32, 1), (5, 48, 3), (1000, 1024, 16)]
+)
+def test_batches_shards_and_jobs_decide_no_value(
+    tmp_path: Path, cells: Dataset, monkeypatch: pytest.MonkeyPatch, batch: int, shard: int, job: int
+) -> None:
+    monkeypatch.setattr(extraction, "_BATCH_ROWS", batch)
+    monkeypatch.setattr(extraction, "_JOB_VIEWS", job)
+    small_shards(monkeypatch, shard)
+    writer = writer_for(tmp_path, cells, 5)
+    engine, seen = GridMeans(), []
+    images = {image.image_id: image for image in cells.images}
+    assert extract(writer, images, cells.folder, engine, seen.append) == 80
+    assert writer.store.layout.n_shards == -(-80 // shard)
+    assert seen == engine.batches
+    assert sum(seen) == 80
+    assert max(seen) <= batch
+    np.testing.assert_array_equal(writer.store.read(0, 80), by_hand(cells, 5))
+
+
+def test_only_missing_shards_are_computed(tmp_path: Path, cells: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_shards(monkeypatch, 16)
+    whole = extracted(tmp_path / "whole", cells, 5)
+    writer = writer_for(tmp_path, cells, 5)
+    for shard in (0, 3):
+        start, stop = writer.store.layout.span(shard)
+        writer.write(shard, whole.features[start:stop])
+    engine = GridMeans()
+    again = writer_for(tmp_path, cells, 5)
+    assert run(again, cells, engine) == sum(engine.batches) == 48
+    assert feature_bytes(again.folder) == feature_bytes(whole.folder)
+    engine = GridMeans()
+    assert run(writer_for(tmp_path, cells, 5), cells, engine) == 0
+    assert engine.batches == []
+
+
+def repaint(path: Path) -> None:
+    pixels = cv2.imread(str(path))
+    pixels[0, 0] ^= 1
+    cv2.imwrite(str(path), pixels)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (repaint, "its bytes changed while features were computed"),
+        (Path.unlink, "there is no such file"),
+        (lambda path: path.write_bytes(b""), "the file is empty"),
+        (lambda path: path.write_bytes(b"no image"), "its bytes changed"),
+    ],
+    ids=["changed", "vanished", "emptied", "overwritten"],
+)
+def test_an_image_that_is_another_now_stops_with_its_name_and_keeps_finished_shards(
+    tmp_path: Path,
+    cells: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil,
+    reason: str,
+):
+    small_shards(monkeypatch, 16)
+    monkeypatch.setattr(extraction, "_BATCH_ROWS", 4)  # little is rendered ahead
+    mine = copy(cells, tmp_path / "images")
+    writer = writer_for(tmp_path, mine, 5)
+    victim = mine.folder / mine.images[-1].path
+
+    class Spoiling(GridMeans):
+        def features(self, pixels: np.ndarray) -> np.ndarray:
+            if len(self.batches) == 8:  # two shards are done
+                spoil(victim)
+            return super().features(pixels)
+
+    with pytest.raises(DatasetError, match=f"{mine.images[-1].path}: {reason}"):
+        run(writer, mine, Spoiling())
+    assert 0 not in writer.missing
+    assert 4 in writer.missing
+    left = writer.missing
+    assert writer_for(tmp_path, mine, 5).missing == left
+    again = copy(cells, mine.folder)
+    writer = writer_for(tmp_path, again, 5)
+    run(writer, again)
+    np.testing.assert_array_equal(writer.store.read(0, 80), by_hand(cells, 5))
+
+
+def test_a_file_that_is_no_image_and_a_box_that_reaches_out_name_the_image(tmp_path: Path, cells: Dataset) -> None:
+    (tmp_path / "text.png").write_bytes(b"no image")
+    sha256 = sha256_file(tmp_path / "text.png")
+    first = cells.images[0]
+    (tmp_path / "cell.png").write_bytes((cells.folder / first.path).read_bytes())
+    box = Box(0, 0, 65, 64)
+    wrong = [
+        replace(first, path="text.png", image_id=image_id_of(sha256, None)),
+        replace(first, path="cell.png", box=box, image_id=image_id_of(first.image_id, box)),
+    ]
+    for image in wrong:
+        one = Dataset((image,), tmp_path)
+        with pytest.raises(DatasetError, match=image.path):
+            run(writer_for(tmp_path / "cache", one, 1), one)
+
+
+@pytest.mark.parametrize("fail_at", [0, 3])
+def test_an_engine_that_breaks_stops_the_threads_and_the_rendering(
+    tmp_path: Path, cells: Dataset, monkeypatch: pytest.MonkeyPatch, fail_at: int
+) -> None:
+    small_shards(monkeypatch, 16)
+    monkeypatch.setattr(extraction, "_BATCH_ROWS", 16)
+    monkeypatch.setattr(extraction, "_JOB_VIEWS", 1)
+    rendered: list[int] = []
+    real = extraction.render_job
+    monkeypatch.setattr(extraction, "render_job", lambda *args: [rendered.append(1), real(*args)][1])
+    threads = threading.active_count()
+    writer = writer_for(tmp_path, cells, 20)
+    with pytest.raises(MemoryError):
+        run(writer, cells, GridMeans(fail_at))
+    assert threading.active_count() == threads
+    assert len(rendered) <= 16 * (fail_at + 1) + 16
+    assert writer.missing == list(range(fail_at, 20))
+
+
+def test_features_that_are_no_numbers_are_refused_with_their_rows(tmp_path: Path, cells: Dataset) -> None:
+    class Broken(GridMeans):
+        def features(self, pixels: np.ndarray) -> np.ndarray:
+            features = super().features(pixels)
+            features[3] = np.nan
+            return features
+
+    with pytest.raises(CacheError, match=r"NaN or Inf .* 2 rows: \[3, 67\]"):
+        run(writer_for(tmp_path, cells, 5), cells, Broken())
+
+
+def test_rows_stand_image_by_image_and_the_plain_view_has_one_name_under_every_plan(cells: Dataset) -> None:
+    rows = rows_of(cells.images, [2] * len(cells.images), RECIPE)
+    other = rows_of(cells.images, [2] * len(cells.images), recipe(seed=9))
+    assert [(row.image_id, row.view) for row in rows] == [(i.image_id, v) for i in cells.images for v in (0, 1)]
+    for one, two in zip(rows, other, strict=True):
+        assert (one.row_id == two.row_id) == (one.view == 0)
+    none = rows_of(cells.images, [0] * (len(cells.images) - 1) + [3], RECIPE)
+    assert [row.view for row in none] == [0, 1, 2]
