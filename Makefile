@@ -23,6 +23,7 @@ check: lint test  ## every gate: ruff, mypy --strict, import-linter, pytest
 bench: $(VENV)/.featcache  ## what docs/benchmarks.md quotes
 	$(BIN)/python benchmarks/head.py
 	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/extract.py
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

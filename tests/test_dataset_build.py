@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from featcache.dataset.build import Built, SplitRule, build, split_counts_text
+from featcache.dataset.candidates import Candidate, Source
 from featcache.dataset.manifest import SPLITS, Box, LabelledImage, image_id_of, read_dataset, write_dataset
-from featcache.dataset.sources import Candidate, Source, find_images
+from featcache.dataset.sources import find_images
 from featcache.dataset.synthetic import write_image
 from featcache.errors import DatasetError
 from featcache.files import sha256_file

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from featcache.dataset.candidates import Source
 from featcache.dataset.manifest import Box
-from featcache.dataset.sources import Source, find_images
+from featcache.dataset.sources import find_images
 from featcache.dataset.synthetic import CLASSES, smear_labels, write_cells, write_smears
 from featcache.errors import DatasetError
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from featcache.dataset.sources import LeftOut
+    from featcache.dataset.candidates import LeftOut
     from featcache.pipeline.progress import Advance
 
 _LISTED = 8

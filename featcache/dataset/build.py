@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from featcache.dataset.candidates import Candidate, LeftOut, Source
 from featcache.dataset.manifest import SPLITS, Box, LabelledImage, check, image_id_of, in_order, safe_relative
 from featcache.dataset.scan import ImageFile, scan
-from featcache.dataset.sources import Candidate, LeftOut, Source
 from featcache.dataset.splits import DEFAULT_FRACTIONS, small_classes, split_by_counts, split_by_hash
 from featcache.errors import DatasetError
 

@@ -9,10 +9,10 @@ from typing import Any
 import cv2
 
 from featcache.dataset.build import clipped, default_group
+from featcache.dataset.candidates import LeftOut
 from featcache.dataset.images import decode, read_bytes
 from featcache.dataset.manifest import Dataset, LabelledImage, image_id_of, read_dataset, write_dataset
 from featcache.dataset.scan import STAMPS_FILE, scan
-from featcache.dataset.sources import LeftOut
 from featcache.errors import DatasetError, FeatcacheError, ProjectError
 from featcache.files import sha256_bytes, write_bytes
 from featcache.pipeline.progress import Track, silent

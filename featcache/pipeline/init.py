@@ -11,9 +11,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from featcache.dataset.build import Built, SplitRule, build
+from featcache.dataset.candidates import LeftOut
 from featcache.dataset.manifest import SPLITS, Dataset, LabelledImage, read_dataset, write_dataset
 from featcache.dataset.scan import STAMPS_FILE
-from featcache.dataset.sources import LeftOut, find_images
+from featcache.dataset.sources import find_images
 from featcache.dataset.synthetic import write_cells
 from featcache.errors import ProjectError
 from featcache.files import PARTIAL_SUFFIX
