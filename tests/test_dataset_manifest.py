@@ -240,7 +240,7 @@ def test_parse_box_takes_numbers_with_a_fraction() -> None:
         ("\n\n", "is empty"),
         (HEAD, "no images are listed"),
         ("path,split\na,train\n", "no column label; found path, split"),
-        ("path;label;split\na;x;train\n", "no column label, path, split; found path;label;split"),
+        ("path|label|split\na|x|train\n", "no column label, path, split; found path|label|split"),
         (HEAD + "a.png,,train\n", "line 2: a.png has no label"),
         (HEAD + "a.png,x,\n", "line 2: split '': expected train, val or test"),
         (HEAD + "a.png,x\n", "line 2: split ''"),

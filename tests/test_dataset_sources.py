@@ -231,7 +231,7 @@ def test_a_list_with_boxes(tmp_path: Path) -> None:
     ("lines", "message"),
     [
         (("path,colour", "1.png,a"), "a column label .*found path, colour"),
-        (("path;label", "1.png;a"), "found path;label"),
+        (("path|label", "1.png;a"), "found path|label"),
         (("path,label,split", "1.png,a,train", "", "1.png,a,holdout"), "line 4: split 'holdout'"),
         (("path,label", '"1.png,a'), "line 2: cannot be read as CSV"),
         ((), "is empty|expected a column"),
@@ -425,3 +425,13 @@ def test_voc_with_two_label_files_is_refused(tmp_path: Path) -> None:
     put_list(tmp_path / "more.csv", "image,label", "1.jpg,b")
     with pytest.raises(DatasetError, match="several label files"):
         find_images(tmp_path)
+
+
+def test_a_list_as_spreadsheets_write_it(tmp_path: Path) -> None:
+    """Semicolons between the cells, box columns without an underscore."""
+    write_cells(tmp_path / "cells", 1, size_px=32)
+    lines = [f"cells/{label}/{label}-0001.png;{label};1;2;20;30" for label in CLASSES]
+    (tmp_path / "list.csv").write_text("\n".join(["File;Class;xmin;ymin;xmax;ymax", *lines]))
+    source = find_images(tmp_path / "list.csv")
+    assert [candidate.label for candidate in source.candidates] == list(CLASSES)
+    assert {candidate.box for candidate in source.candidates} == {Box(1, 2, 20, 30)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -37,7 +38,7 @@ def identify(
     backbone = registry.get(name)
     source = source_of(backbone, weights)
     asked = {
-        "backbone": backbone.name,
+        "backbone": asdict(backbone),
         "weights": _state(source) if source else ["random", seed],
         "input_size_px": input_size_px,
         "preprocessing": preprocessing,
@@ -50,8 +51,9 @@ def identify(
         return _record(known[key]), None
     except (KeyError, TypeError):
         engine, info = open_engine(backbone.name, weights, seed, input_size_px, preprocessing, pooling)
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    write_json(memory, {**known, key: asdict(info)})
+    with suppress(OSError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write_json(memory, {**known, key: asdict(info)})
     return info, engine
 
 

@@ -27,7 +27,7 @@ def command(name: str | None, folder: Path, as_json: bool) -> None:
     cache = open_cache(str(name)) if is_folder else find_cache(open_project(folder).cache_folder, name)
     manifest = cache.manifest.model_dump(mode="json")
     if as_json:
-        print_json({**manifest, "path": str(cache.folder), "recipe": cache.recipe.to_dict()})
+        print_json({**manifest, "path": str(cache.folder.resolve()), "recipe": cache.recipe.to_dict()})
         return
     space, made = cache.recipe.space, manifest["provenance"]
     print_table(
@@ -47,4 +47,4 @@ def command(name: str | None, folder: Path, as_json: bool) -> None:
     splits = [split for split in ("train", "val", "test") if split in counts.columns]
     rows = [[str(label), *(str(counts.at[label, split]) for split in splits)] for label in counts.index]
     print_table(["rows", *splits], rows)
-    say(f"folder: {cache.folder}")
+    say(f"folder: {cache.folder.resolve()}")

@@ -165,7 +165,7 @@ def read_csv(path: Path) -> pd.DataFrame:
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
     lines, numbers, start = [], [], 1
-    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), skipinitialspace=True, strict=True)
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
@@ -189,6 +189,12 @@ def read_csv(path: Path) -> pd.DataFrame:
     return pd.DataFrame(cells_named, columns=[header[place] for place in named], index=numbers[1:], dtype=object)
 
 
+def _delimiter(text: str) -> str:
+    """A comma; or the semicolon or tab that spreadsheets write, where the first line has no comma."""
+    header = text.lstrip().partition("\n")[0]
+    return next((mark for mark in (",", ";", "\t") if mark in header), ",")
+
+
 def safe_relative(path: str, where: str) -> str:
     """`path` with forward slashes. Raises DatasetError if it is empty, absolute or climbs out with '..'."""
     cleaned = path.strip().replace("\\", "/")
@@ -200,8 +206,8 @@ def safe_relative(path: str, where: str) -> str:
 
 
 def parse_box(cells: dict[str, str], where: str) -> Box | None:
-    """The box in the cells x_min, y_min, x_max, y_max, or None where all are empty or absent."""
-    values = [cells.get(column, "").strip() for column in _BOX_COLUMNS]
+    """The box in the cells x_min, y_min, x_max, y_max (or xmin, ...), or None where all are empty or absent."""
+    values = [(cells.get(name) or cells.get(name.replace("_", ""), "")).strip() for name in _BOX_COLUMNS]
     if not any(values):
         return None
     try:

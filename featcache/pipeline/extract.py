@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from featcache.backbones.engine import EngineInfo, open_engine
 from featcache.backbones.known import KNOWN_FILE, identify
-from featcache.dataset.sources import LeftOut
-from featcache.errors import ProjectError
+from featcache.dataset.candidates import LeftOut
+from featcache.dataset.manifest import Dataset, check
+from featcache.errors import CacheError, CacheWriteError, DatasetError, ProjectError
 from featcache.extract import extract as extract_rows
 from featcache.extract import rows_of
 from featcache.pipeline.dataset import current_dataset
@@ -24,8 +27,11 @@ from featcache.project import PROJECT_FILE, Project, changed
 from featcache.recipe import FeatureSpace, Recipe, cache_digest, cache_name
 from featcache.store.cache import open_cache
 from featcache.store.layout import MANIFEST_FILE
+from featcache.store.manifest import CACHE_FORMAT
 from featcache.store.writer import CacheWriter
 from featcache.views import plan_views
+
+_PACKAGES = ("featcache", "keras", "tensorflow", "numpy", "opencv-python-headless", "opencv-python", "pillow", "zarr")
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,11 @@ class ExtractOptions:
 
 @dataclass(frozen=True)
 class Extracted:
-    """What `extract` did. computed and reused count rows, skipped counts images that were left out."""
+    """What `extract` did. computed and reused count rows, skipped counts images that were left out.
+
+    relabelled : whether a finished cache took over other labels, splits, groups or paths
+    damage : what was wrong with a finished cache that had to be mended; "" where nothing was
+    """
 
     cache: str
     path: Path
@@ -56,6 +66,7 @@ class Extracted:
     shape: tuple[int, ...]
     weights: str
     relabelled: bool
+    damage: str
     left_out: Sequence[LeftOut]
 
     @property
@@ -65,23 +76,28 @@ class Extracted:
 
 
 def extract(project: Project, model: str, options: ExtractOptions | None = None, track: Track = silent) -> Extracted:
-    """Compute the features of every row that the project asks for and that its cache does not hold yet."""
+    """Compute the features of every row that the project asks for and that its cache does not hold yet.
+
+    Raises DatasetError for images that cannot be trained on, BackboneError or WeightsError for a network that
+    cannot be had, CacheWriteError for a cache that cannot be written.
+    """
     options = options or ExtractOptions()
     started = time.perf_counter()
     _refuse_unwritable(project.cache_folder)
     dataset, left_out = current_dataset(project, options.strict, track)
+    _refuse_untrainable(project, dataset, left_out)
+    views = plan_views(dataset.images, changed(project.settings.views, options.views))
+    augmentation = changed(project.settings.augmentation, options.augmentation).record()
     asked = (options.input_size_px, options.preprocessing, options.pooling)
     info, engine = identify(project.cache_folder / KNOWN_FILE, model, options.weights, options.weights_seed, *asked)
-    recipe = _recipe(info, project, options)
-    views = plan_views(dataset.images, changed(project.settings.views, options.views))
+    recipe = Recipe(_space(info), augmentation)
     rows = rows_of(dataset.images, views, recipe)
-    name = cache_name(info.backbone, cache_digest(recipe, ((row.image_id, row.view) for row in rows)))
+    digest = cache_digest(recipe, ((row.image_id, row.view) for row in rows))
+    name = cache_name(info.backbone, digest)
     folder = project.cache_folder / name
-    relabelled, computed = False, 0
-    if (folder / MANIFEST_FILE).is_file():
-        cache = open_cache(folder)
-        relabelled = cache.replace_dataset(dataset)
-    else:
+    computed = 0
+    relabelled, damage = _brought_up_to_date(folder, digest, dataset)
+    if not (folder / MANIFEST_FILE).is_file():
         writer = CacheWriter(project.cache_folder, recipe, rows, info.feature_shape)
         if writer.missing and engine is None:
             engine, _ = open_engine(model, options.weights, options.weights_seed, *asked)
@@ -103,6 +119,7 @@ def extract(project: Project, model: str, options: ExtractOptions | None = None,
         shape=(len(rows), *info.feature_shape),
         weights=info.weights,
         relabelled=relabelled,
+        damage=damage,
         left_out=left_out,
     )
 
@@ -121,8 +138,49 @@ def _refuse_unwritable(folder: Path) -> None:
         ) from error
 
 
-def _recipe(info: EngineInfo, project: Project, options: ExtractOptions) -> Recipe:
-    space = FeatureSpace(
+def _refuse_untrainable(project: Project, dataset: Dataset, left_out: Sequence[LeftOut]) -> None:
+    """Say before the long work, not behind it, what no head could be trained on."""
+    try:
+        check(dataset.images, str(project.dataset_file))
+    except DatasetError as error:
+        if not left_out:
+            raise
+        reason = f"{left_out[0].path}: {left_out[0].reason}"
+        raise DatasetError(f"{error}. {len(left_out)} listed images cannot be used ({reason})") from error
+
+
+def _brought_up_to_date(folder: Path, digest: str, dataset: Dataset) -> tuple[bool, str]:
+    """Give a finished cache the labels and splits of now. Returns whether they differed, and what was damaged.
+
+    A damaged cache loses its manifest, so that it is one in the making again: its sound shards are kept.
+    """
+    if not (folder / MANIFEST_FILE).is_file():
+        return False, ""
+    try:
+        cache = open_cache(folder)
+        if cache.manifest.digest == digest:
+            return cache.replace_dataset(dataset), ""
+    except CacheWriteError:
+        raise
+    except CacheError as error:
+        if _is_newer(folder / MANIFEST_FILE):
+            raise
+        (folder / MANIFEST_FILE).unlink()
+        return False, str(error)
+    raise CacheError(f"{folder}: holds another cache, whose digest begins alike: move it away")
+
+
+def _is_newer(manifest: Path) -> bool:
+    """Whether another featcache, newer than this one, wrote a manifest."""
+    try:
+        value = json.loads(manifest.read_text(encoding="utf-8"))
+        return int(value["format"]) > CACHE_FORMAT
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
+
+
+def _space(info: EngineInfo) -> FeatureSpace:
+    return FeatureSpace(
         backbone=info.backbone,
         layer=info.layer,
         input_size_px=info.input_size_px,
@@ -130,12 +188,10 @@ def _recipe(info: EngineInfo, project: Project, options: ExtractOptions) -> Reci
         pooling=info.pooling,
         weights_digest=info.weights_digest,
     )
-    return Recipe(space, changed(project.settings.augmentation, options.augmentation).record())
 
 
 def _provenance(info: EngineInfo, computed: int, seconds: float) -> dict[str, Any]:
     """Facts about the making of a cache. None of them decides a value, so none is in its name."""
-    packages = ("featcache", "keras", "tensorflow", "numpy", "opencv-python-headless", "pillow", "zarr")
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "weights": info.weights,
@@ -144,8 +200,15 @@ def _provenance(info: EngineInfo, computed: int, seconds: float) -> dict[str, An
         "environment": {
             "python": platform.python_version(),
             "machine": platform.machine(),
-            "packages": {name: version(name) for name in packages},
+            "packages": dict(_installed(_PACKAGES)),
         },
         "rows_computed": computed,
         "seconds": round(seconds, 3),
     }
+
+
+def _installed(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Names and versions; a package may have come under another name, which is no reason to fail at the end."""
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            yield name, version(name)

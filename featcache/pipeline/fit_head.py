@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +17,12 @@ import pandas as pd
 from featcache import metrics as measures
 from featcache import runs
 from featcache.dataset.manifest import SPLITS, read_dataset
-from featcache.errors import UsageError
+from featcache.errors import CacheError, HeadError, RunError, UsageError
 from featcache.heads.config import HeadConfig, Solver
 from featcache.heads.history import Epoch
 from featcache.heads.train import plan_head, train_head
 from featcache.pipeline.progress import Track, silent
-from featcache.project import Project
+from featcache.project import PROJECT_FILE, Project
 from featcache.report import figures, page
 from featcache.store.cache import Cache
 
@@ -46,8 +48,12 @@ def fit_head(
     """Train a head on a cache and write its run. A run that is there already is not trained again.
 
     again : train even so, and put the new run in the old one's place
+
+    Raises HeadError for what cannot be trained and for a training that diverges, CacheError for a damaged
+    cache, RunError where the run cannot be written.
     """
     choice = plan_head(cache, config, solver)
+    _refuse_missing_classes(cache)
     identity = {
         "kind": "head",
         "cache": cache.manifest.digest,
@@ -58,7 +64,8 @@ def fit_head(
     backbone = cache.recipe.space.backbone
     name = runs.run_name("head", backbone, identity)
     if runs.is_finished(results / name) and not again:
-        return Fitted(runs.Run(results / name), cache.name, reused=True)
+        return Fitted(_readable(runs.Run(results / name)), cache.name, reused=True)
+    _refuse_unwritable(results)
     started = time.perf_counter()
     with track(f"training {name}", config.epochs) as advance:
 
@@ -66,8 +73,9 @@ def fit_head(
             advance(1)
             on_epoch(entry)
 
-        trained = train_head(cache, config, choice.solver, one_epoch)
-    probabilities = trained.head.probabilities(cache.features, cache.numbers())
+        with _explaining_damage(cache):
+            trained = train_head(cache, config, choice.solver, one_epoch)
+            probabilities = trained.head.probabilities(cache.features, cache.numbers())
     splits = _measure(cache, probabilities)
     seconds = time.perf_counter() - started
     epoch_seconds = [entry.seconds for entry in trained.history]
@@ -94,6 +102,50 @@ def fit_head(
     return Fitted(runs.Run(results / name), cache.name, reused=False)
 
 
+def _refuse_missing_classes(cache: Cache) -> None:
+    """A class that a split has no row of can be learned, watched or tested by nobody."""
+    labels = set(cache.classes)
+    for split in SPLITS:
+        if missing := labels - set(cache.rows["label"][cache.rows["split"] == split]):
+            raise HeadError(
+                f"{cache.name}: the split {split!r} has no rows of {', '.join(sorted(missing))}: change dataset.csv "
+                "or run 'featcache init --resplit', then 'featcache extract' again"
+            )
+
+
+def _readable(run: runs.Run) -> runs.Run:
+    """A run whose files can be read; a damaged one can be trained again."""
+    try:
+        if not (set(SPLITS) <= set(run.metrics) and {"solver", "why", "classes"} <= set(run.config)):
+            raise RunError(f"{run.folder}: config.json or metrics.json is not whole")
+    except RunError as error:
+        raise RunError(f"{error}; --again trains this run anew") from error
+    return run
+
+
+def _refuse_unwritable(results: Path) -> None:
+    """Say before the training, not behind it, that its run cannot be kept."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        probe = results / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunError(
+            f"{results}: cannot be written ({error.strerror}): free the folder, or name another one under [folders] "
+            f"in {PROJECT_FILE}"
+        ) from error
+
+
+@contextmanager
+def _explaining_damage(cache: Cache) -> Iterator[None]:
+    """Say what to do about features that cannot be read."""
+    try:
+        yield
+    except CacheError as error:
+        raise CacheError(f"{error}. Remove {cache.folder} and run its 'featcache extract' again") from error
+
+
 def _measure(cache: Cache, probabilities: np.ndarray[Any, Any]) -> dict[str, dict[str, Any]]:
     groups = cache.rows["group"].to_numpy()
     return {
@@ -103,20 +155,19 @@ def _measure(cache: Cache, probabilities: np.ndarray[Any, Any]) -> dict[str, dic
 
 
 def refuse_stale(project: Project, cache: Cache) -> None:
-    """Raise UsageError if dataset.csv says other labels or splits than the cache's copy of it."""
-    listed = {i.image_id: (i.label, i.split) for i in read_dataset(project.dataset_file, project.images_folder).images}
-    copied = cache.dataset.set_index("image_id")
-    ours = [image_id for image_id in copied.index if image_id in listed]
+    """Raise UsageError if dataset.csv says other labels, splits or groups than the cache's copy of it."""
+    listed = {image.image_id: image for image in read_dataset(project.dataset_file, project.images_folder).images}
+    copied = cache.dataset[["image_id", "label", "split", "group", "path"]].astype(str)
     changed = [
-        image_id
-        for image_id in ours
-        if listed[image_id] != (copied.at[image_id, "label"], copied.at[image_id, "split"])
+        path
+        for image_id, label, split, group, path in copied.itertuples(index=False, name=None)
+        if (image := listed.get(image_id)) is not None
+        and (image.label, image.split, image.group or group) != (label, split, group)
     ]
     if changed:
-        path = str(copied.at[changed[0], "path"])
         raise UsageError(
-            f"{project.dataset_file.name} gives {len(changed)} images of {cache.name} another label or split "
-            f"({path} for one): run 'featcache extract --model {cache.recipe.space.backbone}' again, as before; "
+            f"{project.dataset_file.name} gives {len(changed)} images of {cache.name} another label, split or group "
+            f"({changed[0]} for one): run 'featcache extract --model {cache.recipe.space.backbone}' again, as before; "
             "it computes only what is new"
         )
 
