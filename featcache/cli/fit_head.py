@@ -28,7 +28,7 @@ _FIELDS = ("dropout", "lr", "decay", "batch", "epochs", "scale", "class_weights"
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training rows.  [default: 100]")
 @click.option("--hidden", metavar="UNITS[,UNITS...]", help="Units of the hidden layers; 0 for none.  [default: 256]")
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Behind each hidden layer.  [default: 0.5]")
-@click.option("--lr", type=float, help="Learning rate of SGD.  [default: 0.002; study: 1e-5]")
+@click.option("--lr", type=float, help="Learning rate of SGD.  [default: 0.001; study: 1e-5]")
 @click.option("--decay", type=float, help="Inverse-time decay an update.  [default: 0; study: 0.001]")
 @click.option("--batch", type=click.IntRange(1), help="Rows an update.  [default: 16]")
 @click.option("--scale", type=click.Choice(["auto", "none"]), help="Scale features to one norm.  [default: auto]")

@@ -31,7 +31,7 @@ class HeadConfig:
 
     hidden: tuple[int, ...] = (256,)
     dropout: float = 0.5
-    lr: float = 0.002
+    lr: float = 0.001
     decay: float = 0.0
     batch: int = 16
     epochs: int = 100
