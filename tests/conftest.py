@@ -1,0 +1,140 @@
+"""What the tests of the command line share: ways to run it, and one project made by real commands."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from featcache.backbones import known
+from featcache.backbones.engine import Engine, EngineInfo, open_engine
+from featcache.cli import main
+from featcache.pipeline import extract as extract_pipeline
+
+FEATCACHE = Path(sys.executable).with_name("featcache")
+EXTRACT = ("extract", "--model", "mobilenetv2", "--weights", "random", "--input-size", "64")
+"""The extraction of `made`; small enough to be done in a moment."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def value(self) -> Any:
+        """The JSON value of --json, which is the only line on standard output."""
+        assert self.code == 0, self.err
+        lines = self.out.splitlines()
+        assert len(lines) == 1, self.out
+
+        def refuse(name: str) -> None:
+            raise AssertionError(f"{name} is no JSON")
+
+        return json.loads(lines[0], parse_constant=refuse)
+
+    @property
+    def error(self) -> str:
+        """The one message of a command that refused, without a traceback."""
+        assert self.code in (1, 2), (self.code, self.out, self.err)
+        assert "Traceback" not in self.err + self.out
+        assert "defect of featcache" not in self.err
+        said = [line for line in self.err.splitlines() if line.strip()]
+        if self.code == 2:
+            assert said[0].startswith("Usage: featcache"), self.err
+            assert said[-1].startswith("Error: "), self.err
+        else:
+            assert len(said) == 1, self.err
+            assert said[0].startswith("featcache: "), self.err
+        return said[-1]
+
+
+Run = Callable[..., Ran]
+
+
+def run_command(*args: str, cwd: Path, env: Mapping[str, str] | None = None, check: bool = False) -> Ran:
+    """The installed `featcache` in a process of its own."""
+    environment = {**os.environ, **(env or {})}
+    done = subprocess.run([FEATCACHE, *args], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, done.stderr
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+_kept_engine = functools.cache(open_engine)
+
+
+def _open_engine(name: str, weights: str = "imagenet", *args: Any) -> tuple[Engine, EngineInfo]:
+    """`open_engine`, which takes seconds, once for the same random weights."""
+    return (_kept_engine if weights == "random" else open_engine)(name, weights, *args)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """The command line in this process: run("ls", "--json", cwd=folder)."""
+
+    def call(*args: str, cwd: Path) -> Ran:
+        capfd.readouterr()
+        code: Any = 0
+        with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
+            patch.chdir(cwd)
+            patch.setattr(known, "open_engine", _open_engine)
+            patch.setattr(extract_pipeline, "open_engine", _open_engine)
+            patch.setattr(sys, "argv", ["featcache", *args])
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code or 0
+        out, err = capfd.readouterr()
+        return Ran(int(code), out, err)
+
+    return call
+
+
+@dataclass(frozen=True)
+class Made:
+    """A project that real commands made, and what they printed with --json."""
+
+    folder: Path
+    init: Ran
+    extract: Ran
+
+    @property
+    def cache(self) -> Path:
+        """The folder of its cache."""
+        return Path(self.extract.value["path"])
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """24 generated leukocytes and a cache of their features. Not to be changed: see `project`."""
+    folder = tmp_path_factory.mktemp("made")
+    init = run_command("init", "--per-class", "6", "--json", cwd=folder, check=True)
+    extract = run_command(*EXTRACT, "--json", cwd=folder, check=True)
+    return Made(folder, init, extract)
+
+
+@pytest.fixture
+def project(made: Made, tmp_path: Path) -> Path:
+    """A copy of `made` of the test's own."""
+    return shutil.copytree(made.folder, tmp_path / "project")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, but the memories that may come and go."""
+    found = (
+        path for path in folder.rglob("*") if path.is_file() and path.name not in (".images.csv", ".backbones.json")
+    )
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}

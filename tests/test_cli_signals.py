@@ -1,0 +1,180 @@
+"""Ctrl-C and kill: what was finished is kept, and the same command goes on from there."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import FEATCACHE, Made, Run, contents
+
+from featcache.backbones.known import KNOWN_FILE, identify
+from featcache.store.cache import open_cache
+
+ROWS = 1280 + 4 + 4
+"""A whole shard of 1024 rows and a short one."""
+
+LONG = ("extract", "--model", "mobilenetv2", "--weights", "random", "--input-size", "32", "--train-rows", "1280")
+
+
+def start(*args: str | Path, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(args, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(happened: Callable[[], bool], *processes: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while not happened():
+        assert time.monotonic() < end
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.005)
+
+
+def has_begun(project: Path, shards: int) -> bool:
+    """Whether there is a cache in the making, with so many shards finished."""
+    return any((project / "cache").glob("*/features.zarr/zarr.json")) and ledger_lines(project) >= shards
+
+
+def ledger_lines(project: Path) -> int:
+    return sum(file.read_text().count("\n") for file in (project / "cache").glob("*/ledger.jsonl"))
+
+
+def message(process: subprocess.Popen[str]) -> str:
+    """The one line of an interrupted command."""
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    (said,) = [line for line in err.splitlines() if line]
+    return said
+
+
+@pytest.fixture(scope="module")
+def bare(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project without its cache, but with the memory of the backbone, so that the work begins early."""
+    folder = shutil.copytree(made.folder, tmp_path_factory.mktemp("bare") / "project")
+    shutil.rmtree(folder / "cache" / made.cache.name)
+    identify(folder / "cache" / KNOWN_FILE, "mobilenetv2", "random", 0, 32, "model", "none")
+    return folder
+
+
+def unfinished(project: Path, run: Run) -> None:
+    """The one cache is listed as such, and nobody takes it for a finished one."""
+    (listed,) = run("ls", "--json", cwd=project).value
+    assert listed["status"] == "unfinished"
+    assert "it was never finished: run its 'featcache extract' again" in run("info", listed["path"], cwd=project).error
+    assert "unfinished" in run("fit-head", cwd=project).error
+
+
+def same_cache(found: Path, expected: Path) -> None:
+    """The same files with the same bytes; only the manifest tells of another making."""
+    files, undisturbed = contents(found), contents(expected)
+    assert files.keys() == undisturbed.keys()
+    assert sum(name.startswith("features.zarr/c/") for name in files) == 2
+    assert {name for name in files if files[name] != undisturbed[name]} <= {"manifest.json"}
+    np.testing.assert_array_equal(open_cache(found).features[:], open_cache(expected).features[:])
+
+
+def test_an_interrupted_extract_goes_on_where_it_stopped(bare: Path, tmp_path: Path, run: Run) -> None:
+    project, whole = (shutil.copytree(bare, tmp_path / name) for name in ("a", "b"))
+    process = start(FEATCACHE, *LONG, cwd=project)
+    wait_until(lambda: ledger_lines(project) > 0, process)
+    process.send_signal(signal.SIGINT)
+    assert message(process).startswith("interrupted; what was finished is kept")
+    unfinished(project, run)
+    done = run(*LONG, "--json", cwd=project).value
+    assert (done["reused"], done["computed"]) == (1024, ROWS - 1024)
+    expected = run(*LONG, "--json", cwd=whole).value
+    assert (expected["reused"], expected["computed"]) == (0, ROWS)
+    assert done["cache"] == expected["cache"]
+    same_cache(Path(done["path"]), Path(expected["path"]))
+
+
+WITH_A_QUICK_ENGINE = """
+import sys, time
+import numpy as np
+import featcache.pipeline.extract as pipeline
+from featcache.cli import main
+
+class Engine:
+    def features(self, pixels):
+        time.sleep(0.02)
+        return np.repeat(pixels.mean((1, 2), keepdims=True)[..., :1], 1280, axis=3).astype(np.float32)
+
+pipeline.open_engine = lambda *args: (Engine(), None)
+main()
+"""
+"""extract with features that cost nothing: a kill does not care which they are."""
+
+
+def test_a_killed_extract_goes_on_where_it_stopped(bare: Path, tmp_path: Path, run: Run) -> None:
+    project, whole = (shutil.copytree(bare, tmp_path / name) for name in ("a", "b"))
+    command = (sys.executable, "-c", WITH_A_QUICK_ENGINE, *LONG, "--json")
+    undisturbed = start(*command, cwd=whole)
+    expected = json.loads(undisturbed.communicate()[0])
+    for shards in (0, 1):
+        process = start(*command, cwd=project)
+        begun = functools.partial(has_begun, project, shards)
+        wait_until(begun, process)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        unfinished(project, run)
+    done = json.loads(start(*command, cwd=project).communicate()[0])
+    assert (done["reused"], done["computed"], done["cache"]) == (1024, ROWS - 1024, expected["cache"])
+    same_cache(Path(done["path"]), Path(expected["path"]))
+
+
+def test_an_interrupted_fit_head_leaves_nothing_behind(made: Made, tmp_path: Path, run: Run) -> None:
+    project = shutil.copytree(made.folder, tmp_path / "project")
+    process = start(FEATCACHE, "fit-head", "--epochs", "100000000", "--hidden", "8", cwd=project)
+    wait_until((project / "results").is_dir, process)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    assert message(process).startswith("interrupted")
+    assert not list((project / "results").iterdir())
+    assert run("fit-head", "--epochs", "2", cwd=project).code == 0
+
+
+def test_an_interrupt_that_a_library_turned_into_its_own_error_is_still_one(project: Path) -> None:
+    program = """
+import os, signal, sys
+import featcache.store.catalog
+
+def interrupted(*_):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+    except KeyboardInterrupt as error:
+        raise RuntimeError("the backend failed") from error
+
+featcache.store.catalog.list_caches = interrupted
+sys.argv = ["featcache", "ls"]
+from featcache.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=project, capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr.startswith("interrupted; what was finished is kept")
+
+
+def test_who_ignores_interrupts_goes_on_ignoring_them(project: Path) -> None:
+    """As `nohup` and shells do for commands in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = start(FEATCACHE, "ls", "--json", cwd=project)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    for _ in range(50):
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.01)
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert out.startswith("[{")
