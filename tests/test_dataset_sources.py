@@ -301,7 +301,7 @@ def test_generated_smears_are_voc(tmp_path: Path) -> None:
     assert {c.path for c in source.candidates} == {f"images/{name}" for name in one_class}
     assert len(set(smear_labels(5))) == 2
     assert reasons(source) == {
-        "smear-0006.jpg": "2 WBC boxes with different labels (lymphocyte, eosinophil): which is which is not said"
+        "images/smear-0006.jpg": "2 WBC boxes with different labels (lymphocyte, eosinophil): which is which is not said"
     }
 
 
@@ -326,12 +326,13 @@ def test_voc_pairs_labels_with_boxes_or_says_why_not(tmp_path: Path) -> None:
     ]
     assert len({(c.path, c.box) for c in source.candidates}) == 3
     assert reasons(source) == {
-        "3.jpg": "1 label (a) for 2 WBC boxes",
-        "4.jpg": "2 WBC boxes with different labels (a, b): which is which is not said",
-        "5.jpg": "1 label (a) for 0 WBC boxes",
-        "6.jpg": "it has no label",
+        "images/3.jpg": "1 label (a) for 2 WBC boxes",
+        "images/4.jpg": "2 WBC boxes with different labels (a, b): which is which is not said",
+        "images/5.jpg": "1 label (a) for 0 WBC boxes",
+        "images/6.jpg": "it has no label",
+        "images/7.jpg": "it has no line in labels.csv",
         "gone.jpg": "there is no such image",
-        "8.jpg": "it has no annotation",
+        "images/8.jpg": "it has no annotation",
     }
 
 

@@ -42,7 +42,7 @@ def _silent_stderr() -> Iterator[None]:
         os.dup2(hidden.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             os.dup2(kept, 2)
             hidden.seek(0)
             os.write(2, hidden.read())

@@ -81,7 +81,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     with _noting_interrupts() as interrupts:
         try:
-            cli.main(standalone_mode=False)
+            cli.main(prog_name="featcache", standalone_mode=False)
         except Exception as error:  # noqa: BLE001 - the last net: a person sees a message, never a traceback
             sys.exit(_say_error(error, bool(interrupts)))
         except KeyboardInterrupt as error:

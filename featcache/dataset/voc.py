@@ -104,11 +104,17 @@ def _pair_with_labels(
         boxes = boxes_of.get(stem, [])
         reason = _why_unpaired(picture, stem, labels, boxes, voc_object)
         if picture is None or reason:
-            source.left_out.append(LeftOut(name, reason))
+            source.left_out.append(LeftOut(_relative(picture, source) if picture else name, reason))
             continue
-        relative = picture.relative_to(source.folder).as_posix()
         for label, box in zip(labels, boxes, strict=True):
-            source.candidates.append(Candidate(relative, label, box=_grown(box, margin)))
+            source.candidates.append(Candidate(_relative(picture, source), label, box=_grown(box, margin)))
+    unlisted = set(images.values()) - {_picture_of(images, name) for name, _ in listed}
+    for picture in sorted(unlisted):
+        source.left_out.append(LeftOut(_relative(picture, source), f"it has no line in {labels_file.name}"))
+
+
+def _relative(picture: Path, source: Source) -> str:
+    return picture.relative_to(source.folder).as_posix()
 
 
 def _why_unpaired(picture: Path | None, stem: str, labels: list[str], boxes: list[Box], voc_object: str) -> str:
@@ -135,7 +141,7 @@ def _take_object_names(source: Source, images: dict[str, Path], smears: dict[str
         if picture is None:
             source.left_out.append(LeftOut(stem, "there is no such image"))
             continue
-        relative = picture.relative_to(source.folder).as_posix()
+        relative = _relative(picture, source)
         for name, box in dict.fromkeys(smear.objects):
             source.candidates.append(Candidate(relative, name, box=_grown(box, margin)))
 

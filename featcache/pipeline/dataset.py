@@ -32,22 +32,24 @@ def current_dataset(project: Project, strict: bool = False, track: Track = silen
     paths = {image.path for image in listed.images}
     with track("checking images", len(paths)) as advance:
         files = scan(listed.folder, paths, project.cache_folder / STAMPS_FILE, on_file=lambda: advance(1))
-    images, left_out = [], []
+    images, left_out, lines = [], [], []
     for image in listed.images:
         file = files[image.path]
         box = clipped(image.box, file) if image.box and not file.problem else image.box
         if file.problem or (image.box and box != image.box):
             reason = file.problem or f"the box reaches out of the image ({file.width_px}x{file.height_px} px)"
             left_out.append(LeftOut(image.path, reason))
+            lines.append(image)
         else:
             images.append(_with_id(image, image_id_of(file.sha256, box), file.sha256))
+            lines.append(images[-1])
     stop_if_strict(left_out, strict)
     if not images:
         raise DatasetError(f"{project.dataset_file}: no usable image: {left_out[0].path}: {left_out[0].reason}")
     _refuse_twins(project, images)
-    if [i.image_id for i in images] != [i.image_id for i in listed.images] and not left_out:
+    if lines != list(listed.images):
         try:
-            write_dataset(project.dataset_file, images)
+            write_dataset(project.dataset_file, lines)
         except OSError as error:
             raise ProjectError(f"{project.dataset_file}: cannot be written: {error.strerror or error}") from error
     return Dataset(tuple(images), listed.folder), left_out
