@@ -15,7 +15,7 @@ from featcache.cli.options import (
     open_project,
     project_option,
 )
-from featcache.cli.output import print_json, print_table, say, say_left_out, track
+from featcache.cli.output import print_json, print_table, say, say_left_out, shown, track
 
 
 @click.group("dataset")
@@ -61,7 +61,7 @@ def preview(out: Path | None, per_class: int, views: int, folder: Path, as_json:
     if as_json:
         print_json({"path": str(path.resolve())})
     else:
-        say(f"wrote {path}")
+        say(f"wrote {shown(path)}")
 
 
 @command.command("generate", short_help="Cells in class folders, or annotated smears.")

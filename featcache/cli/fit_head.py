@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featcache.cli.options import json_option, open_project, project_option
-from featcache.cli.output import percent, print_json, print_table, say, track
+from featcache.cli.output import percent, print_json, print_table, say, shown, track
 
 if TYPE_CHECKING:
     from featcache.pipeline.fit_head import Fitted
@@ -80,7 +80,7 @@ def command(
         f"test: {percent(low)} to {percent(high)} % with 95 % confidence (over {metrics['test']['groups']} groups); "
         f"the most frequent class alone gives {percent(metrics['test']['majority'])} %"
     )
-    say(f"run: {done.run.folder}")
+    say(f"run: {shown(done.run.folder)}")
     say("next: featcache report")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from featcache.cli.options import json_option, open_project, project_option
-from featcache.cli.output import print_json, print_table, say, size
+from featcache.cli.output import print_json, print_table, say, shown, size
 
 
 @click.command("info")
@@ -47,4 +47,4 @@ def command(name: str | None, folder: Path, as_json: bool) -> None:
     splits = [split for split in ("train", "val", "test") if split in counts.columns]
     rows = [[str(label), *(str(counts.at[label, split]) for split in splits)] for label in counts.index]
     print_table(["rows", *splits], rows)
-    say(f"folder: {cache.folder.resolve()}")
+    say(f"folder: {shown(cache.folder.resolve())}")

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -65,6 +66,11 @@ def say_left_out(left_out: Sequence[LeftOut], as_json: bool) -> None:
             say(f"  {item.path}: {item.reason}", as_json)
         if len(left_out) > _LISTED:
             say(f"  ... and {len(left_out) - _LISTED} more (all of them in --json)", as_json)
+
+
+def shown(path: Path) -> str:
+    """A path for people: from the current folder where it lies in there."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def size(n_bytes: int) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from featcache.cli.options import json_option, open_project, project_option
-from featcache.cli.output import print_json, print_table, say
+from featcache.cli.output import print_json, print_table, say, shown
 
 
 @click.command("report")
@@ -27,5 +27,5 @@ def command(out: Path | None, folder: Path, as_json: bool) -> None:
         return
     for table in tables.per_class(finished):
         print_table(table.headers, table.rows, title="accuracy on test, %")
-    say(f"wrote {markdown}")
-    say(f"wrote {html}")
+    say(f"wrote {shown(markdown)}")
+    say(f"wrote {shown(html)}")
