@@ -176,10 +176,10 @@ def test_an_edited_image_is_computed_again(project: Path, run: Run, made: Made) 
     found, plain = plain_rows(featcache.open_cache(done["path"]), project)
     assert len(found) == len(plain) == 24
     assert extract(run, project)["computed"] == 0
-    refused = run("fit-head", "--epochs", "1", cwd=project).error
-    assert "several caches could be meant" in refused
-    assert done["cache"] in refused
-    assert made.cache.name in refused
+    fitted = run("fit-head", "--epochs", "1", "--json", cwd=project)
+    assert fitted.value["cache"] == done["cache"]
+    assert f"took {done['cache']}, the newest of 2 caches" in fitted.err
+    assert made.cache.name in fitted.err
 
 
 def test_the_same_images_elsewhere_have_the_same_cache_name(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,14 @@ from featcache.cli.output import percent, print_json, print_table, say, shown, t
 
 if TYPE_CHECKING:
     from featcache.pipeline.fit_head import Fitted
+    from featcache.project import Project
+    from featcache.store.cache import Cache
 
 _FIELDS = ("dropout", "lr", "decay", "batch", "epochs", "scale", "class_weights", "seed", "dtype")
 
 
 @click.command("fit-head")
-@click.option("--cache", "cache_name", metavar="NAME", help="A cache's name or how it begins; else the only one.")
+@click.option("--cache", "cache_name", metavar="NAME", help="A cache's name or how it begins.  [default: the newest]")
 @click.option(
     "--preset",
     type=click.Choice(["default", "study"]),
@@ -56,11 +59,10 @@ def command(
     """
     from featcache.heads.config import from_preset
     from featcache.pipeline.fit_head import fit_head, refuse_stale
-    from featcache.store.catalog import find_cache
 
     config = from_preset(preset, hidden=_units(values["hidden"]), **{name: values[name] for name in _FIELDS})
     project = open_project(folder)
-    cache = find_cache(project.cache_folder, cache_name)
+    cache = _cache(project, cache_name, as_json)
     if cache.folder.parent.resolve() == project.cache_folder.resolve():
         refuse_stale(project, cache)
     done = fit_head(cache, project.results_folder, config, solver, again, track)
@@ -82,6 +84,29 @@ def command(
     )
     say(f"run: {shown(done.run.folder)}")
     say("next: featcache report")
+
+
+def _cache(project: Project, name: str | None, as_json: bool) -> Cache:
+    """The cache that is named; else the only one; else the one chosen from a list, or the newest and a word."""
+    from featcache.store.catalog import find_cache, list_caches
+
+    caches = [entry.cache for entry in list_caches(project.cache_folder) if entry.cache is not None]
+    if name is not None or len(caches) < 2:
+        return find_cache(project.cache_folder, name)
+    caches.sort(key=_made_at, reverse=True)
+    if sys.stdin.isatty() and sys.stdout.isatty() and not as_json:
+        for number, cache in enumerate(caches, start=1):
+            say(f"{number}  {cache.name}  {cache.features.shape}")
+        return caches[click.prompt("which cache", type=click.IntRange(1, len(caches)), default=1) - 1]
+    others = ", ".join(cache.name for cache in caches[1:])
+    say(f"took {caches[0].name}, the newest of {len(caches)} caches; --cache names another ({others})", as_json)
+    return caches[0]
+
+
+def _made_at(cache: Cache) -> tuple[str, int]:
+    """When a cache was finished: by its own word, in seconds; then by its manifest's time."""
+    created = str(cache.manifest.provenance.get("created", ""))
+    return created, (cache.folder / "manifest.json").stat().st_mtime_ns
 
 
 def _units(text: str | None) -> tuple[int, ...] | None:
