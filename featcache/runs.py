@@ -57,6 +57,8 @@ class Run:
             frame = pd.read_csv(path)
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read: {error}") from error
+        if frame.empty:
+            raise RunError(f"{path}: no epoch")
         for column in (field.name for field in fields(Epoch)):
             if column not in frame or not pd.api.types.is_numeric_dtype(frame[column]):
                 raise RunError(f"{path}: no column {column} of numbers")

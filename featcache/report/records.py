@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from featcache.errors import RunError
 from featcache.report.text import clean
-from featcache.runs import CONFIG_FILE, HISTORY_FILE, METRICS_FILE, Run
+from featcache.runs import CONFIG_FILE, METRICS_FILE, Run
 
 HISTORY_COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy")
 
@@ -132,18 +132,9 @@ def read_records(runs: Sequence[Run]) -> tuple[list[RunRecord], list[Problem]]:
 def read_history(run: Run) -> pd.DataFrame:
     """A run's history with its columns checked. Raises RunError, with the reason, for a damaged one."""
     try:
-        history = run.history
+        return run.history
     except RunError as error:
         raise RunError(_without_folder(error, run)) from error
-    missing = [column for column in HISTORY_COLUMNS if column not in history]
-    if missing:
-        raise RunError(f"{HISTORY_FILE}: no column {', '.join(missing)}")
-    if history.empty:
-        raise RunError(f"{HISTORY_FILE}: no epoch")
-    words = [column for column in HISTORY_COLUMNS if not np.issubdtype(history[column].to_numpy().dtype, np.number)]
-    if words:
-        raise RunError(f"{HISTORY_FILE}: column {', '.join(words)}: expected numbers")
-    return history
 
 
 def best_by_validation(records: Sequence[RunRecord]) -> RunRecord | None:
