@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -161,6 +162,19 @@ def changed(section: Section, changes: Mapping[str, Any]) -> Section:
         return type(section).model_validate({**section.model_dump(), **changes})
     except ValidationError as error:
         raise ProjectError(explain(error)) from error
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Say before long work, not behind it, that its result cannot be kept in `folder`: ProjectError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ProjectError(
+            f"{folder}: cannot be written ({error.strerror}): free the folder, or name another one under [folders] "
+            f"in {PROJECT_FILE}"
+        ) from error
 
 
 def find_project(start: Path) -> Project:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +17,12 @@ from featcache.backbones.engine import EngineInfo, open_engine
 from featcache.backbones.known import KNOWN_FILE, identify
 from featcache.dataset.candidates import LeftOut
 from featcache.dataset.manifest import Dataset, check
-from featcache.errors import CacheError, CacheWriteError, DatasetError, ProjectError
+from featcache.errors import CacheError, CacheWriteError, DatasetError
 from featcache.extract import extract as extract_rows
 from featcache.extract import rows_of
 from featcache.pipeline.dataset import current_dataset
 from featcache.pipeline.progress import Track, silent
-from featcache.project import PROJECT_FILE, Project, changed
+from featcache.project import Project, changed, refuse_unwritable
 from featcache.recipe import FeatureSpace, Recipe, cache_digest, cache_name
 from featcache.store.cache import open_cache
 from featcache.store.layout import MANIFEST_FILE
@@ -83,7 +82,7 @@ def extract(project: Project, model: str, options: ExtractOptions | None = None,
     """
     options = options or ExtractOptions()
     started = time.perf_counter()
-    _refuse_unwritable(project.cache_folder)
+    refuse_unwritable(project.cache_folder)
     dataset, left_out = current_dataset(project, options.strict, track)
     _refuse_untrainable(project, dataset, left_out)
     views = plan_views(dataset.images, changed(project.settings.views, options.views))
@@ -122,20 +121,6 @@ def extract(project: Project, model: str, options: ExtractOptions | None = None,
         damage=damage,
         left_out=left_out,
     )
-
-
-def _refuse_unwritable(folder: Path) -> None:
-    """Say before any work that caches cannot be kept."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ProjectError(
-            f"{folder}: cannot be written ({error.strerror}): free the folder, or name another one under [folders] "
-            f"in {PROJECT_FILE}"
-        ) from error
 
 
 def _refuse_untrainable(project: Project, dataset: Dataset, left_out: Sequence[LeftOut]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from featcache.heads.config import HeadConfig, Solver
 from featcache.heads.history import Epoch
 from featcache.heads.train import plan_head, train_head
 from featcache.pipeline.progress import Track, silent
-from featcache.project import PROJECT_FILE, Project
+from featcache.project import Project, refuse_unwritable
 from featcache.report import figures, page
 from featcache.store.cache import Cache
 
@@ -65,7 +64,7 @@ def fit_head(
     name = runs.run_name("head", backbone, identity)
     if runs.is_finished(results / name) and not again:
         return Fitted(_readable(runs.Run(results / name)), cache.name, reused=True)
-    _refuse_unwritable(results)
+    refuse_unwritable(results)
     started = time.perf_counter()
     with track(f"training {name}", config.epochs) as advance:
 
@@ -121,20 +120,6 @@ def _readable(run: runs.Run) -> runs.Run:
     except RunError as error:
         raise RunError(f"{error}; --again trains this run anew") from error
     return run
-
-
-def _refuse_unwritable(results: Path) -> None:
-    """Say before the training, not behind it, that its run cannot be kept."""
-    try:
-        results.mkdir(parents=True, exist_ok=True)
-        probe = results / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise RunError(
-            f"{results}: cannot be written ({error.strerror}): free the folder, or name another one under [folders] "
-            f"in {PROJECT_FILE}"
-        ) from error
 
 
 @contextmanager
