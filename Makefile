@@ -23,6 +23,7 @@ check: lint test  ## every gate: ruff, mypy --strict, import-linter, pytest
 bench: $(VENV)/.featcache  ## what docs/benchmarks.md quotes
 	$(BIN)/python benchmarks/head.py
 	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/extract.py
 
 clean:

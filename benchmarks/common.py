@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from featcache.dataset.manifest import Dataset, LabelledImage
 from featcache.recipe import FeatureSpace, Recipe, row_id
+from featcache.store.layout import Format
 from featcache.store.tables import Row
 from featcache.store.writer import CacheWriter
 
@@ -23,7 +24,9 @@ def features_like(n_rows: int, row_shape: tuple[int, ...], seed: int = 0) -> NDA
     return np.maximum(values - np.float32(0.58), 0)
 
 
-def cache_of(parent: Path, features: NDArray[np.float32], splits: dict[str, int], classes: int = 4) -> Path:
+def cache_of(
+    parent: Path, features: NDArray[np.float32], splits: dict[str, int], classes: int = 4, format_: Format = "zarr"
+) -> Path:
     """A finished cache that holds `features`, an image a row, `splits[name]` rows in each split."""
     recipe = Recipe(FeatureSpace("benchmark", "none", 224, "none", "none", "0" * 64))
     names = [split for split, rows in splits.items() for _ in range(rows)]
@@ -31,11 +34,12 @@ def cache_of(parent: Path, features: NDArray[np.float32], splits: dict[str, int]
         LabelledImage(f"{i}.png", f"class-{i % classes}", split, str(i), f"{i:064x}") for i, split in enumerate(names)
     )
     rows = [Row(image.image_id, 0, row_id(recipe.space, image.image_id, {}), {}) for image in images]
-    writer = CacheWriter(parent, recipe, rows, features.shape[1:])
-    for shard in writer.missing:
-        start, stop = writer.store.layout.span(shard)
-        writer.write(shard, features[start:stop])
-    writer.finish(Dataset(images, parent), {})
+    writer = CacheWriter(parent, recipe, rows, features.shape[1:], format_)
+    with writer:
+        for shard in writer.missing:
+            start, stop = writer.store.layout.span(shard)
+            writer.write(shard, features[start:stop])
+        writer.finish(Dataset(images, parent), {})
     return writer.folder
 
 

@@ -6,6 +6,8 @@
     cache.features      # (n_rows, h, w, c), read from the disk when indexed
     cache.rows          # a DataFrame: row, image_id, path, label, split, group, view
     X, y = cache.arrays("train")
+    for X, y in cache.batches("train", 32): ...     # shuffled, in bounded memory
+    cache.to_tf("train"), cache.to_torch("train"), cache.to_sklearn("train")
 
 What goes wrong is raised as one of `featcache.errors`. Importing featcache is quick: what needs NumPy and
 more is imported when it is first asked for.

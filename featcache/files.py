@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ _BLOCK_BYTES = 1 << 20
 PARTIAL_SUFFIX = ".partial"
 
 
-def sha256_bytes(data: bytes) -> str:
+def sha256_bytes(data: bytes | memoryview) -> str:
     """Hex SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()
 
@@ -59,10 +60,29 @@ def beside(final: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that a reader finds the old one or the new one, never a part."""
+def write_bytes(path: Path, data: bytes | memoryview, check: bool = False) -> None:
+    """Write a file so that a reader finds the old one or the new one, never a part.
+
+    check : read it back before it gets its name, OSError where it is not what was written
+    """
     with beside(path) as partial:
         partial.write_bytes(data)
+        if check:
+            sync(partial)
+            if not _holds(partial, memoryview(data)):
+                raise OSError(errno.EIO, "what was written was read back otherwise: check the disk and the memory")
+
+
+def _holds(path: Path, data: memoryview) -> bool:
+    """Whether a file's bytes are these."""
+    block, place = bytearray(_BLOCK_BYTES), 0
+    with path.open("rb", buffering=0) as file:
+        while length := file.readinto(block):
+            # A bytearray on the left compares by memcmp; two memoryviews would compare number by number.
+            if (block if length == len(block) else block[:length]) != data[place : place + length]:
+                return False
+            place += length
+    return place == len(data)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -103,6 +103,13 @@ class AugmentationSection(_Section):
         return Augmentation(**self.model_dump())
 
 
+class StorageSection(_Section):
+    """[storage]: how the features of a cache are kept."""
+
+    format: Literal["zarr", "hdf5"] = "zarr"
+    dtype: Literal["float32", "float16"] = "float32"
+
+
 class FoldersSection(_Section):
     """[folders]: where caches and runs are kept, relative to featcache.toml."""
 
@@ -110,7 +117,7 @@ class FoldersSection(_Section):
     results: str = "results"
 
 
-Section = TypeVar("Section", DatasetSection, ViewsSection, AugmentationSection)
+Section = TypeVar("Section", DatasetSection, ViewsSection, AugmentationSection, StorageSection)
 
 
 class Settings(_Section):
@@ -119,6 +126,7 @@ class Settings(_Section):
     dataset: DatasetSection = DatasetSection()
     views: ViewsSection = ViewsSection()
     augmentation: AugmentationSection = AugmentationSection()
+    storage: StorageSection = StorageSection()
     folders: FoldersSection = FoldersSection()
 
     @model_validator(mode="after")
@@ -222,6 +230,7 @@ def write_project(folder: Path, settings: Settings) -> None:
         "dataset": "what 'init' reads; the paths in dataset.csv start from the folder 'images'",
         "views": "views an image; or train_rows = 4394 and so on: rows in total, spread evenly over classes",
         "augmentation": "how views 1, 2, ... differ from view 0, the plain one; the study's values",
+        "storage": "of new caches: format zarr or hdf5, dtype float32 or float16",
         "folders": "where caches and runs are kept",
     }
     for section, values in settings.model_dump(exclude_none=True).items():

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any, Literal
 
 RECIPE_FORMAT = 1
@@ -80,7 +81,7 @@ class FeatureSpace:
     segmentation: str = "none"
     rendering: int = RENDERING_VERSION
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Hex SHA-256 that names this space."""
         return digest(asdict(self))
@@ -158,6 +159,9 @@ def cache_digest(recipe: Recipe, rows: Iterable[tuple[str, int]]) -> str:
     return digest([recipe.digest, sorted([image_id, view] for image_id, view in rows)])
 
 
-def cache_name(backbone: str, cache_digest: str) -> str:
-    """Folder name of a cache: the backbone for people, eight digits of the digest to tell them apart."""
-    return f"{backbone}-{cache_digest[:8]}"
+def cache_name(backbone: str, cache_digest: str, format_: str = "zarr") -> str:
+    """Folder name of a cache: the backbone for people, eight digits of the digest to tell them apart.
+
+    The format decides no value and is in no digest. That of HDF5 stands in the name, so that both can be had.
+    """
+    return f"{backbone}-{cache_digest[:8]}" + ("" if format_ == "zarr" else f"-{format_}")

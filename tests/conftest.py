@@ -9,17 +9,19 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import Shops
 
 from featcache.backbones import known
 from featcache.backbones.engine import Engine, EngineInfo, open_engine
 from featcache.cli import main
-from featcache.pipeline import extract as extract_pipeline
+from featcache.pipeline import plan, verify
 
 FEATCACHE = Path(sys.executable).with_name("featcache")
 EXTRACT = ("extract", "--model", "mobilenetv2", "--weights", "random", "--input-size", "64")
@@ -90,8 +92,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
         code: Any = 0
         with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
             patch.chdir(cwd)
-            patch.setattr(known, "open_engine", _open_engine)
-            patch.setattr(extract_pipeline, "open_engine", _open_engine)
+            for module in (known, plan, verify):
+                patch.setattr(module, "open_engine", _open_engine)
             patch.setattr(sys, "argv", ["featcache", *args])
             try:
                 main()
@@ -130,6 +132,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 def project(made: Made, tmp_path: Path) -> Path:
     """A copy of `made` of the test's own."""
     return shutil.copytree(made.folder, tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for hundreds of small caches: in memory where there is such a disk, since each syncs many files."""
+    memory = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def shops(quick: Path) -> Iterator[Shops]:
+    """Warm processes that fork workers."""
+    both = Shops(quick / "shops")
+    yield both
+    both.close()
 
 
 def contents(folder: Path) -> dict[str, bytes]:

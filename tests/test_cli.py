@@ -73,7 +73,9 @@ def test_help_fits_a_terminal(run: Run, tmp_path: Path) -> None:
         shown = run(*path, "--help", cwd=tmp_path)
         assert (shown.code, shown.err) == (0, "")
         assert max(map(len, shown.out.splitlines())) <= 80
-        assert "..." not in shown.out.replace("[UNITS...]", "").replace("UNITS...", "").replace("ARGS]...", "")
+        assert "..." not in shown.out.replace("[UNITS...]", "").replace("UNITS...", "").replace("ARGS]...", "").replace(
+            "CACHE...", ""
+        ).replace("[CACHE]...", "")
 
 
 def test_no_command_shows_the_help(run: Run, tmp_path: Path) -> None:
@@ -88,7 +90,7 @@ def test_no_command_shows_the_help(run: Run, tmp_path: Path) -> None:
         (("extrac",), "did you mean extract?"),
         (("fit_head",), "did you mean fit-head?"),
         (("lss",), "did you mean ls?"),
-        (("xyzzy",), "known are dataset, demo"),
+        (("xyzzy",), "known are convert, dataset, demo, diff, explain,"),
         (("dataset", "chek"), "check"),
     ],
 )
@@ -141,6 +143,10 @@ def test_json_of_extract(made: Made, project: Path, run: Run) -> None:
         "rows": int,
         "computed": int,
         "reused": int,
+        "copied": int,
+        "copied_from": list,
+        "format": str,
+        "dtype": str,
         "skipped": int,
         "seconds": float,
         "images_per_s": float,
@@ -148,6 +154,7 @@ def test_json_of_extract(made: Made, project: Path, run: Run) -> None:
     first = made.extract.value
     has_types(first, types)
     assert (first["rows"], first["computed"], first["reused"], first["skipped"]) == (72, 72, 0, 0)
+    assert (first["copied"], first["copied_from"], first["format"], first["dtype"]) == (0, [], "zarr", "float32")
     assert Path(first["path"]) == made.folder / "cache" / first["cache"]
     assert first["seconds"] > 0 < first["images_per_s"]
     before = contents(project)

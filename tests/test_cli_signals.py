@@ -19,9 +19,12 @@ from conftest import FEATCACHE, Made, Run, contents
 
 from featcache.backbones.known import KNOWN_FILE, identify
 from featcache.store.cache import open_cache
+from featcache.store.layout import layout_for
 
 ROWS = 1280 + 4 + 4
-"""A whole shard of 1024 rows and a short one."""
+SHARD = layout_for(ROWS, (1, 1, 1280), "float32").rows_per_shard
+N_SHARDS = -(-ROWS // SHARD)
+"""Whole shards and a short one."""
 
 LONG = ("extract", "--model", "mobilenetv2", "--weights", "random", "--input-size", "32", "--train-rows", "1280")
 
@@ -47,12 +50,13 @@ def ledger_lines(project: Path) -> int:
     return sum(file.read_text().count("\n") for file in (project / "cache").glob("*/ledger.jsonl"))
 
 
-def message(process: subprocess.Popen[str]) -> str:
-    """The one line of an interrupted command."""
+def message(process: subprocess.Popen[str], *before: str) -> str:
+    """The last line of an interrupted command; those before it must be `before`."""
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == ""
-    (said,) = [line for line in err.splitlines() if line]
+    *others, said = [line for line in err.splitlines() if line]
+    assert others == [*before]
     return said
 
 
@@ -77,20 +81,26 @@ def same_cache(found: Path, expected: Path) -> None:
     """The same files with the same bytes; only the manifest tells of another making."""
     files, undisturbed = contents(found), contents(expected)
     assert files.keys() == undisturbed.keys()
-    assert sum(name.startswith("features.zarr/c/") for name in files) == 2
+    assert sum(name.startswith("features.zarr/c/") for name in files) == N_SHARDS
     assert {name for name in files if files[name] != undisturbed[name]} <= {"manifest.json"}
     np.testing.assert_array_equal(open_cache(found).features[:], open_cache(expected).features[:])
 
 
-def test_an_interrupted_extract_goes_on_where_it_stopped(bare: Path, tmp_path: Path, run: Run) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_extract_goes_on_where_it_stopped(
+    bare: Path, tmp_path: Path, run: Run, number: signal.Signals
+) -> None:
     project, whole = (shutil.copytree(bare, tmp_path / name) for name in ("a", "b"))
     process = start(FEATCACHE, *LONG, cwd=project)
     wait_until(lambda: ledger_lines(project) > 0, process)
-    process.send_signal(signal.SIGINT)
-    assert message(process).startswith("interrupted; what was finished is kept")
+    process.send_signal(number)
+    said = message(process, "interrupted: finishing the shard in hand; once more ends it at once")
+    assert said.startswith("interrupted; what was finished is kept")
     unfinished(project, run)
+    there = ledger_lines(project) * SHARD
+    assert there >= SHARD
     done = run(*LONG, "--json", cwd=project).value
-    assert (done["reused"], done["computed"]) == (1024, ROWS - 1024)
+    assert (done["reused"], done["computed"]) == (there, ROWS - there)
     expected = run(*LONG, "--json", cwd=whole).value
     assert (expected["reused"], expected["computed"]) == (0, ROWS)
     assert done["cache"] == expected["cache"]
@@ -100,12 +110,12 @@ def test_an_interrupted_extract_goes_on_where_it_stopped(bare: Path, tmp_path: P
 WITH_A_QUICK_ENGINE = """
 import sys, time
 import numpy as np
-import featcache.pipeline.extract as pipeline
+import featcache.pipeline.plan as pipeline
 from featcache.cli import main
 
 class Engine:
     def features(self, pixels):
-        time.sleep(0.02)
+        time.sleep(0.1)
         return np.repeat(pixels.mean((1, 2), keepdims=True)[..., :1], 1280, axis=3).astype(np.float32)
 
 pipeline.open_engine = lambda *args: (Engine(), None)
@@ -127,8 +137,10 @@ def test_a_killed_extract_goes_on_where_it_stopped(bare: Path, tmp_path: Path, r
         process.communicate()
         assert process.returncode == -signal.SIGKILL
         unfinished(project, run)
+    there = ledger_lines(project) * SHARD
+    assert there >= SHARD
     done = json.loads(start(*command, cwd=project).communicate()[0])
-    assert (done["reused"], done["computed"], done["cache"]) == (1024, ROWS - 1024, expected["cache"])
+    assert (done["reused"], done["computed"], done["cache"]) == (there, ROWS - there, expected["cache"])
     same_cache(Path(done["path"]), Path(expected["path"]))
 
 

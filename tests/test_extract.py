@@ -17,10 +17,12 @@ from featcache.dataset.images import decode
 from featcache.dataset.manifest import SPLITS, Box, Dataset, LabelledImage, image_id_of
 from featcache.dataset.synthetic import write_cells
 from featcache.errors import CacheError, DatasetError
-from featcache.extract import extract, rows_of
+from featcache.extract import Counts, extract, rows_of
 from featcache.files import sha256_file
 from featcache.recipe import Recipe
 from featcache.store.cache import Cache, open_cache
+from featcache.store.layout import FORMATS, Format
+from featcache.store.reach import Reach
 from featcache.store.writer import CacheWriter
 from featcache.views import PLAIN, cut_and_resize, render, view_parameters
 
@@ -71,19 +73,22 @@ def copy(cells: Dataset, folder: Path) -> Dataset:
     return Dataset(cells.images, folder)
 
 
-def writer_for(parent: Path, cells: Dataset, views: int, how: Recipe = RECIPE) -> CacheWriter:
-    return CacheWriter(parent, how, rows_of(cells.images, [views] * len(cells.images), how), GridMeans.feature_shape)
+def writer_for(parent: Path, cells: Dataset, views: int, how: Recipe = RECIPE, format_: Format = "zarr") -> CacheWriter:
+    rows = rows_of(cells.images, [views] * len(cells.images), how)
+    return CacheWriter(parent, how, rows, GridMeans.feature_shape, format_)
 
 
-def run(writer: CacheWriter, cells: Dataset, engine: Engine | None = None) -> int:
+def run(writer: CacheWriter, cells: Dataset, engine: Engine | None = None, reach: Reach | None = None) -> Counts:
     by_id = {image.image_id: image for image in cells.images}
-    return extract(writer, by_id, cells.folder, engine or GridMeans())
+    with writer:
+        return extract(writer, by_id, cells.folder, lambda: engine or GridMeans(), reach)
 
 
 def extracted(parent: Path, cells: Dataset, views: int) -> Cache:
     writer = writer_for(parent, cells, views)
-    assert run(writer, cells) == views * len(cells.images)
-    writer.finish(cells, {})
+    assert run(writer, cells) == Counts(computed=views * len(cells.images))
+    with writer:
+        writer.finish(cells, {})
     return open_cache(writer.folder)
 
 
@@ -110,9 +115,7 @@ def test_rows_are_the_engine_on_views_rendered_by_hand(tmp_path: Path, cells: Da
     assert list(cache.rows["view"]) == list(range(5)) * len(cells.images)
 
 
-@pytest.mark.parametrize(
-    ("batch", "shard", "job"), [(1, 16, 16), (7, 16, 2), (64, 32, 1), (5, 48, 3), (1000, 1024, 16)]
-)
+@pytest.mark.parametrize(("batch", "shard", "job"), [(1, 16, 16), (7, 16, 2), (64, 32, 1), (5, 8, 3), (1000, 1024, 16)])
 def test_batches_shards_and_jobs_decide_no_value(
     tmp_path: Path, cells: Dataset, monkeypatch: pytest.MonkeyPatch, batch: int, shard: int, job: int
 ) -> None:
@@ -122,9 +125,10 @@ def test_batches_shards_and_jobs_decide_no_value(
     writer = writer_for(tmp_path, cells, 5)
     engine, seen = GridMeans(), []
     images = {image.image_id: image for image in cells.images}
-    assert extract(writer, images, cells.folder, engine, seen.append) == 80
-    assert writer.store.layout.n_shards == -(-80 // shard)
-    assert seen == engine.batches
+    with writer:
+        assert extract(writer, images, cells.folder, lambda: engine, None, seen.append) == Counts(computed=80)
+    assert writer.store.layout.n_shards == -(-80 // min(shard, 256))
+    assert [rows for rows in seen if rows] == engine.batches
     assert sum(seen) == 80
     assert max(seen) <= batch
     np.testing.assert_array_equal(writer.store.read(0, 80), by_hand(cells, 5))
@@ -139,11 +143,14 @@ def test_only_missing_shards_are_computed(tmp_path: Path, cells: Dataset, monkey
         writer.write(shard, whole.features[start:stop])
     engine = GridMeans()
     again = writer_for(tmp_path, cells, 5)
-    assert run(again, cells, engine) == sum(engine.batches) == 48
+    assert run(again, cells, engine) == Counts(computed=48)
+    assert sum(engine.batches) == 48
     assert feature_bytes(again.folder) == feature_bytes(whole.folder)
-    engine = GridMeans()
-    assert run(writer_for(tmp_path, cells, 5), cells, engine) == 0
-    assert engine.batches == []
+
+    def none() -> Engine:
+        raise AssertionError("nothing is to be computed")
+
+    assert extract(writer_for(tmp_path, cells, 5), {}, cells.folder, none) == Counts()
 
 
 def repaint(path: Path) -> None:
@@ -235,7 +242,7 @@ def test_features_that_are_no_numbers_are_refused_with_their_rows(tmp_path: Path
             features[3] = np.nan
             return features
 
-    with pytest.raises(CacheError, match=r"NaN or Inf .* 2 rows: \[3, 67\]"):
+    with pytest.raises(CacheError, match=r"NaN or Inf .* 2 rows: 3 .*, 67 \(image \w+, view 2\)"):
         run(writer_for(tmp_path, cells, 5), cells, Broken())
 
 
@@ -247,3 +254,87 @@ def test_rows_stand_image_by_image_and_the_plain_view_has_one_name_under_every_p
         assert (one.row_id == two.row_id) == (one.view == 0)
     none = rows_of(cells.images, [0] * (len(cells.images) - 1) + [3], RECIPE)
     assert [row.view for row in none] == [0, 1, 2]
+
+
+def reach_into(parent: Path, writer: CacheWriter) -> Reach:
+    reach = Reach([parent], RECIPE.space, GridMeans.feature_shape, but=writer.folder)
+    reach.look_for(writer.rows)
+    return reach
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("other_format", FORMATS)
+@pytest.mark.parametrize("finished", [True, False])
+def test_rows_that_another_cache_holds_are_copied_and_only_the_others_computed(
+    tmp_path: Path,
+    cells: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    format_: Format,
+    other_format: Format,
+    finished: bool,
+) -> None:
+    """Another cache has all images but one, in another order, and a view less."""
+    small_shards(monkeypatch, 16)
+    fewer = Dataset(tuple(reversed(cells.images[1:])), cells.folder)
+    other = writer_for(tmp_path / "other", fewer, 4, format_=other_format)
+    assert run(other, fewer) == Counts(computed=60)
+    if finished:
+        with other:
+            other.finish(fewer, {})
+    expected = by_hand(cells, 5)
+
+    writer = writer_for(tmp_path / "new", cells, 5, format_=format_)
+    engine = GridMeans()
+    counts = run(writer, cells, engine, reach_into(tmp_path / "other", writer))
+    assert counts == Counts(computed=20, copied=60, sources={other.folder.name})
+    assert sum(engine.batches) == 20
+    assert len(engine.batches) == 1  # rows of all shards share a batch
+    np.testing.assert_array_equal(writer.store.read(0, 80), expected)
+    with writer:
+        writer.finish(cells, {})
+    alone = extracted(tmp_path / "alone", cells, 5)
+    if format_ == "zarr":
+        assert feature_bytes(writer.folder) == feature_bytes(alone.folder)
+
+
+def test_a_damaged_shard_of_another_cache_is_not_copied(
+    tmp_path: Path, cells: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_shards(monkeypatch, 16)
+    other = extracted(tmp_path / "other", cells, 4)  # 64 rows
+    file = other.folder / "features.zarr" / "c" / "2" / "0" / "0" / "0"
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 4
+    file.write_bytes(damaged)
+    writer = writer_for(tmp_path / "new", cells, 5)
+    counts = run(writer, cells, None, reach_into(tmp_path / "other", writer))
+    assert counts == Counts(computed=16 + 16, copied=48, sources={other.name})
+    np.testing.assert_array_equal(writer.store.read(0, 80), by_hand(cells, 5))
+
+
+def test_a_cache_of_another_feature_space_is_no_source(tmp_path: Path, cells: Dataset) -> None:
+    other = recipe("float16")
+    with writer_for(tmp_path / "other", cells, 1, other) as writer:
+        run(writer, cells)
+        writer.finish(cells, {})
+    new = writer_for(tmp_path / "new", cells, 1)
+    reach = reach_into(tmp_path / "other", new)
+    assert len(reach) == 0
+    assert run(new, cells, None, reach) == Counts(computed=16)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_asked_to_stop_it_finishes_the_shard_in_hand_and_gives_back_the_rest(
+    tmp_path: Path, cells: Dataset, monkeypatch: pytest.MonkeyPatch, format_: Format
+) -> None:
+    small_shards(monkeypatch, 16)
+    monkeypatch.setattr(extraction, "_BATCH_ROWS", 4)
+    images = {image.image_id: image for image in cells.images}
+    engine = GridMeans()
+    with writer_for(tmp_path, cells, 5, format_=format_) as writer:
+        counts = extract(writer, images, cells.folder, lambda: engine, stopped=lambda: len(engine.batches) >= 6)
+    assert counts == Counts(computed=32)
+    assert writer.missing == [2, 3, 4]
+    again = writer_for(tmp_path, cells, 5, format_=format_)
+    assert run(again, cells) == Counts(computed=48)
+    np.testing.assert_array_equal(again.store.read(0, 80), by_hand(cells, 5))

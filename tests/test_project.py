@@ -77,7 +77,13 @@ def test_every_section_is_explained(tmp_path: Path) -> None:
     write_project(tmp_path, Settings())
     lines = (tmp_path / PROJECT_FILE).read_text("utf-8").splitlines()
     sections = [line for line in lines if line.startswith("[")]
-    assert [line.split("]")[0] + "]" for line in sections] == ["[dataset]", "[views]", "[augmentation]", "[folders]"]
+    assert [line.split("]")[0] + "]" for line in sections] == [
+        "[dataset]",
+        "[views]",
+        "[augmentation]",
+        "[storage]",
+        "[folders]",
+    ]
     assert all("  # " in line for line in sections)
 
 

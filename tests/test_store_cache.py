@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from test_store_contract import dataset, fake_features, feature_bytes, make_cach
 from featcache.dataset.manifest import Dataset
 from featcache.errors import CacheError, CacheNotFoundError, UsageError
 from featcache.store.cache import Cache, Features, open_cache
+from featcache.store.manifest import CACHE_FORMAT
 from featcache.store.tables import write_dataset_copy
 
 N, SHAPE, VIEWS = 70, (3, 4, 5), 2
@@ -320,9 +324,19 @@ def test_a_table_of_the_right_size_with_other_bytes_is_refused(cache: Cache, nam
     assert len(open_cache(cache.folder).rows) == N
 
 
+def seal(path: Path, value: Any) -> None:
+    """Write a manifest as featcache spells it, with the seal that fits: whoever means harm can do so too."""
+    if isinstance(value, dict):
+        rest = {key: entry for key, entry in value.items() if key != "seal"}
+        spelled = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        value = {**rest, "seal": hashlib.sha256(spelled.encode(errors="surrogatepass")).hexdigest()}
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    path.write_bytes(text.encode(errors="surrogatepass"))
+
+
 def amend(folder: Path, **changes: Any) -> None:
     path = folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    seal(path, {**json.loads(path.read_text()), **changes})
 
 
 def put_table(cache: Cache, name: str, frame: pd.DataFrame) -> Cache:
@@ -416,12 +430,13 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], None]] = {
     "no rows": lambda value: value["files"].pop("rows.parquet"),
     "no recipe": lambda value: value["files"].pop("recipe.json"),
     "renamed shard": renaming("features.zarr/c/2/0/0/0", "features.zarr/c/9/0/0/0"),
-    "newer": setting("format", to=2),
+    "newer": setting("format", to=3),
+    "the one before": setting("format", to=1),
     "much newer": setting("format", to=10**100),
     "older": setting("format", to=0),
     "format true": setting("format", to=True),
-    "format float": setting("format", to=1.0),
-    "format text": setting("format", to="1"),
+    "format float": setting("format", to=2.0),
+    "format text": setting("format", to="2"),
     "format null": setting("format", to=None),
     "unknown field": setting("more", to=1),
     "rows others": setting("rows", to=69),
@@ -447,6 +462,14 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], None]] = {
     "digest other": setting("digest", to="0" * 64),
     "recipe digest": setting("recipe_digest", to="0" * 64),
     "digest number": setting("digest", to=7),
+    "hdf5": setting("array", "format", to="hdf5"),
+    "tolerance null": setting("tolerance", to=None),
+    "tolerance more": setting("tolerance", to={"relative": 0.0, "absolute": 0.0, "more": 0.0}),
+    "tolerance half": setting("tolerance", to={"relative": 0.0}),
+    "tolerance negative": setting("tolerance", "relative", to=-1.0),
+    "tolerance large": setting("tolerance", "absolute", to=2.0),
+    "tolerance text": setting("tolerance", "absolute", to="0"),
+    "tolerance nan": setting("tolerance", "absolute", to=float("nan")),
     "provenance list": setting("provenance", to=[]),
     "provenance nan": setting("provenance", to={"seconds": float("nan")}),
     "provenance infinite": setting("provenance", to={"seconds": float("inf")}),
@@ -473,16 +496,59 @@ def manifest(shared: Cache) -> Any:
 def test_a_hostile_manifest_does_not_open(manifest: Path, change: Callable[[dict[str, Any]], None]) -> None:
     value = json.loads(manifest.read_bytes())
     change(value)
-    manifest.write_text(json.dumps(value))
+    seal(manifest, value)
     with pytest.raises(CacheError) as caught:
         open_cache(manifest.parent)
     assert not isinstance(caught.value, CacheNotFoundError)
     assert len(str(caught.value)) < 2000
+    assert "its seal does not fit" not in str(caught.value)
 
 
-def test_the_message_of_a_newer_format_says_so(manifest: Path) -> None:
-    amend(manifest.parent, format=2)
+def test_a_manifest_sealed_by_others_opens(manifest: Path) -> None:
+    """So that it is what they change, and not the seal, which the tests above see refused."""
+    whole = manifest.read_bytes()
+    seal(manifest, json.loads(whole))
+    assert manifest.read_bytes() == whole
+    amend(manifest.parent, provenance={"engine": "another é"})
+    assert open_cache(manifest.parent).manifest.provenance == {"engine": "another é"}
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        lambda text: text.replace('"rows": 70', '"rows":  70'),
+        lambda text: text.replace('"rows": 70', '"rows": 7e1'),
+        lambda text: text.replace('"engine": "none"', '"engine": "nine"'),
+        lambda text: text.replace('"none"', '"\\u006eone"'),
+        lambda text: text.replace("0.0001", "0.0002"),
+        lambda text: text.replace("0.0001", "1e-4"),
+        lambda text: json.dumps(json.loads(text), indent=2) + "\n\n",
+        lambda text: json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n",
+        lambda text: json.dumps(json.loads(text)),
+        lambda text: text.rstrip(),
+        lambda text: "\ufeff" + text,
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace(json.loads(text)["seal"], "0" * 64),
+        lambda text: text.replace(json.loads(text)["seal"], ""),
+        lambda text: text.replace(',\n  "seal": "' + json.loads(text)["seal"] + '"', ""),
+        lambda text: text.replace(json.loads(text)["seal"], json.loads(text)["seal"].upper()),
+    ],
+    ids=range(16),
+)
+def test_a_manifest_in_another_spelling_does_not_open(manifest: Path, spelled: Callable[[str], str]) -> None:
+    text = manifest.read_text()
+    assert spelled(text) != text
+    manifest.write_bytes(spelled(text).encode())
+    with pytest.raises(CacheError):
+        open_cache(manifest.parent)
+
+
+def test_the_message_of_a_newer_or_older_format_says_so(manifest: Path) -> None:
+    amend(manifest.parent, format=CACHE_FORMAT + 1)
     with pytest.raises(CacheError, match="newer than this featcache"):
+        open_cache(manifest.parent)
+    amend(manifest.parent, format=CACHE_FORMAT - 1)
+    with pytest.raises(CacheError, match="is of an older featcache: 'featcache extract' makes it again"):
         open_cache(manifest.parent)
 
 
@@ -499,10 +565,10 @@ def test_the_message_of_a_newer_format_says_so(manifest: Path) -> None:
         b"\x00" * 100,
         b"[" * 200_000,
         b'{"a":' * 100_000,
-        b'{"format": 1, "rows": ' + b"9" * 6000 + b"}",
+        b'{"format": 2, "rows": ' + b"9" * 6000 + b"}",
         b'{"format": 1e999}',
         b'{"format": NaN}',
-        b'{"format": 1}',
+        b'{"format": 2}',
     ],
     ids=range(14),
 )
@@ -521,23 +587,36 @@ def test_a_key_twice_does_not_open(manifest: Path) -> None:
             open_cache(manifest.parent)
 
 
+@contextmanager
+def raised_recursion_limit() -> Iterator[None]:
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(50_000)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
 def test_a_deep_provenance_is_kept_or_refused(manifest: Path) -> None:
+    whole = manifest.read_bytes()
     for depth in (20, 100, 500, 5000):
-        value = json.loads(manifest.read_bytes())
-        value["provenance"] = "HERE"
-        text = json.dumps(value).replace('"HERE"', '{"a":' * depth + "1" + "}" * depth)
-        manifest.write_text(text)
+        nested: Any = 1
+        for _ in range(depth):
+            nested = {"a": nested}
+        with raised_recursion_limit():
+            amend(manifest.parent, provenance=nested)
         try:
             opened = open_cache(manifest.parent)
         except CacheError:
             assert depth > 20
         else:
+            assert depth == 20
             assert opened.replace_dataset(relabelled())
             assert opened.replace_dataset(IMAGES)
+        manifest.write_bytes(whole)
 
 
 def test_an_honest_manifest_opens_again(manifest: Path) -> None:
-    manifest.write_text(json.dumps(json.loads(manifest.read_bytes()), indent=None))
     assert open_cache(manifest.parent).features.shape == (N, *SHAPE)
     assert repr(open_cache(str(manifest.parent))) == f"Cache({manifest.parent.name}: (70, 3, 4, 5) float32)"
 

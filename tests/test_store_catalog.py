@@ -41,6 +41,9 @@ def test_finished_unfinished_and_damaged_caches_are_listed_by_name(tmp_path: Pat
     assert listed[unfinished.name].cache is None
     assert listed[unfinished.name].problem == "unfinished"
     assert "ledger.jsonl is missing" in listed[damaged.name].problem
+    (damaged.folder / "recipe.json").unlink()
+    listed = {entry.folder.name: entry for entry in list_caches(tmp_path)}
+    assert "recipe.json is missing" in listed[damaged.name].problem
 
 
 def test_the_only_cache_needs_no_name(tmp_path: Path) -> None:

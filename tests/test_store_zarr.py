@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
-from test_store_contract import FeatureStoreContract, fake_features
+from test_store_contract import FeatureStoreContract, fake_features, written
 
 from featcache.errors import CacheError
-from featcache.store.layout import Layout
+from featcache.store.contract import FeatureStore
+from featcache.store.layout import FORMATS, Format, Layout, layout_for
 from featcache.store.zarr import ZarrStore
 
 LAYOUT = Layout(70, (2, 3, 4), "float32", 16, 32)
@@ -18,21 +20,22 @@ LAYOUT = Layout(70, (2, 3, 4), "float32", 16, 32)
 
 class TestZarrStore(FeatureStoreContract):
     def make(self, parent: Path, layout: Layout) -> ZarrStore:
-        return ZarrStore(parent / "features.zarr", layout)
+        return ZarrStore(parent, layout)
+
+    def shard_bytes(self, store: FeatureStore, shard: int) -> tuple[Path, np.ndarray]:
+        file = store.folder.joinpath("features.zarr", "c", str(shard), *("0" for _ in store.layout.row_shape))
+        return file, np.arange(file.stat().st_size)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ZarrStore:
-    store = ZarrStore(tmp_path / "features.zarr", LAYOUT)
-    store.create()
-    for shard in range(LAYOUT.n_shards):
-        start, stop = LAYOUT.span(shard)
-        store.write_shard(shard, fake_features(*LAYOUT.shape[:1], LAYOUT.row_shape)[start:stop])
+    store = ZarrStore(tmp_path, LAYOUT)
+    written(store, fake_features(70, LAYOUT.row_shape))
     return store
 
 
 def test_plain_zarr_reads_the_array(store: ZarrStore) -> None:
-    array = zarr.open_array(store.folder, mode="r")
+    array = zarr.open_array(store.path, mode="r")
     assert array.metadata.zarr_format == 3
     assert (array.shape, array.dtype, array.chunks, array.shards) == (
         (70, 2, 3, 4),
@@ -41,13 +44,13 @@ def test_plain_zarr_reads_the_array(store: ZarrStore) -> None:
         (32, 2, 3, 4),
     )
     np.testing.assert_array_equal(array[:], fake_features(70, (2, 3, 4)))
-    codecs = (store.folder / "zarr.json").read_text()
+    codecs = (store.path / "zarr.json").read_text()
     assert '"checksum": true' in codecs
     assert '"crc32c"' in codecs
 
 
 def test_only_shards_and_their_description_are_in_the_folder(store: ZarrStore) -> None:
-    names = {path.relative_to(store.folder).as_posix() for path in store.folder.rglob("*") if path.is_file()}
+    names = {path.relative_to(store.path).as_posix() for path in store.folder.rglob("*") if path.is_file()}
     assert names == {"zarr.json", "c/0/0/0/0", "c/1/0/0/0", "c/2/0/0/0"}
 
 
@@ -57,13 +60,13 @@ def test_only_shards_and_their_description_are_in_the_folder(store: ZarrStore) -
     ids=range(11),
 )
 def test_a_zarr_json_that_is_none_is_one_error(store: ZarrStore, text: str) -> None:
-    (store.folder / "zarr.json").write_text(text)
+    (store.path / "zarr.json").write_text(text)
     with pytest.raises(CacheError):
         ZarrStore(store.folder, LAYOUT).read(0, 70)
 
 
 def test_a_zarr_json_with_a_flipped_bit_never_gives_other_numbers(store: ZarrStore) -> None:
-    file, features = store.folder / "zarr.json", fake_features(70, (2, 3, 4))
+    file, features = store.path / "zarr.json", fake_features(70, (2, 3, 4))
     whole, generator, caught = file.read_bytes(), np.random.default_rng(0), 0
     for place in generator.integers(0, 8 * len(whole), 300):
         flipped = bytearray(whole)
@@ -78,10 +81,29 @@ def test_a_zarr_json_with_a_flipped_bit_never_gives_other_numbers(store: ZarrSto
     assert caught > 200
 
 
-def test_shards_have_64_mb_or_1024_rows() -> None:
-    from featcache.store.layout import layout_for
+@pytest.mark.parametrize("text", ["", "{", '{"zarr_format": 3}'])
+def test_a_zarr_json_that_is_none_is_mended_only_where_that_is_asked(store: ZarrStore, text: str) -> None:
+    description = store.path / "zarr.json"
+    whole = description.read_bytes()
+    description.write_text(text)
+    with pytest.raises(CacheError):
+        ZarrStore(store.folder, LAYOUT).create()
+    assert description.read_text() == text
+    again = ZarrStore(store.folder, LAYOUT)
+    again.create(mend=True)
+    assert description.read_bytes() == whole
+    np.testing.assert_array_equal(again.read(0, 70), fake_features(70, (2, 3, 4)))
 
-    assert layout_for(5000, (512,), "float32").rows_per_shard == 1024
-    assert layout_for(5000, (7, 7, 512), "float32").rows_per_shard == 656  # 62.8 MiB
-    assert layout_for(5000, (64, 64, 2048), "float32").rows_per_shard == 16  # one chunk is the least
-    assert layout_for(5000, (7, 7, 512), "float32").n_shards == 8
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_shards_are_a_power_of_two_of_rows_and_of_whole_chunks(format_: Format) -> None:
+    for row_shape in ((512,), (7, 7, 512), (64, 64, 2048), (1,), (3, 5, 7)):
+        for dtype in ("float32", "float16"):
+            layout = layout_for(5000, row_shape, dtype, format_)
+            row_bytes = math.prod(row_shape) * np.dtype(dtype).itemsize
+            assert layout.rows_per_shard % layout.rows_per_chunk == 0
+            for rows in (layout.rows_per_shard, layout.rows_per_chunk):
+                assert rows & (rows - 1) == 0
+            assert layout.rows_per_shard * row_bytes <= max(row_bytes, 16 << 20)
+            assert layout.rows_per_shard <= 256
+            assert layout.n_shards == math.ceil(5000 / layout.rows_per_shard)

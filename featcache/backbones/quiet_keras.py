@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+_FIRST = ("zlib", "numcodecs.zstd")
+"""TensorFlow shows everyone the zlib and zstd in it: modules loaded later would compress with them, to other bytes."""
+
 
 @functools.cache
 def import_keras() -> Any:
@@ -18,6 +21,8 @@ def import_keras() -> Any:
 
     Whoever sets TF_CPP_MIN_LOG_LEVEL to 0, 1 or 2 wants to see TensorFlow's log, and sees it.
     """
+    for name in _FIRST:
+        import_module(name)
     # What goes wrong later arrives as an exception, not only in the log.
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
         return import_module("keras")

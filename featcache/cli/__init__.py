@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib import import_module
-from types import FrameType
 
 import click
 
 from featcache import __version__
+from featcache.cli.interrupts import noting_interrupts
 from featcache.errors import FeatcacheError
 
 COMMANDS = {
@@ -28,6 +26,12 @@ COMMANDS = {
     "report": "every run as tables, figures and one HTML page",
     "ls": "the caches of this project",
     "info": "what a cache is: recipe, rows, files, how it was made",
+    "explain": "why a cache is named as it is, and why it is there or not",
+    "diff": "two caches side by side: recipes, rows, labels, values",
+    "verify": "check every byte of a cache; compute rows again; repair",
+    "convert": "a cache in another format or dtype",
+    "rm": "remove caches",
+    "gc": "remove what can go without a feature being lost",
 }
 
 
@@ -79,32 +83,13 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that a terminal cannot show must not end a command
             stream.reconfigure(errors="backslashreplace")
-    with _noting_interrupts() as interrupts:
+    with noting_interrupts() as interrupts:
         try:
             cli.main(prog_name="featcache", standalone_mode=False)
         except Exception as error:  # noqa: BLE001 - the last net: a person sees a message, never a traceback
             sys.exit(_say_error(error, bool(interrupts)))
         except KeyboardInterrupt as error:
             sys.exit(_say_error(error, interrupted=True))
-
-
-@contextmanager
-def _noting_interrupts() -> Iterator[list[int]]:
-    """Ctrl-C raises KeyboardInterrupt as always, and is noted: some libraries turn it into an error of theirs."""
-    interrupts: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        interrupts.append(number)
-        raise KeyboardInterrupt
-
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield interrupts
-        return
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield interrupts
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _say_error(error: BaseException, interrupted: bool) -> int:

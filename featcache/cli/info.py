@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from featcache.cli.options import json_option, open_project, project_option
+from featcache.cli.options import find_cache_of, json_option, project_option
 from featcache.cli.output import print_json, print_table, say, shown, size
 
 
@@ -19,12 +19,7 @@ def command(name: str | None, folder: Path, as_json: bool) -> None:
 
     CACHE is a cache's name, how its name begins, or its folder; without one, the project's only cache.
     """
-    from featcache.store.cache import open_cache
-    from featcache.store.catalog import find_cache
-    from featcache.store.layout import RECIPE_FILE
-
-    is_folder = name is not None and (Path(name) / RECIPE_FILE).is_file()
-    cache = open_cache(str(name)) if is_folder else find_cache(open_project(folder).cache_folder, name)
+    cache = find_cache_of(folder, name)
     manifest = cache.manifest.model_dump(mode="json")
     if as_json:
         print_json({**manifest, "path": str(cache.folder.resolve()), "recipe": cache.recipe.to_dict()})

@@ -43,7 +43,7 @@ def _as_json(entry: Listed) -> dict[str, Any]:
         "path": str(entry.folder),
         "status": "finished" if cache else entry.problem,
         "backbone": cache.recipe.space.backbone if cache else "",
-        "weights": cache.manifest.provenance.get("weights", "") if cache else "",
+        "weights": str(cache.manifest.provenance.get("weights", "")) if cache else "",
         "rows": cache.manifest.rows if cache else 0,
         "shape": list(cache.features.shape) if cache else [],
         "dtype": str(cache.features.dtype) if cache else "",

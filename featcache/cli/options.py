@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from featcache.pipeline.plan import ExtractOptions
     from featcache.project import Project
+    from featcache.store.cache import Cache
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -22,6 +24,9 @@ project_option = click.option(
     default=Path(),
     show_default="this folder or the nearest one above with featcache.toml",
     help="The project's folder.",
+)
+model_option = click.option(
+    "--model", "models", multiple=True, required=True, metavar="NAME", help="A backbone (see models)."
 )
 strict_option = click.option("--strict", is_flag=True, help="Stop at an image that cannot be used.")
 
@@ -38,8 +43,68 @@ _AUGMENTATION = (
     click.option("--rotation", "rotation_deg", type=float, help="Largest rotation, degrees."),
     click.option("--shift", type=float, help="Largest shift along each axis, fraction of the side."),
 )
+_EXTRACTION = (
+    click.option(
+        "--weights", default="imagenet", show_default=True, metavar="imagenet|random|PATH", help="Its weights."
+    ),
+    click.option("--weights-seed", type=click.IntRange(0), default=0, show_default=True, help="For --weights random."),
+    click.option("--input-size", "input_size_px", type=click.IntRange(1), help="Side of the input, px."),
+    click.option(
+        "--preprocess",
+        "preprocessing",
+        type=click.Choice(["model", "rescale"]),
+        default="model",
+        show_default=True,
+        help="As the network was trained, or plain pixels / 255.",
+    ),
+    click.option(
+        "--pooling",
+        type=click.Choice(["none", "avg", "max"]),
+        default="none",
+        show_default=True,
+        help="Keep one mean or maximum a channel instead of the feature map.",
+    ),
+    click.option(
+        "--format",
+        type=click.Choice(["zarr", "hdf5"]),
+        help="Of the cache: Zarr, a file a shard (default), or HDF5, one file.",
+    ),
+    click.option(
+        "--dtype", type=click.Choice(["float32", "float16"]), help="Of the stored features (default float32)."
+    ),
+    click.option(
+        "--reuse-from",
+        multiple=True,
+        type=click.Path(path_type=Path, file_okay=False, exists=True),
+        help="Another folder of caches that rows may be copied from.",
+    ),
+    click.option("--allow-nonfinite", is_flag=True, help="Store NaN and Inf instead of refusing them."),
+    click.option("--check-bytes", is_flag=True, help="Read every image, though size and times say it is unchanged."),
+)
 VIEW_NAMES = ("train", "val", "test", "train_rows", "val_rows", "test_rows")
 AUGMENTATION_NAMES = ("seed", "rotation_deg", "shift")
+STORAGE_NAMES = ("format", "dtype")
+NETWORK_NAMES = ("weights", "weights_seed", "input_size_px", "preprocessing", "pooling")
+OTHER_NAMES = ("reuse_from", "allow_nonfinite", "check_bytes", "strict")
+
+
+def extraction_options(command: Command) -> Command:
+    """The options that say what to extract, but for the model."""
+    for option in reversed((*_EXTRACTION, *_VIEWS, *_AUGMENTATION, strict_option)):
+        command = option(command)
+    return command
+
+
+def extraction_of(values: dict[str, Any]) -> ExtractOptions:
+    """The options that were given, as the pipeline takes them."""
+    from featcache.pipeline.plan import ExtractOptions
+
+    return ExtractOptions(
+        views=given_views(values),
+        augmentation=given(values, AUGMENTATION_NAMES),
+        storage=given(values, STORAGE_NAMES),
+        **{name: values[name] for name in (*NETWORK_NAMES, *OTHER_NAMES)},
+    )
 
 
 def views_options(command: Command) -> Command:
@@ -72,6 +137,17 @@ def given_views(values: dict[str, Any]) -> dict[str, Any]:
 def given(values: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """Those of the named options that were given."""
     return {name: values[name] for name in names if values[name] is not None}
+
+
+def find_cache_of(folder: Path, name: str | None) -> Cache:
+    """The cache that `name` means: its folder, or a name in the project that `folder` lies in."""
+    from featcache.store.cache import open_cache
+    from featcache.store.catalog import find_cache
+    from featcache.store.layout import RECIPE_FILE
+
+    if name is not None and (Path(name) / RECIPE_FILE).is_file():
+        return open_cache(name)
+    return find_cache(open_project(folder).cache_folder, name)
 
 
 def open_project(folder: Path) -> Project:

@@ -38,9 +38,14 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: st
     for number, header in enumerate(headers):
         table.add_column(Text(header), justify="right" if number and numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
+
+
+def printable(text: str) -> str:
+    """Text of a stranger without what would steer the terminal."""
+    return "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text)
 
 
 @contextmanager

@@ -22,6 +22,8 @@ SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "label", "split", "group", "x_min", "y_min", "x_max", "y_max", "image_id")
 _BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
 _MAX_SIDE_PX = 1_000_000_000
+_PLAIN_PATH = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*")
+"""Names that begin with a letter, digit, underscore or hyphen: not absolute, and no part is '.' or '..'."""
 
 
 @dataclass(frozen=True, order=True)
@@ -197,6 +199,8 @@ def _delimiter(text: str) -> str:
 
 def safe_relative(path: str, where: str) -> str:
     """`path` with forward slashes. Raises DatasetError if it is empty, absolute or climbs out with '..'."""
+    if _PLAIN_PATH.fullmatch(path):  # nearly all are, and there may be a hundred thousand
+        return path
     cleaned = path.strip().replace("\\", "/")
     pure = PurePosixPath(cleaned)
     outside = pure.is_absolute() or ".." in pure.parts or re.match("[A-Za-z]:", cleaned)

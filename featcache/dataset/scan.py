@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -50,6 +51,7 @@ def scan(
     paths: Iterable[str],
     stamps: Path | None = None,
     on_file: Callable[[], object] = lambda: None,
+    every: bool = False,
 ) -> dict[str, ImageFile]:
     """Look at every file once: hash it, decode it, note why it cannot be used.
 
@@ -59,10 +61,13 @@ def scan(
     folder : what `paths` start from
     stamps : file that remembers the last look; None reads every file
     on_file : called once a file that is read, for progress
+    every : read every file, whatever the last look found
     """
     known = _read_stamps(stamps) if stamps else {}
     wanted = dict.fromkeys(paths)
-    now: dict[str, _Stamp | None] = {path: _unchanged(folder / path, known.get(path)) for path in wanted}
+    now: dict[str, _Stamp | None] = dict.fromkeys(wanted)
+    if not every:
+        now = {path: _unchanged(os.path.join(folder, path), known.get(path)) for path in wanted}  # noqa: PTH118 - fast
     to_read = [path for path, stamp in now.items() if stamp is None]
 
     def look(path: str) -> _Stamp:
@@ -79,7 +84,7 @@ def scan(
     return {path: stamp.file for path, stamp in now.items() if stamp is not None}
 
 
-def _unchanged(path: Path, stamp: _Stamp | None) -> _Stamp | None:
+def _unchanged(path: str, stamp: _Stamp | None) -> _Stamp | None:
     if stamp is None:
         return None
     state, changed_ns = _state(path)
@@ -87,10 +92,10 @@ def _unchanged(path: Path, stamp: _Stamp | None) -> _Stamp | None:
     return stamp if state and state == stamp.state and settled else None
 
 
-def _state(path: Path) -> tuple[str, int]:
+def _state(path: str | Path) -> tuple[str, int]:
     """What tells that a file is the same one, unchanged, and the time of its last change (ns)."""
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116 - a Path for each of many files takes longer than to look at it
     except OSError:
         return "", 0
     numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)

@@ -22,16 +22,19 @@ from featcache.views import contact_sheet, cut_and_resize, render, view_paramete
 SHEET_FILE = "contact-sheet.png"
 
 
-def current_dataset(project: Project, strict: bool = False, track: Track = silent) -> tuple[Dataset, list[LeftOut]]:
+def current_dataset(
+    project: Project, strict: bool = False, track: Track = silent, check_bytes: bool = False
+) -> tuple[Dataset, list[LeftOut]]:
     """The images of dataset.csv that can be used now, named by the bytes they have now.
 
     An image whose bytes changed since it was listed gets its new id, in dataset.csv too. A file that is
-    gone or does not decode is left out, with the reason; `strict` stops instead.
+    gone or does not decode is left out, with the reason; `strict` stops instead. Files that look unchanged
+    by size and times are taken for unchanged, unless `check_bytes` asks to read them.
     """
     listed = read_dataset(project.dataset_file, project.images_folder)
     paths = {image.path for image in listed.images}
     with track("checking images", len(paths)) as advance:
-        files = scan(listed.folder, paths, project.cache_folder / STAMPS_FILE, on_file=lambda: advance(1))
+        files = scan(listed.folder, paths, project.cache_folder / STAMPS_FILE, lambda: advance(1), check_bytes)
     images, left_out, lines = [], [], []
     for image in listed.images:
         file = files[image.path]

@@ -5,67 +5,58 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from featcache.backbones.engine import EngineInfo, open_engine
-from featcache.backbones.known import KNOWN_FILE, identify
+from featcache.backbones.engine import EngineInfo
 from featcache.dataset.candidates import LeftOut
-from featcache.dataset.manifest import Dataset, check
-from featcache.errors import CacheError, CacheWriteError, DatasetError
+from featcache.dataset.manifest import Dataset
+from featcache.errors import CacheError, CacheWriteError
+from featcache.extract import Counts
 from featcache.extract import extract as extract_rows
-from featcache.extract import rows_of
-from featcache.pipeline.dataset import current_dataset
-from featcache.pipeline.progress import Track, silent
-from featcache.project import Project, changed, refuse_unwritable
-from featcache.recipe import FeatureSpace, Recipe, cache_digest, cache_name
+from featcache.pipeline.plan import ExtractOptions, Plan, plan_extraction
+from featcache.pipeline.progress import Stopping, Track, never, silent
+from featcache.project import Project, refuse_unwritable
 from featcache.store.cache import open_cache
 from featcache.store.layout import MANIFEST_FILE
 from featcache.store.manifest import CACHE_FORMAT
-from featcache.store.writer import CacheWriter
-from featcache.views import plan_views
+from featcache.store.reach import Reach
+from featcache.store.writer import CacheWriter, writing
 
-_PACKAGES = ("featcache", "keras", "tensorflow", "numpy", "opencv-python-headless", "opencv-python", "pillow", "zarr")
-
-
-@dataclass(frozen=True)
-class ExtractOptions:
-    """What to extract; see `featcache extract --help`. None means: as featcache.toml says."""
-
-    weights: str = "imagenet"
-    weights_seed: int = 0
-    input_size_px: int | None = None
-    preprocessing: str | None = None
-    pooling: str = "none"
-    views: Mapping[str, Any] = field(default_factory=dict)
-    augmentation: Mapping[str, Any] = field(default_factory=dict)
-    strict: bool = False
+_PACKAGES = ("featcache", "keras", "tensorflow", "numpy", "opencv-python-headless", "opencv-python", "pillow")
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """What `extract` did. computed and reused count rows, skipped counts images that were left out.
+    """What `extract` did. computed, reused and copied count rows, skipped counts images that were left out.
 
+    reused : rows that did not have to be computed; copied : those of them that came from other caches (`sources`)
     relabelled : whether a finished cache took over other labels, splits, groups or paths
     damage : what was wrong with a finished cache that had to be mended; "" where nothing was
+    faint_rows : rows that float16 keeps only a few digits of, since all their values are tiny
     """
 
     cache: str
     path: Path
+    format: str
     rows: int
     computed: int
     reused: int
+    copied: int
+    sources: Sequence[str]
     skipped: int
     seconds: float
     shape: tuple[int, ...]
+    dtype: str
     weights: str
     relabelled: bool
     damage: str
+    faint_rows: int
     left_out: Sequence[LeftOut]
 
     @property
@@ -74,8 +65,17 @@ class Extracted:
         return self.computed / self.seconds if self.seconds else 0.0
 
 
-def extract(project: Project, model: str, options: ExtractOptions | None = None, track: Track = silent) -> Extracted:
-    """Compute the features of every row that the project asks for and that its cache does not hold yet.
+def extract(
+    project: Project,
+    model: str,
+    options: ExtractOptions | None = None,
+    track: Track = silent,
+    stopping: Stopping = never,
+) -> Extracted:
+    """Compute the features of every row that the project asks for and that no cache in reach holds yet.
+
+    stopping : the context in which rows are computed; when it says so, the shard in hand is finished and
+        KeyboardInterrupt raised
 
     Raises DatasetError for images that cannot be trained on, BackboneError or WeightsError for a network that
     cannot be had, CacheWriteError for a cache that cannot be written.
@@ -83,55 +83,48 @@ def extract(project: Project, model: str, options: ExtractOptions | None = None,
     options = options or ExtractOptions()
     started = time.perf_counter()
     refuse_unwritable(project.cache_folder)
-    dataset, left_out = current_dataset(project, options.strict, track)
-    _refuse_untrainable(project, dataset, left_out)
-    views = plan_views(dataset.images, changed(project.settings.views, options.views))
-    augmentation = changed(project.settings.augmentation, options.augmentation).record()
-    asked = (options.input_size_px, options.preprocessing, options.pooling)
-    info, engine = identify(project.cache_folder / KNOWN_FILE, model, options.weights, options.weights_seed, *asked)
-    recipe = Recipe(_space(info), augmentation)
-    rows = rows_of(dataset.images, views, recipe)
-    digest = cache_digest(recipe, ((row.image_id, row.view) for row in rows))
-    name = cache_name(info.backbone, digest)
-    folder = project.cache_folder / name
-    computed = 0
-    relabelled, damage = _brought_up_to_date(folder, digest, dataset)
-    if not (folder / MANIFEST_FILE).is_file():
-        writer = CacheWriter(project.cache_folder, recipe, rows, info.feature_shape)
-        if writer.missing and engine is None:
-            engine, _ = open_engine(model, options.weights, options.weights_seed, *asked)
-        with track(f"extracting {name}", len(rows)) as advance:
-            advance(writer.rows_done)
-            if engine is not None:
-                by_id = {image.image_id: image for image in dataset.images}
-                computed = extract_rows(writer, by_id, dataset.folder, engine, advance)
-        seconds = time.perf_counter() - started
-        writer.finish(dataset, _provenance(info, computed, seconds))
+    plan = plan_extraction(project, model, options, track)
+    counts, faint_rows = Counts(), 0
+    relabelled, damage = _brought_up_to_date(plan.folder, plan.digest, plan.dataset)
+    n_rows = sum(plan.views)
+    if not (plan.folder / MANIFEST_FILE).is_file():
+        counts, faint_rows = _fill(plan, options, started, track, stopping)
     return Extracted(
-        cache=name,
-        path=folder,
-        rows=len(rows),
-        computed=computed,
-        reused=len(rows) - computed,
-        skipped=len(left_out),
+        cache=plan.name,
+        path=plan.folder,
+        format=plan.storage.format,
+        rows=n_rows,
+        computed=counts.computed,
+        reused=n_rows - counts.computed,
+        copied=counts.copied,
+        sources=sorted(counts.sources),
+        skipped=len(plan.left_out),
         seconds=time.perf_counter() - started,
-        shape=(len(rows), *info.feature_shape),
-        weights=info.weights,
+        shape=(n_rows, *plan.info.feature_shape),
+        dtype=plan.storage.dtype,
+        weights=plan.info.weights,
         relabelled=relabelled,
         damage=damage,
-        left_out=left_out,
+        faint_rows=faint_rows,
+        left_out=plan.left_out,
     )
 
 
-def _refuse_untrainable(project: Project, dataset: Dataset, left_out: Sequence[LeftOut]) -> None:
-    """Say before the long work, not behind it, what no head could be trained on."""
-    try:
-        check(dataset.images, str(project.dataset_file))
-    except DatasetError as error:
-        if not left_out:
-            raise
-        reason = f"{left_out[0].path}: {left_out[0].reason}"
-        raise DatasetError(f"{error}. {len(left_out)} listed images cannot be used ({reason})") from error
+def _fill(plan: Plan, options: ExtractOptions, started: float, track: Track, stopping: Stopping) -> tuple[Counts, int]:
+    """Write what is missing, and commit. Returns what was done, and how many rows are faint."""
+    shape = plan.info.feature_shape
+    reach = Reach((plan.parent, *options.reuse_from), plan.recipe.space, shape, but=plan.folder)
+    reach.look_for(plan.rows)
+    by_id = {image.image_id: image for image in plan.dataset.images}
+    arguments = (plan.parent, plan.recipe, plan.rows, shape, plan.storage.format, options.allow_nonfinite)
+    with CacheWriter(*arguments) as writer, stopping() as stopped:
+        with track(f"extracting {plan.name}", len(plan.rows)) as advance:
+            advance(writer.rows_done)
+            counts = extract_rows(writer, by_id, plan.dataset.folder, plan.engine, reach, advance, stopped)
+        if writer.missing:
+            raise KeyboardInterrupt
+        writer.finish(plan.dataset, _provenance(plan.info, counts, time.perf_counter() - started))
+    return counts, writer.faint_rows
 
 
 def _brought_up_to_date(folder: Path, digest: str, dataset: Dataset) -> tuple[bool, str]:
@@ -150,7 +143,8 @@ def _brought_up_to_date(folder: Path, digest: str, dataset: Dataset) -> tuple[bo
     except CacheError as error:
         if _is_newer(folder / MANIFEST_FILE):
             raise
-        (folder / MANIFEST_FILE).unlink()
+        with writing(folder):
+            (folder / MANIFEST_FILE).unlink(missing_ok=True)  # another process may have seen the same
         return False, str(error)
     raise CacheError(f"{folder}: holds another cache, whose digest begins alike: move it away")
 
@@ -164,30 +158,20 @@ def _is_newer(manifest: Path) -> bool:
         return False
 
 
-def _space(info: EngineInfo) -> FeatureSpace:
-    return FeatureSpace(
-        backbone=info.backbone,
-        layer=info.layer,
-        input_size_px=info.input_size_px,
-        preprocessing=info.preprocessing,
-        pooling=info.pooling,
-        weights_digest=info.weights_digest,
-    )
-
-
-def _provenance(info: EngineInfo, computed: int, seconds: float) -> dict[str, Any]:
+def _provenance(info: EngineInfo, counts: Counts, seconds: float) -> dict[str, Any]:
     """Facts about the making of a cache. None of them decides a value, so none is in its name."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "weights": info.weights,
         "engine": info.engine,
-        "tolerance": {"relative": 1e-4, "absolute": 1e-4},
         "environment": {
             "python": platform.python_version(),
             "machine": platform.machine(),
-            "packages": dict(_installed(_PACKAGES)),
+            "packages": dict(_installed((*_PACKAGES, "zarr", "h5py"))),
         },
-        "rows_computed": computed,
+        "rows_computed": counts.computed,
+        "rows_copied": counts.copied,
+        "copied_from": sorted(counts.sources),
         "seconds": round(seconds, 3),
     }
 

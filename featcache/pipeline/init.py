@@ -144,7 +144,8 @@ def _settings(settings: Settings, options: InitOptions) -> Settings:
     dataset = changed(settings.dataset, options.dataset)
     views = changed(settings.views, options.views)
     augmentation = changed(settings.augmentation, options.augmentation)
-    return Settings(dataset=dataset, views=views, augmentation=augmentation, folders=settings.folders)
+    changes = {"dataset": dataset, "views": views, "augmentation": augmentation}
+    return settings.model_copy(update=changes)
 
 
 def _rule(asked: DatasetSection, resplit: bool) -> SplitRule:

@@ -13,3 +13,12 @@ Track = Callable[[str, int], AbstractContextManager[Advance]]
 def silent(description: str, total: int) -> AbstractContextManager[Advance]:
     """A `Track` that shows nothing."""
     return nullcontext(lambda steps: None)
+
+
+Stopping = Callable[[], AbstractContextManager[Callable[[], bool]]]
+"""A context in which an interruption is only noted; its value says whether there was one."""
+
+
+def never() -> AbstractContextManager[Callable[[], bool]]:
+    """A `Stopping` that changes nothing: an interruption ends the work at once."""
+    return nullcontext(lambda: False)

@@ -1,92 +1,35 @@
-"""Reading a cache: features as a lazy array, rows as a DataFrame, X and y of a split."""
+"""Reading a cache: features as a lazy array, rows as a DataFrame, splits whole, in blocks and in shuffled batches."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from featcache.dataset.manifest import SPLITS, Dataset
 from featcache.errors import CacheError, UsageError
 from featcache.recipe import Recipe, cache_digest, cache_name
-from featcache.store.layout import DATASET_FILE, FEATURES_FOLDER, RECIPE_FILE, ROWS_FILE
+from featcache.store import adapters
+from featcache.store.batches import Batches, default_buffer_rows
+from featcache.store.features import Array, Features
+from featcache.store.formats import open_store
+from featcache.store.layout import DATASET_FILE, RECIPE_FILE, ROWS_FILE
 from featcache.store.manifest import Manifest, read_manifest
 from featcache.store.tables import read_dataset_copy, read_rows, write_dataset_copy
-from featcache.store.writer import file_entry, images_of, writing
-from featcache.store.zarr import ZarrStore
+from featcache.store.tensorstore import ReaderName, choose_reader
+from featcache.store.writer import file_entry, images_of, read_recipe, writing
 
-Array = NDArray[np.floating[Any]]
+if TYPE_CHECKING:
+    from featcache.store.torch import TorchBatches
+
+__all__ = ["Array", "Cache", "Features", "open_cache"]
+
 _WAITING_FILE = f"{DATASET_FILE}.next"
-
-
-class Features:
-    """The feature array of a cache, read from the store when it is indexed.
-
-    Takes what NumPy takes along the first axis (a number, a slice, a list or array of row numbers, a
-    mask), then any further indices; `numpy.asarray` reads it whole.
-    """
-
-    def __init__(self, store: ZarrStore) -> None:
-        self._store = store
-        self.shape = store.layout.shape
-        self.dtype = np.dtype(store.layout.dtype)
-        self.ndim = len(self.shape)
-        self.size = int(np.prod(self.shape))
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: Any) -> Any:
-        first, *rest = (index if isinstance(index, tuple) else (index,)) or (Ellipsis,)
-        if first is Ellipsis:
-            return np.asarray(self)[index]
-        if first is None or isinstance(first, (bool, np.bool_)):
-            raise IndexError(f"features: {first} (a new axis) cannot come first; index the rows, then reshape")
-        numbers = np.arange(len(self))[first]
-        rows = self._rows(np.ravel(numbers))
-        # What is left is NumPy's own business: the rows that were read stand for the first index.
-        read: Any = slice(None) if isinstance(first, slice) else np.arange(numbers.size).reshape(numbers.shape)
-        return rows[(read if numbers.ndim else 0, *rest)]
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
-        if copy is False:
-            raise ValueError("features lie on disk: they cannot be had without a copy")
-        return self._rows(np.arange(len(self))).astype(dtype or self.dtype, copy=False)
-
-    def __repr__(self) -> str:
-        return f"Features(shape={self.shape}, dtype={self.dtype})"
-
-    def blocks(self, numbers: NDArray[np.integer[Any]] | None = None) -> Iterator[tuple[slice, Array]]:
-        """The rows `numbers` (all by default) in that order, a bounded block at a time.
-
-        Yields (where in `numbers` the block stands, its features). Increasing numbers read each chunk once.
-        """
-        numbers = np.arange(len(self)) if numbers is None else np.asarray(numbers)
-        step = self._store.layout.rows_per_shard
-        shard_of = numbers // step
-        borders = np.flatnonzero(np.diff(shard_of)) + 1
-        for part in np.split(np.arange(len(numbers)), borders):
-            if len(part):
-                wanted = numbers[part]
-                start, stop = int(wanted.min()), int(wanted.max()) + 1
-                block = self._store.read(start, stop)
-                if stop - start != len(wanted) or not np.array_equal(wanted, np.arange(start, stop)):
-                    block = block[wanted - start]
-                yield slice(int(part[0]), int(part[-1]) + 1), block
-
-    def _rows(self, numbers: NDArray[np.integer[Any]]) -> Array:
-        """Rows by number in any order, each chunk read about once."""
-        result = np.empty((len(numbers), *self.shape[1:]), self.dtype)
-        order = np.argsort(numbers, kind="stable")
-        for place, block in self.blocks(numbers[order]):
-            result[order[place]] = block
-        return result
 
 
 class Cache:
@@ -96,13 +39,14 @@ class Cache:
     `verify` reads every byte.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, reader: ReaderName = "auto") -> None:
         self.folder = folder
         self.manifest: Manifest = read_manifest(folder)
         self._finish_replacing()
         self._check_sizes()
         self.recipe = self._read_recipe()
-        self.features = Features(ZarrStore(folder / FEATURES_FOLDER, self.manifest.array.layout))
+        store = open_store(self.manifest.array.format, folder, self.manifest.array.layout)
+        self.features = Features(choose_reader(store, reader))
 
     @property
     def name(self) -> str:
@@ -162,6 +106,89 @@ class Cache:
         """
         return self.features[self.numbers(split)], self.labels(split)
 
+    def blocks(self, split: str | None = None) -> Iterator[tuple[Array, NDArray[np.int64]]]:
+        """Features and class numbers of a split in row order, a block of at most a shard's rows (64 MB) at a time.
+
+        Yields X of shape (n, h, w, c), or (n, c) where pooled, and y of shape (n,), int64. Each chunk is read once.
+        """
+        numbers, y = self.numbers(split), self.labels(split)
+        return ((X, y[place]) for place, X in self.features.blocks(numbers))
+
+    def batches(
+        self,
+        split: str | None = "train",
+        batch_size: int = 32,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        epoch: int = 0,
+        drop_last: bool = False,
+        buffer_rows: int | None = None,
+    ) -> Batches:
+        """The batches of one epoch of a split: iterating yields (X, y), `len` is their number.
+
+        Every row of the split comes once (but for a last batch that is left out with `drop_last`), and no chunk is
+        read twice. The order follows from `seed` and `epoch` (and from the sizes, where the split is larger than the
+        buffer), never from what was drawn before: `batches(...).order` are the row numbers, and batch i has those
+        from i * batch_size on. `shuffle=False` gives row order.
+
+        Shuffling is by blocks. The chunks of the split (16 rows that lie together, so a few images and their views)
+        are put into random order; as many as hold `buffer_rows` rows are read, and rows are shuffled among them. A
+        split that fits into the buffer is shuffled perfectly, each order as likely as any other. Of a larger one,
+        each buffer is a random choice of chunks: rows of one chunk meet in one buffer (or two that follow each
+        other), so where neighbours in the cache are of one class, the shares of the classes vary between buffers as
+        among buffer_rows / 16 independent rows.
+
+        In memory are one buffer, at most two shards (64 MB each) while it is filled, one batch, and 8 bytes a row
+        for each of a few arrays of row numbers. `buffer_rows` is by default what fits into 256 MB; it is rounded
+        down to whole batches, and is a batch at least.
+
+        Raises UsageError where the split is unknown or empty, or a number is out of its range.
+        """
+        numbers = self.numbers(split)
+        if not len(numbers):
+            raise UsageError(f"{self.name}: split {split!r} has no rows")
+        if buffer_rows is None:
+            buffer_rows = default_buffer_rows(self.features.layout, shuffle)
+        return Batches(self.features, self.labels(), numbers, batch_size, buffer_rows, shuffle, seed, epoch, drop_last)
+
+    def to_tf(self, split: str | None = "train", batch_size: int = 32, *, one_hot: bool = False, **options: Any) -> Any:
+        """A `tf.data.Dataset` of the batches of a split: (X float32, y int64), or y one-hot float32.
+
+        options : as of `batches`; the first iteration is epoch `epoch`, and each one more is the next epoch
+
+        Shapes and the number of batches are known to TensorFlow. Damage that is met while reading comes as
+        TensorFlow's own error, with the message of the CacheError in it.
+        """
+        return adapters.to_tf(self.batches(split, batch_size, **options), len(self.classes), one_hot)
+
+    def to_torch(self, split: str | None = "train", batch_size: int = 32, **options: Any) -> TorchBatches:
+        """A `torch.utils.data.IterableDataset` of the batches of a split: (X float32, y int64).
+
+        options : as of `batches`
+
+        Use `DataLoader(dataset, batch_size=None)`, with workers if you like, and call `dataset.set_epoch(epoch)`
+        before each epoch. Raises UsageError where PyTorch is not installed.
+        """
+        return adapters.to_torch(self.batches(split, batch_size, **options))
+
+    def to_sklearn(self, split: str | None = None) -> tuple[NDArray[np.float32], NDArray[np.str_], NDArray[np.str_]]:
+        """What scikit-learn takes, read into memory: X, y and groups of a split, or of all rows.
+
+        Returns
+        -------
+        X : ndarray of shape (n, n_features), float32: each row flattened
+        y : ndarray of shape (n,): labels as text
+        groups : ndarray of shape (n,): rows of one group (one patient, one image with its views) belong together;
+            give it to `cross_val_score(..., groups=groups, cv=GroupKFold())`
+        """
+        numbers = self.numbers(split)
+        X = np.empty((len(numbers), int(np.prod(self.features.shape[1:]))), np.float32)
+        for place, block in self.features.blocks(numbers):
+            X[place] = block.reshape(len(block), -1)
+        lines = self.rows.iloc[numbers]
+        return X, lines["label"].to_numpy(dtype=str), lines["group"].to_numpy(dtype=str)
+
     def replace_dataset(self, dataset: Dataset) -> bool:
         """Take over the labels, splits, groups and paths of `dataset`; no feature byte is touched.
 
@@ -174,7 +201,8 @@ class Cache:
             waiting = self.folder / _WAITING_FILE
             write_dataset_copy(waiting, images_of(dataset, set(self.views["image_id"])))
             files = {**self.manifest.files, DATASET_FILE: file_entry(waiting)}
-            self.manifest = self.manifest.model_copy(update={"files": files, "dataset_digest": dataset.digest})
+            changes = {"files": files, "dataset_digest": dataset.digest}
+            self.manifest = self.manifest.model_copy(update=changes).sealed()
             self.manifest.write(self.folder)
             self._finish_replacing()
         for name in ("dataset", "rows", "classes"):
@@ -189,14 +217,10 @@ class Cache:
         return f"Cache({self.name}: {self.features.shape} {self.features.dtype})"
 
     def _read_recipe(self) -> Recipe:
-        path = self.folder / RECIPE_FILE
-        try:
-            recipe = Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            raise CacheError(f"{path}: not a recipe: {error}") from error
+        recipe = read_recipe(self.folder)
         if recipe.digest != self.manifest.recipe_digest:
-            raise CacheError(f"{path}: is not the recipe of the manifest")
-        if self.manifest.name != cache_name(recipe.space.backbone, self.manifest.digest):
+            raise CacheError(f"{self.folder / RECIPE_FILE}: is not the recipe of the manifest")
+        if self.manifest.name != cache_name(recipe.space.backbone, self.manifest.digest, self.manifest.array.format):
             raise CacheError(f"{self.folder}: the manifest's name {self.manifest.name} is not that of its digest")
         return recipe
 
@@ -228,9 +252,12 @@ class Cache:
             raise CacheError(f"{self.name}: {name} is not that of the manifest; was it replaced? Open it again")
 
 
-def open_cache(path: str | Path) -> Cache:
+def open_cache(path: str | Path, reader: ReaderName = "auto") -> Cache:
     """Open a finished cache by its folder.
+
+    reader : what decodes a Zarr cache: "zarr" (zarr-python) or "tensorstore" (faster; `pip install
+        'featcache[fast]'`); by default tensorstore where it is installed
 
     Raises CacheNotFoundError where there is none or it was never finished, CacheError where it is damaged.
     """
-    return Cache(Path(path))
+    return Cache(Path(path), reader)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from featcache.errors import CacheError, CacheNotFoundError, UsageError
 from featcache.store.cache import Cache, open_cache
-from featcache.store.layout import RECIPE_FILE
+from featcache.store.layout import MANIFEST_FILE, RECIPE_FILE
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,30 @@ def list_caches(parent: Path) -> list[Listed]:
 
 def _is_cache(folder: Path) -> bool:
     try:
-        return (folder / RECIPE_FILE).is_file()
+        return any((folder / name).is_file() for name in (RECIPE_FILE, MANIFEST_FILE))
     except OSError:  # a name too long for a file
         return False
+
+
+def finished_folders(parent: Path) -> list[Path]:
+    """Folders in `parent` with a manifest, whatever state the cache in them is in."""
+    return sorted(path.parent for path in parent.glob(f"*/{MANIFEST_FILE}")) if parent.is_dir() else []
+
+
+def cache_folder(parent: Path, name: str) -> Path:
+    """The folder of the one cache in `parent` whose folder's name is, or begins with, `name`; damaged ones too.
+
+    Raises CacheNotFoundError where there is none, UsageError where several could be meant.
+    """
+    folders = finished_folders(parent)
+    meant = [folder for folder in folders if folder.name == name]
+    meant = meant or [folder for folder in folders if name and folder.name.startswith(name)]
+    if not meant:
+        there = ", ".join(folder.name for folder in folders) or "none"
+        raise CacheNotFoundError(f"no finished cache {name!r:.200} in {parent} (there: {there})")
+    if len(meant) > 1:
+        raise UsageError(f"{name!r:.200} could be {', '.join(folder.name for folder in meant)}: name one of them")
+    return meant[0]
 
 
 def find_cache(parent: Path, name: str | None = None) -> Cache:

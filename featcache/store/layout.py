@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
+from typing import Literal
 
 import numpy as np
 
@@ -14,10 +15,16 @@ DATASET_FILE = "dataset.parquet"
 LEDGER_FILE = "ledger.jsonl"
 MANIFEST_FILE = "manifest.json"
 FEATURES_FOLDER = "features.zarr"
+ARRAY_FILE = f"{FEATURES_FOLDER}/zarr.json"
+FEATURES_HDF5 = "features.h5"
+LEASES_FOLDER = "leases"
 
-_ROWS_PER_CHUNK = 16
-_SHARD_BYTES = 64 << 20
-_MAX_ROWS_PER_SHARD = 1024
+Format = Literal["zarr", "hdf5"]
+FORMATS: tuple[Format, ...] = ("zarr", "hdf5")
+
+_SHARD_BYTES = 16 << 20
+_MAX_ROWS_PER_SHARD = 256
+_CHUNK_BYTES: dict[Format, int] = {"zarr": 2 << 20, "hdf5": 100_000}
 
 
 @dataclass(frozen=True)
@@ -58,11 +65,18 @@ class Layout:
             start = end
 
 
-def layout_for(n_rows: int, row_shape: tuple[int, ...], dtype: str) -> Layout:
-    """The layout of a new cache: chunks of 16 rows, shards of 64 MB raw but 1024 rows at most.
+def layout_for(n_rows: int, row_shape: tuple[int, ...], dtype: str, format_: Format = "zarr") -> Layout:
+    """The layout of a new cache: shards of up to 16 MiB raw and 256 rows, chunks of 2 MiB in Zarr and 100 kB in HDF5.
 
-    A shard is held in memory while it is computed, and is what an interruption loses.
+    A shard is held in memory while it is computed, is what an interruption loses, and what processes share. Chunks were
+    chosen by measurement on real features (docs/benchmarks.md): Zarr pays for each chunk it touches, HDF5 hardly does.
     """
     row_bytes = prod(row_shape) * np.dtype(dtype).itemsize
-    chunks = max(1, min(_SHARD_BYTES // (row_bytes * _ROWS_PER_CHUNK), _MAX_ROWS_PER_SHARD // _ROWS_PER_CHUNK))
-    return Layout(n_rows, row_shape, dtype, _ROWS_PER_CHUNK, int(chunks) * _ROWS_PER_CHUNK)
+    per_shard = _power_of_two(min(_SHARD_BYTES // row_bytes, _MAX_ROWS_PER_SHARD))
+    per_chunk = min(_power_of_two(_CHUNK_BYTES[format_] // row_bytes), per_shard)
+    return Layout(n_rows, row_shape, dtype, per_chunk, per_shard)
+
+
+def _power_of_two(at_most: int) -> int:
+    """The largest one that is not larger, and at least 1: then whole chunks fill each shard."""
+    return 1 << max(0, at_most.bit_length() - 1)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
+
+from featcache.files import write_text
 
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """One finished shard: which, its rows (start, stop), its file's size and digest."""
+    """One finished shard: which, its rows (start, stop), size and digest of what it is stored in."""
 
     shard: int
     start: int
@@ -20,14 +23,25 @@ class ShardRecord:
 
 
 def append(path: Path, record: ShardRecord) -> None:
-    """Add one line and see it to the disk. A line torn by a crash before is closed first."""
-    line = json.dumps(asdict(record), separators=(",", ":")) + "\n"
-    with path.open("ab+") as file:
-        if file.tell() and not _ends_with_newline(path):
-            line = "\n" + line
-        file.write(line.encode())
-        file.flush()
-        os.fsync(file.fileno())
+    """Add one line and see it to the disk. A line torn by a crash before is closed first.
+
+    One write in append mode, so that the lines of several processes do not mix.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        length = os.fstat(handle).st_size
+        torn = length and os.pread(handle, 1, length - 1) != b"\n"
+        line = (b"\n" if torn else b"") + _line(record).encode()
+        if os.write(handle, line) != len(line):
+            raise OSError("the ledger could only be written in part: the disk may be full")
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write(path: Path, records: Iterable[ShardRecord]) -> None:
+    """The ledger of a finished cache: one line a shard, in their order."""
+    write_text(path, "".join(_line(record) for record in sorted(records, key=lambda record: record.shard)))
 
 
 def read(path: Path) -> dict[int, ShardRecord]:
@@ -44,7 +58,5 @@ def read(path: Path) -> dict[int, ShardRecord]:
     return records
 
 
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
+def _line(record: ShardRecord) -> str:
+    return json.dumps(asdict(record), separators=(",", ":")) + "\n"

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from math import prod
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from featcache.errors import CacheError, CacheNotFoundError
-from featcache.files import write_json
+from featcache.files import write_text
 from featcache.project import explain
+from featcache.recipe import digest
+from featcache.store.contract import FeatureStore
+from featcache.store.formats import open_store
 from featcache.store.layout import (
     DATASET_FILE,
-    FEATURES_FOLDER,
     LEDGER_FILE,
     MANIFEST_FILE,
     RECIPE_FILE,
@@ -22,9 +26,11 @@ from featcache.store.layout import (
     Layout,
 )
 
-CACHE_FORMAT = 1
-_MAX_MANIFEST_BYTES = 64 << 20
+CACHE_FORMAT = 2
+_MAX_MANIFEST_BYTES = 16 << 20
 _MAX_DEPTH = 32
+_MAX_SHARD_BYTES = 128 << 20
+_SHOWN_CHARS = 1000
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=0, lt=2**53)]
@@ -44,7 +50,7 @@ class FileEntry(_Record):
 class ArrayEntry(_Record):
     """The feature array: its format, its shape and how it is cut."""
 
-    format: Literal["zarr"]
+    format: Literal["zarr", "hdf5"]
     shape: list[Annotated[int, Field(gt=0, lt=2**40)]] = Field(min_length=2, max_length=4)
     dtype: Literal["float32", "float16"]
     rows_per_chunk: Annotated[int, Field(gt=0, le=2**20)]
@@ -57,17 +63,26 @@ class ArrayEntry(_Record):
         return Layout(n_rows, tuple(row_shape), self.dtype, self.rows_per_chunk, self.rows_per_shard)
 
     @classmethod
-    def of(cls, layout: Layout) -> ArrayEntry:
-        """The entry that describes `layout`."""
-        return cls.model_validate(
-            {
-                "format": "zarr",
-                "shape": list(layout.shape),
-                "dtype": layout.dtype,
-                "rows_per_chunk": layout.rows_per_chunk,
-                "rows_per_shard": layout.rows_per_shard,
-            }
+    def of(cls, store: FeatureStore) -> Self:
+        """The entry that describes the array of `store`."""
+        layout = store.layout
+        return cls(
+            format=store.format,
+            shape=list(layout.shape),
+            dtype=layout.dtype,  # type: ignore[arg-type]
+            rows_per_chunk=layout.rows_per_chunk,
+            rows_per_shard=layout.rows_per_shard,
         )
+
+
+class Tolerance(_Record):
+    """How near another computation of a row must come: |new - old| <= relative * |old| + absolute * max |old|.
+
+    The maximum is over the row's features. Engines and machines round differently, most visibly near zero.
+    """
+
+    relative: Annotated[float, Field(ge=0, le=1)]
+    absolute: Annotated[float, Field(ge=0, le=1)]
 
 
 class Manifest(_Record):
@@ -75,7 +90,9 @@ class Manifest(_Record):
 
     digest : of recipe and rows; the cache's name ends with its first eight digits
     dataset_digest : of the labels, splits, groups and paths in its copy of the dataset manifest
+    tolerance : how near `verify --recompute` must come
     provenance : engine, environment, time; facts about the making that decide no value
+    seal : digest of all the other fields; set when the record is made
     """
 
     format: int
@@ -86,7 +103,9 @@ class Manifest(_Record):
     rows: Annotated[int, Field(gt=0, lt=2**40)]
     array: ArrayEntry
     files: dict[str, FileEntry]
+    tolerance: Tolerance
     provenance: dict[str, Any]
+    seal: Sha256 = ""
 
     @field_validator("files")
     @classmethod
@@ -102,20 +121,31 @@ class Manifest(_Record):
         """Every file that a cache has must be promised: a missing shard would read as zeros."""
         if self.rows != self.array.shape[0]:
             raise ValueError(f"{self.rows} rows, but {self.array.shape[0]} in the array")
-        needed = [RECIPE_FILE, ROWS_FILE, DATASET_FILE, LEDGER_FILE, f"{FEATURES_FOLDER}/zarr.json"]
-        n_shards = self.array.layout.n_shards
-        if n_shards > len(self.files):  # said before a hostile number of names is made
-            raise ValueError(f"{n_shards} shards, but only {len(self.files)} files")
-        keys = "/".join("0" for _ in self.array.layout.row_shape)
-        needed += [f"{FEATURES_FOLDER}/c/{shard}/{keys}" for shard in range(n_shards)]
-        missing = [name for name in needed if name not in self.files]
-        if missing:
-            raise ValueError(f"files: {missing[0]} is not listed")
+        layout = self.array.layout
+        shard_bytes = layout.rows_per_shard * prod(layout.row_shape) * np.dtype(layout.dtype).itemsize
+        if layout.rows_per_chunk > layout.rows_per_shard or shard_bytes > _MAX_SHARD_BYTES:  # it is held in memory
+            raise ValueError(f"shards of {shard_bytes} bytes: expected whole chunks, and {_MAX_SHARD_BYTES} at most")
+        if self.array.format == "zarr" and layout.n_shards > len(
+            self.files
+        ):  # before a hostile number of names is made
+            raise ValueError(f"{layout.n_shards} shards, but only {len(self.files)} files")
+        features = open_store(self.array.format, Path(), layout).files()
+        expected = {RECIPE_FILE, ROWS_FILE, DATASET_FILE, LEDGER_FILE, *features}
+        for name in sorted(expected ^ set(self.files)):
+            raise ValueError(f"files: {name!r:.80} is {'not listed' if name in expected else 'no file of a cache'}")
         return self
+
+    def sealed(self) -> Self:
+        """The same with its seal."""
+        return self.model_copy(update={"seal": digest(self.model_dump(mode="json", exclude={"seal"}))})
+
+    def text(self) -> str:
+        """manifest.json, to the byte."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def write(self, folder: Path) -> None:
         """Commit: put manifest.json in place."""
-        write_json(folder / MANIFEST_FILE, self.model_dump(mode="json"))
+        write_text(folder / MANIFEST_FILE, self.text())
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -147,8 +177,29 @@ def _no_number(name: str) -> Any:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of the cache in `folder`.
 
-    Raises CacheNotFoundError where there is none, CacheError where it is not a sound one of this version.
+    Raises CacheNotFoundError where there is none, CacheError where it is not a sound one of this version, or where
+    a file that it names is a link out of the cache.
     """
+    manifest = parse_manifest(folder)
+    for name in manifest.files:
+        if leads_out(folder, name):
+            raise CacheError(f"{folder.name}: {name} is a link that leads out of the cache: nothing there is read")
+    return manifest
+
+
+def leads_out(folder: Path, name: str) -> bool:
+    """Whether a file of the cache in `folder` is, by a link, a file of some other place."""
+    path = folder / name
+    try:
+        if not any(part.is_symlink() for part in (path, *path.parents[: len(PurePosixPath(name).parts) - 1])):
+            return False
+        return not path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links in a circle: nothing is there
+        return False
+
+
+def parse_manifest(folder: Path) -> Manifest:
+    """`read_manifest` without a look at the other files."""
     path = folder / MANIFEST_FILE
     try:
         if not path.is_file():
@@ -156,7 +207,8 @@ def read_manifest(folder: Path) -> Manifest:
             raise CacheNotFoundError(f"{folder}: {never if folder.is_dir() else 'there is no such cache'}")
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             raise CacheError(f"{path}: larger than any manifest")
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
+        text = path.read_bytes().decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
     except CacheError:
         raise
     except (OSError, ValueError, RecursionError) as error:
@@ -166,9 +218,19 @@ def read_manifest(folder: Path) -> Manifest:
     version = value.get("format") if isinstance(value, dict) else None
     if isinstance(version, int) and version > CACHE_FORMAT:
         raise CacheError(f"{path}: format {version} is newer than this featcache ({CACHE_FORMAT}): update featcache")
+    if isinstance(version, int) and 0 < version < CACHE_FORMAT:
+        raise CacheError(f"{path}: format {version} is of an older featcache: 'featcache extract' makes it again")
     if version != CACHE_FORMAT:
         raise CacheError(f"{path}: no featcache manifest of format {CACHE_FORMAT}")
     try:
-        return Manifest.model_validate(value)
+        manifest = Manifest.model_validate(value)
     except ValidationError as error:
-        raise CacheError(f"{path}: {explain(error)}") from error
+        said = explain(error)
+        raise CacheError(f"{path}: {said[:_SHOWN_CHARS]}{' ...' if len(said) > _SHOWN_CHARS else ''}") from error
+    try:
+        sealed = manifest.text() == text and manifest.seal == manifest.sealed().seal
+    except ValueError:  # a number too large, or half a character: no manifest is written with them
+        sealed = False
+    if not sealed:
+        raise CacheError(f"{path}: is damaged or was changed by hand: its seal does not fit")
+    return manifest

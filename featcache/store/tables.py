@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -12,12 +13,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featcache.dataset.manifest import LabelledImage
+from featcache.dataset.manifest import SPLITS, Box, LabelledImage
 from featcache.errors import CacheError
 from featcache.files import beside
 
 ROW_COLUMNS = ["row", "image_id", "view", "row_id"]
 DATASET_COLUMNS = ["image_id", "path", "label", "split", "group", "x_min", "y_min", "x_max", "y_max"]
+_MAX_ROWS_PER_BYTE, _MAX_GROWTH, _MAX_SMALL_BYTES = 8, 200, 1 << 20
+"""Real tables have one row a byte at most, and are a fortieth of what they hold at least."""
 TEXT_COLUMNS = {"image_id", "row_id", "path", "label", "split", "group"}
 
 
@@ -70,7 +73,36 @@ def read_dataset_copy(path: Path) -> pd.DataFrame:
     frame = _read(path, DATASET_COLUMNS)
     if frame["image_id"].duplicated().any():
         raise CacheError(f"{path}: an image is listed twice")
+    for name in DATASET_COLUMNS[5:]:
+        if not (frame[name].isna() | frame[name].map(_is_whole)).all():
+            raise CacheError(f"{path}: the column {name} does not hold whole numbers")
+    strange = set(frame["split"]) - set(SPLITS)
+    if strange:
+        raise CacheError(f"{path}: split {min(strange)!r:.80}: expected train, val or test")
     return frame
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and float(value).is_integer()
+
+
+def images_in(frame: pd.DataFrame) -> tuple[LabelledImage, ...]:
+    """The lines of a dataset copy as records."""
+    images = []
+    for line in frame.to_dict("records"):
+        sides = [line[name] for name in DATASET_COLUMNS[5:]]
+        box = None if any(map(pd.isna, sides)) else Box(*map(int, sides))
+        images.append(LabelledImage(line["path"], line["label"], line["split"], line["group"], line["image_id"], box))
+    return tuple(images)
+
+
+def rows_in(frame: pd.DataFrame) -> list[Row]:
+    """The lines of a row table as records."""
+    parameters = [name for name in frame.columns if name not in ROW_COLUMNS]
+    return [
+        Row(line["image_id"], line["view"], line["row_id"], {name: line[name] for name in parameters})
+        for line in frame.to_dict("records")
+    ]
 
 
 def _write(path: Path, frame: pd.DataFrame) -> None:
@@ -81,13 +113,42 @@ def _write(path: Path, frame: pd.DataFrame) -> None:
 
 def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
-        frame = pq.read_table(path).to_pandas()
-    except (OSError, pa.ArrowException) as error:
+        _refuse_bombs(path)
+        table = pq.read_table(path).replace_schema_metadata(None)
+        frame = table.to_pandas()
+    except CacheError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
         raise CacheError(f"{path}: cannot be read as Parquet: {error}") from error
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise CacheError(f"{path}: no column {', '.join(missing)}")
+    twice = [name for name, times in Counter(table.column_names).items() if times > 1]
+    if twice:
+        raise CacheError(f"{path}: the column {twice[0]!r:.80} stands there twice")
     for column in TEXT_COLUMNS.intersection(columns):
         if not all(isinstance(value, str) for value in frame[column]):
             raise CacheError(f"{path}: the column {column} does not hold text alone")
+    for other in table.schema:
+        if other.name not in columns:
+            _check_parameter(path, other, frame[other.name])
     return pd.DataFrame(frame)
+
+
+def _refuse_bombs(path: Path) -> None:
+    """Raise CacheError for a small file that says it would fill the memory."""
+    size, said = path.stat().st_size, pq.read_metadata(path)
+    data = sum(said.row_group(number).total_byte_size for number in range(said.num_row_groups))
+    if said.num_rows > _MAX_ROWS_PER_BYTE * size or data > _MAX_GROWTH * size + _MAX_SMALL_BYTES:
+        raise CacheError(
+            f"{path}: {size} bytes that say to be {said.num_rows} rows, {data} bytes: more than tables are"
+        )
+
+
+def _check_parameter(path: Path, field: pa.Field, values: pd.Series[Any]) -> None:
+    """The columns besides are parameters of views: numbers, truth values and text, none of them missing."""
+    kinds = (pa.types.is_boolean, pa.types.is_int64, pa.types.is_float64, pa.types.is_string, pa.types.is_large_string)
+    if not any(is_kind(field.type) for is_kind in kinds):
+        raise CacheError(f"{path}: the column {field.name!r:.80} is {field.type!s:.80}, expected numbers or text")
+    if values.isna().any() or (pa.types.is_float64(field.type) and not np.isfinite(values).all()):
+        raise CacheError(f"{path}: the column {field.name!r:.80} has cells without a value")

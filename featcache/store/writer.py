@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,52 +16,87 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.dataset.manifest import Dataset, LabelledImage
-from featcache.errors import CacheError, CacheWriteError
-from featcache.files import sha256_file, write_json
-from featcache.recipe import Recipe, cache_digest, cache_name, canonical_json
+from featcache.errors import CacheError, CacheWriteError, UsageError
+from featcache.files import PARTIAL_SUFFIX, sha256_file, write_json
+from featcache.recipe import Recipe, cache_digest, cache_name
 from featcache.store import ledger
+from featcache.store.contract import Stored
+from featcache.store.formats import open_store
 from featcache.store.layout import (
     DATASET_FILE,
-    FEATURES_FOLDER,
+    LEASES_FOLDER,
     LEDGER_FILE,
     MANIFEST_FILE,
     RECIPE_FILE,
     ROWS_FILE,
+    Format,
     layout_for,
 )
-from featcache.store.manifest import CACHE_FORMAT, ArrayEntry, FileEntry, Manifest
+from featcache.store.leases import POLL_S, Leases
+from featcache.store.manifest import CACHE_FORMAT, ArrayEntry, FileEntry, Manifest, Tolerance, read_manifest
 from featcache.store.tables import Row, read_rows, write_dataset_copy, write_rows
-from featcache.store.zarr import ZarrStore
+
+TOLERANCES = {
+    "float32": Tolerance(relative=1e-4, absolute=1e-4),
+    "float16": Tolerance(relative=1e-3, absolute=1e-3),
+}
+_LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
+_SMALLEST_FLOAT16 = float(np.finfo(np.float16).smallest_normal)
 
 
 class CacheWriter:
     """A cache in the making. Made again over an unfinished one, it goes on where that stopped.
 
+    Several writers, in as many processes, may be at work on one cache: each claims a shard before it computes it.
+    Use it as a context; what is still claimed at the end is given back.
+
     parent : folder of caches
-    rows : every row in its order
+    rows : every row; what was begun with them in another order goes on in that
     row_shape : shape of one row's features
+    allow_nonfinite : whether NaN and Inf may be stored
 
     Raises CacheError if there are no rows, if one stands there twice or if the folder holds another cache,
     CacheWriteError if it cannot be written.
     """
 
-    def __init__(self, parent: Path, recipe: Recipe, rows: Sequence[Row], row_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        parent: Path,
+        recipe: Recipe,
+        rows: Sequence[Row],
+        row_shape: tuple[int, ...],
+        format_: Format = "zarr",
+        allow_nonfinite: bool = False,
+    ) -> None:
         named = Counter((row.image_id, row.view) for row in rows)
         if not named or max(named.values()) > 1:
             raise CacheError(f"no cache of {len(rows)} rows, {len(named)} of them different: list each row once")
         self.digest = cache_digest(recipe, named)
-        self.folder = parent / cache_name(recipe.space.backbone, self.digest)
+        self.folder = parent / cache_name(recipe.space.backbone, self.digest, format_)
         self.recipe = recipe
         self.rows = rows
-        layout = layout_for(len(rows), row_shape, recipe.space.dtype)
-        self.store = ZarrStore(self.folder / FEATURES_FOLDER, layout)
+        self.store = open_store(format_, self.folder, layout_for(len(rows), row_shape, recipe.space.dtype, format_))
+        self.faint_rows = 0
+        """Rows, of those written here, whose largest value is too small for float16 to keep more than a few digits."""
+        self._allow_nonfinite = allow_nonfinite
+        self._done: dict[int, ledger.ShardRecord] = {}
+        self._leases = Leases(self.folder / LEASES_FOLDER)
         with writing(self.folder):
-            self._start()
-            self._done = {shard: record for shard, record in self._recorded().items() if self._sound(record)}
+            self._leases.folder.mkdir(parents=True, exist_ok=True)
+            with self._leases.holding("start"):
+                self._start()
+
+    def __enter__(self) -> CacheWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leases.close()
+        if (self.folder / MANIFEST_FILE).is_file():
+            shutil.rmtree(self._leases.folder, ignore_errors=True)
 
     @property
     def missing(self) -> list[int]:
-        """Shards that are still to be written."""
+        """Shards that are still to be written, as far as this writer has seen."""
         return [shard for shard in range(self.store.layout.n_shards) if shard not in self._done]
 
     @property
@@ -66,28 +104,72 @@ class CacheWriter:
         """Rows in finished shards."""
         return sum(record.stop - record.start for record in self._done.values())
 
-    def write(self, shard: int, features: NDArray[np.floating[Any]]) -> None:
-        """Put one shard in its place and note it in the ledger. NaN and Inf are refused with their rows."""
-        start, stop = self.store.layout.span(shard)
-        with np.errstate(over="ignore"):  # what is too large for the dtype becomes Inf, and is refused
-            features = np.asarray(features, self.store.layout.dtype)
-        finite = np.isfinite(features).reshape(len(features), -1).all(axis=1)
-        if not finite.all():
-            bad = [start + int(index) for index in np.flatnonzero(~finite)]
-            raise CacheError(f"{self.folder.name}: NaN or Inf in the features of {len(bad)} rows: {bad[:10]}")
+    def refresh(self) -> None:
+        """See which shards other writers have finished since."""
+        if self.missing:
+            with writing(self.folder):
+                recorded = ledger.read(self.folder / LEDGER_FILE)
+                fresh = {shard: recorded[shard] for shard in self.missing if shard in recorded}
+                self._done.update({shard: record for shard, record in fresh.items() if self._sound(record)})
+
+    def claim(self) -> int | None:
+        """A shard that nobody else is at work on, for this writer to write; None where there is none now."""
+        self.refresh()
         with writing(self.folder):
-            self.store.write_shard(shard, features)
-            file = self.store.shard_file(shard)
-            record = ledger.ShardRecord(shard, start, stop, file.stat().st_size, sha256_file(file))
+            for shard in self.missing:
+                if self._leases.claim(str(shard)):
+                    self.refresh()  # its last holder may have finished it just before
+                    if shard not in self._done:
+                        return shard
+                    self._leases.release(str(shard))
+        return None
+
+    def wait(self) -> None:
+        """Let a moment pass, for others to finish what they hold."""
+        time.sleep(POLL_S)
+
+    def write(self, shard: int, features: NDArray[np.floating[Any]]) -> None:
+        """Put one shard in its place, note it in the ledger and give back its claim.
+
+        Raises CacheError for values that may not or cannot be stored, with their rows.
+        """
+        features = self._storable(shard, np.asarray(features))
+        with writing(self.folder):
+            if not (self.folder / RECIPE_FILE).is_file():
+                raise FileNotFoundError(errno.ENOENT, "it has vanished")
+            if not self._leases.lost(str(shard)):  # else this process slept: others finish the cache, or have done so
+                self._put(shard, features)
+        self._leases.release(str(shard))
+
+    def _put(self, shard: int, features: NDArray[np.floating[Any]]) -> None:
+        """Write and record a shard, unless this process slept meanwhile, was taken for dead, and another did so.
+
+        A finished cache must find no further line in its ledger.
+        """
+        try:
+            stored = self.store.write_shard(shard, features)
+        except (OSError, CacheError):
+            self.refresh()
+            if shard not in self._done:
+                raise
+            return
+        self.refresh()
+        if shard not in self._done:
+            record = ledger.ShardRecord(shard, *self.store.layout.span(shard), stored.bytes, stored.sha256)
             ledger.append(self.folder / LEDGER_FILE, record)
-        self._done[shard] = record
+            self._done[shard] = record
 
     def finish(self, dataset: Dataset, provenance: dict[str, Any]) -> Manifest:
         """Write the dataset copy and, last, the manifest. Raises CacheError while shards are missing."""
         if self.missing:
             raise CacheError(f"{self.folder.name}: shards {self.missing[:5]} are still missing")
-        with writing(self.folder):
+        with writing(self.folder), self._leases.holding("finish"):
+            if (self.folder / MANIFEST_FILE).is_file():  # another writer was quicker
+                return read_manifest(self.folder)
+            self.store.finish()
+            ledger.write(self.folder / LEDGER_FILE, self._done.values())
             write_dataset_copy(self.folder / DATASET_FILE, images_of(dataset, {row.image_id for row in self.rows}))
+            self._sweep()
             manifest = Manifest(
                 format=CACHE_FORMAT,
                 name=self.folder.name,
@@ -95,69 +177,138 @@ class CacheWriter:
                 recipe_digest=self.recipe.digest,
                 dataset_digest=dataset.digest,
                 rows=len(self.rows),
-                array=ArrayEntry.of(self.store.layout),
+                array=ArrayEntry.of(self.store),
                 files=self._entries(),
+                tolerance=TOLERANCES[self.recipe.space.dtype],
                 provenance=provenance,
-            )
+            ).sealed()
             manifest.write(self.folder)
         return manifest
 
     def _start(self) -> None:
         """Recipe, then rows, then the empty array; or check that what lies here is this very cache."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         recipe_file, rows_file = self.folder / RECIPE_FILE, self.folder / ROWS_FILE
-        if not recipe_file.is_file():
+        remove_folders(self.folder, (RECIPE_FILE, ROWS_FILE, LEDGER_FILE, DATASET_FILE, MANIFEST_FILE))
+        remove_folders(self.folder, self.store.files())
+        if not self._holds_recipe():
             write_json(recipe_file, self.recipe.to_dict())
-        elif self._recipe_found(recipe_file) != canonical_json(self.recipe.to_dict()):
-            raise CacheError(f"{self.folder}: holds a cache of another recipe; move it away")
-        if not rows_file.is_file() or not self._same_rows(rows_file):
+        in_order = self._rows_in_order_of(rows_file)
+        if in_order is None:
             self._start_over(rows_file)
-        self.store.create()
-
-    def _recipe_found(self, recipe_file: Path) -> str:
+        else:
+            self.rows = in_order
+        was_finished = (self.folder / MANIFEST_FILE).is_file()
+        self._sweep()
         try:
-            return canonical_json(json.loads(recipe_file.read_text(encoding="utf-8")))
-        except (ValueError, RecursionError) as error:
-            raise CacheError(f"{recipe_file}: not a recipe: {error}; move {self.folder.name} away") from error
+            self.store.create()
+            self.refresh()
+        except CacheError:
+            self.store.create(mend=True)
+            self.refresh()
+            self._done = {shard: record for shard, record in self._done.items() if self._readable(record)}
+        if was_finished and self.missing:  # it does not hold what its manifest promises
+            (self.folder / MANIFEST_FILE).unlink(missing_ok=True)
 
-    def _same_rows(self, rows_file: Path) -> bool:
+    def _holds_recipe(self) -> bool:
+        """Whether the recipe is there. Raises CacheError for that of another cache whose digest begins alike."""
+        try:
+            found = read_recipe(self.folder)
+        except CacheError:
+            return False
+        if found == self.recipe:
+            return True
+        with suppress(CacheError):
+            frame = read_rows(self.folder / ROWS_FILE)
+            digest = cache_digest(found, zip(frame["image_id"], map(int, frame["view"]), strict=True))
+            if self.folder.name == cache_name(found.space.backbone, digest, self.store.format):
+                raise UsageError(f"{self.folder}: holds another cache, whose digest begins alike: move it away")
+        return False
+
+    def _rows_in_order_of(self, rows_file: Path) -> Sequence[Row] | None:
+        """This cache's rows as they were numbered before; None where nobody can say what the shards hold."""
+        if not rows_file.is_file():
+            return None
         try:
             found = read_rows(rows_file)
-        except CacheError:  # nobody can say which rows the shards hold
-            return False
-        listed = zip(found["image_id"], found["view"], found["row_id"], strict=True)
-        return list(listed) == [(row.image_id, row.view, row.row_id) for row in self.rows]
+        except CacheError:
+            return None
+        rows = {(row.image_id, row.view, row.row_id): row for row in self.rows}
+        listed = list(zip(found["image_id"], found["view"], found["row_id"], strict=True))
+        return [rows[key] for key in listed] if set(listed) == set(rows) else None
 
     def _start_over(self, rows_file: Path) -> None:
-        """No rows yet, or the same in another order: shards of another order are worth nothing."""
+        """No rows yet, or a table that is damaged: what the shards hold is not known."""
         for stale in (MANIFEST_FILE, LEDGER_FILE):  # the manifest first: what follows is not what it promises
             (self.folder / stale).unlink(missing_ok=True)
         write_rows(rows_file, self.rows)
 
-    def _recorded(self) -> dict[int, ledger.ShardRecord]:
-        n_shards = self.store.layout.n_shards
-        recorded = ledger.read(self.folder / LEDGER_FILE)
-        return {shard: record for shard, record in recorded.items() if 0 <= shard < n_shards}
+    def _sweep(self) -> None:
+        """Remove what interrupted writers left beside their files, unless somebody else is at work."""
+        if self._leases.others():
+            return
+        for leftover in [*self.folder.rglob(f".*{PARTIAL_SUFFIX}*")]:
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            elif leftover.parent != self._leases.folder:  # those are made and gone in a moment
+                leftover.unlink(missing_ok=True)
+
+    def _storable(self, shard: int, features: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """The features in the layout's dtype, after a look at their range."""
+        start, _ = self.store.layout.span(shard)
+        flat = features.reshape(len(features), -1)
+        finite = np.isfinite(features.min()) and np.isfinite(features.max())  # NaN is the least and the largest of all
+        if not finite and not self._allow_nonfinite:
+            bad = np.flatnonzero(~np.isfinite(flat).all(axis=1))
+            raise CacheError(
+                f"{self.folder.name}: NaN or Inf in the features of {len(bad)} rows: {self._named(start + bad)}. "
+                "Look at these images and at the weights; --allow-nonfinite stores them as they are"
+            )
+        if self.store.layout.dtype == "float16":
+            large = np.flatnonzero((np.isfinite(flat) & (np.abs(flat) > _LARGEST_FLOAT16)).any(axis=1))
+            if len(large):
+                raise CacheError(
+                    f"{self.folder.name}: float16 holds values up to {_LARGEST_FLOAT16:.0f}, and {len(large)} rows "
+                    f"have larger ones: {self._named(start + large)}. Store them with --dtype float32"
+                )
+            largest = np.abs(flat).max(axis=1)
+            self.faint_rows += int(((largest > 0) & (largest < _SMALLEST_FLOAT16)).sum())
+        return np.ascontiguousarray(features, self.store.layout.dtype)
+
+    def _named(self, numbers: NDArray[np.intp]) -> str:
+        named = ((number, self.rows[number]) for number in numbers[:5])
+        listed = ", ".join(f"{number} (image {row.image_id[:12]}, view {row.view})" for number, row in named)
+        return listed + (", ..." if len(numbers) > 5 else "")
 
     def _sound(self, record: ledger.ShardRecord) -> bool:
-        file = self.store.shard_file(record.shard)
-        return (
-            (record.start, record.stop) == self.store.layout.span(record.shard)
-            and file.is_file()
-            and file.stat().st_size == record.bytes
-            and sha256_file(file) == record.sha256
-        )
+        in_place = (record.start, record.stop) == self.store.layout.span(record.shard)
+        return in_place and self.store.stored(record.shard) == Stored(record.bytes, record.sha256)
+
+    def _readable(self, record: ledger.ShardRecord) -> bool:
+        try:
+            self.store.read(record.start, record.stop)
+        except CacheError:
+            return False
+        return True
 
     def _entries(self) -> dict[str, FileEntry]:
-        """Every file of the cache but the manifest; digests of shards are those of the ledger."""
-        entries = {
-            name: file_entry(self.folder / name)
-            for name in (RECIPE_FILE, ROWS_FILE, DATASET_FILE, LEDGER_FILE, f"{FEATURES_FOLDER}/zarr.json")
-        }
-        for shard, record in sorted(self._done.items()):
-            name = self.store.shard_file(shard).relative_to(self.folder).as_posix()
-            entries[name] = FileEntry(bytes=record.bytes, sha256=record.sha256)
+        """Every file of the cache but the manifest; shards that are files have the digest of the ledger."""
+        files: dict[str, int | None] = dict.fromkeys((RECIPE_FILE, ROWS_FILE, DATASET_FILE, LEDGER_FILE))
+        entries = {}
+        for name, shard in {**files, **self.store.files()}.items():
+            if shard is None:
+                entries[name] = file_entry(self.folder / name)
+            else:
+                entries[name] = FileEntry(bytes=self._done[shard].bytes, sha256=self._done[shard].sha256)
         return entries
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The recipe of the cache in `folder`. Raises CacheError where it is damaged or missing."""
+    path = folder / RECIPE_FILE
+    try:
+        return Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CacheError(f"{path}: not a recipe: {error}") from error
 
 
 def images_of(dataset: Dataset, image_ids: set[str]) -> list[LabelledImage]:
@@ -169,6 +320,14 @@ def images_of(dataset: Dataset, image_ids: set[str]) -> list[LabelledImage]:
             f"cache, on {len(images)} lines: it must name each once; 'featcache extract' makes a cache of another set"
         )
     return images
+
+
+def remove_folders(folder: Path, names: Iterable[str]) -> None:
+    """Remove the folders that stand where files of a cache must be: no file can be renamed into their place."""
+    for name in names:
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
 
 
 def file_entry(path: Path) -> FileEntry:

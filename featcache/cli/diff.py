@@ -1,0 +1,40 @@
+"""featcache diff"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from featcache.cli.options import find_cache_of, json_option, project_option
+from featcache.cli.output import print_json, print_table, say, track
+
+
+@click.command("diff")
+@click.argument("a")
+@click.argument("b")
+@click.option("--values", is_flag=True, help="Also compare the features of the rows that both hold.")
+@project_option
+@json_option
+def command(a: str, b: str, values: bool, folder: Path, as_json: bool) -> None:
+    """Two caches side by side: recipes, rows, labels and, when asked, values.
+
+    A and B are caches' names, how their names begin, or their folders.
+    """
+    from featcache.pipeline.explain import diff
+
+    found = diff(find_cache_of(folder, a), find_cache_of(folder, b), values, track)
+    if as_json:
+        print_json(asdict(found))
+        return
+    fields = [*found.storage, *found.fields]
+    if fields:
+        print_table(["field", found.a, found.b], [[f.field, str(f.ours), str(f.theirs)] for f in fields], numbers=False)
+    else:
+        say("the recipes are the same")
+    say(f"rows: {found.common} in both, {found.only_a} only in {found.a}, {found.only_b} only in {found.b}")
+    changed = ", ".join(f"{n_images} another {name}" for name, n_images in found.relabelled.items() if n_images)
+    say(f"images of both: {changed or 'labels, splits, groups and paths are the same'}")
+    if found.differing is not None:
+        say(f"values: {found.differing} of {found.common} rows differ, by {found.largest:.3g} at most")

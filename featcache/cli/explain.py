@@ -1,0 +1,79 @@
+"""featcache explain"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featcache.cli.options import (
+    extraction_of,
+    extraction_options,
+    json_option,
+    model_option,
+    open_project,
+    project_option,
+)
+from featcache.cli.output import print_json, print_table, say, track
+
+if TYPE_CHECKING:
+    from featcache.pipeline.explain import Explanation, Neighbour
+
+_SHOWN = 6
+
+
+@click.command("explain")
+@model_option
+@extraction_options
+@project_option
+@json_option
+def command(models: tuple[str, ...], folder: Path, as_json: bool, **values: Any) -> None:
+    """Why a cache is named as it is, whether it is there, and why not: field by field.
+
+    Takes the options of extract and says what it would do: which rows are there, copied, computed.
+    """
+    from featcache.pipeline.explain import explain
+
+    project = open_project(folder)
+    options = extraction_of(values)
+    explained = [explain(project, model, options, track) for model in models]
+    if as_json:
+        objects = [asdict(each) for each in explained]
+        print_json(objects[0] if len(objects) == 1 else objects)
+        return
+    for each in explained:
+        _say(each)
+
+
+def _say(explained: Explanation) -> None:
+    print_table(
+        ["field", "value"],
+        [[name, str(value)] for name, value in explained.fields.items()]
+        + [["rows", f"{explained.rows} of {explained.images} images"], ["digest", explained.digest]],
+        title=explained.name,
+        numbers=False,
+    )
+    say(work(explained))
+    for neighbour in explained.neighbours[:_SHOWN]:
+        say(_difference(neighbour))
+    if len(explained.neighbours) > _SHOWN:
+        say(f"... and {len(explained.neighbours) - _SHOWN} other caches of this backbone (all of them in --json)")
+
+
+def work(explained: Explanation) -> str:
+    """What extract would do, as a sentence."""
+    if explained.state == "hit":
+        return f"{explained.name}: hit: all {explained.rows} rows are there, nothing to compute"
+    there = explained.rows - explained.compute - explained.copy
+    copied = f", {explained.copy} to copy from {', '.join(explained.sources)}" if explained.copy else ""
+    return f"{explained.name}: {explained.state}: {explained.compute} rows to compute{copied}, {there} are there"
+
+
+def _difference(other: Neighbour) -> str:
+    parts = [f"{field.field} is {field.theirs} there, {field.ours} here" for field in other.fields]
+    if other.missing or other.extra:
+        parts.append(f"it lacks {other.missing} of the rows and has {other.extra} others")
+    state = "" if other.finished else " (not finished)"
+    return f"not {other.name}{state}: {'; '.join(parts) or 'another format'}"

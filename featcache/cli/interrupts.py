@@ -1,0 +1,56 @@
+"""Ctrl-C and SIGTERM: what was finished is kept, and what is in hand is finished where that can be done."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_Handler = Callable[[int, FrameType | None], None]
+
+
+@contextmanager
+def noting_interrupts() -> Iterator[list[int]]:
+    """Both signals raise KeyboardInterrupt, and are noted: some libraries turn it into an error of theirs."""
+    interrupts: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    with _handled(note, lambda before: before in (signal.default_int_handler, signal.SIG_DFL)):
+        yield interrupts
+
+
+@contextmanager
+def finishing_in_hand() -> Iterator[Callable[[], bool]]:
+    """The first signal is only noted, for the work inside to end in good order; the next one ends it at once."""
+    noted: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        if len(noted) > 1 and callable(before):
+            before(number, frame)
+        with suppress(OSError):  # printed as it is: a handler may come in the middle of another print
+            os.write(2, b"interrupted: finishing the shard in hand; once more ends it at once\n")
+
+    with _handled(note, callable):
+        yield lambda: bool(noted)
+
+
+@contextmanager
+def _handled(handler: _Handler, where: Callable[[object], bool]) -> Iterator[None]:
+    """Handle the signals whose handler until now is of the kind `where` asks for; others belong to whoever set them."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    ours = [number for number in _SIGNALS if where(before[number])]
+    try:
+        for number in ours:
+            signal.signal(number, handler)
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, before[number])

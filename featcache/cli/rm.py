@@ -1,0 +1,25 @@
+"""featcache rm"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from featcache.cli.options import json_option, open_project, project_option
+from featcache.cli.tidying import dry_run_option, remove_all, yes_option
+
+
+@click.command("rm")
+@click.argument("names", nargs=-1, required=True, metavar="CACHE...")
+@click.option("--force", is_flag=True, help="Though a process seems to be writing it.")
+@yes_option
+@dry_run_option
+@project_option
+@json_option
+def command(names: tuple[str, ...], force: bool, yes: bool, dry_run: bool, folder: Path, as_json: bool) -> None:
+    """Remove caches of this project, finished or not. CACHE is a name, or how one begins."""
+    from featcache.pipeline.tidy import find_removable
+
+    found = find_removable(open_project(folder).cache_folder, names, force)
+    remove_all(found, yes, dry_run, as_json)

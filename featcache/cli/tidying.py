@@ -1,0 +1,41 @@
+"""What rm and gc share: a list, a question, and the removal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from featcache.cli.output import print_json, print_table, say, shown, size
+
+if TYPE_CHECKING:
+    from featcache.pipeline.tidy import Removable
+
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
+
+
+def remove_all(found: Sequence[Removable], yes: bool, dry_run: bool, as_json: bool) -> None:
+    """Show what is to go, ask, and remove it. Where nobody can be asked, --yes is needed."""
+    from featcache.errors import UsageError
+    from featcache.pipeline.tidy import remove
+
+    total = sum(item.bytes for item in found)
+    if found and not as_json:
+        print_table(["to remove", "size", "why"], [[shown(i.path), size(i.bytes), i.why] for i in found], numbers=False)
+    if found and not dry_run:
+        if not yes:
+            if as_json or not sys.stdin.isatty():
+                raise UsageError("nobody can be asked here: add --yes to remove, or --dry-run to see what would go")
+            click.confirm(f"remove these {size(total)}?", abort=True)
+        for item in found:
+            remove(item)
+    if as_json:
+        items = [{"path": str(item.path), "bytes": item.bytes, "why": item.why} for item in found]
+        print_json({"removed": not dry_run, "bytes": total, "items": items})
+    elif not found:
+        say("nothing to remove")
+    elif not dry_run:
+        say(f"removed {size(total)}")

@@ -1,0 +1,123 @@
+"""featcache verify"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featcache.cli.options import json_option, open_project, project_option
+from featcache.cli.output import print_json, say, size, track
+
+if TYPE_CHECKING:
+    from featcache.pipeline.verify import Recomputed
+    from featcache.store.verify import Verified
+
+
+@click.command("verify")
+@click.argument("names", nargs=-1, metavar="[CACHE]...")
+@click.option("--recompute", "n_rows", type=click.IntRange(1), help="Also compute this many rows again and compare.")
+@click.option("--repair", "mend", is_flag=True, help="Make again what is damaged, and nothing else.")
+@click.option("--weights", metavar="PATH", help="The weights that the cache was made with, where they are a file.")
+@click.option("--seed", type=click.IntRange(0), help="Chooses the rows of --recompute; others every time without it.")
+@project_option
+@json_option
+def command(
+    names: tuple[str, ...],
+    n_rows: int | None,
+    mend: bool,
+    weights: str | None,
+    seed: int | None,
+    folder: Path,
+    as_json: bool,
+) -> None:
+    """Read every byte of caches and check it against their manifests.
+
+    CACHE is a cache's name, how its name begins, or its folder; without one, every finished cache of the project.
+    Exit code 1 where something is damaged, and stays so.
+    """
+    from featcache.cli.interrupts import finishing_in_hand
+    from featcache.pipeline.repair import repair
+    from featcache.pipeline.verify import recompute, verify_cache
+
+    values, sound = [], True
+    for cache_folder in _folders(names, folder):
+        found = verify_cache(cache_folder, track)
+        computed = None
+        if mend and not found.sound:
+            _say(found, as_json)
+            computed = repair(open_project(folder), found, weights, track, finishing_in_hand)
+            say(f"{found.folder.name}: repaired, {computed} rows computed", as_json)
+            found = verify_cache(cache_folder, track)
+        _say(found, as_json)
+        again = None
+        if n_rows and found.sound:
+            again = recompute(open_project(folder), cache_folder, n_rows, weights, seed)
+            _say_recomputed(found, again, as_json)
+        sound &= found.sound and not (again and again.deviating)
+        values.append(_as_json(found, again, computed))
+    if not values:
+        say("no finished caches: 'featcache extract --model NAME' makes one", as_json)
+    if as_json:
+        print_json(values[0] if len(values) == 1 and names else values)
+    if not sound:
+        raise click.exceptions.Exit(1)
+
+
+def _folders(names: tuple[str, ...], folder: Path) -> list[Path]:
+    """Finished caches, damaged ones too; what a name means is decided by the folder's name, which no damage changes."""
+    from featcache.store.catalog import cache_folder, finished_folders
+
+    def meant(name: str) -> Path:
+        path = Path(name)
+        is_path = len(path.parts) > 1 or any((path / file).is_file() for file in ("recipe.json", "manifest.json"))
+        return path if is_path else cache_folder(open_project(folder).cache_folder, name)
+
+    return [meant(name) for name in names] if names else finished_folders(open_project(folder).cache_folder)
+
+
+def _say(found: Verified, as_json: bool) -> None:
+    if found.sound:
+        say(f"{found.name}: sound: {found.files} files, {size(found.bytes)}, {found.rows} rows", as_json)
+    else:
+        say(f"{found.name}: DAMAGED", as_json)
+        for problem in found.problems:
+            say(f"  {problem.file}: {problem.what}" if problem.file else f"  {problem.what}", as_json)
+        say(f"  'featcache verify {found.folder.name} --repair' makes again what is damaged", as_json)
+    for remark in found.remarks:
+        say(f"  {remark}", as_json)
+
+
+def _say_recomputed(found: Verified, again: Recomputed, as_json: bool) -> None:
+    n_rows = len(again.rows)
+    if again.deviating:
+        say(
+            f"{found.name}: {len(again.deviating)} of {n_rows} rows computed again are NOT what the cache holds: "
+            f"{list(again.deviating[:8])}",
+            as_json,
+        )
+    else:
+        most = 100 * again.largest_deviation
+        say(f"{found.name}: {n_rows} rows computed again agree; at most {most:.2g} % of the tolerance is used", as_json)
+
+
+def _as_json(found: Verified, again: Recomputed | None, computed: int | None) -> dict[str, Any]:
+    return {
+        "cache": found.name,
+        "path": str(found.folder.resolve()),
+        "sound": found.sound,
+        "files": found.files,
+        "bytes": found.bytes,
+        "rows": found.rows,
+        "problems": [{"file": problem.file, "problem": problem.what} for problem in found.problems],
+        "damaged_shards": list(found.damaged_shards),
+        "remarks": list(found.remarks),
+        "repaired_rows": computed,
+        "recomputed": again
+        and {
+            "rows": list(again.rows),
+            "deviating": list(again.deviating),
+            "largest_deviation": min(again.largest_deviation, 1e308),
+        },
+    }

@@ -1,0 +1,215 @@
+"""verify --repair: what is damaged in a cache is made again, from what is sound, and nothing else."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+from featcache.backbones.engine import Engine, EngineInfo
+from featcache.dataset.manifest import Dataset
+from featcache.errors import CacheError, FeatcacheError
+from featcache.extract import extract as extract_rows
+from featcache.files import write_json
+from featcache.pipeline.dataset import current_dataset
+from featcache.pipeline.plan import ExtractOptions, plan_extraction
+from featcache.pipeline.progress import Stopping, Track, never, silent
+from featcache.pipeline.verify import network_of
+from featcache.project import Project
+from featcache.recipe import Recipe, cache_digest, cache_name, row_id
+from featcache.store import ledger
+from featcache.store.contract import FeatureStore, Stored
+from featcache.store.formats import open_store
+from featcache.store.layout import (
+    ARRAY_FILE,
+    DATASET_FILE,
+    FEATURES_HDF5,
+    LEDGER_FILE,
+    MANIFEST_FILE,
+    RECIPE_FILE,
+    ROWS_FILE,
+    Format,
+    layout_for,
+)
+from featcache.store.manifest import FileEntry, Manifest, leads_out, parse_manifest
+from featcache.store.reach import Reach
+from featcache.store.tables import Row, images_in, read_dataset_copy, read_rows, rows_in, write_rows
+from featcache.store.verify import Verified
+from featcache.store.writer import CacheWriter, file_entry, images_of, read_recipe, remove_folders, writing
+
+
+def repair(
+    project: Project,
+    found: Verified,
+    weights: str | None = None,
+    track: Track = silent,
+    stopping: Stopping = never,
+) -> int:
+    """Make again what `verify` found damaged. Returns the number of rows that were computed.
+
+    Recipe and rows must be sound or follow from the project as it is. Raises CacheError where they do not, or where
+    images of damaged rows are not at hand: the cache is left as it was then.
+    """
+    folder, manifest = found.folder, _manifest(found.folder)
+    damaged = {problem.file for problem in found.problems} & {MANIFEST_FILE, *(manifest.files if manifest else ())}
+    format_ = manifest.array.format if manifest else _format(folder)
+    recipe, rows = _contents(folder, manifest) or _planned(project, folder, format_, weights)
+    dataset = _dataset(project, folder, manifest, damaged)
+    images_of(dataset, {row.image_id for row in rows})  # whether it names each of them
+    provenance = manifest.provenance if manifest else {}
+
+    @cache
+    def network() -> tuple[EngineInfo, Callable[[], Engine]]:
+        return network_of(project, recipe.space, provenance, weights)
+
+    row_shape = manifest.array.layout.row_shape if manifest else network()[0].feature_shape
+    reach = Reach([folder.parent], recipe.space, row_shape, but=folder)
+    reach.look_for(rows)
+    images = {image.image_id: image for image in _project_images(project).images}
+    store = open_store(format_, folder, layout_for(len(rows), row_shape, recipe.space.dtype, format_))
+    kept = [record for record in _kept(store, rows, manifest, damaged) if record.shard not in found.damaged_shards]
+    lost = set(range(store.layout.n_shards)) - {record.shard for record in kept}
+    to_compute = [row for shard in lost for row in rows[slice(*store.layout.span(shard))] if not reach.holds(row)]
+    gone = {row.image_id for row in to_compute} - set(images)
+    if gone:
+        raise CacheError(f"{folder.name}: {len(gone)} images of damaged rows are not at hand: {min(gone)[:16]}.., ...")
+    if to_compute:
+        network()[1]()  # what cannot be had is said while the cache still is as it was
+    with writing(folder):
+        _make_ready(folder, recipe, rows, damaged, kept)
+    # What NaN the cache held, it was allowed to hold.
+    writer = CacheWriter(folder.parent, recipe, rows, row_shape, format_, allow_nonfinite=True)
+    with writer, stopping() as stopped:
+        with track(f"repairing {folder.name}", len(rows)) as advance:
+            advance(writer.rows_done)
+            counts = extract_rows(writer, images, dataset.folder, lambda: network()[1](), reach, advance, stopped)
+        if writer.missing:
+            raise KeyboardInterrupt
+        made = writer.finish(dataset, {**provenance, "repaired": sorted(damaged)})
+        if manifest and DATASET_FILE not in damaged:  # the same copy, maybe of a larger data set
+            made.model_copy(update={"dataset_digest": manifest.dataset_digest}).sealed().write(folder)
+    return counts.computed
+
+
+def _manifest(folder: Path) -> Manifest | None:
+    try:
+        return parse_manifest(folder)
+    except CacheError:
+        return None
+
+
+def _format(folder: Path) -> Format:
+    return "hdf5" if folder.name.endswith("-hdf5") else "zarr"
+
+
+def _contents(folder: Path, manifest: Manifest | None) -> tuple[Recipe, list[Row]] | None:
+    """Recipe and rows as they lie in the cache, if they are those that it is named by."""
+    try:
+        recipe = read_recipe(folder)
+        rows = rows_in(read_rows(folder / ROWS_FILE))
+    except CacheError:
+        return None
+    digest = cache_digest(recipe, ((row.image_id, row.view) for row in rows))
+    named = (
+        digest == manifest.digest
+        if manifest
+        else folder.name == cache_name(recipe.space.backbone, digest, _format(folder))
+    )
+    right = all(row.row_id == row_id(recipe.space, row.image_id, row.parameters) for row in rows)
+    return (recipe, rows) if named and right else None
+
+
+def _planned(project: Project, folder: Path, format_: Format, weights: str | None) -> tuple[Recipe, Sequence[Row]]:
+    """Recipe and rows as the project gives them now, if those are the cache's."""
+    model = folder.name.removesuffix("-hdf5").rpartition("-")[0]
+    for dtype in ("float32", "float16"):
+        options = ExtractOptions(weights=weights or "imagenet", storage={"format": format_, "dtype": dtype})
+        plan = plan_extraction(project, model, options)
+        if plan.name == folder.name:
+            return plan.recipe, plan.rows
+    raise CacheError(
+        f"{folder.name}: {RECIPE_FILE} or {ROWS_FILE} is damaged, and featcache.toml as it is now gives another cache: "
+        "run the 'featcache extract' command that made it, which mends it"
+    )
+
+
+def _project_images(project: Project) -> Dataset:
+    try:
+        return current_dataset(project)[0]
+    except FeatcacheError:  # a cache without its images: what needs none of them can still be mended
+        return Dataset((), project.images_folder)
+
+
+def _dataset(project: Project, folder: Path, manifest: Manifest | None, damaged: set[str]) -> Dataset:
+    """Labels and splits: the cache's own copy where it is sound, else the project's."""
+    if manifest and DATASET_FILE not in damaged:
+        return Dataset(images_in(read_dataset_copy(folder / DATASET_FILE)), project.images_folder)
+    return current_dataset(project)[0]
+
+
+def _gives(rows: Sequence[Row], entry: FileEntry) -> bool:
+    """Whether a table of these rows is the file that the manifest promises: then their order is right too."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_rows(Path(folder) / ROWS_FILE, rows)
+        return file_entry(Path(folder) / ROWS_FILE) == entry
+
+
+def _kept(
+    store: FeatureStore, rows: Sequence[Row], manifest: Manifest | None, damaged: set[str]
+) -> list[ledger.ShardRecord]:
+    """The shards that need not be made again."""
+    if manifest is None:
+        return _recorded(store)
+    if store.layout != manifest.array.layout or (ROWS_FILE in damaged and not _gives(rows, manifest.files[ROWS_FILE])):
+        return []  # cut, or numbered, in a way that is not that of the cache to be
+    return _sound_shards(store, manifest, damaged)
+
+
+def _sound_shards(store: FeatureStore, manifest: Manifest, damaged: set[str]) -> list[ledger.ShardRecord]:
+    """Shards that are what the manifest says, where a shard is a file; else what it or a sound ledger vouches for."""
+    if store.format == "zarr":
+        sound = {shard: manifest.files[name] for name, shard in store.files().items() if name not in damaged}
+        return [_record(store, shard, entry) for shard, entry in sound.items() if shard is not None]
+    if LEDGER_FILE not in damaged:
+        return _recorded(store)
+    if FEATURES_HDF5 in damaged:
+        return []
+    found = ((shard, store.stored(shard)) for shard in range(store.layout.n_shards))
+    return [_record(store, shard, stored) for shard, stored in found if stored]
+
+
+def _recorded(store: FeatureStore) -> list[ledger.ShardRecord]:
+    """Shards that are what the ledger says."""
+    recorded = ledger.read(store.folder / LEDGER_FILE)
+    found = ((shard, store.stored(shard)) for shard in range(store.layout.n_shards))
+    records = (_record(store, shard, stored) for shard, stored in found if stored)
+    return [record for record in records if record == recorded.get(record.shard)]
+
+
+def _record(store: FeatureStore, shard: int, stored: Stored | FileEntry) -> ledger.ShardRecord:
+    return ledger.ShardRecord(shard, *store.layout.span(shard), stored.bytes, stored.sha256)
+
+
+def _remove_link(folder: Path, name: str) -> None:
+    """Remove what leads out of the cache on the way to one of its files, so that nothing is written there."""
+    while leads_out(folder, name):
+        places = [folder / name, *(folder / name).parents]
+        next(place for place in reversed(places) if place.is_symlink() and folder in place.parents).unlink()
+
+
+def _make_ready(
+    folder: Path, recipe: Recipe, rows: Sequence[Row], damaged: set[str], kept: Sequence[ledger.ShardRecord]
+) -> None:
+    """Renew the small files from what is sound, and take the manifest away: the cache is one in the making again."""
+    for name in damaged:
+        _remove_link(folder, name)
+    remove_folders(folder, damaged)
+    (folder / MANIFEST_FILE).unlink(missing_ok=True)
+    if RECIPE_FILE in damaged:
+        write_json(folder / RECIPE_FILE, recipe.to_dict())
+    if ROWS_FILE in damaged:
+        write_rows(folder / ROWS_FILE, rows)
+    if ARRAY_FILE in damaged:
+        (folder / ARRAY_FILE).unlink(missing_ok=True)
+    ledger.write(folder / LEDGER_FILE, kept)

@@ -1,0 +1,131 @@
+"""verify: is a cache what it promises to be; compute some of its rows again and compare."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.backbones.engine import Engine, EngineInfo, open_engine
+from featcache.backbones.known import KNOWN_FILE, identify
+from featcache.dataset.manifest import LabelledImage
+from featcache.errors import CacheError, CacheNotFoundError, DatasetError, WeightsError
+from featcache.extract import Job, render_job
+from featcache.pipeline.dataset import current_dataset
+from featcache.pipeline.plan import space_of
+from featcache.pipeline.progress import Track, silent
+from featcache.project import Project
+from featcache.recipe import FeatureSpace, Recipe
+from featcache.store.cache import open_cache
+from featcache.store.layout import ROWS_FILE
+from featcache.store.manifest import read_manifest
+from featcache.store.tables import Row, rows_in
+from featcache.store.verify import Verified, verify
+from featcache.views import view_parameters
+
+_BATCH_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """Rows that were computed again. A deviation of 1 is all that the manifest's tolerance allows."""
+
+    rows: tuple[int, ...]
+    deviating: tuple[int, ...]
+    largest_deviation: float
+
+
+def verify_cache(folder: Path, track: Track = silent) -> Verified:
+    """`featcache.store.verify.verify`, with progress."""
+    try:
+        total = sum(entry.bytes for entry in read_manifest(folder).files.values())
+    except CacheNotFoundError:
+        raise
+    except CacheError:
+        total = 0
+    with track(f"verifying {folder.name}", total) as advance:
+        return verify(folder, advance)
+
+
+def recompute(
+    project: Project, folder: Path, n_rows: int, weights: str | None = None, seed: int | None = None
+) -> Recomputed:
+    """Render and extract `n_rows` rows of a sound cache again, chosen at random, and compare.
+
+    weights : where the network's weights are, as for `extract`; None for what the manifest says
+    seed : chooses the rows; None for others every time
+
+    Raises DatasetError if none of the cache's images is at hand, BackboneError or WeightsError for a network
+    that cannot be had or is another one.
+    """
+    opened = open_cache(folder)
+    dataset, _ = current_dataset(project)
+    by_id = {image.image_id: image for image in dataset.images}
+    at_hand = [number for number, row in enumerate(rows_in(opened.views)) if row.image_id in by_id]
+    if not at_hand:
+        raise DatasetError(
+            f"{project.dataset_file}: lists none of the images of {opened.name}: rows can only be computed again where "
+            "the images are"
+        )
+    some = np.random.default_rng(seed).choice(at_hand, min(n_rows, len(at_hand)), replace=False)
+    numbers = np.sort(some)
+    _, engine = network_of(project, opened.recipe.space, opened.manifest.provenance, weights)
+    rows = rows_in(opened.views.iloc[numbers])
+    tolerance = opened.manifest.tolerance
+    largest, deviating = 0.0, []
+    for first in range(0, len(rows), _BATCH_ROWS):
+        batch = rows[first : first + _BATCH_ROWS]
+        old = opened.features[numbers[first : first + _BATCH_ROWS]].reshape(len(batch), -1)
+        pixels = np.concatenate([_rendered(row, by_id, dataset.folder, opened.recipe) for row in batch])
+        with np.errstate(over="ignore"):
+            new = engine().features(pixels).astype(old.dtype).reshape(len(batch), -1)
+        old, new = old.astype(np.float64), new.astype(np.float64)
+        allowed = tolerance.relative * np.abs(old) + tolerance.absolute * np.abs(old).max(axis=1, keepdims=True)
+        off = np.where(old == new, 0.0, np.abs(new - old) / np.maximum(allowed, np.finfo(float).tiny))
+        worst = np.where(np.isnan(old) & np.isnan(new), 0.0, np.nan_to_num(off, nan=np.inf)).max(axis=1)
+        largest = max(largest, float(worst.max()))
+        deviating += [int(number) for number, much in zip(numbers[first:], worst, strict=False) if much > 1]
+    return Recomputed(tuple(int(number) for number in numbers), tuple(deviating), largest)
+
+
+def _rendered(row: Row, images: Mapping[str, LabelledImage], folder: Path, recipe: Recipe) -> NDArray[np.uint8]:
+    parameters = view_parameters(recipe.augmentation, row.image_id, row.view)
+    if dict(row.parameters) != parameters.to_dict():
+        raise CacheError(f"{ROWS_FILE}: view {row.view} of {row.image_id[:16]}.. is not what the recipe makes of it")
+    return np.stack(render_job(Job(0, images[row.image_id], (0,), (parameters,)), folder, recipe.space))
+
+
+def network_of(
+    project: Project, space: FeatureSpace, provenance: Mapping[str, Any], weights: str | None = None
+) -> tuple[EngineInfo, Callable[[], Engine]]:
+    """The network that a feature space is of. Raises BackboneError or WeightsError where it cannot be had.
+
+    weights : as for `extract`; None for what the provenance says
+    """
+    made_with = str(provenance.get("weights", "imagenet"))
+    random = re.fullmatch(r"random-([0-9]{1,18})", made_with)
+    source = weights or ("random" if random else made_with)
+    if weights is None and source not in ("imagenet", "random"):
+        raise WeightsError(f"made with the weights file {made_with}: say where it is with --weights PATH")
+    seed = int(random[1]) if random else 0
+    asked = (space.backbone, source, seed, space.input_size_px, space.preprocessing, space.pooling)
+    info, opened = identify(project.cache_folder / KNOWN_FILE, *asked)
+    found = space_of(info, space.dtype)
+    if found != space:
+        ours, theirs = asdict(found), asdict(space)
+        fields = [
+            f"{name} {ours[name]!r:.20} here, {theirs[name]!r:.20} there" for name in ours if ours[name] != theirs[name]
+        ]
+        raise WeightsError(f"{space.backbone}: this is not the network of the cache: {'; '.join(fields)}")
+
+    @cache
+    def engine() -> Engine:
+        return opened or open_engine(*asked)[0]
+
+    return info, engine

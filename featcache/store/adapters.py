@@ -1,0 +1,50 @@
+"""The batches of a cache as other libraries take them. Each library is imported when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import UsageError
+from featcache.store.batches import Batches
+
+if TYPE_CHECKING:
+    from featcache.store.torch import TorchBatches
+
+
+def to_tf(batches: Batches, n_classes: int, one_hot: bool) -> Any:
+    """A `tf.data.Dataset` of `batches`; each iteration is the next epoch, the first one that of `batches`."""
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise _missing("to_tf", "tensorflow", error) from error
+    epochs = count(batches.epoch)
+    identity = np.eye(n_classes, dtype=np.float32)
+
+    def epoch() -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
+        for X, y in batches.at(next(epochs)):
+            yield X.astype(np.float32, copy=False), identity[y] if one_hot else y
+
+    even = batches.drop_last or len(batches.rows) % batches.batch_size == 0
+    size = batches.batch_size if even else None
+    inputs = tf.TensorSpec((size, *batches.features.shape[1:]), tf.float32)
+    labels = tf.TensorSpec((size, n_classes), tf.float32) if one_hot else tf.TensorSpec((size,), tf.int64)
+    dataset = tf.data.Dataset.from_generator(epoch, output_signature=(inputs, labels))
+    return dataset.apply(tf.data.experimental.assert_cardinality(len(batches))).prefetch(1)
+
+
+def to_torch(batches: Batches) -> TorchBatches:
+    """A `torch.utils.data.IterableDataset` of `batches`. See `featcache.store.torch.TorchBatches`."""
+    try:
+        from featcache.store.torch import TorchBatches
+    except ImportError as error:
+        raise _missing("to_torch", "torch", error) from error
+    return TorchBatches(batches)
+
+
+def _missing(method: str, package: str, error: ImportError) -> UsageError:
+    return UsageError(f"{method} needs {package}, which cannot be imported here ({error}): pip install {package}")

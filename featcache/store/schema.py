@@ -1,0 +1,58 @@
+"""JSON Schemas (draft 2020-12) of recipe.json and manifest.json, for readers in other languages.
+
+python -m featcache.store.schema docs/schema     writes them anew
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+
+from featcache.files import write_json
+from featcache.recipe import RECIPE_FORMAT, Augmentation, FeatureSpace
+from featcache.store.layout import MANIFEST_FILE, RECIPE_FILE
+from featcache.store.manifest import CACHE_FORMAT, Manifest
+
+
+def recipe_schema() -> dict[str, Any]:
+    """What recipe.json must look like."""
+    parts = {"space": FeatureSpace, "augmentation": Augmentation}
+    schema = {
+        "type": "object",
+        "properties": {"format": {"const": RECIPE_FORMAT}, **{name: {"$ref": f"#/$defs/{name}"} for name in parts}},
+        "$defs": {name: TypeAdapter(record).json_schema() for name, record in parts.items()},
+    }
+    return _described(schema, RECIPE_FILE)
+
+
+def manifest_schema() -> dict[str, Any]:
+    """What manifest.json must look like. Digests, the seal and the list of files say more than a schema can."""
+    schema = _described(Manifest.model_json_schema(), MANIFEST_FILE)
+    schema["properties"]["format"] = {"const": CACHE_FORMAT}
+    return schema
+
+
+def _described(schema: dict[str, Any], file: str) -> dict[str, Any]:
+    """Every field is written, and none besides: what has a default in Python is required in the file."""
+    for part in (schema, *schema.get("$defs", {}).values()):
+        part["required"] = sorted(part["properties"])
+        part["additionalProperties"] = False
+        part.pop("description", None)
+        for field in part["properties"].values():
+            field.pop("default", None)
+    return {"$schema": GenerateJsonSchema.schema_dialect, **schema, "title": f"featcache {file}"}
+
+
+def write(folder: Path) -> None:
+    """Put both schemas into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "recipe.schema.json", recipe_schema())
+    write_json(folder / "manifest.schema.json", manifest_schema())
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))

@@ -1,0 +1,125 @@
+"""Reading Zarr caches with tensorstore, where it is installed: the same bytes, decoded by several threads in C++."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+import numpy as np
+
+from featcache.errors import CacheError, UsageError
+from featcache.store.contract import FeatureStore
+from featcache.store.features import Array, Reader, Span
+
+if TYPE_CHECKING:
+    from featcache.store.zarr import ZarrStore
+
+ReaderName = Literal["auto", "zarr", "tensorstore"]
+
+_DAMAGE = (OSError, ValueError, TypeError, LookupError, RuntimeError, NotImplementedError)
+"""What tensorstore is known to raise on damaged files."""
+
+_forked_from_threads = False
+
+
+def _after_fork() -> None:
+    """Tensorstore ends a process that was forked from one that has used it: such a child reads with zarr-python."""
+    global _forked_from_threads
+    _forked_from_threads = "tensorstore" in sys.modules
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def choose_reader(store: FeatureStore, reader: ReaderName) -> Reader:
+    """What reads the array of `store`: tensorstore for Zarr where it is installed, unless another one is named.
+
+    Raises UsageError for an unknown reader, and where tensorstore is named but cannot be had.
+    """
+    if reader not in get_args(ReaderName):
+        raise UsageError(f"reader {reader!r}: expected auto, zarr or tensorstore")
+    if reader != "auto" and store.format != "zarr":
+        raise UsageError(f"reader {reader!r} reads Zarr caches, and this one is {store.format}: leave the reader out")
+    installed = find_spec("tensorstore") is not None
+    if reader == "tensorstore" and not installed:
+        raise UsageError("reader 'tensorstore': not installed here: pip install 'featcache[fast]'")
+    if reader == "zarr" or store.format != "zarr" or not installed:
+        return store
+    return TensorstoreReader(cast("ZarrStore", store))
+
+
+class TensorstoreReader:
+    """Reads the array of a `ZarrStore`, and writes nothing. Nothing is cached: a file that changed is noticed."""
+
+    def __init__(self, store: ZarrStore) -> None:
+        self.layout = store.layout
+        self._store = store
+        self._array: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_array": None}
+
+    def read(self, start: int, stop: int) -> Array:
+        """Rows start..stop; a missing shard, or a chunk that fails its checksum, is a CacheError."""
+        return self.read_spans([(start, stop)])
+
+    def read_spans(self, spans: Sequence[Span]) -> Array:
+        """The rows of all spans, one behind the other, read at the same time; not always contiguous in memory."""
+        tensorstore = _library()
+        if tensorstore is None:
+            return np.concatenate([self._store.read(start, stop) for start, stop in spans])
+        array = self._open(tensorstore) if self._array is None else self._array
+        shape = (sum(stop - start for start, stop in spans), *self.layout.row_shape)
+        # In memory as in the chunks, which may be transposed: tensorstore is slow at turning them.
+        order = array.chunk_layout.inner_order or tuple(range(len(shape)))
+        back = [order.index(axis) for axis in range(len(shape))]
+        rows = np.empty([shape[axis] for axis in order], self.layout.dtype)
+        try:
+            target, reads, place = tensorstore.array(rows).transpose(back), [], 0
+            for start, stop in spans:
+                self._check_files(start, stop)
+                if start < stop:
+                    reads.append(target[place : place + stop - start].write(array[start:stop]))
+                place += stop - start
+            for read in reads:
+                read.result()
+        except _DAMAGE as error:
+            where = f"rows {spans[0][0]} to {spans[-1][1]}"
+            raise CacheError(f"{self._store.path}: {where} cannot be read: {error}") from error
+        return rows.transpose(back)
+
+    def _check_files(self, start: int, stop: int) -> None:
+        for first, _ in self.layout.blocks(start, stop):
+            file = self._store.shard_file(first // self.layout.rows_per_shard)
+            if file.stat().st_size == 0:
+                raise ValueError(f"{file.relative_to(self._store.path)} is empty")
+
+    def _open(self, tensorstore: Any) -> Any:
+        """Open the array, once its description has passed the checks of `ZarrStore`."""
+        self._store.read(0, 0)
+        spec = {
+            "driver": "zarr3",
+            "kvstore": {"driver": "file", "path": str(self._store.path.resolve())},
+            "fill_missing_data_reads": False,  # a chunk that is not there is an error, and not zeros
+            "recheck_cached_data": True,
+            "context": {"cache_pool": {"total_bytes_limit": 0}},
+        }
+        try:
+            self._array = tensorstore.open(spec, read=True).result()
+        except _DAMAGE as error:
+            raise CacheError(f"{self._store.path}: not a Zarr v3 array: {error}") from error
+        return self._array
+
+
+def _library() -> Any:
+    """The module tensorstore, loaded now; None where it cannot be loaded or must not be used."""
+    if _forked_from_threads:
+        return None
+    try:
+        import tensorstore
+    except ImportError:  # installed but broken: zarr-python reads the same
+        return None
+    return tensorstore
