@@ -46,6 +46,14 @@ def move_into_place(partial: Path, final: Path) -> None:
     sync(final.parent)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it that are missing, each seen to the disk like a file's name."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
 @contextmanager
 def beside(final: Path) -> Iterator[Path]:
     """A path next to `final` to write to; it becomes `final` when the block ends well, else it goes.

@@ -95,6 +95,12 @@ def rows_for(images: Dataset, views: int = 1, how: Recipe | None = None) -> list
     return rows_of(images.images, [views] * len(images.images), how or recipe())
 
 
+def zarr_shard_bytes(store: FeatureStore, shard: int) -> tuple[Path, np.ndarray]:
+    """The file that a shard of a Zarr cache lies in, and the places of the shard's bytes in it: all."""
+    file = store.folder.joinpath("features.zarr", "c", str(shard), *("0" for _ in store.layout.row_shape))
+    return file, np.arange(file.stat().st_size)
+
+
 class FeatureStoreContract:
     """Inherit, name the test class Test..., say how a store is made and where the bytes of a shard lie."""
 

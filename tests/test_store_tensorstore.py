@@ -9,11 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_store_contract import FeatureStoreContract, dataset, fake_features, make_cache, small_shards
+from test_store_contract import (
+    FeatureStoreContract,
+    dataset,
+    fake_features,
+    make_cache,
+    small_shards,
+    zarr_shard_bytes,
+)
 
 import featcache.store.tensorstore as module
 from featcache.errors import CacheError, UsageError
 from featcache.store.cache import Cache, open_cache
+from featcache.store.contract import FeatureStore
 from featcache.store.features import Array, Features
 from featcache.store.layout import Layout
 from featcache.store.tensorstore import TensorstoreReader, choose_reader
@@ -39,6 +47,9 @@ class ReadByTensorstore(ZarrStore):
 class TestReadByTensorstore(FeatureStoreContract):
     def make(self, parent: Path, layout: Layout) -> ZarrStore:
         return ReadByTensorstore(parent, layout)
+
+    def shard_bytes(self, store: FeatureStore, shard: int) -> tuple[Path, np.ndarray]:
+        return zarr_shard_bytes(store, shard)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from test_store_contract import FeatureStoreContract, fake_features, written
+from test_store_contract import FeatureStoreContract, fake_features, written, zarr_shard_bytes
 
 from featcache.errors import CacheError
 from featcache.store.contract import FeatureStore
@@ -23,8 +23,7 @@ class TestZarrStore(FeatureStoreContract):
         return ZarrStore(parent, layout)
 
     def shard_bytes(self, store: FeatureStore, shard: int) -> tuple[Path, np.ndarray]:
-        file = store.folder.joinpath("features.zarr", "c", str(shard), *("0" for _ in store.layout.row_shape))
-        return file, np.arange(file.stat().st_size)
+        return zarr_shard_bytes(store, shard)
 
 
 @pytest.fixture

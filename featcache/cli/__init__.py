@@ -85,11 +85,13 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     with noting_interrupts() as interrupts:
         try:
-            cli.main(prog_name="featcache", standalone_mode=False)
+            ended = cli.main(prog_name="featcache", standalone_mode=False)
         except Exception as error:  # noqa: BLE001 - the last net: a person sees a message, never a traceback
             sys.exit(_say_error(error, bool(interrupts)))
         except KeyboardInterrupt as error:
             sys.exit(_say_error(error, interrupted=True))
+    if isinstance(ended, int):  # what a command gave to click's Exit
+        sys.exit(ended)
 
 
 def _say_error(error: BaseException, interrupted: bool) -> int:

@@ -26,7 +26,8 @@ def command(a: str, b: str, values: bool, folder: Path, as_json: bool) -> None:
 
     found = diff(find_cache_of(folder, a), find_cache_of(folder, b), values, track)
     if as_json:
-        print_json(asdict(found))
+        largest = None if found.largest is None else min(found.largest, 1e308)  # JSON has no infinity
+        print_json({**asdict(found), "largest": largest})
         return
     fields = [*found.storage, *found.fields]
     if fields:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,9 @@ def _folders(names: tuple[str, ...], folder: Path) -> list[Path]:
 
     def meant(name: str) -> Path:
         path = Path(name)
-        is_path = len(path.parts) > 1 or any((path / file).is_file() for file in ("recipe.json", "manifest.json"))
+        is_path = len(path.parts) > 1
+        with suppress(OSError):  # a name too long for a file
+            is_path |= any((path / file).is_file() for file in ("recipe.json", "manifest.json"))
         return path if is_path else cache_folder(open_project(folder).cache_folder, name)
 
     return [meant(name) for name in names] if names else finished_folders(open_project(folder).cache_folder)

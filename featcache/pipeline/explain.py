@@ -187,6 +187,6 @@ def _compared(
             same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
             off = np.where(same, 0.0, np.abs(ours - theirs))
             differing += int((~same).any(axis=1).sum())
-            largest = max(largest, float(np.nan_to_num(off, nan=np.inf).max(initial=0.0)))
+            largest = max(largest, float(np.nan_to_num(off, nan=np.inf, posinf=np.inf).max(initial=0.0)))
             advance(len(block))
     return differing, largest

@@ -117,7 +117,7 @@ def _fill(plan: Plan, options: ExtractOptions, started: float, track: Track, sto
     reach.look_for(plan.rows)
     by_id = {image.image_id: image for image in plan.dataset.images}
     arguments = (plan.parent, plan.recipe, plan.rows, shape, plan.storage.format, options.allow_nonfinite)
-    with CacheWriter(*arguments) as writer, stopping() as stopped:
+    with stopping() as stopped, CacheWriter(*arguments) as writer:
         with track(f"extracting {plan.name}", len(plan.rows)) as advance:
             advance(writer.rows_done)
             counts = extract_rows(writer, by_id, plan.dataset.folder, plan.engine, reach, advance, stopped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -11,6 +12,7 @@ from featcache.backbones.engine import Engine, EngineInfo
 from featcache.dataset.manifest import Dataset
 from featcache.errors import CacheError, FeatcacheError
 from featcache.extract import extract as extract_rows
+from featcache.extract import rows_of
 from featcache.files import write_json
 from featcache.pipeline.dataset import current_dataset
 from featcache.pipeline.plan import ExtractOptions, plan_extraction
@@ -37,6 +39,7 @@ from featcache.store.reach import Reach
 from featcache.store.tables import Row, images_in, read_dataset_copy, read_rows, rows_in, write_rows
 from featcache.store.verify import Verified
 from featcache.store.writer import CacheWriter, file_entry, images_of, read_recipe, remove_folders, writing
+from featcache.views import plan_views
 
 
 def repair(
@@ -54,9 +57,8 @@ def repair(
     folder, manifest = found.folder, _manifest(found.folder)
     damaged = {problem.file for problem in found.problems} & {MANIFEST_FILE, *(manifest.files if manifest else ())}
     format_ = manifest.array.format if manifest else _format(folder)
-    recipe, rows = _contents(folder, manifest) or _planned(project, folder, format_, weights)
-    dataset = _dataset(project, folder, manifest, damaged)
-    images_of(dataset, {row.image_id for row in rows})  # whether it names each of them
+    recipe, rows = _contents(folder, manifest) or _planned(project, folder, manifest, weights)
+    dataset = _dataset(project, folder, manifest, damaged, rows)
     provenance = manifest.provenance if manifest else {}
 
     @cache
@@ -79,8 +81,8 @@ def repair(
     with writing(folder):
         _make_ready(folder, recipe, rows, damaged, kept)
     # What NaN the cache held, it was allowed to hold.
-    writer = CacheWriter(folder.parent, recipe, rows, row_shape, format_, allow_nonfinite=True)
-    with writer, stopping() as stopped:
+    arguments = (folder.parent, recipe, rows, row_shape, format_, True)
+    with stopping() as stopped, CacheWriter(*arguments) as writer:
         with track(f"repairing {folder.name}", len(rows)) as advance:
             advance(writer.rows_done)
             counts = extract_rows(writer, images, dataset.folder, lambda: network()[1](), reach, advance, stopped)
@@ -120,14 +122,28 @@ def _contents(folder: Path, manifest: Manifest | None) -> tuple[Recipe, list[Row
     return (recipe, rows) if named and right else None
 
 
-def _planned(project: Project, folder: Path, format_: Format, weights: str | None) -> tuple[Recipe, Sequence[Row]]:
+def _planned(
+    project: Project, folder: Path, manifest: Manifest | None, weights: str | None
+) -> tuple[Recipe, Sequence[Row]]:
     """Recipe and rows as the project gives them now, if those are the cache's."""
-    model = folder.name.removesuffix("-hdf5").rpartition("-")[0]
-    for dtype in ("float32", "float16"):
-        options = ExtractOptions(weights=weights or "imagenet", storage={"format": format_, "dtype": dtype})
-        plan = plan_extraction(project, model, options)
-        if plan.name == folder.name:
-            return plan.recipe, plan.rows
+    format_ = manifest.array.format if manifest else _format(folder)
+    try:
+        recipe = read_recipe(folder)
+    except CacheError:
+        model = folder.name.removesuffix("-hdf5").rpartition("-")[0]
+        random = re.fullmatch("random-([0-9]{1,18})", str(manifest.provenance.get("weights")) if manifest else "")
+        source, seed = (weights or "random", int(random[1])) if random else (weights or "imagenet", 0)
+        for dtype in ("float32", "float16"):
+            storage = {"format": format_, "dtype": dtype}
+            plan = plan_extraction(project, model, ExtractOptions(source, seed, storage=storage))
+            if plan.name == folder.name:
+                return plan.recipe, plan.rows
+    else:
+        images = current_dataset(project)[0].images
+        rows = rows_of(images, plan_views(images, project.settings.views), recipe)
+        digest = cache_digest(recipe, ((row.image_id, row.view) for row in rows))
+        if folder.name == cache_name(recipe.space.backbone, digest, format_):
+            return recipe, rows
     raise CacheError(
         f"{folder.name}: {RECIPE_FILE} or {ROWS_FILE} is damaged, and featcache.toml as it is now gives another cache: "
         "run the 'featcache extract' command that made it, which mends it"
@@ -141,11 +157,25 @@ def _project_images(project: Project) -> Dataset:
         return Dataset((), project.images_folder)
 
 
-def _dataset(project: Project, folder: Path, manifest: Manifest | None, damaged: set[str]) -> Dataset:
-    """Labels and splits: the cache's own copy where it is sound, else the project's."""
-    if manifest and DATASET_FILE not in damaged:
-        return Dataset(images_in(read_dataset_copy(folder / DATASET_FILE)), project.images_folder)
-    return current_dataset(project)[0]
+def _dataset(
+    project: Project, folder: Path, manifest: Manifest | None, damaged: set[str], rows: Sequence[Row]
+) -> Dataset:
+    """Labels and splits: the cache's own copy where it is known to be sound, else the project's.
+
+    Where the project cannot give them and nobody knows whether the copy is sound, the copy is taken.
+    """
+    image_ids = {row.image_id for row in rows}
+    if not (manifest and DATASET_FILE not in damaged):
+        try:
+            dataset = current_dataset(project)[0]
+            images_of(dataset, image_ids)  # whether it names each of them
+            return dataset
+        except FeatcacheError:
+            if manifest or not (folder / DATASET_FILE).is_file():
+                raise
+    dataset = Dataset(images_in(read_dataset_copy(folder / DATASET_FILE)), project.images_folder)
+    images_of(dataset, image_ids)
+    return dataset
 
 
 def _gives(rows: Sequence[Row], entry: FileEntry) -> bool:

@@ -120,7 +120,7 @@ def network_of(
     if found != space:
         ours, theirs = asdict(found), asdict(space)
         fields = [
-            f"{name} {ours[name]!r:.20} here, {theirs[name]!r:.20} there" for name in ours if ours[name] != theirs[name]
+            f"{name} {ours[name]!s:.20} here, {theirs[name]!s:.20} there" for name in ours if ours[name] != theirs[name]
         ]
         raise WeightsError(f"{space.backbone}: this is not the network of the cache: {'; '.join(fields)}")
 

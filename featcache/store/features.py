@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,6 +15,7 @@ from featcache.store.layout import Layout
 Array = NDArray[np.floating[Any]]
 Numbers = NDArray[np.integer[Any]]
 Span = tuple[int, int]
+_READERS = 2
 
 
 class Reader(Protocol):
@@ -31,6 +33,14 @@ class SpanReader(Protocol):
 
     def read_spans(self, spans: Sequence[Span]) -> Array:
         """The rows of all spans, one behind the other."""
+
+
+@runtime_checkable
+class IntoReader(Protocol):
+    """A reader that is faster when it is given the memory to read into."""
+
+    def read_into(self, start: int, stop: int, target: Array) -> None:
+        """Put rows start..stop into `target`."""
 
 
 class Features:
@@ -95,10 +105,24 @@ class Features:
             yield order[place], block
 
     def _rows(self, numbers: Numbers) -> Array:
+        """Rows by number in any order."""
         result = np.empty((len(numbers), *self.shape[1:]), self.dtype)
-        for places, block in self.gather(numbers):
-            result[places] = block
+        if len(numbers) > self.layout.rows_per_shard and np.all(np.diff(numbers) == 1):
+            first = int(numbers[0])
+            with ThreadPoolExecutor(_READERS, "featcache-read") as pool:
+                spans = self.layout.blocks(first, first + len(numbers))
+                for done in [pool.submit(self._read_into, a, b, result[a - first : b - first]) for a, b in spans]:
+                    done.result()
+        else:
+            for places, block in self.gather(numbers):
+                result[places] = block
         return result
+
+    def _read_into(self, start: int, stop: int, target: Array) -> None:
+        if isinstance(self._store, IntoReader):
+            self._store.read_into(start, stop, target)
+        else:
+            target[:] = self._store.read(start, stop)
 
     def _block(self, numbers: Numbers) -> Array:
         """Rows by number, in memory: only the chunks that they touch are read."""

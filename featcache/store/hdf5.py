@@ -25,9 +25,8 @@ from numpy.typing import NDArray
 from featcache.errors import CacheError
 from featcache.files import beside
 from featcache.store.contract import Stored, check_shard
-from featcache.store.layout import FEATURES_HDF5, Format, Layout
+from featcache.store.layout import FEATURES_HDF5, PARTS_FOLDER, Format, Layout
 
-PARTS_FOLDER = f"{FEATURES_HDF5}.parts"
 DATASET = "features"
 _LEVEL = 4
 _DAMAGE = (OSError, ValueError, TypeError, LookupError, RuntimeError, ArithmeticError, AttributeError, zlib.error)
@@ -45,11 +44,11 @@ class Hdf5Store:
         self.path = folder / FEATURES_HDF5
 
     def create(self, mend: bool = False) -> None:
-        """Make the folder of parts; what a finished file holds stays where no part mends it."""
+        """Make the folder of parts, unless the array is finished."""
         if self.path.is_file():
             try:
                 with self._open(self.path):
-                    pass
+                    return
             except CacheError:
                 if not mend:
                     raise
@@ -60,6 +59,7 @@ class Hdf5Store:
         """Write one shard into a file of its own, read it back, then rename it."""
         check_shard(self.layout, shard, features)
         part = self._part(shard)
+        part.parent.mkdir(exist_ok=True)
         with beside(part) as partial:
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 chunks = list(pool.map(_deflated, self._chunks(features)))

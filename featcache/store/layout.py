@@ -17,6 +17,7 @@ MANIFEST_FILE = "manifest.json"
 FEATURES_FOLDER = "features.zarr"
 ARRAY_FILE = f"{FEATURES_FOLDER}/zarr.json"
 FEATURES_HDF5 = "features.h5"
+PARTS_FOLDER = f"{FEATURES_HDF5}.parts"
 LEASES_FOLDER = "leases"
 
 Format = Literal["zarr", "hdf5"]

@@ -53,39 +53,42 @@ class Reach:
         folders.sort(key=lambda folder: folder != first)
         found = (_source(folder, space, row_shape) for folder in folders)
         self._sources = [source for source in found if source is not None]
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, list[_Place]] = {}
 
     def look_for(self, rows: Iterable[Row]) -> None:
         """Find out which of `rows` are there. Nothing else is ever said to be."""
         wanted = {row.row_id for row in rows}
         for source in self._sources:
             for number, row_id in enumerate(source.row_ids):
-                if row_id in wanted and row_id not in self._places:
-                    self._places[row_id] = _Place(source, number)
+                if row_id in wanted:
+                    self._places.setdefault(row_id, []).append(_Place(source, number))
 
     def __len__(self) -> int:
         return len(self._places)
 
     def holds(self, row: Row) -> bool:
         """Whether a row can be copied: the shard that it lies in is read once and must have its digest."""
-        place = self._places.get(row.row_id)
-        return place is not None and place.source.is_sound(place.number)
+        return self._place(row) is not None
 
     def holder(self, row: Row) -> str:
         """Name of the cache that a row can be copied from; "" where there is none."""
-        return self._places[row.row_id].source.folder.name if self.holds(row) else ""
+        place = self._place(row)
+        return place.source.folder.name if place else ""
 
     def fill(self, features: Array, rows: Sequence[Row]) -> Iterator[str]:
         """Copy into `features[i]` each `rows[i]` that `holds`. Yields the names of the caches it takes rows from."""
         taken: dict[_Source, list[tuple[int, int]]] = {}
         for index, row in enumerate(rows):
-            if self.holds(row):
-                place = self._places[row.row_id]
+            if place := self._place(row):
                 taken.setdefault(place.source, []).append((index, place.number))
         for source, pairs in taken.items():
             indices, numbers = np.array(pairs, np.intp).T
             features[indices] = source.features[numbers]
             yield source.folder.name
+
+    def _place(self, row: Row) -> _Place | None:
+        """The first place of a row whose shard is sound."""
+        return next((p for p in self._places.get(row.row_id, []) if p.source.is_sound(p.number)), None)
 
 
 class _Source:

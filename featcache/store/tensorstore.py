@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -58,13 +59,45 @@ class TensorstoreReader:
         self.layout = store.layout
         self._store = store
         self._array: Any = None
+        self._buffers = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_array": None}
+        return {"layout": self.layout, "_store": self._store}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["_store"])  # type: ignore[misc]
 
     def read(self, start: int, stop: int) -> Array:
         """Rows start..stop; a missing shard, or a chunk that fails its checksum, is a CacheError."""
         return self.read_spans([(start, stop)])
+
+    def read_into(self, start: int, stop: int, target: Array) -> None:
+        """Put rows start..stop into `target`, by way of a buffer that is used again: new memory costs time."""
+        tensorstore = _library()
+        if tensorstore is None:
+            target[:] = self._store.read(start, stop)
+            return
+        array = self._open(tensorstore) if self._array is None else self._array
+        order, back = self._orders(array)
+        shape = [len(target), *self.layout.row_shape]
+        size = int(np.prod(shape))
+        if getattr(self._buffers, "size", 0) < size:
+            self._buffers.rows, self._buffers.size = np.empty(size, self.layout.dtype), size
+        rows = self._buffers.rows[:size].reshape([shape[axis] for axis in order])
+        try:
+            self._check_files(start, stop)
+            tensorstore.array(rows).transpose(back).write(array[start:stop]).result()
+        except _DAMAGE as error:
+            raise CacheError(f"{self._store.path}: rows {start} to {stop} cannot be read: {error}") from error
+        if len(shape) == 4:  # as matrices, (channels, h w) to (h w, channels): twice as quick as axis by axis
+            target, rows = target.reshape(len(target), -1, shape[-1]), rows.reshape(len(target), shape[-1], -1)
+            back = [0, 2, 1]
+        np.copyto(target, rows.transpose(back))
+
+    def _orders(self, array: Any) -> tuple[Sequence[int], list[int]]:
+        """The axes as they lie in the chunks, which may be transposed, and the way back: tensorstore turns slowly."""
+        order = array.chunk_layout.inner_order or tuple(range(1 + len(self.layout.row_shape)))
+        return order, [order.index(axis) for axis in range(len(order))]
 
     def read_spans(self, spans: Sequence[Span]) -> Array:
         """The rows of all spans, one behind the other, read at the same time; not always contiguous in memory."""
@@ -73,9 +106,7 @@ class TensorstoreReader:
             return np.concatenate([self._store.read(start, stop) for start, stop in spans])
         array = self._open(tensorstore) if self._array is None else self._array
         shape = (sum(stop - start for start, stop in spans), *self.layout.row_shape)
-        # In memory as in the chunks, which may be transposed: tensorstore is slow at turning them.
-        order = array.chunk_layout.inner_order or tuple(range(len(shape)))
-        back = [order.index(axis) for axis in range(len(shape))]
+        order, back = self._orders(array)
         rows = np.empty([shape[axis] for axis in order], self.layout.dtype)
         try:
             target, reads, place = tensorstore.array(rows).transpose(back), [], 0

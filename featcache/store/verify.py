@@ -19,6 +19,7 @@ from featcache.store.formats import open_store
 from featcache.store.layout import LEDGER_FILE, MANIFEST_FILE
 from featcache.store.manifest import FileEntry, Manifest, leads_out, parse_manifest
 from featcache.store.tables import rows_in
+from featcache.store.tensorstore import choose_reader
 from featcache.store.writer import file_entry
 
 _SHOWN = 5
@@ -156,24 +157,41 @@ def _contradictions(folder: Path) -> Iterator[Problem]:
         _ = cache.rows
     except CacheError as error:
         yield Problem("dataset.parquet", _without(folder, error))
-    if sorted(ledger.read(folder / LEDGER_FILE)) != list(range(cache.manifest.array.layout.n_shards)):
-        yield Problem(LEDGER_FILE, "does not list each shard")
+    yield from _unrecorded(folder, cache.manifest)
+
+
+def _unrecorded(folder: Path, manifest: Manifest) -> Iterator[Problem]:
+    """What the ledger says otherwise than the files."""
+    store = open_store(manifest.array.format, folder, manifest.array.layout)
+    records = ledger.read(folder / LEDGER_FILE)
+    if len(records) != store.layout.n_shards:
+        yield Problem(LEDGER_FILE, f"expected {store.layout.n_shards} shards, found {len(records)}")
+        return
+    files = {shard: manifest.files[name] for name, shard in store.files().items() if shard is not None}
+    for shard in range(store.layout.n_shards):
+        stored, record = files.get(shard) or store.stored(shard), records.get(shard)
+        if stored and record != ledger.ShardRecord(shard, *store.layout.span(shard), stored.bytes, stored.sha256):
+            yield Problem(LEDGER_FILE, f"shard {shard}: is not what is stored")
+            return
 
 
 def _undecodable(folder: Path, manifest: Manifest) -> tuple[list[int], list[Problem], list[str]]:
     """Decode every shard: a cache of a stranger may hold bytes that are no features."""
     layout = manifest.array.layout
-    store = open_store(manifest.array.format, folder, layout)
+    reader = choose_reader(open_store(manifest.array.format, folder, layout), "auto")
     damaged: list[int] = []
     problems: list[Problem] = []
+    said: set[str] = set()
     strange = 0
     for shard in range(layout.n_shards):
         try:
-            features = store.read(*layout.span(shard))
+            features = reader.read(*layout.span(shard))
         except CacheError as error:
             damaged.append(shard)
-            problems.append(Problem(f"shard {shard}", _without(folder, error)))
-            if len(problems) == _MOST_SHARDS:
+            if str(error) not in said:  # what is wrong with the whole array is said once
+                problems.append(Problem(f"shard {shard}", _without(folder, error)))
+            said.add(str(error))
+            if len(damaged) == _MOST_SHARDS:
                 problems.append(Problem("", f"the shards behind shard {shard} were not looked at"))
                 break
             continue

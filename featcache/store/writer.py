@@ -27,6 +27,7 @@ from featcache.store.layout import (
     LEASES_FOLDER,
     LEDGER_FILE,
     MANIFEST_FILE,
+    PARTS_FOLDER,
     RECIPE_FILE,
     ROWS_FILE,
     Format,
@@ -92,7 +93,9 @@ class CacheWriter:
     def __exit__(self, *_: object) -> None:
         self._leases.close()
         if (self.folder / MANIFEST_FILE).is_file():
-            shutil.rmtree(self._leases.folder, ignore_errors=True)
+            # Parts, too: this process may have slept while another finished.
+            for folder in (self._leases.folder, self.folder / PARTS_FOLDER):
+                shutil.rmtree(folder, ignore_errors=True)
 
     @property
     def missing(self) -> list[int]:

@@ -14,7 +14,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from featcache.errors import CacheError
-from featcache.files import sha256_bytes, sha256_file, write_bytes
+from featcache.files import make_folder, sha256_bytes, sha256_file, write_bytes
 from featcache.store.contract import Stored, check_shard
 from featcache.store.layout import FEATURES_FOLDER, Format, Layout
 
@@ -42,7 +42,7 @@ class ZarrStore:
             except CacheError:
                 if not mend:
                     raise
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         write_bytes(self.path / "zarr.json", self._encoder.files["zarr.json"].to_bytes())
         self._open()
 
@@ -52,7 +52,7 @@ class ZarrStore:
         start, stop = self.layout.span(shard)
         final = self.shard_file(shard)
         data = self._encoder.encode(start, stop, features, final.relative_to(self.path).as_posix())
-        final.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(final.parent)
         write_bytes(final, data, check=True)
         return Stored(len(data), sha256_bytes(data))
 

@@ -1,0 +1,641 @@
+"""What the tests of faults share: workers forked from a warm process, a cheap engine, and ways to break things.
+
+`python faults.py` is that process. It never uses what it has imported, so that it has no threads when it forks, and a
+worker is there in a few milliseconds. Each worker runs one of the functions named in `WORK`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import gc
+import hashlib
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import featcache.pipeline.extract
+import featcache.pipeline.plan
+import featcache.pipeline.verify
+import featcache.store.hdf5
+import featcache.store.layout
+import featcache.store.leases
+import featcache.store.zarr
+from featcache.backbones.engine import EngineInfo
+from featcache.cli import extract as _extract_command  # noqa: F401
+from featcache.cli import main
+from featcache.cli import verify as _verify_command  # noqa: F401
+from featcache.dataset.manifest import SPLITS, Dataset, LabelledImage, image_id_of
+from featcache.dataset.synthetic import write_cells
+from featcache.errors import FeatcacheError
+from featcache.extract import extract, rows_of
+from featcache.files import sha256_file
+from featcache.recipe import FeatureSpace, Recipe
+from featcache.store import ledger, tables
+from featcache.store.writer import CacheWriter
+
+MODEL = ("extract", "--model", "mobilenetv2")
+"""The command whose backbone is the cheap engine."""
+
+FORMATS = ("zarr", "hdf5")
+SIZE_PX = 32
+ROWS_PER_SHARD = 16
+RECIPE = Recipe(FeatureSpace("tiny", "last", SIZE_PX, "none", "none", "0" * 64))
+TOO_LONG_S = 60.0
+"""Nothing here takes a tenth of that; a worker that does is stuck."""
+
+
+# The cheap engine, and what it is given
+
+
+class CheapEngine:
+    """Mean of each channel in each of 4 x 4 squares: a row's features depend on its pixels alone.
+
+    log : file that gets a line a computed row, in one write a batch
+    pause_s : how long a batch takes
+    on_batch : called with the number of batches so far before each
+    """
+
+    name = "cheap"
+    feature_shape = (4, 4, 3)
+
+    def __init__(
+        self, log: str | None = None, pause_s: float = 0.0, on_batch: Callable[[int], object] = lambda _: None
+    ) -> None:
+        self.log, self.pause_s, self.on_batch, self.batches = log, pause_s, on_batch, 0
+
+    def features(self, pixels: np.ndarray) -> np.ndarray:
+        self.on_batch(self.batches)
+        self.batches += 1
+        time.sleep(self.pause_s)
+        if self.log:
+            lines = "".join(hashlib.sha256(row.tobytes()).hexdigest() + "\n" for row in pixels)
+            with Path(self.log).open("ab", buffering=0) as log:
+                log.write(lines.encode())
+        squares = pixels.reshape(len(pixels), 4, SIZE_PX // 4, 4, SIZE_PX // 4, 3).astype(np.float64)
+        return squares.mean(axis=(2, 4)).astype(np.float32)
+
+
+INFO = EngineInfo("tiny", "last", SIZE_PX, "none", "none", "random-0", "0" * 64, CheapEngine.feature_shape, "cheap")
+
+
+def make_cells(folder: Path, per_class: int = 3) -> Path:
+    """Generated cells, twelve by default."""
+    write_cells(folder, per_class, size_px=SIZE_PX)
+    return folder
+
+
+@functools.cache
+def dataset_of(folder: Path) -> Dataset:
+    """The cells in a folder."""
+    images = []
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        name = path.relative_to(folder).as_posix()
+        images.append(
+            LabelledImage(name, path.parent.name, SPLITS[number % 3], name, image_id_of(sha256_file(path), None))
+        )
+    return Dataset(tuple(images), folder)
+
+
+# What workers do
+
+
+def fill(
+    parent: str,
+    cells: str,
+    format_: str,
+    views: int = 5,
+    *,
+    log: str | None = None,
+    pause_s: float = 0.0,
+    fault: Sequence[Any] | None = None,
+    host: str | None = None,
+    dead_after_s: float | None = None,
+) -> dict[str, Any]:
+    """Extract all of `cells` and finish the cache. The same arguments go on where another worker stopped.
+
+    fault : name of one of FAULTS and its arguments
+    host : pretend that this is another machine, so that only beats tell who is alive
+    dead_after_s : how long a beat may stand still
+    """
+    featcache.store.layout._MAX_ROWS_PER_SHARD = ROWS_PER_SHARD
+    if host:
+        featcache.store.leases._process = lambda pid: {"host": host, "pid": pid, "started": ""}
+        featcache.store.leases._has_ended = lambda content: None
+    if dead_after_s:
+        featcache.store.leases.DEAD_AFTER_S = dead_after_s
+        featcache.store.leases.BEAT_S = dead_after_s / 10
+    engine = CheapEngine(log, pause_s)
+    if fault:
+        name, *arguments = fault
+        FAULTS[name](Path(parent), engine, *arguments)
+    dataset = dataset_of(Path(cells))
+    rows = rows_of(dataset.images, [views] * len(dataset.images), RECIPE)
+    with CacheWriter(Path(parent), RECIPE, rows, CheapEngine.feature_shape, format_) as writer:
+        by_id = {image.image_id: image for image in dataset.images}
+        counts = extract(writer, by_id, dataset.folder, lambda: engine)
+        writer.finish(dataset, {"engine": "cheap", "finished": time.time()})
+    return {"computed": counts.computed}
+
+
+def use_cheap_engine(log: str | None = None, pause_s: float = 0.0) -> None:
+    """Let every backbone be the cheap engine, and shards be small."""
+    featcache.store.layout._MAX_ROWS_PER_SHARD = ROWS_PER_SHARD
+
+    def identify(*_: Any) -> tuple[EngineInfo, CheapEngine]:
+        return INFO, CheapEngine(log, pause_s)
+
+    featcache.pipeline.plan.identify = identify
+    featcache.pipeline.verify.identify = identify
+
+
+def command(
+    folder: str,
+    *arguments: str,
+    log: str | None = None,
+    pause_s: float = 0.0,
+    fsize: int | None = None,
+    ready: str | None = None,
+) -> None:
+    """`featcache ARGUMENTS` in `folder`, with the cheap engine.
+
+    fsize : largest file that this process may write, in bytes
+    ready : file that is made when it begins
+    """
+    use_cheap_engine(log, pause_s)
+    os.chdir(folder)
+    sys.argv = ["featcache", *arguments]
+    if ready:
+        Path(ready).touch()
+    if fsize is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (fsize, resource.RLIM_INFINITY))
+    main()
+
+
+# Faults
+
+
+class Steps:
+    """Tells of every step of this process that changes a file below a folder, before it is done.
+
+    act : called with the number of the step (from 0), its name and what it works on
+    """
+
+    def __init__(self, folder: Path, act: Callable[[int, str, str], object]) -> None:
+        self._folder = str(folder)
+        self._act = act
+        self._lock = threading.RLock()
+        self._count = 0
+        for name in ("replace", "rename", "rmdir", "link", "fsync", "write", "truncate"):
+            setattr(os, name, self._told(getattr(os, name), name, lambda path: True))
+        for name, changes in (("mkdir", False), ("unlink", True), ("remove", True)):
+            setattr(
+                os, name, self._told(getattr(os, name), name, lambda path, now=changes: os.path.lexists(path) == now)
+            )
+        for module in (io, sys.modules["builtins"]):
+            module.open = self._opening(io.open if module is io else open)
+        os.open = self._opening_raw(os.open)
+        tables.pq.write_table = self._around(tables.pq.write_table, "parquet", 1)
+        featcache.store.hdf5.Hdf5Store._write = self._writing_hdf5(featcache.store.hdf5.Hdf5Store._write)
+
+    def tell(self, name: str, what: object) -> None:
+        with self._lock:
+            path = self._path(what)
+            if path.startswith(self._folder):
+                number, self._count = self._count, self._count + 1
+                self._act(number, name, path)
+
+    def _path(self, what: object) -> str:
+        try:
+            return str(Path(f"/proc/self/fd/{what}").readlink()) if isinstance(what, int) else str(what)
+        except OSError:
+            return ""
+
+    def _told(self, function: Callable[..., Any], name: str, changes: Callable[[str], bool]) -> Callable[..., Any]:
+        def wrapped(what: Any, *args: Any, **options: Any) -> Any:
+            inside = options.get("dir_fd")
+            path = what if inside is None else f"{self._path(inside)}/{what}"
+            if isinstance(path, int) or changes(path):
+                self.tell(name, path)
+            return function(what, *args, **options)
+
+        return wrapped
+
+    def _around(self, function: Callable[..., Any], name: str, place: int) -> Callable[..., Any]:
+        def wrapped(*args: Any, **options: Any) -> Any:
+            self.tell(name, args[place])
+            result = function(*args, **options)
+            self.tell(f"{name} done", args[place])
+            return result
+
+        return wrapped
+
+    def _opening(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
+            changes = not isinstance(file, int) and set(mode) & set("wax+")
+            if changes:
+                self.tell("open", file)
+            opened = function(file, mode, *args, **options)
+            if changes:
+                self.tell("opened", file)
+            return opened
+
+        return wrapped
+
+    def _opening_raw(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(file: Any, flags: int, *args: Any, **options: Any) -> Any:
+            if flags & os.O_CREAT:
+                self.tell("create", file)
+            return function(file, flags, *args, **options)
+
+        return wrapped
+
+    def _writing_hdf5(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(store: Any, path: Path, shape: Any, chunks: Any) -> None:
+            def told() -> Iterator[bytes]:
+                for chunk in chunks:
+                    self.tell("chunk", path)
+                    yield chunk
+                self.tell("close", path)
+
+            self.tell("hdf5", path)
+            function(store, path, shape, told())
+
+        return wrapped
+
+
+def die(*_: object) -> None:
+    """SIGKILL: nothing of this process runs any more."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(TOO_LONG_S)
+
+
+def _killed_at(parent: Path, _: CheapEngine, step: int) -> None:
+    """Die before a step."""
+    Steps(parent, lambda number, name, path: die() if number == step else None)
+
+
+def _killed_in_batch(_: Path, engine: CheapEngine, batch: int) -> None:
+    """Die before a batch is computed."""
+    engine.on_batch = lambda number: die() if number == batch else None
+
+
+def _torn_at(parent: Path, _: CheapEngine, step: int) -> None:
+    """Die in the middle of the first write to a ledger from a step on."""
+    real = os.write
+
+    def half(handle: int, data: bytes) -> int:
+        real(handle, data[: len(data) // 2])
+        die()
+        return 0
+
+    def act(number: int, name: str, path: str) -> None:
+        if number == step:
+            os.write = half
+
+    Steps(parent, act)
+
+
+def _powerless_at(parent: Path, _: CheapEngine, step: int) -> None:
+    """Die before a step, and lose all that no fsync has brought to the disk: such files are there, but short."""
+    synced: dict[int, int] = {}
+    real, truncate = os.fsync, os.truncate
+
+    def fsync(handle: int) -> None:
+        real(handle)
+        status = os.fstat(handle)
+        synced[status.st_ino] = status.st_size
+
+    os.fsync = fsync
+
+    def act(number: int, name: str, path: str) -> None:
+        if number == step:
+            for file in [file for file in parent.rglob("*") if file.is_file() and not file.is_symlink()]:
+                status = file.stat()
+                truncate(file, min(status.st_size, synced.get(status.st_ino, 0)))
+            die()
+
+    Steps(parent, act)
+
+
+def _traced(parent: Path, _: CheapEngine, out: str) -> None:
+    """Note every step in a file."""
+    log = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    write = os.write
+    Steps(parent, lambda number, name, path: write(log, f"{name} {path}\n".encode()))
+
+
+def _read_only_at(parent: Path, _: CheapEngine, mount: str, step: int) -> None:
+    """Mount the disk read-only before a step, or before the first after it where no file is open for writing."""
+    done = []
+
+    def act(number: int, name: str, path: str) -> None:
+        if number >= step and not done and remount(mount, read_only=True):
+            done.append(number)
+
+    Steps(parent, act)
+
+
+def _vanishing(parent: Path, engine: CheapEngine, batch: int, to: str | None) -> None:
+    """The cache's folder is removed, or moved away, before a batch is computed."""
+
+    def vanish(number: int) -> None:
+        if number == batch:
+            (cache,) = [path for path in parent.iterdir() if path.is_dir()]
+            if to:
+                cache.rename(to)
+            else:
+                shutil.rmtree(cache)
+
+    engine.on_batch = vanish
+
+
+def _jumping_clock(_: Path, engine: CheapEngine, seed: int) -> None:
+    """The wall clock jumps by up to a year back or forth, each time that somebody looks."""
+    generator, real, real_ns = random.Random(seed), time.time, time.time_ns
+    year_s = 365 * 86400
+    time.time = lambda: real() + generator.uniform(-year_s, year_s)
+    time.time_ns = lambda: real_ns() + generator.randrange(-year_s, year_s) * 10**9
+
+
+def _file_limit(_: Path, engine: CheapEngine, limit: int) -> None:
+    """No file may become larger than that."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+
+FAULTS: dict[str, Callable[..., None]] = {
+    "killed": _killed_at,
+    "killed in batch": _killed_in_batch,
+    "torn": _torn_at,
+    "powerless": _powerless_at,
+    "traced": _traced,
+    "read-only": _read_only_at,
+    "vanishing": _vanishing,
+    "clock": _jumping_clock,
+    "file limit": _file_limit,
+}
+WORK: dict[str, Callable[..., Any]] = {"fill": fill, "command": command}
+
+
+def make_project(shop: Workshop, folder: Path, *options: str, per_class: int = 6) -> Path:
+    """A project of generated cells in `folder`/images: 4 of 6 of each class for training, or as `options` say."""
+    make_cells(folder / "images", per_class)
+    done = shop.run("command", folder, "init", "images", *(options or ("--split-counts", "4/1/1", "--views", "3")))
+    assert done.code == 0, done
+    return folder
+
+
+# Disks
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_MS_RDONLY, _MS_REMOUNT, _MNT_DETACH = 1, 32, 2
+
+
+def remount(folder: str, read_only: bool = False, options: str = "") -> bool:
+    """Change a mounted tmpfs. False where it is busy: a file is open for writing."""
+    flags = _MS_REMOUNT | (_MS_RDONLY if read_only else 0)
+    return _LIBC.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", flags, os.fsencode(options) or None) == 0
+
+
+@contextmanager
+def small_disk(folder: Path, options: str) -> Iterator[Path]:
+    """A disk of its own in memory, mounted at `folder`. Raises OSError where that is not allowed."""
+    folder.mkdir(exist_ok=True)
+    if _LIBC.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, options.encode()):
+        raise OSError(ctypes.get_errno(), f"no disk can be mounted: {os.strerror(ctypes.get_errno())}")
+    try:
+        yield folder
+    finally:
+        _LIBC.umount2(os.fsencode(folder), _MNT_DETACH)
+
+
+# What a cache holds
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Everything below a cache's folder, byte for byte; of its manifest all but who made it when."""
+    found: dict[str, Any] = {}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        found[name] = path.read_bytes() if path.is_file() else "folder"
+    if "manifest.json" in found:
+        manifest = json.loads(found["manifest.json"])
+        found["manifest.json"] = {key: value for key, value in manifest.items() if key not in ("provenance", "seal")}
+    return found
+
+
+def same(found: Path, expected: dict[str, Any]) -> None:
+    """A cache is the undisturbed one to the byte, and nothing lies around in it."""
+    there = contents(found)
+    assert there.keys() == expected.keys()
+    assert [name for name in there if there[name] != expected[name]] == []
+
+
+def only_cache(parent: Path) -> Path:
+    """The one cache in a folder, in which there is nothing else."""
+    (folder,) = parent.iterdir()
+    return folder
+
+
+def rows_recorded(parent: Path) -> int:
+    """Rows that the ledgers below a folder say are finished."""
+    return sum(
+        record.stop - record.start for file in parent.glob("*/ledger.jsonl") for record in ledger.read(file).values()
+    )
+
+
+def lines(log: Path) -> list[str]:
+    """The rows that were computed, in turn."""
+    return log.read_text().splitlines() if log.exists() else []
+
+
+# The warm process
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a worker ended: its exit status (a signal is negative), what it returned, what it printed."""
+
+    code: int
+    value: Any
+    out: str
+    err: str
+
+    @property
+    def returned(self) -> Any:
+        """What it returned, if it did and was quiet."""
+        assert (self.code, self.out, self.err) == (0, "", ""), self
+        return self.value
+
+
+class Worker:
+    """One worker of a `Workshop`."""
+
+    def __init__(self, shop: Workshop, pid: int, said: Path) -> None:
+        self._shop, self.pid, self._said = shop, pid, said
+        self._code: int | None = None
+
+    def send(self, number: int) -> None:
+        """Send it a signal. It is not waited for yet, so the number is its own even if it has ended."""
+        os.kill(self.pid, number)
+
+    def ended(self, within_s: float = 0.0) -> bool:
+        """Whether it has ended, or does in that time."""
+        if self._code is None:
+            self._code = self._shop.ask({"wait": self.pid, "within_s": within_s})
+        return self._code is not None
+
+    def wait(self, within_s: float = TOO_LONG_S) -> Ended:
+        """Its end. It is killed where it takes longer."""
+        if not self.ended(within_s):
+            self.send(signal.SIGCONT)
+            self.send(signal.SIGKILL)
+            self.ended(TOO_LONG_S)
+            raise AssertionError(f"still at work after {within_s} s: {self._read('err')}")
+        value = self._read("value")
+        assert self._code is not None
+        return Ended(self._code, json.loads(value) if value else None, self._read("out"), self._read("err"))
+
+    def _read(self, what: str) -> str:
+        file = self._said.with_suffix(f".{what}")
+        return file.read_text() if file.exists() else ""
+
+
+class Workshop:
+    """The warm process. Use it from one thread at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "error"},
+        )
+
+    def ask(self, question: dict[str, Any]) -> Any:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def start(self, work: str, *arguments: Any, **options: Any) -> Worker:
+        """Begin one of WORK. Paths are given as they are."""
+        said = self._folder / uuid.uuid4().hex
+        question = json.loads(json.dumps({"arguments": arguments, "options": options}, default=str))
+        pid = self.ask({"work": work, "said": str(said), **question})
+        return Worker(self, pid, said)
+
+    def run(self, work: str, *arguments: Any, **options: Any) -> Ended:
+        """Do one of WORK to its end. With `neat`, that is the end of a whole interpreter."""
+        return self.start(work, *arguments, **options).wait()
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+class Shops:
+    """Two warm processes, for trials that can be made at the same time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.both = [Workshop(folder / name) for name in ("a", "b")]
+
+    def each(self, trial: Callable[[Workshop, Any], Any], items: Sequence[Any]) -> list[Any]:
+        """trial(shop, item) for every item, two at a time."""
+        idle = list(self.both)
+
+        def with_one(item: Any) -> Any:
+            shop = idle.pop()
+            try:
+                return trial(shop, item)
+            finally:
+                idle.append(shop)
+
+        with ThreadPoolExecutor(len(self.both)) as pool:
+            futures = [pool.submit(with_one, item) for item in items]
+            try:
+                return [future.result() for future in futures]
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def close(self) -> None:
+        for shop in self.both:
+            shop.close()
+
+
+def _serve() -> Callable[[], Any] | None:
+    """Answer questions. Returns what a worker has to do, in the worker."""
+    while question := sys.stdin.readline():
+        asked = json.loads(question)
+        if "wait" in asked:
+            answer = _waited_for(asked["wait"], asked["within_s"])
+        else:
+            answer = os.fork()
+            if not answer:
+                return functools.partial(_work, **asked)
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+    return None
+
+
+def _waited_for(pid: int, within_s: float) -> int | None:
+    end = time.monotonic() + within_s
+    while True:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > end:
+            return None
+        time.sleep(0.002)
+
+
+def _work(work: str, said: str, arguments: Sequence[Any], options: dict[str, Any]) -> None:
+    """Do it. Where it ends well, Python's own end, which takes longer than the work, is left out, but for `neat`."""
+    neat = options.pop("neat", work == "command")
+    for number, name in ((0, os.devnull), (1, f"{said}.out"), (2, f"{said}.err")):
+        handle = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
+        os.dup2(handle, number)
+        os.close(handle)
+    answer = os.open(f"{said}.value", os.O_WRONLY | os.O_CREAT, 0o666)
+    write = os.write
+    try:
+        try:
+            value = WORK[work](*arguments, **options)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    except FeatcacheError as error:
+        write(answer, json.dumps({"error": type(error).__name__, "message": str(error)}).encode())
+        sys.exit(1)
+    write(answer, json.dumps(value).encode())
+    if not neat:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    gc.freeze()
+    task = _serve()
+    if task:
+        task()
