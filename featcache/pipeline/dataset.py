@@ -23,13 +23,14 @@ SHEET_FILE = "contact-sheet.png"
 
 
 def current_dataset(
-    project: Project, strict: bool = False, track: Track = silent, check_bytes: bool = False
+    project: Project, strict: bool = False, track: Track = silent, check_bytes: bool = False, keep: bool = True
 ) -> tuple[Dataset, list[LeftOut]]:
     """The images of dataset.csv that can be used now, named by the bytes they have now.
 
     An image whose bytes changed since it was listed gets its new id, in dataset.csv too. A file that is
     gone or does not decode is left out, with the reason; `strict` stops instead. Files that look unchanged
     by size and times are taken for unchanged, unless `check_bytes` asks to read them.
+    Without `keep` dataset.csv stays as it is.
     """
     listed = read_dataset(project.dataset_file, project.images_folder)
     paths = {image.path for image in listed.images}
@@ -50,7 +51,7 @@ def current_dataset(
     if not images:
         raise DatasetError(f"{project.dataset_file}: no usable image: {left_out[0].path}: {left_out[0].reason}")
     _refuse_twins(project, images)
-    if lines != list(listed.images):
+    if keep and lines != list(listed.images):
         try:
             write_dataset(project.dataset_file, lines)
         except OSError as error:

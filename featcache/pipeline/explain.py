@@ -68,7 +68,7 @@ class Explanation:
 def explain(project: Project, model: str, options: ExtractOptions | None = None, track: Track = silent) -> Explanation:
     """Say what `extract` with these arguments is of and would do. Nothing is computed."""
     options = options or ExtractOptions()
-    plan = plan_extraction(project, model, options, track)
+    plan = plan_extraction(project, model, options, track, keep=False)
     state = "hit" if (plan.folder / MANIFEST_FILE).is_file() else "unfinished" if plan.folder.is_dir() else "miss"
     compute = copy = 0
     sources: tuple[str, ...] = ()

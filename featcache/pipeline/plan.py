@@ -79,13 +79,17 @@ class Plan:
         return rows_of(self.dataset.images, self.views, self.recipe)
 
 
-def plan_extraction(project: Project, model: str, options: ExtractOptions, track: Track = silent) -> Plan:
+def plan_extraction(
+    project: Project, model: str, options: ExtractOptions, track: Track = silent, keep: bool = True
+) -> Plan:
     """What `extract` with these arguments is of.
+
+    keep : bring dataset.csv up to date with the images' bytes
 
     Raises DatasetError for images that cannot be trained on, BackboneError or WeightsError for a network that
     cannot be had.
     """
-    dataset, left_out = current_dataset(project, options.strict, track, options.check_bytes)
+    dataset, left_out = current_dataset(project, options.strict, track, options.check_bytes, keep)
     _refuse_untrainable(project, dataset, left_out)
     views = plan_views(dataset.images, changed(project.settings.views, options.views))
     augmentation = changed(project.settings.augmentation, options.augmentation).record()

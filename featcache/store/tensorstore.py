@@ -85,7 +85,7 @@ class TensorstoreReader:
             self._buffers.rows, self._buffers.size = np.empty(size, self.layout.dtype), size
         rows = self._buffers.rows[:size].reshape([shape[axis] for axis in order])
         try:
-            self._check_files(start, stop)
+            self._store.check_files(start, stop)
             tensorstore.array(rows).transpose(back).write(array[start:stop]).result()
         except _DAMAGE as error:
             raise CacheError(f"{self._store.path}: rows {start} to {stop} cannot be read: {error}") from error
@@ -111,7 +111,7 @@ class TensorstoreReader:
         try:
             target, reads, place = tensorstore.array(rows).transpose(back), [], 0
             for start, stop in spans:
-                self._check_files(start, stop)
+                self._store.check_files(start, stop)
                 if start < stop:
                     reads.append(target[place : place + stop - start].write(array[start:stop]))
                 place += stop - start
@@ -121,12 +121,6 @@ class TensorstoreReader:
             where = f"rows {spans[0][0]} to {spans[-1][1]}"
             raise CacheError(f"{self._store.path}: {where} cannot be read: {error}") from error
         return rows.transpose(back)
-
-    def _check_files(self, start: int, stop: int) -> None:
-        for first, _ in self.layout.blocks(start, stop):
-            file = self._store.shard_file(first // self.layout.rows_per_shard)
-            if file.stat().st_size == 0:
-                raise ValueError(f"{file.relative_to(self._store.path)} is empty")
 
     def _open(self, tensorstore: Any) -> Any:
         """Open the array, once its description has passed the checks of `ZarrStore`."""

@@ -41,6 +41,7 @@ TOLERANCES = {
     "float32": Tolerance(relative=1e-4, absolute=1e-4),
     "float16": Tolerance(relative=1e-3, absolute=1e-3),
 }
+_MAX_RECIPE_BYTES = 1 << 20
 _LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 _SMALLEST_FLOAT16 = float(np.finfo(np.float16).smallest_normal)
 
@@ -309,6 +310,8 @@ def read_recipe(folder: Path) -> Recipe:
     """The recipe of the cache in `folder`. Raises CacheError where it is damaged or missing."""
     path = folder / RECIPE_FILE
     try:
+        if path.stat().st_size > _MAX_RECIPE_BYTES:
+            raise ValueError("larger than any recipe")
         return Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CacheError(f"{path}: not a recipe: {error}") from error

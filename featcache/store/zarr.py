@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -83,30 +84,64 @@ class ZarrStore:
         """Rows start..stop; a missing shard, or a chunk that fails its checksum, is a CacheError."""
         array = self._array if self._array is not None else self._open()
         try:
-            for first, _ in self.layout.blocks(start, stop):
-                file = self.shard_file(first // self.layout.rows_per_shard)
-                if file.stat().st_size == 0:  # zarr would read an empty or missing file as zeros
-                    raise ValueError(f"{file.relative_to(self.path)} is empty")
+            self.check_files(start, stop)
             return np.asarray(array[start:stop])
         except _DAMAGE as error:
             raise CacheError(f"{self.path}: rows {start} to {stop} cannot be read: {error}") from error
 
+    def check_files(self, start: int, stop: int) -> None:
+        """Raise ValueError or OSError unless each chunk of the rows is there: zarr gives zeros for what was not stored.
+
+        A shard ends with a table of offset and length (uint64) of each of its chunks, and a checksum of the table.
+        """
+        layout = self.layout
+        n_chunks = layout.rows_per_shard // layout.rows_per_chunk
+        for first, last in layout.blocks(start, stop):
+            shard = first // layout.rows_per_shard
+            file = self.shard_file(shard)
+            with file.open("rb") as data:
+                size = data.seek(0, os.SEEK_END)
+                if size < 16 * n_chunks + 4:
+                    raise ValueError(f"{file.relative_to(self.path)} is {'cut short' if size else 'empty'}")
+                data.seek(size - 16 * n_chunks - 4)
+                lengths = np.frombuffer(data.read(16 * n_chunks), "<u8")[1::2]
+            begin, _ = layout.span(shard)
+            touched = lengths[(first - begin) // layout.rows_per_chunk : -(-(last - begin) // layout.rows_per_chunk)]
+            if (touched > size).any():  # what was not stored has the largest number as its length
+                raise ValueError(f"{file.relative_to(self.path)} lacks a chunk")
+
     def _open(self) -> zarr.Array[Any]:
         try:
             array = zarr.open_array(self.path, mode="r")
-            found = (array.shape, str(array.dtype), array.shards, array.chunks, array.metadata.codecs)  # type: ignore[union-attr]
+            found = _description(array)
         except _DAMAGE as error:
             raise CacheError(f"{self.path}: not a Zarr v3 array: {error}") from error
-        wanted = self._encoder.array
-        expected = (wanted.shape, str(wanted.dtype), wanted.shards, wanted.chunks, wanted.metadata.codecs)  # type: ignore[union-attr]
-        if found != expected:
-            raise CacheError(f"{self.path}: expected shape, dtype, shards, chunks and codecs {expected}, found {found}")
+        expected = _description(self._encoder.array)
+        differing = [
+            f"{name} {found[name]}, expected {expected[name]}" for name in expected if found[name] != expected[name]
+        ]
+        if differing:
+            raise CacheError(f"{self.path}: is not the array of this cache: {'; '.join(differing)}")
         self._array = array
         return array
 
     @cached_property
     def _encoder(self) -> _Encoder:
         return _Encoder(self.layout)
+
+
+def _description(array: zarr.Array[Any]) -> dict[str, Any]:
+    """What decides how the array's files are read."""
+    metadata: Any = array.metadata
+    return {
+        "shape": array.shape,
+        "dtype": str(array.dtype),
+        "shards": array.shards,
+        "chunks": array.chunks,
+        "codecs": metadata.codecs,
+        "fill value": metadata.fill_value,
+        "chunk keys": metadata.chunk_key_encoding,
+    }
 
 
 class _Encoder:
