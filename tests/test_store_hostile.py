@@ -39,7 +39,7 @@ from featcache.store.verify import Verified, verify
 N, SHAPE, VIEWS = 70, (3, 4, 5), 2
 IMAGES = dataset(N // VIEWS)
 X = fake_features(N, SHAPE)
-SLOW_S = 2.0
+SLOW_S = 30.0
 Change = Callable[[dict[str, Any]], object]
 
 
