@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +14,6 @@ from featcache.store.layout import Layout
 Array = NDArray[np.floating[Any]]
 Numbers = NDArray[np.integer[Any]]
 Span = tuple[int, int]
-_READERS = 2
 
 
 class Reader(Protocol):
@@ -108,11 +106,7 @@ class Features:
         """Rows by number in any order."""
         result = np.empty((len(numbers), *self.shape[1:]), self.dtype)
         if len(numbers) > self.layout.rows_per_shard and np.all(np.diff(numbers) == 1):
-            first = int(numbers[0])
-            with ThreadPoolExecutor(_READERS, "featcache-read") as pool:
-                spans = self.layout.blocks(first, first + len(numbers))
-                for done in [pool.submit(self._read_into, a, b, result[a - first : b - first]) for a, b in spans]:
-                    done.result()
+            self._read_into(int(numbers[0]), int(numbers[-1]) + 1, result)
         else:
             for places, block in self.gather(numbers):
                 result[places] = block
@@ -121,8 +115,9 @@ class Features:
     def _read_into(self, start: int, stop: int, target: Array) -> None:
         if isinstance(self._store, IntoReader):
             self._store.read_into(start, stop, target)
-        else:
-            target[:] = self._store.read(start, stop)
+            return
+        for first, last in self.layout.blocks(start, stop):
+            target[first - start : last - start] = self._store.read(first, last)
 
     def _block(self, numbers: Numbers) -> Array:
         """Rows by number, in memory: only the chunks that they touch are read."""

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -52,6 +53,9 @@ def choose_reader(store: FeatureStore, reader: ReaderName) -> Reader:
     return TensorstoreReader(cast("ZarrStore", store))
 
 
+_READERS = 3
+
+
 class TensorstoreReader:
     """Reads the array of a `ZarrStore`, and writes nothing. Nothing is cached: a file that changed is noticed."""
 
@@ -72,12 +76,22 @@ class TensorstoreReader:
         return self.read_spans([(start, stop)])
 
     def read_into(self, start: int, stop: int, target: Array) -> None:
-        """Put rows start..stop into `target`, by way of a buffer that is used again: new memory costs time."""
+        """Put rows start..stop into `target`, some shards at a time."""
         tensorstore = _library()
         if tensorstore is None:
-            target[:] = self._store.read(start, stop)
+            self._store.read_into(start, stop, target)
             return
         array = self._open(tensorstore) if self._array is None else self._array
+        with ThreadPoolExecutor(_READERS, "featcache-read") as pool:
+            reads = [
+                pool.submit(self._shard_into, tensorstore, array, first, last, target[first - start : last - start])
+                for first, last in self.layout.blocks(start, stop)
+            ]
+            for read in reads:
+                read.result()
+
+    def _shard_into(self, tensorstore: Any, array: Any, start: int, stop: int, target: Array) -> None:
+        """By way of a buffer that is used again, since new memory costs time."""
         order, back = self._orders(array)
         shape = [len(target), *self.layout.row_shape]
         size = int(np.prod(shape))

@@ -260,9 +260,10 @@ class CacheWriter:
         """The features in the layout's dtype, after a look at their range."""
         start, _ = self.store.layout.span(shard)
         flat = features.reshape(len(features), -1)
-        finite = np.isfinite(features.min()) and np.isfinite(features.max())  # NaN is the least and the largest of all
-        if not finite and not self._allow_nonfinite:
-            bad = np.flatnonzero(~np.isfinite(flat).all(axis=1))
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(features.sum(dtype=np.float32))  # one quick pass; what makes it doubtful is looked at
+        bad = np.flatnonzero(~np.isfinite(flat).all(axis=1)) if not finite else np.zeros(0, np.intp)
+        if len(bad) and not self._allow_nonfinite:
             raise CacheError(
                 f"{self.folder.name}: NaN or Inf in the features of {len(bad)} rows: {self._named(start + bad)}. "
                 "Look at these images and at the weights; --allow-nonfinite stores them as they are"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import TransposeCodec, ZstdCodec
 from zarr.core.buffer import Buffer
+from zarr.core.buffer.cpu import NDBuffer
 from zarr.storage import MemoryStore
 
 from featcache.errors import CacheError
@@ -54,8 +56,10 @@ class ZarrStore:
         final = self.shard_file(shard)
         data = self._encoder.encode(start, stop, features, final.relative_to(self.path).as_posix())
         make_folder(final.parent)
-        write_bytes(final, data, check=True)
-        return Stored(len(data), sha256_bytes(data))
+        with ThreadPoolExecutor(1) as pool:
+            digest = pool.submit(sha256_bytes, data)
+            write_bytes(final, data, check=True)
+            return Stored(len(data), digest.result())
 
     def stored(self, shard: int) -> Stored | None:
         """Size and digest of the shard's file."""
@@ -86,6 +90,15 @@ class ZarrStore:
         try:
             self.check_files(start, stop)
             return np.asarray(array[start:stop])
+        except _DAMAGE as error:
+            raise CacheError(f"{self.path}: rows {start} to {stop} cannot be read: {error}") from error
+
+    def read_into(self, start: int, stop: int, target: NDArray[np.floating[Any]]) -> None:
+        """Put rows start..stop into `target`; see `read`."""
+        array = self._array if self._array is not None else self._open()
+        try:
+            self.check_files(start, stop)
+            array.get_basic_selection(slice(start, stop), out=NDBuffer.from_numpy_array(target))
         except _DAMAGE as error:
             raise CacheError(f"{self.path}: rows {start} to {stop} cannot be read: {error}") from error
 
