@@ -1,74 +1,138 @@
-"""An epoch of the Gram solver against keras.Model.fit on arrays in memory, and against the machine's own floor.
+"""Heads: an epoch in Gram space against its floor and against `keras.Model.fit`; the Gram pass against a bare product.
 
-python benchmarks/head.py [--rows 4394] [--width 25088] [--epochs 5]
+python benchmarks/head.py [--rows 4394] [--val-rows 440] [--features 25088 100352] [--epochs 12]
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import resource
+import subprocess
+import sys
+import tempfile
 import time
+from functools import partial
+from pathlib import Path
 
 import numpy as np
-from common import best_of, features_like, print_machine
+from common import best_of, cache_of, print_machine
+from numpy.typing import NDArray
 
-from featcache.backbones.quiet_keras import import_keras
-from featcache.heads import gram, random
+from featcache.heads import gram, products, random
 from featcache.heads.config import HeadConfig
 from featcache.heads.stack import Stack
+from featcache.store.cache import open_cache
 
-CLASSES, UNITS, BATCH, VAL_ROWS = 4, 256, 16, 440
+HIDDEN, BATCH, CLASSES = 256, 16, 5
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=4394)
-    parser.add_argument("--width", type=int, default=25_088)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--val-rows", type=int, default=440)
+    parser.add_argument("--features", type=int, nargs="+", default=[25_088, 100_352])
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--part", nargs=2, metavar=("ours|keras", "FILE"), help="one side of the comparison of memory")
     asked = parser.parse_args()
+    if asked.part:
+        one_side(asked.part[0], Path(asked.part[1]), asked.rows, asked.val_rows)
+        return
     print_machine()
-    X = features_like(asked.rows + VAL_ROWS, (asked.width,))
-    y = np.random.default_rng(1).integers(0, CLASSES, len(X))
-    config = HeadConfig(epochs=asked.epochs, scale="none", lr=1e-5, decay=0.001, class_weights="none")
+    floor = epochs_of(asked.rows, asked.val_rows, asked.epochs)
+    for width in asked.features:
+        with tempfile.TemporaryDirectory() as folder:
+            of_width(Path(folder), asked.rows, asked.val_rows, width, floor)
 
+
+def epochs_of(n_rows: int, n_val: int, epochs: int) -> float:
+    """An epoch without and with validation, and the product that it cannot do without. Returns seconds with."""
+    generator = np.random.default_rng(0)
+    X = np.maximum(generator.standard_normal((n_rows + n_val, 1024), dtype=np.float32), 0) / 20
+    y = generator.integers(0, CLASSES, n_rows + n_val)
+    K, K_val = X[:n_rows] @ X[:n_rows].T, X[n_rows:] @ X[:n_rows].T
+    A, out = generator.standard_normal((n_rows, HIDDEN), dtype=np.float32), np.empty((n_rows, HIDDEN), np.float32)
+    floor = best_of(7, lambda: np.dot(K, A, out=out))
+    print(f"floor: the product K A, {2 * n_rows * n_rows * HIDDEN / floor / 1e9:.0f} GFLOP/s: {1000 * floor:.1f} ms")
+    with_val = 0.0
+    for name, extra in (("sgd", {}), ("sgd with l2", {"l2": 1e-4}), ("nesterov", {"momentum": 0.9, "nesterov": True})):
+        for m in (0, n_val):
+            config = HeadConfig((HIDDEN,), lr=1e-3, batch=BATCH, epochs=epochs, scale="none", **extra)  # type: ignore[arg-type]
+            (W0, b0), *rest = random.initial_weights(config, X.shape[1], CLASSES)
+            P0 = X @ W0
+            problem = gram.GramProblem(
+                K, P0[:n_rows], y[:n_rows], np.ones(n_rows, np.float32), K_val[:m], P0[n_rows:][:m], y[n_rows:][:m]
+            )
+            state = gram.train(problem, gram.start(problem, Stack(b0, rest, config)))
+            seconds = min(entry.seconds for entry in state.history)
+            with_val = seconds if name == "sgd" else with_val
+            print(
+                f"{name}, an epoch, {m} validation rows: {1000 * seconds:.1f} ms, {seconds / floor:.2f} times the floor"
+            )
+    return with_val
+
+
+def of_width(folder: Path, n_rows: int, n_val: int, width: int, epoch: float) -> None:
+    """The Gram pass over a store against a bare product, and Keras on the same rows in memory, for D features."""
+    generator = np.random.default_rng(1)
+    features = np.empty((n_rows + n_val + 1, 1, 1, width), np.float32)
+    for rows in np.array_split(features, 16):
+        rows[:] = np.maximum(generator.standard_normal(rows.shape, dtype=np.float32) - 0.58, 0)
+    path = cache_of(folder, features, {"train": n_rows, "val": n_val, "test": 1}, CLASSES)
+    bare = best_of(1, partial(product, features[:n_rows].reshape(n_rows, width)))
+    cache = open_cache(path)
+    train = cache.numbers("train")
     start = time.perf_counter()
-    K = X[: asked.rows] @ X[: asked.rows].T
-    print(f"Gram matrix            {time.perf_counter() - start:8.2f} s, once")
-    layers = random.initial_weights(config, asked.width, CLASSES)
-    (W0, b0), *rest = layers
-    train, val = X[: asked.rows], X[asked.rows :]
-    problem = gram.GramProblem(
-        K, train @ W0, y[: asked.rows], np.ones(asked.rows, np.float32), val @ train.T, val @ W0, y[asked.rows :]
-    )
-    _, history = gram.train(problem, Stack(b0, rest), config)
-    ours = statistics.median(entry.seconds for entry in history)
-
-    A = np.zeros((asked.rows, UNITS), np.float32)
-    floor = best_of(5, lambda: K @ A)
-    keras_epoch = keras_seconds(train, y[: asked.rows], asked.epochs)
-    print(f"floor, K A             {1000 * floor:8.1f} ms")
-    print(f"Gram solver, epoch     {1000 * ours:8.1f} ms, {VAL_ROWS} validation rows included")
-    print(f"keras.Model.fit, epoch {1000 * keras_epoch:8.1f} ms, without validation")
-    print(f"Gram solver / floor    {ours / floor:8.2f}")
-    print(f"keras / Gram solver    {keras_epoch / ours:8.1f}")
+    products.inner(cache.features, train, train, "float32")
+    seconds = time.perf_counter() - start
+    print(f"D = {width}: Gram pass from the store {seconds:.1f} s, {seconds / bare:.2f} times X X^T in memory")
+    del features
+    sides = {side: run_side(side, path, n_rows, n_val) for side in ("ours", "keras")}
+    (_, ours_mb), (keras_epoch, keras_mb) = sides["ours"], sides["keras"]
+    print(f"D = {width}: keras.Model.fit {1000 * keras_epoch:.0f} ms an epoch, {keras_epoch / epoch:.0f} times ours")
+    print(f"D = {width}: peak memory ours {ours_mb:.0f} MB, Keras {keras_mb:.0f} MB, {ours_mb / keras_mb:.2f} times")
 
 
-def keras_seconds(X: np.ndarray, y: np.ndarray, epochs: int) -> float:
-    """Median seconds of an epoch of the same head through keras.Model.fit; the first epoch compiles and is left out."""
+def product(X: NDArray[np.float32]) -> NDArray[np.float32]:
+    """X X^T, of which BLAS computes one half."""
+    return np.asarray(X @ X.T)
+
+
+def run_side(side: str, path: Path, n_rows: int, n_val: int) -> tuple[float, float]:
+    """Seconds an epoch and peak resident MB of one side, in a process of its own."""
+    command = [sys.executable, __file__, "--rows", str(n_rows), "--val-rows", str(n_val), "--part", side, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, peak = done.stdout.split()[-2:]
+    return float(seconds), float(peak)
+
+
+def one_side(side: str, path: Path, n_rows: int, n_val: int) -> None:
+    """Train a head on a cache, ours or Keras'; print seconds an epoch and peak memory."""
+    cache = open_cache(path)
+    config = HeadConfig((HIDDEN,), lr=1e-6, batch=BATCH, epochs=3, scale="none", class_weights="none")
+    if side == "ours":
+        from featcache.heads.train import train_head
+
+        seconds = min(entry.seconds for entry in train_head(cache, config, "gram").history)
+    else:
+        seconds = keras_fit(*(part.reshape(len(part), -1) for part in cache.arrays("train")), config)
+    print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+
+
+def keras_fit(X: NDArray[np.float32], y: NDArray[np.int64], config: HeadConfig) -> float:
+    """Seconds of an epoch of keras.Model.fit on arrays in memory, without validation; the first one warms up."""
+    from featcache.backbones.quiet_keras import import_keras
+
     keras = import_keras()
-    layers = keras.layers
-    model = keras.Sequential(
-        [layers.Input(X.shape[1:]), layers.Dense(UNITS, "relu"), layers.Dropout(0.5), layers.Dense(CLASSES, "softmax")]
-    )
-    model.compile(keras.optimizers.SGD(1e-5), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(X[: 4 * BATCH], y[: 4 * BATCH], batch_size=BATCH, verbose=0)
+    layers = [keras.layers.Dense(HIDDEN, "relu"), keras.layers.Dropout(0.5), keras.layers.Dense(CLASSES, "softmax")]
+    model = keras.Sequential([keras.Input((X.shape[1],)), *layers])
+    model.compile(keras.optimizers.SGD(config.lr), "sparse_categorical_crossentropy", metrics=["accuracy"])
     seconds = []
-    for _ in range(min(epochs, 3)):
+    for _ in range(2):
         start = time.perf_counter()
-        model.fit(X, y, batch_size=BATCH, verbose=0)
+        model.fit(X, y.ravel(), batch_size=config.batch, epochs=1, verbose=0)
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return min(seconds)
 
 
 if __name__ == "__main__":

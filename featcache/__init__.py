@@ -8,6 +8,7 @@
     X, y = cache.arrays("train")
     for X, y in cache.batches("train", 32): ...     # shuffled, in bounded memory
     cache.to_tf("train"), cache.to_torch("train"), cache.to_sklearn("train")
+    featcache.HeadClassifier().fit(X, y)    # the head as a scikit-learn estimator, without Keras
 
 What goes wrong is raised as one of `featcache.errors`. Importing featcache is quick: what needs NumPy and
 more is imported when it is first asked for.
@@ -20,12 +21,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from featcache import errors
+    from featcache.heads.estimator import HeadClassifier
     from featcache.store.cache import Cache, open_cache
 
 __version__ = "0.1.0"
-__all__ = ["Cache", "__version__", "errors", "open_cache"]
+__all__ = ["Cache", "HeadClassifier", "__version__", "errors", "open_cache"]
 
-_HOMES = {"Cache": "featcache.store.cache", "open_cache": "featcache.store.cache"}
+_HOMES = {
+    "Cache": "featcache.store.cache",
+    "HeadClassifier": "featcache.heads.estimator",
+    "open_cache": "featcache.store.cache",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -16,15 +16,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featcache.errors import FeatcacheError, RunError
+from featcache.errors import FeatcacheError, HeadError, RunError
 from featcache.files import PARTIAL_SUFFIX, sync, write_json, write_text
 from featcache.heads.history import Epoch
 from featcache.recipe import digest
+from featcache.store.leases import Leases
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.json"
 HISTORY_FILE = "history.csv"
 PREDICTIONS_FILE = "predictions.csv"
+STATE_FILE = "state.npz"
+TRAINING_SUFFIX = ".training"
 RUN_FORMAT = 1
 
 
@@ -125,11 +128,63 @@ def _replace_folder(final: Path, partial: Path, old: Path) -> None:
         raise
 
 
+@contextmanager
+def training(results: Path, name: str, config: dict[str, Any], anew: bool = False) -> Iterator[Path]:
+    """The folder of a training under way, `name`.training: it goes when the block ends, and stays where it does not.
+
+    It goes too where there is nothing in it to go on from, or where the training itself has failed (HeadError): it
+    would fail again.
+
+    anew : forget what an earlier attempt left there
+
+    Raises RunError where another process trains this run, or where the folder cannot be written.
+    """
+    folder = results / f"{name}{TRAINING_SUFFIX}"
+    leases = Leases(folder / "leases")
+    try:
+        leases.folder.mkdir(parents=True, exist_ok=True)
+        if not leases.claim("training"):
+            raise RunError(f"{folder}: another process trains this run; wait for it, or train with another seed")
+        if anew:
+            for left in folder.iterdir():
+                if left != leases.folder:
+                    left.unlink()
+        write_json(folder / CONFIG_FILE, {"format": RUN_FORMAT, **config})
+        done = False
+        try:
+            yield folder
+            done = True
+        except HeadError:
+            done = True
+            raise
+        finally:
+            if done or not (folder / STATE_FILE).is_file():
+                _remove_at_once(folder)  # before the lease: who claims it next makes a folder of its own
+    except OSError as error:
+        if isinstance(error, FeatcacheError):
+            raise
+        raise RunError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    finally:
+        leases.close()
+
+
+def _remove_at_once(folder: Path) -> None:
+    partial = folder.with_name(f".{uuid.uuid4().hex[:12]}{PARTIAL_SUFFIX}")
+    with suppress(OSError):  # what is left of it is for gc
+        folder.replace(partial)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_history(folder: Path, history: Sequence[Epoch]) -> None:
+    """Write history.csv, a line an epoch."""
+    frame = pd.DataFrame([asdict(entry) for entry in history])
+    write_text(folder / HISTORY_FILE, frame.to_csv(index=False, lineterminator="\n"))
+
+
 def write_run(folder: Path, config: dict[str, Any], metrics: dict[str, Any], history: Sequence[Epoch]) -> None:
     """Write config.json, history.csv and, last, metrics.json."""
     write_json(folder / CONFIG_FILE, {"format": RUN_FORMAT, **config})
-    frame = pd.DataFrame([asdict(entry) for entry in history])
-    write_text(folder / HISTORY_FILE, frame.to_csv(index=False, lineterminator="\n"))
+    write_history(folder, history)
     write_json(folder / METRICS_FILE, {"format": RUN_FORMAT, **metrics})
 
 

@@ -31,7 +31,9 @@ from typing import Any
 
 import numpy as np
 
+import featcache.heads.checkpoint
 import featcache.pipeline.extract
+import featcache.pipeline.fit_head
 import featcache.pipeline.plan
 import featcache.pipeline.verify
 import featcache.store.hdf5
@@ -47,8 +49,11 @@ from featcache.dataset.synthetic import write_cells
 from featcache.errors import FeatcacheError
 from featcache.extract import extract, rows_of
 from featcache.files import sha256_file
+from featcache.heads.config import HeadConfig
 from featcache.recipe import FeatureSpace, Recipe
+from featcache.report import figures
 from featcache.store import ledger, tables
+from featcache.store.cache import open_cache
 from featcache.store.writer import CacheWriter
 
 MODEL = ("extract", "--model", "mobilenetv2")
@@ -187,6 +192,28 @@ def command(
     if fsize is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (fsize, resource.RLIM_INFINITY))
     main()
+
+
+def fit(
+    cache: str, results: str, settings: dict[str, Any], *, pause_s: float = 0.0, fault: Sequence[Any] | None = None
+) -> dict[str, Any]:
+    """Train a head in Gram space and write its run, with a checkpoint after every epoch and no figures.
+
+    pause_s : how long an epoch takes
+    fault : name of one of FAULTS and its arguments
+    """
+    featcache.heads.checkpoint.EVERY_S = 0.0
+    featcache.pipeline.fit_head._LIVE_S = 0.0
+    for name in ("write_curves", "write_confusion"):
+        setattr(figures, name, lambda *args, **options: None)
+    if fault:
+        name, *arguments = fault
+        FAULTS[name](Path(results), CheapEngine(), *arguments)
+    config = HeadConfig.from_dict(settings)
+    done = featcache.pipeline.fit_head.fit_head(
+        open_cache(cache), Path(results), config, "gram", on_epoch=lambda _: time.sleep(pause_s)
+    )
+    return {"run": done.run.name, "resumed_at": done.resumed_at, "reused": done.reused}
 
 
 # Faults
@@ -391,7 +418,7 @@ FAULTS: dict[str, Callable[..., None]] = {
     "clock": _jumping_clock,
     "file limit": _file_limit,
 }
-WORK: dict[str, Callable[..., Any]] = {"fill": fill, "command": command}
+WORK: dict[str, Callable[..., Any]] = {"fill": fill, "command": command, "fit": fit}
 
 
 def make_project(shop: Workshop, folder: Path, *options: str, per_class: int = 6) -> Path:

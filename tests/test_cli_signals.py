@@ -94,7 +94,7 @@ def test_an_interrupted_extract_goes_on_where_it_stopped(
     process = start(FEATCACHE, *LONG, cwd=project)
     wait_until(lambda: ledger_lines(project) > 0, process)
     process.send_signal(number)
-    said = message(process, "interrupted: finishing the shard in hand; once more ends it at once")
+    said = message(process, "interrupted: finishing what is in hand; once more ends it at once")
     assert said.startswith("interrupted; what was finished is kept")
     unfinished(project, run)
     there = ledger_lines(project) * SHARD
@@ -144,15 +144,21 @@ def test_a_killed_extract_goes_on_where_it_stopped(bare: Path, tmp_path: Path, r
     same_cache(Path(done["path"]), Path(expected["path"]))
 
 
-def test_an_interrupted_fit_head_leaves_nothing_behind(made: Made, tmp_path: Path, run: Run) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_fit_head_goes_on(made: Made, tmp_path: Path, run: Run, number: int) -> None:
     project = shutil.copytree(made.folder, tmp_path / "project")
-    process = start(FEATCACHE, "fit-head", "--epochs", "100000000", "--hidden", "8", cwd=project)
-    wait_until((project / "results").is_dir, process)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    assert message(process).startswith("interrupted")
-    assert not list((project / "results").iterdir())
-    assert run("fit-head", "--epochs", "2", cwd=project).code == 0
+    process = start(FEATCACHE, "fit-head", "--epochs", "100000000", "--hidden", "8", "--lr", "1e-6", cwd=project)
+    wait_until(lambda: any(project.glob("results/*.training/config.json")), process)
+    time.sleep(1)
+    process.send_signal(number)
+    said = message(process, "interrupted: finishing what is in hand; once more ends it at once")
+    assert said.startswith("interrupted")
+    (left,) = (project / "results").iterdir()
+    assert {path.name for path in left.iterdir() if path.suffix in (".json", ".npz")} == {"config.json", "state.npz"}
+    with np.load(left / "state.npz") as state:
+        there = len(state["history"])
+    done = run("fit-head", "--resume", left.name, "--epochs", str(there + 2), "--json", cwd=project).value
+    assert (done["resumed_at"], done["epochs"]) == (there, there + 2)
 
 
 def test_an_interrupt_that_a_library_turned_into_its_own_error_is_still_one(project: Path) -> None:

@@ -35,7 +35,7 @@ ROWS = 16 * VIEWS + 8
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAID = "interrupted; what was finished is kept: the same command goes on from there"
-FINISHING = "interrupted: finishing the shard in hand; once more ends it at once"
+FINISHING = "interrupted: finishing what is in hand; once more ends it at once"
 
 
 @pytest.fixture(scope="module", params=FORMATS)

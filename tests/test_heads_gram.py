@@ -28,68 +28,135 @@ def problem_of(seed: int = 0, n: int = N, m: int = M, d: int = D) -> tuple[np.nd
 
 def in_gram_space(
     X: np.ndarray, y: np.ndarray, X_val: np.ndarray, y_val: np.ndarray, config: HeadConfig,
-    on_epoch: Callable[[Epoch], object] = lambda _: None,
+    on_epoch: Callable[[gram.State], object] = lambda _: None,
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[Epoch]]:  # fmt: skip
-    """The trained layers, the first formed as W0 + X^T A, and the history."""
+    """The trained layers, the first formed as s W0 + X^T A, and the history."""
     (W0, b0), *rest = random.initial_weights(config, X.shape[1], CLASSES)
     X, X_val = X.astype(config.dtype), X_val.astype(config.dtype)
-    stack = Stack(b0, rest)
-    problem = gram.GramProblem(X @ X.T, X @ W0, y, row_weights(y, config), X_val @ X.T, X_val @ W0, y_val)
-    A, history = gram.train(problem, stack, config, on_epoch)
-    assert A.dtype == config.dtype
-    return [(W0 + X.T @ A, stack.bias), *stack.layers], history
+    weights = row_weights(y, config) if y.ndim == 1 else np.ones(len(y), config.dtype)
+    problem = gram.GramProblem(X @ X.T, X @ W0, y, weights, X_val @ X.T, X_val @ W0, y_val)
+    state = gram.train(problem, gram.start(problem, Stack(b0, rest, config)), on_epoch)
+    assert state.A.dtype == config.dtype
+    return [(W0 * X.dtype.type(state.s) + X.T @ state.A, state.stack.bias), *state.stack.layers], state.history
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
 
 
+ACTIVATIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "relu": (lambda z: np.where(z > 0, z, 0), lambda z: (z > 0).astype(float)),
+    "elu": (lambda z: np.where(z > 0, z, np.expm1(np.minimum(z, 0))), lambda z: np.exp(np.minimum(z, 0))),
+    "tanh": (np.tanh, lambda z: 1 / np.cosh(z) ** 2),
+    "sigmoid": (lambda z: 1 / (1 + np.exp(-z)), lambda z: np.exp(-z) / (1 + np.exp(-z)) ** 2),
+    "linear": (lambda z: z, np.ones_like),
+}  # fmt: skip
+
+
+def loss_and_slope(logits: np.ndarray, targets: np.ndarray, output: str) -> tuple[np.ndarray, np.ndarray]:
+    """Loss of each row and its gradient by the logits."""
+    if output == "softmax":
+        return -(targets * log_softmax(logits)).sum(axis=1), np.exp(log_softmax(logits)) - targets
+    p = 1 / (1 + np.exp(-logits))
+    losses = -(targets * np.log(p) + (1 - targets) * np.log(1 - p)).mean(axis=1)
+    return losses, (p - targets) / logits.shape[1]
+
+
+def rate(config: HeadConfig, update: int, updates: int) -> float:
+    total = config.epochs * updates
+    rates = {
+        "inverse-time": config.lr / (1 + config.decay * update),
+        "constant": config.lr,
+        "cosine": config.lr * 0.5 * (1 + np.cos(np.pi * update / total)),
+        "step": config.lr * config.step_factor ** ((update // updates) // config.step_epochs),
+    }
+    return float(rates[config.schedule])
+
+
+def targets_by_hand(y: np.ndarray, config: HeadConfig) -> np.ndarray:
+    hot = np.eye(CLASSES)[y] if y.ndim == 1 else y.astype(float)
+    return hot * (1 - config.label_smoothing) + config.label_smoothing / (2 if config.output == "sigmoid" else CLASSES)
+
+
 def in_primal_space(
     X: np.ndarray, y: np.ndarray, X_val: np.ndarray, y_val: np.ndarray, config: HeadConfig
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[tuple[float, float, float, float]]]:
-    """Minibatch SGD as in any textbook: a matrix of weights, one batch after the other."""
+    """Minibatch SGD as in any textbook: matrices of weights, one batch after the other."""
+    activate, slope = ACTIVATIONS[config.activation]
     weights = random.initial_weights(config, X.shape[1], CLASSES)
     Ws, bs = [W.copy() for W, _ in weights], [b.copy() for _, b in weights]
-    weight_of_class = np.ones(CLASSES)
+    velocities = [(np.zeros_like(W), np.zeros_like(b)) for W, b in weights]
+    weight_of_row = np.ones(len(y))
     if config.class_weights == "balanced":
-        weight_of_class = len(y) / (CLASSES * np.array([(y == label).sum() for label in range(CLASSES)]))
+        weight_of_row = (len(y) / (CLASSES * np.array([(y == label).sum() for label in range(CLASSES)])))[y]
+    T, T_val = targets_by_hand(y, config), targets_by_hand(y_val, config)
+    updates = -(-len(y) // config.batch)
     update, history = 0, []
+
+    def right(logits: np.ndarray, y: np.ndarray) -> float:
+        return float(np.mean(logits.argmax(axis=1) == y) if y.ndim == 1 else np.mean((logits > 0) == y))
+
     for epoch in range(config.epochs):
         order = random.order(config.seed, epoch, len(y))
-        losses, hits = [], []
-        for number, start in enumerate(range(0, len(y), config.batch)):
+        losses, outputs = [], []
+        for start in range(0, len(y), config.batch):
             rows = order[start : start + config.batch]
-            inputs, a = [X[rows]], X[rows]
-            keeps: list[Any] = []
+            inputs, slopes, a = [X[rows]], [], X[rows]
             for layer, (W, b) in enumerate(zip(Ws[:-1], bs[:-1], strict=True)):
                 z = a @ W + b
                 keep = np.ones(z.shape)
                 if config.dropout:
-                    drawn = random.keep_mask(config.seed, epoch, number, layer, z.shape, config.dropout)
+                    drawn = random.keep_mask(
+                        config.seed, epoch, layer, start, start + len(rows), z.shape[1], config.dropout
+                    )
                     keep = drawn / (1 - config.dropout)
-                a = np.where(z > 0, z, 0) * keep
-                keeps.append((z > 0) * keep)
+                a = activate(z) * keep
+                slopes.append(slope(z) * keep)
                 inputs.append(a)
             logits = a @ Ws[-1] + bs[-1]
-            losses += list(-log_softmax(logits)[range(len(rows)), y[rows]] * weight_of_class[y[rows]])
-            hits += list(logits.argmax(axis=1) == y[rows])
-            delta = (np.exp(log_softmax(logits)) - np.eye(CLASSES)[y[rows]]) / len(rows)
-            delta *= weight_of_class[y[rows], None]
-            lr = config.lr / (1 + config.decay * update)
+            loss, delta = loss_and_slope(logits, T[rows], config.output)
+            losses += list(loss * weight_of_row[rows])
+            outputs.append(logits)
+            delta = delta * weight_of_row[rows, None] / len(rows)
+            lr = rate(config, update, updates)
             for layer in reversed(range(len(Ws))):
                 back = delta @ Ws[layer].T
-                Ws[layer] -= lr * inputs[layer].T @ delta
-                bs[layer] -= lr * delta.sum(axis=0)
+                gW = inputs[layer].T @ delta + 2 * config.l2_of(layer) * Ws[layer]
+                gb = delta.sum(axis=0)
+                vW, vb = (config.momentum * v - lr * g for v, g in zip(velocities[layer], (gW, gb), strict=True))
+                velocities[layer] = (vW, vb)
+                Ws[layer] += config.momentum * vW - lr * gW if config.nesterov else vW
+                bs[layer] += config.momentum * vb - lr * gb if config.nesterov else vb
                 if layer:
-                    delta = back * keeps[layer - 1]
+                    delta = back * slopes[layer - 1]
             update += 1
         a = X_val
         for W, b in zip(Ws[:-1], bs[:-1], strict=True):
-            a = np.maximum(a @ W + b, 0)
-        val = log_softmax(a @ Ws[-1] + bs[-1])
-        val_loss = -val[range(len(y_val)), y_val].mean()
-        history.append((np.mean(losses), np.mean(hits), val_loss, np.mean(val.argmax(axis=1) == y_val)))
+            a = activate(a @ W + b)
+        logits = a @ Ws[-1] + bs[-1]
+        val_loss = loss_and_slope(logits, T_val, config.output)[0].mean()
+        hits = right(np.concatenate(outputs), y[order])
+        history.append((float(np.mean(losses)), hits, float(val_loss), right(logits, y_val)))
     return list(zip(Ws, bs, strict=True)), history
+
+
+def compare(config: HeadConfig, data: tuple[np.ndarray, ...]) -> list[Epoch]:
+    """Assert that both ways have one course and end at one place."""
+    layers, history = in_gram_space(*data, config)
+    expected_layers, expected = in_primal_space(*data, config)
+    found = [(e.loss, e.accuracy, e.val_loss, e.val_accuracy) for e in history]
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=0)
+    for (W, b), (W_expected, b_expected) in zip(layers, expected_layers, strict=True):
+        np.testing.assert_allclose(W, W_expected, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(b, b_expected, rtol=1e-9, atol=1e-9)
+    assert np.abs(layers[0][0] - random.initial_weights(config, D, CLASSES)[0][0]).max() > 0.01  # it did move
+    assert config.epochs == 1 or history[-1].loss < history[0].loss
+    assert [e.epoch for e in history] == list(range(1, config.epochs + 1))
+    updates = -(-N // config.batch)
+    np.testing.assert_allclose(
+        [e.lr for e in history], [rate(config, updates * e, updates) for e in range(config.epochs)]
+    )
+    return history
 
 
 @pytest.mark.parametrize("hidden", [(), (32,), (32, 16)])
@@ -103,29 +170,79 @@ def test_it_is_minibatch_sgd_step_for_step(
 ) -> None:
     epochs = {1: 1, 7: 7, 16: 12}.get(batch, 30)  # hundreds of updates
     config = HeadConfig(
-        hidden, dropout, lr=0.01, decay=decay, batch=batch, epochs=epochs, scale="none", seed=3, dtype="float64",
-        class_weights=class_weights,
+        hidden, dropout=dropout, lr=0.01, decay=decay, batch=batch, epochs=epochs, scale="none", seed=3,
+        dtype="float64", class_weights=class_weights,
     )  # fmt: skip
-    data = problem_of()
-    layers, history = in_gram_space(*data, config)
-    expected_layers, expected = in_primal_space(*data, config)
-    found = [(e.loss, e.accuracy, e.val_loss, e.val_accuracy) for e in history]
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=0)
-    for (W, b), (W_expected, b_expected) in zip(layers, expected_layers, strict=True):
-        np.testing.assert_allclose(W, W_expected, rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(b, b_expected, rtol=1e-9, atol=1e-9)
-    assert np.abs(layers[0][0] - random.initial_weights(config, D, CLASSES)[0][0]).max() > 0.01  # it did move
-    assert epochs == 1 or history[-1].loss < history[0].loss
-    assert [e.epoch for e in history] == list(range(1, epochs + 1))
-    updates = -(-N // batch)
-    np.testing.assert_allclose([e.lr for e in history], [0.01 / (1 + decay * updates * e) for e in range(epochs)])
+    compare(config, problem_of())
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "momentum": {"momentum": 0.9, "lr": 0.002},
+    "nesterov": {"momentum": 0.9, "nesterov": True, "lr": 0.002},
+    "l2": {"l2": 0.01},
+    "l2-of-each": {"l2": (0.05, 0.0, 0.02)},
+    "l2-first-free": {"l2": (0.0, 0.02, 0.02)},
+    "momentum-l2": {"momentum": 0.8, "l2": 0.02, "lr": 0.003},
+    "nesterov-l2": {"momentum": 0.8, "nesterov": True, "l2": 0.02, "lr": 0.003},
+    "constant": {"schedule": "constant"},
+    "cosine": {"schedule": "cosine"},
+    "step": {"schedule": "step", "step_epochs": 2, "step_factor": 0.3},
+    "cosine-nesterov-l2": {"schedule": "cosine", "momentum": 0.9, "nesterov": True, "l2": 0.01, "lr": 0.002},
+    "smoothing": {"label_smoothing": 0.1},
+    "sigmoid": {"output": "sigmoid", "label_smoothing": 0.1, "lr": 0.05},
+    "elu": {"activation": "elu"},
+    "tanh": {"activation": "tanh"},
+    "logistic": {"activation": "sigmoid", "lr": 0.1},
+    "linear": {"activation": "linear", "lr": 0.002},
+}
+
+
+@pytest.mark.parametrize("batch", [16, 50])
+@pytest.mark.parametrize("option", OPTIONS, ids=str)
+def test_every_option_is_that_of_the_textbook(option: str, batch: int) -> None:
+    config = HeadConfig(
+        **{
+            "hidden": (32, 16),
+            "dropout": 0.3,
+            "lr": 0.01,
+            "batch": batch,
+            "epochs": 12,
+            "scale": "none",
+            "dtype": "float64",
+        }
+        | OPTIONS[option]
+    )
+    compare(config, problem_of())
+
+
+@pytest.mark.parametrize("option", ["momentum", "nesterov-l2", "l2"])
+def test_the_options_hold_without_a_hidden_layer_and_for_single_rows(option: str) -> None:
+    options = {**OPTIONS[option], "dropout": 0.0, "scale": "none", "dtype": "float64"}
+    compare(HeadConfig((), epochs=12, **options), problem_of())
+    compare(HeadConfig((8,), epochs=1, batch=1, **{**options, "lr": 0.001}), problem_of())
+
+
+def test_rows_of_several_labels() -> None:
+    X, y, X_val, y_val = problem_of()
+    several, several_val = (np.stack([k % 2, k > 1, k == 0, k != 2], axis=1).astype(np.int64) for k in (y, y_val))
+    config = HeadConfig(
+        (16,), output="sigmoid", lr=0.05, epochs=10, scale="none", dtype="float64", class_weights="none"
+    )
+    history = compare(config, (X, several, X_val, several_val))
+    assert history[-1].val_accuracy > 0.75
+
+
+def test_validation_is_looked_at_every_so_often_and_at_the_end() -> None:
+    config = HeadConfig((8,), epochs=8, val_every=3, scale="none")
+    _, history = in_gram_space(*problem_of(), config)
+    assert [np.isfinite(e.val_loss) for e in history] == [False, False, True, False, False, True, False, True]
 
 
 def test_float32_stays_near_float64_at_a_rate_that_converges() -> None:
     data = problem_of()
     courses, weights = [], []
     for dtype in ("float32", "float64"):
-        config = HeadConfig((32,), 0.5, lr=0.005, epochs=20, scale="none", dtype=dtype)
+        config = HeadConfig((32,), dropout=0.5, lr=0.005, epochs=20, scale="none", dtype=dtype)
         layers, history = in_gram_space(*data, config)
         courses.append([(e.loss, e.val_loss) for e in history])
         weights.append(layers[0][0])
@@ -134,7 +251,7 @@ def test_float32_stays_near_float64_at_a_rate_that_converges() -> None:
 
 
 def test_the_same_training_twice_has_the_same_bits() -> None:
-    config = HeadConfig((32,), 0.5, lr=0.01, epochs=5, scale="none")
+    config = HeadConfig((32,), dropout=0.5, lr=0.01, epochs=5, scale="none")
     one, other = (in_gram_space(*problem_of(), config) for _ in range(2))
     for (W, b), (W_other, b_other) in zip(one[0], other[0], strict=True):
         np.testing.assert_array_equal(W, W_other)
@@ -146,7 +263,7 @@ def test_without_validation_rows_its_measures_are_nan() -> None:
     X, y, X_val, y_val = problem_of()
     seen: list[Epoch] = []
     config = HeadConfig((8,), epochs=3, scale="none")
-    _, history = in_gram_space(X, y, X_val[:0], y_val[:0], config, seen.append)
+    _, history = in_gram_space(X, y, X_val[:0], y_val[:0], config, lambda state: seen.append(state.history[-1]))
     assert seen == history
     assert all(np.isnan(e.val_loss) and np.isnan(e.val_accuracy) and np.isfinite(e.loss) for e in history)
 
@@ -156,7 +273,7 @@ def test_without_validation_rows_its_measures_are_nan() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_training_that_diverges_is_an_error_with_advice(hidden: tuple[int, ...], lr: float, dtype: str) -> None:
     X, y, X_val, y_val = problem_of()
-    config = HeadConfig(hidden, 0.5, lr=lr, epochs=30, scale="none", dtype=dtype)  # type: ignore[arg-type]
+    config = HeadConfig(hidden, dropout=0.5, lr=lr, epochs=30, scale="none", dtype=dtype)  # type: ignore[arg-type]
     with pytest.raises(HeadError, match=r"in epoch \d+: the training diverges .*try --lr"):
         in_gram_space(X * 30, y, X_val * 30, y_val, config)
 
@@ -166,31 +283,34 @@ def test_a_training_that_diverges_is_an_error_with_advice(hidden: tuple[int, ...
 
 def test_order_and_masks_follow_from_their_counters_alone() -> None:
     one = random.order(5, 7, 100)
-    mask = random.keep_mask(5, 7, 3, 1, (16, 8), 0.5)
-    random.order(5, 6, 100), random.keep_mask(5, 7, 2, 1, (16, 8), 0.5)
+    mask = random.keep_mask(5, 7, 1, 300, 316, 8, 0.5)
+    random.order(5, 6, 100), random.keep_mask(5, 7, 1, 0, 16, 8, 0.5)
     np.testing.assert_array_equal(random.order(5, 7, 100), one)
-    np.testing.assert_array_equal(random.keep_mask(5, 7, 3, 1, (16, 8), 0.5), mask)
+    np.testing.assert_array_equal(random.keep_mask(5, 7, 1, 300, 316, 8, 0.5), mask)
     assert sorted(one) == list(range(100))
     orders = {tuple(random.order(seed, epoch, 100)) for seed in (0, 1, 2**62) for epoch in range(10)}
     assert len(orders) == 30
     masks = {
-        random.keep_mask(seed, epoch, batch, layer, (16, 8), 0.5).tobytes()
-        for seed in (0, 1)
+        random.keep_mask(seed, epoch, layer, start, start + 16, 8, 0.5).tobytes()
+        for seed in (0, 2**63 - 1)
         for epoch in range(4)
-        for batch in range(4)
+        for start in range(0, 1024, 16)
         for layer in range(2)
     }
-    assert len(masks) == 64
+    assert len(masks) == 1024
 
 
-def test_a_short_batch_has_the_first_rows_of_the_mask_of_a_full_one() -> None:
-    full = random.keep_mask(0, 0, 0, 0, (16, 8), 0.5)
-    np.testing.assert_array_equal(random.keep_mask(0, 0, 0, 0, (5, 8), 0.5), full[:5])
+@pytest.mark.parametrize("units", [1, 7, 256])
+def test_a_mask_is_a_part_of_the_masks_of_the_whole_epoch(units: int) -> None:
+    whole = random.keep_mask(1, 2, 0, 0, 1000, units, 0.3)
+    assert whole.shape == (1000, units)
+    for start, stop in [(0, 16), (250, 260), (255, 256), (256, 512), (511, 1000)]:
+        np.testing.assert_array_equal(random.keep_mask(1, 2, 0, start, stop, units, 0.3), whole[start:stop])
 
 
 @pytest.mark.parametrize("dropout", [0.1, 0.5, 0.9])
 def test_masks_keep_the_right_fraction(dropout: float) -> None:
-    kept = random.keep_mask(1, 2, 3, 0, (1000, 256), dropout).mean()
+    kept = random.keep_mask(1, 2, 0, 0, 1000, 256, dropout).mean()
     assert kept == pytest.approx(1 - dropout, abs=5 * np.sqrt(dropout * (1 - dropout) / 256_000))
 
 
@@ -222,7 +342,11 @@ def test_initial_weights_are_glorot_uniform_or_drawn_for_scaled_inputs() -> None
         {"hidden": (0,)}, {"hidden": (8, -1)}, {"dropout": 1.0}, {"dropout": -0.1}, {"dropout": float("nan")},
         {"lr": 0.0}, {"lr": -1.0}, {"lr": float("nan")}, {"lr": float("inf")}, {"decay": -1.0},
         {"decay": float("nan")}, {"batch": 0}, {"epochs": 0}, {"seed": -1}, {"seed": 2**63},
-        {"scale": "some"}, {"class_weights": "some"}, {"dtype": "float16"},
+        {"scale": "some"}, {"class_weights": "some"}, {"dtype": "float16"}, {"momentum": 1.0}, {"momentum": -0.1},
+        {"nesterov": True}, {"l2": -1.0}, {"l2": float("nan")}, {"l2": (0.1,)}, {"l2": (0.1, -0.1)},
+        {"label_smoothing": 1.0}, {"schedule": "some"}, {"activation": "some"}, {"output": "some"}, {"step_epochs": 0},
+        {"step_factor": 0.0}, {"val_every": 0}, {"patience": -1}, {"l1": -1.0}, {"optimizer": "some"},
+        {"optimizer": "adam", "momentum": 0.9}, {"monitor": "some"},
     ],
     ids=str,
 )  # fmt: skip

@@ -53,7 +53,7 @@ def test_import_featcache_loads_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_public_surface() -> None:
-    assert featcache.__all__ == ["Cache", "__version__", "errors", "open_cache"]
+    assert featcache.__all__ == ["Cache", "HeadClassifier", "__version__", "errors", "open_cache"]
     assert set(featcache.__all__) <= set(dir(featcache))
     from featcache.errors import CacheNotFoundError
     from featcache.store.cache import Cache, open_cache

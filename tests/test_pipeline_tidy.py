@@ -16,6 +16,7 @@ from featcache.pipeline.tidy import find_garbage, find_removable, remove, size_o
 from featcache.project import Project, Settings
 from featcache.store.cache import Cache
 from featcache.store.layout import Format
+from featcache.store.leases import Leases
 from featcache.store.writer import CacheWriter
 
 IMAGES = dataset(35)
@@ -219,3 +220,55 @@ def test_unfinished_caches_go_only_when_asked(project: Project) -> None:
 
 def test_no_folders_at_all(quick: Path) -> None:
     assert find_garbage(Project(quick / "nowhere", Settings())) == []
+
+
+# Gram matrices and trainings
+
+
+def with_kernels(cache: Cache) -> Path:
+    folder = cache.folder.with_name(cache.name + ".gram")
+    folder.mkdir()
+    (folder / "a.npy").write_bytes(b"12345")
+    return folder
+
+
+def test_the_gram_matrices_go_with_their_cache(project: Project) -> None:
+    a, b = a_cache(project), a_cache(project, seed=1)
+    with_kernels(a), with_kernels(b)
+    found = find_removable(project.cache_folder, [a.name])
+    assert [(item.path.name, item.bytes) for item in found] == [(a.name, found[0].bytes), (f"{a.name}.gram", 5)]
+    for item in found:
+        remove(item)
+    assert {path.name for path in project.cache_folder.iterdir()} == {b.name, f"{b.name}.gram"}
+    assert names(project) == {}
+    with pytest.raises(CacheNotFoundError):
+        find_removable(project.cache_folder, [f"{b.name}.gram"])
+
+
+def test_gram_matrices_of_a_cache_that_is_gone(project: Project) -> None:
+    cache = a_cache(project)
+    kernels = with_kernels(cache)
+    part = leave(kernels / ".0123456789ab.partial.npy", 2 * HOUR_S)
+    assert names(project) == {part.name: "left behind by a command"}
+    shutil.rmtree(cache.folder)
+    part.unlink()
+    assert names(project) == {kernels.name: "Gram matrices of a cache that is gone"}
+    small, large = a_cache(project, 1, seed=2), a_cache(project, 2, seed=2)
+    with_kernels(small), with_kernels(large)
+    assert set(names(project)) == {kernels.name, small.name, f"{small.name}.gram"}
+
+
+def test_trainings_that_nobody_goes_on_with(project: Project) -> None:
+    old = leave(project.results_folder / "head-tiny-0.training", 2 * HOUR_S, folder=True)
+    leave(project.results_folder / "head-tiny-1.training", 0.9 * HOUR_S, folder=True)
+    leave(project.results_folder / "head-tiny-2", 2 * HOUR_S, folder=True)
+    held = leave(project.results_folder / "head-tiny-3.training", 2 * HOUR_S, folder=True)
+    leases = Leases(held / "leases")
+    leases.folder.mkdir()
+    assert leases.claim("training")
+    for file in (*held.rglob("*"), held):
+        os.utime(file, (time.time() - 2 * HOUR_S,) * 2)
+    (item,) = find_garbage(project)
+    assert (item.path, item.why) == (old, "an interrupted training")
+    remove(item)
+    leases.close()

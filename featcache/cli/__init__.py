@@ -23,6 +23,7 @@ COMMANDS = {
     "models": "the backbones: size, features, which weights are at hand",
     "extract": "run a backbone once over every view, keep its features",
     "fit-head": "train a head on cached features",
+    "sweep": "many heads on one cache, the best on validation kept",
     "report": "every run as tables, figures and one HTML page",
     "ls": "the caches of this project",
     "info": "what a cache is: recipe, rows, files, how it was made",

@@ -2,70 +2,109 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from featcache.cli.head_options import (
+    cache_option,
+    chosen_cache,
+    given_head,
+    head_of,
+    head_options,
+    preset_head,
+    solver_option,
+)
+from featcache.cli.live import Live
 from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import percent, print_json, print_table, say, shown, track
 
 if TYPE_CHECKING:
+    from featcache.heads.config import HeadConfig
     from featcache.pipeline.fit_head import Fitted
     from featcache.project import Project
     from featcache.store.cache import Cache
 
-_FIELDS = ("dropout", "lr", "decay", "batch", "epochs", "scale", "class_weights", "seed", "dtype")
-
 
 @click.command("fit-head")
-@click.option("--cache", "cache_name", metavar="NAME", help="A cache's name or how it begins.  [default: the newest]")
+@cache_option
+@head_options
+@solver_option
 @click.option(
-    "--preset",
-    type=click.Choice(["default", "study"]),
-    default="default",
+    "--head",
+    "kind",
+    type=click.Choice(["dense", "logreg", "linear-svm", "rbf-svm", "knn", "mlp"]),
+    default="dense",
     show_default=True,
-    help="Settings to start from: ours, or those of the published study.",
+    help="The network described by the options here, or a classifier of scikit-learn for comparison.",
 )
-@click.option("--epochs", type=click.IntRange(1), help="Passes over the training rows.  [default: 100]")
-@click.option("--hidden", metavar="UNITS[,UNITS...]", help="Units of the hidden layers; 0 for none.  [default: 256]")
-@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Behind each hidden layer.  [default: 0.5]")
-@click.option("--lr", type=float, help="Learning rate of SGD.  [default: 0.001; study: 1e-5]")
-@click.option("--decay", type=float, help="Inverse-time decay an update.  [default: 0; study: 0.001]")
-@click.option("--batch", type=click.IntRange(1), help="Rows an update.  [default: 16]")
-@click.option("--scale", type=click.Choice(["auto", "none"]), help="Scale features to one norm.  [default: auto]")
-@click.option("--class-weights", type=click.Choice(["balanced", "none"]), help="Of the loss.  [default: balanced]")
-@click.option("--seed", type=click.IntRange(0), help="Of weights, order and dropout.  [default: 0]")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Of the arithmetic.  [default: float32]")
-@click.option(
-    "--solver",
-    type=click.Choice(["auto", "gram", "primal"]),
-    default="auto",
-    show_default=True,
-    help="Gram space, Keras (primal), or whichever takes fewer operations.",
-)
-@click.option("--again", is_flag=True, help="Train even if this very run is there already.")
+@click.option("--seeds", type=click.IntRange(1), default=1, help="Train with this many seeds; mean and spread of them.")
+@click.option("--more-epochs", type=click.IntRange(1), help="As many more than the longest run of these settings has.")
+@click.option("--resume", "resumed", metavar="RUN", help="Go on with this interrupted run, with its own settings.")
+@click.option("--again", is_flag=True, help="Train from the start even if this very run is there already.")
 @project_option
 @json_option
 def command(
-    cache_name: str | None, preset: str, solver: Any, again: bool, folder: Path, as_json: bool, **values: Any
+    cache_name: str | None,
+    preset: str,
+    solver: Any,
+    kind: str,
+    seeds: int,
+    more_epochs: int | None,
+    resumed: str | None,
+    again: bool,
+    folder: Path,
+    as_json: bool,
+    **values: Any,
 ) -> None:
     """Train a head on a cache and write its run into results/.
 
     Dense(256, relu), Dropout(0.5), Dense(classes, softmax) by plain SGD, in Gram space where that is
     faster: the same steps, at a cost that does not grow with the number of features. --preset study takes
-    the published study's settings.
+    the published study's settings. An interrupted training goes on where it stopped when the same command is
+    run again.
     """
-    from featcache.heads.config import from_preset
+    from featcache.cli.interrupts import finishing_in_hand
+    from featcache.pipeline.fit_classical import fit_classical
     from featcache.pipeline.fit_head import fit_head, refuse_stale
+    from featcache.pipeline.resume import interrupted
 
-    config = from_preset(preset, hidden=_units(values["hidden"]), **{name: values[name] for name in _FIELDS})
+    if seeds > 1 and (more_epochs or resumed is not None):
+        raise click.UsageError("--seeds goes with neither --more-epochs nor --resume")
     project = open_project(folder)
-    cache = _cache(project, cache_name, as_json)
+    if resumed is not None:
+        named = {"cache": cache_name} if cache_name else {}
+        asked = {"solver": solver} if solver != "auto" else {}
+        given = {**named, **asked, **preset_head(preset), **given_head(values)}
+        cache_name, config, solver = interrupted(project, resumed, given)
+    else:
+        config = head_of(preset, values)
+    cache = chosen_cache(project, cache_name, as_json)
     if cache.folder.parent.resolve() == project.cache_folder.resolve():
         refuse_stale(project, cache)
-    done = fit_head(cache, project.results_folder, config, solver, again, track)
+    if kind != "dense":
+        _say_run(fit_classical(cache, project.results_folder, kind, config.seed, again, track), as_json)
+        return
+    if seeds > 1:
+        _fit_seeds(project, cache, config, seeds, solver, again, as_json)
+        return
+    shown_live = Live()
+    done = fit_head(
+        cache,
+        project.results_folder,
+        config,
+        solver,
+        again,
+        more_epochs or 0,
+        shown_live.track,
+        shown_live.tell,
+        finishing_in_hand,
+    )
+    _say_run(done, as_json)
+
+
+def _say_run(done: Fitted, as_json: bool) -> None:
     say(_sentence(done), as_json)
     if as_json:
         print_json(_as_json(done))
@@ -86,45 +125,32 @@ def command(
     say("next: featcache report")
 
 
-def _cache(project: Project, name: str | None, as_json: bool) -> Cache:
-    """The cache that is named; else the only one; else the one chosen from a list, or the newest and a word."""
-    from featcache.store.catalog import find_cache, list_caches
+def _fit_seeds(
+    project: Project, cache: Cache, config: HeadConfig, seeds: int, solver: Any, again: bool, as_json: bool
+) -> None:
+    from featcache.cli.interrupts import finishing_in_hand
+    from featcache.pipeline.sweep import fit_seeds
 
-    caches = [entry.cache for entry in list_caches(project.cache_folder) if entry.cache is not None]
-    if name is not None or len(caches) < 2:
-        return find_cache(project.cache_folder, name)
-    caches.sort(key=_made_at, reverse=True)
-    if sys.stdin.isatty() and sys.stdout.isatty() and not as_json:
-        for number, cache in enumerate(caches, start=1):
-            say(f"{number}  {cache.name}  {cache.features.shape}")
-        return caches[click.prompt("which cache", type=click.IntRange(1, len(caches)), default=1) - 1]
-    others = ", ".join(cache.name for cache in caches[1:])
-    say(f"took {caches[0].name}, the newest of {len(caches)} caches; --cache names another ({others})", as_json)
-    return caches[0]
-
-
-def _made_at(cache: Cache) -> tuple[str, int]:
-    """When a cache was finished: by its own word, in seconds; then by its manifest's time."""
-    created = str(cache.manifest.provenance.get("created", ""))
-    return created, (cache.folder / "manifest.json").stat().st_mtime_ns
-
-
-def _units(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        units = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{text!r}: expected numbers like 256 or 256,64", param_hint="--hidden") from None
-    return () if units == (0,) else units
+    done = fit_seeds(cache, project.results_folder, config, seeds, solver, again, track, finishing_in_hand)
+    if as_json:
+        print_json({"runs": [_as_json(one) for one in done.fitted], "summary": done.table.to_dict("records")})
+        return
+    for one in done.fitted:
+        say(_sentence(one))
+    rows = [
+        [str(line.split), str(line.measure), f"{line.mean:.4f}", f"{line.std:.4f}"] for line in done.table.itertuples()
+    ]
+    print_table(["split", "measure", f"mean of {seeds}", "std"], rows)
+    say("next: featcache report")
 
 
 def _sentence(done: Fitted) -> str:
     metrics, config = done.run.metrics, done.run.config
     if done.reused:
         return f"{done.run.name}: this very run is there already; --again trains it anew"
+    went_on = f" (went on after epoch {done.resumed_at})" if done.resumed_at else ""
     return (
-        f"{done.run.name}: {metrics['epochs']} epochs on {done.cache} by the {config['solver']} solver "
+        f"{done.run.name}: {metrics['epochs']} epochs{went_on} on {done.cache} by the {config['solver']} solver "
         f"({config['why']}), {metrics['seconds']:.1f} s, {1000 * metrics['s_per_epoch']:.1f} ms an epoch"
     )
 
@@ -138,8 +164,10 @@ def _as_json(done: Fitted) -> dict[str, Any]:
         "solver": config["solver"],
         "why": config["why"],
         "epochs": metrics["epochs"],
+        "epoch_of_head": metrics.get("epoch_of_head", metrics["epochs"]),
         "seconds": metrics["seconds"],
         "s_per_epoch": metrics["s_per_epoch"],
         "reused": done.reused,
+        "resumed_at": done.resumed_at,
         **{split: metrics[split] for split in ("train", "val", "test")},
     }

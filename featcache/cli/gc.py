@@ -19,7 +19,8 @@ from featcache.cli.tidying import dry_run_option, remove_all, yes_option
 def command(unfinished: bool, yes: bool, dry_run: bool, folder: Path, as_json: bool) -> None:
     """Remove what can go without a feature being lost.
 
-    That is what interrupted commands left behind, and caches all of whose rows another finished one holds.
+    That is what interrupted commands left behind, also trainings that nobody went on with for an hour; Gram matrices of
+    caches that are gone; and caches all of whose rows another finished one holds.
     """
     from featcache.pipeline.tidy import find_garbage
 

@@ -30,13 +30,15 @@ def command(folder: Path, as_json: bool) -> None:
     else:
         rows = [
             [e["name"], str(e["rows"] or ""), "x".join(map(str, e["shape"][1:])), e["dtype"]]
-            + [e["weights"], size(e["bytes"]) if e["bytes"] else "", e["status"]]
+            + [e["weights"], *(size(e[n]) if e[n] else "" for n in ("bytes", "gram_bytes")), e["status"]]
             for e in listed
         ]
-        print_table(["cache", "rows", "features", "dtype", "weights", "size", "status"], rows)
+        print_table(["cache", "rows", "features", "dtype", "weights", "size", "Gram", "status"], rows)
 
 
 def _as_json(entry: Listed) -> dict[str, Any]:
+    from featcache.heads.kernel import kernels_folder
+
     cache = entry.cache
     return {
         "name": entry.folder.name,
@@ -48,4 +50,5 @@ def _as_json(entry: Listed) -> dict[str, Any]:
         "shape": list(cache.features.shape) if cache else [],
         "dtype": str(cache.features.dtype) if cache else "",
         "bytes": cache.bytes() if cache else 0,
+        "gram_bytes": sum(file.stat().st_size for file in kernels_folder(entry.folder).glob("*.npy")),
     }

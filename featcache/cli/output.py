@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from featcache.dataset.candidates import LeftOut
     from featcache.pipeline.progress import Advance
 
@@ -51,16 +53,27 @@ def printable(text: str) -> str:
 @contextmanager
 def track(description: str, total: int) -> Iterator[Advance]:
     """A progress bar on standard error that goes when it is done; nothing where that is no terminal."""
+    with bar() as progress:
+        if progress is None:
+            yield lambda steps: None
+            return
+        task = progress.add_task(description, total=total, note="")
+        yield lambda steps: progress.advance(task, steps)
+
+
+@contextmanager
+def bar() -> Iterator[Progress | None]:
+    """rich's progress bar with room for a note, on standard error; None where that is no terminal."""
     if not sys.stderr.isatty():
-        yield lambda steps: None
+        yield None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    named, noted = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+    columns = (named, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), noted)
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda steps: progress.advance(task, steps)
+        yield progress
 
 
 def say_left_out(left_out: Sequence[LeftOut], as_json: bool) -> None:

@@ -1,35 +1,39 @@
 """SGD in Gram space: exact minibatch SGD on a Dense layer of D inputs, at a cost that does not know D.
 
-Plain SGD changes the first weight matrix only by sums of outer products of training inputs, so
+SGD changes the first weight matrix only by sums of outer products of training inputs, so
 
-    W = W0 + X^T A        X: (N, D) training features, A: (N, H), zero at the start
+    W = s W0 + X^T A        X: (N, D) training features, A: (N, H), zero at the start, s = 1
 
-and W is never needed while training: rows B have the first products Z_B = P0_B + K_B A with P0 = X W0 and
-the Gram matrix K = X X^T, and an update on rows B changes only the rows of the batch, A_B -= lr dL/dZ_B.
+and W is never needed while training: rows B have the first products Z_B = s P0_B + K_B A with P0 = X W0 and the Gram
+matrix K = X X^T, and the gradient by W is X_B^T dL/dZ_B. L2 shrinks s and A alike; momentum keeps a velocity
+u W0 + X^T V of the same form.
 
-Updates are delayed to keep the work in matrix products. For a block S of rows in the epoch's order,
-P_S = P0_S + K_S A is one product; its minibatches follow one after the other, each corrected by what the
-block has changed so far, Z_b = P_b + K_SS[b, :done] dA[:done]; then A_S += dA. Every row stands once in an
-epoch, so this is the same algorithm, step for step.
+Updates are delayed to keep the work in matrix products. For a block S of rows in the epoch's order K_S A (and K_S V)
+is one product; its minibatches follow one after the other. Within the block A_t = a A + v V + (rows of S) alpha_i g_i,
+with g_i the gradients so far and numbers a, v, alpha_i that follow the optimizer's own recurrence, so each minibatch
+is corrected by K_SS alone. Every row stands once in an epoch: this is the same algorithm, step for step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import threadpool_limits
 
 from featcache.heads import random
-from featcache.heads.config import HeadConfig
 from featcache.heads.history import Epoch, refuse_divergence, timed
-from featcache.heads.stack import Stack, cross_entropy
+from featcache.heads.stack import Stack, losses, targets_of
 
 Array = NDArray[np.floating[Any]]
-_BLOCK_ROWS = 256
+BLOCK_ROWS = 256
+_PART_ROWS = 64
+_PRODUCT_ROWS = 128
 
 
 @dataclass
@@ -38,9 +42,10 @@ class GramProblem:
 
     K : (N, N), inner products of training rows
     P0 : (N, H), X W0
-    y : (N,), int64
+    y : (N,), int64; or (N, classes), 0 or 1, where a row may have several labels
     weights : (N,), of each row's loss
-    K_val, P0_val, y_val : (M, N), (M, H), (M,); M may be 0
+    K_val, P0_val, y_val : (M, N), (M, H), (M,) or (M, classes); M may be 0
+    factor : what K and K_val are to be multiplied by: where features are scaled, its square. K itself is only read
     """
 
     K: Array
@@ -50,84 +55,223 @@ class GramProblem:
     K_val: Array
     P0_val: Array
     y_val: NDArray[np.int64]
+    factor: float = 1.0
 
 
-def train(
-    problem: GramProblem, stack: Stack, config: HeadConfig, on_epoch: Callable[[Epoch], object] = lambda _: None
-) -> tuple[Array, list[Epoch]]:
-    """Train a head; `stack` is updated in place.
+@dataclass
+class State:
+    """Where a training stands after some epochs: all that the next one needs.
 
-    Returns
-    -------
-    A : (N, H): the first weights are W0 + X^T A
-    history : an entry an epoch
+    A, V : (N, H), of the first weights and of their velocity, s W0 + X^T A and u W0 + X^T V, times problem.factor; V is
+        empty without momentum
     """
+
+    A: Array
+    V: Array
+    stack: Stack
+    s: float = 1.0
+    u: float = 0.0
+    history: list[Epoch] = field(default_factory=list)
+
+    def copy(self) -> State:
+        """The same, apart from this one."""
+        bias, *rest = (array.copy() for array in self.stack.arrays())
+        velocities = [velocity.copy() for velocity in self.stack.velocities]
+        stack = Stack(bias, list(zip(rest[0::2], rest[1::2], strict=True)), self.stack.config, velocities)
+        return State(self.A.copy(), self.V.copy(), stack, self.s, self.u, list(self.history))
+
+
+def start(problem: GramProblem, stack: Stack) -> State:
+    """The state before the first epoch."""
     A = np.zeros_like(problem.P0)
-    blas = ThreadpoolController()
-    history = []
-    for epoch in range(config.epochs):
-        with timed() as clock, np.errstate(all="ignore"):  # what diverges is refused below, in words
-            loss, accuracy = _run_epoch(problem, A, stack, config, epoch, blas)
-            val_loss, val_accuracy = _validate(problem, A, stack)
-        lr = config.lr_at(_updates(problem, config, epoch))
-        entry = Epoch(epoch + 1, loss, accuracy, val_loss, val_accuracy, lr, clock.seconds)
-        refuse_divergence(entry)
-        history.append(entry)
-        on_epoch(entry)
-    return A, history
+    return State(A, np.zeros_like(A) if stack.config.momentum else A[:0], stack)
 
 
-def _updates(problem: GramProblem, config: HeadConfig, epoch: int) -> int:
-    """Updates made before an epoch."""
-    return epoch * -(-len(problem.y) // config.batch)
+def train(problem: GramProblem, state: State, on_epoch: Callable[[State], object] = lambda _: None) -> State:
+    """Train on to config.epochs, from wherever `state` stands; it is updated in place.
 
-
-def _run_epoch(
-    problem: GramProblem, A: Array, stack: Stack, config: HeadConfig, epoch: int, blas: ThreadpoolController
-) -> tuple[float, float]:
-    """One pass over the training rows; mean loss and accuracy over its batches, each before its update.
-
-    A block's one large product takes every core. Its minibatches are too small for that: threads would
-    wait for each other longer than they compute, many times longer on a machine that has other work.
+    on_epoch : called after each epoch; what it returns as True ends the training
     """
-    n_rows, batch = len(problem.y), config.batch
-    order = random.order(config.seed, epoch, n_rows)
-    block_rows = max(_BLOCK_ROWS // batch, 1) * batch
-    update = _updates(problem, config, epoch)
-    loss, correct = 0.0, 0
-    for start in range(0, n_rows, block_rows):
-        S = order[start : start + block_rows]
-        K_S = problem.K[S]  # (S, N)
-        K_SS = K_S[:, S]  # (S, S)
-        P_S = problem.P0[S] + K_S @ A  # (S, H)
-        dA = np.zeros_like(P_S)
-        with blas.limit(limits=1, user_api="blas"):
-            for done in range(0, len(S), batch):
-                b = slice(done, min(done + batch, len(S)))
-                Z = P_S[b] + K_SS[b, :done] @ dA[:done]
-                masks = _masks(config, epoch, (start + done) // batch, len(Z), stack)
-                lr = config.lr_at(update)
-                batch_loss, batch_correct, dZ = stack.step(
-                    Z, problem.y[S[b]], problem.weights[S[b]], lr, masks, config.dropout
-                )
-                dA[b] = -lr * dZ
-                loss, correct, update = loss + batch_loss, correct + batch_correct, update + 1
-        A[S] += dA
-    return loss / n_rows, correct / n_rows
+    run = _Run(problem, state)
+    with run:
+        while len(state.history) < state.stack.config.epochs:
+            with timed() as clock, np.errstate(all="ignore"):  # what diverges is refused below, in words
+                measured = run.epoch(len(state.history))
+            entry = Epoch(len(state.history) + 1, *measured, clock.seconds)
+            refuse_divergence(entry)
+            state.history.append(entry)
+            if on_epoch(state) is True:
+                break
+    return state
 
 
-def _masks(config: HeadConfig, epoch: int, batch: int, n: int, stack: Stack) -> list[NDArray[np.bool_]]:
-    if config.dropout == 0:
-        return []
-    return [
-        random.keep_mask(config.seed, epoch, batch, layer, (n, W.shape[0]), config.dropout)
-        for layer, (W, _) in enumerate(stack.layers)
-    ]
+@dataclass
+class _Block:
+    """What a block of rows needs, gathered while the block before it is computed.
+
+    places : of the epoch's order; S : row numbers; K_S : (n, N); K_SS : (n, n); the rest is of the rows S
+    """
+
+    places: slice
+    S: NDArray[np.int64]
+    K_S: Array
+    K_SS: Array
+    P0: Array
+    targets: Array
+    weights: Array
+    masks: list[Array]
+
+    def batches(self, first: int, last: int, size: int) -> Iterator[slice]:
+        """The minibatches of its rows first..last."""
+        stop = min(last, len(self.S))
+        return (slice(start, min(start + size, stop)) for start in range(first, stop, size))
 
 
-def _validate(problem: GramProblem, A: Array, stack: Stack) -> tuple[float, float]:
-    if not len(problem.y_val):
-        return float("nan"), float("nan")
-    logits = stack.forward(problem.P0_val + problem.K_val @ A)
-    loss = float(cross_entropy(logits, problem.y_val).mean(dtype=np.float64))
-    return loss, float((logits.argmax(axis=1) == problem.y_val).mean())
+class _Run:
+    """One training: buffers, a thread that gathers, and the epochs."""
+
+    def __init__(self, problem: GramProblem, state: State) -> None:
+        self.problem = problem
+        self.state = state
+        self.config = state.stack.config
+        n_classes = len(state.stack.arrays()[-1])
+        self.targets = targets_of(problem.y, n_classes, self.config)
+        self.targets_val = targets_of(problem.y_val, n_classes, self.config)
+        self.block_rows = max(BLOCK_ROWS // self.config.batch, 1) * self.config.batch
+        self.part_rows = max(_PART_ROWS // self.config.batch, 1) * self.config.batch
+        rows = min(self.block_rows, len(problem.K))
+        self.buffers = [np.empty((rows, len(problem.K)), problem.K.dtype) for _ in range(2)]
+        self.pool = ThreadPoolExecutor(os.cpu_count(), "featcache-gram")
+        self.blas = threadpool_limits(1, user_api="blas")
+
+    def __enter__(self) -> _Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
+        self.blas.restore_original_limits()
+
+    def epoch(self, epoch: int) -> tuple[float, float, float, float, float]:
+        """One pass over the training rows, and a look at the validation rows.
+
+        Returns loss, accuracy (both over batches, each before its update), val_loss, val_accuracy, first learning rate.
+        """
+        problem, config = self.problem, self.config
+        n_rows = len(problem.K)
+        updates = -(-n_rows // config.batch)
+        order = random.order(config.seed, epoch, n_rows)
+        logits = np.empty_like(self.targets)
+        plain = not config.momentum and not config.l2_of(0)
+        coming = self.pool.submit(self._gather, order, 0, epoch)
+        for start in range(0, n_rows, self.block_rows):
+            block = coming.result()
+            first_products = [self._product(block.K_S, M) for M in (self.state.A, self.state.V) if len(M)]
+            if block.places.stop < n_rows:  # not sooner: it would share the cores with the product
+                coming = self.pool.submit(self._gather, order, block.places.stop, epoch)
+            first = epoch * updates + start // config.batch
+            rates = [config.lr_at(first + number, updates) for number in range(-(-len(block.S) // config.batch))]
+            (self._plain_block if plain else self._block)(block, first_products, rates, logits[block.places])
+        weighted = losses(logits, self.targets[order], config.output) * problem.weights[order]
+        looks = (epoch + 1) % config.val_every == 0 or epoch + 1 == config.epochs
+        val = self._validate() if looks else (float("nan"), float("nan"))
+        loss = float(weighted.mean(dtype=np.float64))
+        return loss, accuracy_of(logits, problem.y[order]), *val, config.lr_at(epoch * updates, updates)
+
+    def _gather(self, order: NDArray[np.int64], start: int, epoch: int) -> _Block:
+        """What the block from `start` on needs; in one of two buffers, while the other is in use."""
+        problem, batch, dtype = self.problem, self.config.batch, self.problem.K.dtype.type
+        places = slice(start, min(start + self.block_rows, len(order)))
+        S = order[places]
+        K_S = np.take(problem.K, S, axis=0, out=self.buffers[start // self.block_rows % 2][: len(S)], mode="clip")
+        sizes = np.minimum(batch, len(order) - np.arange(places.start, places.stop) // batch * batch)
+        masks = []
+        if self.config.dropout:
+            kept = dtype(1 / (1 - self.config.dropout))
+            units = [W.shape[0] for W, _ in self.state.stack.layers]
+            drawn = (
+                random.keep_mask(self.config.seed, epoch, layer, places.start, places.stop, n, self.config.dropout)
+                for layer, n in enumerate(units)
+            )
+            masks = [np.multiply(keep, kept, dtype=dtype) for keep in drawn]
+        weights = (problem.weights[S] / sizes).astype(dtype)[:, None]
+        return _Block(places, S, K_S, K_S.take(S, axis=1), problem.P0[S], self.targets[S], weights, masks)
+
+    def _plain_block(self, block: _Block, first_products: Sequence[Array], rates: list[float], logits: Array) -> None:
+        """Without momentum and L2 the rows of A change by -lr g once and stay: they are corrected for in two steps."""
+        (P,) = first_products
+        P += block.P0
+        D = np.empty_like(P)  # what the block has changed so far
+        for part in range(0, len(P), self.part_rows):
+            if part:
+                P[part : part + self.part_rows] += block.K_SS[part : part + self.part_rows, :part] @ D[:part]
+            for b in block.batches(part, part + self.part_rows, self.config.batch):
+                Z = P[b]
+                if b.start > part:
+                    Z += block.K_SS[b, part : b.start] @ D[part : b.start]
+                lr = rates[b.start // self.config.batch]
+                logits[b] = self._step(block, b, Z, lr, D[b])
+                D[b] *= -lr * self.problem.factor
+        self.state.A[block.S] += D
+
+    def _block(self, block: _Block, first_products: Sequence[Array], rates: list[float], logits: Array) -> None:
+        """With momentum or L2 every step changes all of A and V, by numbers that are followed instead.
+
+        a, v : of (W0, A, V, gradients of the block's rows) in the weights and in the velocity of now
+        """
+        state, config = self.state, self.config
+        G = np.empty_like(block.P0)
+        a, v = np.zeros((2, 3 + len(G)))
+        a[:2], v[0], v[2] = (state.s, 1), state.u, 1
+        for b in block.batches(0, len(G), config.batch):
+            Z = a.dtype.type(a[0]) * block.P0[b]
+            for factor, product in zip(a[1:3], first_products, strict=False):
+                Z += factor * product[b]
+            Z = Z.astype(G.dtype, copy=False)
+            if b.start:
+                Z += (block.K_SS[b, : b.start] * a[3 : 3 + b.start].astype(G.dtype)) @ G[: b.start]
+            lr = rates[b.start // config.batch]
+            logits[b] = self._step(block, b, Z, lr, G[b])
+            gradient = 2 * config.l2_of(0) * a
+            gradient[3 + b.start : 3 + b.stop] = self.problem.factor
+            v = config.momentum * v - lr * gradient
+            a = a + (config.momentum * v - lr * gradient if config.nesterov else v)
+        state.s, state.u = float(a[0]), float(v[0])
+        A = state.A.copy() if config.momentum else state.A
+        state.A *= G.dtype.type(a[1])
+        if config.momentum:
+            state.A += G.dtype.type(a[2]) * state.V
+            state.V *= G.dtype.type(v[2])
+            state.V += G.dtype.type(v[1]) * A
+            state.V[block.S] += v[3:, None].astype(G.dtype) * G
+        state.A[block.S] += a[3:, None].astype(G.dtype) * G
+
+    def _product(self, K: Array, M: Array) -> Array:
+        """K M, some rows a thread. BLAS' own threads wait for each other by spinning, which on a machine with other
+        work costs many times what they give; these sleep. The parts are the same on every machine."""
+        result = np.empty((len(K), M.shape[1]), M.dtype)
+        parts = [slice(first, first + _PRODUCT_ROWS) for first in range(0, len(K), _PRODUCT_ROWS)]
+        others = [self.pool.submit(np.dot, K[part], M, result[part]) for part in parts[1:]]
+        np.dot(K[parts[0]], M, result[parts[0]])
+        for other in others:
+            other.result()
+        return result
+
+    def _step(self, block: _Block, b: slice, Z: Array, lr: float, dZ: Array) -> Array:
+        masks = [mask[b] for mask in block.masks]
+        return self.state.stack.step(Z, block.targets[b], block.weights[b], lr, masks, dZ)
+
+    def _validate(self) -> tuple[float, float]:
+        problem, state = self.problem, self.state
+        if not len(problem.K_val):
+            return float("nan"), float("nan")
+        Z = self._product(problem.K_val, state.A)
+        Z += problem.P0_val * Z.dtype.type(state.s)
+        logits = state.stack.forward(Z)
+        loss = losses(logits, self.targets_val, self.config.output).mean(dtype=np.float64)
+        return float(loss), accuracy_of(logits, problem.y_val)
+
+
+def accuracy_of(logits: Array, y: NDArray[np.int64]) -> float:
+    """Share of rows whose largest logit is the right one; of several labels a row, share of those that are right."""
+    right = logits.argmax(axis=1) == y if y.ndim == 1 else (logits > 0) == y.astype(bool)
+    return float(right.mean())

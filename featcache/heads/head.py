@@ -14,20 +14,22 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.errors import HeadError
 from featcache.files import beside
 from featcache.heads import products
-from featcache.heads.stack import Stack, softmax
-from featcache.store.cache import Features
+from featcache.heads.stack import forward, sigmoid, softmax
+from featcache.store.cache import Cache
 
 Array = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class Head:
-    """x -> scale x -> Dense, ReLU (and dropout in training) for each hidden layer -> Dense, softmax.
+    """x -> scale x -> Dense, activation (and dropout in training) for each hidden layer -> Dense, output.
 
     row_shape : shape of one row of features
     layers : weights (n_in, n_out) and biases (n_out,); the first takes the flattened row
+    space : digest of the feature space that it was trained in; it refuses features of another
     """
 
     row_shape: tuple[int, ...]
@@ -35,12 +37,25 @@ class Head:
     layers: Sequence[tuple[Array, Array]]
     dropout: float
     classes: tuple[str, ...]
+    activation: str = "relu"
+    output: str = "softmax"
+    space: str = ""
 
-    def probabilities(self, features: Features, numbers: NDArray[np.intp]) -> Array:
-        """Class probabilities of rows of a cache, streamed from it: ndarray of shape (n, classes)."""
+    def probabilities(self, cache: Cache, numbers: NDArray[np.intp] | None = None) -> Array:
+        """Class probabilities of rows of a cache (all by default), streamed from it: ndarray of shape (n, classes).
+
+        Raises HeadError for a cache of another feature space.
+        """
+        if self.space and cache.recipe.space.digest != self.space:
+            raise HeadError(
+                f"{cache.name}: its features ({cache.recipe.space.backbone}, {cache.recipe.space.layer}, pooling "
+                f"{cache.recipe.space.pooling}) are not those that the head was trained on: the backbone, its weights "
+                "or how it was fed differ"
+            )
         (W, b), *rest = self.layers
-        Z = products.times(features, numbers, W) * W.dtype.type(self.scale)
-        return softmax(Stack(b, rest).forward(Z))
+        Z = products.times(cache.features, cache.numbers() if numbers is None else numbers, W)
+        logits = forward(Z * W.dtype.type(self.scale) + b, rest, self.activation)
+        return sigmoid(logits) if self.output == "sigmoid" else softmax(logits)
 
     def save(self, folder: Path) -> None:
         """Write head.keras and head.npz into `folder`."""
@@ -48,7 +63,9 @@ class Head:
             self._write_keras(partial)
         with beside(folder / "head.npz") as partial:
             arrays = {f"{kind}{i}": a for i, pair in enumerate(self.layers) for kind, a in zip("Wb", pair, strict=True)}
-            np.savez(partial, scale=np.float64(self.scale), classes=np.array(self.classes), **_float32(arrays))
+            names = ("activation", "output", "space", "classes", "scale", "row_shape")
+            described = {name: np.array(getattr(self, name)) for name in names}
+            np.savez(partial, **described, **_float32(arrays))  # type: ignore[arg-type]
 
     def _write_keras(self, path: Path) -> None:
         """A .keras archive of a Sequential model, written without loading Keras.
@@ -76,10 +93,10 @@ class Head:
             _layer("Rescaling", "scale", scale=self.scale, offset=0.0),
         ]
         for number, (W, _) in enumerate(self.layers[:-1]):
-            layers.append(_layer("Dense", f"hidden_{number + 1}", units=W.shape[1], activation="relu"))
+            layers.append(_layer("Dense", f"hidden_{number + 1}", units=W.shape[1], activation=self.activation))
             layers.append(_layer("Dropout", f"dropout_{number + 1}", rate=self.dropout))
         units = self.layers[-1][0].shape[1]
-        layers.append(_layer("Dense", "classes", units=units, activation="softmax"))
+        layers.append(_layer("Dense", "classes", units=units, activation=self.output))
         return {
             "module": "keras",
             "class_name": "Sequential",

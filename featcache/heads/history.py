@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from featcache.errors import HeadError
+from featcache.heads.config import HeadConfig
 
 _ABSURD_LOSS = 1e4
 """Mean cross-entropy, nats. Steps far too long end here, with finite weights that mean nothing, or in NaN."""
@@ -58,3 +59,10 @@ def refuse_divergence(entry: Epoch) -> None:
             f"the loss is {diverged[0]:.4g} in epoch {entry.epoch}: the training diverges "
             f"at learning rate {entry.lr:g}; try --lr {entry.lr / 10:g}"
         )
+
+
+def best_of(history: Sequence[Epoch], config: HeadConfig) -> int:
+    """The epoch, from 1, whose `monitor` is the best; the first of several. 0 where it was never looked at."""
+    sign = -1 if config.monitor.endswith("accuracy") else 1
+    measured = [(sign * getattr(entry, config.monitor), entry.epoch) for entry in history]
+    return min((pair for pair in measured if not math.isnan(pair[0])), default=(0.0, 0))[1]

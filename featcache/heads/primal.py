@@ -1,8 +1,8 @@
-"""SGD on the head itself, through Keras: for what Gram space does not offer, and as its check."""
+"""Training of the head itself, batch by batch through Keras: for what Gram space does not offer, and as its check."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,106 +10,199 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones.quiet_keras import import_keras
-from featcache.heads import random
 from featcache.heads.config import HeadConfig
-from featcache.heads.history import Epoch, refuse_divergence, timed
+from featcache.heads.gram import accuracy_of
+from featcache.heads.history import Epoch, best_of, refuse_divergence, timed
+from featcache.heads.source import Source, refuse_not_finite
+from featcache.heads.stack import forward, losses, targets_of
 
 Array = NDArray[np.floating[Any]]
+Layers = list[tuple[Array, Array]]
+_JIT_WEIGHTS = 1 << 20
+"""From so many weights on, one compiled pass over them saves more than calling what is compiled costs."""
 
 
 def train(
-    X: Array,
-    y: NDArray[np.int64],
-    weights: Array,
-    X_val: Array,
-    y_val: NDArray[np.int64],
-    layers: list[tuple[Array, Array]],
+    source: Source,
+    layers: Layers,
     scale: float,
     config: HeadConfig,
-    on_epoch: Callable[[Epoch], object] = lambda _: None,
-) -> tuple[list[tuple[Array, Array]], list[Epoch]]:
-    """Train a head from the weights `layers`, in the batch order of `featcache.heads.random.order`.
+    on_epoch: Callable[[Sequence[Epoch]], object] = lambda _: None,
+) -> tuple[Layers, list[Epoch], int]:
+    """Train a head from the weights `layers` on the batches of a source.
 
-    Dropout masks are Keras' own: without dropout the course is that of Gram space, with it only alike.
+    Dropout masks are Keras' own: on an `InMemory` source the course of SGD without dropout is that of Gram space, and
+    with dropout it is only alike.
 
-    X : (N, D); y, weights (of each row's loss) : (N,); X_val : (M, D), M may be 0
+    layers : weights (n_in, n_out) and biases (n_out,), in config.dtype; they are not changed
+    scale : what the features are multiplied by
+    on_epoch : given the history so far, after each epoch; what it returns as True ends the training
 
     Returns
     -------
-    layers : the trained weights and biases
+    layers : the trained weights and biases: of the best epoch with config.restore_best, else of the last
     history : an entry an epoch
+    epoch : whose weights they are, counted from 1
+
+    Raises HeadError for features that are no finite numbers, and for a training that diverges.
     """
-    with _floatx(config.dtype):
-        model = _build(X.shape[1], layers, scale, config)
-        return _train(model, X, y, weights, X_val, y_val, config, on_epoch)
+    with _arithmetic_in(config.dtype):
+        run = _Run(source, layers, scale, config)
+        history: list[Epoch] = []
+        best, kept = 0, layers
+        while len(history) < config.epochs:
+            entry = run.epoch(len(history))
+            refuse_divergence(entry)
+            history.append(entry)
+            if best_of([*history[best - 1 : best], entry], config) == entry.epoch:
+                best, kept = entry.epoch, run.layers() if config.restore_best else layers
+            if on_epoch(history) is True or 0 < config.patience <= len(history) - best:
+                break
+        if config.restore_best and best:
+            return kept, history, best
+        return run.layers(), history, len(history)
 
 
 @contextmanager
-def _floatx(dtype: str) -> Iterator[None]:
-    """Keras' own means, learning rates and schedules in `dtype` too; there is no other way to ask for it."""
-    keras = import_keras()
-    before = keras.config.floatx()
-    keras.config.set_floatx(dtype)
+def _arithmetic_in(dtype: str) -> Iterator[None]:
+    """Keras' own means, learning rates and penalties in `dtype` too; there is no other way to ask for it."""
+    config = import_keras().config
+    policy, floatx = config.dtype_policy(), config.floatx()  # the policy first: it takes floatx over when first asked
+    config.set_floatx(dtype)
+    config.set_dtype_policy(dtype)
     try:
         yield
     finally:
-        keras.config.set_floatx(before)
+        config.set_floatx(floatx)
+        config.set_dtype_policy(policy)
 
 
-def _train(
-    model: Any,
-    X: Array,
-    y: NDArray[np.int64],
-    weights: Array,
-    X_val: Array,
-    y_val: NDArray[np.int64],
-    config: HeadConfig,
-    on_epoch: Callable[[Epoch], object],
-) -> tuple[list[tuple[Array, Array]], list[Epoch]]:
-    updates_an_epoch = -(-len(y) // config.batch)
-    history = []
-    for epoch in range(config.epochs):
+class _Run:
+    """One training: the Keras model and what it is fed with."""
+
+    def __init__(self, source: Source, layers: Layers, scale: float, config: HeadConfig) -> None:
+        self.source, self.scale, self.config = source, scale, config
+        n_classes = len(layers[-1][1])
+        self.targets = targets_of(source.y, n_classes, config)
+        self.targets_val = targets_of(source.y_val, n_classes, config)
+        self.updates = -(-len(source.y) // config.batch)
+        keras = import_keras()
+        self.rates = keras.Variable(np.zeros(self.updates), dtype=config.dtype, trainable=False)
+        self.model = _build(keras, source, layers, scale, config)
+        self.model.compile(_optimizer(keras, self.rates, config), jit_compile=_worth_compiling(layers, config))
+        self.model.make_train_function()
+
+    def layers(self) -> Layers:
+        """Copies of the weights and biases of now."""
+        arrays = [np.array(array) for array in self.model.get_weights()[: 2 * len(self.config.hidden) + 2]]
+        return list(zip(arrays[0::2], arrays[1::2], strict=True))
+
+    def epoch(self, epoch: int) -> Epoch:
+        """One pass over the training rows, and a look at the validation rows."""
+        config, model = self.config, self.model
+        rates = [config.lr_at(epoch * self.updates + number, self.updates) for number in range(self.updates)]
         with timed() as clock:
-            order = random.order(config.seed, epoch, len(y))
-            loss, accuracy = 0.0, 0.0
-            for number, start in enumerate(range(0, len(y), config.batch)):
-                # Keras' own InverseTimeDecay computes in float32, whatever the model does.
-                model.optimizer.learning_rate = config.lr_at(epoch * updates_an_epoch + number)
-                b = order[start : start + config.batch]
-                model.reset_metrics()  # some versions of Keras go on averaging over calls, some do not
-                logs = model.train_on_batch(X[b], y[b], weights[b], return_dict=True)
-                loss += float(logs["loss"]) * len(b) / len(y)
-                accuracy += float(logs["accuracy"]) * len(b) / len(y)
-            val_loss, val_accuracy = _evaluate(model, X_val, y_val)
-        lr = config.lr_at(epoch * updates_an_epoch)
-        entry = Epoch(epoch + 1, loss, accuracy, val_loss, val_accuracy, lr, clock.seconds)
-        refuse_divergence(entry)
-        history.append(entry)
-        on_epoch(entry)
-    trained = model.get_weights()
-    return list(zip(trained[0::2], trained[1::2], strict=True)), history
+            self.rates.assign(np.array(rates, config.dtype))
+            model.rows_loss.reset_state()
+            model.rows_right.reset_state()
+            # What train_on_batch does, without its resetting and reading of measures in between: twice as fast
+            # where the head is small.
+            feed = self._feed(epoch)
+            for _ in range(self.updates):
+                model.train_function(feed)
+            looks = (epoch + 1) % config.val_every == 0 or epoch + 1 == config.epochs
+            val_loss, val_accuracy = self._validate(epoch < config.val_every) if looks else (np.nan, np.nan)
+        loss, accuracy = float(model.rows_loss.result()), float(model.rows_right.result())
+        return Epoch(epoch + 1, loss, accuracy, val_loss, val_accuracy, rates[0], clock.seconds)
+
+    def _feed(self, epoch: int) -> Iterator[tuple[Array, Array, Array]]:
+        for places, X in self.source.batches(self.config.batch, self.config.seed, epoch):
+            if epoch == 0:  # they are the same ever after
+                refuse_not_finite(X, self.source.rows[places])
+            yield X, self.targets[places], self.source.weights[places]
+
+    def _validate(self, first: bool) -> tuple[float, float]:
+        source, config = self.source, self.config
+        if not len(source.y_val):
+            return float("nan"), float("nan")
+        (W, b), *rest = self.layers()
+        logits = np.empty_like(self.targets_val)
+        with np.errstate(all="ignore"):  # what diverges is refused, in words
+            for place, X in source.val_blocks():
+                if first:
+                    refuse_not_finite(X, source.rows_val[place])
+                logits[place] = forward((X @ W) * W.dtype.type(self.scale) + b, rest, config.activation)
+            loss = losses(logits, self.targets_val, config.output).mean(dtype=np.float64)
+        return float(loss), accuracy_of(logits, source.y_val)
 
 
-def _build(n_inputs: int, layers: list[tuple[Array, Array]], scale: float, config: HeadConfig) -> Any:
-    keras, dtype = import_keras(), config.dtype
-    model = keras.Sequential([keras.Input((n_inputs,), dtype=dtype), keras.layers.Rescaling(scale, dtype=dtype)])
-    for number, (W, _) in enumerate(layers[:-1]):
-        model.add(keras.layers.Dense(W.shape[1], "relu", dtype=dtype))
-        if config.dropout:
-            seed = (config.seed + number) % 2**31  # Keras takes no larger one
+def _build(keras: Any, source: Source, layers: Layers, scale: float, config: HeadConfig) -> Any:
+    """The head as a Keras model, which gives logits and keeps count of the loss without penalties."""
+    dtype, ops = config.dtype, keras.ops
+    kind = "BinaryCrossentropy" if config.output == "sigmoid" else "CategoricalCrossentropy"
+    loss_of_rows = getattr(keras.losses, kind)(from_logits=True, reduction=None, dtype=dtype)
+    several_labels = source.y.ndim == 2
+
+    class Model(keras.Sequential):  # type: ignore[misc]
+        """With the loss of featcache.heads.stack: weighted, averaged over the rows of a batch."""
+
+        def compute_loss(
+            self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+        ) -> Any:
+            rows = loss_of_rows(y, y_pred) * sample_weight
+            right = (
+                ops.equal(y_pred > 0, y > 0.5)
+                if several_labels
+                else ops.equal(ops.argmax(y_pred, axis=-1), ops.argmax(y, axis=-1))
+            )
+            self.rows_loss.update_state(rows)
+            self.rows_right.update_state(right)
+            return ops.mean(rows) + sum(self.losses)
+
+    # Zeros at first: other initializers would draw from Python's global generator.
+    model = Model([keras.Input((source.width,), dtype=dtype), keras.layers.Rescaling(scale, dtype=dtype)])
+    model.rows_loss = keras.metrics.Mean("rows_loss", dtype="float64")
+    model.rows_right = keras.metrics.Mean("rows_right", dtype="float64")
+    for number, (W, _) in enumerate(layers):
+        is_last = number == len(layers) - 1
+        l2 = config.l2_of(number)
+        penalty = keras.regularizers.L1L2(config.l1, l2) if config.l1 or l2 else None
+        activation = None if is_last else config.activation
+        model.add(
+            keras.layers.Dense(
+                W.shape[1], activation, kernel_initializer="zeros", kernel_regularizer=penalty, dtype=dtype
+            )
+        )
+        if config.dropout and not is_last:
+            seed = int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0] >> 1)
             model.add(keras.layers.Dropout(config.dropout, seed=seed, dtype=dtype))
-    model.add(keras.layers.Dense(layers[-1][0].shape[1], dtype=dtype))
-    model.set_weights([array for pair in layers for array in pair])
-    model.compile(
-        optimizer=keras.optimizers.SGD(config.lr),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype=dtype),
-        metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy", dtype=dtype)],
-    )
+    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    for layer, pair in zip(dense, layers, strict=True):
+        layer.set_weights(list(pair))
     return model
 
 
-def _evaluate(model: Any, X: Array, y: NDArray[np.int64]) -> tuple[float, float]:
-    if not len(y):
-        return float("nan"), float("nan")
-    logs = model.evaluate(X, y, batch_size=256, verbose=0, return_dict=True)
-    return float(logs["loss"]), float(logs["accuracy"])
+def _optimizer(keras: Any, rates: Any, config: HeadConfig) -> Any:
+    """Keras' optimizer of that name, whose learning rate is read from the rates of the epoch."""
+    n_rates = rates.shape[0]
+
+    class Rates(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+        """Keras' own schedules compute in float32, whatever the model does."""
+
+        def __call__(self, step: Any) -> Any:
+            return keras.ops.take(rates, step % n_rates)
+
+    if config.optimizer == "adamw":
+        return keras.optimizers.AdamW(Rates(), weight_decay=config.weight_decay)
+    if config.optimizer == "adam":
+        return keras.optimizers.Adam(Rates())
+    if config.optimizer == "rmsprop":
+        return keras.optimizers.RMSprop(Rates())
+    momentum = np.float64(config.momentum)  # of a plain float TensorFlow would keep seven digits
+    return keras.optimizers.SGD(Rates(), momentum=momentum, nesterov=config.nesterov)
+
+
+def _worth_compiling(layers: Layers, config: HeadConfig) -> bool:
+    """Whether XLA makes it faster: it joins the passes over the weights, of which all but plain SGD takes many."""
+    passes_are_many = config.optimizer != "sgd" or config.momentum > 0 or config.l1 > 0
+    return passes_are_many and sum(W.size for W, _ in layers) >= _JIT_WEIGHTS

@@ -6,7 +6,8 @@ X has one flattened row of features a row: (N, D). Only blocks of it are ever in
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from featcache.store.cache import Features
 
 Array = NDArray[np.floating[Any]]
 Numbers = NDArray[np.intp]
-_MAX_BLOCK_BYTES = 4 << 30
+_MAX_BLOCK_BYTES = 512 << 20
+_MIRROR_ROWS = 512
 
 
 def available_bytes() -> int:
@@ -37,9 +39,14 @@ def width(features: Features) -> int:
 
 
 def blocks(features: Features, numbers: Numbers, dtype: DTypeLike) -> Iterator[tuple[slice, Array]]:
-    """Flattened blocks of X[numbers] in order: (place, ndarray of shape (n, D))."""
-    for place, block in features.blocks(numbers):
-        yield place, block.reshape(len(block), -1).astype(dtype, copy=False)
+    """Flattened blocks of X[numbers] in order: (place, ndarray of shape (n, D)); a thread reads one ahead."""
+    found = features.blocks(numbers)
+    flat = ((place, block.reshape(len(block), -1).astype(dtype, copy=False)) for place, block in found)
+    with ThreadPoolExecutor(1, "featcache-read") as pool:
+        coming = pool.submit(next, flat, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, flat, None)
+            yield item
 
 
 def mean_squared_norm(features: Features, numbers: Numbers) -> float:
@@ -67,25 +74,39 @@ def transposed_times(features: Features, numbers: Numbers, A: Array) -> Array:
     return result
 
 
-def inner(features: Features, left: Numbers, right: Numbers, dtype: DTypeLike) -> Array:
-    """X[left] X[right]^T: ndarray of shape (n_left, n_right).
+def inner(
+    features: Features,
+    left: Numbers,
+    right: Numbers,
+    dtype: DTypeLike,
+    out: Array | None = None,
+    on_rows: Callable[[int], object] = lambda _: None,
+) -> Array:
+    """X[left] X[right]^T: ndarray of shape (n_left, n_right), in `out` where that is given.
 
     The Gram matrix where left is right; then only the lower half is computed and mirrored. As many rows
-    of `left` as fit are held at once, while `right` streams by.
+    of `left` as fit are held at once, while `right` streams by; a thread reads ahead of the products.
+
+    on_rows : called with the number of rows of `left` that are done
     """
     is_gram = left is right
-    K = np.empty((len(left), len(right)), dtype)
+    K = np.empty((len(left), len(right)), dtype) if out is None else out
     for held in _held_spans(features, len(left), dtype):
         X = np.empty((held.stop - held.start, width(features)), dtype)
         for place, block in blocks(features, left[held], dtype):
             X[place] = block
-        if is_gram:
-            K[held, held] = X @ X.T  # NumPy sees the same array twice and computes one half (syrk)
-        rest = right[: held.start] if is_gram else right
-        for place, block in blocks(features, rest, dtype):
+            if is_gram:  # against the rows so far
+                rows = slice(held.start + place.start, held.start + place.stop)
+                K[rows, held.start : rows.stop] = X[place] @ X[: place.stop].T
+        for place, block in blocks(features, right[: held.start] if is_gram else right, dtype):
             K[held, place] = X @ block.T
-            if is_gram:
-                K[place, held] = K[held, place].T
+        on_rows(held.stop - held.start)
+    if is_gram:
+        for start in range(0, len(left), _MIRROR_ROWS):
+            rows = slice(start, start + _MIRROR_ROWS)
+            K[:start, rows] = K[rows, :start].T
+            diagonal = K[rows, rows]
+            diagonal[:] = np.tril(diagonal) + np.tril(diagonal, -1).T
     return K
 
 

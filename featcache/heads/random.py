@@ -13,6 +13,9 @@ from featcache.heads.config import HeadConfig
 SCALED_SQUARED_NORM = 25_600.0
 """Mean squared norm of a training row after `scale="auto"`."""
 
+MASK_ROWS = 256
+"""Rows whose dropout masks are drawn together."""
+
 _ORDER, _DROPOUT, _WEIGHTS = range(3)
 
 Array = NDArray[np.floating[Any]]
@@ -20,8 +23,8 @@ Array = NDArray[np.floating[Any]]
 
 def _generator(seed: int, purpose: int, *counter: int) -> np.random.Generator:
     """A stream of its own for each (seed, purpose, counter): Philox is keyed by them, nothing is advanced."""
-    words = [0, *counter, *([0] * (3 - len(counter)))]
-    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=words))
+    words = np.array([0, *counter, *([0] * (3 - len(counter)))], np.uint64)
+    return np.random.Generator(np.random.Philox(key=np.array([seed, purpose], np.uint64), counter=words))
 
 
 def order(seed: int, epoch: int, n_rows: int) -> NDArray[np.int64]:
@@ -30,10 +33,19 @@ def order(seed: int, epoch: int, n_rows: int) -> NDArray[np.int64]:
 
 
 def keep_mask(
-    seed: int, epoch: int, batch: int, layer: int, shape: tuple[int, int], dropout: float
+    seed: int, epoch: int, layer: int, start: int, stop: int, units: int, dropout: float
 ) -> NDArray[np.bool_]:
-    """Which units of a hidden layer take part in one update: ndarray of `shape`, bool."""
-    return _generator(seed, _DROPOUT, epoch, batch, layer).random(shape, dtype=np.float32) >= dropout
+    """Which units of a hidden layer take part for the rows at places start..stop of an epoch's order.
+
+    Returns an ndarray of shape (stop - start, units), bool. Sixteen bits decide each, so that dropout is kept to 1e-5.
+    """
+    blocks = range(start // MASK_ROWS, -(-stop // MASK_ROWS))
+    words = [_generator(seed, _DROPOUT, epoch, layer, block).bit_generator.random_raw(MASK_ROWS * -(-units // 4))
+             for block in blocks]  # fmt: skip
+    bits = np.concatenate(words) if len(words) > 1 else words[0]
+    drawn = bits.view(np.uint16).reshape(len(blocks) * MASK_ROWS, -1)
+    first = start - blocks[0] * MASK_ROWS
+    return drawn[first : first + stop - start, :units] >= round(dropout * 2**16)
 
 
 def initial_weights(config: HeadConfig, n_inputs: int, n_classes: int) -> list[tuple[Array, Array]]:

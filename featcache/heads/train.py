@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import HeadError
-from featcache.heads import gram, products, random
+from featcache.heads import checkpoint, gram, products, random
 from featcache.heads.config import HeadConfig, Solver
 from featcache.heads.head import Head
-from featcache.heads.history import Epoch
+from featcache.heads.history import Epoch, best_of
+from featcache.heads.kernel import kernel
+from featcache.heads.source import refuse_not_finite, source_of
 from featcache.heads.stack import Stack
 from featcache.store.cache import Cache
 
@@ -21,7 +27,15 @@ Array = NDArray[np.floating[Any]]
 _OPERATIONS_A_WEIGHT = 240
 """What reading and writing the first weights costs an update: 3 passes of 4 bytes, 20 operations a byte of memory."""
 
-OnEpoch = Callable[[Epoch], object]
+_WEIGHT_COPIES = 4
+"""Of the first layer: its beginning, what training adds, their sum, and room to compute them in."""
+_BUFFER_ROWS = 512
+"""Of the Gram matrix, that are gathered at a time."""
+
+OnEpoch = Callable[[Sequence[Epoch]], object]
+"""Given the history so far, after each epoch."""
+Track = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
+"""Shows how far something is: given what and how much, a context whose value is called with each step."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +48,20 @@ class Choice:
 
 @dataclass(frozen=True)
 class Trained:
-    """A head, the course of its training and the solver that did it."""
+    """A head, the course of its training and the solver that did it.
+
+    epoch : whose weights the head has, counted from 1
+    state, best : from which training can go on; None for the primal solver, best also without restore_best
+    resumed_at : epochs that were not trained now, but by an earlier call
+    """
 
     head: Head
     history: list[Epoch]
     choice: Choice
+    epoch: int
+    state: gram.State | None = None
+    best: gram.State | None = None
+    resumed_at: int = 0
 
 
 def choose_solver(
@@ -46,7 +69,8 @@ def choose_solver(
 ) -> Choice:
     """Gram space or primal, by counting operations and memory; `asked` decides if it is not "auto".
 
-    Raises HeadError where what is asked for does not fit into memory.
+    A Gram matrix that does not fit into memory is used from the disk, and features are then streamed: it takes longer.
+    Raises HeadError where not even the weights fit.
     """
     size = np.dtype(config.dtype).itemsize
     units = config.hidden[0] if config.hidden else n_classes
@@ -57,7 +81,12 @@ def choose_solver(
     gram_cost = (n_train + 2 * n_val) * n_train * n_inputs + 2 * config.epochs * (n_train + n_val) * n_train * units
     updates = -(-n_train // config.batch)
     primal_cost = config.epochs * (6 * n_train + 2 * n_val + _OPERATIONS_A_WEIGHT * updates) * n_inputs * units
-    if asked == "auto":
+    if config.gram_refuses:
+        if asked == "gram":
+            raise HeadError(f"{config.gram_refuses} cannot be trained in Gram space: use --solver primal")
+        chosen: Solver = "primal"
+        why = f"{config.gram_refuses} cannot be trained in Gram space"
+    elif asked == "auto":
         cheaper: Solver = "gram" if gram_cost <= primal_cost else "primal"
         other: Solver = "primal" if cheaper == "gram" else "gram"
         chosen = cheaper if fits[cheaper] < free or fits[other] >= free else other
@@ -69,99 +98,247 @@ def choose_solver(
         )
     else:
         chosen, why = asked, "asked for"
-    if fits[chosen] >= free:
+    needed = _WEIGHT_COPIES * n_inputs * units * size
+    if chosen == "gram":
+        needed += (4 * (n_train + n_val) * units + _BUFFER_ROWS * n_train) * size
+    if needed >= free:
         raise HeadError(
-            f"the {chosen} solver needs {fits[chosen] / 2**30:.1f} GiB for {n_train} + {n_val} rows of {n_inputs} "
-            f"features, and {free / 2**30:.1f} GiB are free: use fewer rows, pooled features or a larger machine"
+            f"the {chosen} solver needs {needed / 2**30:.1f} GiB for {units} units on {n_inputs} features and "
+            f"{n_train} + {n_val} rows, and {free / 2**30:.1f} GiB are free: use fewer units or pooled features"
         )
     return Choice(chosen, why)
 
 
-def plan_head(cache: Cache, config: HeadConfig, solver: Solver = "auto") -> Choice:
-    """The solver that `train_head` would use. Raises HeadError for what cannot be trained."""
+class Material:
+    """What every head on one cache needs: labels, norms and Gram matrices, each made once."""
+
+    def __init__(self, cache: Cache, track: Track = lambda what, total: nullcontext(lambda steps: None)) -> None:
+        self.cache = cache
+        self.train, self.val = cache.numbers("train"), cache.numbers("val")
+        self.y, self.y_val = cache.labels("train"), cache.labels("val")
+        self._track = track
+        self._kernels: dict[str, tuple[Array, Array]] = {}
+
+    @cached_property
+    def mean_squared_norm(self) -> float:
+        """Of a training row. Raises HeadError where one has features that are no finite numbers."""
+        return self._mean_squared_norm(self.train)
+
+    @cached_property
+    def test_norm(self) -> float:
+        """As `mean_squared_norm`, of a test row: what cannot be measured in the end is said at the beginning."""
+        return self._mean_squared_norm(self.cache.numbers("test"))
+
+    def _mean_squared_norm(self, numbers: NDArray[np.intp]) -> float:
+        norm = products.mean_squared_norm(self.cache.features, numbers)
+        if not np.isfinite(norm):
+            for place, block in products.blocks(self.cache.features, numbers, np.float32):
+                refuse_not_finite(block, numbers[place])
+            raise HeadError(f"{self.cache.name}: features too large to be squared in float32")
+        return norm
+
+    def kernels(self, dtype: str) -> tuple[Array, Array]:
+        """train x train and val x train."""
+        if dtype not in self._kernels:
+            with self._track(f"Gram matrix of {self.cache.name}", len(self.train) + len(self.val)) as advance:
+                pairs = ((self.train, self.train), (self.val, self.train))
+                K, K_val = (kernel(self.cache, left, right, dtype, advance) for left, right in pairs)
+            self._kernels[dtype] = (K, K_val)
+        return self._kernels[dtype]
+
+    def first_products(self, W0: Array, scale: float) -> tuple[Array, Array]:
+        """X W0 of the training and the validation rows, scaled. Raises HeadError for features that are not finite."""
+        found = [products.times(self.cache.features, numbers, W0) for numbers in (self.train, self.val)]
+        for P0, numbers in zip(found, (self.train, self.val), strict=True):
+            refuse_not_finite(P0, numbers)
+        return found[0] * W0.dtype.type(scale), found[1] * W0.dtype.type(scale)
+
+    def scale(self, config: HeadConfig) -> float:
+        """The number that the features are multiplied by, rounded to float32 so that every solver has the same."""
+        _ = self.test_norm
+        if config.scale == "none":
+            return 1.0
+        if self.mean_squared_norm == 0:
+            raise HeadError(f"{self.cache.name}: all features of the training rows are zero")
+        return float(np.float32(np.sqrt(random.SCALED_SQUARED_NORM / self.mean_squared_norm)))
+
+
+def plan_head(cache: Cache, config: HeadConfig, solver: Solver | Choice = "auto") -> Choice:
+    """The solver that `train_head` would use; a choice that was made before. Raises HeadError for the untrainable."""
     _refuse_untrainable(cache, config)
+    if isinstance(solver, Choice):
+        return solver
     n_train, n_val = len(cache.numbers("train")), len(cache.numbers("val"))
     return choose_solver(n_train, n_val, products.width(cache.features), len(cache.classes), config, solver)
 
 
 def train_head(
-    cache: Cache, config: HeadConfig, solver: Solver = "auto", on_epoch: OnEpoch = lambda _: None
+    cache: Cache,
+    config: HeadConfig,
+    solver: Solver | Choice = "auto",
+    on_epoch: OnEpoch = lambda _: None,
+    material: Material | None = None,
+    saved: Path | None = None,
+    earlier: Sequence[Path] = (),
+    identity: str = "",
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Trained:
     """Train a head on the rows of split "train", watched on those of split "val".
+
+    material : shared by several heads on one cache
+    saved : file that keeps the state of the training, for the next call to go on from
+    earlier : further files of such states; the one with most epochs, of this identity, is gone on from
+    identity : of all that decides the course of the training but its number of epochs
+    stopped : looked at after each epoch; once it says True, the state is saved and KeyboardInterrupt raised
 
     Raises HeadError for a cache that cannot be trained on, and for a training that diverges.
     """
     choice = plan_head(cache, config, solver)
-    train, val = cache.numbers("train"), cache.numbers("val")
+    material = material or Material(cache)
     layers = random.initial_weights(config, products.width(cache.features), len(cache.classes))
-    scale = _scale(cache, train, config)
-    solve = _in_gram_space if choice.solver == "gram" else _in_primal_space
-    layers, history = solve(cache, train, val, layers, scale, config, on_epoch)
-    layers = [(W.astype(np.float32), b.astype(np.float32)) for W, b in layers]
-    head = Head(cache.features.shape[1:], scale, layers, config.dropout, cache.classes)
-    return Trained(head, history, choice)
+    scale = material.scale(config)
+    if choice.solver == "primal":
+        after_epoch = _interrupting(on_epoch, stopped)
+        layers, history, epoch = _in_primal_space(material, layers, scale, config, after_epoch)
+        return Trained(_head(cache, scale, layers, config), history, choice, epoch)
+    course = _Course(config, on_epoch, saved, identity, stopped)
+    state = _in_gram_space(material, layers, scale, config, course, earlier)
+    final = course.best if config.restore_best and course.best else state
+    layers = _formed(material, layers, scale, final)
+    head = _head(cache, scale, layers, config)
+    return Trained(head, state.history, choice, len(final.history), state, course.best, course.resumed_at)
+
+
+def train_course(
+    material: Material, config: HeadConfig, solver: Solver, stopped: Callable[[], bool] = lambda: False
+) -> list[Epoch]:
+    """The history of a head, without the head: the first weights are not formed, and no test row is looked at.
+
+    stopped : looked at after each epoch; once it says True, KeyboardInterrupt is raised
+    """
+    layers = random.initial_weights(config, products.width(material.cache.features), len(material.cache.classes))
+    scale = material.scale(config)
+    if solver == "primal":
+        return _in_primal_space(material, layers, scale, config, _interrupting(lambda _: None, stopped))[1]
+    course = _Course(config, lambda _: None, None, "", stopped)
+    return _in_gram_space(material, layers, scale, config, course, ()).history
+
+
+def _interrupting(on_epoch: OnEpoch, stopped: Callable[[], bool]) -> OnEpoch:
+    def after_epoch(history: Sequence[Epoch]) -> None:
+        on_epoch(history)
+        if stopped():
+            raise KeyboardInterrupt
+
+    return after_epoch
+
+
+@dataclass
+class _Course:
+    """What is done after each epoch: tell, remember the best, save, end early."""
+
+    config: HeadConfig
+    on_epoch: OnEpoch
+    saved: Path | None
+    identity: str
+    stopped: Callable[[], bool]
+    best: gram.State | None = None
+    resumed_at: int = 0
+    best_epoch: int = 0
+    clock: checkpoint.Clock = field(default_factory=checkpoint.Clock)
+
+    def resume(self, state: gram.State, best: gram.State | None) -> None:
+        """Take over what an earlier call had come to."""
+        self.best, self.resumed_at = best, len(state.history)
+        self.best_epoch = best_of(state.history, self.config)
+
+    def __call__(self, state: gram.State) -> bool:
+        self.on_epoch(state.history)
+        latest = state.history[-1]
+        if best_of([*state.history[self.best_epoch - 1 : self.best_epoch], latest], self.config) == latest.epoch:
+            self.best_epoch = latest.epoch
+            if self.config.restore_best:
+                self.best = state.copy()
+        stop = self.stopped()
+        if self.saved and (stop or self.clock.due()):
+            checkpoint.save(self.saved, state, self.best, self.identity)
+        if stop:
+            raise KeyboardInterrupt
+        return self.is_over(state)
+
+    def is_over(self, state: gram.State) -> bool:
+        """Whether nothing has become better for as long as the settings are patient."""
+        return 0 < self.config.patience <= len(state.history) - self.best_epoch
 
 
 def _in_gram_space(
-    cache: Cache,
-    train: NDArray[np.intp],
-    val: NDArray[np.intp],
+    material: Material,
     layers: list[tuple[Array, Array]],
     scale: float,
     config: HeadConfig,
-    on_epoch: OnEpoch,
-) -> tuple[list[tuple[Array, Array]], list[Epoch]]:
-    features = cache.features
+    course: _Course,
+    earlier: Sequence[Path],
+) -> gram.State:
     (W0, b0), *rest = layers
-    factor = W0.dtype.type(scale)
-    K = products.inner(features, train, train, config.dtype)
-    K_val = products.inner(features, val, train, config.dtype)
-    for matrix in (K, K_val):
-        matrix *= factor**2  # in place: a second K is not in the memory that was counted
+    P0, P0_val = material.first_products(W0, scale)
+    K, K_val = material.kernels(config.dtype)
     problem = gram.GramProblem(
         K=K,
-        P0=products.times(features, train, W0) * factor,
-        y=cache.labels("train"),
-        weights=row_weights(cache.labels("train"), config),
+        P0=P0,
+        y=material.y,
+        weights=row_weights(material.y, config),
         K_val=K_val,
-        P0_val=products.times(features, val, W0) * factor,
-        y_val=cache.labels("val"),
+        P0_val=P0_val,
+        y_val=material.y_val,
+        factor=float(scale) ** 2,
     )
-    stack = Stack(b0, rest)
-    A, history = gram.train(problem, stack, config, on_epoch)
-    W = W0 + products.transposed_times(features, train, A * factor)
-    return [(W, stack.bias), *stack.layers], history
+    stack = Stack(b0.copy(), [(W.copy(), b.copy()) for W, b in rest], config)
+    state = gram.start(problem, stack)
+    files = [*earlier, *([course.saved] if course.saved else [])]
+    found = [pair for file in files if (pair := checkpoint.load(file, course.identity, state)) is not None]
+    usable = [pair for pair in found if _is_beginning(pair[0].history, config)]
+    if usable:
+        state, best = max(usable, key=lambda pair: len(pair[0].history))
+        course.resume(state, best)
+    return state if course.is_over(state) else gram.train(problem, state, course)
+
+
+def _is_beginning(history: Sequence[Epoch], config: HeadConfig) -> bool:
+    """Whether a training with these settings comes by here: not where it ended sooner, or looks at other epochs."""
+    n, best = len(history), 0
+    for entry in history[: n - 1]:
+        best = best_of([*history[best - 1 : best], entry], config)
+        if 0 < config.patience <= entry.epoch - best:
+            return False
+    last_is_looked_at = not math.isnan(history[-1].val_loss) if history else False
+    return n <= config.epochs and (not last_is_looked_at or n % config.val_every == 0 or n == config.epochs)
+
+
+def _formed(
+    material: Material, layers: list[tuple[Array, Array]], scale: float, state: gram.State
+) -> list[tuple[Array, Array]]:
+    """The weights of every layer, the first formed by one pass over the features."""
+    W0 = layers[0][0]
+    moved = products.transposed_times(material.cache.features, material.train, state.A / W0.dtype.type(scale))
+    moved += W0 * W0.dtype.type(state.s)
+    return [(moved, state.stack.bias), *state.stack.layers]
+
+
+def _head(cache: Cache, scale: float, layers: list[tuple[Array, Array]], config: HeadConfig) -> Head:
+    single = [(W.astype(np.float32), b.astype(np.float32)) for W, b in layers]
+    space = cache.recipe.space.digest
+    row_shape = cache.features.shape[1:]
+    return Head(row_shape, scale, single, config.dropout, cache.classes, config.activation, config.output, space)
 
 
 def _in_primal_space(
-    cache: Cache,
-    train: NDArray[np.intp],
-    val: NDArray[np.intp],
-    layers: list[tuple[Array, Array]],
-    scale: float,
-    config: HeadConfig,
-    on_epoch: OnEpoch,
-) -> tuple[list[tuple[Array, Array]], list[Epoch]]:
+    material: Material, layers: list[tuple[Array, Array]], scale: float, config: HeadConfig, on_epoch: OnEpoch
+) -> tuple[list[tuple[Array, Array]], list[Epoch], int]:
     from featcache.heads import primal  # loads Keras
 
-    X, X_val = (_flat(cache.features[numbers], config) for numbers in (train, val))
-    y = cache.labels("train")
-    weights = row_weights(y, config)
-    return primal.train(X, y, weights, X_val, cache.labels("val"), layers, scale, config, on_epoch)
-
-
-def _flat(features: Array, config: HeadConfig) -> Array:
-    return np.asarray(features.reshape(len(features), -1), dtype=config.dtype)
-
-
-def _scale(cache: Cache, train: NDArray[np.intp], config: HeadConfig) -> float:
-    """The number that the features are multiplied by, rounded to float32 so that every solver has the same."""
-    if config.scale == "none":
-        return 1.0
-    mean = products.mean_squared_norm(cache.features, train)
-    if mean == 0:
-        raise HeadError(f"{cache.name}: all features of the training rows are zero")
-    return float(np.float32(np.sqrt(random.SCALED_SQUARED_NORM / mean)))
+    weights = row_weights(material.y, config)
+    source = source_of(material.cache, material.y, weights, material.y_val)
+    return primal.train(source, layers, scale, config, on_epoch)
 
 
 def row_weights(y: NDArray[np.int64], config: HeadConfig) -> Array:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from featcache.errors import CacheError, CacheNotFoundError, CacheWriteError, UsageError
 from featcache.files import PARTIAL_SUFFIX
+from featcache.heads.kernel import KERNELS_SUFFIX, kernels_folder
 from featcache.project import Project
+from featcache.runs import TRAINING_SUFFIX
 from featcache.store.catalog import Listed, list_caches
 from featcache.store.layout import LEASES_FOLDER, MANIFEST_FILE
 from featcache.store.leases import Leases
@@ -30,7 +32,7 @@ class Removable:
 
 
 def find_removable(folder: Path, names: Sequence[str], force: bool = False) -> list[Removable]:
-    """The caches in `folder` with these names, finished or not.
+    """The caches in `folder` with these names, finished or not, and the Gram matrices beside them.
 
     A name may be shortened as long as it says which one is meant. Raises CacheNotFoundError or UsageError where it does
     not, CacheError for a cache that a process is writing to now, unless `force` is given.
@@ -50,26 +52,34 @@ def find_removable(folder: Path, names: Sequence[str], force: bool = False) -> l
         if _is_written(meant[0].folder) and not force:
             raise CacheError(f"{meant[0].folder.name}: a process is writing it now: stop that first, or use --force")
         found[meant[0].folder] = Removable(meant[0].folder, meant[0].problem or "finished", size_of(meant[0].folder))
-    return list(found.values())
+    return [item for cache in found.values() for item in (cache, *_kernels_of(cache.path))]
 
 
 def find_garbage(project: Project, unfinished: bool = False) -> list[Removable]:
     """What can go without a feature being lost.
 
-    Files and folders that interrupted commands left behind; caches all of whose rows another finished cache of the
-    same format holds. With `unfinished` also caches that were begun and that nobody is writing now.
+    Files and folders that interrupted commands left behind; interrupted trainings that nobody went on with for an hour;
+    Gram matrices of caches that are gone; caches all of whose rows another finished cache of the same format holds.
+    With `unfinished` also caches that were begun and that nobody is writing now.
     """
     parents = (project.cache_folder, project.results_folder)
     partial = [path for parent in parents for path in sorted(parent.glob(f".*{PARTIAL_SUFFIX}*"))]
+    partial += sorted(project.cache_folder.glob(f"*{KERNELS_SUFFIX}/.*{PARTIAL_SUFFIX}*"))
     garbage = [Removable(path, "left behind by a command", size_of(path)) for path in partial if _is_old(path)]
+    trainings = [path for path in sorted(project.results_folder.glob(f"*{TRAINING_SUFFIX}")) if _is_old(path)]
+    dead = [path for path in trainings if not _is_written(path)]
+    garbage += [Removable(path, "an interrupted training", size_of(path)) for path in dead]
+    kernels = [path for path in sorted(project.cache_folder.glob(f"*{KERNELS_SUFFIX}")) if path.is_dir()]
+    gone = [path for path in kernels if not path.with_suffix("").exists()]
+    garbage += [Removable(path, "Gram matrices of a cache that is gone", size_of(path)) for path in gone]
     listed = list_caches(project.cache_folder)
     for entry in listed:
         if entry.cache is None and unfinished and not (entry.folder / MANIFEST_FILE).exists():
             if not _is_written(entry.folder):
-                garbage.append(Removable(entry.folder, "unfinished", size_of(entry.folder)))
+                garbage += [Removable(entry.folder, "unfinished", size_of(entry.folder)), *_kernels_of(entry.folder)]
         elif holder := _covered_by(entry, listed):
             why = f"all its rows are in {holder}"
-            garbage.append(Removable(entry.folder, why, size_of(entry.folder)))
+            garbage += [Removable(entry.folder, why, size_of(entry.folder)), *_kernels_of(entry.folder)]
     return garbage
 
 
@@ -94,6 +104,11 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
+def _kernels_of(cache: Path) -> list[Removable]:
+    folder = kernels_folder(cache)
+    return [Removable(folder, f"Gram matrices of {cache.name}", size_of(folder))] if folder.is_dir() else []
+
+
 def _is_old(path: Path) -> bool:
     """Whether nothing has changed in it for an hour: a command that is at work now may still want the others."""
     changed = max((file.stat().st_mtime for file in (path, *path.rglob("*"))), default=0.0)
@@ -101,7 +116,10 @@ def _is_old(path: Path) -> bool:
 
 
 def _is_written(folder: Path) -> bool:
-    """Whether a process holds a lease in an unfinished cache; one on another machine counts until it is known dead."""
+    """Whether a process holds a lease in an unfinished cache or training.
+
+    One on another machine counts until it is known dead.
+    """
     return bool(Leases(folder / LEASES_FOLDER).others())
 
 

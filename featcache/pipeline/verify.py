@@ -87,7 +87,8 @@ def recompute(
             new = engine().features(pixels).astype(old.dtype).reshape(len(batch), -1)
         old, new = old.astype(np.float64), new.astype(np.float64)
         allowed = tolerance.relative * np.abs(old) + tolerance.absolute * np.abs(old).max(axis=1, keepdims=True)
-        off = np.where(old == new, 0.0, np.abs(new - old) / np.maximum(allowed, np.finfo(float).tiny))
+        with np.errstate(invalid="ignore"):  # inf - inf
+            off = np.where(old == new, 0.0, np.abs(new - old) / np.maximum(allowed, np.finfo(float).tiny))
         worst = np.where(np.isnan(old) & np.isnan(new), 0.0, np.nan_to_num(off, nan=np.inf)).max(axis=1)
         largest = max(largest, float(worst.max()))
         deviating += [int(number) for number, much in zip(numbers[first:], worst, strict=False) if much > 1]

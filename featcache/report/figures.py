@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CURVES_FILE = "curves.png"
 CONFUSION_FILE = "confusion.png"
+SWEEP_FIGURE = "sweep.png"
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart, without its yellow: too pale for lines on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
@@ -57,6 +58,25 @@ def write_curves(history: pd.DataFrame, path: Path, title: str = "") -> None:
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=2, frameon=False, labelcolor=_INK)
     if title:
         _title(figure, title)
+    write_bytes(path, _png(figure))
+
+
+def write_sweep(table: pd.DataFrame, measure: str, path: Path) -> None:
+    """Draw mean and spread of every combination of a sweep, best first, into a PNG file.
+
+    table : one line a combination: swept fields, then `measure` (its mean), spread, epoch
+    """
+    shown = table[np.isfinite(table[measure])].head(30)
+    fields = [name for name in table.columns if name not in (measure, "spread", "epoch", "diverged")]
+    names = [", ".join(f"{name} {line[name]}" for name in fields) for line in shown.to_dict("records")]
+    figure = _figure(9.6, 1.2 + 0.28 * len(shown))
+    axes = figure.subplots()
+    places = np.arange(len(shown))
+    axes.errorbar(shown[measure], places, xerr=shown["spread"], fmt="o", color=PALETTE[0], ecolor=_QUIET, capsize=2)
+    axes.set_yticks(places, names, parse_math=False)
+    axes.invert_yaxis()
+    _dress(axes, f"{measure}: mean and standard deviation over seeds")
+    axes.set_xlabel(measure, color=_QUIET)
     write_bytes(path, _png(figure))
 
 

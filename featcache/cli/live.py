@@ -1,0 +1,46 @@
+"""A training as it goes: a bar with the latest epoch's loss, accuracy and rate beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from featcache.cli.output import bar
+
+if TYPE_CHECKING:
+    from featcache.heads.history import Epoch
+    from featcache.pipeline.progress import Advance
+
+
+class Live:
+    """Shows how far a training is. `track` is what pipelines take to show it, `tell` is to be told of each epoch."""
+
+    def __init__(self) -> None:
+        self._progress: Any = None
+        self._task: Any = None
+
+    @contextmanager
+    def track(self, description: str, total: int) -> Iterator[Advance]:
+        """A bar on standard error that goes when it is done; nothing where that is no terminal."""
+        with bar() as progress:
+            if progress is None:
+                yield lambda steps: None
+                return
+            self._progress, self._task = progress, progress.add_task(description, total=total, note="")
+            yield lambda steps: progress.advance(self._task, steps)
+        self._progress = None
+
+    def tell(self, history: Sequence[Epoch]) -> None:
+        """Put the latest epoch beside the bar."""
+        if self._progress is not None:
+            self._progress.update(self._task, note=sentence(history[-1]))
+
+
+def sentence(entry: Epoch) -> str:
+    """loss 0.2101, accuracy 0.950; val 0.3400, 0.910; lr 0.001, 12 ms"""
+    looked = entry.val_loss == entry.val_loss  # NaN where it was not
+    val = f"; val {entry.val_loss:.4f}, {entry.val_accuracy:.3f}" if looked else ""
+    return (
+        f"loss {entry.loss:.4f}, accuracy {entry.accuracy:.3f}{val}; lr {entry.lr:.3g}, {1000 * entry.seconds:.0f} ms"
+    )

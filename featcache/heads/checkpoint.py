@@ -1,0 +1,93 @@
+"""A training's state on the disk: written as a whole every few seconds, read back to go on to the last bit."""
+
+from __future__ import annotations
+
+import struct
+import time
+import zipfile
+import zlib
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.files import beside
+from featcache.heads.gram import State
+from featcache.heads.history import Epoch
+from featcache.heads.stack import Stack
+
+EVERY_S = 5.0
+_FORMAT = 1
+_NO_NUMBERS = (ValueError, TypeError, LookupError, OverflowError, RuntimeError, MemoryError)
+_DAMAGE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, *_NO_NUMBERS)
+"""What NumPy and zipfile raise for files that are none of theirs, or no longer."""
+
+
+def save(path: Path, state: State, best: State | None, identity: str) -> None:
+    """Write a state, and the best one so far, beside; then rename.
+
+    identity : of everything that decides the course of the training
+    """
+    arrays = {"identity": np.array(identity), "format": np.array(_FORMAT), **_arrays("", state)}
+    if best is not None:
+        arrays |= _arrays("best.", best)
+    with beside(path) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def load(path: Path, identity: str, like: State) -> tuple[State, State | None] | None:
+    """The state in `path`, and the best one so far, if it is of that training and whole; else None.
+
+    like : a state of that training, for the shapes and dtypes of its arrays and for its settings
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            if str(arrays["identity"]) != identity or int(arrays["format"]) != _FORMAT:
+                return None
+            best = _state(arrays, "best.", like) if "best.A" in arrays else None
+            return _state(arrays, "", like), best
+    except _DAMAGE:
+        return None
+
+
+class Clock:
+    """Says when the next checkpoint is due."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether the last one was long enough ago; then this moment counts as one."""
+        now = time.monotonic()
+        if now - self._last < EVERY_S:
+            return False
+        self._last = now
+        return True
+
+
+def _arrays(prefix: str, state: State) -> dict[str, NDArray[Any]]:
+    stack = state.stack
+    parts = {"A": state.A, "V": state.V, "su": np.array([state.s, state.u])}
+    parts["history"] = np.array([astuple(entry) for entry in state.history], np.float64).reshape(-1, 7)
+    parts |= {f"stack{i}": array for i, array in enumerate(stack.arrays())}
+    parts |= {f"velocity{i}": array for i, array in enumerate(stack.velocities)}
+    return {prefix + name: array for name, array in parts.items()}
+
+
+def _state(arrays: Any, prefix: str, like: State) -> State:
+    expected = _arrays("", like)
+    found = {name: arrays[prefix + name] for name in expected}
+    lines = found.pop("history")
+    for name, array in found.items():
+        if (array.shape, array.dtype) != (expected[name].shape, expected[name].dtype):
+            raise ValueError(f"{name} is of another head")
+    history = [Epoch(int(line[0]), *map(float, line[1:])) for line in lines]
+    if [entry.epoch for entry in history] != list(range(1, len(history) + 1)):
+        raise ValueError("the history has gaps")
+    bias, *rest = (found[f"stack{i}"] for i in range(len(like.stack.arrays())))
+    velocities = [found[f"velocity{i}"] for i in range(len(like.stack.velocities))]
+    stack = Stack(bias, list(zip(rest[0::2], rest[1::2], strict=True)), like.stack.config, velocities)
+    s, u = map(float, found["su"])
+    return State(found["A"], found["V"], stack, s, u, history)

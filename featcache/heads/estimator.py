@@ -1,0 +1,317 @@
+"""`HeadClassifier`: the head as a scikit-learn estimator, trained in Gram space on features in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_array,
+    check_consistent_length,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
+
+from featcache.errors import HeadError
+from featcache.heads import gram, products, random
+from featcache.heads.config import Activation, HeadConfig, Monitor, Schedule
+from featcache.heads.history import best_of
+from featcache.heads.stack import Stack, forward, sigmoid, softmax
+
+Array = NDArray[np.floating[Any]]
+ArrayLike = Any
+"""What scikit-learn takes: an array, a DataFrame, lists of numbers."""
+
+_CONFIGURED = (
+    "dropout", "activation", "lr", "schedule", "decay", "step_epochs", "step_factor", "momentum", "nesterov",
+    "label_smoothing", "batch", "epochs", "scale", "monitor", "patience", "restore_best", "val_every", "dtype",
+)  # fmt: skip
+
+
+def _is_watched(estimator: HeadClassifier) -> bool:
+    """Whether there is a best epoch to speak of."""
+    return bool(estimator.patience or estimator.restore_best)
+
+
+class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Dense(hidden, activation), Dropout(dropout) for each hidden layer, then Dense(classes), by SGD in Gram space.
+
+    The head that `featcache fit-head` trains, on a feature matrix in memory: the same rows in the same order and the
+    same settings give the same weights. Keras is not loaded. The Gram matrix of the training rows, of n_rows^2 numbers,
+    has to fit into memory; the number of features hardly matters.
+
+    Parameters
+    ----------
+    hidden : tuple of int, units of each hidden layer; () trains a softmax layer alone
+    dropout : float, fraction of each hidden layer's units left out in training
+    activation : "relu", "elu", "tanh", "sigmoid" or "linear"
+    lr : float, learning rate of the first update
+    schedule : "inverse-time", "constant", "cosine" or "step"; how `lr` falls, with `decay`, `step_epochs` and
+        `step_factor`, see `featcache.heads.config.HeadConfig`
+    momentum, nesterov : as of Keras' SGD
+    l2 : float, adds l2 |W|^2 to the loss for the weights of every layer; or a tuple, of each layer in turn
+    label_smoothing : float, part of each target that is spread evenly over the classes
+    batch : int, rows an update; all rows where there are fewer
+    epochs : int
+    scale : "auto" multiplies the features by one number so that one learning rate suits all; "none" does not
+    class_weight : "balanced", dict {class: weight} or None. Only the ratios of weights matter, here and in
+        `sample_weight`: they are divided by their mean. Not used where rows have several labels
+    monitor, patience, restore_best, val_every : when the training ends early and which epoch's weights are kept;
+        "val_loss" and "val_accuracy" need `X_val` and `y_val` in `fit`
+    random_state : int, RandomState or None; decides initial weights, batch order and dropout masks
+    dtype : "float32" or "float64", of the arithmetic, the weights and what is predicted
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,); of several labels a row, the columns' numbers
+    coefs_, intercepts_ : lists of ndarrays (n_in, n_out) and (n_out,), of each layer; the first takes X as it was given
+    scale_ : float, what the features were multiplied by in training; it is part of coefs_[0]
+    history_ : DataFrame with a line an epoch: epoch, loss, accuracy, val_loss, val_accuracy, lr, seconds
+    n_iter_ : int, epochs that were trained
+    best_epoch_ : int, counted from 1; where `patience` or `restore_best` asked for it
+    n_features_in_, feature_names_in_ : as of every estimator
+
+    X may have more than two dimensions (rows of (h, w, c)): each row is flattened.
+    """
+
+    def __init__(
+        self,
+        hidden: Sequence[int] = (256,),
+        *,
+        dropout: float = 0.5,
+        activation: Activation = "relu",
+        lr: float = 0.001,
+        schedule: Schedule = "inverse-time",
+        decay: float = 0.0,
+        step_epochs: int = 1000,
+        step_factor: float = 0.5,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        l2: float | Sequence[float] = 0.0,
+        label_smoothing: float = 0.0,
+        batch: int = 16,
+        epochs: int = 100,
+        scale: str = "auto",
+        class_weight: str | dict[Any, float] | None = "balanced",
+        monitor: Monitor = "val_loss",
+        patience: int = 0,
+        restore_best: bool = False,
+        val_every: int = 1,
+        random_state: int | np.random.RandomState | None = 0,
+        dtype: str = "float32",
+    ) -> None:
+        self.hidden = hidden
+        self.dropout = dropout
+        self.activation = activation
+        self.lr = lr
+        self.schedule = schedule
+        self.decay = decay
+        self.step_epochs = step_epochs
+        self.step_factor = step_factor
+        self.momentum = momentum
+        self.nesterov = nesterov
+        self.l2 = l2
+        self.label_smoothing = label_smoothing
+        self.batch = batch
+        self.epochs = epochs
+        self.scale = scale
+        self.class_weight = class_weight
+        self.monitor = monitor
+        self.patience = patience
+        self.restore_best = restore_best
+        self.val_every = val_every
+        self.random_state = random_state
+        self.dtype = dtype
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+    ) -> HeadClassifier:
+        """Train on rows X (n, ...) with labels y (n,), or an indicator (n, n_classes) of several labels a row.
+
+        sample_weight : (n,), of each row's loss; rows of weight 0 are left out
+        X_val, y_val : rows that the training is watched on, as columns val_loss and val_accuracy of `history_`
+        """
+        config = self._config()
+        X, y = validate_data(self, _flat(X), y, dtype=config.dtype, multi_output=True, ensure_min_samples=2)
+        X, y, weights = _weighed(X, y, sample_weight)
+        numbers = self._encode_classes(y.toarray() if hasattr(y, "toarray") else y)
+        several = numbers.ndim == 2
+        config = replace(config, output="sigmoid" if several else "softmax")
+        X_held, y_held = self._validation(X, numbers, X_val, y_val)
+        if _is_watched(self) and self.monitor.startswith("val") and not len(X_held):
+            raise HeadError(f"monitor {self.monitor!r}: expected X_val and y_val in fit, or monitor 'loss'")
+        _refuse_too_many(len(X), len(X_held), config)
+
+        self.scale_ = _scale(X, weights) if self.scale == "auto" else 1.0
+        scale = X.dtype.type(self.scale_)
+        (W0, b0), *rest = random.initial_weights(config, X.shape[1], len(self.classes_))
+        problem = gram.GramProblem(
+            K=X @ X.T,
+            P0=X @ W0 * scale,
+            y=numbers,
+            weights=self._row_weights(numbers, weights).astype(config.dtype),
+            K_val=X_held @ X.T,
+            P0_val=X_held @ W0 * scale,
+            y_val=y_held,
+            factor=self.scale_**2,
+        )
+        watch = _Watch(config)
+        last = gram.train(problem, gram.start(problem, Stack(b0, rest, config)), watch)
+        state = watch.best if config.restore_best and watch.best else last
+        moved = X.T @ state.A
+        moved += W0 * (X.dtype.type(state.s) * scale)
+        layers = [(moved, state.stack.bias), *state.stack.layers]
+        self.coefs_, self.intercepts_ = [W for W, _ in layers], [b for _, b in layers]
+        self.history_ = pd.DataFrame([asdict(entry) for entry in last.history])
+        self.n_iter_ = len(last.history)
+        if _is_watched(self):
+            self.best_epoch_ = watch.best_epoch
+        self._several_labels = several
+        return self
+
+    def decision_function(self, X: ArrayLike) -> Array:
+        """Logits (n, n_classes); of two classes the second's minus the first's, (n,)."""
+        logits = self._logits(X)
+        if len(self.classes_) == 2 and not self._several_labels:
+            return np.asarray(logits[:, 1] - logits[:, 0])
+        return logits
+
+    def predict_proba(self, X: ArrayLike) -> Array:
+        """Probabilities (n, n_classes), in the order of `classes_`; of several labels a row, each for itself."""
+        logits = self._logits(X)
+        return sigmoid(logits) if self._several_labels else softmax(logits)
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """The likeliest class of each row (n,); of several labels a row, an indicator (n, n_classes)."""
+        logits = self._logits(X)
+        if self._several_labels:
+            return (logits > 0).astype(np.int64)
+        return np.asarray(self.classes_[logits.argmax(axis=1)])
+
+    def _logits(self, X: ArrayLike) -> Array:
+        check_is_fitted(self)
+        X = validate_data(self, _flat(X), dtype=self.coefs_[0].dtype, reset=False)
+        (W, *others), (b, *biases) = self.coefs_, self.intercepts_
+        return forward(X @ W + b, list(zip(others, biases, strict=True)), self.activation)
+
+    def _config(self) -> HeadConfig:
+        """The settings as `featcache fit-head` knows them. Raises HeadError where one is out of its range."""
+        seed = self.random_state
+        if not isinstance(seed, Integral):
+            seed = check_random_state(seed).randint(2**31 - 1)
+        return HeadConfig(
+            hidden=tuple(self.hidden),
+            l2=tuple(self.l2) if isinstance(self.l2, Sequence) else self.l2,
+            class_weights="none",
+            seed=int(seed),
+            **{name: getattr(self, name) for name in _CONFIGURED},
+        )
+
+    def _encode_classes(self, y: NDArray[Any]) -> NDArray[np.int64]:
+        """Class numbers (n,) of `y`, or its indicator (n, n_classes); sets `classes_`."""
+        check_classification_targets(y)
+        if type_of_target(y) == "multilabel-indicator":
+            self.classes_ = np.arange(y.shape[1])
+            return y.astype(np.int64)
+        self.classes_, numbers = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+        if len(self.classes_) < 2:
+            raise HeadError(f"only the class {self.classes_[0]}: at least two classes are needed")
+        return numbers
+
+    def _validation(
+        self, X: Array, numbers: NDArray[np.int64], X_val: ArrayLike | None, y_val: ArrayLike | None
+    ) -> tuple[Array, NDArray[np.int64]]:
+        """Validation rows (m, n_features) and their classes, as those of the training rows; m is 0 without them."""
+        if (X_val is None) != (y_val is None):
+            raise HeadError("X_val and y_val: expected both or none")
+        if X_val is None:
+            return X[:0], numbers[:0]
+        X_val = validate_data(self, _flat(X_val), dtype=X.dtype, reset=False)
+        y_val = check_array(y_val, ensure_2d=False, dtype=None)
+        check_consistent_length(X_val, y_val)
+        if numbers.ndim == 2:
+            if y_val.shape[1:] != numbers.shape[1:]:
+                raise HeadError(f"y_val of shape {y_val.shape}: expected {numbers.shape[1]} columns")
+            return X_val, y_val.astype(np.int64)
+        unknown = set(np.unique(column_or_1d(y_val)).tolist()) - set(self.classes_.tolist())
+        if unknown:
+            raise HeadError(f"y_val has the classes {sorted(unknown)}, which no training row has")
+        return X_val, np.searchsorted(self.classes_, column_or_1d(y_val))
+
+    def _row_weights(self, numbers: NDArray[np.int64], weights: Array) -> Array:
+        """Weights of class and row, of mean 1; "balanced" counts a class by the weights of its rows."""
+        if numbers.ndim == 1 and isinstance(self.class_weight, str):
+            if self.class_weight != "balanced":
+                raise HeadError(f"class_weight {self.class_weight!r}: expected 'balanced', a dict or None")
+            weights = weights / np.bincount(numbers, weights)[numbers]
+        elif numbers.ndim == 1 and self.class_weight is not None:
+            weights = weights * compute_sample_weight(self.class_weight, self.classes_[numbers])
+        if not weights.any():
+            raise HeadError("class_weight is 0 for every row")
+        return np.asarray(weights / weights.mean())
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+class _Watch:
+    """After each epoch: remembers the best, says when to stop."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        self.config = config
+        self.best: gram.State | None = None
+        self.best_epoch = 0
+
+    def __call__(self, state: gram.State) -> bool:
+        latest = state.history[-1]
+        if best_of([*state.history[self.best_epoch - 1 : self.best_epoch], latest], self.config) == latest.epoch:
+            self.best_epoch = latest.epoch
+            self.best = state.copy() if self.config.restore_best else None
+        return 0 < self.config.patience <= latest.epoch - self.best_epoch
+
+
+def _flat(X: Any) -> Any:
+    """X with rows flattened, where they have a shape of their own."""
+    return np.asarray(X).reshape(len(X), -1) if len(getattr(X, "shape", ())) > 2 else X
+
+
+def _weighed(X: Array, y: NDArray[Any], sample_weight: ArrayLike | None) -> tuple[Array, NDArray[Any], Array]:
+    """Rows whose weight is not 0, and their weights (n,), float64."""
+    if sample_weight is None:
+        return X, y, np.ones(len(X))
+    weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    kept = weights > 0
+    return (X, y, weights) if kept.all() else (X[kept], y[kept], weights[kept])
+
+
+def _scale(X: Array, weights: Array) -> float:
+    """What gives the rows of X the mean squared norm of `random.SCALED_SQUARED_NORM`; 1 where all are zero."""
+    mean = float(np.average(np.einsum("nd,nd->n", X, X), weights=weights))
+    return float(np.float32(np.sqrt(random.SCALED_SQUARED_NORM / mean))) if mean else 1.0
+
+
+def _refuse_too_many(n_rows: int, n_val: int, config: HeadConfig) -> None:
+    needed, free = (n_rows + n_val) * n_rows * np.dtype(config.dtype).itemsize, products.available_bytes()
+    if needed > free:
+        raise HeadError(
+            f"the Gram matrix of {n_rows} rows needs {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free: "
+            "use fewer rows"
+        )

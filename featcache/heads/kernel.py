@@ -1,0 +1,131 @@
+"""Gram matrices of a cache: computed in one streamed pass, kept beside the cache, reused by every head on it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from featcache.errors import FeatcacheError, HeadError
+from featcache.files import beside, sha256_bytes, sha256_file, write_json
+from featcache.heads import products
+from featcache.recipe import digest
+from featcache.store.cache import Cache
+from featcache.store.layout import ROWS_FILE
+
+Array = NDArray[np.floating[Any]]
+Numbers = NDArray[np.intp]
+KERNELS_SUFFIX = ".gram"
+_VERSION = 1
+_SHARE_OF_MEMORY = 0.6
+
+
+def kernels_folder(cache: Path) -> Path:
+    """Where the Gram matrices of the cache in a folder are kept: beside it, since they are no part of it."""
+    return cache.with_name(cache.name + KERNELS_SUFFIX)
+
+
+def kernel(
+    cache: Cache,
+    left: Numbers,
+    right: Numbers,
+    dtype: DTypeLike,
+    on_rows: Callable[[int], object] = lambda _: None,
+) -> Array:
+    """X[left] X[right]^T of a cache's features, (n_left, n_right); read-only where it comes from the disk.
+
+    left, right : row numbers; the same object for a Gram matrix, of which one half is computed
+    on_rows : called with the number of rows of `left` that were computed
+
+    A matrix that does not fit into memory is computed and used on the disk. Raises HeadError where it cannot lie there.
+    """
+    file = kernels_folder(cache.folder) / f"{_key(cache, left, right, dtype)}.npy"
+    shape = (len(left), len(right))
+    found = _load(file, shape, dtype)
+    if found is not None:
+        on_rows(len(left))
+        return found
+    if not _fits(shape, dtype):
+        _refuse_full_disk(file, shape, dtype)
+        with _explaining(file), _kept(file) as partial:
+            on_disk = np.lib.format.open_memmap(partial, "w+", np.dtype(dtype), shape)
+            products.inner(cache.features, left, right, dtype, on_disk, on_rows)
+            on_disk.flush()
+        return np.asanyarray(np.load(file, mmap_mode="r"))
+    K = products.inner(cache.features, left, right, dtype, on_rows=on_rows)
+    with suppress(OSError), _kept(file) as partial:  # without it, the next head computes it again
+        np.save(partial, K)
+    return K
+
+
+def features_digest(cache: Cache) -> str:
+    """Digest of the very bytes of a cache's features; its name tells only what they should be."""
+    files = cache.manifest.files
+    return digest({name: files[name].sha256 for name in sorted(files) if name.startswith("features")})
+
+
+def _key(cache: Cache, left: Numbers, right: Numbers, dtype: DTypeLike) -> str:
+    """Names a matrix by all that decides it: the features, the order of their rows, and which of them."""
+    rows = [sha256_bytes(np.ascontiguousarray(numbers, "<i8").tobytes()) for numbers in (left, right)]
+    order = cache.manifest.files[ROWS_FILE].sha256
+    return digest([_VERSION, features_digest(cache), order, *rows, np.dtype(dtype).str])[:32]
+
+
+def _fits(shape: tuple[int, int], dtype: DTypeLike) -> bool:
+    return shape[0] * shape[1] * np.dtype(dtype).itemsize < products.available_bytes() * _SHARE_OF_MEMORY
+
+
+def _load(file: Path, shape: tuple[int, int], dtype: DTypeLike) -> Array | None:
+    """The matrix that lies in `file`, if it is the whole one that was written."""
+    try:
+        written = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        if written != _record(file):
+            return None
+        K: Array = np.load(file, mmap_mode="r")
+    except (OSError, ValueError, RecursionError):
+        return None
+    if K.shape != shape or K.dtype != np.dtype(dtype):
+        return None
+    return np.array(K) if _fits(shape, dtype) else K
+
+
+def _record(file: Path) -> dict[str, Any]:
+    return {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+
+
+def _refuse_full_disk(file: Path, shape: tuple[int, int], dtype: DTypeLike) -> None:
+    """Raise HeadError where the disk has no room: a full one would end the process in the middle of a product."""
+    needed, free = shape[0] * shape[1] * np.dtype(dtype).itemsize, shutil.disk_usage(file.parent.parent).free
+    if needed >= free:
+        raise HeadError(
+            f"{file.parent}: the Gram matrix of {shape[0]} x {shape[1]} rows needs {needed / 2**30:.1f} GiB, which do "
+            f"not fit into memory, and {free / 2**30:.1f} GiB are free on this disk: use --solver primal"
+        )
+
+
+@contextmanager
+def _explaining(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FeatcacheError):
+            raise
+        raise HeadError(
+            f"{file.parent}: cannot be written: {error.strerror or error}; the Gram matrix does not fit into "
+            "memory and has to lie there: use --solver primal"
+        ) from error
+
+
+@contextmanager
+def _kept(file: Path) -> Iterator[Path]:
+    """A path to write a matrix to; it becomes `file`, with its digest in a file of its own."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with beside(file) as partial:
+        yield partial
+        write_json(file.with_suffix(".json"), _record(partial))

@@ -1,0 +1,43 @@
+"""--resume: what an interrupted training was of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from featcache.errors import HeadError, RunError, UsageError
+from featcache.heads.config import HeadConfig, Solver
+from featcache.project import Project
+from featcache.runs import CONFIG_FILE, TRAINING_SUFFIX
+
+
+def interrupted(project: Project, name: str, given: Mapping[str, Any]) -> tuple[str, HeadConfig, Solver]:
+    """The cache's name, the head and the solver of the training or run called `name`.
+
+    given : what was asked for besides: settings of the head, "cache" and "solver"; only epochs may differ
+
+    Raises RunError where there is no such training, UsageError naming each field that would be another.
+    """
+    results = project.results_folder
+    named = name.removesuffix(TRAINING_SUFFIX)
+    folders = {file.parent.name: file.parent for file in results.glob(f"*/{CONFIG_FILE}")}
+    found = [folders[wanted] for wanted in (f"{named}{TRAINING_SUFFIX}", named) if wanted in folders]
+    if not found:
+        there = ", ".join(sorted(folder for folder in folders if folder.endswith(TRAINING_SUFFIX))) or "none"
+        raise RunError(f"no training {name!r:.200} in {results} (interrupted ones there: {there})")
+    path = found[0] / CONFIG_FILE
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        config, solver, cache = HeadConfig.from_dict(stored["head"]), stored["solver"], str(stored["cache_name"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, HeadError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from error
+    known = {"cache": cache, "solver": solver, **vars(config)}
+    other = [name for name, value in given.items() if name != "epochs" and known[name] != value]
+    if other == ["cache"] and cache.startswith(given["cache"]):
+        other = []
+    if other:
+        fields = "; ".join(f"{name} is {known[name]!r} there, {given[name]!r} here" for name in other)
+        raise UsageError(f"{named} was begun with other settings: {fields}. Leave these out, or leave out --resume")
+    return cache, replace(config, epochs=given.get("epochs", config.epochs)), solver

@@ -1,0 +1,106 @@
+"""fit-head and sweep as commands: their options, what they say, their JSON; Gram matrices in ls and rm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Made, Run
+
+QUICK = ("fit-head", "--solver", "gram", "--hidden", "8", "--lr", "1e-4")
+
+
+def test_more_epochs_and_what_was_there(run: Run, project: Path) -> None:
+    first = run(*QUICK, "--epochs", "4", "--json", cwd=project).value
+    assert (first["resumed_at"], first["epochs"], first["epoch_of_head"], first["why"]) == (0, 4, 4, "asked for")
+    more = run(*QUICK, "--more-epochs", "3", "--json", cwd=project).value
+    assert (more["resumed_at"], more["epochs"]) == (4, 7)
+    said = run(*QUICK, "--epochs", "9", cwd=project)
+    assert "9 epochs (went on after epoch 7) on" in said.out
+    assert run(*QUICK, "--epochs", "7", "--json", cwd=project).value["reused"]
+    assert "no finished run of these settings" in run(*QUICK, "--seed", "3", "--more-epochs", "1", cwd=project).error
+
+
+def test_the_solver_that_was_chosen_says_why(run: Run, project: Path) -> None:
+    assert "times fewer operations than" in run("fit-head", "--epochs", "2", "--json", cwd=project).value["why"]
+
+
+def test_resume_refuses_other_settings_field_by_field(run: Run, project: Path) -> None:
+    name = run(*QUICK, "--epochs", "2", "--json", cwd=project).value["run"]
+    assert run("fit-head", "--resume", name, "--json", cwd=project).value["reused"]
+    longer = run("fit-head", "--resume", name, "--epochs", "5", "--lr", "1e-4", "--json", cwd=project).value
+    assert (longer["resumed_at"], longer["epochs"]) == (2, 5)
+    for args, said in (
+        (("--lr", "0.5", "--hidden", "9"), "hidden is (8,) there, (9,) here; lr is 0.0001 there, 0.5 here"),
+        (("--solver", "primal"), "solver is 'gram' there, 'primal' here"),
+        (("--cache", "other"), "cache is "),
+        (("--preset", "study"), "lr is 0.0001 there, 1e-05 here; decay is 0.0 there, 0.001 here; scale is"),
+    ):
+        message = run("fit-head", "--resume", name, *args, cwd=project).error
+        assert f"{name} was begun with other settings: " in message
+        assert said in message
+    assert "no training 'nothing'" in run("fit-head", "--resume", "nothing", cwd=project).error
+
+
+def test_seeds(run: Run, project: Path) -> None:
+    value = run(*QUICK, "--epochs", "2", "--seeds", "2", "--json", cwd=project).value
+    assert len(value["runs"]) == 2
+    assert [line["split"] for line in value["summary"]] == ["train"] * 3 + ["val"] * 3 + ["test"] * 3
+    assert {"split", "measure", "mean", "std"} == set(value["summary"][0])
+    said = run(*QUICK, "--epochs", "2", "--seeds", "2", cwd=project)
+    assert said.out.count("this very run is there already") == 2
+    assert "mean of 2" in said.out
+    for args in (("--more-epochs", "2"), ("--resume", "x")):
+        assert "--seeds goes with neither" in run(*QUICK, "--seeds", "2", *args, cwd=project).error
+
+
+SWEEP = ("sweep", "--solver", "gram", "--epochs", "3")
+
+
+def test_sweep(run: Run, project: Path) -> None:
+    space = ("--lr", "0.0001,1e9,0.001", "--hidden", "8,8+4", "--seeds", "2")
+    value = run(*SWEEP, *space, "--json", cwd=project).value
+    assert {"sweep", "path", "heads", "winner", "train", "val", "test"} == set(value)
+    assert len(value["heads"]) == 6
+    assert value["heads"][0].keys() == {"lr", "hidden", "epochs", "val_loss", "spread", "epoch", "diverged"}
+    assert [head["lr"] for head in value["heads"] if head["val_loss"] is None] == [1e9] * sum(
+        head["diverged"] > 0 for head in value["heads"]
+    )
+    assert value["heads"][-1]["val_loss"] is None
+    assert json.loads((Path(value["path"]) / "sweep.json").read_text())["winner"] == value["winner"]
+    said = run(*SWEEP, *space, cwd=project)
+    assert said.code == 0
+    assert "diverged" in said.out
+    assert "the best on validation, looked at on test once" in said.out
+    assert run("report", cwd=project).code == 0
+    some = run(*SWEEP, "--lr", "0.0001,0.001,0.002", "--random", "2", "--json", cwd=project).value
+    assert len(some["heads"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        ((), 1, "nothing to sweep over"),
+        (("--lr", "a,b"), 2, "expected values like 0.001,0.003"),
+        (("--hidden", "8,x"), 2, "expected numbers like"),
+        (("--dropout", "0,1"), 1, "dropout 1.0"),
+        (("--lr", "1e9", "--hidden", "8,4"), 1, "every combination diverged"),
+    ],
+)
+def test_sweeps_that_cannot_be(run: Run, project: Path, args: tuple[str, ...], code: int, said: str) -> None:
+    ran = run("sweep", *args, cwd=project)
+    assert said in ran.error
+    assert ran.code == code
+    assert not list((project / "results").glob("*"))
+
+
+def test_ls_and_rm_know_the_gram_matrices(run: Run, project: Path, made: Made) -> None:
+    assert run("ls", "--json", cwd=project).value[0]["gram_bytes"] == 0
+    run(*QUICK, "--epochs", "1", cwd=project)
+    (listed,) = run("ls", "--json", cwd=project).value
+    assert listed["gram_bytes"] > 0
+    assert "Gram" in run("ls", cwd=project).out
+    removed = run("rm", made.cache.name, "--yes", "--json", cwd=project).value
+    assert [Path(item["path"]).suffix for item in removed["items"]] == ["", ".gram"]
+    assert not [path for path in (project / "cache").iterdir() if not path.name.startswith((".", "README"))]

@@ -1,0 +1,329 @@
+"""A training that is killed, interrupted or made longer ends as one that was left alone, to the last bit."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from faults import Shops, Workshop, lines
+from test_heads_train import separable
+from test_store_contract import dataset, make_cache
+
+from featcache import runs
+from featcache.errors import HeadError, RunError
+from featcache.heads import checkpoint
+from featcache.heads.config import HeadConfig
+from featcache.pipeline import fit_head as module
+from featcache.pipeline.fit_head import Fitted, fit_head
+from featcache.store.cache import Cache
+
+IMAGES = dataset(72)
+PLAIN = HeadConfig((8,), 0.5, lr=0.01, epochs=12, batch=7)
+CONFIGS = {
+    "plain": PLAIN,
+    "momentum": replace(PLAIN, momentum=0.9, nesterov=True, lr=0.001, l2=0.001, hidden=(8, 5)),
+    "best": replace(PLAIN, momentum=0.5, restore_best=True, val_every=3, patience=9),
+    "double": replace(PLAIN, dtype="float64", output="sigmoid", activation="tanh", schedule="cosine"),
+}
+KILLS, KILLED_EPOCHS, PAUSE_S = 50, 200, 0.01
+STEPS = 48
+
+
+@pytest.fixture(scope="module")
+def cache(quick: Path) -> Cache:
+    return make_cache(quick / "resume", IMAGES, separable(IMAGES, (3, 2, 8)))
+
+
+@pytest.fixture
+def results(quick: Path, tmp_path: Path) -> Path:
+    return quick / "resume-results" / tmp_path.name
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("write_curves", "write_confusion"):
+        monkeypatch.setattr(module.figures, name, lambda *args, **options: None)
+
+
+def result(run: Path) -> dict[str, Any]:
+    """All of a run but how long it took, when that was and how it is called."""
+    found: dict[str, Any] = {path.name: path.read_bytes() for path in run.iterdir()}
+    found["history.csv"] = [line.rpartition(",")[0] for line in lines(run / "history.csv")]
+    with np.load(run / "state.npz") as state:
+        arrays = {name: state[name] for name in state.files}
+    for name in ("history", "best.history"):
+        if name in arrays:
+            arrays[name] = arrays[name][:, :6]
+    found["state.npz"] = {name: (a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items()}
+    for name, fields in {"metrics.json": ("seconds", "s_per_epoch"), "config.json": ("created", "why")}.items():
+        record = json.loads(found[name])
+        found[name] = {key: value for key, value in record.items() if key not in fields}
+    return found
+
+
+def same(run: Path, expected: dict[str, Any]) -> None:
+    found = result(run)
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
+
+
+def undisturbed(cache: Cache, results: Path, config: HeadConfig) -> dict[str, Any]:
+    return result(fit_head(cache, results, config, "gram").run.folder)
+
+
+def interrupted(cache: Cache, results: Path, config: HeadConfig, after: int) -> Path:
+    """Train, and be asked to stop in an epoch; the folder that is left."""
+    with pytest.raises(KeyboardInterrupt):
+        fit_head(cache, results, config, "gram", stopping=lambda: _Stop(after))
+    (folder,) = results.glob("*.training")
+    return folder
+
+
+class _Stop:
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __enter__(self) -> Any:
+        return self.asked
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def asked(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+# Kills
+
+
+def test_fifty_random_kills_change_nothing(cache: Cache, results: Path, shops: Shops) -> None:
+    def trial(shop: Workshop, name: str) -> set[int]:
+        generator, folder = random.Random(name), results / name
+        config = replace(CONFIGS[name], epochs=KILLED_EPOCHS, patience=0)
+        asked = (cache.folder, folder / "killed", config.to_dict())
+        whole = shop.run("fit", cache.folder, folder / "whole", config.to_dict()).returned["run"]
+        stopped_at = []
+        for _ in range(KILLS):
+            before, further = epochs_in(folder / "killed"), generator.randrange(7)
+            worker = shop.start("fit", *asked, pause_s=PAUSE_S)
+            while epochs_in(folder / "killed") < before + further and not worker.ended():
+                time.sleep(0.001)
+            time.sleep(generator.uniform(0, 2 * PAUSE_S))
+            if not worker.ended():
+                worker.send(9)
+            assert worker.wait().code == -9
+            stopped_at.append(epochs_in(folder / "killed"))
+        done = shop.run("fit", *asked).returned
+        assert done["resumed_at"] > KILLED_EPOCHS / 4
+        same(folder / "killed" / whole, result(folder / "whole" / whole))
+        return set(stopped_at)
+
+    for seen in shops.each(trial, ["momentum", "best"]):
+        assert len(seen) > KILLS / 2  # it was killed all along its way
+
+
+def epochs_in(results: Path) -> int:
+    """How far the training in a folder is, as anybody can see."""
+    return max((len(lines(file)) - 1 for file in results.glob("*.training/history.csv")), default=0)
+
+
+def test_a_kill_before_any_step_of_writing_changes_nothing(cache: Cache, results: Path, shops: Shops) -> None:
+    """Between and inside the writing of checkpoints, of the history and of the run."""
+    settings = replace(CONFIGS["best"], epochs=3).to_dict()
+    log = results.with_name(results.name + ".log")
+    whole = shops.both[0].run("fit", cache.folder, results / "whole", settings, fault=("traced", log)).returned["run"]
+    expected, n_steps = result(results / "whole" / whole), len(lines(log))
+    assert n_steps > 60
+
+    def trial(shop: Workshop, step: int) -> int | None:
+        folder = results / str(step)
+        killed = shop.run("fit", cache.folder, folder, settings, fault=("killed", step))
+        assert killed.code in (-9, 0), (step, killed)
+        done = shop.run("fit", cache.folder, folder, settings).returned
+        same(folder / whole, expected)
+        shutil.rmtree(folder)
+        return None if done["reused"] else int(done["resumed_at"])
+
+    resumed = shops.each(trial, sorted(random.Random(0).sample(range(n_steps), STEPS)))
+    assert set(resumed) == {0, 1, 2, 3, None}  # None: the run was there, and only its training had to go
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("after", [1, 5, 11])
+def test_an_interrupted_training_goes_on(cache: Cache, results: Path, name: str, after: int) -> None:
+    config = CONFIGS[name]
+    expected = undisturbed(cache, results / "whole", config)
+    folder = interrupted(cache, results / "cut", config, after)
+    assert {"config.json", "state.npz"} <= {path.name for path in folder.iterdir()}
+    assert runs.list_runs(results / "cut") == []
+    done = fit_head(cache, results / "cut", config, "gram")
+    assert (done.resumed_at, done.reused) == (after, False)
+    same(done.run.folder, expected)
+    assert [path.name for path in (results / "cut").iterdir()] == [done.run.name]
+    assert fit_head(cache, results / "cut", config, "gram").reused
+
+
+def test_again_forgets_what_an_interruption_left(cache: Cache, results: Path) -> None:
+    interrupted(cache, results, PLAIN, 5)
+    assert fit_head(cache, results, PLAIN, "gram", again=True).resumed_at == 0
+    assert fit_head(cache, results, PLAIN, "gram", again=True).resumed_at == 0
+
+
+def test_a_damaged_state_is_not_gone_on_from(cache: Cache, results: Path) -> None:
+    expected = undisturbed(cache, results / "whole", PLAIN)
+    folder = interrupted(cache, results / "cut", PLAIN, 5)
+    state = bytearray((folder / "state.npz").read_bytes())
+    state[len(state) // 2] ^= 1
+    (folder / "state.npz").write_bytes(state)
+    done = fit_head(cache, results / "cut", PLAIN, "gram")
+    assert done.resumed_at == 0
+    same(done.run.folder, expected)
+
+
+def test_an_interrupted_training_with_more_epochs_is_gone_on_with(cache: Cache, results: Path) -> None:
+    longer = replace(PLAIN, epochs=20)
+    expected = undisturbed(cache, results / "whole", longer)
+    interrupted(cache, results / "cut", PLAIN, 5)
+    done = fit_head(cache, results / "cut", longer, "gram")
+    assert done.resumed_at == 5
+    same(done.run.folder, expected)
+
+
+# Longer ones
+
+
+@pytest.mark.parametrize(("name", "resumed_at"), [("plain", 12), ("momentum", 12), ("best", 12), ("double", 0)])
+def test_a_longer_training_begins_where_a_shorter_one_ended(
+    cache: Cache, results: Path, name: str, resumed_at: int
+) -> None:
+    """But for the cosine schedule, whose every rate depends on how long it is."""
+    short = replace(CONFIGS[name], patience=0)
+    long = replace(short, epochs=40)
+    expected = undisturbed(cache, results / "whole", long)
+    fit_head(cache, results / "grown", short, "gram")
+    done = fit_head(cache, results / "grown", long, "gram")
+    assert done.resumed_at == resumed_at
+    same(done.run.folder, expected)
+    assert fit_head(cache, results / "grown", short, "gram").reused
+
+
+def test_a_shorter_training_does_not_begin_with_a_longer_one(cache: Cache, results: Path) -> None:
+    expected = undisturbed(cache, results / "whole", PLAIN)
+    fit_head(cache, results / "other", replace(PLAIN, epochs=20), "gram")
+    done = fit_head(cache, results / "other", PLAIN, "gram")
+    assert done.resumed_at == 0
+    same(done.run.folder, expected)
+
+
+def test_a_look_at_validation_that_a_longer_training_would_not_take(cache: Cache, results: Path) -> None:
+    """Every training looks at its last epoch; the 12th of 20 is none that --val-every 5 looks at."""
+    short = replace(PLAIN, val_every=5, restore_best=True, lr=0.05)
+    expected = undisturbed(cache, results / "whole", replace(short, epochs=20))
+    fit_head(cache, results / "grown", short, "gram")
+    done = fit_head(cache, results / "grown", replace(short, epochs=20), "gram")
+    assert done.resumed_at == 0
+    same(done.run.folder, expected)
+
+
+def test_patience_that_would_have_ended_a_training_sooner(cache: Cache, results: Path) -> None:
+    endless = replace(PLAIN, lr=0.2, epochs=40)
+    patient = replace(endless, patience=2, epochs=60)
+    expected = undisturbed(cache, results / "whole", patient)
+    assert len(expected["history.csv"]) - 1 < 40
+    fit_head(cache, results / "grown", endless, "gram")
+    done = fit_head(cache, results / "grown", patient, "gram")
+    assert done.resumed_at == 0
+    same(done.run.folder, expected)
+
+
+def test_more_epochs(cache: Cache, results: Path) -> None:
+    expected = undisturbed(cache, results / "whole", replace(PLAIN, epochs=30))
+    with pytest.raises(HeadError, match="no finished run of these settings to add epochs to"):
+        fit_head(cache, results / "grown", PLAIN, more_epochs=10)
+    fit_head(cache, results / "grown", PLAIN, "gram")
+    fit_head(cache, results / "grown", replace(PLAIN, epochs=20), "gram")
+    other = fit_head(cache, results / "grown", replace(PLAIN, epochs=99, seed=1), "gram")
+    (other.run.folder / "config.json").write_text("{")  # says nothing of the others
+    done = fit_head(cache, results / "grown", PLAIN, more_epochs=10)
+    assert (done.resumed_at, done.run.metrics["epochs"]) == (20, 30)
+    same(done.run.folder, expected)
+    with pytest.raises(HeadError, match="cosine schedule ends with its last epoch"):
+        fit_head(cache, results / "grown", CONFIGS["double"], more_epochs=10)
+
+
+def test_what_another_data_set_or_head_left_is_not_gone_on_from(cache: Cache, results: Path, quick: Path) -> None:
+    interrupted(cache, results, PLAIN, 5)
+    for other in (replace(PLAIN, seed=1), replace(PLAIN, lr=0.02), replace(PLAIN, dropout=0.4)):
+        assert fit_head(cache, results, other, "gram").resumed_at == 0
+    features = separable(IMAGES, (3, 2, 8)) + 1
+    assert fit_head(make_cache(results / "cache", IMAGES, features), results, PLAIN, "gram").resumed_at == 0
+
+
+# Two at once
+
+
+def test_two_processes_cannot_train_one_run(cache: Cache, results: Path, shops: Shops) -> None:
+    config = replace(PLAIN, epochs=1000)
+    worker = shops.both[0].start("fit", cache.folder, results, config.to_dict(), pause_s=0.05)
+    while not list(results.glob("*.training/state.npz")):
+        time.sleep(0.005)
+    began = time.monotonic()
+    with pytest.raises(RunError, match=r"\.training: another process trains this run; wait for it, or train with"):
+        fit_head(cache, results, config, "gram")
+    assert time.monotonic() - began < 2
+    assert (fit_head(cache, results, replace(config, epochs=5), "gram")).resumed_at in range(6)
+    worker.send(9)
+    worker.wait()
+    assert fit_head(cache, results, replace(config, epochs=60), "gram").run.metrics["epochs"] == 60
+
+
+def test_who_comes_as_another_one_finishes_finds_its_run(
+    cache: Cache, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = runs.training
+
+    def late(*args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(runs, "training", real)
+        first = fit_head(cache, results, PLAIN, "gram")
+        assert not first.reused
+        return real(*args, **options)
+
+    monkeypatch.setattr(runs, "training", late)
+    done: Fitted = fit_head(cache, results, PLAIN, "gram")
+    assert done.reused
+    assert [path.name for path in results.iterdir()] == [done.run.name]
+
+
+# What is left
+
+
+def test_a_training_that_fails_leaves_nothing(cache: Cache, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
+    with pytest.raises(HeadError, match="diverges at learning rate"):
+        fit_head(cache, results, replace(PLAIN, hidden=(8, 4), lr=1e6), "gram")
+    assert list(results.iterdir()) == []
+
+
+def test_history_is_there_to_read_while_it_trains(cache: Cache, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LIVE_S", 0.0)
+    seen = []
+
+    def read(history: Any) -> None:
+        (folder,) = results.glob("*.training")
+        frame = runs.Run(folder).history
+        assert len(frame) == len(history)
+        assert list(frame["loss"]) == pytest.approx([entry.loss for entry in history], rel=1e-12)
+        seen.append(len(frame))
+
+    fit_head(cache, results, PLAIN, "gram", on_epoch=read)
+    assert seen == list(range(1, 13))

@@ -1,0 +1,196 @@
+"""fit-head without its command line: what a run holds, what ends it early, what is refused before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from test_heads_train import CONFIG, IMAGES, cache_of, separable
+from test_store_contract import image, make_cache
+
+from featcache.backbones.quiet_keras import import_keras
+from featcache.dataset.manifest import Dataset
+from featcache.errors import HeadError
+from featcache.heads import products
+from featcache.heads.config import Activation, HeadConfig
+from featcache.heads.head import Head
+from featcache.heads.train import Choice, choose_solver, train_head
+from featcache.pipeline import fit_head as module
+from featcache.pipeline.fit_head import fit_head
+from featcache.pipeline.resume import interrupted
+from featcache.project import Project, Settings
+from featcache.store.cache import Cache
+
+NOISY = replace(CONFIG, lr=0.003, epochs=60, dropout=0.5)
+"""Validation is at its best long before the end."""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    features = separable(IMAGES, (3, 2, 8)) + np.random.default_rng(1).standard_normal((120, 3, 2, 8)) * 6
+    return make_cache(tmp_path_factory.mktemp("cache"), IMAGES, features.astype("float32"))
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("write_curves", "write_confusion"):
+        monkeypatch.setattr(module.figures, name, lambda *args, **options: None)
+
+
+# The reason
+
+
+def test_the_reason_of_the_solver_is_in_the_run(cache: Cache, tmp_path: Path) -> None:
+    run = fit_head(cache, tmp_path, CONFIG).run
+    assert "times fewer operations than" in run.config["why"]
+    assert fit_head(cache, tmp_path, replace(CONFIG, seed=1), "gram").run.config["why"] == "asked for"
+    assert fit_head(cache, tmp_path, replace(CONFIG, seed=2), Choice("gram", "because")).run.config["why"] == "because"
+
+
+# Ending early, and the best epoch
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy", "loss"])
+def test_patience_ends_a_training(cache: Cache, tmp_path: Path, monitor: Any) -> None:
+    whole = train_head(cache, NOISY, "gram").history
+    patient = fit_head(cache, tmp_path, replace(NOISY, monitor=monitor, patience=6), "gram").run
+    values = [(-1 if monitor == "val_accuracy" else 1) * getattr(entry, monitor) for entry in whole]
+    best, ends = 0, len(whole)
+    for number, value in enumerate(values, start=1):
+        best = number if not best or value < values[best - 1] else best
+        if number - best >= 6:
+            ends = number
+            break
+    assert patient.metrics["epochs"] == ends == len(patient.history)
+    assert list(patient.history["loss"]) == pytest.approx([entry.loss for entry in whole[:ends]], rel=1e-12)
+
+
+@pytest.mark.parametrize("val_every", [1, 4])
+def test_the_best_epoch_is_kept(cache: Cache, tmp_path: Path, val_every: int) -> None:
+    run = fit_head(cache, tmp_path, replace(NOISY, restore_best=True, val_every=val_every), "gram").run
+    history = run.history
+    looked = history["val_loss"].notna()
+    assert list(history["epoch"][looked]) == list(range(val_every, 61, val_every))
+    best = int(history["epoch"][history["val_loss"].idxmin()])
+    assert run.metrics["epoch_of_head"] == best < 60
+    assert run.metrics["val"]["loss"] == pytest.approx(history["val_loss"].min(), rel=1e-4)
+    last = fit_head(cache, tmp_path, NOISY, "gram").run
+    assert last.metrics["epoch_of_head"] == 60
+    assert last.metrics["val"]["loss"] == pytest.approx(last.history["val_loss"].iloc[-1], rel=1e-4)
+
+
+# What is refused
+
+
+def test_features_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    lines = [(label, split) for split in ("train", "val", "test") for label in "ab"] * 6
+    images = Dataset(tuple(image(n, label, split) for n, (label, split) in enumerate(lines)), Path())
+    for split in ("train", "val", "test"):
+        for value in (np.nan, np.inf):
+            features = np.random.default_rng(0).standard_normal((36, 6)).astype("float32")
+            whole = make_cache(tmp_path / f"{split}{value}", images, features)
+            bad = whole.numbers(split)[[1, 3]]
+            features[bad, 2] = value
+            broken = _with_features(whole, features)
+            for solver in ("gram", "primal"):
+                for scale in ("auto", "none"):
+                    config = replace(CONFIG, batch=4, epochs=2, scale=scale)  # type: ignore[arg-type]
+                    with pytest.raises(HeadError, match=rf"NaN or infinite, in rows? {bad[0]}"):
+                        fit_head(broken, tmp_path / "results", config, solver)  # type: ignore[arg-type]
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+def _with_features(cache: Cache, features: np.ndarray) -> Cache:
+    """The same cache as if it had been written with these, which a writer refuses."""
+
+    class Broken:
+        shape, dtype = features.shape, features.dtype
+
+        def __getitem__(self, numbers: Any) -> Any:
+            return features[numbers]
+
+        def blocks(self, numbers: Any) -> Any:
+            for start in range(0, len(numbers), 7):
+                yield slice(start, min(start + 7, len(numbers))), features[numbers[start : start + 7]]
+
+    cache.__dict__["features"] = Broken()
+    return cache
+
+
+def test_a_class_that_a_split_lacks_is_refused(tmp_path: Path) -> None:
+    lines = [(label, split) for split in ("train", "val", "test") for label in "ab"] * 6
+    cache = cache_of(tmp_path, [line for line in lines if line != ("a", "val")])
+    with pytest.raises(HeadError, match=r"the split 'val' has no rows of a: change dataset\.csv"):
+        fit_head(cache, tmp_path / "results", replace(CONFIG, batch=4))
+    assert not (tmp_path / "results").exists()
+
+
+def test_too_little_memory_is_said_before_anything_is_read(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "available_bytes", lambda: 4096)
+    monkeypatch.setattr(products, "blocks", None)
+    for solver in ("gram", "primal", "auto"):
+        with pytest.raises(HeadError, match=r"solver needs .* GiB for 8 units .* GiB are free"):
+            fit_head(cache, tmp_path / "results", CONFIG, solver)  # type: ignore[arg-type]
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_gram_matrix_larger_than_memory_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "available_bytes", lambda: 4 << 30)
+    assert choose_solver(60_000, 1000, 4096, 4, HeadConfig(epochs=1000), "gram").solver == "gram"  # K: 13 GiB
+
+
+# Heads know what they are for
+
+
+def test_a_head_refuses_features_of_another_space(cache: Cache, tmp_path: Path) -> None:
+    head = train_head(cache, CONFIG, "gram").head
+    half = make_cache(tmp_path, IMAGES, separable(IMAGES, (3, 2, 8)).astype("float16"), dtype="float16")
+    with pytest.raises(HeadError, match="not those that the head was trained on"):
+        head.probabilities(half)
+    assert head.probabilities(cache).shape == (120, 4)
+
+
+@pytest.mark.parametrize("output", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("activation", get_args(Activation))
+def test_keras_and_numpy_predict_the_same(cache: Cache, tmp_path: Path, activation: Any, output: Any) -> None:
+    config = HeadConfig((6, 5), 0.2, activation=activation, output=output, epochs=3, batch=8, lr=0.01)
+    trained = train_head(cache, config, "gram").head
+    head = replace(trained, scale=trained.scale * 0.05)  # logits are then of a size at which float32 is good for 1e-6
+    head.save(tmp_path)
+    expected = head.probabilities(cache)
+    X = np.asarray(cache.features)
+    model = import_keras().saving.load_model(tmp_path / "head.keras", safe_mode=True)
+    np.testing.assert_allclose(model.predict(X, verbose=0), expected, atol=2e-6)
+    with np.load(tmp_path / "head.npz", allow_pickle=False) as a:
+        layers = [(a[f"W{i}"], a[f"b{i}"]) for i in range(3)]
+        found = Head(
+            tuple(a["row_shape"]), float(a["scale"]), layers, 0.0, tuple(a["classes"]), str(a["activation"]),
+            str(a["output"]), str(a["space"]),
+        )  # fmt: skip
+    np.testing.assert_array_equal(found.probabilities(cache), expected)
+
+
+# --resume
+
+
+def test_what_an_interrupted_training_was_of(cache: Cache, tmp_path: Path) -> None:
+    project = Project(tmp_path, Settings())
+    run = fit_head(cache, project.results_folder, replace(CONFIG, hidden=(8, 4), l2=(0.1, 0.0, 0.2)), "gram").run
+    name, config, solver = interrupted(project, run.name, {"epochs": 70, "lr": 0.001, "solver": "gram"})
+    assert (name, solver) == (cache.name, "gram")
+    assert config == replace(CONFIG, hidden=(8, 4), l2=(0.1, 0.0, 0.2), epochs=70)
+    assert interrupted(project, f"{run.name}.training", {"cache": cache.name[:6]})[1].epochs == 10
+    with pytest.raises(Exception, match=r"lr is 0\.001 there, 0.5 here; hidden is .8, 4. there, .8,. here; solver is"):
+        interrupted(project, run.name, {"lr": 0.5, "hidden": (8,), "solver": "primal"})
+    for name in ("", "x", "..", "a\0b", "x" * 5000):
+        with pytest.raises(Exception, match=r"no training .* \(interrupted ones there: none\)"):
+            interrupted(project, name, {})
+    for text in ("{", "[]", "{}", '{"head": {"lr": -1}, "solver": "gram", "cache_name": "x"}', "[" * 100_000):
+        (run.folder / "config.json").write_text(text)
+        with pytest.raises(Exception, match=r"config\.json: cannot be read"):
+            interrupted(project, run.name, {})
