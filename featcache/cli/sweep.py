@@ -74,7 +74,7 @@ def command(
             }
         )
         return
-    fields = [name for name in space if name in done.table]
+    fields = [name for name in space if len(space[name]) > 1]
     rows = [
         [
             *(str(line[name]) for name in fields),

@@ -20,6 +20,7 @@ Array = NDArray[np.floating[Any]]
 Numbers = NDArray[np.intp]
 _MAX_BLOCK_BYTES = 512 << 20
 _MIRROR_ROWS = 512
+_PART_BYTES = 16 << 20
 
 
 def available_bytes() -> int:
@@ -69,8 +70,10 @@ def times(features: Features, numbers: Numbers, W: Array) -> Array:
 def transposed_times(features: Features, numbers: Numbers, A: Array) -> Array:
     """X[numbers]^T A: ndarray of shape (D, H), in the dtype of A."""
     result = np.zeros((width(features), A.shape[1]), A.dtype)
+    part = max(1, _PART_BYTES // (A.shape[1] * A.itemsize))
     for place, block in blocks(features, numbers, A.dtype):
-        result += block.T @ A[place]
+        for start in range(0, len(result), part):  # or each block would take a second array of the size of W
+            result[start : start + part] += block[:, start : start + part].T @ A[place]
     return result
 
 

@@ -16,6 +16,7 @@ SCALED_SQUARED_NORM = 25_600.0
 MASK_ROWS = 256
 """Rows whose dropout masks are drawn together."""
 
+_DRAWN_ROWS = 8192
 _ORDER, _DROPOUT, _WEIGHTS = range(3)
 
 Array = NDArray[np.floating[Any]]
@@ -59,11 +60,16 @@ def initial_weights(config: HeadConfig, n_inputs: int, n_classes: int) -> list[t
     layers = []
     for layer, (n_in, n_out) in enumerate(pairwise(sizes)):
         generator = _generator(config.seed, _WEIGHTS, layer)
-        if layer == 0 and config.scale == "auto" and config.hidden:
-            W = generator.standard_normal((n_in, n_out)) * np.sqrt(2 / SCALED_SQUARED_NORM)
-        else:
-            bound = np.sqrt(6 / (n_in + n_out))
-            W = generator.uniform(-bound, bound, (n_in, n_out))
+        W = np.empty((n_in, n_out), np.float32)
+        for start in range(
+            0, n_in, _DRAWN_ROWS
+        ):  # a part at a time: drawn in float64, they would take twice the memory
+            shape = W[start : start + _DRAWN_ROWS].shape
+            if layer == 0 and config.scale == "auto" and config.hidden:
+                W[start : start + _DRAWN_ROWS] = generator.standard_normal(shape) * np.sqrt(2 / SCALED_SQUARED_NORM)
+            else:
+                bound = np.sqrt(6 / (n_in + n_out))
+                W[start : start + _DRAWN_ROWS] = generator.uniform(-bound, bound, shape)
         # Rounded to float32 in both modes, so that they start from the same numbers.
-        layers.append((W.astype(np.float32).astype(config.dtype), np.zeros(n_out, config.dtype)))
+        layers.append((W.astype(config.dtype, copy=False), np.zeros(n_out, config.dtype)))
     return layers
