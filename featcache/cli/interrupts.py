@@ -9,25 +9,29 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_noted: list[int] = []
+"""Signals that came while the command ran, but for those that `finishing_in_hand` waits for."""
 _Handler = Callable[[int, FrameType | None], None]
 
 
 @contextmanager
 def noting_interrupts() -> Iterator[list[int]]:
     """Both signals raise KeyboardInterrupt, and are noted: some libraries turn it into an error of theirs."""
-    interrupts: list[int] = []
+    _noted.clear()
 
     def note(number: int, _: FrameType | None) -> None:
-        interrupts.append(number)
+        _noted.append(number)
         raise KeyboardInterrupt
 
     with _handled(note, lambda before: before in (signal.default_int_handler, signal.SIG_DFL)):
-        yield interrupts
+        yield _noted
 
 
 @contextmanager
 def finishing_in_hand() -> Iterator[Callable[[], bool]]:
     """The first signal is only noted, for the work inside to end in good order; the next one ends it at once."""
+    if _noted:  # and a library swallowed it, in the middle of an import
+        raise KeyboardInterrupt
     noted: list[int] = []
     before = signal.getsignal(signal.SIGINT)
 
