@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,9 @@ from featcache.backbones import known
 from featcache.backbones.engine import Engine, EngineInfo, open_engine
 from featcache.cli import main
 from featcache.pipeline import plan, verify
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of whatever a shell started in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FEATCACHE = Path(sys.executable).with_name("featcache")
 EXTRACT = ("extract", "--model", "mobilenetv2", "--weights", "random", "--input-size", "64")
