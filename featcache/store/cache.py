@@ -107,7 +107,7 @@ class Cache:
         return self.features[self.numbers(split)], self.labels(split)
 
     def blocks(self, split: str | None = None) -> Iterator[tuple[Array, NDArray[np.int64]]]:
-        """Features and class numbers of a split in row order, a block of at most a shard's rows (64 MB) at a time.
+        """Features and class numbers of a split in row order, a block of at most a shard's rows (16 MB) at a time.
 
         Yields X of shape (n, h, w, c), or (n, c) where pooled, and y of shape (n,), int64. Each chunk is read once.
         """
@@ -132,14 +132,14 @@ class Cache:
         buffer), never from what was drawn before: `batches(...).order` are the row numbers, and batch i has those
         from i * batch_size on. `shuffle=False` gives row order.
 
-        Shuffling is by blocks. The chunks of the split (16 rows that lie together, so a few images and their views)
+        Shuffling is by blocks. The chunks of the split (rows that lie together, so a few images and their views)
         are put into random order; as many as hold `buffer_rows` rows are read, and rows are shuffled among them. A
         split that fits into the buffer is shuffled perfectly, each order as likely as any other. Of a larger one,
         each buffer is a random choice of chunks: rows of one chunk meet in one buffer (or two that follow each
         other), so where neighbours in the cache are of one class, the shares of the classes vary between buffers as
         among buffer_rows / 16 independent rows.
 
-        In memory are one buffer, at most two shards (64 MB each) while it is filled, one batch, and 8 bytes a row
+        In memory are one buffer, at most two shards (16 MB each) while it is filled, one batch, and 8 bytes a row
         for each of a few arrays of row numbers. `buffer_rows` is by default what fits into 256 MB; it is rounded
         down to whole batches, and is a batch at least.
 

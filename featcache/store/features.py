@@ -45,7 +45,7 @@ class Features:
     """The feature array of a cache, read from the store when it is indexed.
 
     Takes what NumPy takes along the first axis (a number, a slice, a list or array of row numbers, a
-    mask), then any further indices; `numpy.asarray` reads it whole. Only the chunks (16 rows) that hold
+    mask), then any further indices; `numpy.asarray` reads it whole. Only the chunks that hold
     rows asked for are read.
     """
 
