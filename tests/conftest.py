@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import Shops
+from faults import Shops, make_cells
 
 from featcache.backbones import known
 from featcache.backbones.engine import Engine, EngineInfo, open_engine
 from featcache.cli import main
 from featcache.pipeline import plan, verify
+from featcache.store.layout import FORMATS
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of whatever a shell started in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -160,3 +161,15 @@ def contents(folder: Path) -> dict[str, bytes]:
         path for path in folder.rglob("*") if path.is_file() and path.name not in (".images.csv", ".backbones.json")
     )
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of generated leukocytes; not to be changed."""
+    return make_cells(tmp_path_factory.mktemp("cells"))
+
+
+@pytest.fixture(scope="module", params=FORMATS)
+def format_(request: pytest.FixtureRequest) -> str:
+    """Each storage format in turn."""
+    return str(request.param)

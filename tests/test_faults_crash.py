@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import EXTRACT, Made
-from faults import FORMATS, Shops, Workshop, contents, lines, make_cells, only_cache, rows_recorded, same
+from faults import FORMATS, Shops, Workshop, contents, lines, only_cache, rows_recorded, same
 
 from featcache.errors import CacheNotFoundError
 from featcache.store.cache import open_cache
@@ -24,16 +24,6 @@ from featcache.store.verify import verify
 VIEWS = 2
 ROWS = 12 * VIEWS
 """Two shards, the second one short."""
-
-
-@pytest.fixture(scope="module")
-def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_cells(tmp_path_factory.mktemp("cells"))
-
-
-@pytest.fixture(scope="module", params=FORMATS)
-def format_(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,11 @@ from typing import Any
 
 import pytest
 from faults import (
-    FORMATS,
     MODEL,
     Ended,
     Shops,
     Workshop,
     contents,
-    make_cells,
     make_project,
     only_cache,
     remount,
@@ -35,16 +33,6 @@ ROWS = 12 * VIEWS
 
 ENOUGH = "size=16m,nr_inodes=10000"
 WRITABLE = "mode=755"
-
-
-@pytest.fixture(scope="module")
-def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_cells(tmp_path_factory.mktemp("cells"))
-
-
-@pytest.fixture(scope="module", params=FORMATS)
-def format_(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 @pytest.fixture(scope="module")

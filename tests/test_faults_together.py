@@ -17,13 +17,11 @@ import numpy as np
 import pytest
 from conftest import EXTRACT, Made
 from faults import (
-    FORMATS,
     ROWS_PER_SHARD,
     Shops,
     Worker,
     contents,
     lines,
-    make_cells,
     only_cache,
     rows_recorded,
     same,
@@ -38,16 +36,6 @@ ROWS = 12 * VIEWS
 
 SOON_S = 15
 """All are done by then; a lease whose holder cannot be known to be dead stands for twice as long."""
-
-
-@pytest.fixture(scope="module")
-def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_cells(tmp_path_factory.mktemp("cells"))
-
-
-@pytest.fixture(scope="module", params=FORMATS)
-def format_(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 @pytest.fixture(scope="module")

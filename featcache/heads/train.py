@@ -212,7 +212,7 @@ def train_head(
 def train_course(
     material: Material, config: HeadConfig, solver: Solver, stopped: Callable[[], bool] = lambda: False
 ) -> list[Epoch]:
-    """The history of a head, without the head: the first weights are not formed, and no test row is looked at.
+    """The history of a head, without the head: the first weights are not formed, test rows only checked to be finite.
 
     stopped : looked at after each epoch; once it says True, KeyboardInterrupt is raised
     """
