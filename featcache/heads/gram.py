@@ -9,15 +9,16 @@ matrix K = X X^T, and the gradient by W is X_B^T dL/dZ_B. L2 shrinks s and A ali
 u W0 + X^T V of the same form.
 
 Updates are delayed to keep the work in matrix products. For a block S of rows in the epoch's order K_S A (and K_S V)
-is one product; its minibatches follow one after the other. Within the block A_t = a A + v V + (rows of S) alpha_i g_i,
-with g_i the gradients so far and numbers a, v, alpha_i that follow the optimizer's own recurrence, so each minibatch
-is corrected by K_SS alone. Every row stands once in an epoch: this is the same algorithm, step for step.
+is one product; its minibatches follow one after the other (featcache.heads.steps). Within the block
+A_t = a A + v V + (rows of S) alpha_i g_i, with g_i the gradients so far and numbers a, v, alpha_i that follow the
+optimizer's own recurrence, so each minibatch is corrected by K_SS alone. Every row stands once in an epoch: this is the
+same algorithm, step for step.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,12 +29,13 @@ from threadpoolctl import threadpool_limits
 
 from featcache.heads import random
 from featcache.heads.history import Epoch, refuse_divergence, timed
-from featcache.heads.stack import Stack, losses, targets_of
+from featcache.heads.stack import Stack, flat, losses, put, targets_of
+from featcache.heads.steps import ACTIVATIONS, add_rows, gather, mix, train_block
 
 Array = NDArray[np.floating[Any]]
-BLOCK_ROWS = 256
+BLOCK_ROWS = 512
 _PART_ROWS = 64
-_PRODUCT_ROWS = 128
+_THREAD_ROWS = 32
 
 
 @dataclass
@@ -109,7 +111,7 @@ def train(problem: GramProblem, state: State, on_epoch: Callable[[State], object
 class _Block:
     """What a block of rows needs, gathered while the block before it is computed.
 
-    places : of the epoch's order; S : row numbers; K_S : (n, N); K_SS : (n, n); the rest is of the rows S
+    places : of the epoch's order; S : row numbers; K_S : (n, N); K_SS : (n, n), half of it; the rest is of the rows S
     """
 
     places: slice
@@ -119,12 +121,7 @@ class _Block:
     P0: Array
     targets: Array
     weights: Array
-    masks: list[Array]
-
-    def batches(self, first: int, last: int, size: int) -> Iterator[slice]:
-        """The minibatches of its rows first..last."""
-        stop = min(last, len(self.S))
-        return (slice(start, min(start + size, stop)) for start in range(first, stop, size))
+    keep: NDArray[np.bool_]
 
 
 class _Run:
@@ -140,8 +137,12 @@ class _Run:
         self.block_rows = max(BLOCK_ROWS // self.config.batch, 1) * self.config.batch
         self.part_rows = max(_PART_ROWS // self.config.batch, 1) * self.config.batch
         rows = min(self.block_rows, len(problem.K))
+        self.kept = problem.K.dtype.type(1 / (1 - self.config.dropout))
+        self.sizes = np.array([len(state.stack.bias), *(len(b) for _, b in state.stack.layers)])
+        self.decay = flat(state.stack.decays(), problem.K.dtype)
         self.buffers = [np.empty((rows, len(problem.K)), problem.K.dtype) for _ in range(2)]
-        self.pool = ThreadPoolExecutor(os.cpu_count(), "featcache-gram")
+        self.cores = os.cpu_count() or 1
+        self.pool = ThreadPoolExecutor(self.cores, "featcache-gram")
         self.blas = threadpool_limits(1, user_api="blas")
 
     def __enter__(self) -> _Run:
@@ -161,16 +162,15 @@ class _Run:
         updates = -(-n_rows // config.batch)
         order = random.order(config.seed, epoch, n_rows)
         logits = np.empty_like(self.targets)
-        plain = not config.momentum and not config.l2_of(0)
         coming = self.pool.submit(self._gather, order, 0, epoch)
         for start in range(0, n_rows, self.block_rows):
             block = coming.result()
-            first_products = [self._product(block.K_S, M) for M in (self.state.A, self.state.V) if len(M)]
+            products = [self._product(block.K_S, M) if len(M) else M for M in (self.state.A, self.state.V)]
             if block.places.stop < n_rows:  # not sooner: it would share the cores with the product
                 coming = self.pool.submit(self._gather, order, block.places.stop, epoch)
             first = epoch * updates + start // config.batch
             rates = [config.lr_at(first + number, updates) for number in range(-(-len(block.S) // config.batch))]
-            (self._plain_block if plain else self._block)(block, first_products, rates, logits[block.places])
+            logits[block.places] = self._block(block, products, np.array(rates))
         weighted = losses(logits, self.targets[order], config.output) * problem.weights[order]
         looks = (epoch + 1) % config.val_every == 0 or epoch + 1 == config.epochs
         val = self._validate() if looks else (float("nan"), float("nan"))
@@ -179,86 +179,60 @@ class _Run:
 
     def _gather(self, order: NDArray[np.int64], start: int, epoch: int) -> _Block:
         """What the block from `start` on needs; in one of two buffers, while the other is in use."""
-        problem, batch, dtype = self.problem, self.config.batch, self.problem.K.dtype.type
+        problem, batch = self.problem, self.config.batch
         places = slice(start, min(start + self.block_rows, len(order)))
         S = order[places]
-        K_S = np.take(problem.K, S, axis=0, out=self.buffers[start // self.block_rows % 2][: len(S)], mode="clip")
+        K_S = self.buffers[start // self.block_rows % 2][: len(S)]
+        K_SS = np.empty((len(S), len(S)), K_S.dtype)
+        gather(problem.K, S, K_S, K_SS)
         sizes = np.minimum(batch, len(order) - np.arange(places.start, places.stop) // batch * batch)
-        masks = []
-        if self.config.dropout:
-            kept = dtype(1 / (1 - self.config.dropout))
-            units = [W.shape[0] for W, _ in self.state.stack.layers]
-            drawn = (
-                random.keep_mask(self.config.seed, epoch, layer, places.start, places.stop, n, self.config.dropout)
-                for layer, n in enumerate(units)
-            )
-            masks = [np.multiply(keep, kept, dtype=dtype) for keep in drawn]
-        weights = (problem.weights[S] / sizes).astype(dtype)[:, None]
-        return _Block(places, S, K_S, K_S.take(S, axis=1), problem.P0[S], self.targets[S], weights, masks)
+        keep = np.empty((len(S), 0), np.bool_)
+        if self.config.dropout and len(self.sizes) > 1:
+            drawn = (places.start, places.stop)
+            keep = np.concatenate([
+                random.keep_mask(self.config.seed, epoch, layer, *drawn, units, self.config.dropout)
+                for layer, units in enumerate(self.sizes[:-1].tolist())
+            ], axis=1)  # fmt: skip
+        weights = (problem.weights[S] / sizes).astype(problem.K.dtype)
+        return _Block(places, S, K_S, K_SS, problem.P0[S], self.targets[S], weights, keep)
 
-    def _plain_block(self, block: _Block, first_products: Sequence[Array], rates: list[float], logits: Array) -> None:
-        """Without momentum and L2 the rows of A change by -lr g once and stay: they are corrected for in two steps."""
-        (P,) = first_products
-        P += block.P0
-        D = np.empty_like(P)  # what the block has changed so far
-        for part in range(0, len(P), self.part_rows):
-            if part:
-                P[part : part + self.part_rows] += block.K_SS[part : part + self.part_rows, :part] @ D[:part]
-            for b in block.batches(part, part + self.part_rows, self.config.batch):
-                Z = P[b]
-                if b.start > part:
-                    Z += block.K_SS[b, part : b.start] @ D[part : b.start]
-                lr = rates[b.start // self.config.batch]
-                logits[b] = self._step(block, b, Z, lr, D[b])
-                D[b] *= -lr * self.problem.factor
-        self.state.A[block.S] += D
-
-    def _block(self, block: _Block, first_products: Sequence[Array], rates: list[float], logits: Array) -> None:
-        """With momentum or L2 every step changes all of A and V, by numbers that are followed instead.
-
-        a, v : of (W0, A, V, gradients of the block's rows) in the weights and in the velocity of now
-        """
-        state, config = self.state, self.config
-        G = np.empty_like(block.P0)
-        a, v = np.zeros((2, 3 + len(G)))
-        a[:2], v[0], v[2] = (state.s, 1), state.u, 1
-        for b in block.batches(0, len(G), config.batch):
-            Z = a.dtype.type(a[0]) * block.P0[b]
-            for factor, product in zip(a[1:3], first_products, strict=False):
-                Z += factor * product[b]
-            Z = Z.astype(G.dtype, copy=False)
-            if b.start:
-                Z += (block.K_SS[b, : b.start] * a[3 : 3 + b.start].astype(G.dtype)) @ G[: b.start]
-            lr = rates[b.start // config.batch]
-            logits[b] = self._step(block, b, Z, lr, G[b])
-            gradient = 2 * config.l2_of(0) * a
-            gradient[3 + b.start : 3 + b.stop] = self.problem.factor
-            v = config.momentum * v - lr * gradient
-            a = a + (config.momentum * v - lr * gradient if config.nesterov else v)
-        state.s, state.u = float(a[0]), float(v[0])
-        A = state.A.copy() if config.momentum else state.A
-        state.A *= G.dtype.type(a[1])
+    def _block(self, block: _Block, products: Sequence[Array], rates: Array) -> Array:
+        """Train on the rows of a block, and bring A and V up to date."""
+        state, config, stack = self.state, self.config, self.state.stack
+        values, velocity = flat(stack.arrays(), block.P0.dtype), flat(stack.velocities, block.P0.dtype)
+        G, C, M, logits = train_block(
+            block.P0, *products, block.K_SS, state.s, state.u,
+            block.keep, self.kept, block.targets, block.weights, rates,
+            values, velocity, self.decay, self.sizes,
+            2 * config.l2_of(0), config.momentum, config.nesterov, self.problem.factor,
+            config.batch, self.part_rows, ACTIVATIONS.index(config.activation), config.output == "sigmoid",
+        )  # fmt: skip
+        put(values, stack.arrays())
+        put(velocity, stack.velocities)
+        state.s, state.u = map(float, M @ (state.s, state.u))
         if config.momentum:
-            state.A += G.dtype.type(a[2]) * state.V
-            state.V *= G.dtype.type(v[2])
-            state.V += G.dtype.type(v[1]) * A
-            state.V[block.S] += v[3:, None].astype(G.dtype) * G
-        state.A[block.S] += a[3:, None].astype(G.dtype) * G
+            self._in_threads(lambda part: mix(state.A[part], state.V[part], M), len(state.A))
+            add_rows(state.V, block.S, C[1], G)
+        elif config.l2_of(0):
+            state.A *= G.dtype.type(M[0, 0])
+        add_rows(state.A, block.S, C[0], G)
+        return np.asarray(logits)
 
     def _product(self, K: Array, M: Array) -> Array:
-        """K M, some rows a thread. BLAS' own threads wait for each other by spinning, which on a machine with other
-        work costs many times what they give; these sleep. The parts are the same on every machine."""
+        """K M, some rows a thread."""
         result = np.empty((len(K), M.shape[1]), M.dtype)
-        parts = [slice(first, first + _PRODUCT_ROWS) for first in range(0, len(K), _PRODUCT_ROWS)]
-        others = [self.pool.submit(np.dot, K[part], M, result[part]) for part in parts[1:]]
-        np.dot(K[parts[0]], M, result[parts[0]])
-        for other in others:
-            other.result()
+        self._in_threads(lambda part: np.dot(K[part], M, result[part]), len(K))
         return result
 
-    def _step(self, block: _Block, b: slice, Z: Array, lr: float, dZ: Array) -> Array:
-        masks = [mask[b] for mask in block.masks]
-        return self.state.stack.step(Z, block.targets[b], block.weights[b], lr, masks, dZ)
+    def _in_threads(self, function: Callable[[slice], object], n_rows: int) -> None:
+        """Call it with spans of the rows, one a core. BLAS' own threads wait for each other by spinning, which on a
+        machine with other work costs many times what they give; these sleep."""
+        step = max(-(-n_rows // self.cores), _THREAD_ROWS)
+        first, *others = (slice(start, start + step) for start in range(0, n_rows, step))
+        under_way = [self.pool.submit(function, part) for part in others]
+        function(first)
+        for future in under_way:
+            future.result()
 
     def _validate(self) -> tuple[float, float]:
         problem, state = self.problem, self.state

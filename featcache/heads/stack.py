@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from featcache.heads.config import HeadConfig
 
@@ -61,14 +61,6 @@ ACTIVATIONS: dict[str, Callable[[Array, Array], Array]] = {
     "sigmoid": lambda pre, out: np.add(sigmoid(pre), 0, out=out),
     "linear": lambda pre, out: np.add(pre, 0, out=out),
 }
-_SLOPES: dict[str, Callable[[Array], Any]] = {
-    "relu": lambda active: active > 0,
-    "elu": lambda active: np.where(active > 0, 1, active + 1).astype(active.dtype),
-    "tanh": lambda active: 1 - active * active,
-    "sigmoid": lambda active: active * (1 - active),
-    "linear": lambda active: True,
-}
-"""Slope of each activation, as a function of its value."""
 
 
 def forward(pre: Array, layers: Sequence[tuple[Array, Array]], activation: str) -> Array:
@@ -95,77 +87,29 @@ class Stack:
     def __post_init__(self) -> None:
         if self.config.momentum and not self.velocities:
             self.velocities = [np.zeros_like(array) for array in self.arrays()]
-        layer = iter(range(1, len(self.layers) + 1))
-        self._trained = [(a, 2 * self.config.l2_of(next(layer)) if a.ndim == 2 else 0.0) for a in self.arrays()]
-        self._plain = not self.config.momentum and not any(l2 for _, l2 in self._trained)
 
     def arrays(self) -> list[Array]:
         """Everything that is trained, in a fixed order."""
         return [self.bias, *(array for pair in self.layers for array in pair)]
 
+    def decays(self) -> list[Array]:
+        """For each of `arrays`, what L2 adds to the gradient of each value, as a multiple of it."""
+        layer = iter(range(1, len(self.layers) + 1))
+        return [np.full_like(a, 2 * self.config.l2_of(next(layer)) if a.ndim == 2 else 0) for a in self.arrays()]
+
     def forward(self, Z: Array) -> Array:
         """Logits (n, classes) from first products (n, units), without dropout."""
         return forward(Z + self.bias, self.layers, self.config.activation)
 
-    def step(self, Z: Array, targets: Array, weights: Array, lr: float, masks: Sequence[Array], dZ: Array) -> Array:
-        """One SGD update of everything in the stack on a batch.
 
-        Z : (n, units), first products; overwritten
-        targets : (n, classes)
-        weights : (n, 1), of each row's loss, over n
-        masks : for each of `layers` (n, n_in): 0 for a unit left out, 1 / (1 - dropout) for one that takes part;
-            () without dropout
-        dZ : (n, units), takes the gradient of the batch's mean loss by Z
+def flat(arrays: Sequence[Array], dtype: DTypeLike) -> Array:
+    """All values of some arrays in one, weights (n_in, n_out) transposed: (n_out, n_in)."""
+    return np.concatenate([np.empty(0, dtype), *(array.T.ravel() for array in arrays)])
 
-        Returns the logits (n, classes) before the update.
-        """
-        activate, slope = ACTIVATIONS[self.config.activation], _SLOPES[self.config.activation]
-        Z += self.bias
-        pre, inputs, gates = Z, [], []
-        for index, (W, b) in enumerate(self.layers):
-            active = activate(pre, pre)
-            gate = slope(active)
-            if masks:
-                gate = masks[index] * gate
-                active *= masks[index]
-            inputs.append(active)
-            gates.append(gate)
-            pre = np.dot(active, W)
-            pre += b
-        logits = pre
-        if self.config.output == "softmax":
-            gradient = logits - np.maximum.reduce(logits, 1, keepdims=True)
-            np.exp(gradient, out=gradient)
-            gradient /= np.add.reduce(gradient, 1, keepdims=True)
-            gradient -= targets
-        else:
-            gradient = (sigmoid(logits) - targets) / logits.dtype.type(logits.shape[1])
-        gradient *= weights
-        gradients: list[Array] = []
-        for index in reversed(range(len(self.layers))):
-            W, _ = self.layers[index]
-            back = np.dot(gradient, W.T, out=dZ if index == 0 else None)
-            back *= gates[index]
-            gradients[:0] = [np.dot(inputs[index].T, gradient), np.add.reduce(gradient, 0)]
-            gradient = back
-        if not self.layers:
-            dZ[:] = gradient
-        self._update([np.add.reduce(gradient, 0), *gradients], lr)
-        return logits
 
-    def _update(self, gradients: Sequence[Array], lr: float) -> None:
-        if self._plain:
-            for (array, _), gradient in zip(self._trained, gradients, strict=True):
-                gradient *= lr
-                array -= gradient
-            return
-        momentum = self.config.momentum
-        velocities = self.velocities or gradients
-        for (array, l2), gradient, velocity in zip(self._trained, gradients, velocities, strict=True):
-            if l2:
-                gradient += l2 * array
-            gradient *= -lr
-            if momentum:
-                velocity *= momentum
-                velocity += gradient
-            array += momentum * velocity + gradient if self.config.nesterov else velocity
+def put(values: Array, arrays: Sequence[Array]) -> None:
+    """The inverse of `flat`: fills the arrays from all their values."""
+    start = 0
+    for array in arrays:
+        array[...] = values[start : start + array.size].reshape(array.T.shape).T
+        start += array.size
