@@ -67,6 +67,12 @@ class Run:
                 raise RunError(f"{path}: no column {column} of numbers")
         return frame
 
+    @property
+    def epochs(self) -> list[Epoch]:
+        """The history as records."""
+        names = [field.name for field in fields(Epoch)]
+        return [Epoch(int(line[0]), *map(float, line[1:])) for line in self.history[names].itertuples(index=False)]
+
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         try:
@@ -147,7 +153,9 @@ def training(results: Path, name: str, config: dict[str, Any], anew: bool = Fals
             raise RunError(f"{folder}: another process trains this run; wait for it, or train with another seed")
         if anew:
             for left in folder.iterdir():
-                if left != leases.folder:
+                if left.is_dir() and left != leases.folder:
+                    shutil.rmtree(left)
+                elif left != leases.folder:
                     left.unlink()
         write_json(folder / CONFIG_FILE, {"format": RUN_FORMAT, **config})
         done = False

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 import featcache.heads.checkpoint
+import featcache.heads.source
 import featcache.pipeline.extract
 import featcache.pipeline.fit_head
 import featcache.pipeline.plan
@@ -195,15 +196,25 @@ def command(
 
 
 def fit(
-    cache: str, results: str, settings: dict[str, Any], *, pause_s: float = 0.0, fault: Sequence[Any] | None = None
+    cache: str,
+    results: str,
+    settings: dict[str, Any],
+    *,
+    solver: Any = "gram",
+    streams: bool = False,
+    pause_s: float = 0.0,
+    fault: Sequence[Any] | None = None,
 ) -> dict[str, Any]:
-    """Train a head in Gram space and write its run, with a checkpoint after every epoch and no figures.
+    """Train a head and write its run, with a checkpoint after every epoch and no figures.
 
+    streams : as if the features did not fit into memory
     pause_s : how long an epoch takes
     fault : name of one of FAULTS and its arguments
     """
     featcache.heads.checkpoint.EVERY_S = 0.0
     featcache.pipeline.fit_head._LIVE_S = 0.0
+    if streams:
+        featcache.heads.source.fits = lambda n_bytes: False
     for name in ("write_curves", "write_confusion"):
         setattr(figures, name, lambda *args, **options: None)
     if fault:
@@ -211,7 +222,7 @@ def fit(
         FAULTS[name](Path(results), CheapEngine(), *arguments)
     config = HeadConfig.from_dict(settings)
     done = featcache.pipeline.fit_head.fit_head(
-        open_cache(cache), Path(results), config, "gram", on_epoch=lambda _: time.sleep(pause_s)
+        open_cache(cache), Path(results), config, solver, on_epoch=lambda _: time.sleep(pause_s)
     )
     return {"run": done.run.name, "resumed_at": done.resumed_at, "reused": done.reused}
 

@@ -17,10 +17,11 @@ from test_store_contract import dataset, fake_features, make_cache, small_shards
 from featcache.backbones.quiet_keras import import_keras
 from featcache.errors import HeadError
 from featcache.heads import primal, products, random
+from featcache.heads import source as source_module
 from featcache.heads.config import HeadConfig
 from featcache.heads.history import Epoch
-from featcache.heads.source import InMemory, Source, Streamed, fits, source_of
-from featcache.heads.train import row_weights, train_head
+from featcache.heads.source import InMemory, Source, Streamed, cache_order, fits, source_of
+from featcache.heads.train import _Course, row_weights, train_head
 from featcache.store.cache import Cache
 from featcache.store.features import Features
 from featcache.store.layout import Layout
@@ -42,9 +43,15 @@ def weights_of(y: np.ndarray, config: HeadConfig) -> np.ndarray:
     return row_weights(y, config) if y.ndim == 1 else np.ones(len(y), config.dtype)
 
 
-def in_primal_space(config: HeadConfig, source: Source | None = None, **options: Any) -> Any:
+def in_primal_space(config: HeadConfig, source: Source | None = None, scale: float = 1.0, **options: Any) -> Any:
+    """Weights of every layer, history, and the epoch whose weights they are."""
     source = source or in_memory(config)
-    return primal.train(source, random.initial_weights(config, source.width, CLASSES), 1.0, config, **options)
+    layers = random.initial_weights(config, source.width, CLASSES)
+    course: Any = _Course(config, **options)
+    with primal.opened(source, layers, scale, config) as training:
+        training.train(course)
+        chosen = course.chosen(training.copy())
+        return chosen.layers, training.history, len(chosen.history)
 
 
 def measures(history: list[Epoch]) -> list[tuple[float, ...]]:
@@ -117,9 +124,8 @@ def test_rows_of_several_labels(keras: Any, dtype: Any, tolerance: float) -> Non
 def test_the_first_layer_is_fed_with_scaled_features(keras: Any) -> None:
     X, y, X_val, y_val = DATA
     config = HeadConfig((16,), 0.0, lr=0.005, epochs=3, scale="none", dtype="float64")
-    weights = random.initial_weights(config, X.shape[1], CLASSES)
-    scaled = primal.train(in_memory(config), weights, 0.25, config)
-    expected = primal.train(in_memory(config, (X / 4, y, X_val / 4, y_val)), weights, 1.0, config)
+    scaled = in_primal_space(config, scale=0.25)
+    expected = in_primal_space(config, in_memory(config, (X / 4, y, X_val / 4, y_val)))
     np.testing.assert_allclose(measures(scaled[1]), measures(expected[1]), rtol=1e-12)
 
 
@@ -224,7 +230,8 @@ def test_it_leaves_the_global_generators_alone(keras: Any) -> None:
 def test_the_weights_that_it_starts_from_are_not_changed(keras: Any) -> None:
     config = HeadConfig((8,), 0.0, epochs=2, scale="none", restore_best=True)
     layers = random.initial_weights(config, 24, CLASSES)
-    primal.train(in_memory(config), layers, 1.0, config)
+    with primal.opened(in_memory(config), layers, 1.0, config) as training:
+        training.train()
     assert_close(layers, random.initial_weights(config, 24, CLASSES), 0)
 
 
@@ -270,12 +277,14 @@ def test_it_ends_early_and_restores_the_best(keras: Any, monitor: Any) -> None:
 def test_whoever_watches_may_end_it(keras: Any) -> None:
     seen: list[int] = []
 
-    def watch(history: Any) -> bool:
-        seen.append(len(history))
-        return len(history) == 2
+    def watch(training: Any) -> bool:
+        seen.append(len(training.history))
+        return len(training.history) == 2
 
-    _, history, epoch = in_primal_space(HeadConfig((8,), epochs=9, scale="none"), on_epoch=watch)
-    assert (seen, len(history), epoch) == ([1, 2], 2, 2)
+    config = HeadConfig((8,), epochs=9, scale="none")
+    with primal.opened(in_memory(config), random.initial_weights(config, 24, CLASSES), 1.0, config) as training:
+        training.train(watch)
+        assert (seen, len(training.history)) == ([1, 2], 2)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -320,17 +329,38 @@ def streamed(cache: Cache, config: HeadConfig, **options: Any) -> Streamed:
     return Streamed(cache, y, weights_of(y, config), cache.labels("val"), **options)
 
 
+@pytest.mark.parametrize("by_blocks", [False, True])
 @pytest.mark.parametrize("buffer_rows", [1, 32, 33, 10_000])
 @pytest.mark.parametrize("batch", [1, 16, 40])
-def test_streamed_batches_are_those_of_the_cache(cache: Cache, buffer_rows: int, batch: int) -> None:
-    source = streamed(cache, HeadConfig(dtype="float64"), buffer_rows=buffer_rows)
-    expected = list(cache.batches("train", batch, seed=4, epoch=2, buffer_rows=buffer_rows))
-    found = list(source.batches(batch, 4, 2))
-    for (places, X), (X_expected, y_expected) in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(X, X_expected.reshape(len(X), -1))
-        np.testing.assert_array_equal(source.y[places], y_expected)
+def test_streamed_batches_are_those_of_the_same_rows_in_memory(
+    cache: Cache, buffer_rows: int, batch: int, by_blocks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of Gram space, or of `Cache.batches` where the rows are too large for that."""
+    monkeypatch.setattr(source_module, "_SHUFFLED_BYTES", 0 if by_blocks else 2**30)
+    source, y = streamed(cache, HeadConfig(dtype="float64"), buffer_rows=buffer_rows), cache.labels("train")
+    held = source_of(cache, y, np.ones(len(y)), cache.labels("val"), batch)
+    assert isinstance(held, InMemory)
+    found, same = (list(one.batches(batch, 4, 2)) for one in (source, held))
+    for (places, X), (places_held, X_held) in zip(found, same, strict=True):
+        np.testing.assert_array_equal(places, places_held)
+        np.testing.assert_array_equal(X, X_held)
         assert X.dtype == np.float64
-    assert sorted(np.concatenate([places for places, _ in found])) == list(range(len(source.y)))
+    order = np.concatenate([places for places, _ in found])
+    blocks = np.searchsorted(cache.numbers("train"), cache.batches("train", batch, seed=4, epoch=2).order)
+    np.testing.assert_array_equal(order, blocks if by_blocks else random.order(4, 2, len(y)))
+    assert sorted(order) == list(range(len(y)))
+    expected = np.asarray(cache.features)[cache.numbers("train")].reshape(len(y), -1)
+    np.testing.assert_array_equal(np.concatenate([X for _, X in found]), expected[order])
+
+
+def test_the_order_depends_on_the_cache_alone(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly at the border, and whatever memory is free."""
+    n_bytes = len(cache.numbers("train")) * 24 * 4
+    monkeypatch.setattr(products, "available_bytes", lambda: 0)
+    monkeypatch.setattr(source_module, "_SHUFFLED_BYTES", n_bytes)
+    assert cache_order(cache, 16) is random.order
+    monkeypatch.setattr(source_module, "_SHUFFLED_BYTES", n_bytes - 1)
+    assert cache_order(cache, 16) is not random.order
 
 
 def test_a_source_that_is_left_in_the_middle_leaves_no_thread(cache: Cache) -> None:
@@ -339,23 +369,19 @@ def test_a_source_that_is_left_in_the_middle_leaves_no_thread(cache: Cache) -> N
     batches.close()
 
 
+@pytest.mark.parametrize("by_blocks", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_streamed_is_in_memory_in_the_same_order(cache: Cache, optimizer: Any) -> None:
-    config = HeadConfig((16,), 0.5, lr=0.01, epochs=4, dtype="float64", optimizer=optimizer)
+def test_streamed_is_in_memory_to_the_bit(
+    cache: Cache, optimizer: Any, by_blocks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "_SHUFFLED_BYTES", 0 if by_blocks else 2**30)
+    config = HeadConfig((16,), 0.5, lr=0.01, epochs=4, optimizer=optimizer)
     source = streamed(cache, config, buffer_rows=32)
-
-    def order(seed: int, epoch: int, n_rows: int) -> np.ndarray:
-        rows = cache.batches("train", config.batch, seed=seed, epoch=epoch, buffer_rows=32).order
-        return np.searchsorted(cache.numbers("train"), rows)
-
-    X, X_val = (cache.features[cache.numbers(s)].reshape(-1, 24) for s in ("train", "val"))
-    held = in_memory(config, (X, source.y, X_val, source.y_val), order=order)
+    held = source_of(cache, source.y, source.weights, source.y_val, config.batch)
     layers, history, _ = in_primal_space(config, source)
     expected, expected_history, _ = in_primal_space(config, held)
-    np.testing.assert_allclose(measures(history), measures(expected_history), rtol=1e-12)
-    assert_close(layers, expected, 1e-12)
-    again, _, _ = in_primal_space(config, streamed(cache, config, buffer_rows=32))
-    assert all(np.array_equal(a, b) for a, b in zip(sum(layers, ()), sum(again, ()), strict=True))
+    assert measures(history) == measures(expected_history)
+    assert all(np.array_equal(a, b) for a, b in zip(sum(layers, ()), sum(expected, ()), strict=True))
 
 
 def test_what_does_not_fit_into_memory_is_streamed(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +391,7 @@ def test_what_does_not_fit_into_memory_is_streamed(cache: Cache, monkeypatch: py
     for free, kind in ((n_bytes / 0.8 + 2, InMemory), (n_bytes / 0.8 - 2, Streamed)):
         monkeypatch.setattr(products, "available_bytes", lambda free=free: int(free))
         assert fits(n_bytes) == (kind is InMemory)
-        source = source_of(cache, y, weights, y_val)
+        source = source_of(cache, y, weights, y_val, 16)
         assert type(source) is kind
         seen = np.concatenate([places for places, _ in source.batches(16, 0, 0)])
         assert sorted(seen) == list(range(len(y)))
@@ -390,7 +416,7 @@ def test_a_head_is_trained_on_a_cache_that_is_streamed(
     held = train_head(cache, config, "primal")
     monkeypatch.setattr("featcache.heads.source.fits", lambda n_bytes: False)
     one, other = (train_head(cache, config, "primal") for _ in range(2))
-    assert measures(one.history) == measures(other.history) != measures(held.history)
+    assert measures(one.history) == measures(other.history) == measures(held.history)
     assert one.epoch == 1 + int(np.argmin([e.loss for e in one.history]))
     assert_close(one.head.layers, other.head.layers, 0)
 
@@ -415,7 +441,7 @@ def test_rows_of_a_cache_that_are_no_numbers_are_named_as_the_cache_counts_them(
         cache.features = Features(HeldRows(cache.features.layout, features))
         config = HeadConfig((8,), epochs=2, scale="none")
         y, y_val = cache.labels("train"), cache.labels("val")
-        for source in (source_of(cache, y, weights_of(y, config), y_val), streamed(cache, config)):
+        for source in (source_of(cache, y, weights_of(y, config), y_val, 16), streamed(cache, config)):
             with pytest.raises(HeadError, match=rf"in row {number}: "):
                 in_primal_space(config, source)
 

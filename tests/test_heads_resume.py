@@ -32,7 +32,15 @@ CONFIGS = {
     "best": replace(PLAIN, momentum=0.5, restore_best=True, val_every=3, patience=9),
     "double": replace(PLAIN, dtype="float64", output="sigmoid", activation="tanh", schedule="cosine"),
 }
+PRIMAL = {
+    "adam": replace(PLAIN, optimizer="adam", restore_best=True, schedule="cosine", val_every=2),
+    "l1": replace(PLAIN, l1=0.01, momentum=0.9, lr=0.001, hidden=(8, 5)),
+    "plain": PLAIN,
+}
+ALL = [(name, config, "gram") for name, config in CONFIGS.items()]
+ALL += [(name, config, "primal") for name, config in PRIMAL.items()]
 KILLS, KILLED_EPOCHS, PAUSE_S = 50, 200, 0.01
+PRIMAL_KILLS, PRIMAL_EPOCHS = 5, 40
 STEPS = 48
 
 
@@ -58,7 +66,7 @@ def result(run: Path) -> dict[str, Any]:
     found["history.csv"] = [line.rpartition(",")[0] for line in lines(run / "history.csv")]
     with np.load(run / "state.npz") as state:
         arrays = {name: state[name] for name in state.files}
-    for name in ("history", "best.history"):
+    for name in ("history", "best.history"):  # but the seconds
         if name in arrays:
             arrays[name] = arrays[name][:, :6]
     found["state.npz"] = {name: (a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items()}
@@ -74,14 +82,14 @@ def same(run: Path, expected: dict[str, Any]) -> None:
     assert [name for name in found if found[name] != expected[name]] == []
 
 
-def undisturbed(cache: Cache, results: Path, config: HeadConfig) -> dict[str, Any]:
-    return result(fit_head(cache, results, config, "gram").run.folder)
+def undisturbed(cache: Cache, results: Path, config: HeadConfig, solver: Any = "gram") -> dict[str, Any]:
+    return result(fit_head(cache, results, config, solver).run.folder)
 
 
-def interrupted(cache: Cache, results: Path, config: HeadConfig, after: int) -> Path:
+def interrupted(cache: Cache, results: Path, config: HeadConfig, after: int, solver: Any = "gram") -> Path:
     """Train, and be asked to stop in an epoch; the folder that is left."""
     with pytest.raises(KeyboardInterrupt):
-        fit_head(cache, results, config, "gram", stopping=lambda: _Stop(after))
+        fit_head(cache, results, config, solver, stopping=lambda: _Stop(after))
     (folder,) = results.glob("*.training")
     return folder
 
@@ -96,8 +104,8 @@ class _Stop:
     def __exit__(self, *_: object) -> None: ...
 
     def asked(self) -> bool:
-        self.left -= 1
-        return self.left <= 0
+        self.left -= 1  # the first look is before the first epoch
+        return self.left < 0
 
 
 # Kills
@@ -129,6 +137,33 @@ def test_fifty_random_kills_change_nothing(cache: Cache, results: Path, shops: S
         assert len(seen) > KILLS / 2  # it was killed all along its way
 
 
+def test_random_kills_of_a_primal_training_change_nothing(cache: Cache, results: Path, shops: Shops) -> None:
+    """Optimizer, dropout and best weights go on to the last bit; on machines with and without room for the features."""
+
+    def trial(shop: Workshop, name: str) -> list[int]:
+        generator, folder = random.Random(name), results / name
+        config = replace(PRIMAL[name], epochs=PRIMAL_EPOCHS)
+        asked = (cache.folder, folder / "killed", config.to_dict())
+        whole = shop.run("fit", cache.folder, folder / "whole", config.to_dict(), solver="primal").returned["run"]
+        stopped_at = [0]
+        for number in range(PRIMAL_KILLS):
+            until = stopped_at[-1] + generator.randrange(1, PRIMAL_EPOCHS // PRIMAL_KILLS)
+            worker = shop.start("fit", *asked, solver="primal", streams=number % 2 > 0, pause_s=PAUSE_S)
+            while epochs_in(folder / "killed") < until and not worker.ended():
+                time.sleep(0.001)
+            time.sleep(generator.uniform(0, 2 * PAUSE_S))
+            worker.send(9)
+            assert worker.wait().code == -9
+            stopped_at.append(epochs_in(folder / "killed"))
+        done = shop.run("fit", *asked, solver="primal", streams=True).returned
+        assert done["resumed_at"] >= stopped_at[-1] - 1
+        same(folder / "killed" / whole, result(folder / "whole" / whole))
+        return stopped_at
+
+    for seen in shops.each(trial, ["adam", "l1"]):
+        assert sorted(set(seen)) == seen  # it got further each time
+
+
 def epochs_in(results: Path) -> int:
     """How far the training in a folder is, as anybody can see."""
     return max((len(lines(file)) - 1 for file in results.glob("*.training/history.csv")), default=0)
@@ -158,19 +193,27 @@ def test_a_kill_before_any_step_of_writing_changes_nothing(cache: Cache, results
 # Interruptions
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("config", "solver"), [pair for _, *pair in ALL], ids=[f"{n}-{s}" for n, _, s in ALL])
 @pytest.mark.parametrize("after", [1, 5, 11])
-def test_an_interrupted_training_goes_on(cache: Cache, results: Path, name: str, after: int) -> None:
-    config = CONFIGS[name]
-    expected = undisturbed(cache, results / "whole", config)
-    folder = interrupted(cache, results / "cut", config, after)
+def test_an_interrupted_training_goes_on(
+    cache: Cache, results: Path, config: HeadConfig, solver: Any, after: int
+) -> None:
+    expected = undisturbed(cache, results / "whole", config, solver)
+    folder = interrupted(cache, results / "cut", config, after, solver)
     assert {"config.json", "state.npz"} <= {path.name for path in folder.iterdir()}
     assert runs.list_runs(results / "cut") == []
-    done = fit_head(cache, results / "cut", config, "gram")
+    done = fit_head(cache, results / "cut", config, solver)
     assert (done.resumed_at, done.reused) == (after, False)
     same(done.run.folder, expected)
     assert [path.name for path in (results / "cut").iterdir()] == [done.run.name]
-    assert fit_head(cache, results / "cut", config, "gram").reused
+    assert fit_head(cache, results / "cut", config, solver).reused
+
+
+def test_an_interruption_before_the_first_epoch_leaves_nothing(cache: Cache, results: Path) -> None:
+    for solver in ("gram", "primal"):
+        with pytest.raises(KeyboardInterrupt):
+            fit_head(cache, results, PLAIN, solver, stopping=lambda: _Stop(0))  # type: ignore[arg-type]
+        assert list(results.iterdir()) == []
 
 
 def test_again_forgets_what_an_interruption_left(cache: Cache, results: Path) -> None:
@@ -267,6 +310,40 @@ def test_what_another_data_set_or_head_left_is_not_gone_on_from(cache: Cache, re
         assert fit_head(cache, results, other, "gram").resumed_at == 0
     features = separable(IMAGES, (3, 2, 8)) + 1
     assert fit_head(make_cache(results / "cache", IMAGES, features), results, PLAIN, "gram").resumed_at == 0
+
+
+def test_primal_trainings_grow_too(cache: Cache, results: Path) -> None:
+    """By --epochs and by --more-epochs, which takes the solver that the longest run had."""
+    config = replace(PRIMAL["l1"], restore_best=True)
+    expected = undisturbed(cache, results / "whole", replace(config, epochs=25), "primal")
+    fit_head(cache, results / "grown", config, "primal")
+    assert fit_head(cache, results / "grown", replace(config, epochs=15), "primal").resumed_at == 12
+    done = fit_head(cache, results / "grown", config, more_epochs=10)
+    assert (done.resumed_at, done.run.metrics["epochs"]) == (15, 25)
+    same(done.run.folder, expected)
+    fit_head(cache, results / "both", replace(PLAIN, epochs=9), "primal")
+    fit_head(cache, results / "both", replace(PLAIN, epochs=7), "gram")
+    for solver, length in (("auto", 10), ("gram", 8), ("primal", 11)):
+        done = fit_head(cache, results / "both", PLAIN, solver, more_epochs=1)  # type: ignore[arg-type]
+        assert (done.run.config["solver"], done.run.metrics["epochs"]) == ("gram" if length == 8 else "primal", length)
+
+
+def test_patience_goes_on_counting(cache: Cache, results: Path) -> None:
+    for solver in ("gram", "primal"):
+        patient = replace(PLAIN, lr=0.2, epochs=40, patience=3, restore_best=True)
+        expected = undisturbed(cache, results / f"whole-{solver}", patient, solver)
+        ended = len(expected["history.csv"]) - 1
+        assert 4 < ended < 40
+        interrupted(cache, results / solver, patient, ended - 2, solver)
+        done = fit_head(cache, results / solver, patient, solver)  # type: ignore[arg-type]
+        assert done.resumed_at == ended - 2
+        same(done.run.folder, expected)
+
+
+def test_the_states_of_the_solvers_are_not_taken_for_each_other(cache: Cache, results: Path) -> None:
+    gram, primal = (fit_head(cache, results, PLAIN, solver).run for solver in ("gram", "primal"))  # type: ignore[arg-type]
+    (gram.folder / "state.npz").replace(primal.folder / "state.npz")
+    assert fit_head(cache, results, replace(PLAIN, epochs=14), "primal").resumed_at == 0
 
 
 # Two at once

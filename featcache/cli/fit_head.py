@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,13 @@ from featcache.cli.head_options import (
     preset_head,
     solver_option,
 )
-from featcache.cli.live import Live
+from featcache.cli.live import Live, in_words
 from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import percent, print_json, print_table, say, shown, track
 
 if TYPE_CHECKING:
     from featcache.heads.config import HeadConfig
+    from featcache.heads.cost import Expected
     from featcache.pipeline.fit_head import Fitted
     from featcache.project import Project
     from featcache.store.cache import Cache
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 @click.option("--more-epochs", type=click.IntRange(1), help="As many more than the longest run of these settings has.")
 @click.option("--resume", "resumed", metavar="RUN", help="Go on with this interrupted run, with its own settings.")
 @click.option("--again", is_flag=True, help="Train from the start even if this very run is there already.")
+@click.option("--tensorboard", is_flag=True, help="Write a TensorBoard log into the run's folder, while it trains.")
+@click.option("--dry-run", is_flag=True, help="Say which memory and time it would take, and train nothing.")
 @project_option
 @json_option
 def command(
@@ -54,6 +58,8 @@ def command(
     more_epochs: int | None,
     resumed: str | None,
     again: bool,
+    tensorboard: bool,
+    dry_run: bool,
     folder: Path,
     as_json: bool,
     **values: Any,
@@ -63,7 +69,7 @@ def command(
     Dense(256, relu), Dropout(0.5), Dense(classes, softmax) by plain SGD, in Gram space where that is
     faster: the same steps, at a cost that does not grow with the number of features. --preset study takes
     the published study's settings. An interrupted training goes on where it stopped when the same command is
-    run again.
+    run again. The memory and the time that a training is expected to take are said before it begins.
     """
     from featcache.cli.interrupts import finishing_in_hand
     from featcache.pipeline.fit_classical import fit_classical
@@ -72,6 +78,8 @@ def command(
 
     if seeds > 1 and (more_epochs or resumed is not None):
         raise click.UsageError("--seeds goes with neither --more-epochs nor --resume")
+    if kind != "dense" and (tensorboard or dry_run):
+        raise click.UsageError(f"--head {kind} has no epochs: leave out --tensorboard and --dry-run")
     project = open_project(folder)
     if resumed is not None:
         named = {"cache": cache_name} if cache_name else {}
@@ -86,10 +94,19 @@ def command(
     if kind != "dense":
         _say_run(fit_classical(cache, project.results_folder, kind, config.seed, again, track), as_json)
         return
+    if dry_run:
+        _say_expected(cache, project, config, solver, more_epochs or 0, as_json)
+        return
+    expected: list[Expected] = []
     if seeds > 1:
-        _fit_seeds(project, cache, config, seeds, solver, again, as_json)
+        _fit_seeds(project, cache, config, seeds, solver, again, tensorboard, as_json)
         return
     shown_live = Live()
+
+    def tell(found: Expected) -> None:
+        expected.append(found)
+        say(in_words(found), as_json=True)
+
     done = fit_head(
         cache,
         project.results_folder,
@@ -100,14 +117,30 @@ def command(
         shown_live.track,
         shown_live.tell,
         finishing_in_hand,
+        on_expected=tell,
+        tensorboard=tensorboard,
     )
-    _say_run(done, as_json)
+    _say_run(done, as_json, expected[0] if expected else None)
 
 
-def _say_run(done: Fitted, as_json: bool) -> None:
+def _say_expected(
+    cache: Cache, project: Project, config: HeadConfig, solver: Any, more_epochs: int, as_json: bool
+) -> None:
+    from featcache.heads.cost import expect
+    from featcache.pipeline.fit_head import explaining_damage, planned
+
+    config, choice = planned(cache, project.results_folder, config, solver, more_epochs)
+    with explaining_damage(cache):
+        found = expect(cache, config, choice)
+    say(in_words(found), as_json)
+    if as_json:
+        print_json({"cache": cache.name, **asdict(found)})
+
+
+def _say_run(done: Fitted, as_json: bool, expected: Expected | None = None) -> None:
     say(_sentence(done), as_json)
     if as_json:
-        print_json(_as_json(done))
+        print_json({**_as_json(done), "expected": asdict(expected) if expected else None})
         return
     metrics = done.run.metrics
     rows = [
@@ -126,12 +159,30 @@ def _say_run(done: Fitted, as_json: bool) -> None:
 
 
 def _fit_seeds(
-    project: Project, cache: Cache, config: HeadConfig, seeds: int, solver: Any, again: bool, as_json: bool
+    project: Project,
+    cache: Cache,
+    config: HeadConfig,
+    seeds: int,
+    solver: Any,
+    again: bool,
+    tensorboard: bool,
+    as_json: bool,
 ) -> None:
     from featcache.cli.interrupts import finishing_in_hand
     from featcache.pipeline.sweep import fit_seeds
 
-    done = fit_seeds(cache, project.results_folder, config, seeds, solver, again, track, finishing_in_hand)
+    done = fit_seeds(
+        cache,
+        project.results_folder,
+        config,
+        seeds,
+        solver,
+        again,
+        track,
+        finishing_in_hand,
+        on_expected=lambda found: say(f"each: {in_words(found)}", as_json=True),
+        tensorboard=tensorboard,
+    )
     if as_json:
         print_json({"runs": [_as_json(one) for one in done.fitted], "summary": done.table.to_dict("records")})
         return

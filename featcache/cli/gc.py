@@ -20,7 +20,8 @@ def command(unfinished: bool, yes: bool, dry_run: bool, folder: Path, as_json: b
     """Remove what can go without a feature being lost.
 
     That is what interrupted commands left behind, also trainings that nobody went on with for an hour; Gram matrices of
-    caches that are gone; and caches all of whose rows another finished one holds.
+    caches that are gone, or of splits that a cache no longer has; and caches all of whose rows another finished one
+    holds.
     """
     from featcache.pipeline.tidy import find_garbage
 

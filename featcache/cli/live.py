@@ -1,4 +1,4 @@
-"""A training as it goes: a bar with the latest epoch's loss, accuracy and rate beside it."""
+"""A training before it begins, in words; and as it goes: a bar with the latest epoch's loss, accuracy and rate."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from featcache.cli.output import bar
+from featcache.cli.output import bar, size
 
 if TYPE_CHECKING:
+    from featcache.heads.cost import Expected
     from featcache.heads.history import Epoch
     from featcache.pipeline.progress import Advance
 
@@ -44,3 +45,24 @@ def sentence(entry: Epoch) -> str:
     return (
         f"loss {entry.loss:.4f}, accuracy {entry.accuracy:.3f}{val}; lr {entry.lr:.3g}, {1000 * entry.seconds:.0f} ms"
     )
+
+
+def in_words(expected: Expected) -> str:
+    """Gram space: asked for; Gram matrix 77.0 MB (kept beside the cache), memory about 0.9 GB of 20.0 GB free, ..."""
+    names = {"gram": "Gram space", "primal": "primal"}
+    parts = [f"memory about {size(expected.memory_bytes)} of {size(expected.free_bytes)} free"]
+    if expected.gram_bytes:
+        where = "kept beside the cache" if expected.gram_kept else "to be computed, and kept beside the cache"
+        used = "" if expected.gram_in_memory else ", used from the disk"
+        parts.insert(0, f"Gram matrix {size(expected.gram_bytes)} ({where}{used})")
+    parts.append(
+        f"about {duration(expected.before_s)} besides {duration(expected.epochs_s)} for {expected.epochs} epochs"
+    )
+    return f"{names[expected.solver]}: {expected.why}; {', '.join(parts)}"
+
+
+def duration(seconds: float) -> str:
+    """0.034 -> '0.03 s', 3.4 -> '3.4 s', 90 -> '90 s', 400 -> '7 min', 9000 -> '2.5 h'"""
+    if seconds < 120:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -8,15 +8,18 @@ import zipfile
 import zlib
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.files import beside
-from featcache.heads.gram import State
+from featcache.heads import gram, primal
 from featcache.heads.history import Epoch
 from featcache.heads.stack import Stack
+
+State = gram.State | primal.State
+AnyState = TypeVar("AnyState", gram.State, primal.State)
 
 EVERY_S = 5.0
 _FORMAT = 1
@@ -37,7 +40,7 @@ def save(path: Path, state: State, best: State | None, identity: str) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def load(path: Path, identity: str, like: State) -> tuple[State, State | None] | None:
+def load(path: Path, identity: str, like: AnyState) -> tuple[AnyState, AnyState | None] | None:
     """The state in `path`, and the best one so far, if it is of that training and whole; else None.
 
     like : a state of that training, for the shapes and dtypes of its arrays and for its settings
@@ -46,7 +49,7 @@ def load(path: Path, identity: str, like: State) -> tuple[State, State | None] |
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if str(arrays["identity"]) != identity or int(arrays["format"]) != _FORMAT:
                 return None
-            best = _state(arrays, "best.", like) if "best.A" in arrays else None
+            best = _state(arrays, "best.", like) if "best.history" in arrays else None
             return _state(arrays, "", like), best
     except _DAMAGE:
         return None
@@ -68,15 +71,23 @@ class Clock:
 
 
 def _arrays(prefix: str, state: State) -> dict[str, NDArray[Any]]:
-    stack = state.stack
-    parts = {"A": state.A, "V": state.V, "su": np.array([state.s, state.u])}
+    parts = _of_gram(state) if isinstance(state, gram.State) else _of_primal(state)
     parts["history"] = np.array([astuple(entry) for entry in state.history], np.float64).reshape(-1, 7)
-    parts |= {f"stack{i}": array for i, array in enumerate(stack.arrays())}
-    parts |= {f"velocity{i}": array for i, array in enumerate(stack.velocities)}
     return {prefix + name: array for name, array in parts.items()}
 
 
-def _state(arrays: Any, prefix: str, like: State) -> State:
+def _of_gram(state: gram.State) -> dict[str, NDArray[Any]]:
+    parts = {"A": state.A, "V": state.V, "su": np.array([state.s, state.u])}
+    parts |= {f"stack{i}": array for i, array in enumerate(state.stack.arrays())}
+    return parts | {f"velocity{i}": array for i, array in enumerate(state.stack.velocities)}
+
+
+def _of_primal(state: primal.State) -> dict[str, NDArray[Any]]:
+    parts = {f"{kind}{i}": array for i, pair in enumerate(state.layers) for kind, array in zip("Wb", pair, strict=True)}
+    return parts | {f"other{i}": array for i, array in enumerate(state.others)}
+
+
+def _state(arrays: Any, prefix: str, like: AnyState) -> AnyState:
     expected = _arrays("", like)
     found = {name: arrays[prefix + name] for name in expected}
     lines = found.pop("history")
@@ -86,8 +97,11 @@ def _state(arrays: Any, prefix: str, like: State) -> State:
     history = [Epoch(int(line[0]), *map(float, line[1:])) for line in lines]
     if [entry.epoch for entry in history] != list(range(1, len(history) + 1)):
         raise ValueError("the history has gaps")
+    if isinstance(like, primal.State):
+        layers = [(found[f"W{i}"], found[f"b{i}"]) for i in range(len(like.layers))]
+        return primal.State(layers, [found[f"other{i}"] for i in range(len(like.others))], history)
     bias, *rest = (found[f"stack{i}"] for i in range(len(like.stack.arrays())))
     velocities = [found[f"velocity{i}"] for i in range(len(like.stack.velocities))]
     stack = Stack(bias, list(zip(rest[0::2], rest[1::2], strict=True)), like.stack.config, velocities)
     s, u = map(float, found["su"])
-    return State(found["A"], found["V"], stack, s, u, history)
+    return gram.State(found["A"], found["V"], stack, s, u, history)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from featcache.dataset.manifest import SPLITS
 from featcache.errors import FeatcacheError, HeadError
 from featcache.files import beside, sha256_bytes, sha256_file, write_json
 from featcache.heads import products
@@ -45,13 +47,13 @@ def kernel(
 
     A matrix that does not fit into memory is computed and used on the disk. Raises HeadError where it cannot lie there.
     """
-    file = kernels_folder(cache.folder) / f"{_key(cache, left, right, dtype)}.npy"
+    file = _file(cache, left, right, dtype)
     shape = (len(left), len(right))
     found = _load(file, shape, dtype)
     if found is not None:
         on_rows(len(left))
         return found
-    if not _fits(shape, dtype):
+    if not fits(shape, dtype):
         _refuse_full_disk(file, shape, dtype)
         with _explaining(file), _kept(file) as partial:
             on_disk = np.lib.format.open_memmap(partial, "w+", np.dtype(dtype), shape)
@@ -64,10 +66,29 @@ def kernel(
     return K
 
 
+def is_kept(cache: Cache, left: Numbers, right: Numbers, dtype: DTypeLike) -> bool:
+    """Whether such a matrix lies beside the cache; whether its bytes are right is seen when it is read."""
+    file = _file(cache, left, right, dtype)
+    return file.is_file() and file.with_suffix(".json").is_file()
+
+
+def unwanted(cache: Cache) -> list[Path]:
+    """Files of matrices beside the cache that none of its splits asks for now."""
+    train = cache.numbers("train")
+    pairs = itertools.product(map(cache.numbers, SPLITS), ("float32", "float64"))
+    wanted = {_file(cache, rows, train, dtype).stem for rows, dtype in pairs}
+    there = sorted(kernels_folder(cache.folder).glob("[!.]*"))
+    return [file for file in there if file.suffix in (".npy", ".json") and file.stem not in wanted]
+
+
 def features_digest(cache: Cache) -> str:
     """Digest of the very bytes of a cache's features; its name tells only what they should be."""
     files = cache.manifest.files
     return digest({name: files[name].sha256 for name in sorted(files) if name.startswith("features")})
+
+
+def _file(cache: Cache, left: Numbers, right: Numbers, dtype: DTypeLike) -> Path:
+    return kernels_folder(cache.folder) / f"{_key(cache, left, right, dtype)}.npy"
 
 
 def _key(cache: Cache, left: Numbers, right: Numbers, dtype: DTypeLike) -> str:
@@ -77,7 +98,8 @@ def _key(cache: Cache, left: Numbers, right: Numbers, dtype: DTypeLike) -> str:
     return digest([_VERSION, features_digest(cache), order, *rows, np.dtype(dtype).str])[:32]
 
 
-def _fits(shape: tuple[int, int], dtype: DTypeLike) -> bool:
+def fits(shape: tuple[int, int], dtype: DTypeLike) -> bool:
+    """Whether a matrix is held in memory; else it is used on the disk."""
     return shape[0] * shape[1] * np.dtype(dtype).itemsize < products.available_bytes() * _SHARE_OF_MEMORY
 
 
@@ -92,7 +114,7 @@ def _load(file: Path, shape: tuple[int, int], dtype: DTypeLike) -> Array | None:
         return None
     if K.shape != shape or K.dtype != np.dtype(dtype):
         return None
-    return np.array(K) if _fits(shape, dtype) else K
+    return np.array(K) if fits(shape, dtype) else K
 
 
 def _record(file: Path) -> dict[str, Any]:

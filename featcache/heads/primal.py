@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from featcache.backbones.quiet_keras import import_keras
 from featcache.heads.config import HeadConfig
 from featcache.heads.gram import accuracy_of
-from featcache.heads.history import Epoch, best_of, refuse_divergence, timed
+from featcache.heads.history import Epoch, refuse_divergence, timed
 from featcache.heads.source import Source, refuse_not_finite
 from featcache.heads.stack import forward, losses, targets_of
 
@@ -22,45 +23,35 @@ _JIT_WEIGHTS = 1 << 20
 """From so many weights on, one compiled pass over them saves more than calling what is compiled costs."""
 
 
-def train(
-    source: Source,
-    layers: Layers,
-    scale: float,
-    config: HeadConfig,
-    on_epoch: Callable[[Sequence[Epoch]], object] = lambda _: None,
-) -> tuple[Layers, list[Epoch], int]:
-    """Train a head from the weights `layers` on the batches of a source.
+@dataclass
+class State:
+    """Where a training stands after some epochs: all that the next one needs.
 
-    Dropout masks are Keras' own: on an `InMemory` source the course of SGD without dropout is that of Gram space, and
+    layers : weights (n_in, n_out) and biases (n_out,)
+    others : variables of the optimizer, then the counters of the dropout masks, in Keras' order
+    """
+
+    layers: Layers
+    others: list[NDArray[Any]]
+    history: list[Epoch] = field(default_factory=list)
+
+    def copy(self) -> State:
+        """The same, apart from this one."""
+        return State([(W.copy(), b.copy()) for W, b in self.layers], [a.copy() for a in self.others], [*self.history])
+
+
+@contextmanager
+def opened(source: Source, layers: Layers, scale: float, config: HeadConfig) -> Iterator[Training]:
+    """A training from the weights `layers` on the batches of a source.
+
+    Dropout masks are Keras' own: where the order is that of Gram space the course of SGD without dropout is too, and
     with dropout it is only alike.
 
     layers : weights (n_in, n_out) and biases (n_out,), in config.dtype; they are not changed
     scale : what the features are multiplied by
-    on_epoch : given the history so far, after each epoch; what it returns as True ends the training
-
-    Returns
-    -------
-    layers : the trained weights and biases: of the best epoch with config.restore_best, else of the last
-    history : an entry an epoch
-    epoch : whose weights they are, counted from 1
-
-    Raises HeadError for features that are no finite numbers, and for a training that diverges.
     """
     with _arithmetic_in(config.dtype):
-        run = _Run(source, layers, scale, config)
-        history: list[Epoch] = []
-        best, kept = 0, layers
-        while len(history) < config.epochs:
-            entry = run.epoch(len(history))
-            refuse_divergence(entry)
-            history.append(entry)
-            if best_of([*history[best - 1 : best], entry], config) == entry.epoch:
-                best, kept = entry.epoch, run.layers() if config.restore_best else layers
-            if on_epoch(history) is True or 0 < config.patience <= len(history) - best:
-                break
-        if config.restore_best and best:
-            return kept, history, best
-        return run.layers(), history, len(history)
+        yield Training(source, layers, scale, config)
 
 
 @contextmanager
@@ -77,8 +68,10 @@ def _arithmetic_in(dtype: str) -> Iterator[None]:
         config.set_dtype_policy(policy)
 
 
-class _Run:
-    """One training: the Keras model and what it is fed with."""
+class Training:
+    """One training: the Keras model, what it is fed with, and the history of its epochs."""
+
+    history: list[Epoch]
 
     def __init__(self, source: Source, layers: Layers, scale: float, config: HeadConfig) -> None:
         self.source, self.scale, self.config = source, scale, config
@@ -90,11 +83,42 @@ class _Run:
         self.rates = keras.Variable(np.zeros(self.updates), dtype=config.dtype, trainable=False)
         self.model = _build(keras, source, layers, scale, config)
         self.model.compile(_optimizer(keras, self.rates, config), jit_compile=_worth_compiling(layers, config))
+        self.model.optimizer.build(self.model.trainable_variables)
         self.model.make_train_function()
+        self.history = []
+
+    def train(self, on_epoch: Callable[[Training], object] = lambda _: None) -> None:
+        """Train on to config.epochs, from wherever it stands.
+
+        on_epoch : called after each epoch; what it returns as True ends the training
+
+        Raises HeadError for features that are no finite numbers, and for a training that diverges.
+        """
+        while len(self.history) < self.config.epochs:
+            entry = self.epoch(len(self.history))
+            refuse_divergence(entry)
+            self.history.append(entry)
+            if on_epoch(self) is True:
+                break
+
+    def copy(self) -> State:
+        """The state of now."""
+        return State(self.layers(), [np.array(variable.numpy()) for variable in self._others()], [*self.history])
+
+    def restore(self, state: State) -> None:
+        """Go on from a state of this very training."""
+        variables = [*self.model.trainable_variables, *self._others()]
+        values = [*(array for pair in state.layers for array in pair), *state.others]
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        self.history = [*state.history]
+
+    def _others(self) -> list[Any]:
+        return [*self.model.optimizer.variables, *self.model.non_trainable_variables]
 
     def layers(self) -> Layers:
         """Copies of the weights and biases of now."""
-        arrays = [np.array(array) for array in self.model.get_weights()[: 2 * len(self.config.hidden) + 2]]
+        arrays = [np.array(variable.numpy()) for variable in self.model.trainable_variables]
         return list(zip(arrays[0::2], arrays[1::2], strict=True))
 
     def epoch(self, epoch: int) -> Epoch:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import HeadError
 from featcache.heads import products, random
-from featcache.store.batches import Batches
+from featcache.store.batches import BUFFER_BYTES
 from featcache.store.cache import Cache
 
 Array = NDArray[np.floating[Any]]
@@ -19,6 +19,10 @@ Numbers = NDArray[np.intp]
 Labels = NDArray[np.int64]
 Order = Callable[[int, int, int], NDArray[np.int64]]
 """Given seed, epoch and number of rows: the order of the rows in that epoch."""
+
+_SHUFFLED_BYTES = 2 << 30
+"""Training rows of at most so many bytes, as float32, come in the order of Gram space; streamed, each of a few passes
+takes what fits into a buffer. Larger ones come shuffled by blocks, wherever they are read from."""
 
 _VAL_ROWS = 256
 _NAMED_ROWS = 5
@@ -84,27 +88,54 @@ class InMemory:
 class Streamed:
     """A source that reads the splits "train" and "val" of a cache over and over, and holds two buffers at most.
 
-    The order is that of `Cache.batches`: shuffled by blocks, the same for the same seed and epoch.
+    The order is that of the same rows in memory, so that a training can go on from one kind of source to the other.
 
     buffer_rows : of each of the two buffers; by default what fits into 256 MB
     """
 
     def __init__(self, cache: Cache, y: Labels, weights: Array, y_val: Labels, buffer_rows: int | None = None) -> None:
-        self._cache, self._buffer_rows = cache, buffer_rows
-        self.y, self.y_val, self.weights, self.width = y, y_val, weights, products.width(cache.features)
+        self._cache, self.width = cache, products.width(cache.features)
+        self._buffer_rows = buffer_rows or max(1, BUFFER_BYTES // (self.width * cache.features.dtype.itemsize))
+        self.y, self.y_val, self.weights = y, y_val, weights
         self.rows, self.rows_val = cache.numbers("train"), cache.numbers("val")
 
     def batches(self, size: int, seed: int, epoch: int) -> Iterator[tuple[Numbers, Array]]:
-        """As of `Source`."""
-        batches = self._cache.batches("train", size, seed=seed, epoch=epoch, buffer_rows=self._buffer_rows)
-        places = np.searchsorted(self.rows, batches.order)
-        for number, X in enumerate(_read_ahead(batches)):
-            flat = X.reshape(len(X), -1).astype(self.weights.dtype, copy=False)
-            yield places[number * size : (number + 1) * size], flat
+        """As of `Source`, in the order of `cache_order`; while one buffer is used, a thread fills the next."""
+        order = cache_order(self._cache, size)(seed, epoch, len(self.y))
+        step = max(1, self._buffer_rows // size) * size
+        buffers = (order[start : start + step] for start in range(0, len(order), step))
+        with ThreadPoolExecutor(1, "featcache-read") as pool:
+            coming = pool.submit(self._next, buffers)
+            while (found := coming.result()) is not None:
+                coming = pool.submit(self._next, buffers)
+                places, X = found
+                for start in range(0, len(places), size):
+                    part = slice(start, start + size)
+                    yield places[part], X[part].reshape(-1, self.width).astype(self.weights.dtype, copy=False)
+                del found, X  # before the next buffer is waited for
+
+    def _next(self, buffers: Iterator[Numbers]) -> tuple[Numbers, Array] | None:
+        places = next(buffers, None)
+        return None if places is None else (places, self._cache.features[self.rows[places]])
 
     def val_blocks(self) -> Iterator[tuple[slice, Array]]:
         """As of `Source`."""
         return products.blocks(self._cache.features, self.rows_val, self.weights.dtype)
+
+
+def cache_order(cache: Cache, batch: int) -> Order:
+    """The order of a cache's training rows, which depends on nothing but the cache, batch size, seed and epoch.
+
+    That of `featcache.heads.random.order`, as in Gram space; of rows too large for it that of `Cache.batches`.
+    """
+    rows = cache.numbers("train")
+    if len(rows) * products.width(cache.features) * 4 <= _SHUFFLED_BYTES:
+        return random.order
+
+    def by_blocks(seed: int, epoch: int, n_rows: int) -> NDArray[np.int64]:
+        return np.searchsorted(rows, cache.batches("train", batch, seed=seed, epoch=epoch).order)
+
+    return by_blocks
 
 
 def fits(n_bytes: int) -> bool:
@@ -112,16 +143,17 @@ def fits(n_bytes: int) -> bool:
     return n_bytes < 0.8 * products.available_bytes()
 
 
-def source_of(cache: Cache, y: Labels, weights: Array, y_val: Labels) -> Source:
+def source_of(cache: Cache, y: Labels, weights: Array, y_val: Labels, batch: int) -> Source:
     """The splits "train" and "val" of a cache: from memory where they fit into it, else streamed.
 
     y, weights, y_val : of the rows of the two splits; batches have the dtype of the weights
+    batch : rows an update
     """
     rows, rows_val = cache.numbers("train"), cache.numbers("val")
     if not fits((len(rows) + len(rows_val)) * products.width(cache.features) * weights.dtype.itemsize):
         return Streamed(cache, y, weights, y_val)
     X, X_val = (_read(cache, numbers, weights.dtype) for numbers in (rows, rows_val))
-    return InMemory(X, y, weights, X_val, y_val, rows, rows_val)
+    return InMemory(X, y, weights, X_val, y_val, rows, rows_val, cache_order(cache, batch))
 
 
 def refuse_not_finite(X: Array, rows: Numbers) -> None:
@@ -142,18 +174,3 @@ def _read(cache: Cache, numbers: Numbers, dtype: np.dtype[Any]) -> Array:
     for place, block in products.blocks(cache.features, numbers, dtype):
         X[place] = block
     return X
-
-
-def _read_ahead(batches: Batches) -> Iterator[Array]:
-    """Features of each batch, in order; while the batches of one buffer are used, a thread fills the next."""
-    turns = [batches.share(worker, 2) for worker in range(2)]
-    per_buffer = max(1, batches.buffer_rows // batches.batch_size)
-    with ThreadPoolExecutor(1, "featcache-read") as pool:
-        coming = pool.submit(next, turns[0])
-        for number, first in enumerate(range(0, len(batches), per_buffer)):
-            X, _ = coming.result()
-            if first + per_buffer < len(batches):
-                coming = pool.submit(next, turns[(number + 1) % 2])
-            yield X
-            for _ in range(min(per_buffer, len(batches) - first) - 1):
-                yield next(turns[number % 2])[0]

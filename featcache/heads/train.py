@@ -8,14 +8,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import HeadError
-from featcache.heads import checkpoint, gram, products, random
+from featcache.heads import checkpoint, gram, primal, products, random
+from featcache.heads.checkpoint import AnyState
 from featcache.heads.config import HeadConfig, Solver
+from featcache.heads.cost import Choice, choose_solver
 from featcache.heads.head import Head
 from featcache.heads.history import Epoch, best_of
 from featcache.heads.kernel import kernel
@@ -24,14 +26,8 @@ from featcache.heads.stack import Stack
 from featcache.store.cache import Cache
 
 Array = NDArray[np.floating[Any]]
-_OPERATIONS_A_WEIGHT = 240
-"""What reading and writing the first weights costs an update: 3 passes of 4 bytes, 20 operations a byte of memory."""
-
-_WEIGHT_COPIES = 4
-"""Of the first layer: its beginning, what training adds, their sum, and room to compute them in."""
-_BUFFER_ROWS = 512
-"""Of the Gram matrix, that are gathered at a time."""
-
+Layers = list[tuple[Array, Array]]
+Copied = TypeVar("Copied", covariant=True)
 OnEpoch = Callable[[Sequence[Epoch]], object]
 """Given the history so far, after each epoch."""
 Track = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
@@ -39,19 +35,11 @@ Track = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A solver and, for people, why it."""
-
-    solver: Solver
-    why: str
-
-
-@dataclass(frozen=True)
 class Trained:
     """A head, the course of its training and the solver that did it.
 
     epoch : whose weights the head has, counted from 1
-    state, best : from which training can go on; None for the primal solver, best also without restore_best
+    state, best : from which training can go on; best is None without restore_best
     resumed_at : epochs that were not trained now, but by an earlier call
     """
 
@@ -59,54 +47,9 @@ class Trained:
     history: list[Epoch]
     choice: Choice
     epoch: int
-    state: gram.State | None = None
-    best: gram.State | None = None
+    state: checkpoint.State
+    best: checkpoint.State | None = None
     resumed_at: int = 0
-
-
-def choose_solver(
-    n_train: int, n_val: int, n_inputs: int, n_classes: int, config: HeadConfig, asked: Solver = "auto"
-) -> Choice:
-    """Gram space or primal, by counting operations and memory; `asked` decides if it is not "auto".
-
-    A Gram matrix that does not fit into memory is used from the disk, and features are then streamed: it takes longer.
-    Raises HeadError where not even the weights fit.
-    """
-    size = np.dtype(config.dtype).itemsize
-    units = config.hidden[0] if config.hidden else n_classes
-    gram_bytes = (n_train + n_val) * n_train * size
-    primal_bytes = (n_train + n_val) * n_inputs * size
-    fits = {"gram": gram_bytes, "primal": primal_bytes}
-    free = products.available_bytes() * 0.8
-    gram_cost = (n_train + 2 * n_val) * n_train * n_inputs + 2 * config.epochs * (n_train + n_val) * n_train * units
-    updates = -(-n_train // config.batch)
-    primal_cost = config.epochs * (6 * n_train + 2 * n_val + _OPERATIONS_A_WEIGHT * updates) * n_inputs * units
-    if config.gram_refuses:
-        if asked == "gram":
-            raise HeadError(f"{config.gram_refuses} cannot be trained in Gram space: use --solver primal")
-        chosen: Solver = "primal"
-        why = f"{config.gram_refuses} cannot be trained in Gram space"
-    elif asked == "auto":
-        cheaper: Solver = "gram" if gram_cost <= primal_cost else "primal"
-        other: Solver = "primal" if cheaper == "gram" else "gram"
-        chosen = cheaper if fits[cheaper] < free or fits[other] >= free else other
-        ratio = max(gram_cost, primal_cost) / min(gram_cost, primal_cost)
-        why = (
-            f"{ratio:.0f} times fewer operations than {other}"
-            if chosen == cheaper
-            else f"{cheaper} needs {fits[cheaper] / 2**30:.1f} GiB, of which {free / 2**30:.1f} are free"
-        )
-    else:
-        chosen, why = asked, "asked for"
-    needed = _WEIGHT_COPIES * n_inputs * units * size
-    if chosen == "gram":
-        needed += (4 * (n_train + n_val) * units + _BUFFER_ROWS * n_train) * size
-    if needed >= free:
-        raise HeadError(
-            f"the {chosen} solver needs {needed / 2**30:.1f} GiB for {units} units on {n_inputs} features and "
-            f"{n_train} + {n_val} rows, and {free / 2**30:.1f} GiB are free: use fewer units or pooled features"
-        )
-    return Choice(chosen, why)
 
 
 class Material:
@@ -145,6 +88,12 @@ class Material:
                 K, K_val = (kernel(self.cache, left, right, dtype, advance) for left, right in pairs)
             self._kernels[dtype] = (K, K_val)
         return self._kernels[dtype]
+
+    def prepare(self, config: HeadConfig, solver: Solver) -> None:
+        """Make now what takes longest, so that an interruption can end it at once."""
+        self.scale(config)
+        if solver == "gram":
+            self.kernels(config.dtype)
 
     def first_products(self, W0: Array, scale: float) -> tuple[Array, Array]:
         """X W0 of the training and the validation rows, scaled. Raises HeadError for features that are not finite."""
@@ -189,7 +138,8 @@ def train_head(
     saved : file that keeps the state of the training, for the next call to go on from
     earlier : further files of such states; the one with most epochs, of this identity, is gone on from
     identity : of all that decides the course of the training but its number of epochs
-    stopped : looked at after each epoch; once it says True, the state is saved and KeyboardInterrupt raised
+    stopped : looked at before the first epoch and after each; once it says True, the state is saved and
+        KeyboardInterrupt raised
 
     Raises HeadError for a cache that cannot be trained on, and for a training that diverges.
     """
@@ -197,16 +147,28 @@ def train_head(
     material = material or Material(cache)
     layers = random.initial_weights(config, products.width(cache.features), len(cache.classes))
     scale = material.scale(config)
+    asked = (config, on_epoch, saved, earlier, identity, stopped)
     if choice.solver == "primal":
-        after_epoch = _interrupting(on_epoch, stopped)
-        layers, history, epoch = _in_primal_space(material, layers, scale, config, after_epoch)
-        return Trained(_head(cache, scale, layers, config), history, choice, epoch)
-    course = _Course(config, on_epoch, saved, identity, stopped)
-    state = _in_gram_space(material, layers, scale, config, course, earlier)
-    final = course.best if config.restore_best and course.best else state
-    layers = _formed(material, layers, scale, final)
-    head = _head(cache, scale, layers, config)
-    return Trained(head, state.history, choice, len(final.history), state, course.best, course.resumed_at)
+        return _trained_primal(material, layers, scale, choice, _Course(*asked))
+    return _trained_in_gram_space(material, layers, scale, choice, _Course(*asked))
+
+
+def _trained_primal(
+    material: Material, layers: Layers, scale: float, choice: Choice, course: _Course[primal.State]
+) -> Trained:
+    last = _in_primal_space(material, layers, scale, course)
+    final = course.chosen(last)
+    head = _head(material.cache, scale, final.layers, course.config)
+    return Trained(head, last.history, choice, len(final.history), last, course.best, course.resumed_at)
+
+
+def _trained_in_gram_space(
+    material: Material, layers: Layers, scale: float, choice: Choice, course: _Course[gram.State]
+) -> Trained:
+    last = _in_gram_space(material, layers, scale, course)
+    final = course.chosen(last)
+    head = _head(material.cache, scale, _formed(material, layers, scale, final), course.config)
+    return Trained(head, last.history, choice, len(final.history), last, course.best, course.resumed_at)
 
 
 def train_course(
@@ -214,71 +176,83 @@ def train_course(
 ) -> list[Epoch]:
     """The history of a head, without the head: the first weights are not formed, test rows only checked to be finite.
 
-    stopped : looked at after each epoch; once it says True, KeyboardInterrupt is raised
+    stopped : looked at before the first epoch and after each; once it says True, KeyboardInterrupt is raised
     """
     layers = random.initial_weights(config, products.width(material.cache.features), len(material.cache.classes))
     scale = material.scale(config)
     if solver == "primal":
-        return _in_primal_space(material, layers, scale, config, _interrupting(lambda _: None, stopped))[1]
-    course = _Course(config, lambda _: None, None, "", stopped)
-    return _in_gram_space(material, layers, scale, config, course, ()).history
+        return _in_primal_space(material, layers, scale, _Course(config, stopped=stopped)).history
+    return _in_gram_space(material, layers, scale, _Course(config, stopped=stopped)).history
 
 
-def _interrupting(on_epoch: OnEpoch, stopped: Callable[[], bool]) -> OnEpoch:
-    def after_epoch(history: Sequence[Epoch]) -> None:
-        on_epoch(history)
-        if stopped():
-            raise KeyboardInterrupt
+class _Training(Protocol[Copied]):
+    """A training under way."""
 
-    return after_epoch
+    @property
+    def history(self) -> list[Epoch]:
+        """An entry an epoch."""
+
+    def copy(self) -> Copied:
+        """Its state of now."""
 
 
 @dataclass
-class _Course:
-    """What is done after each epoch: tell, remember the best, save, end early."""
+class _Course(Generic[AnyState]):
+    """Where a training begins, and what is done after each epoch: tell, remember the best, save, end early."""
 
     config: HeadConfig
-    on_epoch: OnEpoch
-    saved: Path | None
-    identity: str
-    stopped: Callable[[], bool]
-    best: gram.State | None = None
+    on_epoch: OnEpoch = lambda _: None
+    saved: Path | None = None
+    earlier: Sequence[Path] = ()
+    identity: str = ""
+    stopped: Callable[[], bool] = lambda: False
+    best: AnyState | None = None
     resumed_at: int = 0
     best_epoch: int = 0
     clock: checkpoint.Clock = field(default_factory=checkpoint.Clock)
 
-    def resume(self, state: gram.State, best: gram.State | None) -> None:
-        """Take over what an earlier call had come to."""
-        self.best, self.resumed_at = best, len(state.history)
-        self.best_epoch = best_of(state.history, self.config)
+    def begun(self, first: AnyState) -> AnyState | None:
+        """The furthest state that an earlier call has left, which is taken over; None where there is none.
 
-    def __call__(self, state: gram.State) -> bool:
-        self.on_epoch(state.history)
-        latest = state.history[-1]
-        if best_of([*state.history[self.best_epoch - 1 : self.best_epoch], latest], self.config) == latest.epoch:
+        first : the state before the first epoch
+        """
+        if self.stopped():  # while the features were read
+            raise KeyboardInterrupt
+        files = [*self.earlier, *([self.saved] if self.saved else [])]
+        found = [pair for file in files if (pair := checkpoint.load(file, self.identity, first)) is not None]
+        usable = [pair for pair in found if _is_beginning(pair[0].history, self.config)]
+        if not usable:
+            return None
+        state, self.best = max(usable, key=lambda pair: len(pair[0].history))
+        self.resumed_at, self.best_epoch = len(state.history), best_of(state.history, self.config)
+        return state
+
+    def __call__(self, training: _Training[AnyState]) -> bool:
+        history: Sequence[Epoch] = training.history
+        self.on_epoch(history)
+        latest = history[-1]
+        if best_of([*history[self.best_epoch - 1 : self.best_epoch], latest], self.config) == latest.epoch:
             self.best_epoch = latest.epoch
             if self.config.restore_best:
-                self.best = state.copy()
+                self.best = training.copy()
         stop = self.stopped()
         if self.saved and (stop or self.clock.due()):
-            checkpoint.save(self.saved, state, self.best, self.identity)
+            checkpoint.save(self.saved, training.copy(), self.best, self.identity)
         if stop:
             raise KeyboardInterrupt
-        return self.is_over(state)
+        return self.is_over(history)
 
-    def is_over(self, state: gram.State) -> bool:
+    def is_over(self, history: Sequence[Epoch]) -> bool:
         """Whether nothing has become better for as long as the settings are patient."""
-        return 0 < self.config.patience <= len(state.history) - self.best_epoch
+        return 0 < self.config.patience <= len(history) - self.best_epoch
+
+    def chosen(self, last: AnyState) -> AnyState:
+        """The state whose weights the head has."""
+        return self.best if self.config.restore_best and self.best is not None else last
 
 
-def _in_gram_space(
-    material: Material,
-    layers: list[tuple[Array, Array]],
-    scale: float,
-    config: HeadConfig,
-    course: _Course,
-    earlier: Sequence[Path],
-) -> gram.State:
+def _in_gram_space(material: Material, layers: Layers, scale: float, course: _Course[gram.State]) -> gram.State:
+    config = course.config
     (W0, b0), *rest = layers
     P0, P0_val = material.first_products(W0, scale)
     K, K_val = material.kernels(config.dtype)
@@ -293,14 +267,22 @@ def _in_gram_space(
         factor=float(scale) ** 2,
     )
     stack = Stack(b0.copy(), [(W.copy(), b.copy()) for W, b in rest], config)
-    state = gram.start(problem, stack)
-    files = [*earlier, *([course.saved] if course.saved else [])]
-    found = [pair for file in files if (pair := checkpoint.load(file, course.identity, state)) is not None]
-    usable = [pair for pair in found if _is_beginning(pair[0].history, config)]
-    if usable:
-        state, best = max(usable, key=lambda pair: len(pair[0].history))
-        course.resume(state, best)
-    return state if course.is_over(state) else gram.train(problem, state, course)
+    first = gram.start(problem, stack)
+    state = course.begun(first) or first
+    return state if course.is_over(state.history) else gram.train(problem, state, course)
+
+
+def _in_primal_space(material: Material, layers: Layers, scale: float, course: _Course[primal.State]) -> primal.State:
+    config = course.config
+    weights = row_weights(material.y, config)
+    source = source_of(material.cache, material.y, weights, material.y_val, config.batch)
+    with primal.opened(source, layers, scale, config) as training:
+        first = training.copy()
+        state = course.begun(first) or first
+        training.restore(state)
+        if not course.is_over(state.history):
+            training.train(course)
+        return training.copy()
 
 
 def _is_beginning(history: Sequence[Epoch], config: HeadConfig) -> bool:
@@ -314,9 +296,7 @@ def _is_beginning(history: Sequence[Epoch], config: HeadConfig) -> bool:
     return n <= config.epochs and (not last_is_looked_at or n % config.val_every == 0 or n == config.epochs)
 
 
-def _formed(
-    material: Material, layers: list[tuple[Array, Array]], scale: float, state: gram.State
-) -> list[tuple[Array, Array]]:
+def _formed(material: Material, layers: Layers, scale: float, state: gram.State) -> Layers:
     """The weights of every layer, the first formed by one pass over the features."""
     W0 = layers[0][0]
     moved = products.transposed_times(material.cache.features, material.train, state.A / W0.dtype.type(scale))
@@ -324,21 +304,11 @@ def _formed(
     return [(moved, state.stack.bias), *state.stack.layers]
 
 
-def _head(cache: Cache, scale: float, layers: list[tuple[Array, Array]], config: HeadConfig) -> Head:
+def _head(cache: Cache, scale: float, layers: Layers, config: HeadConfig) -> Head:
     single = [(W.astype(np.float32), b.astype(np.float32)) for W, b in layers]
     space = cache.recipe.space.digest
     row_shape = cache.features.shape[1:]
     return Head(row_shape, scale, single, config.dropout, cache.classes, config.activation, config.output, space)
-
-
-def _in_primal_space(
-    material: Material, layers: list[tuple[Array, Array]], scale: float, config: HeadConfig, on_epoch: OnEpoch
-) -> tuple[list[tuple[Array, Array]], list[Epoch], int]:
-    from featcache.heads import primal  # loads Keras
-
-    weights = row_weights(material.y, config)
-    source = source_of(material.cache, material.y, weights, material.y_val)
-    return primal.train(source, layers, scale, config, on_epoch)
 
 
 def row_weights(y: NDArray[np.int64], config: HeadConfig) -> Array:

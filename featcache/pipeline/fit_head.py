@@ -19,9 +19,11 @@ from featcache.dataset.manifest import SPLITS, read_dataset
 from featcache.errors import CacheError, HeadError, RunError, UsageError
 from featcache.heads import checkpoint
 from featcache.heads.config import HeadConfig, Solver
+from featcache.heads.cost import Choice, Expected, expect
 from featcache.heads.history import Epoch
 from featcache.heads.kernel import features_digest
-from featcache.heads.train import Choice, Material, Trained, plan_head, train_head
+from featcache.heads.train import Material, Trained, plan_head, train_head
+from featcache.pipeline import tensorboard as events
 from featcache.pipeline.progress import Stopping, Track, never, silent
 from featcache.project import Project, refuse_unwritable
 from featcache.recipe import digest
@@ -52,6 +54,8 @@ def fit_head(
     on_epoch: Callable[[Sequence[Epoch]], object] = lambda _: None,
     stopping: Stopping = never,
     material: Material | None = None,
+    on_expected: Callable[[Expected], object] | None = None,
+    tensorboard: bool = False,
 ) -> Fitted:
     """Train a head on a cache and write its run. A run that is there already is not trained again.
 
@@ -60,44 +64,71 @@ def fit_head(
 
     again : train from the first epoch even so, and put the new run in the old one's place
     more_epochs : as many epochs more than the longest finished run of these settings has
-    stopping : the context of training; when it says so, the state is saved after an epoch and KeyboardInterrupt raised
+    stopping : the context of training; when it says so, the state is saved after an epoch and KeyboardInterrupt raised.
+        What comes before the epochs is outside of it: an interruption ends that at once
     material : shared by several heads on one cache
+    on_expected : told what the training is expected to take, before it begins
+    tensorboard : write a TensorBoard log besides, into the folder of the training and then of the run
 
     Raises HeadError for what cannot be trained and for a training that diverges, CacheError for a damaged
-    cache, RunError where the run cannot be written.
+    cache, RunError where the run cannot be written, UsageError where a log is asked for and cannot be written.
     """
-    if more_epochs and solver == "auto" and not config.gram_refuses:
-        solver = "gram"  # the one with states to go on from
-    choice = plan_head(cache, config, solver)
-    refuse_missing_classes(cache)
+    if tensorboard:
+        events.refuse_missing()
+    config, choice = planned(cache, results, config, solver, more_epochs)
     course = _course(cache, config, choice.solver)
-    if more_epochs:
-        config = replace(config, epochs=_longest(results, course, cache, config) + more_epochs)
     identity = _identity(cache, config, choice.solver)
     name = runs.run_name("head", cache.recipe.space.backbone, identity)
     if runs.is_finished(results / name) and not again:
-        return Fitted(readable(runs.Run(results / name)), cache.name, reused=True)
+        return _there_already(cache, results / name, tensorboard)
     refuse_unwritable(results)
     started = time.perf_counter()
     earlier = [] if again else sorted(results.glob(f"*/{runs.STATE_FILE}"))
     with runs.training(results, name, {**identity, "cache_name": cache.name}, anew=again) as folder:
         if runs.is_finished(results / name) and not again:  # by another process, just now
-            return Fitted(readable(runs.Run(results / name)), cache.name, reused=True)
-        live = _Live(folder)
-        with explaining_damage(cache), stopping() as stopped:
+            return _there_already(cache, results / name, tensorboard)
+        with explaining_damage(cache), _Live(folder, tensorboard) as live:
+            if on_expected is not None:
+                on_expected(expect(cache, config, choice))
             material = material or Material(cache, track)
-            with track(f"training {name}", config.epochs) as advance:
+            material.prepare(config, choice.solver)
+            with stopping() as stopped:
+                with track(f"training {name}", config.epochs) as advance:
 
-                def one_epoch(history: Sequence[Epoch]) -> None:
-                    advance(len(history) - live.told)
-                    live.tell(history)
-                    on_epoch(history)
+                    def one_epoch(history: Sequence[Epoch]) -> None:
+                        advance(len(history) - live.told)
+                        live.tell(history)
+                        on_epoch(history)
 
-                state = folder / runs.STATE_FILE
-                trained = train_head(cache, config, choice, one_epoch, material, state, earlier, course, stopped)
-            probabilities = trained.head.probabilities(cache)
-        run = _write(cache, results, name, {**identity, "course": course}, config, trained, probabilities, started)
+                    state = folder / runs.STATE_FILE
+                    trained = train_head(cache, config, choice, one_epoch, material, state, earlier, course, stopped)
+                probabilities = trained.head.probabilities(cache)
+        run = _write(
+            cache, results, name, {**identity, "course": course}, config, trained, probabilities, started, tensorboard
+        )
     return Fitted(run, cache.name, reused=False, resumed_at=trained.resumed_at)
+
+
+def planned(
+    cache: Cache, results: Path, config: HeadConfig, solver: Solver | Choice = "auto", more_epochs: int = 0
+) -> tuple[HeadConfig, Choice]:
+    """The head with all its epochs, and the solver. Raises HeadError for what cannot be trained."""
+    if more_epochs:
+        plan_head(cache, config, solver)
+        config, solver = _longer(results, cache, config, solver, more_epochs)
+    choice = plan_head(cache, config, solver)
+    refuse_missing_classes(cache)
+    return config, choice
+
+
+def _there_already(cache: Cache, folder: Path, tensorboard: bool) -> Fitted:
+    run = readable(runs.Run(folder))
+    if tensorboard and not (folder / events.FOLDER).is_dir():
+        try:
+            events.write(folder, run.epochs)
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    return Fitted(run, cache.name, reused=True)
 
 
 def _identity(cache: Cache, config: HeadConfig, solver: str) -> dict[str, Any]:
@@ -119,32 +150,54 @@ def _course(cache: Cache, config: HeadConfig, solver: str) -> str:
     return digest({**identity, "head": {name: value for name, value in identity["head"].items() if name not in free}})
 
 
-def _longest(results: Path, course: str, cache: Cache, config: HeadConfig) -> int:
-    """Epochs of the longest finished run of a course that can be gone on from."""
+def _longer(
+    results: Path, cache: Cache, config: HeadConfig, solver: Solver | Choice, more_epochs: int
+) -> tuple[HeadConfig, Solver | Choice]:
+    """The head with so many epochs more than the longest finished run of its settings, and that run's solver."""
     if config.schedule == "cosine":
         raise HeadError("a cosine schedule ends with its last epoch: give --epochs, leave out --more-epochs")
-    epochs = []
+    if isinstance(solver, Choice):
+        possible: Sequence[Solver] = [solver.solver]
+    else:
+        possible = ("gram", "primal") if solver == "auto" else [solver]
+    courses = {_course(cache, config, one): one for one in possible}
+    found: list[tuple[int, Solver]] = []
     for run in runs.list_runs(results):
         with suppress(RunError, KeyError, TypeError, ValueError):  # a damaged run is none to go on from
-            if run.config.get("course") == course and (run.folder / runs.STATE_FILE).is_file():
-                epochs.append(int(run.metrics["epochs"]))
-    if not epochs:
+            if (run.folder / runs.STATE_FILE).is_file() and (course := run.config.get("course")) in courses:
+                found.append((int(run.metrics["epochs"]), courses[course]))
+    if not found:
         raise HeadError(f"{cache.name}: no finished run of these settings to add epochs to: leave out --more-epochs")
-    return max(epochs)
+    epochs, by = max(found)
+    return replace(config, epochs=epochs + more_epochs), solver if isinstance(solver, Choice) else by
 
 
 class _Live:
-    """history.csv and curves.png of a training under way, brought up to date every few seconds."""
+    """What can be read of a training under way, brought up to date every few seconds.
 
-    def __init__(self, folder: Path) -> None:
+    history.csv and curves.png; and a TensorBoard log where that is asked for.
+    """
+
+    def __init__(self, folder: Path, tensorboard: bool) -> None:
         self.told = 0
         self._folder = folder
         self._last = time.monotonic()
+        self._log = events.EventLog(folder) if tensorboard else None
+
+    def __enter__(self) -> _Live:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._log is not None:
+            self._log.close()
 
     def tell(self, history: Sequence[Epoch]) -> None:
         """Note an epoch."""
         self.told = len(history)
-        if time.monotonic() - self._last >= _LIVE_S:
+        due = time.monotonic() - self._last >= _LIVE_S
+        if self._log is not None:
+            self._log.tell(history, flush=due)
+        if due:
             runs.write_history(self._folder, history)
             figures.write_curves(pd.DataFrame(history), self._folder / figures.CURVES_FILE, title=self._folder.stem)
             self._last = time.monotonic()
@@ -159,15 +212,17 @@ def _write(
     trained: Trained,
     probabilities: Array,
     started: float,
+    tensorboard: bool,
 ) -> runs.Run:
     splits = measure(cache, probabilities)
     epoch_seconds = [entry.seconds for entry in trained.history]
     with runs.new_run(results, name) as folder:
         trained.head.save(folder)
-        if trained.state is not None:
-            checkpoint.save(folder / runs.STATE_FILE, trained.state, trained.best, identity["course"])
+        checkpoint.save(folder / runs.STATE_FILE, trained.state, trained.best, identity["course"])
         runs.write_predictions(folder, cache.rows, probabilities, cache.classes)
         write_figures(folder, name, trained.history, splits["test"], cache.classes)
+        if tensorboard:
+            events.write(folder, trained.history)
         timing = {
             "epochs": len(trained.history),
             "epoch_of_head": trained.epoch,

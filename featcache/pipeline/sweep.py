@@ -15,8 +15,9 @@ from featcache import runs
 from featcache.errors import HeadError
 from featcache.files import write_json, write_text
 from featcache.heads.config import HeadConfig, Solver
+from featcache.heads.cost import Choice, Expected
 from featcache.heads.history import Epoch, best_of
-from featcache.heads.train import Choice, Material, plan_head, train_course
+from featcache.heads.train import Material, plan_head, train_course
 from featcache.pipeline.fit_head import Fitted, fit_head
 from featcache.pipeline.progress import Stopping, Track, never, silent
 from featcache.project import refuse_unwritable
@@ -76,7 +77,8 @@ def sweep(
     configs = [replace(config, **point) for point in points]
     choices = [plan_head(cache, head, solver) for head in configs]  # before a Gram matrix takes its memory
     material = Material(cache, track)
-    material.scale(config)  # what no head can be trained on is no divergence
+    for head, choice in zip(configs, choices, strict=True):  # what no head can be trained on is no divergence
+        material.prepare(head, choice.solver)
     lines = []
     with stopping() as stopped, track(f"sweeping over {len(points)} x {seeds} heads", len(points) * seeds) as advance:
         for point, head, choice in zip(points, configs, choices, strict=True):
@@ -159,15 +161,21 @@ def fit_seeds(
     again: bool = False,
     track: Track = silent,
     stopping: Stopping = never,
+    on_expected: Callable[[Expected], object] | None = None,
+    tensorboard: bool = False,
 ) -> Seeds:
-    """`fit_head` with `seeds` seeds from config.seed on, on one Gram matrix."""
+    """`fit_head` with `seeds` seeds from config.seed on, on one Gram matrix; `on_expected` is told of the first."""
     choice, material = plan_head(cache, config, solver), Material(cache, track)
-    fitted = [
-        fit_head(
-            cache, results, replace(config, seed=seed), choice, again, 0, track, stopping=stopping, material=material
-        )
-        for seed in range(config.seed, config.seed + seeds)
-    ]
+    fitted: list[Fitted] = []
+    for seed in range(config.seed, config.seed + seeds):
+        told = None if any(not one.reused for one in fitted) else on_expected
+        one = replace(config, seed=seed)
+        fitted.append(
+            fit_head(
+                cache, results, one, choice, again, 0, track,
+                stopping=stopping, material=material, on_expected=told, tensorboard=tensorboard,
+            )
+        )  # fmt: skip
     lines = []
     for split in ("train", "val", "test"):
         for measure in ("accuracy", "balanced_accuracy", "loss"):

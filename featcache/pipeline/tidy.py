@@ -11,9 +11,10 @@ from pathlib import Path
 
 from featcache.errors import CacheError, CacheNotFoundError, CacheWriteError, UsageError
 from featcache.files import PARTIAL_SUFFIX
-from featcache.heads.kernel import KERNELS_SUFFIX, kernels_folder
+from featcache.heads.kernel import KERNELS_SUFFIX, kernels_folder, unwanted
 from featcache.project import Project
 from featcache.runs import TRAINING_SUFFIX
+from featcache.store.cache import Cache
 from featcache.store.catalog import Listed, list_caches
 from featcache.store.layout import LEASES_FOLDER, MANIFEST_FILE
 from featcache.store.leases import Leases
@@ -59,7 +60,8 @@ def find_garbage(project: Project, unfinished: bool = False) -> list[Removable]:
     """What can go without a feature being lost.
 
     Files and folders that interrupted commands left behind; interrupted trainings that nobody went on with for an hour;
-    Gram matrices of caches that are gone; caches all of whose rows another finished cache of the same format holds.
+    Gram matrices of caches that are gone, or of splits that a cache no longer has; caches all of whose rows another
+    finished cache of the same format holds.
     With `unfinished` also caches that were begun and that nobody is writing now.
     """
     parents = (project.cache_folder, project.results_folder)
@@ -80,6 +82,8 @@ def find_garbage(project: Project, unfinished: bool = False) -> list[Removable]:
         elif holder := _covered_by(entry, listed):
             why = f"all its rows are in {holder}"
             garbage += [Removable(entry.folder, why, size_of(entry.folder)), *_kernels_of(entry.folder)]
+        elif entry.cache is not None:
+            garbage += _old_kernels_of(entry.cache)
     return garbage
 
 
@@ -107,6 +111,17 @@ def size_of(path: Path) -> int:
 def _kernels_of(cache: Path) -> list[Removable]:
     folder = kernels_folder(cache)
     return [Removable(folder, f"Gram matrices of {cache.name}", size_of(folder))] if folder.is_dir() else []
+
+
+def _old_kernels_of(cache: Cache) -> list[Removable]:
+    """Whoever trains with one of them now has read it, or keeps it open."""
+    try:
+        old = unwanted(cache)
+    except CacheError:  # a damaged cache says nothing of what it wants
+        return []
+    return [
+        Removable(file, f"a Gram matrix of rows that {cache.name} no longer asks for", size_of(file)) for file in old
+    ]
 
 
 def _is_old(path: Path) -> bool:

@@ -1,0 +1,251 @@
+"""What a training takes: operations, memory and time; which solver takes less, and what would fit where none does."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import cache as once
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import HeadError
+from featcache.heads import gram, products, random
+from featcache.heads.config import HeadConfig, Solver
+from featcache.heads.kernel import fits, is_kept
+from featcache.heads.stack import Stack
+from featcache.store.cache import Cache
+
+_OPERATIONS_A_WEIGHT = 240
+"""What reading and writing the first weights costs an update: 3 passes of 4 bytes, 20 operations a byte of memory."""
+_PASSES = {"sgd": 1.0, "rmsprop": 5 / 3, "adam": 7 / 3, "adamw": 7 / 3}
+"""Of that, with what the optimizer keeps of each weight."""
+
+_WEIGHT_COPIES = 4
+"""Of the first layer: its beginning, what training adds, their sum, and room to compute them in."""
+_BUFFER_ROWS = 512
+"""Of the Gram matrix, that are gathered at a time."""
+_HELD_BYTES = 512 << 20
+"""Of features, that are held at most while a Gram matrix is computed, or features are streamed."""
+_FEATURE_PASSES = 6
+"""Norms, first products, Gram matrices, the weights that are formed in the end, and predictions."""
+_PROGRAM_BYTES, _KERAS_BYTES = 250 << 20, 500 << 20
+_KERAS_START_S, _KERAS_UPDATE_S = 5.0, 5e-4
+"""Loading and compiling; and what an update costs besides its arithmetic."""
+_MAPPED_BYTES_A_S = 1e9
+_SAMPLE_ROWS, _SAMPLE_SIDE = 256, 768
+_READ_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A solver and, for people, why it."""
+
+    solver: Solver
+    why: str
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a training is expected to take.
+
+    gram_bytes : of the Gram matrices, 0 for the primal solver; they are on the disk, and in memory if `gram_in_memory`
+    gram_kept : whether they lie beside the cache already
+    memory_bytes : at the highest, of free_bytes
+    before_s, epochs_s : everything but the epochs, and all epochs
+    """
+
+    solver: Solver
+    why: str
+    epochs: int
+    gram_bytes: int
+    gram_kept: bool
+    gram_in_memory: bool
+    memory_bytes: int
+    free_bytes: int
+    before_s: float
+    epochs_s: float
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """N training and M validation rows of D features, H units of the first layer."""
+
+    n_train: int
+    n_val: int
+    n_inputs: int
+    n_classes: int
+    config: HeadConfig
+
+    @property
+    def units(self) -> int:
+        return self.config.hidden[0] if self.config.hidden else self.n_classes
+
+    @property
+    def size(self) -> int:
+        return np.dtype(self.config.dtype).itemsize
+
+    @property
+    def updates(self) -> int:
+        return -(-self.n_train // self.config.batch)
+
+    @property
+    def gram_bytes(self) -> int:
+        return (self.n_train + self.n_val) * self.n_train * self.size
+
+    @property
+    def feature_bytes(self) -> int:
+        return (self.n_train + self.n_val) * self.n_inputs * self.size
+
+    def pass_operations(self) -> int:
+        """Of the Gram matrices."""
+        return (self.n_train + 2 * self.n_val) * self.n_train * self.n_inputs
+
+    def operations(self, solver: Solver) -> float:
+        """Of a whole training, as it is compared with the other solver's."""
+        if solver == "gram":
+            products_an_epoch = 2 * (self.n_train + self.n_val) * self.n_train * self.units
+            return self.pass_operations() + self.config.epochs * products_an_epoch
+        return self.config.epochs * self.primal_operations()
+
+    def primal_operations(self, passes: float = 1.0) -> float:
+        """Of an epoch."""
+        a_weight = 6 * self.n_train + 2 * self.n_val + passes * _OPERATIONS_A_WEIGHT * self.updates
+        return a_weight * self.n_inputs * self.units
+
+    def needed(self, solver: Solver) -> tuple[int, int]:
+        """Bytes that no training can do without: of each unit, and besides."""
+        of_unit, besides = _WEIGHT_COPIES * self.n_inputs, 0
+        if solver == "gram":
+            of_unit += 4 * (self.n_train + self.n_val)
+            besides = _BUFFER_ROWS * self.n_train
+        return of_unit * self.size, besides * self.size
+
+
+def choose_solver(
+    n_train: int, n_val: int, n_inputs: int, n_classes: int, config: HeadConfig, asked: Solver = "auto"
+) -> Choice:
+    """Gram space or primal, by counting operations and memory; `asked` decides if it is not "auto".
+
+    A Gram matrix that does not fit into memory is used from the disk, and features are then streamed: it takes longer.
+    Raises HeadError where not even the weights fit, saying what would.
+    """
+    problem = _Problem(n_train, n_val, n_inputs, n_classes, config)
+    free = products.available_bytes() * 0.8
+    choice = _chosen(problem, asked, free)
+    _refuse_too_large(problem, choice.solver, free)
+    return choice
+
+
+def _chosen(problem: _Problem, asked: Solver, free: float) -> Choice:
+    config = problem.config
+    if config.gram_refuses:
+        if asked == "gram":
+            raise HeadError(f"{config.gram_refuses} cannot be trained in Gram space: use --solver primal")
+        return Choice("primal", f"{config.gram_refuses} cannot be trained in Gram space")
+    if asked != "auto":
+        return Choice(asked, "asked for")
+    costs = {"gram": problem.operations("gram"), "primal": problem.operations("primal")}
+    fit = {"gram": problem.gram_bytes, "primal": problem.feature_bytes}
+    cheaper: Solver = "gram" if costs["gram"] <= costs["primal"] else "primal"
+    other: Solver = "primal" if cheaper == "gram" else "gram"
+    if fit[cheaper] < free or fit[other] >= free:
+        ratio = max(costs.values()) / min(costs.values())
+        return Choice(cheaper, f"{ratio:.0f} times fewer operations than {other}")
+    return Choice(other, f"{cheaper} needs {fit[cheaper] / 2**30:.1f} GiB, of which {free / 2**30:.1f} are free")
+
+
+def _refuse_too_large(problem: _Problem, solver: Solver, free: float) -> None:
+    """Raise HeadError where the weights do not fit into memory."""
+    of_unit, besides = problem.needed(solver)
+    needed = of_unit * problem.units + besides
+    if needed < free:
+        return
+    would: list[str] = []
+    if solver == "gram":
+        of_primal, _ = problem.needed("primal")
+        would += ["--solver primal"] if of_primal * problem.units < free else []
+    most = int((free - besides - 1) // of_unit)
+    if most >= 1 and problem.config.hidden:
+        would.append(f"a first layer of at most {most} units (--hidden {most})")
+    fitting = f"{' or '.join(would)} would fit" if would else "use pooled features (featcache extract --pooling)"
+    raise HeadError(
+        f"the {solver} solver needs {needed / 2**30:.1f} GiB for {problem.units} units on {problem.n_inputs} features "
+        f"and {problem.n_train} + {problem.n_val} rows, and {free / 2**30:.1f} GiB are free: {fitting}"
+    )
+
+
+def expect(cache: Cache, config: HeadConfig, choice: Choice) -> Expected:
+    """What a training on a cache is expected to take, by a small product, a few steps and a few rows read: under 1 s.
+
+    Raises CacheError where those rows cannot be read.
+    """
+    train, val = cache.numbers("train"), cache.numbers("val")
+    problem = _Problem(len(train), len(val), products.width(cache.features), len(cache.classes), config)
+    rate, free = _operations_a_s(config.dtype), products.available_bytes()
+    weights = problem.n_inputs * problem.units
+    passes_s = _FEATURE_PASSES * len(cache.features) * _read_s_a_row(cache)
+    passes_s += 6 * len(cache.features) * weights / rate  # first products, the weights formed, predictions
+    of_unit, besides = problem.needed(choice.solver)
+    memory = _PROGRAM_BYTES + of_unit * problem.units + besides
+    if choice.solver == "primal":
+        held = problem.feature_bytes if problem.feature_bytes < 0.8 * free else _HELD_BYTES
+        copies = 1 + 3 * (_PASSES[config.optimizer] - 1) / 2
+        epoch_s = problem.primal_operations(_PASSES[config.optimizer]) / rate + problem.updates * _KERAS_UPDATE_S
+        memory += held + _KERAS_BYTES + int(copies * weights * problem.size)
+        before_s = _KERAS_START_S + passes_s
+        return Expected(
+            "primal", choice.why, config.epochs, 0, False, False, memory, free, before_s, config.epochs * epoch_s
+        )
+    kept = all(is_kept(cache, rows, train, config.dtype) for rows in (train, val))
+    in_memory = fits((len(train), len(train)), config.dtype)
+    held = min(_HELD_BYTES, problem.feature_bytes, free // 4)
+    memory += (problem.gram_bytes if in_memory else 0) + (0 if kept else held)
+    before_s = passes_s + (0 if kept else problem.pass_operations() / rate)
+    epoch_s = _gram_epoch_s(problem, rate) + (0 if in_memory else problem.gram_bytes / _MAPPED_BYTES_A_S)
+    epochs_s = config.epochs * epoch_s
+    return Expected(
+        "gram", choice.why, config.epochs, problem.gram_bytes, kept, in_memory, memory, free, before_s, epochs_s
+    )
+
+
+def _gram_epoch_s(problem: _Problem, rate: float) -> float:
+    several = 2 if problem.config.momentum else 1  # K A and K V
+    products_ = 2 * (several * problem.n_train + problem.n_val) * problem.n_train * problem.units
+    return products_ / rate + problem.n_train / _SAMPLE_ROWS * _sample_epoch_s(problem.config, problem.n_classes)
+
+
+@once
+def _operations_a_s(dtype: str) -> float:
+    """Of this machine, by one small matrix product; the best of a few."""
+    X: NDArray[Any] = np.ones((_SAMPLE_SIDE, _SAMPLE_SIDE), dtype)
+    seconds = min(_seconds(lambda: X @ X) for _ in range(3))
+    return float(2 * _SAMPLE_SIDE**3 / seconds)
+
+
+def _sample_epoch_s(config: HeadConfig, n_classes: int) -> float:
+    """Of a training of these settings on few rows, whose Gram matrix costs next to nothing."""
+    n = _SAMPLE_ROWS
+    config = replace(
+        config, epochs=2, batch=min(config.batch, n), lr=1e-9, schedule="constant", optimizer="sgd", l1=0.0, patience=0
+    )
+    units = config.hidden[0] if config.hidden else n_classes
+    (_, bias), *rest = random.initial_weights(config, 1, n_classes)
+    K, P0 = np.zeros((n, n), config.dtype), np.ones((n, units), config.dtype)
+    none, y = slice(0), np.arange(n) % n_classes
+    problem = gram.GramProblem(K, P0, y, np.ones(n, config.dtype), K[none], P0[none], y[none])
+    state = gram.train(problem, gram.start(problem, Stack(bias, rest, config)))
+    return min(entry.seconds for entry in state.history)
+
+
+def _read_s_a_row(cache: Cache) -> float:
+    """By reading the first few rows."""
+    rows = cache.numbers("train")[:_READ_ROWS]
+    return min(_seconds(lambda: list(cache.features.blocks(rows))) for _ in range(2)) / len(rows)
+
+
+def _seconds(work: Any) -> float:
+    start = time.perf_counter()
+    work()
+    return max(time.perf_counter() - start, 1e-9)
