@@ -151,7 +151,7 @@ def _forged(npy: Path, record: Path, array: np.ndarray) -> None:
 def test_on_the_disk_it_trains_the_same(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """The very matrix, in memory and mapped; and one that was computed with less memory, but for its last bits."""
     losses, W = course(cache, dropout=0.5)
-    monkeypatch.setattr(module, "_fits", lambda *_: False)
+    monkeypatch.setattr(module, "fits", lambda *_: False)
     mapped, W_mapped = course(cache, dropout=0.5)
     assert losses == mapped
     np.testing.assert_array_equal(W, W_mapped)
