@@ -55,11 +55,12 @@ class Ran:
 
     @property
     def error(self) -> str:
-        """The one message of a command that refused, without a traceback."""
+        """The one message of a command that refused, without a traceback; a training says before what it would take."""
         assert self.code in (1, 2), (self.code, self.out, self.err)
         assert "Traceback" not in self.err + self.out
         assert "defect of featcache" not in self.err
-        said = [line for line in self.err.splitlines() if line.strip()]
+        expected = ("Gram space: ", "primal: ")
+        said = [line for line in self.err.splitlines() if line.strip() and not line.startswith(expected)]
         if self.code == 2:
             assert said[0].startswith("Usage: featcache"), self.err
             assert said[-1].startswith("Error: "), self.err

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import contents
 from test_store_contract import dataset, fake_features, make_cache, recipe, rows_for, small_shards
 
+from featcache.dataset.manifest import Dataset
 from featcache.errors import CacheError, CacheNotFoundError, CacheWriteError, UsageError
+from featcache.heads.kernel import kernel, kernels_folder
 from featcache.pipeline.tidy import find_garbage, find_removable, remove, size_of
 from featcache.project import Project, Settings
-from featcache.store.cache import Cache
+from featcache.store.cache import Cache, open_cache
 from featcache.store.layout import Format
 from featcache.store.leases import Leases
 from featcache.store.writer import CacheWriter
@@ -228,7 +232,7 @@ def test_no_folders_at_all(quick: Path) -> None:
 def with_kernels(cache: Cache) -> Path:
     folder = cache.folder.with_name(cache.name + ".gram")
     folder.mkdir()
-    (folder / "a.npy").write_bytes(b"12345")
+    (folder / "a.part").write_bytes(b"12345")
     return folder
 
 
@@ -256,6 +260,42 @@ def test_gram_matrices_of_a_cache_that_is_gone(project: Project) -> None:
     small, large = a_cache(project, 1, seed=2), a_cache(project, 2, seed=2)
     with_kernels(small), with_kernels(large)
     assert set(names(project)) == {kernels.name, small.name, f"{small.name}.gram"}
+
+
+def test_gram_matrices_of_splits_that_a_cache_no_longer_has(project: Project) -> None:
+    """Those that the splits of now ask for stay: of every dtype, and of the test rows."""
+    cache = a_cache(project)
+    train = cache.numbers("train")
+    for split in ("train", "val", "test"):
+        for dtype in ("float32", "float64"):
+            kernel(cache, cache.numbers(split), train, dtype)
+    folder = kernels_folder(cache.folder)
+    before = {path.name for path in folder.iterdir()}
+    assert len(before) == 12
+    assert names(project) == {}
+    others = {"train": "val", "val": "test", "test": "train"}
+    images = tuple(replace(image, split=others[image.split]) for image in IMAGES.images)
+    assert cache.replace_dataset(Dataset(images, IMAGES.folder))
+    now = open_cache(cache.folder)
+    kept = kernel(now, now.numbers("val"), now.numbers("train"), "float32")
+    found = find_garbage(project)
+    assert {item.path.name for item in found} == before
+    assert {item.why for item in found} == {f"Gram matrix of splits that {cache.name} no longer has"}
+    assert all(item.bytes == item.path.stat().st_size > 0 for item in found)
+    for item in found:
+        remove(item)
+    assert names(project) == {}
+    again = kernel(now, now.numbers("val"), now.numbers("train"), "float32")
+    np.testing.assert_array_equal(again, kept)
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_damaged_cache_says_nothing_of_its_gram_matrices(project: Project) -> None:
+    cache = a_cache(project)
+    kernel(cache, cache.numbers("train"), cache.numbers("train"), "float32")
+    whole = (cache.folder / "rows.parquet").read_bytes()
+    (cache.folder / "rows.parquet").write_bytes(bytes(len(whole)))
+    assert names(project) == {}
 
 
 def test_trainings_that_nobody_goes_on_with(project: Project) -> None:

@@ -72,6 +72,11 @@ class Material:
         """As `mean_squared_norm`, of a test row: what cannot be measured in the end is said at the beginning."""
         return self._mean_squared_norm(self.cache.numbers("test"))
 
+    @cached_property
+    def val_norm(self) -> float:
+        """As `mean_squared_norm`, of a validation row."""
+        return self._mean_squared_norm(self.val)
+
     def _mean_squared_norm(self, numbers: NDArray[np.intp]) -> float:
         norm = products.mean_squared_norm(self.cache.features, numbers)
         if not np.isfinite(norm):
@@ -90,8 +95,12 @@ class Material:
         return self._kernels[dtype]
 
     def prepare(self, config: HeadConfig, solver: Solver) -> None:
-        """Make now what takes longest, so that an interruption can end it at once."""
+        """Make now what takes longest, so that an interruption can end it at once.
+
+        Raises HeadError for features that are no finite numbers, of which no Gram matrix is kept.
+        """
         self.scale(config)
+        _ = self.mean_squared_norm, self.val_norm
         if solver == "gram":
             self.kernels(config.dtype)
 

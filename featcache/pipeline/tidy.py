@@ -119,9 +119,7 @@ def _old_kernels_of(cache: Cache) -> list[Removable]:
         old = unwanted(cache)
     except CacheError:  # a damaged cache says nothing of what it wants
         return []
-    return [
-        Removable(file, f"a Gram matrix of rows that {cache.name} no longer asks for", size_of(file)) for file in old
-    ]
+    return [Removable(file, f"Gram matrix of splits that {cache.name} no longer has", size_of(file)) for file in old]
 
 
 def _is_old(path: Path) -> bool:
