@@ -104,3 +104,51 @@ def test_ls_and_rm_know_the_gram_matrices(run: Run, project: Path, made: Made) -
     removed = run("rm", made.cache.name, "--yes", "--json", cwd=project).value
     assert [Path(item["path"]).suffix for item in removed["items"]] == ["", ".gram"]
     assert not [path for path in (project / "cache").iterdir() if not path.name.startswith((".", "README"))]
+
+
+# What it takes, before it begins
+
+
+FIELDS = {"solver", "why", "epochs", "gram_bytes", "gram_kept", "gram_in_memory", "memory_bytes", "free_bytes"}
+FIELDS |= {"before_s", "epochs_s"}
+
+
+def test_a_dry_run_says_what_it_takes_and_trains_nothing(run: Run, project: Path) -> None:
+    value = run("fit-head", "--epochs", "5000", "--dry-run", "--json", cwd=project).value
+    assert value.keys() == FIELDS | {"cache"}
+    assert (value["epochs"], value["gram_kept"]) == (5000, False)
+    said = run("fit-head", "--epochs", "5000", "--dry-run", cwd=project)
+    assert said.out.startswith("Gram space: ")
+    assert "for 5000 epochs" in said.out
+    assert not list((project / "results").glob("*head*"))
+    assert not list((project / "cache").glob("*.gram/*"))
+    primal = run("fit-head", "--optimizer", "adam", "--dry-run", cwd=project)
+    assert primal.out.startswith("primal: the optimizer adam cannot be trained in Gram space; memory about")
+
+
+def test_a_training_says_before_what_it_takes(run: Run, project: Path) -> None:
+    first = run(*QUICK, "--epochs", "3", "--json", cwd=project)
+    assert next(line.partition(": ")[0] for line in first.err.splitlines()) == "Gram space"
+    assert first.value["expected"].keys() == FIELDS
+    assert first.value["expected"]["epochs"] == 3
+    again = run(*QUICK, "--epochs", "3", "--json", cwd=project)
+    assert again.value["expected"] is None
+    assert "Gram space: " not in again.err
+    seeds = run(*QUICK, "--epochs", "4", "--seeds", "3", cwd=project)
+    assert seeds.err.count("each: Gram space: ") == 1
+    more = run(*QUICK, "--more-epochs", "2", "--dry-run", "--json", cwd=project).value
+    assert (more["epochs"], more["gram_kept"]) == (6, True)
+
+
+def test_what_has_no_epochs_has_no_log_and_no_dry_run(run: Run, project: Path) -> None:
+    for option in ("--tensorboard", "--dry-run"):
+        assert "--head knn has no epochs" in run("fit-head", "--head", "knn", option, cwd=project).error
+
+
+def test_resume_goes_on_with_a_primal_run(run: Run, project: Path) -> None:
+    primal = ("fit-head", "--optimizer", "adam", "--hidden", "8", "--lr", "1e-4")
+    name = run(*primal, "--epochs", "2", "--json", cwd=project).value["run"]
+    longer = run("fit-head", "--resume", name, "--epochs", "4", "--json", cwd=project).value
+    assert (longer["resumed_at"], longer["epochs"], longer["solver"]) == (2, 4, "primal")
+    more = run(*primal, "--more-epochs", "1", "--json", cwd=project).value
+    assert (more["resumed_at"], more["epochs"]) == (4, 5)

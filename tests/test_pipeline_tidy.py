@@ -232,7 +232,7 @@ def test_no_folders_at_all(quick: Path) -> None:
 def with_kernels(cache: Cache) -> Path:
     folder = cache.folder.with_name(cache.name + ".gram")
     folder.mkdir()
-    (folder / "a.part").write_bytes(b"12345")
+    (folder / "a.npy").write_bytes(b"12345")
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -77,8 +78,9 @@ def unwanted(cache: Cache) -> list[Path]:
     train = cache.numbers("train")
     pairs = itertools.product(map(cache.numbers, SPLITS), ("float32", "float64"))
     wanted = {_file(cache, rows, train, dtype).stem for rows, dtype in pairs}
-    there = sorted(kernels_folder(cache.folder).glob("[!.]*"))
-    return [file for file in there if file.suffix in (".npy", ".json") and file.stem not in wanted]
+    ours = re.compile(r"[0-9a-f]{32}\.(npy|json)")
+    there = sorted(kernels_folder(cache.folder).glob("*"))
+    return [file for file in there if ours.fullmatch(file.name) and file.stem not in wanted]
 
 
 def features_digest(cache: Cache) -> str:

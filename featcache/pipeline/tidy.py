@@ -119,7 +119,8 @@ def _old_kernels_of(cache: Cache) -> list[Removable]:
         old = unwanted(cache)
     except CacheError:  # a damaged cache says nothing of what it wants
         return []
-    return [Removable(file, f"Gram matrix of splits that {cache.name} no longer has", size_of(file)) for file in old]
+    why = f"Gram matrix of splits that {cache.name} no longer has"
+    return [Removable(file, why, size_of(file)) for file in old]
 
 
 def _is_old(path: Path) -> bool:
