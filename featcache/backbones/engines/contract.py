@@ -1,0 +1,41 @@
+"""What every engine promises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Engine(Protocol):
+    """Runs one network. A row's features depend on that row's pixels alone: every batch has one shape, padded.
+
+    Attributes
+    ----------
+    name : which engine it is and what runs below it, "openvino" or "keras-tensorflow", for the manifest's provenance.
+    batch_rows : rows that it computes at once; a caller does well to bring multiples of it.
+    feature_shapes : shape of one row's features at each cut of the network, (h, w, c), or (c,) where pooled.
+    """
+
+    name: str
+    batch_rows: int
+    feature_shapes: Sequence[tuple[int, ...]]
+
+    def features(self, pixels: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
+        """Features of a batch of any length, preprocessing included.
+
+        Parameters
+        ----------
+        pixels : ndarray of shape (n, s, s, 3), uint8, RGB; not changed
+
+        Returns
+        -------
+        for each cut an ndarray of shape (n, *feature_shape), float32, C-contiguous
+
+        Raises
+        ------
+        BackboneError : pixels of another shape or dtype.
+        """
+        ...

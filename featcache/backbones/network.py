@@ -1,0 +1,81 @@
+"""What a network is asked to be, and what it computes: a backbone, its weights, its input, and where it is cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import keras
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network as a person asks for it; None or () means: as the backbone has it.
+
+    Attributes
+    ----------
+    model : a name of the registry, the path of a .keras or .h5 model, or "module:attribute" of a builder
+    weights : "imagenet", "random" or the path of a weights file
+    weights_seed : of random weights
+    input_size_px : side of the square input
+    preprocessing : one of `preprocess.MODES`; None or "model" for the one the weights were trained with
+    layers : layers whose outputs are taken, one cache each; () for the backbone's last feature map
+    pooling : "none", "avg" or "max" over height and width
+    precision : of the network's arithmetic; it changes values, so it is part of the recipe
+    unsafe : whether code from a model's file may run
+    """
+
+    model: str
+    weights: str = "imagenet"
+    weights_seed: int = 0
+    input_size_px: int | None = None
+    preprocessing: str | None = None
+    layers: tuple[str, ...] = ()
+    pooling: str = "none"
+    precision: Precision = "float32"
+    unsafe: bool = False
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a network computes at one layer: the part of a recipe that the backbone decides.
+
+    Attributes
+    ----------
+    backbone : name in the registry; for any other model a name made of its architecture.
+    layer : the layer whose output is taken.
+    input_size_px : side of the square input.
+    preprocessing : one of `preprocess.MODES`.
+    pooling : "none", "avg" or "max".
+    weights : "imagenet", "random-SEED" or a file's name; for people, never compared.
+    weights_digest : see `weights.weights_digest`.
+    feature_shape : shape of one row's features.
+    precision : of the network's arithmetic.
+    """
+
+    backbone: str
+    layer: str
+    input_size_px: int
+    preprocessing: str
+    pooling: str
+    weights: str
+    weights_digest: str
+    feature_shape: tuple[int, ...]
+    precision: Precision = "float32"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A loaded network.
+
+    Attributes
+    ----------
+    model : from preprocessed pixels (n, s, s, 3) to a list with one output a cut, pooled as asked; not trainable
+    cuts : one for each output; all of one backbone, input and preprocessing
+    """
+
+    model: keras.Model
+    cuts: tuple[Cut, ...]
