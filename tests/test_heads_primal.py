@@ -459,6 +459,7 @@ def test_streaming_holds_two_buffers_and_never_all_rows(tmp_path: Path, peak: An
     cache = make_cache(tmp_path, images, fake_features(1500, (4096,)))
     y = cache.labels("train")
     row = 4096 * 4
+    monkeypatch.setattr(products, "_BLOCK_BYTES", 64 * row)
     config = HeadConfig((), 0.0, epochs=2)
     source = streamed(cache, config, buffer_rows=64)
     for _ in source.batches(16, 0, 0):  # whatever is made once

@@ -63,9 +63,10 @@ def test_the_gram_matrix_is_symmetric_to_the_bit_however_little_memory_there_is(
         np.testing.assert_allclose(val, FLAT[SUBSETS[2]] @ FLAT[numbers].T, rtol=1e-5)
 
 
-def test_blocks_are_flat_and_bounded(features: Features) -> None:
+def test_blocks_are_flat_and_bounded(features: Features, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_BLOCK_BYTES", 48 * 30 * 8)
     seen = list(products.blocks(features, np.arange(N), "float64"))
-    assert [block.shape for _, block in seen] == [(32, 30)] * 4 + [(22, 30)]
+    assert [block.shape for _, block in seen] == [(48, 30)] * 3 + [(6, 30)]
     assert all(block.dtype == np.float64 for _, block in seen)
     np.testing.assert_array_equal(np.concatenate([block for _, block in seen]), FLAT)
 

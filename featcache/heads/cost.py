@@ -26,8 +26,6 @@ _WEIGHT_COPIES = 4
 """Of the first layer: its beginning, what training adds, their sum, and room to compute them in."""
 _BUFFER_ROWS = 512
 """Of the Gram matrix, that are gathered at a time."""
-_HELD_BYTES = 512 << 20
-"""Of features, that are held at most while a Gram matrix is computed, or features are streamed."""
 _FEATURE_PASSES = 6
 """Norms, first products, Gram matrices, the weights that are formed in the end, and predictions."""
 _PROGRAM_BYTES, _KERAS_BYTES = 250 << 20, 500 << 20
@@ -190,7 +188,7 @@ def expect(cache: Cache, config: HeadConfig, choice: Choice) -> Expected:
     of_unit, besides = problem.needed(choice.solver)
     memory = _PROGRAM_BYTES + of_unit * problem.units + besides
     if choice.solver == "primal":
-        held = problem.feature_bytes if problem.feature_bytes < 0.8 * free else _HELD_BYTES
+        held = problem.feature_bytes if problem.feature_bytes < 0.8 * free else products.HELD_BYTES
         copies = 1 + 3 * (_PASSES[config.optimizer] - 1) / 2
         epoch_s = problem.primal_operations(_PASSES[config.optimizer]) / rate + problem.updates * _KERAS_UPDATE_S
         memory += held + _KERAS_BYTES + int(copies * weights * problem.size)
@@ -200,7 +198,7 @@ def expect(cache: Cache, config: HeadConfig, choice: Choice) -> Expected:
         )
     kept = all(is_kept(cache, rows, train, config.dtype) for rows in (train, val))
     in_memory = fits((len(train), len(train)), config.dtype)
-    held = min(_HELD_BYTES, problem.feature_bytes, free // 4)
+    held = min(products.HELD_BYTES, problem.feature_bytes, free // 4)
     memory += (problem.gram_bytes if in_memory else 0) + (0 if kept else held)
     before_s = passes_s + (0 if kept else problem.pass_operations() / rate)
     epoch_s = _gram_epoch_s(problem, rate) + (0 if in_memory else problem.gram_bytes / _MAPPED_BYTES_A_S)

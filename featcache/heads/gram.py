@@ -162,20 +162,23 @@ class _Run:
         updates = -(-n_rows // config.batch)
         order = random.order(config.seed, epoch, n_rows)
         logits = np.empty_like(self.targets)
+        rates = np.array([config.lr_at(epoch * updates + number, updates) for number in range(updates)])
+        stack, dtype = self.state.stack, problem.K.dtype
+        values, velocity = flat(stack.arrays(), dtype), flat(stack.velocities, dtype)
         coming = self.pool.submit(self._gather, order, 0, epoch)
         for start in range(0, n_rows, self.block_rows):
             block = coming.result()
             products = [self._product(block.K_S, M) if len(M) else M for M in (self.state.A, self.state.V)]
             if block.places.stop < n_rows:  # not sooner: it would share the cores with the product
                 coming = self.pool.submit(self._gather, order, block.places.stop, epoch)
-            first = epoch * updates + start // config.batch
-            rates = [config.lr_at(first + number, updates) for number in range(-(-len(block.S) // config.batch))]
-            logits[block.places] = self._block(block, products, np.array(rates))
+            logits[block.places] = self._block(block, products, rates[start // config.batch :], values, velocity)
+        put(values, stack.arrays())
+        put(velocity, stack.velocities)
         weighted = losses(logits, self.targets[order], config.output) * problem.weights[order]
         looks = (epoch + 1) % config.val_every == 0 or epoch + 1 == config.epochs
         val = self._validate() if looks else (float("nan"), float("nan"))
         loss = float(weighted.mean(dtype=np.float64))
-        return loss, accuracy_of(logits, problem.y[order]), *val, config.lr_at(epoch * updates, updates)
+        return loss, accuracy_of(logits, problem.y[order]), *val, float(rates[0])
 
     def _gather(self, order: NDArray[np.int64], start: int, epoch: int) -> _Block:
         """What the block from `start` on needs; in one of two buffers, while the other is in use."""
@@ -196,10 +199,9 @@ class _Run:
         weights = (problem.weights[S] / sizes).astype(problem.K.dtype)
         return _Block(places, S, K_S, K_SS, problem.P0[S], self.targets[S], weights, keep)
 
-    def _block(self, block: _Block, products: Sequence[Array], rates: Array) -> Array:
-        """Train on the rows of a block, and bring A and V up to date."""
-        state, config, stack = self.state, self.config, self.state.stack
-        values, velocity = flat(stack.arrays(), block.P0.dtype), flat(stack.velocities, block.P0.dtype)
+    def _block(self, block: _Block, products: Sequence[Array], rates: Array, values: Array, velocity: Array) -> Array:
+        """Train on the rows of a block, and bring A, V, and the values behind the first weights up to date."""
+        state, config = self.state, self.config
         G, C, M, logits = train_block(
             block.P0, *products, block.K_SS, state.s, state.u,
             block.keep, self.kept, block.targets, block.weights, rates,
@@ -207,8 +209,6 @@ class _Run:
             2 * config.l2_of(0), config.momentum, config.nesterov, self.problem.factor,
             config.batch, self.part_rows, ACTIVATIONS.index(config.activation), config.output == "sigmoid",
         )  # fmt: skip
-        put(values, stack.arrays())
-        put(velocity, stack.velocities)
         state.s, state.u = map(float, M @ (state.s, state.u))
         if config.momentum:
             self._in_threads(lambda part: mix(state.A[part], state.V[part], M), len(state.A))

@@ -18,7 +18,11 @@ from featcache.store.cache import Features
 
 Array = NDArray[np.floating[Any]]
 Numbers = NDArray[np.intp]
-_MAX_BLOCK_BYTES = 512 << 20
+HELD_BYTES = 900 << 20
+"""Of features, that are held at most while a Gram matrix is computed."""
+_BLOCK_BYTES, _BLOCK_ROWS = 80 << 20, 512
+_HELD_ROWS = 1024
+"""Rows that go into a product together: the more they are, the fewer times BLAS has to arrange the other side anew."""
 _MIRROR_ROWS = 512
 _PART_BYTES = 16 << 20
 
@@ -41,13 +45,31 @@ def width(features: Features) -> int:
 
 def blocks(features: Features, numbers: Numbers, dtype: DTypeLike) -> Iterator[tuple[slice, Array]]:
     """Flattened blocks of X[numbers] in order: (place, ndarray of shape (n, D)); a thread reads one ahead."""
-    found = features.blocks(numbers)
-    flat = ((place, block.reshape(len(block), -1).astype(dtype, copy=False)) for place, block in found)
+    joined = _joined(features, numbers, dtype)
     with ThreadPoolExecutor(1, "featcache-read") as pool:
-        coming = pool.submit(next, flat, None)
+        coming = pool.submit(next, joined, None)
         while (item := coming.result()) is not None:
-            coming = pool.submit(next, flat, None)
+            coming = pool.submit(next, joined, None)
             yield item
+
+
+def _joined(features: Features, numbers: Numbers, dtype: DTypeLike) -> Iterator[tuple[slice, Array]]:
+    """The blocks that the store gives, several made one where they are small."""
+    row_bytes = width(features) * np.dtype(dtype).itemsize
+    for place in _spans(len(numbers), min(max(_BLOCK_BYTES // row_bytes, 1), _BLOCK_ROWS)):
+        rows = np.empty((place.stop - place.start, width(features)), dtype)
+        _read(features, numbers[place], rows)
+        yield place, rows
+
+
+def _read(features: Features, numbers: Numbers, rows: Array) -> None:
+    """Put X[numbers] into `rows` (n, D)."""
+    for place, block in features.blocks(numbers):
+        rows[place].reshape(block.shape)[...] = block
+
+
+def _spans(n: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
 def mean_squared_norm(features: Features, numbers: Numbers) -> float:
@@ -96,26 +118,38 @@ def inner(
     K = np.empty((len(left), len(right)), dtype) if out is None else out
     for held in _held_spans(features, len(left), dtype):
         X = np.empty((held.stop - held.start, width(features)), dtype)
-        for place, block in blocks(features, left[held], dtype):
-            X[place] = block
-            if is_gram:  # against the rows so far
+        for place in _filling(features, left[held], X):
+            if is_gram:  # against the rows so far; of a product with itself BLAS computes one half
                 rows = slice(held.start + place.start, held.start + place.stop)
-                K[rows, held.start : rows.stop] = X[place] @ X[: place.stop].T
+                K[rows, held.start : rows.start] = X[place] @ X[: place.start].T
+                K[rows, rows] = X[place] @ X[place].T
         for place, block in blocks(features, right[: held.start] if is_gram else right, dtype):
             K[held, place] = X @ block.T
         on_rows(held.stop - held.start)
     if is_gram:
-        for start in range(0, len(left), _MIRROR_ROWS):
-            rows = slice(start, start + _MIRROR_ROWS)
-            K[:start, rows] = K[rows, :start].T
+        for rows in _spans(len(left), _MIRROR_ROWS):
+            K[: rows.start, rows] = K[rows, : rows.start].T
             diagonal = K[rows, rows]
             diagonal[:] = np.tril(diagonal) + np.tril(diagonal, -1).T
     return K
 
 
-def _held_spans(features: Features, n_rows: int, dtype: DTypeLike) -> Iterator[slice]:
-    """Spans of rows that together take a quarter of the free memory at most."""
+def _filling(features: Features, numbers: Numbers, X: Array) -> Iterator[slice]:
+    """Reads X[numbers] into X, in a thread; gives each span of its rows as soon as it is there."""
+    places = _spans(len(numbers), _HELD_ROWS)
+    pool = ThreadPoolExecutor(1, "featcache-read")
+    try:
+        reads = [pool.submit(_read, features, numbers[place], X[place]) for place in places]
+        for place, read in zip(places, reads, strict=True):
+            read.result()
+            yield place
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _held_spans(features: Features, n_rows: int, dtype: DTypeLike) -> list[slice]:
+    """Spans of rows, alike in size, that take a quarter of the free memory at most."""
     row_bytes = width(features) * np.dtype(dtype).itemsize
-    step = max(int(min(available_bytes() // 4, _MAX_BLOCK_BYTES) // row_bytes), 64)
-    for start in range(0, n_rows, step):
-        yield slice(start, min(start + step, n_rows))
+    most = max(int(min(available_bytes() // 4, HELD_BYTES) // row_bytes), 64)
+    n_spans = max(-(-n_rows // most), 1)
+    return _spans(n_rows, max(-(-n_rows // n_spans), 1))

@@ -9,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.heads.config import HeadConfig
+from featcache.heads.steps import draw_mask
 
 SCALED_SQUARED_NORM = 25_600.0
 """Mean squared norm of a training row after `scale="auto"`."""
-
-MASK_ROWS = 256
-"""Rows whose dropout masks are drawn together."""
 
 _DRAWN_ROWS = 8192
 _ORDER, _DROPOUT, _WEIGHTS = range(3)
@@ -38,15 +36,13 @@ def keep_mask(
 ) -> NDArray[np.bool_]:
     """Which units of a hidden layer take part for the rows at places start..stop of an epoch's order.
 
-    Returns an ndarray of shape (stop - start, units), bool. Sixteen bits decide each, so that dropout is kept to 1e-5.
+    Returns an ndarray of shape (stop - start, units), bool.
     """
-    blocks = range(start // MASK_ROWS, -(-stop // MASK_ROWS))
-    words = [_generator(seed, _DROPOUT, epoch, layer, block).bit_generator.random_raw(MASK_ROWS * -(-units // 4))
-             for block in blocks]  # fmt: skip
-    bits = np.concatenate(words) if len(words) > 1 else words[0]
-    drawn = bits.view(np.uint16).reshape(len(blocks) * MASK_ROWS, -1)
-    first = start - blocks[0] * MASK_ROWS
-    return drawn[first : first + stop - start, :units] >= round(dropout * 2**16)
+    keep = np.empty((stop - start, units), np.bool_)
+    draw_mask(
+        *_generator(seed, _DROPOUT, epoch, layer).bit_generator.random_raw(2), start, round(dropout * 2**32), keep
+    )
+    return keep
 
 
 def initial_weights(config: HeadConfig, n_inputs: int, n_classes: int) -> list[tuple[Array, Array]]:

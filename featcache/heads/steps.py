@@ -339,3 +339,27 @@ def gather(K, S, K_S, K_SS):  # type: ignore[no-untyped-def]
             K_S[i, k] = K[row, k]
         for j in range(i):
             K_SS[i, j] = K_S[i, S[j]]
+
+
+@_compiled
+def _mixed(x):  # type: ignore[no-untyped-def]
+    """Each bit of a uint32 flips half of those of the result: the finalizer of MurmurHash3 (Appleby 2011)."""
+    x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B))
+    x = np.uint32((x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35))
+    return np.uint32(x ^ (x >> np.uint32(16)))
+
+
+@_compiled
+def draw_mask(first_key, second_key, start, threshold, keep):  # type: ignore[no-untyped-def]
+    """keep (n, units) bool: whether a number drawn for (keys, place, unit) from 0..2^32-1 is `threshold` or more.
+
+    The number is a hash of its place, `start` counting the rows: no stream has to be drawn in order, and sixteen are
+    computed at once.
+    """
+    of_columns = np.uint32(first_key)
+    of_rows, last = np.uint32(first_key >> np.uint64(32)), np.uint32(second_key)
+    for i in range(keep.shape[0]):
+        row = _mixed(np.uint32(start + i) ^ of_rows)
+        for k in range(keep.shape[1]):
+            unit = _mixed(np.uint32(np.uint32(k) * np.uint32(0x9E3779B9)) ^ of_columns)
+            keep[i, k] = np.int64(_mixed(np.uint32(unit + row)) ^ last) >= threshold
