@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
+
+from featcache.backbones import registry, weights
+from featcache.backbones.cuts import check_pooling, check_precision, cut
+from featcache.backbones.preprocess import check_mode
 
 if TYPE_CHECKING:
     import keras
@@ -79,3 +84,43 @@ class Network:
 
     model: keras.Model
     cuts: tuple[Cut, ...]
+
+
+def network_of(base: keras.Model, made: Cut, layers: Sequence[str], pooling: str, precision: Precision) -> Network:
+    """The network that cuts `base` at `layers`.
+
+    made : what is the same for every cut; layer, pooling, shape and precision are put in
+    """
+    model, how = cut(base, layers, pooling, precision)
+    cuts = (
+        replace(made, layer=layer, pooling=pooled, feature_shape=shape, precision=precision)
+        for layer, (pooled, shape) in zip(layers, how, strict=True)
+    )
+    return Network(model, tuple(cuts))
+
+
+def load_network(spec: NetworkSpec) -> Network:
+    """The network that `spec` asks for, built, with its weights, frozen and cut.
+
+    Raises
+    ------
+    BackboneError : an unknown backbone, layer, preprocessing, pooling or precision, or too small an input.
+    WeightsError : the weights are missing, damaged or of another network.
+    """
+    backbone = registry.get(spec.model)
+    mode = backbone.preprocessing if spec.preprocessing in (None, "model") else check_mode(str(spec.preprocessing))
+    check_pooling(spec.pooling)
+    check_precision(spec.precision)
+    size_px = weights.check_input_size(backbone, spec.input_size_px)
+    base = weights.load(backbone, spec.weights, spec.weights_seed, size_px)
+    made = Cut(
+        backbone=backbone.name,
+        layer="",
+        input_size_px=size_px,
+        preprocessing=mode,
+        pooling="none",
+        weights=weights.label(spec.weights, spec.weights_seed),
+        weights_digest=weights.weights_digest(base),
+        feature_shape=(),
+    )
+    return network_of(base, made, spec.layers or (backbone.layer,), spec.pooling, spec.precision)

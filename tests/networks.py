@@ -1,0 +1,69 @@
+"""Every registered backbone with a small input and weights at which a mix-up shows, built once for all tests."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from featcache.backbones import registry, weights
+from featcache.backbones.network import Cut, Network, Precision, network_of
+
+SEED = 1
+_LARGE = 40_000_000
+"""Parameters from which a network is kept only until the next such one is asked for."""
+
+
+def randomize_statistics(model: Any) -> None:
+    """Give biases and batch normalisation values at which a mix-up shows, none of them 0 or 1."""
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        if len(weight.shape) == 1:
+            positive = weight.name in ("gamma", "moving_variance", "variance")
+            value = rng.uniform(0.5, 1.5, weight.shape) if positive else rng.normal(0, 0.1, weight.shape)
+            weight.assign(value.astype(np.float32))
+
+
+def base(name: str) -> Any:
+    """The Keras model of a backbone as keras.applications builds it, at its smallest input, randomized. Not to be changed."""
+    row = registry.get(name)
+    return (_large if row.parameters > _LARGE else _small)(row)
+
+
+def network(
+    name: str, layers: tuple[str, ...] = (), pooling: str = "none", precision: Precision = "float32"
+) -> Network:
+    """The backbone called `name` at its smallest input, with random weights and statistics of a fixed seed.
+
+    Its base is built once a process and shared: not to be changed.
+    """
+    row = registry.get(name)
+    model = base(name) if precision == "float32" else _built(row)
+    made = Cut(
+        backbone=row.name,
+        layer="",
+        input_size_px=row.min_size_px,
+        preprocessing=row.preprocessing,
+        pooling="none",
+        weights=f"random-{SEED}",
+        weights_digest=weights.weights_digest(model),
+        feature_shape=(),
+    )
+    return network_of(model, made, layers or (row.layer,), pooling, precision)
+
+
+def pixels(n: int, name: str) -> Any:
+    """Random pixels for `network(name)`: (n, s, s, 3), uint8."""
+    side = registry.get(name).min_size_px
+    return np.random.default_rng(2).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+
+
+def _built(row: registry.Backbone) -> Any:
+    model = weights.load(row, "random", SEED, row.min_size_px)
+    randomize_statistics(model)
+    return model
+
+
+_small = functools.cache(_built)
+_large = functools.lru_cache(maxsize=1)(_built)
