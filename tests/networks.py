@@ -26,7 +26,7 @@ def randomize_statistics(model: Any) -> None:
 
 
 def base(name: str) -> Any:
-    """The Keras model of a backbone as keras.applications builds it, at its smallest input, randomized. Not to be changed."""
+    """The Keras model of a backbone at its smallest input, randomized. Shared: not to be changed."""
     row = registry.get(name)
     return (_large if row.parameters > _LARGE else _small)(row)
 

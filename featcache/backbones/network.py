@@ -78,7 +78,8 @@ class Network:
 
     Attributes
     ----------
-    model : from preprocessed pixels (n, s, s, 3) to a list with one output a cut, pooled as asked; not trainable
+    model : from preprocessed pixels (n, s, s, 3) to one output a cut, pooled as asked, in the list `model.outputs`
+        (called, Keras gives a list where there are several and the output itself where there is one); not trainable
     cuts : one for each output; all of one backbone, input and preprocessing
     """
 
