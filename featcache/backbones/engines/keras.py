@@ -41,7 +41,7 @@ class KerasEngine:
     def __init__(self, network: Network, batch_rows: int = 32) -> None:
         self.name = f"keras-{import_keras().backend.backend()}"
         self.batch_rows = check_batch_rows(batch_rows)
-        self.feature_shapes = [cut.feature_shape for cut in network.cuts]
+        self.feature_shapes: Sequence[tuple[int, ...]] = [cut.feature_shape for cut in network.cuts]
         self._size_px = network.cuts[0].input_size_px
         self._preprocessing = network.cuts[0].preprocessing
         self._forward = forward_of(network.model)

@@ -55,7 +55,7 @@ class OpenvinoEngine:
     def __init__(self, network: Network, batch_rows: int | None = None) -> None:
         if not is_installed():
             raise BackboneError(f"the engine openvino is not installed: {INSTALL}, or take --engine keras")
-        self.feature_shapes = [cut.feature_shape for cut in network.cuts]
+        self.feature_shapes: Sequence[tuple[int, ...]] = [cut.feature_shape for cut in network.cuts]
         self._label = network.cuts[0].backbone
         self._size_px = network.cuts[0].input_size_px
         self._graph = _converted(network)
