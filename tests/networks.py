@@ -29,7 +29,7 @@ def randomize(model: Any, gain: float = 2**0.5) -> None:
     for weight in model.weights:
         shape = tuple(weight.shape)
         if len(shape) >= 2:
-            fan_in = math.prod(shape[:2]) if "depthwise" in weight.path and shape[3] == 1 else math.prod(shape[:-1])
+            fan_in = math.prod(shape[:2]) if shape[2:] == (shape[2], 1) else math.prod(shape[:-1])
             weight.assign(rng.standard_normal(shape, np.float32) * np.float32(gain / math.sqrt(fan_in)))
         elif shape:
             positive = weight.name in ("gamma", "moving_variance", "variance")
