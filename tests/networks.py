@@ -14,7 +14,7 @@ from featcache.backbones.weights_h5 import settle
 
 _GAINS = {"resnet": 1.0, "xception": 1.0, "nasnet": 1.0, "efficientnetv2": 1.2}
 """Of networks whose many sums would grow beyond float32."""
-_LARGE = 40_000_000
+_LARGE = 25_000_000
 """Parameters from which a network is kept only until the next such one is asked for."""
 
 
@@ -29,7 +29,7 @@ def randomize(model: Any, gain: float = 2**0.5) -> None:
     for weight in model.weights:
         shape = tuple(weight.shape)
         if len(shape) >= 2:
-            fan_in = math.prod(shape[:2]) if shape[2:] == (shape[2], 1) else math.prod(shape[:-1])
+            fan_in = math.prod(shape[:2]) if len(shape) == 4 and shape[3] == 1 else math.prod(shape[:-1])
             weight.assign(rng.standard_normal(shape, np.float32) * np.float32(gain / math.sqrt(fan_in)))
         elif shape:
             positive = weight.name in ("gamma", "moving_variance", "variance")

@@ -22,15 +22,7 @@ KNOWN_FILE = ".backbones.json"
 @overload
 def identify(memory: Path, spec: NetworkSpec) -> tuple[tuple[Cut, ...], Network | None]: ...
 @overload
-def identify(
-    memory: Path,
-    spec: str,
-    weights: str | Path = "imagenet",
-    seed: int = 0,
-    input_size_px: int | None = None,
-    preprocessing: str | None = None,
-    pooling: str = "none",
-) -> tuple[EngineInfo, Engine | None]: ...
+def identify(memory: Path, spec: str, *asked: Any) -> tuple[EngineInfo, Engine | None]: ...
 def identify(memory: Path, spec: NetworkSpec | str, *asked: Any) -> tuple[Any, Any]:
     """What the network of `spec` computes, and the network itself if it had to be built.
 

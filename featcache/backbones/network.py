@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from featcache.backbones import own_models, registry, weights
-from featcache.backbones.cuts import check_pooling, check_precision, cut, last_feature_map, layers_of
+from featcache.backbones.cuts import CutLayer, check_pooling, check_precision, cut, last_feature_map, layers_of
+from featcache.backbones.own_models import one_line
 from featcache.backbones.preprocess import check_mode
 from featcache.errors import BackboneError
 from featcache.recipe import FeatureSpace
@@ -151,14 +153,34 @@ def _own_network(spec: NetworkSpec) -> Network:
         weights_digest=weights.weights_digest(own.model),
         feature_shape=(),
     )
-    try:
+    with _building(spec.model, own.side_px):
         layers = spec.layers or (last_feature_map(layers_of(own.model, own.side_px)),)
         return network_of(own.model, made, layers, spec.pooling, spec.precision, own.side_px)
+
+
+def layers_to_cut(spec: NetworkSpec) -> list[CutLayer]:
+    """Every layer of the network of `spec`, in its order; built without weights where it is one of the registry.
+
+    Raises
+    ------
+    BackboneError : as of `load_network`.
+    """
+    if own_models.is_file(spec.model) or own_models.is_builder(spec.model):
+        own = own_models.open_own(spec.model, spec.input_size_px, spec.unsafe)
+        with _building(spec.model, own.side_px):
+            return layers_of(own.model, own.side_px)
+    return layers_of(weights.build(registry.get(spec.model), spec.input_size_px))
+
+
+@contextmanager
+def _building(model: str, side_px: int) -> Iterator[None]:
+    """Turn what Keras says about a network that cannot be into one message."""
+    try:
+        yield
     except (ValueError, TypeError) as error:
         if isinstance(error, BackboneError):
             raise
-        reason = " ".join(str(error).split())[:300]
-        raise BackboneError(f"{spec.model}: it cannot be built for {own.side_px} px: {reason}") from error
+        raise BackboneError(f"{model}: it cannot be built for {side_px} px: {one_line(error)}") from error
 
 
 def space_of(cut: Cut, dtype: str) -> FeatureSpace:

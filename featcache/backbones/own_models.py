@@ -83,12 +83,16 @@ def _from_file(path: Path, unsafe: bool) -> keras.Model:
             warnings.simplefilter("ignore")
             model = keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
     except Exception as error:
-        reason = " ".join(str(error).split())
         raise BackboneError(
-            f"{path}: Keras cannot load it: {reason[:300] or type(error).__name__}; a model that Keras itself can load "
-            "is needed, a .keras file best"
+            f"{path}: Keras cannot load it: {one_line(error)}; save it as .keras with the Keras that made it"
         ) from error
     return _checked(model, str(path))
+
+
+def one_line(error: Exception) -> str:
+    """What Keras says, which is often a page with colours, as the beginning of one line."""
+    words = re.sub(r"\x1b\[\d*m", "", str(error)).split()
+    return " ".join(words)[:200] or type(error).__name__
 
 
 def _from_builder(name: str, input_size_px: int | None) -> tuple[keras.Model, str]:
@@ -166,7 +170,7 @@ def with_weights(own: OwnModel, spec: str, seed: int) -> OwnModel:
     if spec == "imagenet":
         if not own.weights:
             raise WeightsError(
-                f"{own.name}: there are no ImageNet weights for it: name a file with --weights PATH, or --weights random"
+                f"{own.name}: there are no ImageNet weights for it: name a file with --weights PATH, or say random"
             )
         return own
     model = own.model
