@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
 
 from featcache.backbones import registry, weights
 from featcache.backbones.network import Cut, Network, Precision, network_of
+from featcache.backbones.weights_h5 import settle
 
-SEED = 1
-_LARGE = 40_000_000
+_GAINS = {"resnet": 1.0, "xception": 1.0, "nasnet": 1.0, "efficientnetv2": 1.2}
+"""Of networks whose many sums would grow beyond float32."""
+_LARGE = 25_000_000
 """Parameters from which a network is kept only until the next such one is asked for."""
 
 
-def randomize_statistics(model: Any) -> None:
-    """Give biases and batch normalisation values at which a mix-up shows, none of them 0 or 1."""
+def randomize(model: Any, gain: float = 2**0.5) -> None:
+    """Give every weight a value at which a mix-up shows, and of a size at which the features still tell images apart.
+
+    Kernels are drawn so that a layer keeps its input's size (gain 2 ** 0.5 behind a ReLU); featcache's own random
+    weights are smaller, and deep networks forget the image. Biases and statistics of batch normalisation are
+    none of them 0 or 1.
+    """
     rng = np.random.default_rng(0)
     for weight in model.weights:
-        if len(weight.shape) == 1:
+        shape = tuple(weight.shape)
+        if len(shape) >= 2:
+            fan_in = math.prod(shape[:2]) if len(shape) == 4 and shape[3] == 1 else math.prod(shape[:-1])
+            weight.assign(rng.standard_normal(shape, np.float32) * np.float32(gain / math.sqrt(fan_in)))
+        elif shape:
             positive = weight.name in ("gamma", "moving_variance", "variance")
-            value = rng.uniform(0.5, 1.5, weight.shape) if positive else rng.normal(0, 0.1, weight.shape)
+            value = rng.uniform(0.5, 1.5, shape) if positive else rng.normal(0, 0.1, shape)
             weight.assign(value.astype(np.float32))
+    settle(model)
 
 
 def base(name: str) -> Any:
@@ -46,7 +59,7 @@ def network(
         input_size_px=row.min_size_px,
         preprocessing=row.preprocessing,
         pooling="none",
-        weights=f"random-{SEED}",
+        weights="random-0",
         weights_digest=weights.weights_digest(model),
         feature_shape=(),
     )
@@ -60,8 +73,10 @@ def pixels(n: int, name: str) -> Any:
 
 
 def _built(row: registry.Backbone) -> Any:
-    model = weights.load(row, "random", SEED, row.min_size_px)
-    randomize_statistics(model)
+    model = weights.build(row, row.min_size_px)
+    model.trainable = False
+    gain = next((gain for start, gain in _GAINS.items() if row.name.startswith(start)), 2**0.5)
+    randomize(model, gain)
     return model
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,32 +34,39 @@ def check_precision(precision: str) -> str:
 
 @dataclass(frozen=True)
 class CutLayer:
-    """A layer that can be cut.
+    """A layer that may be cut.
 
     Attributes
     ----------
     name : its stable name; within a nested network "network/layer".
     output_shape : of one image, without the batch; None for a size that is not fixed; () for several outputs.
     keras_name : what Keras calls it, without the networks around it.
+    uses : how often the network uses it.
     """
 
     name: str
     output_shape: tuple[int | None, ...]
     keras_name: str
+    uses: int = 1
 
     @property
     def problem(self) -> str:
         """Why it cannot be cut; "" where it can."""
+        if self.uses != 1:
+            return f"the network uses it {self.uses} times"
         if not self.output_shape:
-            return "it has not one output but several"
+            return "it has several outputs"
         if len(self.output_shape) + 1 not in _RANKS:
             return f"its output has the shape {self.output_shape}, expected 1, 2 or 3 axes an image"
         return f"its output has no fixed shape: {self.output_shape}" if None in self.output_shape else ""
 
 
-def layers_of(model: keras.Model) -> list[CutLayer]:
-    """Every layer of `model` but its inputs, in its order, those of nested networks before the network itself."""
-    return [CutLayer(path, _output_shape(layer), str(layer.name)) for path, layer in _walk(model)]
+def layers_of(model: keras.Model, side_px: int | None = None) -> list[CutLayer]:
+    """Every layer of `model` but its inputs, in its order, those of nested networks before the network itself.
+
+    side_px : side of the square input, for models of any size; None for the size that the model was built for
+    """
+    return _described(_traced(model, side_px) if side_px else _built(model))
 
 
 def last_feature_map(layers: Sequence[CutLayer]) -> str:
@@ -76,7 +83,11 @@ def last_feature_map(layers: Sequence[CutLayer]) -> str:
 
 
 def cut(
-    model: keras.Model, layers: Sequence[str], pooling: str = "none", precision: str = "float32"
+    model: keras.Model,
+    layers: Sequence[str],
+    pooling: str = "none",
+    precision: str = "float32",
+    side_px: int | None = None,
 ) -> tuple[keras.Model, list[tuple[str, tuple[int, ...]]]]:
     """One model from the input of `model` to every one of `layers`, and how it gives each.
 
@@ -86,8 +97,8 @@ def cut(
     layers : names as in `layers_of`, none twice
     pooling : "none", "avg" or "max" over all axes between batch and channels
     precision : of the arithmetic of every layer but rescaling and normalisation of pixels; weights stay
-        float32, and so do outputs, which are cast before they are pooled. Other than "float32" changes the
-        layers of `model` itself.
+        float32, and so do outputs, which are cast before they are pooled. It changes the layers of `model` itself.
+    side_px : as in `layers_of`
 
     Returns
     -------
@@ -100,20 +111,16 @@ def cut(
     """
     check_pooling(pooling)
     check_precision(precision)
-    _check_layers(model, layers)
     keras = import_keras()
-    if _as_it_is(model, layers, precision):
-        inputs = model.input
-        tensors = dict(_walk(model))
-        outputs = [tensors[name].output for name in layers]
+    if side_px is None and precision == "float32" and not any("/" in name for name in layers):
+        tensors = _built(model)
     else:
         _set_precision(model, precision)
-        inputs = keras.Input(model.input_shape[1:], name="pixels")
-        traced = _Trace(layers)
-        traced.run(model, inputs, "")
-        outputs = [traced.output(name) for name in layers]
+        tensors = _traced(model, side_px)
+    _check_layers(model.name, layers, _described(tensors))
+    outputs = [tensors.outputs[name][0] for name in layers]
     finished = [_finished(output, pooling, precision) for output in outputs]
-    result = keras.Model(inputs, finished, name=model.name)
+    result = keras.Model(tensors.inputs, finished, name=model.name)
     result.trainable = False
     how = [
         (pooling if len(output.shape) > 2 else "none", tuple(int(n) for n in done.shape[1:]))
@@ -122,18 +129,18 @@ def cut(
     return result, how
 
 
-def _check_layers(model: keras.Model, layers: Sequence[str]) -> None:
-    known = {layer.name: layer for layer in layers_of(model)}
+def _check_layers(network: str, layers: Sequence[str], described: Sequence[CutLayer]) -> None:
+    known = {layer.name: layer for layer in described}
     for name in layers:
         if name not in known:
-            raise BackboneError(f"{model.name}: there is no layer {name!r}: {_near(name, known.values())}")
+            raise BackboneError(f"{network}: there is no layer {name!r}: {_near(name, described)}")
         if problem := known[name].problem:
-            raise BackboneError(f"{model.name}: layer {name} cannot be cut: {problem}")
+            raise BackboneError(f"{network}: layer {name} cannot be cut: {problem}")
     if twice := [name for name in layers if layers.count(name) > 1]:
-        raise BackboneError(f"{model.name}: layer {twice[0]} is named twice: name each layer once")
+        raise BackboneError(f"{network}: layer {twice[0]} is named twice: name each layer once")
 
 
-def _near(name: str, known: Any) -> str:
+def _near(name: str, known: Sequence[CutLayer]) -> str:
     """What `name` may have meant: a layer that Keras calls so, else those with names like it."""
     renamed = [layer.name for layer in known if layer.keras_name == name]
     if renamed:
@@ -142,35 +149,95 @@ def _near(name: str, known: Any) -> str:
     return close if close.startswith("did") else "'featcache models NAME --layers' lists them"
 
 
-def _walk(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(stable path, layer) for every layer of a network, nested ones before the network that holds them."""
-    keras = import_keras()
-    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    names = stable_names((type(layer).__name__, layer.name) for layer in layers)
-    for name, layer in zip(names, layers, strict=True):
-        if _is_open(layer):
-            yield from _walk(layer, f"{prefix}{name}/")
-        yield prefix + name, layer
+# --- tensors of layers ----------------------------------------------------------------------------
 
 
-def _is_open(layer: Any) -> bool:
-    """Whether a layer is a network whose own layers can be reached."""
-    keras = import_keras()
-    if isinstance(layer, keras.Sequential):
-        return bool(layer.built)
-    return isinstance(layer, keras.Model) and hasattr(layer, "operations") and len(layer.inputs) == 1
+@dataclass(frozen=True)
+class _Tensors:
+    """The symbolic outputs of a network's layers.
+
+    inputs : the network's input
+    outputs : of each layer, by its stable path; one for each of its uses
+    keras_names : what Keras calls each layer, by the same path
+    """
+
+    inputs: Any
+    outputs: dict[str, list[Any]]
+    keras_names: dict[str, str]
 
 
-def _output_shape(layer: Any) -> tuple[int | None, ...]:
-    output = layer.output
+def _described(tensors: _Tensors) -> list[CutLayer]:
+    return [
+        CutLayer(path, _shape(outputs[0]), tensors.keras_names[path], len(outputs))
+        for path, outputs in tensors.outputs.items()
+    ]
+
+
+def _shape(output: Any) -> tuple[int | None, ...]:
     return tuple(output.shape[1:]) if hasattr(output, "shape") else ()
 
 
-def _as_it_is(model: keras.Model, layers: Sequence[str], precision: str) -> bool:
-    """Whether the tensors that were made when the network was built are the outputs asked for."""
-    if precision != "float32" or any("/" in name for name in layers) or isinstance(model, import_keras().Sequential):
-        return False
-    return all(layer.compute_dtype == "float32" for layer in model.layers)
+def _named(model: Any, prefix: str) -> list[tuple[str, Any]]:
+    """(stable path, layer) for every layer of one level, in the network's order; its inputs are left out."""
+    input_layer = import_keras().layers.InputLayer
+    layers = [layer for layer in model.layers if not isinstance(layer, input_layer)]
+    names = stable_names((type(layer).__name__, layer.name) for layer in layers)
+    return [(prefix + name, layer) for name, layer in zip(names, layers, strict=True)]
+
+
+def _is_open(layer: Any) -> bool:
+    """Whether a layer is a network of one input whose own layers can be reached."""
+    models = import_keras().models
+    if isinstance(layer, models.Sequential):
+        return bool(layer.built)
+    return isinstance(layer, models.Model) and hasattr(layer, "operations") and len(layer.inputs) == 1
+
+
+def _built(model: Any) -> _Tensors:
+    """The tensors that were made when the network was built; those of nested networks have inputs of their own."""
+    outputs: dict[str, list[Any]] = {}
+    keras_names = {}
+
+    def walk(network: Any, prefix: str) -> None:
+        for path, layer in _named(network, prefix):
+            if _is_open(layer):
+                walk(layer, f"{path}/")
+            outputs[path], keras_names[path] = [layer.output], layer.name
+
+    walk(model, "")
+    return _Tensors(model.input, outputs, keras_names)
+
+
+def _traced(model: Any, side_px: int | None) -> _Tensors:
+    """The tensors of calling every layer once more, one by one, nested networks' layers included."""
+    keras = import_keras()
+    inputs = keras.Input((side_px, side_px, 3) if side_px else model.input_shape[1:], name="pixels")
+    outputs: dict[str, list[Any]] = {}
+    keras_names = {}
+
+    def run(network: Any, tensor: Any, prefix: str) -> Any:
+        named = _named(network, prefix)
+        paths = {id(layer): path for path, layer in named}
+
+        def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            path = paths.get(id(layer))
+            output = run(layer, args[0], f"{path}/") if path and _is_open(layer) else layer(*args, **kwargs)
+            if path:
+                outputs.setdefault(path, []).append(output)
+                keras_names[path] = layer.name
+            return output
+
+        if isinstance(network, keras.Sequential):
+            for _, layer in named:
+                tensor = call(layer, tensor)
+            return tensor
+        tensor = [tensor] if isinstance(network.input, list) else tensor
+        return keras.models.clone_model(
+            network, input_tensors=tensor, clone_function=lambda layer: layer, call_function=call
+        ).output
+
+    run(model, inputs, "")
+    return _Tensors(inputs, outputs, keras_names)
 
 
 # --- precision ------------------------------------------------------------------------------------
@@ -182,17 +249,10 @@ def _set_precision(model: keras.Model, precision: str) -> None:
     Rescaling and Normalization stay in float32: they turn pixels into what the network was trained on.
     """
     keras = import_keras()
-    exempt = (keras.layers.Rescaling, keras.layers.Normalization, keras.layers.InputLayer)
-    for layer in _leaves(model):
+    exempt = (keras.layers.Rescaling, keras.layers.Normalization, keras.layers.InputLayer, keras.Model)
+    for layer in model._flatten_layers(include_self=False, recursive=True):
         low = precision != "float32" and not isinstance(layer, exempt)
         layer.dtype_policy = f"mixed_{precision}" if low else "float32"
-
-
-def _leaves(layer: Any) -> Iterator[Any]:
-    """Every layer below a layer, but not networks, which compute nothing themselves."""
-    keras = import_keras()
-    below = layer._flatten_layers(include_self=False, recursive=True)
-    return (inner for inner in below if not isinstance(inner, keras.Model))
 
 
 def _finished(output: Any, pooling: str, precision: str) -> Any:
@@ -205,47 +265,3 @@ def _finished(output: Any, pooling: str, precision: str) -> Any:
     kind = {"avg": "Average", "max": "Max"}[pooling]
     layer = getattr(layers, f"Global{kind}Pooling{len(output.shape) - 2}D")
     return layer(dtype="float32", data_format="channels_last")(output)
-
-
-# --- tracing --------------------------------------------------------------------------------------
-
-
-class _Trace:
-    """Calls the layers of a network once more, one by one, entering those nested networks that are to be cut."""
-
-    def __init__(self, wanted: Sequence[str]) -> None:
-        self._wanted = wanted
-        self._outputs: dict[str, list[Any]] = {}
-
-    def output(self, name: str) -> Any:
-        """The output of the layer called `name`."""
-        found = self._outputs.get(name, [])
-        if len(found) != 1:
-            raise BackboneError(f"layer {name} cannot be cut: expected one use of it in the network, got {len(found)}")
-        return found[0]
-
-    def run(self, model: Any, inputs: Any, prefix: str) -> Any:
-        """The output of a network for `inputs`, a symbolic tensor."""
-        keras = import_keras()
-        layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-        names = stable_names((type(layer).__name__, layer.name) for layer in layers)
-        paths = {id(layer): prefix + name for layer, name in zip(layers, names, strict=True)}
-
-        def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-            path = paths.get(id(layer))
-            if path and _is_open(layer) and any(name.startswith(f"{path}/") for name in self._wanted):
-                output = self.run(layer, args[0], f"{path}/")
-            else:
-                output = layer(*args, **kwargs)
-            if path:
-                self._outputs.setdefault(path, []).append(output)
-            return output
-
-        if isinstance(model, keras.Sequential):
-            for layer in layers:
-                inputs = call(layer, inputs)
-            return inputs
-        same = keras.models.clone_model(
-            model, input_tensors=inputs, clone_function=lambda layer: layer, call_function=call
-        )
-        return same.output

@@ -57,6 +57,6 @@ def _automatic_number(class_name: str, name: str) -> int | None:
         if name == prefix:
             return 0
         head, _, number = name.rpartition("_")
-        if head == prefix and number.isascii() and number.isdigit():
+        if head and head == prefix and number.isascii() and number.isdigit():
             return int(number)
     return None
