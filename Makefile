@@ -34,7 +34,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.featcache: $(BIN)/python pyproject.toml
-	$(PIP) install -e .
+	$(PIP) install -e '.[fast]'
 	@touch $@
 
 $(VENV)/.featcache-test: $(BIN)/python pyproject.toml

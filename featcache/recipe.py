@@ -18,6 +18,9 @@ RECIPE_FORMAT = 1
 RENDERING_VERSION = 1
 """Raised by hand when decoding or rendering gives other pixels; a golden test guards it."""
 
+LEFT_OUT = frozenset({"precision"})
+"""Fields that a recipe says only where they are not as they were before there was such a field."""
+
 FillMode = Literal["constant", "nearest", "reflect", "wrap"]
 FILL_MODES: tuple[FillMode, ...] = ("constant", "nearest", "reflect", "wrap")
 
@@ -69,6 +72,7 @@ class FeatureSpace:
     """A backbone cut at a layer: what turns pixels into one feature tensor.
 
     weights_digest : over the weights' tensors, so that two file formats of the same weights agree
+    precision : of the network's arithmetic; written only where it is not float32, which recipes say by leaving it out
     """
 
     backbone: str
@@ -80,11 +84,19 @@ class FeatureSpace:
     dtype: str = "float32"
     segmentation: str = "none"
     rendering: int = RENDERING_VERSION
+    precision: str = "float32"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The space as it stands in recipe.json."""
+        value = asdict(self)
+        if self.precision == "float32":
+            del value["precision"]
+        return value
 
     @cached_property
     def digest(self) -> str:
         """Hex SHA-256 that names this space."""
-        return digest(asdict(self))
+        return digest(self.to_dict())
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,7 @@ class Recipe:
         """The recipe as it stands in recipe.json."""
         return {
             "format": RECIPE_FORMAT,
-            "space": asdict(self.space),
+            "space": self.space.to_dict(),
             "augmentation": {**asdict(self.augmentation), "fill_modes": list(self.augmentation.fill_modes)},
         }
 
@@ -131,9 +143,11 @@ _LARGEST = 1e15
 
 def _known(record: Any, value: Any) -> dict[str, Any]:
     names = {item.name for item in fields(record)}
-    if not isinstance(value, Mapping) or set(value) != names:
-        raise ValueError(f"{record.__name__}: expected the fields {sorted(names)}")
+    if not isinstance(value, Mapping) or not names - LEFT_OUT <= set(value) <= names:
+        raise ValueError(f"{record.__name__}: expected the fields {sorted(names - LEFT_OUT)}")
     for item in fields(record):
+        if item.name not in value:
+            continue
         kinds = _KINDS.get(str(item.type), (list, tuple))
         found = value[item.name]
         if not isinstance(found, kinds) or (isinstance(found, bool) and bool not in kinds):

@@ -124,8 +124,8 @@ def test_open_engine_refuses_what_cannot_be():
         open_engine("vgg17")
     with pytest.raises(BackboneError, match="xception: input size 70 px: expected at least 71 px"):
         open_engine("xception", "random", input_size_px=70)
-    with pytest.raises(BackboneError, match="no preprocessing 'none'"):
-        open_engine("vgg16", "random", preprocessing="none")
+    with pytest.raises(BackboneError, match="no preprocessing 'plain'"):
+        open_engine("vgg16", "random", preprocessing="plain")
     with pytest.raises(BackboneError, match="no pooling 'sum'"):
         open_engine("vgg16", "random", pooling="sum")
     with pytest.raises(WeightsError, match="no weights file"):

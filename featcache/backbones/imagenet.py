@@ -71,7 +71,7 @@ def fetch(backbone: Backbone) -> Path:
         )
     target = models_folder() / backbone.weights_file
     try:
-        _download(backbone.weights_url, target, backbone.weights_md5)
+        _download(backbone.weights_url, target, backbone.weights_hash)
     except (OSError, HTTPException) as error:  # URLError, timeouts and full disks are all OSErrors
         raise WeightsError(
             f"{backbone.name}: the ImageNet weights are not on this machine and could not be downloaded "
@@ -81,7 +81,7 @@ def fetch(backbone: Backbone) -> Path:
     return target
 
 
-def _download(url: str, target: Path, md5: str | None) -> None:
+def _download(url: str, target: Path, expected: str | None) -> None:
     """Download `url` beside `target`, check it, then move it there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
@@ -95,8 +95,8 @@ def _download(url: str, target: Path, md5: str | None) -> None:
                 shutil.copyfileobj(stream, file)
             if size and file.tell() != size:
                 raise OSError(f"the connection broke after {file.tell()} of {size} bytes")
-        if md5 and (found := _md5(Path(beside))) != md5:
-            raise OSError(f"expected MD5 {md5}, got {found}")
+        if expected and (found := _hash(Path(beside), expected)) != expected:
+            raise OSError(f"expected {'SHA-256' if len(expected) == 64 else 'MD5'} {expected}, got {found}")
         Path(beside).chmod(0o644)  # mkstemp's files are private; this folder's are not
         Path(beside).replace(target)
     finally:
@@ -104,6 +104,9 @@ def _download(url: str, target: Path, md5: str | None) -> None:
             Path(beside).unlink()
 
 
-def _md5(path: Path) -> str:
+def _hash(path: Path, like: str) -> str:
+    """A file's SHA-256 or MD5 in hex, whichever is as long as `like`."""
     with path.open("rb") as file:
+        if len(like) == 64:
+            return hashlib.file_digest(file, "sha256").hexdigest()
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -1,4 +1,4 @@
-"""Remembers what a backbone with given weights computes, so that a cache can be named without building it."""
+"""Remembers what a network with given weights computes, so that a cache can be named without building it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-from featcache.backbones import registry
+from featcache.backbones import own_models, registry
 from featcache.backbones.engine import Engine, EngineInfo, open_engine
+from featcache.backbones.network import Cut, Network, NetworkSpec, load_network
 from featcache.backbones.weights import source_of
 from featcache.files import write_json
 from featcache.recipe import digest
@@ -18,52 +19,86 @@ from featcache.recipe import digest
 KNOWN_FILE = ".backbones.json"
 
 
-def identify(
-    memory: Path,
-    name: str,
-    weights: str | Path = "imagenet",
-    seed: int = 0,
-    input_size_px: int | None = None,
-    preprocessing: str | None = None,
-    pooling: str = "none",
-) -> tuple[EngineInfo, Engine | None]:
-    """What `open_engine` with these arguments computes, and the engine itself if it had to be opened.
+@overload
+def identify(memory: Path, spec: NetworkSpec) -> tuple[tuple[Cut, ...], Network | None]: ...
+@overload
+def identify(memory: Path, spec: str, *asked: Any) -> tuple[EngineInfo, Engine | None]: ...
+def identify(memory: Path, spec: NetworkSpec | str, *asked: Any) -> tuple[Any, Any]:
+    """What the network of `spec` computes, and the network itself if it had to be built.
 
-    A weights file is known again by its path, size and times.
+    Files are known again by their path, size and times. A network that a function of the user's builds is built
+    anew each time, since nothing tells whether the function is still the same.
 
-    memory : file that remembers; losing it only costs opening the engine once more
+    memory : file that remembers; losing it only costs building the network once more
 
-    Raises what `open_engine` raises.
+    Raises what `load_network` raises.
     """
-    backbone = registry.get(name)
-    source = source_of(backbone, weights)
-    asked = {
-        "backbone": asdict(backbone),
-        "weights": _state(source) if source else ["random", seed],
-        "input_size_px": input_size_px,
-        "preprocessing": preprocessing,
-        "pooling": pooling,
-        "keras": version("keras"),
-    }
-    key = digest(asked)
+    if isinstance(spec, str):
+        return _identify_engine(memory, spec, *asked)
+    key = _key(spec)
     known = _read(memory)
+    with suppress(KeyError, TypeError):
+        if key is not None:
+            return tuple(_cut(value) for value in known[key]), None
+    network = load_network(spec)
+    if key is not None:
+        _write(memory, {**known, key: [asdict(cut) for cut in network.cuts]})
+    return network.cuts, network
+
+
+def _key(spec: NetworkSpec) -> str | None:
+    """A name of all that decides what a network computes; None where that cannot be said without building it."""
+    if own_models.is_builder(spec.model):
+        return None
+    asked = {**asdict(spec), "keras": version("keras")}
+    if own_models.is_file(spec.model):
+        asked["model"] = _state(Path(spec.model).expanduser())
+        named = spec.weights not in ("imagenet", "random")
+        asked["weights"] = _state(Path(spec.weights).expanduser()) if named else spec.weights
+    else:
+        backbone = registry.get(spec.model)
+        asked["model"] = asdict(backbone)
+        asked["weights"] = _source(backbone, spec.weights)
+    return digest(asked)
+
+
+def _source(backbone: registry.Backbone, weights: str | Path) -> list[str | int] | None:
+    source = source_of(backbone, weights)
+    return _state(source) if source else None
+
+
+def _state(path: Path) -> list[str | int] | None:
+    """What tells a file from another or a later one; None where there is none, which whoever reads it will say."""
     try:
-        return _record(known[key]), None
-    except (KeyError, TypeError):
-        engine, info = open_engine(backbone.name, weights, seed, input_size_px, preprocessing, pooling)
-    with suppress(OSError):
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        write_json(memory, {**known, key: asdict(info)})
-    return info, engine
-
-
-def _state(path: Path) -> list[str | int]:
-    status = path.stat()
+        status = path.stat()
+    except OSError:
+        return None
     return [str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def _record(value: Any) -> EngineInfo:
-    return EngineInfo(**{**value, "feature_shape": tuple(value["feature_shape"])})
+def _cut(value: Any) -> Cut:
+    return Cut(**{**value, "feature_shape": tuple(value["feature_shape"])})
+
+
+def _identify_engine(memory: Path, name: str, *asked: Any) -> tuple[EngineInfo, Engine | None]:
+    """The same for `open_engine` and its arguments."""
+    backbone = registry.get(name)
+    weights, *rest = asked or ("imagenet",)
+    keras = version("keras")
+    key = digest(["engine", asdict(backbone), _source(backbone, weights), weights == "random", rest, keras])
+    known = _read(memory)
+    try:
+        return EngineInfo(**{**known[key], "feature_shape": tuple(known[key]["feature_shape"])}), None
+    except (KeyError, TypeError):
+        engine, info = open_engine(backbone.name, *asked)
+    _write(memory, {**known, key: asdict(info)})
+    return info, engine
+
+
+def _write(path: Path, known: dict[str, Any]) -> None:
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, known)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
+
+from featcache.backbones import own_models, registry, weights
+from featcache.backbones.cuts import CutLayer, check_pooling, check_precision, cut, last_feature_map, layers_of
+from featcache.backbones.own_models import one_line
+from featcache.backbones.preprocess import check_mode
+from featcache.errors import BackboneError
+from featcache.recipe import FeatureSpace
 
 if TYPE_CHECKING:
     import keras
@@ -73,9 +82,116 @@ class Network:
 
     Attributes
     ----------
-    model : from preprocessed pixels (n, s, s, 3) to a list with one output a cut, pooled as asked; not trainable
+    model : from preprocessed pixels (n, s, s, 3) to one output a cut, pooled as asked, in the list `model.outputs`
+        (called, Keras gives a list where there are several and the output itself where there is one); not trainable
     cuts : one for each output; all of one backbone, input and preprocessing
     """
 
     model: keras.Model
     cuts: tuple[Cut, ...]
+
+
+def network_of(
+    base: keras.Model, made: Cut, layers: Sequence[str], pooling: str, precision: Precision, side_px: int | None = None
+) -> Network:
+    """The network that cuts `base` at `layers`.
+
+    made : what is the same for every cut; layer, pooling, shape and precision are put in
+    side_px : side of the square input where `base` is for any; None for the size that it was built for
+    """
+    model, how = cut(base, layers, pooling, precision, side_px)
+    cuts = (
+        replace(made, layer=layer, pooling=pooled, feature_shape=shape, precision=precision)
+        for layer, (pooled, shape) in zip(layers, how, strict=True)
+    )
+    return Network(model, tuple(cuts))
+
+
+def load_network(spec: NetworkSpec) -> Network:
+    """The network that `spec` asks for, built, with its weights, frozen and cut.
+
+    Raises
+    ------
+    BackboneError : an unknown backbone, layer, preprocessing, pooling or precision, too small an input, or a model
+        that is damaged or unsafe.
+    WeightsError : the weights are missing, damaged or of another network.
+    """
+    check_pooling(spec.pooling)
+    check_precision(spec.precision)
+    if spec.preprocessing not in (None, "model"):
+        check_mode(str(spec.preprocessing))
+    if own_models.is_file(spec.model) or own_models.is_builder(spec.model):
+        return _own_network(spec)
+    backbone = registry.get(spec.model)
+    size_px = weights.check_input_size(backbone, spec.input_size_px)
+    base = weights.load(backbone, spec.weights, spec.weights_seed, size_px)
+    made = Cut(
+        backbone=backbone.name,
+        layer="",
+        input_size_px=size_px,
+        preprocessing=backbone.preprocessing if spec.preprocessing in (None, "model") else str(spec.preprocessing),
+        pooling="none",
+        weights=weights.label(spec.weights, spec.weights_seed),
+        weights_digest=weights.weights_digest(base),
+        feature_shape=(),
+    )
+    return network_of(base, made, spec.layers or (backbone.layer,), spec.pooling, spec.precision)
+
+
+def _own_network(spec: NetworkSpec) -> Network:
+    """The network of a model from a file or of a builder; the default "imagenet" means the weights it came with."""
+    own = own_models.open_own(spec.model, spec.input_size_px, spec.unsafe)
+    mode = own_models.preprocessing_of(own, spec.preprocessing)
+    own = own_models.with_weights(own, spec.weights, spec.weights_seed)
+    made = Cut(
+        backbone=own.name,
+        layer="",
+        input_size_px=own.side_px,
+        preprocessing=mode,
+        pooling="none",
+        weights=own.weights,
+        weights_digest=weights.weights_digest(own.model),
+        feature_shape=(),
+    )
+    with _building(spec.model, own.side_px):
+        layers = spec.layers or (last_feature_map(layers_of(own.model, own.side_px)),)
+        return network_of(own.model, made, layers, spec.pooling, spec.precision, own.side_px)
+
+
+def layers_to_cut(spec: NetworkSpec) -> list[CutLayer]:
+    """Every layer of the network of `spec`, in its order; built without weights where it is one of the registry.
+
+    Raises
+    ------
+    BackboneError : as of `load_network`.
+    """
+    if own_models.is_file(spec.model) or own_models.is_builder(spec.model):
+        own = own_models.open_own(spec.model, spec.input_size_px, spec.unsafe)
+        with _building(spec.model, own.side_px):
+            return layers_of(own.model, own.side_px)
+    return layers_of(weights.build(registry.get(spec.model), spec.input_size_px))
+
+
+@contextmanager
+def _building(model: str, side_px: int) -> Iterator[None]:
+    """Turn what Keras says about a network that cannot be into one message."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        if isinstance(error, BackboneError):
+            raise
+        raise BackboneError(f"{model}: it cannot be built for {side_px} px: {one_line(error)}") from error
+
+
+def space_of(cut: Cut, dtype: str) -> FeatureSpace:
+    """The feature space of one output of a network, kept in `dtype`."""
+    return FeatureSpace(
+        backbone=cut.backbone,
+        layer=cut.layer,
+        input_size_px=cut.input_size_px,
+        preprocessing=cut.preprocessing,
+        pooling=cut.pooling,
+        weights_digest=cut.weights_digest,
+        dtype=dtype,
+        precision=cut.precision,
+    )

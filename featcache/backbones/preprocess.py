@@ -25,6 +25,7 @@ MODES: dict[str, str] = {
     "torch": "(x / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)",
     "lite0": "(x - 127) / 128",
     "rescale": "x / 255",
+    "none": "x, since the network's own first layers do the rest",
 }
 """Every mode and its formula, x in 0..255."""
 
@@ -75,7 +76,7 @@ def preprocess(pixels: NDArray[np.uint8], mode: str) -> NDArray[np.float32]:
     elif mode == "lite0":
         x -= 127
         x /= 128
-    else:
+    elif mode == "rescale":
         x /= 255
     return x
 

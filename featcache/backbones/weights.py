@@ -47,7 +47,7 @@ def load(
     source = source_of(backbone, spec)
     model = build(backbone, input_size_px)
     if source is None:
-        _randomize(model, seed)
+        randomize(model, seed)
     elif source.suffix == ".pth":
         _assign_checkpoint(backbone, model, source)
     else:
@@ -123,7 +123,7 @@ def _assign_checkpoint(backbone: Backbone, model: keras.Model, path: Path) -> No
     efficientnet_lite0.assign_checkpoint(model, torch_checkpoint.read_checkpoint(path), where=str(path))
 
 
-def _randomize(model: keras.Model, seed: int) -> None:
+def randomize(model: keras.Model, seed: int) -> None:
     """Draw every kernel anew, Glorot-uniform as Keras' layers do by default, from (seed, its number).
 
     Keras draws from a process-wide generator, so its own values depend on what was built before.

@@ -2,40 +2,82 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from featcache.cli.options import json_option
 from featcache.cli.output import print_json, print_table
 
+if TYPE_CHECKING:
+    from featcache.backbones.registry import Backbone
+
 
 @click.command("models")
+@click.argument("name", required=False)
+@click.option("--layers", is_flag=True, help="List the layers of NAME that features can be taken from.")
+@click.option("--offline", is_flag=True, help="Only those whose ImageNet weights are on this machine.")
+@click.option("--input-size", "input_size_px", type=click.IntRange(1), help="With --layers: side of the input, px.")
+@click.option("--unsafe", is_flag=True, help="With --layers: let a model's file run code of its own.")
 @json_option
-def command(as_json: bool) -> None:
-    """The backbones: input size, features, parameters, and whether their ImageNet weights are on this machine."""
-    from featcache.backbones.imagenet import available
-    from featcache.backbones.registry import BACKBONES
+def command(
+    name: str | None, layers: bool, offline: bool, input_size_px: int | None, unsafe: bool, as_json: bool
+) -> None:
+    """The backbones: input size, features, cost, and whether their ImageNet weights are on this machine.
 
-    if as_json:
-        print_json(
-            [
-                {
-                    "name": b.name,
-                    "input_size_px": b.input_size_px,
-                    "min_size_px": b.min_size_px,
-                    "feature_shape": list(b.feature_shape),
-                    "layer": b.layer,
-                    "preprocessing": b.preprocessing,
-                    "parameters": b.parameters,
-                    "weights_file": b.weights_file,
-                    "weights": available(b),
-                }
-                for b in BACKBONES.values()
-            ]
-        )
+    NAME may be one of them, and with --layers also a .keras or .h5 file or MODULE:FUNCTION.
+    """
+    if layers:
+        if name is None:
+            raise click.UsageError("--layers lists those of one network: name it")
+        _print_layers(name, input_size_px, unsafe, as_json)
         return
-    rows = [
-        [b.name, f"{b.input_size_px} px", "x".join(map(str, b.feature_shape)), f"{b.parameters / 1e6:.1f} M"]
-        + [b.preprocessing, available(b)]
-        for b in BACKBONES.values()
-    ]
-    print_table(["backbone", "input", "features", "parameters", "preprocessing", "ImageNet weights"], rows)
+    if input_size_px is not None or unsafe:
+        raise click.UsageError("--input-size and --unsafe go with --layers")
+    from featcache.backbones import registry
+    from featcache.backbones.imagenet import available
+
+    rows = [registry.get(name)] if name else list(registry.BACKBONES.values())
+    found = [(row, available(row)) for row in rows]
+    if offline:
+        found = [(row, where) for row, where in found if where != "download"]
+    if as_json:
+        print_json([_as_json(row, where) for row, where in found])
+        return
+    headers = ["backbone", "input", "features", "parameters", "operations", "preprocessing", "ImageNet weights"]
+    print_table(headers, [_cells(row, where) for row, where in found])
+
+
+def _cells(row: Backbone, where: str) -> list[str]:
+    shape = "x".join(map(str, row.feature_shape))
+    cost = [f"{row.parameters / 1e6:.1f} M", f"{row.operations / 1e9:.1f} GFLOP"]
+    return [row.name, f"{row.input_size_px} px", shape, *cost, row.preprocessing, where]
+
+
+def _as_json(row: Backbone, where: str) -> dict[str, Any]:
+    from featcache.backbones.registry import STUDY
+
+    return {
+        "name": row.name,
+        "input_size_px": row.input_size_px,
+        "min_size_px": row.min_size_px,
+        "feature_shape": list(row.feature_shape),
+        "layer": row.layer,
+        "preprocessing": row.preprocessing,
+        "parameters": row.parameters,
+        "operations": row.operations,
+        "study": row.name in STUDY,
+        "weights_file": row.weights_file,
+        "weights": where,
+    }
+
+
+def _print_layers(name: str, input_size_px: int | None, unsafe: bool, as_json: bool) -> None:
+    from featcache.backbones.network import NetworkSpec, layers_to_cut
+
+    found = layers_to_cut(NetworkSpec(name, input_size_px=input_size_px, unsafe=unsafe))
+    layers = [layer for layer in found if not layer.problem]
+    if as_json:
+        print_json([{"name": layer.name, "shape": list(layer.output_shape)} for layer in layers])
+        return
+    print_table(["layer", "features"], [[layer.name, "x".join(map(str, layer.output_shape))] for layer in layers])

@@ -5,15 +5,14 @@ X has one flattened row of features a row: (N, D). Only blocks of it are ever in
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from featcache.machine import available_bytes
 from featcache.store.cache import Features
 
 Array = NDArray[np.floating[Any]]
@@ -25,17 +24,6 @@ _HELD_ROWS = 1024
 """Rows that go into a product together: the more they are, the fewer times BLAS has to arrange the other side anew."""
 _MIRROR_ROWS = 512
 _PART_BYTES = 16 << 20
-
-
-def available_bytes() -> int:
-    """Memory that is free for use on this machine, bytes; what only caches files counts as free."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) << 10
-    except OSError:
-        pass  # no Linux: half of all memory is a careful guess
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def width(features: Features) -> int:

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from featcache.files import write_json
-from featcache.recipe import RECIPE_FORMAT, Augmentation, FeatureSpace
+from featcache.recipe import LEFT_OUT, RECIPE_FORMAT, Augmentation, FeatureSpace
 from featcache.store.layout import MANIFEST_FILE, RECIPE_FILE
 from featcache.store.manifest import CACHE_FORMAT, Manifest
 
@@ -37,9 +37,9 @@ def manifest_schema() -> dict[str, Any]:
 
 
 def _described(schema: dict[str, Any], file: str) -> dict[str, Any]:
-    """Every field is written, and none besides: what has a default in Python is required in the file."""
+    """Every field but those of `LEFT_OUT` is written, and none besides: others with a default are required too."""
     for part in (schema, *schema.get("$defs", {}).values()):
-        part["required"] = sorted(part["properties"])
+        part["required"] = sorted(set(part["properties"]) - LEFT_OUT)
         part["additionalProperties"] = False
         part.pop("description", None)
         for field in part["properties"].values():

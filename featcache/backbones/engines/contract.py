@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ class Engine(Protocol):
     Attributes
     ----------
     name : which engine it is and what runs below it, "openvino" or "keras-tensorflow", for the manifest's provenance.
-    batch_rows : rows that it computes at once; a caller does well to bring multiples of it.
+    batch_rows : rows that it computes at once; a caller does well to bring several times that in a call.
     feature_shapes : shape of one row's features at each cut of the network, (h, w, c), or (c,) where pooled.
     """
 
@@ -38,4 +38,8 @@ class Engine(Protocol):
         ------
         BackboneError : pixels of another shape or dtype.
         """
+        ...
+
+    def resized(self, batch_rows: int) -> Self:
+        """The same network, `batch_rows` rows at a time; what can be shared with this engine is."""
         ...

@@ -1,0 +1,38 @@
+"""How near two computations of the same features are, in terms of what a cache promises."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.backbones.engines.contract import Engine
+from featcache.backbones.network import Network
+from featcache.backbones.preprocess import preprocess
+from featcache.backbones.quiet_keras import import_keras
+from featcache.errors import BackboneError
+
+RELATIVE, ABSOLUTE = 1e-4, 1e-4
+"""Tolerance for float32 in a cache's manifest: |new - old| <= RELATIVE * |old| + ABSOLUTE * max |old| of the row."""
+
+
+def deviation(new: NDArray[np.float32], old: NDArray[np.float32]) -> float:
+    """The largest difference of features of shape (n, ...) as a share of what is allowed; inf for what is no number."""
+    old = old.reshape(len(old), -1).astype(np.float64)
+    new = new.reshape(old.shape).astype(np.float64)
+    allowed = RELATIVE * np.abs(old) + ABSOLUTE * np.abs(old).max(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf
+        off = np.where(old == new, 0.0, np.abs(new - old) / np.maximum(allowed, np.finfo(np.float64).tiny))
+    return float(np.nan_to_num(off, nan=np.inf).max(initial=0.0))
+
+
+def check_agreement(engine: Engine, network: Network) -> None:
+    """Raise BackboneError unless `engine` gives for a row of random pixels what Keras itself gives."""
+    keras, cut = import_keras(), network.cuts[0]
+    pixels = np.random.default_rng(0).integers(0, 256, (1, cut.input_size_px, cut.input_size_px, 3), dtype=np.uint8)
+    outputs = keras.tree.flatten(network.model(preprocess(pixels, cut.preprocessing), training=False))
+    for new, old, at in zip(engine.features(pixels), outputs, network.cuts, strict=True):
+        if (off := deviation(new, keras.ops.convert_to_numpy(old))) > 1:
+            raise BackboneError(
+                f"{cut.backbone}: the engine {engine.name} computes otherwise than Keras at layer {at.layer}: expected "
+                f"features within the tolerance of a cache, got {off:.3g} times that: take --engine keras"
+            )

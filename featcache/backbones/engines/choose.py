@@ -1,0 +1,177 @@
+"""Which engine, how many rows at a time, and what happens where memory does not suffice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.backbones.engines.agreement import check_agreement
+from featcache.backbones.engines.batches import check_batch_rows, is_out_of_memory
+from featcache.backbones.engines.calibrate import BatchSize, calibrate, key_of, recall, remember
+from featcache.backbones.engines.contract import Engine
+from featcache.backbones.engines.keras import KerasEngine, has_accelerator
+from featcache.backbones.engines.openvino import INSTALL, OpenvinoEngine, is_installed
+from featcache.backbones.network import Network
+from featcache.errors import BackboneError, nearest
+from featcache.machine import usable_cores
+
+ENGINES = ("auto", "keras", "openvino")
+CALIBRATION_FILE = ".engines.json"
+"""The usual name of the file that remembers batch sizes."""
+
+OnEvent = Callable[[str], object]
+
+_KERAS_ROWS = (8, 16, 32, 64)
+_ACCELERATOR_ROWS = (32, 64, 128, 256)
+_ROWS_A_CORE = (1, 2, 4)
+
+
+class ChosenEngine:
+    """An `Engine` that goes on with half the rows at a time where memory runs out.
+
+    Parameters
+    ----------
+    engine : the one that computes
+    why : for people: which it is and why
+    images_per_s : what it was found to compute; None if that was not tried
+    on_event : told, in a sentence, when it takes fewer rows
+    on_fewer : called with the new number of rows
+
+    Attributes
+    ----------
+    those of `Engine`, and `why` and `images_per_s` as above.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        why: str = "",
+        images_per_s: float | None = None,
+        on_event: OnEvent = lambda message: None,
+        on_fewer: Callable[[int], object] = lambda rows: None,
+    ) -> None:
+        self.name, self.batch_rows, self.feature_shapes = engine.name, engine.batch_rows, engine.feature_shapes
+        self.why, self.images_per_s = why, images_per_s
+        self._engine, self._on_event, self._on_fewer = engine, on_event, on_fewer
+
+    def features(self, pixels: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
+        """See `Engine.features`; BackboneError also where memory does not suffice for one row."""
+        while True:
+            try:
+                return self._engine.features(pixels)
+            except Exception as error:  # each library has errors of its own
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(error)
+
+    def resized(self, batch_rows: int) -> Self:
+        """See `Engine.resized`."""
+        return type(self)(self._engine.resized(batch_rows), on_event=self._on_event)
+
+    def _halve(self, error: Exception) -> None:
+        """Take half the rows at a time, or fewer where even that is too much to prepare."""
+        rows = self.batch_rows
+        while (rows := rows // 2) >= 1:
+            try:
+                self._engine = self._engine.resized(rows)
+            except Exception as again:  # each library has errors of its own
+                if not is_out_of_memory(again):
+                    raise
+                continue
+            self._on_event(f"too little memory for {self.batch_rows} rows at a time: going on with {rows}")
+            self.batch_rows = self._engine.batch_rows
+            self._on_fewer(rows)
+            return
+        raise BackboneError(
+            f"{self.name}: too little memory even for one row at a time: close other programs, or take a smaller "
+            "--input-size or another backbone"
+        ) from error
+
+
+def open_engine(
+    network: Network,
+    engine: str = "auto",
+    batch_rows: int | None = None,
+    memory: Path | None = None,
+    on_event: OnEvent = lambda message: None,
+) -> ChosenEngine:
+    """The engine for `network`.
+
+    Parameters
+    ----------
+    network : a network with its cuts
+    engine : one of `ENGINES`; "auto" is OpenVINO where it is installed and computes what Keras does, unless Keras has
+        an accelerator or other than float32 is asked for, and else Keras
+    batch_rows : rows at a time; None for the quickest of a few, tried out in seconds
+    memory : file that remembers the quickest, so that the next run takes the same; None for none
+    on_event : told, in a sentence, what is worth knowing while the engine works
+
+    Raises
+    ------
+    BackboneError : an unknown engine, one that is not installed or does not compute this network as Keras does, or a
+        batch size below 1.
+    """
+    if engine not in ENGINES:
+        raise BackboneError(f"there is no engine {engine!r}: {nearest(engine, ENGINES)}")
+    if batch_rows is not None:
+        check_batch_rows(batch_rows)
+    opened, reason = _opened(network, engine, memory)
+    key = key_of(network, opened.name)
+    if batch_rows is not None:
+        size, how = BatchSize(batch_rows), "as asked"
+    elif known := recall(memory, key):
+        size, how = known, "as found before"
+    else:
+        candidates = _candidates(opened.name)
+        size, how = calibrate(opened, network, candidates), f"the quickest of {', '.join(map(str, candidates))} here"
+        remember(memory, key, size)
+    sized = opened.resized(size.batch_rows)
+    speed = f" ({size.images_per_s:.3g} images/s)" if size.images_per_s else ""
+    why = f"{sized.name}, {sized.batch_rows} rows at a time, {how}{speed}{reason}"
+
+    def on_fewer(rows: int) -> None:
+        if batch_rows is None:
+            remember(memory, key, BatchSize(rows, size.images_per_s))
+
+    return ChosenEngine(sized, why, size.images_per_s, on_event, on_fewer)
+
+
+def _opened(network: Network, engine: str, memory: Path | None) -> tuple[Engine, str]:
+    """The engine, of whatever size, and for "auto" what spoke against another one."""
+    if engine == "openvino":
+        return _openvino(network, memory), ""
+    reason = "" if engine == "keras" else _against_openvino(network)
+    if engine == "auto" and not reason:
+        try:
+            return _openvino(network, memory), ""
+        except BackboneError as error:
+            reason = str(error)
+    return KerasEngine(network), f"; {reason}" if reason else ""
+
+
+def _against_openvino(network: Network) -> str:
+    """Why OpenVINO is not tried; "" if nothing speaks against it."""
+    if has_accelerator():
+        return "it has an accelerator"
+    if (precision := network.cuts[0].precision) != "float32":
+        return f"openvino does not compute in {precision}"
+    return "" if is_installed() else f"several times quicker: {INSTALL}"
+
+
+def _openvino(network: Network, memory: Path | None) -> Engine:
+    """OpenVINO, compared with Keras unless that has been done on this machine."""
+    engine = OpenvinoEngine(network)
+    if recall(memory, key_of(network, engine.name)) is None:
+        check_agreement(engine, network)
+    return engine
+
+
+def _candidates(engine: str) -> tuple[int, ...]:
+    """Rows at a time that are worth trying."""
+    if engine == "openvino":
+        return tuple(rows * usable_cores() for rows in _ROWS_A_CORE)
+    return _ACCELERATOR_ROWS if has_accelerator() else _KERAS_ROWS

@@ -1,0 +1,84 @@
+"""Every registered backbone with a small input and weights at which a mix-up shows, built once for all tests."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from featcache.backbones import registry, weights
+from featcache.backbones.network import Cut, Network, Precision, network_of
+from featcache.backbones.weights_h5 import settle
+
+_GAINS = {"resnet": 1.0, "xception": 1.0, "nasnet": 1.0, "efficientnetv2": 1.2}
+"""Of networks whose many sums would grow beyond float32."""
+_LARGE = 25_000_000
+"""Parameters from which a network is kept only until the next such one is asked for."""
+
+
+def randomize(model: Any, gain: float = 2**0.5) -> None:
+    """Give every weight a value at which a mix-up shows, and of a size at which the features still tell images apart.
+
+    Kernels are drawn so that a layer keeps its input's size (gain 2 ** 0.5 behind a ReLU); featcache's own random
+    weights are smaller, and deep networks forget the image. Biases and statistics of batch normalisation are
+    none of them 0 or 1.
+    """
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        shape = tuple(weight.shape)
+        if len(shape) >= 2:
+            fan_in = math.prod(shape[:2]) if len(shape) == 4 and shape[3] == 1 else math.prod(shape[:-1])
+            weight.assign(rng.standard_normal(shape, np.float32) * np.float32(gain / math.sqrt(fan_in)))
+        elif shape:
+            positive = weight.name in ("gamma", "moving_variance", "variance")
+            value = rng.uniform(0.5, 1.5, shape) if positive else rng.normal(0, 0.1, shape)
+            weight.assign(value.astype(np.float32))
+    settle(model)
+
+
+def base(name: str) -> Any:
+    """The Keras model of a backbone at its smallest input, randomized. Shared: not to be changed."""
+    row = registry.get(name)
+    return (_large if row.parameters > _LARGE else _small)(row)
+
+
+def network(
+    name: str, layers: tuple[str, ...] = (), pooling: str = "none", precision: Precision = "float32"
+) -> Network:
+    """The backbone called `name` at its smallest input, with random weights and statistics of a fixed seed.
+
+    Its base is built once a process and shared: not to be changed.
+    """
+    row = registry.get(name)
+    model = base(name) if precision == "float32" else _built(row)
+    made = Cut(
+        backbone=row.name,
+        layer="",
+        input_size_px=row.min_size_px,
+        preprocessing=row.preprocessing,
+        pooling="none",
+        weights="random-0",
+        weights_digest=weights.weights_digest(model),
+        feature_shape=(),
+    )
+    return network_of(model, made, layers or (row.layer,), pooling, precision)
+
+
+def pixels(n: int, name: str) -> Any:
+    """Random pixels for `network(name)`: (n, s, s, 3), uint8."""
+    side = registry.get(name).min_size_px
+    return np.random.default_rng(2).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+
+
+def _built(row: registry.Backbone) -> Any:
+    model = weights.build(row, row.min_size_px)
+    model.trainable = False
+    gain = next((gain for start, gain in _GAINS.items() if row.name.startswith(start)), 2**0.5)
+    randomize(model, gain)
+    return model
+
+
+_small = functools.cache(_built)
+_large = functools.lru_cache(maxsize=1)(_built)
