@@ -179,7 +179,7 @@ def render(plain: Pixels, parameters: ViewParameters) -> Pixels:
         borderValue=(parameters.fill_value,) * 3,
     )
     coloured = cv2.transform(warped.astype(np.float32), _colour(parameters).astype(np.float32))
-    return np.asarray(np.clip(np.rint(coloured), 0, 255), dtype=np.uint8)
+    return np.asarray(cv2.add(coloured, 0, dtype=cv2.CV_8U))  # rounded half to even, and kept within 0 to 255
 
 
 def _geometry(parameters: ViewParameters, size_px: int) -> NDArray[np.float64]:

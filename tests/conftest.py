@@ -20,9 +20,10 @@ import pytest
 from faults import Shops, make_cells
 
 from featcache.backbones import known
-from featcache.backbones.engine import Engine, EngineInfo, open_engine
+from featcache.backbones.engines.choose import ChosenEngine, open_engine
+from featcache.backbones.network import Network, NetworkSpec, load_network
 from featcache.cli import main
-from featcache.pipeline import plan, verify
+from featcache.pipeline import plan
 from featcache.store.layout import FORMATS
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of whatever a shell started in the background
@@ -81,12 +82,20 @@ def run_command(*args: str, cwd: Path, env: Mapping[str, str] | None = None, che
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
-_kept_engine = functools.cache(open_engine)
+_kept_network, _kept_engines = functools.cache(load_network), {}
 
 
-def _open_engine(name: str, weights: str = "imagenet", *args: Any) -> tuple[Engine, EngineInfo]:
-    """`open_engine`, which takes seconds, once for the same random weights."""
-    return (_kept_engine if weights == "random" else open_engine)(name, weights, *args)
+def _load_network(spec: NetworkSpec) -> Network:
+    """`load_network`, which takes seconds, once for the same random weights."""
+    return (_kept_network if spec.weights == "random" else load_network)(spec)
+
+
+def _open_engine(network: Network, engine: str, batch_rows: int | None, *others: Any) -> ChosenEngine:
+    """`open_engine`, which takes seconds too, once for the same network."""
+    key = (network.cuts, engine, batch_rows)
+    if key not in _kept_engines:
+        _kept_engines[key] = open_engine(network, engine, batch_rows, *others)
+    return _kept_engines[key]
 
 
 @pytest.fixture
@@ -98,8 +107,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
         code: Any = 0
         with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
             patch.chdir(cwd)
-            for module in (known, plan, verify):
-                patch.setattr(module, "open_engine", _open_engine)
+            for module in (known, plan):
+                patch.setattr(module, "load_network", _load_network)
+            patch.setattr(plan, "open_engine", _open_engine)
             patch.setattr(sys, "argv", ["featcache", *args])
             try:
                 main()
@@ -159,7 +169,9 @@ def shops(quick: Path) -> Iterator[Shops]:
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, but the memories that may come and go."""
     found = (
-        path for path in folder.rglob("*") if path.is_file() and path.name not in (".images.csv", ".backbones.json")
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in (".images.csv", ".backbones.json", ".engines.json")
     )
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 

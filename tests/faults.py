@@ -41,14 +41,14 @@ import featcache.store.hdf5
 import featcache.store.layout
 import featcache.store.leases
 import featcache.store.zarr
-from featcache.backbones.engine import EngineInfo
+from featcache.backbones.network import Cut
 from featcache.cli import extract as _extract_command  # noqa: F401
 from featcache.cli import main
 from featcache.cli import verify as _verify_command  # noqa: F401
 from featcache.dataset.manifest import SPLITS, Dataset, LabelledImage, image_id_of
 from featcache.dataset.synthetic import write_cells
 from featcache.errors import FeatcacheError
-from featcache.extract import extract, rows_of
+from featcache.extract import Target, extract, rows_of
 from featcache.files import sha256_file
 from featcache.heads.config import HeadConfig
 from featcache.recipe import FeatureSpace, Recipe
@@ -79,15 +79,17 @@ class CheapEngine:
     on_batch : called with the number of batches so far before each
     """
 
-    name = "cheap"
+    name = why = "cheap"
+    batch_rows = 1
     feature_shape = (4, 4, 3)
+    feature_shapes = (feature_shape,)
 
     def __init__(
         self, log: str | None = None, pause_s: float = 0.0, on_batch: Callable[[int], object] = lambda _: None
     ) -> None:
         self.log, self.pause_s, self.on_batch, self.batches = log, pause_s, on_batch, 0
 
-    def features(self, pixels: np.ndarray) -> np.ndarray:
+    def features(self, pixels: np.ndarray) -> list[np.ndarray]:
         self.on_batch(self.batches)
         self.batches += 1
         time.sleep(self.pause_s)
@@ -96,10 +98,10 @@ class CheapEngine:
             with Path(self.log).open("ab", buffering=0) as log:
                 log.write(lines.encode())
         squares = pixels.reshape(len(pixels), 4, SIZE_PX // 4, 4, SIZE_PX // 4, 3).astype(np.float64)
-        return squares.mean(axis=(2, 4)).astype(np.float32)
+        return [squares.mean(axis=(2, 4)).astype(np.float32)]
 
 
-INFO = EngineInfo("tiny", "last", SIZE_PX, "none", "none", "random-0", "0" * 64, CheapEngine.feature_shape, "cheap")
+CUT = Cut("tiny", "last", SIZE_PX, "none", "none", "random-0", "0" * 64, CheapEngine.feature_shape)
 
 
 def make_cells(folder: Path, per_class: int = 3) -> Path:
@@ -156,7 +158,7 @@ def fill(
     rows = rows_of(dataset.images, [views] * len(dataset.images), RECIPE)
     with CacheWriter(Path(parent), RECIPE, rows, CheapEngine.feature_shape, format_) as writer:
         by_id = {image.image_id: image for image in dataset.images}
-        counts = extract(writer, by_id, dataset.folder, lambda: engine)
+        (counts,) = extract([Target(writer, lambda: engine)], by_id, dataset.folder).counts
         writer.finish(dataset, {"engine": "cheap", "finished": time.time()})
     return {"computed": counts.computed}
 
@@ -165,11 +167,9 @@ def use_cheap_engine(log: str | None = None, pause_s: float = 0.0) -> None:
     """Let every backbone be the cheap engine, and shards be small."""
     featcache.store.layout._MAX_ROWS_PER_SHARD = ROWS_PER_SHARD
 
-    def identify(*_: Any) -> tuple[EngineInfo, CheapEngine]:
-        return INFO, CheapEngine(log, pause_s)
-
-    featcache.pipeline.plan.identify = identify
-    featcache.pipeline.verify.identify = identify
+    featcache.pipeline.plan.identify = lambda *_: ((CUT,), None)
+    featcache.pipeline.plan.load_network = lambda spec: None
+    featcache.pipeline.plan.open_engine = lambda *_: CheapEngine(log, pause_s)
 
 
 def command(

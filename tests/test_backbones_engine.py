@@ -6,9 +6,9 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from featcache.backbones.engine import KerasEngine, open_engine
 
 from featcache.backbones import registry, weights
-from featcache.backbones.engine import KerasEngine, open_engine
 from featcache.backbones.preprocess import preprocess
 from featcache.errors import BackboneError, WeightsError
 

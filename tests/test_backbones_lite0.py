@@ -7,8 +7,9 @@ import pytest
 
 from featcache.backbones import registry, weights
 from featcache.backbones.efficientnet_lite0 import EfficientNetLite0, assign_checkpoint
-from featcache.backbones.engine import open_engine
+from featcache.backbones.engines.keras import KerasEngine
 from featcache.backbones.imagenet import local_file
+from featcache.backbones.network import NetworkSpec, load_network
 from featcache.backbones.preprocess import preprocess
 from featcache.backbones.torch_checkpoint import read_checkpoint
 from featcache.errors import WeightsError
@@ -37,10 +38,11 @@ def without_top():
 
 def test_known_answer():
     """Pooled features of a known picture, as computed when real photographs were classified rightly."""
-    engine, info = open_engine("efficientnet-lite0", pooling="avg", batch_size=1)
+    network = load_network(NetworkSpec("efficientnet-lite0", pooling="avg"))
+    (info,) = network.cuts
     assert (info.weights, info.preprocessing, info.layer) == ("imagenet", "lite0", "head_relu")
     assert info.weights_digest == "3f4fb8c6fa079ab206a87d16dfcefddddc6a6161fc07542dfef0744b82e9e8fa"
-    features = engine.features(picture())[0]
+    features = KerasEngine(network, batch_rows=1).features(picture())[0][0]
     golden = [0.0, 0.44119, 0.12562, 0.0, 0.22101, 0.0, 0.0, 0.0, 0.0, 0.0]
     np.testing.assert_allclose(features[::128], golden, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose([features.mean(), features.std()], [0.146297, 0.436973], rtol=1e-4)

@@ -18,6 +18,7 @@ import pytest
 from conftest import FEATCACHE, Made, Run, contents
 
 from featcache.backbones.known import KNOWN_FILE, identify
+from featcache.backbones.network import NetworkSpec
 from featcache.store.cache import open_cache
 from featcache.store.layout import layout_for
 
@@ -65,7 +66,7 @@ def bare(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project without its cache, but with the memory of the backbone, so that the work begins early."""
     folder = shutil.copytree(made.folder, tmp_path_factory.mktemp("bare") / "project")
     shutil.rmtree(folder / "cache" / made.cache.name)
-    identify(folder / "cache" / KNOWN_FILE, "mobilenetv2", "random", 0, 32, "model", "none")
+    identify(folder / "cache" / KNOWN_FILE, NetworkSpec("mobilenetv2", "random", 0, 32, "model"))
     return folder
 
 
@@ -114,11 +115,16 @@ import featcache.pipeline.plan as pipeline
 from featcache.cli import main
 
 class Engine:
+    name = why = "quick"
+    batch_rows = 1
+    feature_shapes = ((1, 1, 1280),)
+
     def features(self, pixels):
         time.sleep(0.1)
-        return np.repeat(pixels.mean((1, 2), keepdims=True)[..., :1], 1280, axis=3).astype(np.float32)
+        return [np.repeat(pixels.mean((1, 2), keepdims=True)[..., :1], 1280, axis=3).astype(np.float32)]
 
-pipeline.open_engine = lambda *args: (Engine(), None)
+pipeline.load_network = lambda spec: None
+pipeline.open_engine = lambda *args: Engine()
 main()
 """
 """extract with features that cost nothing: a kill does not care which they are."""

@@ -5,19 +5,19 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from test_store_contract import feature_bytes, recipe, small_shards
 
-from featcache import extract as extraction
-from featcache.backbones.engine import Engine
+from featcache.backbones.engines.contract import Engine
 from featcache.dataset.images import decode
 from featcache.dataset.manifest import SPLITS, Box, Dataset, LabelledImage, image_id_of
 from featcache.dataset.synthetic import write_cells
 from featcache.errors import CacheError, DatasetError
-from featcache.extract import Counts, extract, rows_of
+from featcache.extract import Counts, Target, computing, extract, filling, rendering, rows_of
 from featcache.files import sha256_file
 from featcache.recipe import Recipe
 from featcache.store.cache import Cache, open_cache
@@ -34,13 +34,14 @@ class GridMeans:
     """Mean of each channel in each of 4 x 4 squares: features of one row know nothing of the others."""
 
     name = "grid means"
-    feature_shape = (4, 4, 3)
+    batch_rows = 1
+    feature_shapes = ((4, 4, 3),)
 
     def __init__(self, fail_at: int = -1) -> None:
         self.batches: list[int] = []
         self.fail_at = fail_at
 
-    def features(self, pixels: np.ndarray) -> np.ndarray:
+    def features(self, pixels: np.ndarray) -> list[np.ndarray]:
         assert pixels.dtype == np.uint8
         assert pixels.shape[1:] == (SIZE_PX, SIZE_PX, 3)
         if len(self.batches) == self.fail_at:
@@ -48,7 +49,7 @@ class GridMeans:
         self.batches.append(len(pixels))
         step = SIZE_PX // 4
         squares = pixels.reshape(len(pixels), 4, step, 4, step, 3).astype(np.float64)
-        return squares.mean(axis=(2, 4)).astype(np.float32)
+        return [squares.mean(axis=(2, 4)).astype(np.float32)]
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +76,25 @@ def copy(cells: Dataset, folder: Path) -> Dataset:
 
 def writer_for(parent: Path, cells: Dataset, views: int, how: Recipe = RECIPE, format_: Format = "zarr") -> CacheWriter:
     rows = rows_of(cells.images, [views] * len(cells.images), how)
-    return CacheWriter(parent, how, rows, GridMeans.feature_shape, format_)
+    return CacheWriter(parent, how, rows, GridMeans.feature_shapes[0], format_)
 
 
 def run(writer: CacheWriter, cells: Dataset, engine: Engine | None = None, reach: Reach | None = None) -> Counts:
     by_id = {image.image_id: image for image in cells.images}
     with writer:
-        return extract(writer, by_id, cells.folder, lambda: engine or GridMeans(), reach)
+        return counts_of(writer, by_id, cells, lambda: engine or GridMeans(), reach)
+
+
+def counts_of(
+    writer: CacheWriter,
+    images: dict[str, LabelledImage],
+    cells: Dataset,
+    engine: Any,
+    reach: Reach | None = None,
+    **more: Any,
+) -> Counts:
+    (counts,) = extract([Target(writer, engine, reach=reach)], images, cells.folder, **more).counts
+    return counts
 
 
 def extracted(parent: Path, cells: Dataset, views: int) -> Cache:
@@ -102,7 +115,7 @@ def by_hand(cells: Dataset, views: int) -> np.ndarray:
         for view in range(views):
             parameters = view_parameters(RECIPE.augmentation, image.image_id, view)
             assert (parameters == PLAIN) == (view == 0)
-            rows.append(GridMeans().features(render(plain, parameters)[None])[0])
+            rows.append(GridMeans().features(render(plain, parameters)[None])[0][0])
     return np.stack(rows)
 
 
@@ -119,14 +132,14 @@ def test_rows_are_the_engine_on_views_rendered_by_hand(tmp_path: Path, cells: Da
 def test_batches_shards_and_jobs_decide_no_value(
     tmp_path: Path, cells: Dataset, monkeypatch: pytest.MonkeyPatch, batch: int, shard: int, job: int
 ) -> None:
-    monkeypatch.setattr(extraction, "_BATCH_ROWS", batch)
-    monkeypatch.setattr(extraction, "_JOB_VIEWS", job)
+    monkeypatch.setattr(computing, "_CALL_ROWS", batch)
+    monkeypatch.setattr(filling, "_JOB_VIEWS", job)
     small_shards(monkeypatch, shard)
     writer = writer_for(tmp_path, cells, 5)
     engine, seen = GridMeans(), []
     images = {image.image_id: image for image in cells.images}
     with writer:
-        assert extract(writer, images, cells.folder, lambda: engine, None, seen.append) == Counts(computed=80)
+        assert counts_of(writer, images, cells, lambda: engine, on_rows=seen.append) == Counts(computed=80)
     assert writer.store.layout.n_shards == -(-80 // min(shard, 256))
     assert [rows for rows in seen if rows] == engine.batches
     assert sum(seen) == 80
@@ -150,7 +163,7 @@ def test_only_missing_shards_are_computed(tmp_path: Path, cells: Dataset, monkey
     def none() -> Engine:
         raise AssertionError("nothing is to be computed")
 
-    assert extract(writer_for(tmp_path, cells, 5), {}, cells.folder, none) == Counts()
+    assert counts_of(writer_for(tmp_path, cells, 5), {}, cells, none) == Counts()
 
 
 def repaint(path: Path) -> None:
@@ -177,14 +190,15 @@ def test_an_image_that_is_another_now_stops_with_its_name_and_keeps_finished_sha
     reason: str,
 ):
     small_shards(monkeypatch, 16)
-    monkeypatch.setattr(extraction, "_BATCH_ROWS", 4)  # little is rendered ahead
+    monkeypatch.setattr(computing, "_CALL_ROWS", 4)
+    monkeypatch.setattr(filling, "_AHEAD_ROWS", 4)
     mine = copy(cells, tmp_path / "images")
     writer = writer_for(tmp_path, mine, 5)
     victim = mine.folder / mine.images[-1].path
 
     class Spoiling(GridMeans):
-        def features(self, pixels: np.ndarray) -> np.ndarray:
-            if len(self.batches) == 8:  # two shards are done
+        def features(self, pixels: np.ndarray) -> list[np.ndarray]:
+            if len(self.batches) == 8:  # of twenty: two shards are done, the last image is not yet rendered
                 spoil(victim)
             return super().features(pixels)
 
@@ -221,26 +235,26 @@ def test_an_engine_that_breaks_stops_the_threads_and_the_rendering(
     tmp_path: Path, cells: Dataset, monkeypatch: pytest.MonkeyPatch, fail_at: int
 ) -> None:
     small_shards(monkeypatch, 16)
-    monkeypatch.setattr(extraction, "_BATCH_ROWS", 16)
-    monkeypatch.setattr(extraction, "_JOB_VIEWS", 1)
+    monkeypatch.setattr(computing, "_CALL_ROWS", 16)
+    monkeypatch.setattr(filling, "_AHEAD_ROWS", 16)
     rendered: list[int] = []
-    real = extraction.render_job
-    monkeypatch.setattr(extraction, "render_job", lambda *args: [rendered.append(1), real(*args)][1])
+    real = rendering.render
+    monkeypatch.setattr(rendering, "render", lambda *args: [rendered.append(1), real(*args)][1])
     threads = threading.active_count()
     writer = writer_for(tmp_path, cells, 20)
     with pytest.raises(MemoryError):
         run(writer, cells, GridMeans(fail_at))
     assert threading.active_count() == threads
-    assert len(rendered) <= 16 * (fail_at + 1) + 16
+    assert len(rendered) <= 16 * (fail_at + 1 + filling._BATCHES) + 2 * 16 + 16  # in hand, rendered ahead, under way
     assert writer.missing == list(range(fail_at, 20))
 
 
 def test_features_that_are_no_numbers_are_refused_with_their_rows(tmp_path: Path, cells: Dataset) -> None:
     class Broken(GridMeans):
-        def features(self, pixels: np.ndarray) -> np.ndarray:
-            features = super().features(pixels)
+        def features(self, pixels: np.ndarray) -> list[np.ndarray]:
+            (features,) = super().features(pixels)
             features[3] = np.nan
-            return features
+            return [features]
 
     with pytest.raises(CacheError, match=r"NaN or Inf .* 2 rows: 3 .*, 67 \(image \w+, view 2\)"):
         run(writer_for(tmp_path, cells, 5), cells, Broken())
@@ -257,7 +271,7 @@ def test_rows_stand_image_by_image_and_the_plain_view_has_one_name_under_every_p
 
 
 def reach_into(parent: Path, writer: CacheWriter) -> Reach:
-    reach = Reach([parent], RECIPE.space, GridMeans.feature_shape, but=writer.folder)
+    reach = Reach([parent], RECIPE.space, GridMeans.feature_shapes[0], but=writer.folder)
     reach.look_for(writer.rows)
     return reach
 
@@ -328,13 +342,15 @@ def test_asked_to_stop_it_finishes_the_shard_in_hand_and_gives_back_the_rest(
     tmp_path: Path, cells: Dataset, monkeypatch: pytest.MonkeyPatch, format_: Format
 ) -> None:
     small_shards(monkeypatch, 16)
-    monkeypatch.setattr(extraction, "_BATCH_ROWS", 4)
+    monkeypatch.setattr(computing, "_CALL_ROWS", 4)
+    monkeypatch.setattr(filling, "_AHEAD_ROWS", 4)
     images = {image.image_id: image for image in cells.images}
     engine = GridMeans()
     with writer_for(tmp_path, cells, 5, format_=format_) as writer:
-        counts = extract(writer, images, cells.folder, lambda: engine, stopped=lambda: len(engine.batches) >= 6)
-    assert counts == Counts(computed=32)
-    assert writer.missing == [2, 3, 4]
+        counts = counts_of(writer, images, cells, lambda: engine, stopped=lambda: len(engine.batches) >= 6)
+    assert counts.computed in (32, 48)  # the sixth batch is in the second shard; others may wait behind it
+    assert counts == Counts(computed=sum(engine.batches))
+    assert writer.missing == list(range(counts.computed // 16, 5))
     again = writer_for(tmp_path, cells, 5, format_=format_)
-    assert run(again, cells) == Counts(computed=48)
+    assert run(again, cells) == Counts(computed=80 - counts.computed)
     np.testing.assert_array_equal(again.store.read(0, 80), by_hand(cells, 5))

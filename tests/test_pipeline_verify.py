@@ -16,7 +16,7 @@ import pytest
 from conftest import contents, run_command
 from test_store_hostile import put, renamed, reseal
 
-from featcache.backbones.engine import EngineInfo
+from featcache.backbones.network import Cut, NetworkSpec
 from featcache.dataset.synthetic import write_cells
 from featcache.errors import CacheError, CacheNotFoundError, DatasetError, WeightsError
 from featcache.pipeline import plan as plan_module
@@ -43,44 +43,43 @@ ALL = [
 class Cheap:
     """Means of squares, times a weight. `computed` counts rows; `change` may tamper with features."""
 
-    name = "cheap"
+    name = why = "cheap"
+    batch_rows = 1
     computed = 0
 
     def __init__(self, pooling: str = "none", weight: float = 1.0) -> None:
-        self.feature_shape: tuple[int, ...] = (4, 4, 3) if pooling == "none" else (3,)
+        self.feature_shapes: list[tuple[int, ...]] = [(4, 4, 3) if pooling == "none" else (3,)]
         self.weight = weight
 
-    def features(self, pixels: np.ndarray) -> np.ndarray:
+    def features(self, pixels: np.ndarray) -> list[np.ndarray]:
         Cheap.computed += len(pixels)
         squares = pixels.reshape(len(pixels), 4, SIZE_PX // 4, 4, SIZE_PX // 4, 3).mean(axis=(2, 4)) * self.weight
-        features = squares if len(self.feature_shape) == 3 else squares.mean(axis=(1, 2))
-        return Cheap.change(features.astype(np.float32))
+        features = squares if len(self.feature_shapes[0]) == 3 else squares.mean(axis=(1, 2))
+        return [Cheap.change(features.astype(np.float32))]
 
     @staticmethod
     def change(features: np.ndarray) -> np.ndarray:
         return features
 
 
-def identify(
-    _: Path,
-    name: str,
-    weights: str = "imagenet",
-    seed: int = 0,
-    input_size_px: int | None = None,
-    preprocessing: str | None = None,
-    pooling: str = "none",
-) -> tuple[EngineInfo, Cheap]:
-    """As `featcache.backbones.known.identify`, of networks that differ in one weight. A file of weights holds it."""
-    if weights in ("imagenet", "random"):
-        weight, label = (1.0, "imagenet") if weights == "imagenet" else (2.0 + seed, f"random-{seed}")
-    elif Path(weights).is_file():
-        weight, label = float(Path(weights).read_text()), Path(weights).name
+def load_network(spec: NetworkSpec) -> tuple[Cut, Cheap]:
+    """A network that differs from others in one weight, which a file of weights holds."""
+    if spec.weights in ("imagenet", "random"):
+        seed = spec.weights_seed
+        weight, label = (1.0, "imagenet") if spec.weights == "imagenet" else (2.0 + seed, f"random-{seed}")
+    elif Path(spec.weights).is_file():
+        weight, label = float(Path(spec.weights).read_text()), Path(spec.weights).name
     else:
-        raise WeightsError(f"{name}: there is no weights file {weights}")
-    engine = Cheap(pooling, weight)
+        raise WeightsError(f"{spec.model}: there is no weights file {spec.weights}")
+    engine = Cheap(spec.pooling, weight)
     digest = hashlib.sha256(str(weight).encode()).hexdigest()
-    shape = engine.feature_shape
-    return EngineInfo(name, "last", SIZE_PX, "none", pooling, label, digest, shape, "cheap"), engine
+    return Cut(spec.model, "last", SIZE_PX, "none", spec.pooling, label, digest, engine.feature_shapes[0]), engine
+
+
+def identify(_: Path, spec: NetworkSpec) -> tuple[tuple[Cut, ...], tuple[Cut, Cheap]]:
+    """As `featcache.backbones.known.identify`."""
+    loaded = load_network(spec)
+    return (loaded[0],), loaded
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,8 @@ class Small:
         return find_project(self.folder)
 
     def extract(self, **options: Any) -> Extracted:
-        return extract(self.project, "tiny", ExtractOptions(**options))
+        (done,) = extract(self.project, ["tiny"], ExtractOptions(**options)).caches
+        return done
 
     def cache(self, format_: str = "zarr", dtype: str = "float32", **options: Any) -> Cache:
         return open_cache(self.extract(storage={"format": format_, "dtype": dtype}, **options).path)
@@ -113,8 +113,9 @@ class Small:
 
 def prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cheap network for every backbone, and small shards."""
-    for module in (plan_module, verify_module):
-        monkeypatch.setattr(module, "identify", identify)
+    monkeypatch.setattr(plan_module, "identify", identify)
+    monkeypatch.setattr(plan_module, "load_network", load_network)
+    monkeypatch.setattr(plan_module, "open_engine", lambda loaded, *_: loaded[1])
     monkeypatch.setattr("featcache.store.layout._MAX_ROWS_PER_SHARD", 16)
     monkeypatch.setattr(Cheap, "computed", 0)
 
@@ -167,7 +168,7 @@ def test_a_value_that_is_not_of_its_image_is_found_though_every_digest_fits(
     small: Small, format_: str, dtype: str, pooling: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def tampered(features: np.ndarray) -> np.ndarray:
-        features[-1].flat[1] *= 1.02  # the last row of a shard
+        features[-1].flat[1] *= 1.02  # the last row of a batch, of which there is one
         return features
 
     with monkeypatch.context() as patch:
@@ -175,7 +176,7 @@ def test_a_value_that_is_not_of_its_image_is_found_though_every_digest_fits(
         cache = small.cache(format_, dtype, pooling=pooling)
     assert verify_cache(cache.folder).sound
     again = recompute(small.project, cache.folder, ROWS)
-    assert again.deviating == (15, 31, 47, 55)
+    assert again.deviating == (ROWS - 1,)
     assert again.largest_deviation > 1
 
 

@@ -7,10 +7,9 @@ from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from featcache.backbones import own_models, registry
-from featcache.backbones.engine import Engine, EngineInfo, open_engine
 from featcache.backbones.network import Cut, Network, NetworkSpec, load_network
 from featcache.backbones.weights import source_of
 from featcache.files import write_json
@@ -19,11 +18,7 @@ from featcache.recipe import digest
 KNOWN_FILE = ".backbones.json"
 
 
-@overload
-def identify(memory: Path, spec: NetworkSpec) -> tuple[tuple[Cut, ...], Network | None]: ...
-@overload
-def identify(memory: Path, spec: str, *asked: Any) -> tuple[EngineInfo, Engine | None]: ...
-def identify(memory: Path, spec: NetworkSpec | str, *asked: Any) -> tuple[Any, Any]:
+def identify(memory: Path, spec: NetworkSpec) -> tuple[tuple[Cut, ...], Network | None]:
     """What the network of `spec` computes, and the network itself if it had to be built.
 
     Files are known again by their path, size and times. A network that a function of the user's builds is built
@@ -33,8 +28,6 @@ def identify(memory: Path, spec: NetworkSpec | str, *asked: Any) -> tuple[Any, A
 
     Raises what `load_network` raises.
     """
-    if isinstance(spec, str):
-        return _identify_engine(memory, spec, *asked)
     key = _key(spec)
     known = _read(memory)
     with suppress(KeyError, TypeError):
@@ -78,21 +71,6 @@ def _state(path: Path) -> list[str | int] | None:
 
 def _cut(value: Any) -> Cut:
     return Cut(**{**value, "feature_shape": tuple(value["feature_shape"])})
-
-
-def _identify_engine(memory: Path, name: str, *asked: Any) -> tuple[EngineInfo, Engine | None]:
-    """The same for `open_engine` and its arguments."""
-    backbone = registry.get(name)
-    weights, *rest = asked or ("imagenet",)
-    keras = version("keras")
-    key = digest(["engine", asdict(backbone), _source(backbone, weights), weights == "random", rest, keras])
-    known = _read(memory)
-    try:
-        return EngineInfo(**{**known[key], "feature_shape": tuple(known[key]["feature_shape"])}), None
-    except (KeyError, TypeError):
-        engine, info = open_engine(backbone.name, *asked)
-    _write(memory, {**known, key: asdict(info)})
-    return info, engine
 
 
 def _write(path: Path, known: dict[str, Any]) -> None:

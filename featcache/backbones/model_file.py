@@ -159,6 +159,11 @@ def architecture_name(config: dict[str, Any]) -> str:
     return f"{slug[:40]}-{digest(top)[:8]}"
 
 
+def is_own_name(backbone: str) -> bool:
+    """Whether it is such a name, and not that of a row of the registry."""
+    return re.fullmatch(r"[a-z0-9-]+-[0-9a-f]{8}", backbone) is not None
+
+
 def _stable(config: dict[str, Any]) -> Any:
     """A network's configuration with stable names for it and everything in it."""
     name = str(config["config"].get("name", ""))

@@ -13,6 +13,7 @@ from featcache.cli.options import (
     extraction_options,
     json_option,
     model_option,
+    named_models,
     open_project,
     project_option,
 )
@@ -38,7 +39,7 @@ def command(models: tuple[str, ...], folder: Path, as_json: bool, **values: Any)
 
     project = open_project(folder)
     options = extraction_of(values)
-    explained = [explain(project, model, options, track) for model in models]
+    explained = explain(project, named_models(models), options, track)
     if as_json:
         objects = [asdict(each) for each in explained]
         print_json(objects[0] if len(objects) == 1 else objects)

@@ -12,15 +12,19 @@ from featcache.cli.options import (
     extraction_options,
     json_option,
     model_option,
+    named_models,
     open_project,
     project_option,
 )
-from featcache.cli.output import print_json, say, say_left_out, track
+from featcache.cli.output import duration, print_json, say, say_left_out, size, track
 
 if TYPE_CHECKING:
-    from featcache.pipeline.extract import Extracted
+    from featcache.pipeline.extract import Extracted, Pass
     from featcache.pipeline.plan import ExtractOptions
     from featcache.project import Project
+
+
+_STAGES = ("open", "decode", "render", "wait", "compute", "write")
 
 
 @click.command("extract")
@@ -34,50 +38,64 @@ def command(models: tuple[str, ...], dry_run: bool, folder: Path, as_json: bool,
 
     A second call computes nothing: a cache is named by all that decides its values. After an interruption
     the same command goes on where it stopped; run at the same time several times, they share the work. Rows
-    that another cache holds are copied. Several --model make several caches.
+    that another cache holds are copied. Several --model, or several --layer, make several caches in one pass.
     """
-    from featcache.backbones import registry
     from featcache.cli.interrupts import finishing_in_hand
     from featcache.pipeline.extract import extract
 
     options = extraction_of(values)
-    for model in models:
-        registry.get(model)  # a wrong name is said before the first one is computed
+    named = named_models(models)
     project = open_project(folder)
     if dry_run:
-        _say_plans(project, models, options, as_json)
+        _say_estimates(project, named, options, as_json)
         return
-    results: list[Extracted] = []
-    for number, model in enumerate(models):
-        done = extract(project, model, options, track, finishing_in_hand)
-        results.append(done)
-        if number == 0:
-            say_left_out(done.left_out, as_json)
-        say(_sentence(done), as_json)
-        if done.faint_rows:
+    done = extract(project, named, options, track, finishing_in_hand, _say_event)
+    say_left_out(done.caches[0].left_out, as_json)
+    for cache in done.caches:
+        say(_sentence(cache), as_json)
+        if cache.faint_rows:
             say(
-                f"  {done.faint_rows} rows hold only tiny values, of which float16 keeps few digits: use float32",
+                f"  {cache.faint_rows} rows hold only tiny values, of which float16 keeps few digits: use float32",
                 as_json,
             )
+    if any(cache.computed for cache in done.caches):
+        say(_where_the_time_went(done), as_json)
     if as_json:
-        objects = [_as_json(done) for done in results]
+        objects = [_as_json(cache, done) for cache in done.caches]
         print_json(objects[0] if len(objects) == 1 else objects)
     else:
         say("next: featcache fit-head")
 
 
-def _say_plans(project: Project, models: tuple[str, ...], options: ExtractOptions, as_json: bool) -> None:
-    from featcache.cli.explain import work
-    from featcache.pipeline.explain import explain
+def _say_event(message: str) -> None:
+    click.echo(message, err=True)
 
-    plans = [explain(project, model, options, track) for model in models]
+
+def _where_the_time_went(done: Pass) -> str:
+    """How much time each stage took, and which one the others waited for."""
+    engines = dict.fromkeys(cache.engine for cache in done.caches if cache.engine)
+    parts = ", ".join(f"{stage} {getattr(done.shares, stage):.1f} s" for stage in _STAGES)
+    return f"  {'; '.join(engines)}\n  {parts}, of {done.seconds:.1f} s; the bottleneck: {done.bottleneck}"
+
+
+def _say_estimates(project: Project, models: list[str], options: ExtractOptions, as_json: bool) -> None:
+    from featcache.cli.explain import work
+    from featcache.pipeline.estimate import estimate
+
+    estimates = estimate(project, models, options, track, _say_event)
     names = ("name", "state", "rows", "compute", "copy", "sources")
     if as_json:
-        objects = [{name: getattr(plan, name) for name in names} for plan in plans]
+        objects = [
+            {name: getattr(each.explained, name) for name in names}
+            | {"bytes": each.bytes, "seconds": round(each.seconds, 3), "engine": each.engine}
+            for each in estimates
+        ]
         print_json(objects[0] if len(objects) == 1 else objects)
         return
-    for plan in plans:
-        say(work(plan))
+    for each in estimates:
+        say(work(each.explained))
+        if each.explained.compute:
+            say(f"  {size(each.bytes)} before compression, about {duration(each.seconds)} by {each.engine}")
 
 
 def _sentence(done: Extracted) -> str:
@@ -98,7 +116,7 @@ def _sentence(done: Extracted) -> str:
     return f"{done.cache}: all {done.rows} rows are there, nothing to compute{relabelled}"
 
 
-def _as_json(done: Extracted) -> dict[str, Any]:
+def _as_json(done: Extracted, whole: Pass) -> dict[str, Any]:
     return {
         "cache": done.cache,
         "path": str(done.path),
@@ -114,5 +132,8 @@ def _as_json(done: Extracted) -> dict[str, Any]:
         "images_per_s": round(done.images_per_s, 2),
         "shape": list(done.shape),
         "weights": done.weights,
+        "engine": done.engine,
+        "shares_s": {stage: round(getattr(whole.shares, stage), 3) for stage in _STAGES},
+        "bottleneck": whole.bottleneck if done.computed else "",
         "left_out": [{"path": item.path, "reason": item.reason} for item in done.left_out],
     }

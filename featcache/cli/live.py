@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from featcache.cli.output import bar, size
+from featcache.cli.output import bar, duration, size
 
 if TYPE_CHECKING:
     from featcache.heads.cost import Expected
@@ -59,10 +59,3 @@ def in_words(expected: Expected) -> str:
         f"about {duration(expected.before_s)} besides {duration(expected.epochs_s)} for {expected.epochs} epochs"
     )
     return f"{names[expected.solver]}: {expected.why}; {', '.join(parts)}"
-
-
-def duration(seconds: float) -> str:
-    """0.034 -> '0.03 s', 3.4 -> '3.4 s', 90 -> '90 s', 400 -> '7 min', 9000 -> '2.5 h'"""
-    if seconds < 120:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

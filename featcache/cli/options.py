@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,9 +26,17 @@ project_option = click.option(
     help="The project's folder.",
 )
 model_option = click.option(
-    "--model", "models", multiple=True, required=True, metavar="NAME", help="A backbone (see models)."
+    "--model",
+    "models",
+    multiple=True,
+    required=True,
+    metavar="NAME",
+    help="A backbone (see models), 'all' (the eight of the study), a .keras or .h5 file, or MODULE:FUNCTION.",
 )
 strict_option = click.option("--strict", is_flag=True, help="Stop at an image that cannot be used.")
+
+_MODES = ("caffe", "tf", "torch", "lite0", "rescale", "none")
+"""featcache.backbones.preprocess.MODES, which would load NumPy; a test compares them."""
 
 _VIEWS = (
     click.option("--views", "train", type=click.IntRange(1), help="Views of each train image, the plain one included."),
@@ -52,11 +60,12 @@ _EXTRACTION = (
     click.option(
         "--preprocess",
         "preprocessing",
-        type=click.Choice(["model", "rescale"]),
+        type=click.Choice(["model", *_MODES]),
         default="model",
         show_default=True,
-        help="As the network was trained, or plain pixels / 255.",
+        help="As the network was trained, plain pixels / 255 (rescale), or another network's way.",
     ),
+    click.option("--layer", "layers", multiple=True, metavar="NAME", help="Cut there (see models NAME --layers)."),
     click.option(
         "--pooling",
         type=click.Choice(["none", "avg", "max"]),
@@ -64,6 +73,22 @@ _EXTRACTION = (
         show_default=True,
         help="Keep one mean or maximum a channel instead of the feature map.",
     ),
+    click.option(
+        "--precision",
+        type=click.Choice(["float32", "bfloat16", "float16"]),
+        default="float32",
+        show_default=True,
+        help="Of the network's arithmetic: another one gives other features.",
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice(["auto", "keras", "openvino"]),
+        default="auto",
+        show_default=True,
+        help="What computes: OpenVINO is quick on processors.",
+    ),
+    click.option("--batch", "batch_rows", type=click.IntRange(1), help="Rows at a time (default: the quickest)."),
+    click.option("--unsafe", is_flag=True, help="Let code from a model's file run."),
     click.option(
         "--format",
         type=click.Choice(["zarr", "hdf5"]),
@@ -84,7 +109,10 @@ _EXTRACTION = (
 VIEW_NAMES = ("train", "val", "test", "train_rows", "val_rows", "test_rows")
 AUGMENTATION_NAMES = ("seed", "rotation_deg", "shift")
 STORAGE_NAMES = ("format", "dtype")
-NETWORK_NAMES = ("weights", "weights_seed", "input_size_px", "preprocessing", "pooling")
+NETWORK_NAMES = (
+    *("weights", "weights_seed", "input_size_px", "preprocessing", "layers", "pooling", "precision"),
+    *("engine", "batch_rows", "unsafe"),
+)
 OTHER_NAMES = ("reuse_from", "allow_nonfinite", "check_bytes", "strict")
 
 
@@ -148,6 +176,17 @@ def find_cache_of(folder: Path, name: str | None) -> Cache:
     if name is not None and (Path(name) / RECIPE_FILE).is_file():
         return open_cache(name)
     return find_cache(open_project(folder).cache_folder, name)
+
+
+def named_models(models: Sequence[str]) -> list[str]:
+    """The models that were asked for; 'all' stands for those of the study. A wrong name is said before any work."""
+    from featcache.backbones import own_models, registry
+
+    named = [name for model in models for name in (registry.STUDY if model == "all" else (model,))]
+    for name in named:
+        if not (own_models.is_file(name) or own_models.is_builder(name)):
+            registry.get(name)
+    return named
 
 
 def open_project(folder: Path) -> Project:

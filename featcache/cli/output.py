@@ -101,6 +101,13 @@ def size(n_bytes: int) -> str:
     raise AssertionError
 
 
+def duration(seconds: float) -> str:
+    """0.034 -> '0.03 s', 3.4 -> '3.4 s', 90 -> '90 s', 400 -> '7 min', 9000 -> '2.5 h'"""
+    if seconds < 120:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def percent(share: float | None) -> str:
     """0.9636 -> '96.36'; '' for None"""
     return "" if share is None else f"{100 * share:.2f}"

@@ -21,7 +21,7 @@ _SPLIT = {"split_counts": (GENERATED_PER_CLASS - 2 * _PART, _PART, _PART)}
 def demo(folder: Path, epochs: int, track: Track = silent) -> tuple[Initialised, Extracted, Fitted, Path]:
     """The whole job on generated leukocytes: init, extract, fit-head, report. What is done already is kept."""
     made = _made_before(folder) or init(_drawn_before(folder), folder, InitOptions(dataset=_SPLIT), track)
-    extracted = extract(made.project, "efficientnet-lite0", track=track)
+    (extracted,) = extract(made.project, ["efficientnet-lite0"], track=track).caches
     cache = open_cache(extracted.path)
     fitted = fit_head(cache, made.project.results_folder, HeadConfig(epochs=epochs), track=track)
     _, html, _ = report(made.project.results_folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,16 +65,23 @@ class Explanation:
     neighbours: tuple[Neighbour, ...]
 
 
-def explain(project: Project, model: str, options: ExtractOptions | None = None, track: Track = silent) -> Explanation:
-    """Say what `extract` with these arguments is of and would do. Nothing is computed."""
+def explain(
+    project: Project, models: Sequence[str], options: ExtractOptions | None = None, track: Track = silent
+) -> list[Explanation]:
+    """Say what `extract` with these arguments is of and would do, a cache each. Nothing is computed."""
     options = options or ExtractOptions()
-    plan = plan_extraction(project, model, options, track, keep=False)
+    plans = plan_extraction(project, models, options, track, keep=False)
+    return [explain_plan(plan, options) for plan in plans]
+
+
+def explain_plan(plan: Plan, options: ExtractOptions) -> Explanation:
+    """What a plan is of, and what of it is there."""
     state = "hit" if (plan.folder / MANIFEST_FILE).is_file() else "unfinished" if plan.folder.is_dir() else "miss"
     compute = copy = 0
     sources: tuple[str, ...] = ()
     if state != "hit":
         parents = (plan.parent, *options.reuse_from)
-        reach = Reach(parents, plan.recipe.space, plan.info.feature_shape, first=plan.folder)
+        reach = Reach(parents, plan.recipe.space, plan.cut.feature_shape, first=plan.folder)
         reach.look_for(plan.rows)
         held = [name for row in plan.rows if (name := reach.holder(row))]
         copy = sum(name != plan.name for name in held)

@@ -1,4 +1,4 @@
-"""extract: every row that the project asks for and that its cache does not hold yet."""
+"""extract: every row that the project asks for and that its caches do not hold yet."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import json
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from featcache.backbones.engine import EngineInfo
+from featcache.backbones.engines.choose import OnEvent
 from featcache.dataset.candidates import LeftOut
 from featcache.dataset.manifest import Dataset
 from featcache.errors import CacheError, CacheWriteError
-from featcache.extract import Counts
+from featcache.extract import Counts, Shares, Stage, Target
 from featcache.extract import extract as extract_rows
+from featcache.machine import usable_cores
 from featcache.pipeline.plan import ExtractOptions, Plan, plan_extraction
 from featcache.pipeline.progress import Stopping, Track, never, silent
 from featcache.project import Project, refuse_unwritable
@@ -28,17 +29,30 @@ from featcache.store.manifest import CACHE_FORMAT
 from featcache.store.reach import Reach
 from featcache.store.writer import CacheWriter, writing
 
-_PACKAGES = ("featcache", "keras", "tensorflow", "numpy", "opencv-python-headless", "opencv-python", "pillow")
+_PACKAGES = (
+    "featcache",
+    "keras",
+    "tensorflow",
+    "openvino",
+    "jax",
+    "torch",
+    "numpy",
+    "opencv-python-headless",
+    "opencv-python",
+    "pillow",
+)
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """What `extract` did. computed, reused and copied count rows, skipped counts images that were left out.
+    """What `extract` did for one cache. computed, reused and copied count rows, skipped the images that were left out.
 
     reused : rows that did not have to be computed; copied : those of them that came from other caches (`sources`)
+    seconds : from the beginning, whatever was computed meanwhile for other caches included
     relabelled : whether a finished cache took over other labels, splits, groups or paths
     damage : what was wrong with a finished cache that had to be mended; "" where nothing was
     faint_rows : rows that float16 keeps only a few digits of, since all their values are tiny
+    engine : which computed it and why; "" where nothing was computed
     """
 
     cache: str
@@ -57,6 +71,7 @@ class Extracted:
     relabelled: bool
     damage: str
     faint_rows: int
+    engine: str
     left_out: Sequence[LeftOut]
 
     @property
@@ -65,17 +80,38 @@ class Extracted:
         return self.computed / self.seconds if self.seconds else 0.0
 
 
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over the images did, for each cache and on the whole.
+
+    shares : where the time went; seconds : of the pass alone, without planning
+    """
+
+    caches: Sequence[Extracted]
+    shares: Shares
+    seconds: float
+
+    @property
+    def bottleneck(self) -> Stage:
+        """The stage that the others waited for."""
+        return self.shares.bottleneck(self.seconds, usable_cores())
+
+
 def extract(
     project: Project,
-    model: str,
+    models: Sequence[str],
     options: ExtractOptions | None = None,
     track: Track = silent,
     stopping: Stopping = never,
-) -> Extracted:
+    on_event: OnEvent = lambda message: None,
+) -> Pass:
     """Compute the features of every row that the project asks for and that no cache in reach holds yet.
 
-    stopping : the context in which rows are computed; when it says so, the shard in hand is finished and
+    All models, and all their layers, are computed in one pass over the images.
+
+    stopping : the context in which rows are computed; when it says so, the shards in hand are finished and
         KeyboardInterrupt raised
+    on_event : told, in a sentence, what an engine has to say while it works
 
     Raises DatasetError for images that cannot be trained on, BackboneError or WeightsError for a network that
     cannot be had, CacheWriteError for a cache that cannot be written.
@@ -83,48 +119,73 @@ def extract(
     options = options or ExtractOptions()
     started = time.perf_counter()
     refuse_unwritable(project.cache_folder)
-    plan = plan_extraction(project, model, options, track)
-    counts, faint_rows = Counts(), 0
-    relabelled, damage = _brought_up_to_date(plan.folder, plan.digest, plan.dataset)
-    n_rows = sum(plan.views)
-    if not (plan.folder / MANIFEST_FILE).is_file():
-        counts, faint_rows = _fill(plan, options, started, track, stopping)
-    return Extracted(
-        cache=plan.name,
-        path=plan.folder,
-        format=plan.storage.format,
-        rows=n_rows,
-        computed=counts.computed,
-        reused=n_rows - counts.computed,
-        copied=counts.copied,
-        sources=sorted(counts.sources),
-        skipped=len(plan.left_out),
-        seconds=time.perf_counter() - started,
-        shape=(n_rows, *plan.info.feature_shape),
-        dtype=plan.storage.dtype,
-        weights=plan.info.weights,
-        relabelled=relabelled,
-        damage=damage,
-        faint_rows=faint_rows,
-        left_out=plan.left_out,
-    )
+    plans = plan_extraction(project, models, options, track, on_event=on_event)
+    plans = list({plan.folder: plan for plan in plans}.values())  # a model that is named twice is one
+    found = {plan.folder: _brought_up_to_date(plan.folder, plan.digest, plan.dataset) for plan in plans}
+    unfinished = [plan for plan in plans if not (plan.folder / MANIFEST_FILE).is_file()]
+    before = time.perf_counter()
+    filled, shares = _fill(unfinished, options, started, track, stopping) if unfinished else ({}, Shares())
+    now = time.perf_counter()
+    extracted = []
+    for plan in plans:
+        counts, faint_rows = filled.get(plan.folder, (Counts(), 0))
+        relabelled, damage = found[plan.folder]
+        n_rows = sum(plan.views)
+        extracted.append(
+            Extracted(
+                cache=plan.name,
+                path=plan.folder,
+                format=plan.storage.format,
+                rows=n_rows,
+                computed=counts.computed,
+                reused=n_rows - counts.computed,
+                copied=counts.copied,
+                sources=sorted(counts.sources),
+                skipped=len(plan.left_out),
+                seconds=now - started,
+                shape=(n_rows, *plan.cut.feature_shape),
+                dtype=plan.storage.dtype,
+                weights=plan.cut.weights,
+                relabelled=relabelled,
+                damage=damage,
+                faint_rows=faint_rows,
+                engine=plan.engine().why if counts.computed else "",
+                left_out=plan.left_out,
+            )
+        )
+    return Pass(extracted, shares, now - before)
 
 
-def _fill(plan: Plan, options: ExtractOptions, started: float, track: Track, stopping: Stopping) -> tuple[Counts, int]:
-    """Write what is missing, and commit. Returns what was done, and how many rows are faint."""
-    shape = plan.info.feature_shape
+def _fill(
+    plans: Sequence[Plan], options: ExtractOptions, started: float, track: Track, stopping: Stopping
+) -> tuple[dict[Path, tuple[Counts, int]], Shares]:
+    """Write what is missing, and commit. Returns what was done for each cache, and how many of its rows are faint."""
+    by_id = {image.image_id: image for image in plans[0].dataset.images}
+    names = ", ".join(plan.name for plan in plans)
+    with stopping() as stopped, ExitStack() as writers:
+        targets = [_target(plan, options, writers) for plan in plans]
+        with track(f"extracting {names}", sum(len(plan.rows) for plan in plans)) as advance:
+            advance(sum(target.writer.rows_done for target in targets))
+            done = extract_rows(targets, by_id, plans[0].dataset.folder, advance, stopped)
+        for plan, target, counts in zip(plans, targets, done.counts, strict=True):
+            if not target.writer.missing:
+                target.writer.finish(plan.dataset, _provenance(plan, counts, time.perf_counter() - started))
+        if any(target.writer.missing for target in targets):
+            raise KeyboardInterrupt
+    filled = {
+        plan.folder: (counts, target.writer.faint_rows)
+        for plan, target, counts in zip(plans, targets, done.counts, strict=True)
+    }
+    return filled, done.shares
+
+
+def _target(plan: Plan, options: ExtractOptions, writers: ExitStack) -> Target:
+    """A cache to be filled, with its writer opened."""
+    shape = plan.cut.feature_shape
     reach = Reach((plan.parent, *options.reuse_from), plan.recipe.space, shape, but=plan.folder)
     reach.look_for(plan.rows)
-    by_id = {image.image_id: image for image in plan.dataset.images}
     arguments = (plan.parent, plan.recipe, plan.rows, shape, plan.storage.format, options.allow_nonfinite)
-    with stopping() as stopped, CacheWriter(*arguments) as writer:
-        with track(f"extracting {plan.name}", len(plan.rows)) as advance:
-            advance(writer.rows_done)
-            counts = extract_rows(writer, by_id, plan.dataset.folder, plan.engine, reach, advance, stopped)
-        if writer.missing:
-            raise KeyboardInterrupt
-        writer.finish(plan.dataset, _provenance(plan.info, counts, time.perf_counter() - started))
-    return counts, writer.faint_rows
+    return Target(writers.enter_context(CacheWriter(*arguments)), plan.engine, plan.number, reach)
 
 
 def _brought_up_to_date(folder: Path, digest: str, dataset: Dataset) -> tuple[bool, str]:
@@ -158,16 +219,17 @@ def _is_newer(manifest: Path) -> bool:
         return False
 
 
-def _provenance(info: EngineInfo, counts: Counts, seconds: float) -> dict[str, Any]:
+def _provenance(plan: Plan, counts: Counts, seconds: float) -> dict[str, Any]:
     """Facts about the making of a cache. None of them decides a value, so none is in its name."""
+    engine = {"engine": plan.engine().name, "batch_rows": plan.engine().batch_rows} if counts.computed else {}
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "weights": info.weights,
-        "engine": info.engine,
+        "weights": plan.cut.weights,
+        **engine,
         "environment": {
             "python": platform.python_version(),
             "machine": platform.machine(),
-            "packages": dict(_installed((*_PACKAGES, "zarr", "h5py"))),
+            "packages": dict(_installed(_PACKAGES)),
         },
         "rows_computed": counts.computed,
         "rows_copied": counts.copied,

@@ -8,8 +8,9 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from featcache.backbones.engine import Engine, EngineInfo, open_engine
+from featcache.backbones.engines.choose import CALIBRATION_FILE, ChosenEngine, OnEvent, open_engine
 from featcache.backbones.known import KNOWN_FILE, identify
+from featcache.backbones.network import Cut, NetworkSpec, Precision, load_network, space_of
 from featcache.dataset.candidates import LeftOut
 from featcache.dataset.manifest import Dataset, check
 from featcache.errors import DatasetError
@@ -17,7 +18,7 @@ from featcache.extract import rows_of
 from featcache.pipeline.dataset import current_dataset
 from featcache.pipeline.progress import Track, silent
 from featcache.project import Project, StorageSection, changed
-from featcache.recipe import FeatureSpace, Recipe, cache_digest, cache_name
+from featcache.recipe import Recipe, cache_digest, cache_name
 from featcache.store.tables import Row
 from featcache.views import plan_views
 
@@ -26,6 +27,8 @@ from featcache.views import plan_views
 class ExtractOptions:
     """What to extract; see `featcache extract --help`. None, or what is not given, means: as featcache.toml says.
 
+    layers : one cache each; none means the backbone's last feature map
+    engine, batch_rows : how it is computed, which decides no value; see `featcache.backbones.engines.choose`
     storage : fields of [storage]
     reuse_from : folders of caches, besides the project's own, that rows may be copied from
     """
@@ -34,7 +37,12 @@ class ExtractOptions:
     weights_seed: int = 0
     input_size_px: int | None = None
     preprocessing: str | None = None
+    layers: Sequence[str] = ()
     pooling: str = "none"
+    precision: Precision = "float32"
+    unsafe: bool = False
+    engine: str = "auto"
+    batch_rows: int | None = None
     views: Mapping[str, Any] = field(default_factory=dict)
     augmentation: Mapping[str, Any] = field(default_factory=dict)
     storage: Mapping[str, Any] = field(default_factory=dict)
@@ -43,19 +51,38 @@ class ExtractOptions:
     check_bytes: bool = False
     strict: bool = False
 
+    def network(self, model: str) -> NetworkSpec:
+        """The network that `model` is to be."""
+        return NetworkSpec(
+            model=model,
+            weights=self.weights,
+            weights_seed=self.weights_seed,
+            input_size_px=self.input_size_px,
+            preprocessing=self.preprocessing,
+            layers=tuple(self.layers),
+            pooling=self.pooling,
+            precision=self.precision,
+            unsafe=self.unsafe,
+        )
+
 
 @dataclass(frozen=True)
 class Plan:
-    """All that names a cache, and how to open the backbone that fills it."""
+    """All that names a cache, and how to open the backbone that fills it.
+
+    cut, number : what the network computes for it, and which of the network's outputs that is
+    engine : opens the network; the same for all caches of one
+    """
 
     dataset: Dataset
     left_out: Sequence[LeftOut]
-    info: EngineInfo
+    cut: Cut
+    number: int
     recipe: Recipe
     views: Sequence[int]
     storage: StorageSection
     parent: Path
-    engine: Callable[[], Engine]
+    engine: Callable[[], ChosenEngine]
 
     @cached_property
     def digest(self) -> str:
@@ -66,7 +93,7 @@ class Plan:
     @property
     def name(self) -> str:
         """The cache's name."""
-        return cache_name(self.info.backbone, self.digest, self.storage.format)
+        return cache_name(self.cut.backbone, self.digest, self.storage.format)
 
     @property
     def folder(self) -> Path:
@@ -80,11 +107,17 @@ class Plan:
 
 
 def plan_extraction(
-    project: Project, model: str, options: ExtractOptions, track: Track = silent, keep: bool = True
-) -> Plan:
-    """What `extract` with these arguments is of.
+    project: Project,
+    models: Sequence[str],
+    options: ExtractOptions,
+    track: Track = silent,
+    keep: bool = True,
+    on_event: OnEvent = lambda message: None,
+) -> list[Plan]:
+    """What `extract` with these arguments is of: a plan a cache, for each model in turn one a layer.
 
     keep : bring dataset.csv up to date with the images' bytes
+    on_event : told, in a sentence, what an engine has to say while it works
 
     Raises DatasetError for images that cannot be trained on, BackboneError or WeightsError for a network that
     cannot be had.
@@ -94,29 +127,34 @@ def plan_extraction(
     views = plan_views(dataset.images, changed(project.settings.views, options.views))
     augmentation = changed(project.settings.augmentation, options.augmentation).record()
     storage = changed(project.settings.storage, options.storage)
-    network = (model, options.weights, options.weights_seed)
-    asked = (*network, options.input_size_px, options.preprocessing, options.pooling)
-    info, opened = identify(project.cache_folder / KNOWN_FILE, *asked)
+    plans = []
+    for model in models:
+        cuts, engine = network_for(project, options.network(model), options.engine, options.batch_rows, on_event)
+        for number, cut in enumerate(cuts):
+            recipe = Recipe(space_of(cut, storage.dtype), augmentation)
+            plans.append(Plan(dataset, left_out, cut, number, recipe, views, storage, project.cache_folder, engine))
+    return plans
+
+
+def network_for(
+    project: Project,
+    spec: NetworkSpec,
+    engine: str = "auto",
+    batch_rows: int | None = None,
+    on_event: OnEvent = lambda message: None,
+) -> tuple[tuple[Cut, ...], Callable[[], ChosenEngine]]:
+    """What a network computes, and how to open it; what was found out about it before is remembered in the project.
+
+    Raises BackboneError or WeightsError for a network that cannot be had.
+    """
+    cuts, loaded = identify(project.cache_folder / KNOWN_FILE, spec)
 
     @cache
-    def engine() -> Engine:
-        return opened or open_engine(*asked)[0]
+    def opened() -> ChosenEngine:
+        memory = project.cache_folder / CALIBRATION_FILE
+        return open_engine(loaded or load_network(spec), engine, batch_rows, memory, on_event)
 
-    recipe = Recipe(space_of(info, storage.dtype), augmentation)
-    return Plan(dataset, left_out, info, recipe, views, storage, project.cache_folder, engine)
-
-
-def space_of(info: EngineInfo, dtype: str) -> FeatureSpace:
-    """The feature space of an engine's output, kept in `dtype`."""
-    return FeatureSpace(
-        backbone=info.backbone,
-        layer=info.layer,
-        input_size_px=info.input_size_px,
-        preprocessing=info.preprocessing,
-        pooling=info.pooling,
-        weights_digest=info.weights_digest,
-        dtype=dtype,
-    )
+    return cuts, opened
 
 
 def _refuse_untrainable(project: Project, dataset: Dataset, left_out: Sequence[LeftOut]) -> None:

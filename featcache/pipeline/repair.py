@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-from featcache.backbones.engine import Engine, EngineInfo
+from featcache.backbones.engines.contract import Engine
+from featcache.backbones.network import Cut
 from featcache.dataset.manifest import Dataset
 from featcache.errors import CacheError, FeatcacheError
+from featcache.extract import Target, rows_of
 from featcache.extract import extract as extract_rows
-from featcache.extract import rows_of
 from featcache.files import write_json
 from featcache.pipeline.dataset import current_dataset
 from featcache.pipeline.plan import ExtractOptions, plan_extraction
@@ -62,7 +63,7 @@ def repair(
     provenance = manifest.provenance if manifest else {}
 
     @cache
-    def network() -> tuple[EngineInfo, Callable[[], Engine]]:
+    def network() -> tuple[Cut, Callable[[], Engine]]:
         return network_of(project, recipe.space, provenance, weights)
 
     row_shape = manifest.array.layout.row_shape if manifest else network()[0].feature_shape
@@ -85,7 +86,8 @@ def repair(
     with stopping() as stopped, CacheWriter(*arguments) as writer:
         with track(f"repairing {folder.name}", len(rows)) as advance:
             advance(writer.rows_done)
-            counts = extract_rows(writer, images, dataset.folder, lambda: network()[1](), reach, advance, stopped)
+            target = Target(writer, lambda: network()[1](), reach=reach)
+            (counts,) = extract_rows([target], images, dataset.folder, advance, stopped).counts
         if writer.missing:
             raise KeyboardInterrupt
         made = writer.finish(dataset, {**provenance, "repaired": sorted(damaged)})
@@ -135,7 +137,7 @@ def _planned(
         source, seed = (weights or "random", int(random[1])) if random else (weights or "imagenet", 0)
         for dtype in ("float32", "float16"):
             storage = {"format": format_, "dtype": dtype}
-            plan = plan_extraction(project, model, ExtractOptions(source, seed, storage=storage))
+            (plan,) = plan_extraction(project, [model], ExtractOptions(source, seed, storage=storage))
             if plan.name == folder.name:
                 return plan.recipe, plan.rows
     else:

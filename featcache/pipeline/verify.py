@@ -5,20 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.backbones.engine import Engine, EngineInfo, open_engine
-from featcache.backbones.known import KNOWN_FILE, identify
+from featcache.backbones.engines.contract import Engine
+from featcache.backbones.model_file import is_own_name
+from featcache.backbones.network import Cut, NetworkSpec, Precision, space_of
 from featcache.dataset.manifest import LabelledImage
 from featcache.errors import CacheError, CacheNotFoundError, DatasetError, WeightsError
-from featcache.extract import Job, render_job
+from featcache.extract import render_views
 from featcache.pipeline.dataset import current_dataset
-from featcache.pipeline.plan import space_of
+from featcache.pipeline.plan import network_for
 from featcache.pipeline.progress import Track, silent
 from featcache.project import Project
 from featcache.recipe import FeatureSpace, Recipe
@@ -84,7 +84,8 @@ def recompute(
         old = opened.features[numbers[first : first + _BATCH_ROWS]].reshape(len(batch), -1)
         pixels = np.concatenate([_rendered(row, by_id, dataset.folder, opened.recipe) for row in batch])
         with np.errstate(over="ignore"):
-            new = engine().features(pixels).astype(old.dtype).reshape(len(batch), -1)
+            (new,) = engine().features(pixels)
+            new = new.astype(old.dtype).reshape(len(batch), -1)
         old, new = old.astype(np.float64), new.astype(np.float64)
         allowed = tolerance.relative * np.abs(old) + tolerance.absolute * np.abs(old).max(axis=1, keepdims=True)
         with np.errstate(invalid="ignore"):  # inf - inf
@@ -99,34 +100,40 @@ def _rendered(row: Row, images: Mapping[str, LabelledImage], folder: Path, recip
     parameters = view_parameters(recipe.augmentation, row.image_id, row.view)
     if dict(row.parameters) != parameters.to_dict():
         raise CacheError(f"{ROWS_FILE}: view {row.view} of {row.image_id[:16]}.. is not what the recipe makes of it")
-    return np.stack(render_job(Job(0, images[row.image_id], (0,), (parameters,)), folder, recipe.space))
+    return np.stack(render_views(images[row.image_id], folder, recipe.space.input_size_px, [parameters]))
 
 
 def network_of(
     project: Project, space: FeatureSpace, provenance: Mapping[str, Any], weights: str | None = None
-) -> tuple[EngineInfo, Callable[[], Engine]]:
+) -> tuple[Cut, Callable[[], Engine]]:
     """The network that a feature space is of. Raises BackboneError or WeightsError where it cannot be had.
 
-    weights : as for `extract`; None for what the provenance says
+    weights : as for `extract`; None for what the provenance says. Of a network that is not in the registry, its model
     """
     made_with = str(provenance.get("weights", "imagenet"))
     random = re.fullmatch(r"random-([0-9]{1,18})", made_with)
     source = weights or ("random" if random else made_with)
     if weights is None and source not in ("imagenet", "random"):
         raise WeightsError(f"made with the weights file {made_with}: say where it is with --weights PATH")
-    seed = int(random[1]) if random else 0
-    asked = (space.backbone, source, seed, space.input_size_px, space.preprocessing, space.pooling)
-    info, opened = identify(project.cache_folder / KNOWN_FILE, *asked)
-    found = space_of(info, space.dtype)
+    known = not is_own_name(space.backbone)
+    if not known and weights is None:
+        raise WeightsError(f"made with the model {space.backbone}: say where its file is with --weights PATH")
+    spec = NetworkSpec(
+        model=space.backbone if known else source,
+        weights=source if known else "imagenet",
+        weights_seed=int(random[1]) if random else 0,
+        input_size_px=space.input_size_px,
+        preprocessing=space.preprocessing,
+        layers=(space.layer,),
+        pooling=space.pooling,
+        precision=cast(Precision, space.precision),
+    )
+    (cut,), engine = network_for(project, spec)
+    found = space_of(cut, space.dtype)
     if found != space:
         ours, theirs = asdict(found), asdict(space)
         fields = [
             f"{name} {ours[name]!s:.20} here, {theirs[name]!s:.20} there" for name in ours if ours[name] != theirs[name]
         ]
         raise WeightsError(f"{space.backbone}: this is not the network of the cache: {'; '.join(fields)}")
-
-    @cache
-    def engine() -> Engine:
-        return opened or open_engine(*asked)[0]
-
-    return info, engine
+    return cut, engine

@@ -106,7 +106,7 @@ class CacheWriter:
     @property
     def rows_done(self) -> int:
         """Rows in finished shards."""
-        return sum(record.stop - record.start for record in self._done.values())
+        return sum(record.stop - record.start for record in list(self._done.values()))
 
     def refresh(self) -> None:
         """See which shards other writers have finished since."""
