@@ -115,7 +115,7 @@ def _converted(network: Network) -> Any:
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise BackboneError(
-            f"{cut.backbone}: OpenVINO cannot convert this network ({reason[-1]:.200}): take --engine keras"
+            f"{cut.backbone}: OpenVINO cannot convert this network ({reason[0]:.200}): take --engine keras"
         ) from error
 
 
@@ -123,7 +123,7 @@ def _read(model: keras.Model) -> tuple[Any, list[str]]:
     """The network as an openvino.Model, and its outputs' names.
 
     It goes through a TensorFlow graph in which the weights are constants. `openvino.convert_model` comes to the
-    same, but follows the graph node by node in Python.
+    same, but follows the graph node by node in Python, which takes longer.
     """
     import openvino
     import tensorflow as tf

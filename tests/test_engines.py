@@ -1,0 +1,157 @@
+"""What every engine promises, on every engine; and that all of them compute what Keras does."""
+
+from __future__ import annotations
+
+import networks
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from featcache.backbones import registry
+from featcache.backbones.engines.affine import affine_of
+from featcache.backbones.engines.agreement import deviation
+from featcache.backbones.engines.contract import Engine
+from featcache.backbones.engines.keras import KerasEngine
+from featcache.backbones.engines.openvino import OpenvinoEngine, is_installed
+from featcache.backbones.network import Cut, Network
+from featcache.backbones.preprocess import MODES, preprocess
+from featcache.backbones.quiet_keras import import_keras
+from featcache.errors import BackboneError
+
+needs_openvino = pytest.mark.skipif(not is_installed(), reason="OpenVINO is not installed")
+ENGINES = [KerasEngine, pytest.param(OpenvinoEngine, marks=needs_openvino)]
+
+LARGE = 25_000_000
+"""Parameters from which networks are left out: they have the layers of their smaller siblings, and take minutes."""
+SMALL = [row.name for row in registry.BACKBONES.values() if row.parameters < LARGE]
+FAMILIES = ("vgg16", "xception", "densenet121", "mobilenetv3-small", "efficientnet-b0", "efficientnet-lite0")
+
+
+def expected(network: Network, pixels: np.ndarray) -> list[np.ndarray]:
+    """What Keras itself gives."""
+    keras = import_keras()
+    outputs = network.model(preprocess(pixels, network.cuts[0].preprocessing), training=False)
+    return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]
+
+
+@pytest.fixture(scope="module")
+def mobilenet() -> Network:
+    return networks.network("mobilenetv2")
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request: pytest.FixtureRequest, mobilenet: Network) -> Engine:
+    """Each engine in turn, of whatever batch size."""
+    return request.param(mobilenet)
+
+
+@needs_openvino
+@pytest.mark.parametrize("name", SMALL)
+def test_openvino_computes_what_keras_does(name):
+    network, pixels = networks.network(name), networks.pixels(2, name)
+    features = OpenvinoEngine(network).features(pixels)
+    for new, old in zip(features, expected(network, pixels), strict=True):
+        assert old.std(axis=0).max() > 0
+        assert deviation(new, old) < 1
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_keras_engine_computes_what_keras_does(name):
+    network, pixels = networks.network(name), networks.pixels(3, name)
+    for new, old in zip(KerasEngine(network, 2).features(pixels), expected(network, pixels), strict=True):
+        assert deviation(new, old) < 1
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_row_depends_on_nothing_but_itself(engine, data):
+    """To the last bit: neither on its neighbours, nor on its place, nor on how many rows come with it."""
+    sized = engine.resized(data.draw(st.sampled_from([2, 4, 6]), "rows at a time"))
+    pixels = networks.pixels(7, "mobilenetv2")
+    together = sized.features(pixels)[0]
+    order = data.draw(st.lists(st.integers(0, 6), min_size=1, max_size=9), "rows")
+    others = pixels[order].copy()
+    changed = data.draw(st.integers(0, len(order) - 1), "changed")
+    others[changed] ^= 255
+    found = sized.features(others)[0]
+    for place, row in enumerate(order):
+        if place != changed:
+            np.testing.assert_array_equal(found[place], together[row])
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_several_cuts_come_in_their_order(kind):
+    """A late layer first, so that an engine that orders them by itself is found out."""
+    layers = ("out_relu", "block_3_expand_relu", "Conv_1")
+    network, pixels = networks.network("mobilenetv2", layers), networks.pixels(3, "mobilenetv2")
+    engine = kind(network, 2)
+    features = engine.features(pixels)
+    assert [cut.layer for cut in network.cuts] == list(layers)
+    for new, old, shape in zip(features, expected(network, pixels), engine.feature_shapes, strict=True):
+        assert new.shape == (3, *shape)
+        assert new.dtype == np.float32
+        assert new.flags.c_contiguous
+        assert deviation(new, old) < 1
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+def test_pooled_features(kind, pooling):
+    network, pixels = networks.network("mobilenetv2", pooling=pooling), networks.pixels(3, "mobilenetv2")
+    (features,) = kind(network, 2).features(pixels)
+    assert features.shape == (3, 1280)
+    assert deviation(features, expected(network, pixels)[0]) < 1
+
+
+def test_pixels_stay_as_they_are(engine):
+    pixels = networks.pixels(3, "mobilenetv2")
+    before = pixels.copy()
+    pixels.flags.writeable = False
+    engine.features(pixels)
+    np.testing.assert_array_equal(pixels, before)
+
+
+def test_any_memory_layout(engine):
+    pixels = networks.pixels(6, "mobilenetv2")
+    np.testing.assert_array_equal(engine.features(pixels[::-2])[0], engine.features(pixels)[0][::-2])
+
+
+def test_no_rows(engine):
+    (features,) = engine.features(networks.pixels(0, "mobilenetv2"))
+    assert features.shape == (0, *engine.feature_shapes[0])
+
+
+def test_what_is_refused(engine):
+    with pytest.raises(BackboneError, match=r"rows of shape \(32, 32, 3\), got \(64, 64, 3\)"):
+        engine.features(np.zeros((1, 64, 64, 3), np.uint8))
+    with pytest.raises(BackboneError, match="uint8"):
+        engine.features(np.zeros((1, 32, 32, 3), np.float32))
+    with pytest.raises(BackboneError, match="batch size: expected at least 1, got 0"):
+        engine.resized(0)
+
+
+@needs_openvino
+def test_openvino_refuses_what_it_would_compute_otherwise():
+    with pytest.raises(BackboneError, match="computes in float32, not in bfloat16"):
+        OpenvinoEngine(networks.network("mobilenetv2", precision="bfloat16"))
+
+
+@needs_openvino
+def test_a_network_that_openvino_cannot_convert():
+    """A layer of which OpenVINO knows no translation."""
+    keras = import_keras()
+    inputs = keras.Input((32, 32, 3))
+    spectrum = keras.layers.Lambda(lambda x: keras.ops.linalg.qr(x)[0])(inputs)
+    cut = Cut("odd", "qr", 32, "tf", "none", "random-0", "0" * 64, (32, 32, 3))
+    with pytest.raises(BackboneError, match=r"odd: OpenVINO cannot convert this network .*take --engine keras"):
+        OpenvinoEngine(Network(keras.Model(inputs, [spectrum]), (cut,)))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_preprocessing_as_numbers(mode):
+    affine = affine_of(mode)
+    assert affine is not None
+    pixels = np.random.default_rng(3).integers(0, 256, (1, 50, 50, 3), dtype=np.uint8)
+    found = pixels[..., affine.order].astype(np.float32) * affine.scale + affine.offset
+    np.testing.assert_allclose(found, preprocess(pixels, mode), rtol=1e-5, atol=1e-4)
