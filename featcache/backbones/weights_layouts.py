@@ -36,10 +36,12 @@ class Leaf:
 
     name : of the layer
     tensors : its weights or datasets: those that are trained first, then statistics
+    entry : of a file: the name of the entry that it is in
     """
 
     name: str
     tensors: list[Any]
+    entry: str = ""
 
 
 def leaves_of(layer: Any) -> list[Leaf]:
@@ -123,7 +125,26 @@ def _legacy_ways(model: Any, group: Any, where: str, whole: bool) -> Iterator[An
     for inner in groups if whole else ():
         if len(inner) > 1 and len(groups) > 1:
             yield lambda inner=inner: _by_leaf(leaves, inner, where, whole)
+    if (tops := _tops_of(model)) and len(tops) < len(leaves):
+        entries = [Leaf(inner[0].entry, [tensor for leaf in inner for tensor in leaf.tensors]) for inner in groups]
+        yield lambda: _by_leaf(tops, entries, where, whole)
     yield lambda: _by_leaf(leaves, [leaf for inner in groups for leaf in inner], where, whole)
+
+
+def _tops_of(model: Any) -> list[Leaf]:
+    """Every layer of a network as one, with the weights of the layers within it, in the order of files without names.
+
+    None where one of them holds both trained weights and statistics in several layers: their order in a file depends
+    on whether they were trained.
+    """
+    tops = []
+    for layer in model.layers:
+        within = [Leaf(layer.name, own)] if (own := own_weights(layer)) else leaves_of(layer)
+        if len(within) > 1 and any(inner._non_trainable_variables for inner in layer._flatten_layers()):
+            return []
+        if within:
+            tops.append(Leaf(layer.name, [tensor for leaf in within for tensor in leaf.tensors]))
+    return tops
 
 
 def _legacy_groups(group: Any) -> list[list[Leaf]]:
@@ -134,9 +155,9 @@ def _legacy_groups(group: Any) -> list[list[Leaf]]:
         for weight in _names(_member(group, name), "weight_names"):
             inner.setdefault(weight.rpartition("/")[0], []).append(_member(group, f"{name}/{weight}"))
         if len(inner) == 1:
-            groups.append([Leaf(name, datasets) for datasets in inner.values()])
+            groups.append([Leaf(name, datasets, name) for datasets in inner.values()])
         elif inner:
-            groups.append([Leaf(path.rpartition("/")[2], datasets) for path, datasets in inner.items()])
+            groups.append([Leaf(path.rpartition("/")[2], datasets, name) for path, datasets in inner.items()])
     return groups
 
 
