@@ -33,7 +33,7 @@ def test_get_is_tolerant_of_spelling(written, name):
 def test_get_offers_the_nearest_names():
     with pytest.raises(BackboneError, match=r"'resnet49'.*did you mean resnet50"):
         registry.get("resnet49")
-    with pytest.raises(BackboneError, match="known are densenet121"):
+    with pytest.raises(BackboneError, match="known are convnext-base"):
         registry.get("")
 
 
