@@ -166,9 +166,9 @@ def test_half_is_computed_and_only_a_part_of_the_features_held(cache: Cache, mon
     """On the disk: no array that is made has the size of the matrix or of the features."""
     read, real = [], products._read
 
-    def counted(features: Any, numbers: Any, into: Any) -> None:
+    def counted(features: Any, numbers: Any, *others: Any) -> None:
         read.append(len(numbers))
-        real(features, numbers, into)
+        real(features, numbers, *others)
 
     monkeypatch.setattr(products, "_read", counted)
     monkeypatch.setattr(products, "_BLOCK_ROWS", 16)
