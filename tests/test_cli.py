@@ -297,7 +297,7 @@ def test_the_main_job(made: Made, tmp_path: Path, run: Run) -> None:
 
     primal = run("fit-head", "--epochs", "2", "--solver", "primal", "--json", cwd=project).value
     assert (primal["solver"], primal["epochs"]) == ("primal", 2)
-    assert {path.name for path in Path(primal["path"]).iterdir()} == RUN_FILES - {"state.npz"}
+    assert {path.name for path in Path(primal["path"]).iterdir()} == RUN_FILES
 
     report = run("report", cwd=project)
     assert (report.code, report.err) == (0, "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -164,22 +164,21 @@ def test_on_the_disk_it_trains_the_same(cache: Cache, monkeypatch: pytest.Monkey
 @pytest.mark.usefixtures("little_memory")
 def test_half_is_computed_and_only_a_part_of_the_features_held(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the disk: no array that is made has the size of the matrix or of the features."""
-    read, widest = [], 0
-    real = products.blocks
+    read, real = [], products._read
 
-    def counted(features: Any, numbers: Any, dtype: Any) -> Iterator[Any]:
-        nonlocal widest
-        for place, block in real(features, numbers, dtype):
-            read.append(len(block))
-            widest = max(widest, len(block))
-            yield place, block
+    def counted(features: Any, numbers: Any, *others: Any) -> None:
+        read.append(len(numbers))
+        real(features, numbers, *others)
 
-    monkeypatch.setattr(products, "blocks", counted)
+    monkeypatch.setattr(products, "_read", counted)
+    monkeypatch.setattr(products, "_BLOCK_ROWS", 16)
     rows = cache.numbers()
+    spans = products._held_spans(cache.features, len(rows), "float32")
+    assert max(span.stop - span.start for span in spans) <= 64  # the least that is held
+    assert len(spans) > 1
     kernel(cache, rows, rows, "float32")
-    assert widest <= 16
-    held = -(-len(rows) // 64)  # spans of 64 rows, the least that is held
-    assert sum(read) == len(rows) + 64 * sum(range(held))  # each span once, and all rows before it
+    assert max(read) <= 64
+    assert sum(read) == len(rows) + sum(span.start for span in spans)  # each span once, and all rows before it
 
 
 @pytest.mark.usefixtures("little_memory")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -33,26 +34,33 @@ def width(features: Features) -> int:
 
 def blocks(features: Features, numbers: Numbers, dtype: DTypeLike) -> Iterator[tuple[slice, Array]]:
     """Flattened blocks of X[numbers] in order: (place, ndarray of shape (n, D)); a thread reads one ahead."""
-    joined = _joined(features, numbers, dtype)
-    with ThreadPoolExecutor(1, "featcache-read") as pool:
+    ended = Event()
+    joined = _joined(features, numbers, dtype, ended)
+    pool = ThreadPoolExecutor(1, "featcache-read")
+    try:
         coming = pool.submit(next, joined, None)
         while (item := coming.result()) is not None:
             coming = pool.submit(next, joined, None)
             yield item
+    finally:
+        ended.set()
+        pool.shutdown(cancel_futures=True)
 
 
-def _joined(features: Features, numbers: Numbers, dtype: DTypeLike) -> Iterator[tuple[slice, Array]]:
+def _joined(features: Features, numbers: Numbers, dtype: DTypeLike, ended: Event) -> Iterator[tuple[slice, Array]]:
     """The blocks that the store gives, several made one where they are small."""
     row_bytes = width(features) * np.dtype(dtype).itemsize
     for place in _spans(len(numbers), min(max(_BLOCK_BYTES // row_bytes, 1), _BLOCK_ROWS)):
         rows = np.empty((place.stop - place.start, width(features)), dtype)
-        _read(features, numbers[place], rows)
+        _read(features, numbers[place], rows, ended)
         yield place, rows
 
 
-def _read(features: Features, numbers: Numbers, rows: Array) -> None:
-    """Put X[numbers] into `rows` (n, D)."""
+def _read(features: Features, numbers: Numbers, rows: Array, ended: Event) -> None:
+    """Put X[numbers] into `rows` (n, D); nothing more once it is of no use, as after an interrupt."""
     for place, block in features.blocks(numbers):
+        if ended.is_set():
+            return
         rows[place].reshape(block.shape)[...] = block
 
 
@@ -124,14 +132,15 @@ def inner(
 
 def _filling(features: Features, numbers: Numbers, X: Array) -> Iterator[slice]:
     """Reads X[numbers] into X, in a thread; gives each span of its rows as soon as it is there."""
-    places = _spans(len(numbers), _HELD_ROWS)
+    places, ended = _spans(len(numbers), _HELD_ROWS), Event()
     pool = ThreadPoolExecutor(1, "featcache-read")
     try:
-        reads = [pool.submit(_read, features, numbers[place], X[place]) for place in places]
+        reads = [pool.submit(_read, features, numbers[place], X[place], ended) for place in places]
         for place, read in zip(places, reads, strict=True):
             read.result()
             yield place
     finally:
+        ended.set()
         pool.shutdown(cancel_futures=True)
 
 

@@ -1,1 +1,0 @@
-"""Engines: from pixels to features. One contract (contract.py), a module an engine, and the choice between them."""
