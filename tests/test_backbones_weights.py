@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+import zipfile
 from pathlib import Path
 
 import h5py
+import networks
 import numpy as np
 import pytest
 
@@ -112,13 +115,78 @@ def test_the_digest_sees_one_value_and_two_swapped_tensors(model):
     assert weights.weights_digest(changed) != digest
 
 
-def test_the_base_of_a_whole_model(model, tmp_path):
+def classifiers(base):
+    """Models that people make of a base: nested in a Sequential or a Functional one, with a top behind its layers."""
     keras = import_keras()
-    head = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(4)]
-    whole = keras.Sequential([keras.Input((32, 32, 3)), model, *head])
-    path = tmp_path / "classifier.keras"
-    whole.save(path)
-    assert weights.weights_digest(load(path)) == weights.weights_digest(model)
+    layers, shape = keras.layers, base.input_shape[1:]
+    head = [layers.GlobalAveragePooling2D(), layers.Dense(5, activation="relu"), layers.Dense(4)]
+    inputs = keras.Input(shape)
+    augmented = layers.Flatten()(base(layers.RandomFlip()(inputs)))
+    x = base.output
+    for layer in head:
+        x = layer(x)
+    yield "sequential", keras.Sequential([keras.Input(shape), base, *head])
+    yield "functional", keras.Model(inputs, layers.Dense(3)(augmented))
+    yield "flat", keras.Model(base.input, x)
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+@pytest.mark.parametrize("name", ["mobilenetv2", "efficientnet-b0", "convnext-tiny", "xception"])
+def test_a_base_has_one_digest_whatever_it_was_saved_in(name, tmp_path):
+    """Frozen or not, which orders statistics otherwise in legacy files, and though Keras numbers layers anew."""
+    row, base = get(name), networks.base(name)
+    digest = weights.weights_digest(base)
+    paths = [tmp_path / file for file in ("base.keras", "base.h5", "base.weights.h5", "notop.h5")]
+    base.save(paths[0])
+    base.save(paths[1])
+    base.save_weights(paths[2])
+    write_legacy(paths[3], base)
+    try:
+        for kind, model in itertools.islice(classifiers(base), 1 if row.parameters > 10e6 else None):
+            for trained in (True, False):
+                base.trainable = trained
+                paths.append(tmp_path / f"{kind}-{trained}.h5")
+                model.save(paths[-1])
+            paths.append(tmp_path / f"{kind}.keras")
+            model.save(paths[-1])
+            if kind != "flat":
+                paths.append(tmp_path / f"{kind}.weights.h5")
+                model.save_weights(paths[-1])
+    finally:
+        base.trainable = False
+    target = weights.build(row, row.min_size_px)
+    for path in paths:
+        weights.randomize(target, 5)
+        weights.assign_file(target, path)
+        assert weights.weights_digest(target) == digest, path.name
+        path.unlink()
+
+
+def test_two_bases_that_fit_are_one_too_many(model, tmp_path):
+    keras = import_keras()
+    other = weights.load(ROW, "random", seed=4, input_size_px=32)
+    other.name = "another"
+    inputs = keras.Input((32, 32, 3))
+    both = keras.layers.Concatenate()([model(inputs), other(inputs)])
+    keras.Model(inputs, both).save(tmp_path / "both.keras")
+    with pytest.raises(WeightsError, match=r"both\.keras: it holds 2 networks that fit"):
+        load(tmp_path / "both.keras")
+
+
+def test_a_classifier_with_another_base_is_refused(tmp_path):
+    for kind, whole in classifiers(weights.build(OTHER, 32)):
+        whole.save(tmp_path / f"{kind}.keras")
+        with pytest.raises(WeightsError, match=rf"{kind}\.keras: layer \w+: not of this network: "):
+            load(tmp_path / f"{kind}.keras")
+
+
+def test_a_zip_that_unpacks_to_too_much(tmp_path):
+    path = tmp_path / "bomb.keras"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("model.weights.h5", "w") as file:
+        for _ in range(150):
+            file.write(bytes(2**20))
+    with pytest.raises(WeightsError, match="not of this network: 157286400 bytes of weights are too many"):
+        load(path)
 
 
 def test_a_legacy_file_in_another_order_is_read_by_name(model, tmp_path):
@@ -153,7 +221,7 @@ def test_a_file_of_another_network(legacy, keras3, model, tmp_path):
         WeightsError, match=r"x\.weights\.h5: layer expanded_conv_project: .*shape \(1, 1, 32, 16\), found"
     ):
         load(keras3, OTHER)
-    with pytest.raises(WeightsError, match=r"block1_conv1 \(in the file: conv2d\): .*expected 2 tensors, found 1"):
+    with pytest.raises(WeightsError, match=r"layer block1_conv1: not of this network: expected 2 tensors, found 1"):
         load(keras3, get("vgg16"))
     short = tmp_path / "short.h5"
     write_legacy(short, model, order=lambda layers: layers[:-2])

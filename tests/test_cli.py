@@ -211,6 +211,25 @@ def test_json_of_models(run: Run, tmp_path: Path) -> None:
     assert {item["weights"] for item in value} <= {"installed", "cached", "download"}
 
 
+def test_models_at_hand_and_the_layers_of_one(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    (there,) = run("models", "--offline", "--json", cwd=tmp_path).value
+    assert there["name"] == "efficientnet-lite0"
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5").touch()
+    listed = run("models", "--offline", cwd=tmp_path).out
+    assert [line.split()[0] for line in listed.splitlines()] == ["backbone", "vgg16", "efficientnet-lite0"]
+    assert "30.7 GFLOP" in listed
+    (one,) = run("models", "EfficientNetB0", "--json", cwd=tmp_path).value
+    assert (one["name"], one["operations"], one["study"]) == ("efficientnet-b0", 769_069_504, False)
+    layers = run("models", "mobilenetv2", "--layers", "--input-size", "64", "--json", cwd=tmp_path).value
+    assert layers[-1] == {"name": "out_relu", "shape": [2, 2, 1280]}
+    assert run("models", "mobilenetv2", "--layers", cwd=tmp_path).out.splitlines()[1].split() == ["Conv1", "112x112x32"]
+    assert "--layers lists those of one network" in run("models", "--layers", cwd=tmp_path).error
+    assert "--input-size and --unsafe go with --layers" in run("models", "--unsafe", cwd=tmp_path).error
+    assert "did you mean vgg1" in run("models", "vgg17", cwd=tmp_path).error
+
+
 def test_json_of_dataset_commands(project: Path, run: Run, made: Made) -> None:
     value = run("dataset", "check", "--json", cwd=project).value
     assert set(value) == {"images", "classes", "digest", "left_out"}

@@ -14,7 +14,10 @@ import pytest
 from featcache.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / page for page in ("tutorial.md", "caches.md", "reading.md", "heads.md")))
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / page for page in ("tutorial.md", "backbones.md", "caches.md", "reading.md", "heads.md")),
+)
 CACHE_NAME = re.compile(r"efficientnet-lite0-[0-9a-f]{8}")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

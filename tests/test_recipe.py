@@ -43,6 +43,18 @@ def test_digests_are_what_they_were() -> None:
     assert cache_name("vgg16", "0123456789abcdef") == "vgg16-01234567"
 
 
+def test_precision_is_left_out_where_it_is_what_it_always_was() -> None:
+    low = Recipe(replace(SPACE, precision="bfloat16"))
+    assert "precision" not in RECIPE.to_dict()["space"]
+    assert low.to_dict()["space"] == {**RECIPE.to_dict()["space"], "precision": "bfloat16"}
+    assert Recipe.from_dict(low.to_dict()) == low
+    assert low.digest == "a0039f75ee6e252b97a07cee3f54a97ca68d15e584abeab4d951a4509b62c5bc"
+    written = RECIPE.to_dict()
+    written["space"]["precision"] = "float32"  # one spelling for one recipe
+    with pytest.raises(ValueError, match="round trip"):
+        Recipe.from_dict(written)
+
+
 def test_digest_is_sha256_of_the_canonical_json() -> None:
     text = json.dumps(RECIPE.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert RECIPE.digest == hashlib.sha256(text.encode()).hexdigest()

@@ -107,6 +107,8 @@ def _from_builder(name: str, input_size_px: int | None) -> tuple[keras.Model, st
         builder = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise BackboneError(f"{name}: there is no such function to build a model ({error})") from error
+    if not callable(builder):
+        raise BackboneError(f"{name}: expected a function, got {type(builder).__name__}")
     parameters = inspect.signature(builder).parameters
     if {"weights", "include_top", "input_shape"} <= set(parameters):
         side_px = input_size_px or _BUILDER_SIDE_PX

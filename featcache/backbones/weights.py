@@ -29,8 +29,9 @@ def load(
     Parameters
     ----------
     backbone : a row of the registry
-    spec : "imagenet", "random" or the path of a weights file: .h5 (legacy), .weights.h5, .keras, or
-        .pth for EfficientNet-Lite0. A file called imagenet or random is named as ./imagenet.
+    spec : "imagenet", "random" or the path of a weights file: .h5 (legacy), .weights.h5, a whole .keras or .h5
+        model of the backbone or around it, or .pth for EfficientNet-Lite0. A file called imagenet or random is
+        named as ./imagenet.
     seed : decides random weights, equal in every process and on every machine
     input_size_px : side of the square input; None for the backbone's own
 

@@ -21,7 +21,8 @@ import h5py
 from featcache.backbones.layer_names import snake_case, stable_names
 from featcache.errors import WeightsError
 
-Pairs = list[tuple[Any, Any, str]]  # (weight, dataset, where)
+Pair = tuple[Any, Any, str]  # weight, dataset, where
+Pairs = Iterator[Pair]
 
 # Names that Keras has given to unnamed layers over the years: they say nothing about the layer's place.
 _AUTOMATIC = re.compile(
@@ -36,10 +37,12 @@ class Leaf:
 
     name : of the layer
     tensors : its weights or datasets: those that are trained first, then statistics
+    entry : of a file: the name of the entry that it is in
     """
 
     name: str
     tensors: list[Any]
+    entry: str = ""
 
 
 def leaves_of(layer: Any) -> list[Leaf]:
@@ -57,7 +60,7 @@ def own_weights(layer: Any) -> list[Any]:
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
-def pairs_of(model: Any, file: h5py.File, where: str, whole: bool) -> Pairs:
+def pairs_of(model: Any, file: h5py.File, where: str, whole: bool) -> list[Pair]:
     """Every weight of a network with its tensor of the file, none left over.
 
     whole : whether the file is one of a whole model, which may go on behind the network
@@ -75,18 +78,20 @@ def pairs_of(model: Any, file: h5py.File, where: str, whole: bool) -> Pairs:
         ways = _keras3_ways(model, file, where, whole)
     else:
         raise WeightsError(f"{where}: an HDF5 file, but none with a Keras network's weights")
-    return _fitting(list(ways), where)
+    return _fitting(ways, where)
 
 
-def _fitting(ways: list[Any], where: str) -> Pairs:
-    """The pairs of the one way to read the file that fits; where none does, the error of the last way."""
-    fits: dict[tuple[str, ...], Pairs] = {}
-    error = WeightsError(f"{where}: it holds no weights")
+def _fitting(ways: Iterator[Pairs], where: str) -> list[Pair]:
+    """The pairs of the one way to read the file that fits; where none does, the error of the one that came furthest."""
+    fits: dict[tuple[str, ...], list[Pair]] = {}
+    furthest, error = -1, WeightsError(f"{where}: it holds no weights")
     for way in ways:
+        pairs: list[Pair] = []
         try:
-            pairs: Pairs = way()
+            pairs.extend(way)
         except WeightsError as refused:
-            error = refused
+            if len(pairs) >= furthest:
+                furthest, error = len(pairs), refused
         else:
             fits[tuple(dataset.name for _, dataset, _ in pairs)] = pairs
     if not fits:
@@ -116,14 +121,33 @@ def _member(group: Any, path: str) -> Any:
 # --- legacy ---------------------------------------------------------------------------------------
 
 
-def _legacy_ways(model: Any, group: Any, where: str, whole: bool) -> Iterator[Any]:
+def _legacy_ways(model: Any, group: Any, where: str, whole: bool) -> Iterator[Pairs]:
     """Ways to read a legacy file: a network nested in it, or the file as a whole."""
     leaves = leaves_of(model)
     groups = _legacy_groups(group)
     for inner in groups if whole else ():
         if len(inner) > 1 and len(groups) > 1:
-            yield lambda inner=inner: _by_leaf(leaves, inner, where, whole)
-    yield lambda: _by_leaf(leaves, [leaf for inner in groups for leaf in inner], where, whole)
+            yield _by_leaf(leaves, inner, where, whole)
+    if (tops := _tops_of(model)) and len(tops) < len(leaves):
+        entries = [Leaf(inner[0].entry, [tensor for leaf in inner for tensor in leaf.tensors]) for inner in groups]
+        yield _by_leaf(tops, entries, where, whole)
+    yield _by_leaf(leaves, [leaf for inner in groups for leaf in inner], where, whole)
+
+
+def _tops_of(model: Any) -> list[Leaf]:
+    """Every layer of a network as one, with the weights of the layers within it, in the order of files without names.
+
+    None where one of them holds both trained weights and statistics in several layers: their order in a file depends
+    on whether they were trained.
+    """
+    tops = []
+    for layer in model.layers:
+        within = [Leaf(layer.name, own)] if (own := own_weights(layer)) else leaves_of(layer)
+        if len(within) > 1 and any(inner._non_trainable_variables for inner in layer._flatten_layers()):
+            return []
+        if within:
+            tops.append(Leaf(layer.name, [tensor for leaf in within for tensor in leaf.tensors]))
+    return tops
 
 
 def _legacy_groups(group: Any) -> list[list[Leaf]]:
@@ -134,9 +158,9 @@ def _legacy_groups(group: Any) -> list[list[Leaf]]:
         for weight in _names(_member(group, name), "weight_names"):
             inner.setdefault(weight.rpartition("/")[0], []).append(_member(group, f"{name}/{weight}"))
         if len(inner) == 1:
-            groups.append([Leaf(name, datasets) for datasets in inner.values()])
+            groups.append([Leaf(name, datasets, name) for datasets in inner.values()])
         elif inner:
-            groups.append([Leaf(path.rpartition("/")[2], datasets) for path, datasets in inner.items()])
+            groups.append([Leaf(path.rpartition("/")[2], datasets, name) for path, datasets in inner.items()])
     return groups
 
 
@@ -154,7 +178,6 @@ def _names(group: Any, attribute: str) -> list[str]:
 def _by_leaf(leaves: list[Leaf], stored: list[Leaf], where: str, whole: bool) -> Pairs:
     """Pairs of layers that stand in the same order, or have the same names."""
     stored = _in_model_order(stored, leaves, where, whole)
-    pairs: Pairs = []
     for leaf, other in zip(leaves, stored, strict=False):
         called = leaf.name if leaf.name == other.name else f"{leaf.name} (in the file: {other.name})"
         place = f"{where}: layer {called}"
@@ -164,12 +187,11 @@ def _by_leaf(leaves: list[Leaf], stored: list[Leaf], where: str, whole: bool) ->
             )
         for weight, dataset in zip(leaf.tensors, other.tensors, strict=True):
             check_tensor(dataset, tuple(weight.shape), place)
-            pairs.append((weight, dataset, place))
+            yield weight, dataset, place
     if len(stored) != len(leaves):
         raise WeightsError(
             f"{where}: not of this network: expected {len(leaves)} layers with weights, found {len(stored)}"
         )
-    return pairs
 
 
 def _in_model_order(stored: list[Leaf], leaves: list[Leaf], where: str, whole: bool) -> list[Leaf]:
@@ -205,11 +227,11 @@ def _renumbered(names: list[str]) -> list[str]:
 # --- Keras 3 --------------------------------------------------------------------------------------
 
 
-def _keras3_ways(model: Any, file: h5py.File, where: str, whole: bool) -> Iterator[Any]:
+def _keras3_ways(model: Any, file: h5py.File, where: str, whole: bool) -> Iterator[Pairs]:
     """Ways to read a Keras 3 file: as a whole, or a network nested in it; the one of most layers last."""
     root = _member(file, "layers")
     for group in sorted((root, *_networks(root)), key=len):
-        yield lambda group=group: _by_place(model, group, where, whole)
+        yield _by_place(model, group, where, whole)
 
 
 def _networks(root: Any) -> Iterator[Any]:
@@ -223,14 +245,12 @@ def _networks(root: Any) -> Iterator[Any]:
 
 def _by_place(model: Any, root: Any, where: str, whole: bool) -> Pairs:
     """Pairs of a network's weights and those of a group of layers, under the names that Keras 3 gives them."""
-    pairs: Pairs = []
     used: set[str] = set()
-    _place_layers(model.layers, root, where, pairs, used)
+    yield from _place_layers(model.layers, root, where, used)
     for name in root:
         extra = name not in used and _holds_tensors(root[name])
         if extra and not whole:
             raise WeightsError(f"{where}: not of this network: the file has a layer {name} more")
-    return pairs
 
 
 def _holds_tensors(group: Any) -> bool:
@@ -240,7 +260,7 @@ def _holds_tensors(group: Any) -> bool:
     return any(_holds_tensors(group[name]) for name in group)
 
 
-def _place_layers(layers: Any, group: Any, where: str, pairs: Pairs, used: set[str]) -> None:
+def _place_layers(layers: Any, group: Any, where: str, used: set[str]) -> Pairs:
     """Pair the layers of one level: each is under its class and its number among those of its class."""
     counts: dict[str, int] = {}
     for layer in layers:
@@ -252,10 +272,10 @@ def _place_layers(layers: Any, group: Any, where: str, pairs: Pairs, used: set[s
             continue
         if name not in group:
             raise WeightsError(f"{where}: layer {layer.name}: not of this network: the file has no {name}")
-        _place(layer, _member(group, name), f"{where}: layer {layer.name}", where, pairs)
+        yield from _place(layer, _member(group, name), f"{where}: layer {layer.name}", where)
 
 
-def _place(layer: Any, group: Any, place: str, where: str, pairs: Pairs) -> None:
+def _place(layer: Any, group: Any, place: str, where: str) -> Pairs:
     """Pair one layer's own weights and those of the layers within it."""
     own = own_weights(layer)
     found = _member(group, "vars") if "vars" in group else {}
@@ -264,12 +284,12 @@ def _place(layer: Any, group: Any, place: str, where: str, pairs: Pairs) -> None
     for number, weight in enumerate(own):
         dataset = _member(found, str(number))
         check_tensor(dataset, tuple(weight.shape), place)
-        pairs.append((weight, dataset, place))
+        yield weight, dataset, place
     if hasattr(layer, "layers"):
         if layer.weights:
-            _place_layers(layer.layers, _member(group, "layers"), where, pairs, set())
+            yield from _place_layers(layer.layers, _member(group, "layers"), where, set())
         return
     for attribute, inner in sorted(vars(layer).items()):
         if hasattr(inner, "_trainable_variables") and getattr(inner, "weights", None):
             name = attribute if attribute in group else attribute.lstrip("_")
-            _place(inner, _member(group, name), place, where, pairs)
+            yield from _place(inner, _member(group, name), place, where)

@@ -1,0 +1,103 @@
+"""Every registered backbone against the path that Keras documents: file, pixels, preprocessing, features."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from networks import base, network
+
+from featcache.backbones import registry, weights
+from featcache.backbones.cuts import layers_of
+from featcache.backbones.preprocess import preprocess
+from featcache.backbones.quiet_keras import import_keras
+from featcache.dataset.images import decode
+from featcache.views import cut_and_resize
+from tests.test_backbones_weights import write_legacy
+
+Array = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Path]]:
+    """Two pictures of each size that the networks start at."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(2)
+    found: dict[int, list[Path]] = {}
+    for side in {row.min_size_px for row in registry.BACKBONES.values()}:
+        found[side] = [folder / f"{side}-{number}.png" for number in range(2)]
+        for path in found[side]:
+            cv2.imwrite(str(path), rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+    return found
+
+
+def keras_own(paths: list[Path], row: registry.Backbone) -> Array:
+    """Pictures as Keras' documentation has them prepared; for the backbone that is not Keras', by its formula."""
+    utils = import_keras().utils
+    side = row.min_size_px
+    arrays = [utils.img_to_array(utils.load_img(path, target_size=(side, side))) for path in paths]
+    x: Array = np.stack(arrays).astype(np.float32)
+    if row.preprocess_input is None:
+        return (x - 127) / 128
+    module, _, attribute = row.preprocess_input.partition(":")
+    prepared: Array = getattr(import_module(module), attribute)(x)
+    return prepared
+
+
+def ours(paths: list[Path], row: registry.Backbone, mode: str) -> Array:
+    pixels = [cut_and_resize(decode(path.read_bytes()), None, row.min_size_px) for path in paths]
+    return preprocess(np.stack(pixels), mode)
+
+
+@pytest.mark.parametrize("name", registry.BACKBONES)
+def test_features_are_those_of_keras_documented_path(name: str, pictures: dict[int, list[Path]]) -> None:
+    row = registry.get(name)
+    paths = pictures[row.min_size_px]
+    wrong = "torch" if row.preprocessing == "tf" else "tf"
+    found = network(name)
+    x = np.concatenate([ours(paths, row, row.preprocessing), ours(paths, row, wrong)])
+    features = np.asarray(found.model(x, training=False))
+    keras_x = np.concatenate([keras_own(paths, row), x[2:]])
+    np.testing.assert_array_equal(x, keras_x)
+    np.testing.assert_array_equal(features, np.asarray(base(name)(keras_x, training=False)))
+    assert features.shape[1:] == found.cuts[0].feature_shape
+    assert np.isfinite(features).all()
+    size = np.abs(features).mean()
+    assert np.abs(features[0] - features[1]).mean() > 1e-4 * size  # of another picture
+    assert np.abs(features[0] - features[2]).mean() > 1e-4 * size  # of another preprocessing
+    assert found.cuts[0].layer == row.layer == layers_of(base(name))[-1].name
+
+
+PUBLISHED = ("vgg16", "mobilenetv3-small", "efficientnet-b0", "efficientnetv2-b0", "convnext-tiny")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.filterwarnings("ignore:`input_shape` is undefined or non-square")
+def test_a_published_file_gives_what_keras_makes_of_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: dict[int, list[Path]]
+) -> None:
+    """Keras' builder asked for ImageNet weights, its download replaced by a file of our making in the same layout."""
+    row = registry.get(name)
+    file = tmp_path / row.weights_file
+    write_legacy(file, base(name))
+    asked: list[Any] = []
+
+    def get_file(fname: str, origin: str, file_hash: str | None = None, **_: Any) -> str:
+        asked.append((fname, origin, file_hash))
+        return str(file)
+
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
+    side = row.min_size_px
+    builder = getattr(import_keras().applications, row.builder.partition(":")[2])
+    documented = builder(weights="imagenet", include_top=False, input_shape=(side, side, 3))
+    assert asked == [(row.weights_file, row.weights_url, row.weights_hash)]
+    x = ours(pictures[side], row, row.preprocessing)
+    loaded = weights.load(row, file, input_size_px=side)
+    assert weights.weights_digest(loaded) == weights.weights_digest(base(name))
+    expected = np.asarray(documented(x, training=False))
+    np.testing.assert_array_equal(np.asarray(loaded(x, training=False)), expected)
+    np.testing.assert_array_equal(np.asarray(network(name).model(x, training=False)), expected)
