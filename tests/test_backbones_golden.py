@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from networks import base, network
+from networks import base, network, without_drawing
 
 from featcache.backbones import registry, weights
 from featcache.backbones.cuts import layers_of
@@ -72,7 +72,7 @@ def test_features_are_those_of_keras_documented_path(name: str, pictures: dict[i
     assert found.cuts[0].layer == row.layer == layers_of(base(name))[-1].name
 
 
-PUBLISHED = ("vgg16", "mobilenetv3-small", "efficientnet-b0", "efficientnetv2-b0", "convnext-tiny")
+PUBLISHED = ("vgg16", "mobilenetv3-small", "efficientnet-b0", "convnext-tiny")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -93,7 +93,8 @@ def test_a_published_file_gives_what_keras_makes_of_it(
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
     side = row.min_size_px
     builder = getattr(import_keras().applications, row.builder.partition(":")[2])
-    documented = builder(weights="imagenet", include_top=False, input_shape=(side, side, 3))
+    with without_drawing():
+        documented = builder(weights="imagenet", include_top=False, input_shape=(side, side, 3))
     assert asked == [(row.weights_file, row.weights_url, row.weights_hash)]
     x = ours(pictures[side], row, row.preprocessing)
     loaded = weights.load(row, file, input_size_px=side)

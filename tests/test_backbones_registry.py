@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 
 import pytest
+from networks import without_drawing
 
 from featcache.backbones import registry, weights
 from featcache.backbones.cuts import layers_of
@@ -74,7 +75,8 @@ def asked(monkeypatch):
         lambda fname, origin, file_hash=None, **_: found.append((fname, origin, file_hash)),
     )
     monkeypatch.setattr(import_keras().Model, "load_weights", lambda *_: None)
-    return found
+    with without_drawing():
+        yield found
 
 
 @pytest.mark.parametrize("row", registry.BACKBONES.values(), ids=lambda row: row.name)

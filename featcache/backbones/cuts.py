@@ -199,10 +199,16 @@ def _built(model: Any) -> _Tensors:
     keras_names = {}
 
     def walk(network: Any, prefix: str) -> None:
+        made: dict[int, list[Any]] = {}
+        # A layer's own output may be that of another network which it is in as well.
+        by_depth = (getattr(network, "_functional", None) or network)._nodes_by_depth
+        for node in (node for nodes in by_depth.values() for node in nodes):
+            tensors = node.output_tensors
+            made.setdefault(id(node.operation), []).append(tensors[0] if len(tensors) == 1 else tensors)
         for path, layer in _named(network, prefix):
             if _is_open(layer):
                 walk(layer, f"{path}/")
-            outputs[path], keras_names[path] = [layer.output], layer.name
+            outputs[path], keras_names[path] = made[id(layer)], layer.name
 
     walk(model, "")
     return _Tensors(model.input, outputs, keras_names)

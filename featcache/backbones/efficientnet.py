@@ -34,7 +34,7 @@ def _as_for_imagenet(name: str) -> Callable[..., keras.Model]:
                 output = keras.layers.Rescaling([1 / math.sqrt(value) for value in _DEVIATION])(output)
             return output
 
-        return keras.models.clone_model(plain, call_function=call)
+        return keras.models.clone_model(plain, clone_function=lambda layer: layer, call_function=call)
 
     return build
 
