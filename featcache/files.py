@@ -46,10 +46,15 @@ def move_into_place(partial: Path, final: Path) -> None:
     sync(final.parent)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it that are missing, each seen to the disk like a file's name."""
+def make_folder(folder: Path, within: Path | None = None) -> None:
+    """Make a folder and those above it that are missing, each seen to the disk like a file's name.
+
+    within : the one above it that must be there: FileNotFoundError where it has vanished
+    """
     if not folder.is_dir():
-        make_folder(folder.parent)
+        if folder == within:
+            raise FileNotFoundError(errno.ENOENT, "it has vanished", str(folder))
+        make_folder(folder.parent, within)
         folder.mkdir(exist_ok=True)
         sync(folder.parent)
 

@@ -31,6 +31,8 @@ from typing import Any
 
 import numpy as np
 
+import featcache.extract.computing
+import featcache.extract.filling
 import featcache.heads.checkpoint
 import featcache.heads.source
 import featcache.pipeline.extract
@@ -150,6 +152,7 @@ def fill(
     if dead_after_s:
         featcache.store.leases.DEAD_AFTER_S = dead_after_s
         featcache.store.leases.BEAT_S = dead_after_s / 10
+    small_batches()
     engine = CheapEngine(log, pause_s)
     if fault:
         name, *arguments = fault
@@ -163,10 +166,16 @@ def fill(
     return {"computed": counts.computed}
 
 
+def small_batches() -> None:
+    """A batch a shard, and little rendered ahead."""
+    featcache.extract.computing._CALL_ROWS = ROWS_PER_SHARD
+    featcache.extract.filling._AHEAD_ROWS = ROWS_PER_SHARD
+
+
 def use_cheap_engine(log: str | None = None, pause_s: float = 0.0) -> None:
     """Let every backbone be the cheap engine, and shards be small."""
     featcache.store.layout._MAX_ROWS_PER_SHARD = ROWS_PER_SHARD
-
+    small_batches()
     featcache.pipeline.plan.identify = lambda *_: ((CUT,), None)
     featcache.pipeline.plan.load_network = lambda spec: None
     featcache.pipeline.plan.open_engine = lambda *_: CheapEngine(log, pause_s)
@@ -397,10 +406,10 @@ def _vanishing(parent: Path, engine: CheapEngine, batch: int, to: str | None) ->
     def vanish(number: int) -> None:
         if number == batch:
             (cache,) = [path for path in parent.iterdir() if path.is_dir()]
-            if to:
-                cache.rename(to)
-            else:
-                shutil.rmtree(cache)
+            gone = Path(to) if to else parent.with_name(f"{parent.name}-removed")
+            cache.rename(gone)  # at once, while shards may be being written
+            if not to:
+                shutil.rmtree(gone, ignore_errors=True)
 
     engine.on_batch = vanish
 

@@ -6,9 +6,11 @@ import io
 import os
 import sys
 import tempfile
+import threading
 import traceback
 from contextlib import suppress
 from importlib import import_module
+from typing import NoReturn
 
 import click
 
@@ -88,11 +90,21 @@ def main() -> None:
         try:
             ended = cli.main(prog_name="featcache", standalone_mode=False)
         except Exception as error:  # noqa: BLE001 - the last net: a person sees a message, never a traceback
-            sys.exit(_say_error(error, bool(interrupts)))
+            _exit(_say_error(error, bool(interrupts)))
         except KeyboardInterrupt as error:
-            sys.exit(_say_error(error, interrupted=True))
+            _exit(_say_error(error, interrupted=True))
     if isinstance(ended, int):  # what a command gave to click's Exit
         sys.exit(ended)
+
+
+def _exit(code: int) -> NoReturn:
+    """End; after an interrupt without waiting for a network in the middle of a batch, which Python would wait for."""
+    if code == 130 and any(thread.name.startswith("featcache-compute") for thread in threading.enumerate()):
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _say_error(error: BaseException, interrupted: bool) -> int:

@@ -54,10 +54,15 @@ class Computer:
         step = self.engine.batch_rows
         return max(min(_CALL_ROWS, _CALL_BYTES // row_bytes) // step, 1) * step
 
-    def submit(self, cut: int, keys: Sequence[Key], pixels: Sequence[Pixels]) -> Future[list[Array]]:
-        """Features of some rows at a cut, (h, w, c) or (c,) each, in the order of the keys."""
+    def submit(
+        self, cut: int, keys: Sequence[Key], pixels: Sequence[Pixels], given_up: Callable[[], bool]
+    ) -> Future[list[Array] | None]:
+        """Features of some rows at a cut, (h, w, c) or (c,) each, in the order of the keys.
+
+        given_up : asked when their turn comes: whether they are not wanted any more; then the result is None
+        """
         _ = self.engine  # here and now: what is wrong with it ends the work before anything is begun
-        return self._pool.submit(self._compute, cut, keys, pixels)
+        return self._pool.submit(lambda: None if given_up() else self._compute(cut, keys, pixels))
 
     def _compute(self, cut: int, keys: Sequence[Key], pixels: Sequence[Pixels]) -> list[Array]:
         found = {key: self._take(cut, key) for key in keys}

@@ -86,7 +86,8 @@ class Filling:
         self._rendered: deque[tuple[Job, Future[list[Pixels]] | None]] = deque()
         self._ahead_rows = 0
         self._batch: list[_Row] = []
-        self._batches: deque[tuple[list[_Row], Future[list[Array]]]] = deque()
+        self._given_back: list[_Row] = []
+        self._batches: deque[tuple[list[_Row], Future[list[Array] | None]]] = deque()
         self._writes: deque[tuple[int, _Shard, Future[None]]] = deque()
         layout = writer.store.layout
         shard_bytes = 4 * layout.rows_per_shard * int(np.prod(layout.row_shape))
@@ -182,8 +183,10 @@ class Filling:
         """Take the oldest job's views in hand."""
         job, future = self._rendered.popleft()
         self._ahead_rows -= len(job.rows)
-        if self._stopped() and not self._is_begun(job.shard):
-            return
+        if self._stopped():
+            self._keep_what_is_begun()
+            if not self._is_begun(job.shard):
+                return
         pixels = self._pixels(future)
         if job.shard not in self._open:
             self._open[job.shard] = self._begun(job.shard)
@@ -204,6 +207,13 @@ class Filling:
         with self._shares.of("wait"):
             return future.result()
 
+    def _keep_what_is_begun(self) -> None:
+        """Asked to stop: of what the network has not begun, keep the rows of shards that it has."""
+        while self._batches:
+            self._receive()
+        self._batch = [row for row in self._given_back + self._batch if self._is_begun(row[0])]
+        self._given_back = []
+
     def _is_begun(self, shard: int) -> bool:
         """Whether rows of a shard would be computed in vain if all stopped now."""
         return shard in self._open and self._open[shard].asked > 0
@@ -219,7 +229,7 @@ class Filling:
     def _submit_all(self) -> None:
         """Bring what is left to the network; asked to stop, only of shards that are begun."""
         if self._stopped():
-            self._batch = [row for row in self._batch if self._is_begun(row[0])]
+            self._keep_what_is_begun()
         while self._batch:
             self._submit(self._computer.call_rows)
 
@@ -229,14 +239,22 @@ class Filling:
         for shard, _, _ in rows:
             self._open[shard].asked += 1
         keys = [self._key(number) for _, number, _ in rows]
-        self._batches.append((rows, self._computer.submit(self._cut, keys, [pixels for _, _, pixels in rows])))
+        pixels = [pixels for _, _, pixels in rows]
+        given_up = _never if self._stopped() else self._stopped
+        self._batches.append((rows, self._computer.submit(self._cut, keys, pixels, given_up)))
         while len(self._batches) > _BATCHES or (self._batches and self._batches[0][1].done()):
             self._receive()
 
     def _receive(self) -> None:
         """Put the oldest batch's features in their places."""
         rows, future = self._batches.popleft()
-        for (number, row, _), values in zip(rows, future.result(), strict=True):
+        features = future.result()
+        if features is None:
+            for number, _, _ in rows:
+                self._open[number].asked -= 1
+            self._given_back += rows
+            return
+        for (number, row, _), values in zip(rows, features, strict=True):
             shard = self._open[number]
             shard.features[row - self._writer.store.layout.span(number)[0]] = values
             shard.to_come -= 1
@@ -272,3 +290,7 @@ class Filling:
         now = self._writer.rows_done + in_hand
         self._on_rows(now - self._told)
         self._told = now
+
+
+def _never() -> bool:
+    return False

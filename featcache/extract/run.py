@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from featcache.backbones.engines.contract import Engine
@@ -67,7 +68,7 @@ def extract(
         renderer = Renderer(folder, shares, for_several=len(targets) > 1)
         closing.callback(renderer.close)
         compute = ThreadPoolExecutor(1, "featcache-compute")
-        closing.callback(compute.shutdown, cancel_futures=True)
+        closing.push(partial(_end, compute))
         computers = {target.engine: Computer(compute, target.engine, shares) for target in targets}
         fillings = []
         for target in targets:
@@ -83,3 +84,9 @@ def extract(
             if next(under_way[last], None) is None:
                 del under_way[last]
     return Extraction(tuple(filling.counts for filling in fillings), shares)
+
+
+def _end(compute: ThreadPoolExecutor, kind: type[BaseException] | None, *_: object) -> None:
+    """Wait for the network, unless a person waits for the end: a batch of a large network takes long."""
+    is_urgent = kind is not None and issubclass(kind, KeyboardInterrupt)
+    compute.shutdown(wait=not is_urgent, cancel_futures=True)

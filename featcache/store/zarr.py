@@ -55,7 +55,7 @@ class ZarrStore:
         start, stop = self.layout.span(shard)
         final = self.shard_file(shard)
         data = self._encoder.encode(start, stop, features, final.relative_to(self.path).as_posix())
-        make_folder(final.parent)
+        make_folder(final.parent, within=self.path)
         with ThreadPoolExecutor(1) as pool:
             digest = pool.submit(sha256_bytes, data)
             write_bytes(final, data, check=True)
