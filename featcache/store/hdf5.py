@@ -7,6 +7,7 @@ features.h5, written beside and renamed. Deflate ends every chunk with a checksu
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -64,6 +65,8 @@ class Hdf5Store:
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 chunks = list(pool.map(_deflated, self._chunks(features)))
             self._write(partial, features.shape, chunks)
+            if not partial.is_file():
+                raise FileNotFoundError(errno.ENOENT, "it has vanished")
             with self._open(partial, features.shape) as array:
                 if not np.array_equal(self._rows(array, 0, len(features)).view(np.uint8), features.view(np.uint8)):
                     raise CacheError(f"{part}: what was written could not be read back: check the disk and the memory")
