@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +309,8 @@ def test_explain_and_dry_run_say_what_extract_does(run: Run, project: Path, made
     assert value["state"] == "miss"
     assert (value["rows"], value["compute"], value["copy"], value["sources"]) == (88, 16, 72, [name])
     told = unchanged(run, project, "explain", *EXTRACT[1:], *more, "--json").value
+    assert (value.pop("bytes"), value.pop("seconds") > 0) == (16 * 2 * 2 * 1280 * 4, True)
+    assert "images/s" in value.pop("engine")
     assert {key: told[key] for key in value} == value
     assert [neighbour["name"] for neighbour in told["neighbours"]] == [name]
     said = unchanged(run, project, "explain", *EXTRACT[1:], "--seed", "4").out
@@ -353,15 +356,20 @@ def test_nan_is_refused_unless_allowed(run: Run, project: Path, monkeypatch: pyt
     import conftest
 
     shutil.rmtree(project / "cache")
-    engine, _ = conftest._kept_engine("mobilenetv2", "random", 0, 64, "model", "none")
-    real = engine.features
+    real = conftest._open_engine
 
-    def strange(pixels: np.ndarray) -> np.ndarray:
-        features = real(pixels)
-        features[0, 0, 0, 0] = np.nan
-        return features
+    def strange(*args: Any) -> Any:
+        engine = copy(real(*args))
 
-    monkeypatch.setattr(engine, "features", strange)
+        def features(pixels: np.ndarray) -> list[np.ndarray]:
+            (features,) = type(engine).features(engine, pixels)
+            features[0, 0, 0, 0] = np.nan
+            return [features]
+
+        engine.features = features
+        return engine
+
+    monkeypatch.setattr(conftest, "_open_engine", strange)
     message = run(*EXTRACT, cwd=project).error
     assert "NaN or Inf in the features of" in message
     assert "--allow-nonfinite stores them as they are" in message

@@ -126,7 +126,7 @@ def test_generate_into_a_folder_with_something_in_it(run: Run, tmp_path: Path) -
     ("args", "said"),
     [
         (("--model", "vgg61"), "there is no backbone 'vgg61': did you mean vgg19 or vgg16?"),
-        (("--model", "efficientnet"), "did you mean efficientnet-lite0"),
+        (("--model", "efficientnet-lite"), "did you mean efficientnet-lite0"),
         (("--model", "mobilenetv2", "--model", "resnet5", *RANDOM), "did you mean resnet50"),
         (("--model", "vgg16", "--weights", "gone.h5"), "vgg16: there is no weights file gone.h5"),
         (("--model", "vgg16", "--weights", "imagnet"), "did you mean 'imagenet' or 'random'?"),

@@ -35,6 +35,7 @@ def skeleton(text: str, folder: Path | None = None) -> list[str]:
         text = text.replace(f"{folder.resolve()}/", "")
     text = re.sub(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{8}\b", "#", text)
     text = re.sub(r"\d+(\.\d+)?", "#", text)
+    text = re.sub(r"(the bottleneck: )\w+", r"\1#", text)
     return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
 
 

@@ -120,9 +120,9 @@ def extract(
     started = time.perf_counter()
     refuse_unwritable(project.cache_folder)
     plans = plan_extraction(project, models, options, track, on_event=on_event)
-    plans = list({plan.folder: plan for plan in plans}.values())  # a model that is named twice is one
-    found = {plan.folder: _brought_up_to_date(plan.folder, plan.digest, plan.dataset) for plan in plans}
-    unfinished = [plan for plan in plans if not (plan.folder / MANIFEST_FILE).is_file()]
+    different = {plan.folder: plan for plan in plans}  # a model may be named twice
+    found = {folder: _brought_up_to_date(folder, plan.digest, plan.dataset) for folder, plan in different.items()}
+    unfinished = [plan for folder, plan in different.items() if not (folder / MANIFEST_FILE).is_file()]
     before = time.perf_counter()
     filled, shares = _fill(unfinished, options, started, track, stopping) if unfinished else ({}, Shares())
     now = time.perf_counter()
