@@ -42,8 +42,9 @@ def test_keras_is_imported_late_and_quietly():
     """Nothing of the sub-package imports Keras by itself; when it is imported, nothing is printed."""
     script = """
 import sys
-from featcache.backbones import engine, imagenet, preprocess, registry, torch_checkpoint, weights
-assert not {"keras", "tensorflow", "torch"} & set(sys.modules)
+from featcache.backbones import imagenet, network, preprocess, registry, torch_checkpoint, weights
+from featcache.backbones.engines import choose, keras, openvino
+assert not {"keras", "tensorflow", "torch", "openvino"} & set(sys.modules)
 [imagenet.available(row) for row in registry.BACKBONES.values()]
 assert not {"keras", "tensorflow", "torch"} & set(sys.modules)
 from featcache.backbones.quiet_keras import import_keras
