@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from faults import Shops, make_cells
+from servers import S3, s3_server
 
 from featcache.backbones import known
 from featcache.backbones.engine import Engine, EngineInfo, open_engine
@@ -174,3 +175,21 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def format_(request: pytest.FixtureRequest) -> str:
     """Each storage format in turn."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def s3(quick: Path) -> Iterator[S3]:
+    """An S3 server with the bucket `lab`, for the whole session."""
+    with s3_server(quick / "s3") as server:
+        yield server
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder without credentials, keys or remotes."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    for name in [name for name in os.environ if name.startswith(("AWS_", "FEATCACHE_", "XDG_", "NETRC", "SSH_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(folder))
+    return folder

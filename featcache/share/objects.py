@@ -28,13 +28,14 @@ _AWS_FILES = ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG
 
 def bucket_of(place: Place) -> Any:
     """obstore's store for a place, with the credentials of the environment or of ~/.aws."""
+    settings = {**_aws_settings(), **place.options} if place.scheme == "s3" else {}
     options: dict[str, Any] = {
         "prefix": place.path or None,
         "client_options": {
             "connect_timeout": timedelta(seconds=10),
             "read_timeout": timedelta(seconds=_SILENT_S),
             "timeout": timedelta(hours=2),  # of a whole object on a slow line
-            "allow_http": place.options.get("endpoint", _endpoint()).startswith("http://"),
+            "allow_http": settings.get("endpoint", "").startswith("http://"),
             **_certificates(),
         },
         "retry_config": _RETRIES,
@@ -43,7 +44,7 @@ def bucket_of(place: Place) -> Any:
         return GCSStore(place.host, **options)
     if place.scheme == "az":
         return AzureStore(place.host, **options)
-    options.update({**_aws_settings(), **place.options})
+    options.update(settings)
     return S3Store(place.host, **options)
 
 

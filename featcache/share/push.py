@@ -87,7 +87,7 @@ def push(
         return Pushed(found.entry, True, sending.files, sending.bytes, found.remarks)
     for _ in range(_RACES):
         generation = before.record.generation + 1 if before else 1
-        entry = _record(parcel, generation, chunks, key, words)
+        entry = record_of(parcel, generation, chunks, key, words)
         if _commit(store, entry):
             return Pushed(entry, False, sending.files, sending.bytes, remarks)
         before = latest(store, parcel.kind, parcel.name)
@@ -126,13 +126,17 @@ def _there_already(
     return Pushed(entry, True, remarks=("pushed by somebody else, with the same rows and labels",))
 
 
-def _record(
+def record_of(
     parcel: Parcel,
     generation: int,
     chunks: FileEntry | None,
     key: tuple[keys.Key, Ed25519PrivateKey] | None,
     words: Words,
 ) -> Entry:
+    """The record that commits a parcel.
+
+    chunks : what its chunks.json must be; None where there is none
+    """
     record = Record(
         format=RECORD_FORMAT,
         kind=parcel.kind,

@@ -19,12 +19,14 @@ from featcache.files import PARTIAL_SUFFIX
 from featcache.share.contract import BLOCK_BYTES, Item
 from featcache.share.urls import Place
 
+_CHANNELS = 6
+"""Of one session; OpenSSH allows ten."""
 _CONNECT_S = 15
 _SILENT_S = 60
 
 
 class SftpStore:
-    """See `featcache.share.contract.Store`. Each thread has a channel of its own, paramiko's take one at a time."""
+    """See `featcache.share.contract.Store`. Each operation has a channel of its own, since one takes one at a time."""
 
     ranges = False
     writable = True
@@ -33,9 +35,10 @@ class SftpStore:
         self.url = place.url.rstrip("/")
         self._root = f"/{place.path}"
         self._place = place
-        self._channels = threading.local()
         self._client: paramiko.SSHClient | None = None
+        self._idle: list[paramiko.SFTPClient] = []
         self._lock = threading.Lock()
+        self._free = threading.Semaphore(_CHANNELS)
 
     def folders(self, folder: str) -> list[str]:
         """As of `Store`."""
@@ -147,23 +150,35 @@ class SftpStore:
             return False
         return True
 
-    def _channel(self) -> paramiko.SFTPClient:
-        with self._lock:
-            transport = self._client.get_transport() if self._client else None
-            if self._client is None or transport is None or not transport.is_active():
-                self._client = _connected(self._place)
-                self._channels = threading.local()
-        if not hasattr(self._channels, "sftp"):
-            self._channels.sftp = self._client.open_sftp()
-            self._channels.sftp.get_channel().settimeout(_SILENT_S)
-        found: paramiko.SFTPClient = self._channels.sftp
-        return found
+    @contextmanager
+    def _channel(self) -> Iterator[paramiko.SFTPClient]:
+        """A channel for one operation; one that has failed is not used again."""
+        with self._free:
+            with self._lock:
+                transport = self._client.get_transport() if self._client else None
+                if self._client is None or transport is None or not transport.is_active():
+                    self._client, self._idle = _connected(self._place), []
+                client, idle = self._client, self._idle
+                sftp = idle.pop() if idle else None
+            if sftp is None:
+                sftp = client.open_sftp()
+                sftp.get_channel().settimeout(_SILENT_S)
+            try:
+                yield sftp
+            except (FileNotFoundError, PermissionError):
+                idle.append(sftp)
+                raise
+            except BaseException:
+                sftp.close()
+                raise
+            idle.append(sftp)
 
     @contextmanager
     def _explaining(self, path: str) -> Iterator[paramiko.SFTPClient]:
         where = f"{self.url}/{path}"
         try:
-            yield self._channel()
+            with self._channel() as sftp:
+                yield sftp
         except RemoteError:
             raise
         except paramiko.AuthenticationException as error:
@@ -179,6 +194,10 @@ class SftpStore:
         except PermissionError as error:
             raise RemoteAccessError(f"{where}: the server refuses: ask its owner for the right") from error
         except paramiko.SSHException as error:
+            if "No authentication methods" in str(error):
+                raise RemoteAccessError(
+                    f"{self.url}: no key is at hand: make one with ssh-keygen, or name one in ~/.ssh/config"
+                ) from error
             if "known_hosts" in str(error):
                 raise RemoteAccessError(
                     f"{self.url}: the server is not in ~/.ssh/known_hosts: connect once by ssh and look at its key"
