@@ -149,6 +149,12 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield Path(folder).resolve()
 
 
+@pytest.fixture
+def place(quick: Path) -> Path:
+    """As `tmp_path`, in memory where there is such a disk."""
+    return Path(tempfile.mkdtemp(dir=quick))
+
+
 @pytest.fixture(scope="session")
 def shops(quick: Path) -> Iterator[Shops]:
     """Warm processes that fork workers."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
@@ -59,28 +58,22 @@ def cache(caches: dict[str, Cache]) -> Cache:
     return caches["zarr"]
 
 
-@pytest.fixture
-def tmp_path(quick: Path) -> Path:
-    """In memory where there is such a disk: caches are synced file by file."""
-    return Path(tempfile.mkdtemp(dir=quick))
-
-
 @pytest.fixture(params=KINDS)
-def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+def remote(request: pytest.FixtureRequest, place: Path) -> Iterator[Store]:
     """An empty remote of each kind that can be written."""
-    yield from _remote(request, request.param, tmp_path)
+    yield from _remote(request, request.param, place)
 
 
 @pytest.fixture
-def bucket(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+def bucket(request: pytest.FixtureRequest, place: Path) -> Iterator[Store]:
     """An empty remote on S3."""
-    yield from _remote(request, "s3", tmp_path)
+    yield from _remote(request, "s3", place)
 
 
-def _remote(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> Iterator[Store]:
+def _remote(request: pytest.FixtureRequest, kind: str, place: Path) -> Iterator[Store]:
     home, monkeypatch = request.getfixturevalue("home"), request.getfixturevalue("monkeypatch")
     if kind == "file":
-        yield open_remote(f"file://{tmp_path}/a remote")
+        yield open_remote(f"file://{place}/a remote")
     elif kind == "s3":
         server: S3 = request.getfixturevalue("s3")
         for name, value in server.environment().items():
@@ -89,8 +82,8 @@ def _remote(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> Iterat
     else:
         if servers.SSHD is None:
             pytest.skip("openssh-server is not installed: .ci/run installs it")
-        with ssh_server(tmp_path / "sshd", home) as url:
-            yield open_remote(f"{url}{tmp_path}/over ssh")
+        with ssh_server(place / "sshd", home) as url:
+            yield open_remote(f"{url}{place}/over ssh")
 
 
 def copy_of(cache: Cache, parent: Path) -> Path:
@@ -111,7 +104,7 @@ def only_in(parent: Path) -> list[str]:
 
 @pytest.mark.parametrize("format_", FORMATS)
 def test_what_was_pushed_is_pulled_bit_for_bit(
-    remote: Store, caches: dict[str, Cache], format_: str, tmp_path: Path
+    remote: Store, caches: dict[str, Cache], format_: str, place: Path
 ) -> None:
     cache = caches[format_]
     first = push(remote, parcel_of_cache(cache.folder), words=Words("CC-BY-4.0", "lab@example.org"))
@@ -120,24 +113,24 @@ def test_what_was_pushed_is_pulled_bit_for_bit(
     assert first.remarks == ()
     again = push(remote, parcel_of_cache(cache.folder))
     assert (again.reused, again.sent_files, again.sent_bytes) == (True, 0, 0)
-    pulled = got(remote, "tiny", tmp_path / "b")
+    pulled = got(remote, "tiny", place / "b")
     assert not pulled.reused
     assert pulled.fetched_bytes == cache.bytes()
     assert contents(pulled.folder) == contents(cache.folder)
     assert (pulled.record.licence, pulled.record.contact) == ("CC-BY-4.0", "lab@example.org")
-    assert got(remote, cache.name, tmp_path / "b").reused
-    assert only_in(tmp_path / "b") == [cache.name]
+    assert got(remote, cache.name, place / "b").reused
+    assert only_in(place / "b") == [cache.name]
     assert verify(pulled.folder).sound
     (listed,) = listing(remote, "cache")
     assert listed.entry == find(remote, "t") == latest(remote, "cache", cache.name)
     assert listing(remote, "run") == []
 
 
-def test_names_that_mean_nothing_or_several(bucket: Store, cache: Cache, tmp_path: Path) -> None:
+def test_names_that_mean_nothing_or_several(bucket: Store, cache: Cache, place: Path) -> None:
     with pytest.raises(RemoteNotFoundError, match="nothing is there"):
         find(bucket, "tiny")
     push(bucket, parcel_of_cache(cache.folder))
-    push(bucket, parcel_of_cache(make_cache(tmp_path / "c", IMAGES, X, 2, seed=5).folder))
+    push(bucket, parcel_of_cache(make_cache(place / "c", IMAGES, X, 2, seed=5).folder))
     with pytest.raises(RemoteNotFoundError, match=f"no cache or run 'tyni'.*{cache.name}"):
         find(bucket, "tyni")
     with pytest.raises(UsageError, match=r"could be tiny-.*, tiny-.*: name one"):
@@ -147,24 +140,22 @@ def test_names_that_mean_nothing_or_several(bucket: Store, cache: Cache, tmp_pat
             find(bucket, odd)
 
 
-def test_a_plain_web_server_is_a_remote(
-    cache: Cache, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plain_web_server_is_a_remote(cache: Cache, place: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if servers.NGINX is None:
         pytest.skip("nginx is not installed: .ci/run installs it")
-    root = tmp_path / "www"
+    root = place / "www"
     files = open_remote(str(root))
     push(files, parcel_of_cache(cache.folder))
-    with web_server(tmp_path / "nginx", root) as url:
+    with web_server(place / "nginx", root) as url:
         with pytest.raises(RemoteAccessError, match=r"401.*machine 127\.0\.0\.1 login NAME.*\.netrc"):
             find(open_remote(url), cache.name)
         netrc_in(home)
         store = open_remote(url)
         with pytest.raises(RemoteNotFoundError, match="'featcache index'"):
             find(store, "tiny")
-        assert got(store, cache.name, tmp_path / "whole name").fetched_bytes == cache.bytes()
+        assert got(store, cache.name, place / "whole name").fetched_bytes == cache.bytes()
         write_index(files)
-        assert contents(got(store, "tiny", tmp_path / "b").folder) == contents(cache.folder)
+        assert contents(got(store, "tiny", place / "b").folder) == contents(cache.folder)
         with pytest.raises(RemoteError, match="can only be read"):
             push(store, parcel_of_cache(cache.folder))
 
@@ -172,11 +163,11 @@ def test_a_plain_web_server_is_a_remote(
 # Several at once
 
 
-def test_two_pushers_of_one_cache_whose_rows_lie_otherwise(remote: Store, tmp_path: Path) -> None:
-    one = make_cache(tmp_path / "one", IMAGES, X, 2)
+def test_two_pushers_of_one_cache_whose_rows_lie_otherwise(remote: Store, place: Path) -> None:
+    one = make_cache(place / "one", IMAGES, X, 2)
     order = np.argsort([row.row_id for row in rows_for(IMAGES, 2)], kind="stable")
     rows = [rows_for(IMAGES, 2)[number] for number in order]
-    with CacheWriter(tmp_path / "two", one.recipe, rows, X.shape[1:]) as writer:
+    with CacheWriter(place / "two", one.recipe, rows, X.shape[1:]) as writer:
         writer.write(0, X[order])
         writer.finish(IMAGES, {"engine": "other"})
     two = open_cache(writer.folder)
@@ -186,13 +177,13 @@ def test_two_pushers_of_one_cache_whose_rows_lie_otherwise(remote: Store, tmp_pa
         done: list[Pushed] = list(pool.map(lambda parcel: push(remote, parcel), parcels))
     (entry,) = {found.entry.sha256 for found in done}
     assert sum(not found.reused for found in done) == 1
-    pulled = got(remote, "tiny", tmp_path / "b")
+    pulled = got(remote, "tiny", place / "b")
     assert latest(remote, "cache", one.name).sha256 == entry  # type: ignore[union-attr]
     assert contents(pulled.folder) in (contents(one.folder), contents(two.folder))
     assert verify(pulled.folder).sound
 
 
-def test_two_pulls_at_once_do_not_meet(bucket: Store, cache: Cache, tmp_path: Path) -> None:
+def test_two_pulls_at_once_do_not_meet(bucket: Store, cache: Cache, place: Path) -> None:
     push(bucket, parcel_of_cache(cache.folder))
     entry, begun, go_on = find(bucket, ""), threading.Event(), threading.Event()
 
@@ -201,19 +192,19 @@ def test_two_pulls_at_once_do_not_meet(bucket: Store, cache: Cache, tmp_path: Pa
         assert go_on.wait(30)
 
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(pull, bucket, entry, tmp_path, Trust(), slowly)
+        first = pool.submit(pull, bucket, entry, place, Trust(), slowly)
         assert begun.wait(30)
         with pytest.raises(UsageError, match="another process pulls it now"):
-            pull(bucket, entry, tmp_path)
+            pull(bucket, entry, place)
         go_on.set()
         assert not first.result().reused
-    assert pull(bucket, entry, tmp_path).reused
+    assert pull(bucket, entry, place).reused
 
 
 def test_a_remote_that_overwrites_instead_of_refusing(
-    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Cache, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = open_remote(str(tmp_path / "r"))
+    store = open_remote(str(place / "r"))
 
     def overwrites(path: str, data: bytes) -> bool:
         store.put(path, data)
@@ -224,19 +215,17 @@ def test_a_remote_that_overwrites_instead_of_refusing(
     assert done.remarks == (
         "this remote cannot tell who was first: of two pushes of one name at the same moment the last one counts",
     )
-    assert contents(got(store, "tiny", tmp_path / "b").folder) == contents(cache.folder)
-    assert not list((tmp_path / "r").glob(".featcache*"))
+    assert contents(got(store, "tiny", place / "b").folder) == contents(cache.folder)
+    assert not list((place / "r").glob(".featcache*"))
 
 
 # Labels
 
 
-def test_other_labels_count_only_when_asked_for_and_move_no_feature(
-    remote: Store, cache: Cache, tmp_path: Path
-) -> None:
+def test_other_labels_count_only_when_asked_for_and_move_no_feature(remote: Store, cache: Cache, place: Path) -> None:
     push(remote, parcel_of_cache(cache.folder))
-    old = got(remote, "tiny", tmp_path / "old").folder
-    ours = open_cache(copy_of(cache, tmp_path))
+    old = got(remote, "tiny", place / "old").folder
+    ours = open_cache(copy_of(cache, place))
     ours.replace_dataset(Dataset(tuple(replace(image, label="other") for image in IMAGES.images), Path()))
     left = push(remote, parcel_of_cache(ours.folder))
     assert left.reused
@@ -246,8 +235,8 @@ def test_other_labels_count_only_when_asked_for_and_move_no_feature(
     done = push(remote, parcel_of_cache(ours.folder), replace=True)
     assert (done.reused, done.entry.record.generation, done.sent_files) == (False, 2, 2)
     assert done.sent_bytes < cache.bytes() / 2
-    assert contents(got(remote, "tiny", tmp_path / "b").folder) == contents(ours.folder)
-    here = got(remote, "tiny", tmp_path / "old")
+    assert contents(got(remote, "tiny", place / "b").folder) == contents(ours.folder)
+    here = got(remote, "tiny", place / "old")
     assert (here.reused, here.remarks) == (
         True,
         ("with other labels, splits, groups or paths than on the remote; those here stay",),
@@ -256,26 +245,26 @@ def test_other_labels_count_only_when_asked_for_and_move_no_feature(
 
 
 def test_another_cache_of_the_same_short_name_is_refused_on_both_sides(
-    bucket: Store, cache: Cache, tmp_path: Path
+    bucket: Store, cache: Cache, place: Path
 ) -> None:
     push(bucket, parcel_of_cache(cache.folder))
     other = replace(parcel_of_cache(cache.folder), digest=cache.name[-8:] + "0" * 56)
     with pytest.raises(UsageError, match=r"another cache named .* whose digest begins alike"):
         push(bucket, other)
     entry = find(bucket, "tiny")
-    copy_of(cache, tmp_path / "b")
+    copy_of(cache, place / "b")
     foreign = replace(entry, record=entry.record.model_copy(update={"digest": other.digest}))
     with pytest.raises(UsageError, match=r"holds another cache, whose digest begins alike: pull with --to"):
-        pull(bucket, foreign, tmp_path / "b")
+        pull(bucket, foreign, place / "b")
 
 
-def test_a_cache_in_the_making_here_is_not_overwritten(bucket: Store, cache: Cache, tmp_path: Path) -> None:
+def test_a_cache_in_the_making_here_is_not_overwritten(bucket: Store, cache: Cache, place: Path) -> None:
     push(bucket, parcel_of_cache(cache.folder))
-    (copy_of(cache, tmp_path) / "manifest.json").unlink()
-    before = contents(tmp_path / cache.name)
+    (copy_of(cache, place) / "manifest.json").unlink()
+    before = contents(place / cache.name)
     with pytest.raises(UsageError, match=f"never finished: 'featcache rm {cache.name}'"):
-        got(bucket, "tiny", tmp_path)
-    assert contents(tmp_path / cache.name) == before
+        got(bucket, "tiny", place)
+    assert contents(place / cache.name) == before
 
 
 # Who may what, and what is wrong with the way there
@@ -321,23 +310,23 @@ def test_a_bucket_that_is_not_there_and_a_server_that_does_not_answer(bucket: St
         find(open_remote("s3://lab/x?endpoint=http://127.0.0.1:9"), "tiny")
 
 
-def test_an_ssh_server_that_is_not_known_or_knows_us_not(tmp_path: Path, home: Path) -> None:
+def test_an_ssh_server_that_is_not_known_or_knows_us_not(place: Path, home: Path) -> None:
     if servers.SSHD is None:
         pytest.skip("openssh-server is not installed: .ci/run installs it")
-    with ssh_server(tmp_path / "sshd", home) as url:
-        assert listing(open_remote(f"{url}{tmp_path}"), "cache") == []
+    with ssh_server(place / "sshd", home) as url:
+        assert listing(open_remote(f"{url}{place}"), "cache") == []
         known = (home / ".ssh/known_hosts").read_text()
         (home / ".ssh/known_hosts").write_text("")
         with pytest.raises(RemoteAccessError, match=r"not in ~/\.ssh/known_hosts: connect once"):
-            listing(open_remote(f"{url}{tmp_path}"), "cache")
+            listing(open_remote(f"{url}{place}"), "cache")
         host, _, key = known.split(maxsplit=2)
         (home / ".ssh/known_hosts").write_text(f"{host} ssh-ed25519 {key[:-6]}AAAAA\n")
         with pytest.raises(RemoteError):
-            listing(open_remote(f"{url}{tmp_path}"), "cache")
+            listing(open_remote(f"{url}{place}"), "cache")
         (home / ".ssh/known_hosts").write_text(known)
         (home / ".ssh/id_ed25519").unlink()
         with pytest.raises(RemoteAccessError, match="no key is at hand"):
-            listing(open_remote(f"{url}{tmp_path}"), "cache")
+            listing(open_remote(f"{url}{place}"), "cache")
 
 
 @pytest.mark.parametrize(
@@ -364,8 +353,8 @@ def test_urls_that_are_refused_are_not_shown_with_their_secrets(url: str, said: 
     assert "=secret" not in str(caught.value)
 
 
-def test_a_damaged_cache_is_not_pushed(bucket: Store, cache: Cache, tmp_path: Path) -> None:
-    folder = copy_of(cache, tmp_path)
+def test_a_damaged_cache_is_not_pushed(bucket: Store, cache: Cache, place: Path) -> None:
+    folder = copy_of(cache, place)
     shard = folder / "features.zarr/c/1/0/0/0"
     shard.write_bytes(b"\1" + shard.read_bytes()[1:])
     with pytest.raises(CacheError, match="it is damaged here, and not pushed"):
@@ -373,20 +362,20 @@ def test_a_damaged_cache_is_not_pushed(bucket: Store, cache: Cache, tmp_path: Pa
     assert listing(bucket, "cache") == []
 
 
-def test_a_damaged_object_is_mended_by_push_with_check(bucket: Store, cache: Cache, tmp_path: Path) -> None:
+def test_a_damaged_object_is_mended_by_push_with_check(bucket: Store, cache: Cache, place: Path) -> None:
     entry = push(bucket, parcel_of_cache(cache.folder)).entry
     path = entry.record.path_of("features.zarr/c/1/0/0/0")
     data = (cache.folder / "features.zarr/c/1/0/0/0").read_bytes()
     bucket.put(path, data[:-1] + b"x")
     with pytest.raises(RemoteError, match="it is damaged there or was exchanged") as caught:
-        got(bucket, "tiny", tmp_path)
+        got(bucket, "tiny", place)
     assert "push --check" in str(caught.value)
-    assert only_in(tmp_path) == [f".{cache.name}-{entry.sha256[:12]}.partial", "home"]
+    assert only_in(place) == [f".{cache.name}-{entry.sha256[:12]}.partial"]
     assert push(bucket, parcel_of_cache(cache.folder)).reused
     done = push(bucket, parcel_of_cache(cache.folder), check=True)
     assert (done.reused, done.sent_files) == (True, 2)  # the shard, and the manifest again
-    assert contents(got(bucket, "tiny", tmp_path).folder) == contents(cache.folder)
-    assert only_in(tmp_path) == ["home", cache.name]
+    assert contents(got(bucket, "tiny", place).folder) == contents(cache.folder)
+    assert only_in(place) == [cache.name]
 
 
 def test_a_push_goes_on_where_it_stopped(bucket: Store, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,7 +120,7 @@ def _fetch_into(folder: Path, store: Store, record: Record, advance: Advance, st
     files = get_manifest(folder, store, record)
     there = sum(entry.bytes for name, entry in files.items() if (folder / name).is_file())
     total = sum(entry.bytes for entry in files.values())
-    refuse_small_disk(folder, total - there)
+    refuse_small_disk(folder.parent.parent, total - there)
     names = sorted(files, key=lambda name: -files[name].bytes)
     at_once(lambda name: fetch(store, record.path_of(name), files[name], folder / name, advance), names, stopped)
     return total - there
@@ -143,12 +143,12 @@ def get_manifest(folder: Path, store: Store, record: Record) -> Mapping[str, Fil
     return manifest.files
 
 
-def refuse_small_disk(folder: Path, n_bytes: int) -> None:
+def refuse_small_disk(parent: Path, n_bytes: int) -> None:
     """Raise CacheWriteError before the first byte where so many do not fit."""
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(parent).free
     if n_bytes + _SPARE_BYTES > free:
         raise CacheWriteError(
-            f"{folder.parent.parent}: {n_bytes / 1e6:.1f} MB are to come, and {free / 1e6:.1f} MB are free: make room, "
+            f"{parent}: {n_bytes / 1e6:.1f} MB are to come, and {free / 1e6:.1f} MB are free: make room, "
             "or pull a part of it (--split, --class, --pooling avg)"
         )
 
