@@ -150,8 +150,9 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def place(quick: Path) -> Path:
-    """As `tmp_path`, in memory where there is such a disk."""
+def place(quick: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As `tmp_path`, in memory where there is such a disk; what is tried again on a remote is so at once."""
+    monkeypatch.setattr("featcache.share.transfer._PAUSE_S", 0.001)
     return Path(tempfile.mkdtemp(dir=quick))
 
 

@@ -283,7 +283,7 @@ def test_a_list_of_chunks_that_lies_is_refused(caches: dict[str, Cache], place: 
 def test_the_very_cache_is_pulled(remote: Store, caches: dict[str, Cache], place: Path) -> None:
     reached = ask(remote, recipe(), rows_for(GROUPED), place / "b")
     assert reached.whole is not None
-    assert reached.donors is None
+    assert reached.donors == ()
     assert contents(reached.whole.folder) == contents(caches["zarr"].folder)
 
 
@@ -294,9 +294,8 @@ def test_rows_of_other_caches_are_fetched_to_be_copied(caches: dict[str, Cache],
     rows = rows_for(other, 2)
     reached = ask(store, recipe(), rows, place / "b")
     assert reached.whole is None
-    assert reached.rows == 30
-    assert reached.donors is not None
-    reach = Reach([reached.donors], recipe().space, SHAPE)
+    assert len(reached.row_ids) == 30
+    reach = Reach(reached.donors, recipe().space, SHAPE)
     reach.look_for(rows)
     held = [row for row in rows if reach.holds(row)]
     assert len(held) == 30
@@ -312,7 +311,7 @@ def test_a_remote_that_is_of_no_use_is_no_error(caches: dict[str, Cache], place:
     assert ask(store, recipe(), rows_for(GROUPED), place / "b").remarks == ()
     push(store, parcel_of_cache(caches["zarr"].folder))
     nobody = ask(store, recipe(), rows_for(GROUPED), place / "b", trust=Trust(require_signed=True))
-    assert (nobody.whole, nobody.donors) == (None, None)
+    assert (nobody.whole, nobody.donors) == (None, ())
     assert "is not signed" in nobody.remarks[0]
     gone = ask(open_remote("http://127.0.0.1:9/x"), recipe(), rows_for(GROUPED), place / "b")
     assert "try again" in gone.remarks[0]

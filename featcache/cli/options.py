@@ -28,6 +28,9 @@ project_option = click.option(
 model_option = click.option(
     "--model", "models", multiple=True, required=True, metavar="NAME", help="A backbone (see models)."
 )
+remote_option = click.option(
+    "--remote", metavar="NAME|URL", help="On this remote instead of here: a name of `featcache remote ls`, or a URL."
+)
 strict_option = click.option("--strict", is_flag=True, help="Stop at an image that cannot be used.")
 
 _VIEWS = (
@@ -148,6 +151,15 @@ def find_cache_of(folder: Path, name: str | None) -> Cache:
     if name is not None and (Path(name) / RECIPE_FILE).is_file():
         return open_cache(name)
     return find_cache(open_project(folder).cache_folder, name)
+
+
+def project_or_none(folder: Path) -> Project | None:
+    """The project that `folder` lies in, for commands that work without one, too."""
+    from featcache.project import PROJECT_FILE, find_project
+
+    start = folder.resolve()
+    there = any((parent / PROJECT_FILE).is_file() for parent in (start, *start.parents))
+    return find_project(start) if there else None
 
 
 def open_project(folder: Path) -> Project:

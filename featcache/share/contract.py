@@ -27,6 +27,7 @@ class Store(Protocol):
 
     ranges : whether a part of an object can be had without the rest
     writable : whether this kind of remote takes objects at all
+    shared : whether others may push to it at the same time
 
     Everything raises RemoteError: RemoteNotFoundError for an object that is not there, RemoteAccessError where
     credentials are missing or do not suffice, RemoteDroppedError where another try may do.
@@ -35,6 +36,7 @@ class Store(Protocol):
     url: str
     ranges: bool
     writable: bool
+    shared: bool
 
     def folders(self, folder: str) -> list[str]:
         """Names of the folders in a folder; none where it is not there."""

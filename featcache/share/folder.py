@@ -19,6 +19,7 @@ class FolderStore:
 
     ranges = True
     writable = True
+    shared = True
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder

@@ -99,6 +99,7 @@ class ObjectStore:
 
     ranges = True
     writable = True
+    shared = True
 
     def __init__(self, bucket: Any, place: Place) -> None:
         self.url = place.url.partition("?")[0].rstrip("/")

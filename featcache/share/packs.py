@@ -41,6 +41,7 @@ class PackStore:
 
     ranges = True
     writable = False
+    shared = False
 
     def __init__(self, around: Store, name: str, entries: list[zipfile.ZipInfo]) -> None:
         self.url = f"{around.url}/{name}"
@@ -109,6 +110,7 @@ class PackWriter:
 
     ranges = False
     writable = True
+    shared = False
 
     def __init__(self, file: Path) -> None:
         self.url = str(file)
@@ -119,6 +121,10 @@ class PackWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write the list of files at the end."""
         self._zip.close()
 
     def folders(self, folder: str) -> list[str]:

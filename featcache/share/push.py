@@ -173,6 +173,8 @@ def _remark_on_races(store: Store) -> tuple[str, ...]:
 
     That is safe: all that a record names is there before it, and each names files of its own.
     """
+    if not store.shared:
+        return ()
     path = f"{_PROBE}{uuid.uuid4().hex[:12]}"
     try:
         patiently(lambda: store.create(path, b"1"))
@@ -202,10 +204,13 @@ class _Sending:
         self._sent: dict[str, tuple[int, str]] = {}
         self._chunks: dict[str, list[Chunk]] = {}
 
+    def _path(self, name: str) -> str:
+        return f"{self._parcel.labels if name == DATASET_FILE else self._parcel.root}/{name}"
+
     def send(self, name: str) -> None:
         """Send a file unless its bytes are there. CacheError where it is not what the manifest promises."""
         parcel, entry, file = self._parcel, self._parcel.entries[name], self._parcel.files[name]
-        path = f"{parcel.labels if name == DATASET_FILE else parcel.root}/{name}"
+        path = self._path(name)
         try:
             data = file.read_bytes() if entry.bytes <= IN_MEMORY_BYTES else file
             found = sha256_bytes(data) if isinstance(data, bytes) else sha256_file(file)
@@ -258,14 +263,15 @@ class _Sending:
         return entry
 
     def look_again(self) -> None:
-        """See that the remote has what was sent, in its size, and with its MD5 where it says one."""
-        if not self._sent:
+        """See that all is there in its size, and what was sent with its MD5 where the remote says one."""
+        if not self._store.shared:
             return
         there = {item.path: item for item in patiently(lambda: self._store.list(self._parcel.root))}
-        for path, (size, md5) in self._sent.items():
+        expected = {self._path(name): (entry.bytes, "") for name, entry in self._parcel.entries.items()} | self._sent
+        for path, (size, md5) in expected.items():
             item = there.get(path)
             if item is None or item.bytes != size or (item.md5 and md5 and item.md5 != md5):
-                raise RemoteDroppedError(f"{self._store.url}/{path}: is not there as it was sent: try again")
+                raise RemoteDroppedError(f"{self._store.url}/{path}: is not there as it was sent: push again")
 
 
 def _digest_of(store: Store, path: str) -> str:

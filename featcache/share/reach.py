@@ -25,20 +25,20 @@ class Reached:
     """What a remote had.
 
     whole : the very cache, pulled; None where it is not there
-    donors : folder of caches that hold some of the rows, for `featcache.store.reach.Reach`; None where there are none
-    rows : how many rows the donors hold
+    donors : folders of caches that hold some of the rows, for `featcache.store.reach.Reach`
+    row_ids : names of the rows that they hold
     remarks : why the remote, or something on it, was of no use
     """
 
     whole: Pulled | None = None
-    donors: Path | None = None
-    rows: int = 0
+    donors: tuple[Path, ...] = ()
+    row_ids: frozenset[str] = frozenset()
     remarks: tuple[str, ...] = ()
 
     def forget(self) -> None:
         """Remove the donors, once their rows were copied."""
-        if self.donors is not None:
-            shutil.rmtree(self.donors, ignore_errors=True)
+        for folder in self.donors:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def ask(
@@ -86,9 +86,10 @@ def _donors(
     remarks: list[str],
 ) -> Reached:
     """Parts of other caches, the largest first, until every row is had that can be."""
-    missing = {row.row_id for row in wanted}
-    n_wanted = len(missing)
-    donors = parent / f".donors-{sha256_bytes(repr(sorted(missing)).encode())[:12]}{PARTIAL_SUFFIX}"
+    asked = frozenset(row.row_id for row in wanted)
+    missing = set(asked)
+    named = sha256_bytes(repr([store.url, sorted(asked)]).encode())[:12]
+    donors = parent / f".donors-{named}{PARTIAL_SUFFIX}"
     for entry in _candidates(store, recipe, remarks):
         if not missing:
             break
@@ -102,8 +103,8 @@ def _donors(
                 missing -= held
         except RemoteError as error:
             remarks.append(str(error))
-    found = n_wanted - len(missing)
-    return Reached(donors=donors if found else None, rows=found, remarks=tuple(remarks))
+    found = asked - missing
+    return Reached(donors=(donors,) if found else (), row_ids=found, remarks=tuple(remarks))
 
 
 def _candidates(store: Store, recipe: Recipe, remarks: list[str]) -> list[Entry]:

@@ -30,6 +30,7 @@ class SftpStore:
 
     ranges = False
     writable = True
+    shared = True
 
     def __init__(self, place: Place) -> None:
         self.url = place.url.rstrip("/")

@@ -40,7 +40,7 @@ def parse_url(url: str) -> Place:
     Raises UsageError for an unknown kind, and for credentials in the URL: they would be written to files, and shown.
     """
     if "://" not in url:
-        url = Path(url).absolute().as_uri()
+        url = Path(url).resolve().as_uri()
     parts = urlsplit(url)
     try:
         password, port = parts.password, parts.port

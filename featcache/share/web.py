@@ -30,6 +30,7 @@ class WebStore:
 
     ranges = True
     writable = False
+    shared = False
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
