@@ -1,4 +1,4 @@
-"""Whom a pull believes: signatures, changed records, steps back, hostile manifests, tampering with any file; privacy."""
+"""Whom a pull believes: signatures, changed records, steps back, hostile manifests, tampering with files; privacy."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from featcache.errors import RemoteAccessError, RemoteError, RemoteNotFoundError
+from featcache.errors import FeatcacheError, RemoteAccessError, RemoteError, RemoteNotFoundError
 from featcache.files import PARTIAL_SUFFIX, beside, make_folder, sync, write_bytes
 from featcache.share.contract import BLOCK_BYTES, Item
 
@@ -105,7 +105,7 @@ class FolderStore:
         where = f"{self.url}/{path}"
         try:
             yield
-        except RemoteError:
+        except FeatcacheError:
             raise
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RemoteNotFoundError(f"{where}: is not there") from error

@@ -14,7 +14,7 @@ import obstore
 from obstore import exceptions
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from featcache.errors import RemoteAccessError, RemoteDroppedError, RemoteError, RemoteNotFoundError
+from featcache.errors import FeatcacheError, RemoteAccessError, RemoteDroppedError, RemoteError, RemoteNotFoundError
 from featcache.share.contract import BLOCK_BYTES, Item
 from featcache.share.urls import Place
 
@@ -165,7 +165,7 @@ class ObjectStore:
         where = f"{self.url}/{path}"
         try:
             yield
-        except RemoteError:
+        except FeatcacheError:
             raise
         except FileNotFoundError as error:
             said = str(error)

@@ -14,7 +14,7 @@ from typing import Any
 
 import paramiko
 
-from featcache.errors import RemoteAccessError, RemoteDroppedError, RemoteError, RemoteNotFoundError
+from featcache.errors import FeatcacheError, RemoteAccessError, RemoteDroppedError, RemoteNotFoundError
 from featcache.files import PARTIAL_SUFFIX
 from featcache.share.contract import BLOCK_BYTES, Item
 from featcache.share.urls import Place
@@ -180,7 +180,7 @@ class SftpStore:
         try:
             with self._channel() as sftp:
                 yield sftp
-        except RemoteError:
+        except FeatcacheError:
             raise
         except paramiko.AuthenticationException as error:
             raise RemoteAccessError(

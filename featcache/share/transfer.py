@@ -13,6 +13,7 @@ from featcache.errors import RemoteDroppedError, RemoteError
 from featcache.files import PARTIAL_SUFFIX
 from featcache.share.contract import BLOCK_BYTES, Store
 from featcache.store.manifest import FileEntry
+from featcache.store.writer import writing
 
 THREADS = 8
 _TRIES = 3
@@ -98,7 +99,8 @@ def _fetch_once(store: Store, path: str, entry: FileEntry, target: Path) -> None
                 if length > entry.bytes:
                     break
                 digest.update(block)
-                file.write(block)
+                with writing(target.parent):  # a full disk here is no fault of the remote
+                    file.write(block)
     if length < entry.bytes:
         raise RemoteDroppedError(f"{store.url}/{path}: expected {entry.bytes} bytes, got {length}: try again")
     if length > entry.bytes or digest.hexdigest() != entry.sha256:

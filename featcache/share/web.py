@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from featcache.errors import RemoteAccessError, RemoteDroppedError, RemoteError, RemoteNotFoundError
+from featcache.errors import FeatcacheError, RemoteAccessError, RemoteDroppedError, RemoteError, RemoteNotFoundError
 from featcache.share.contract import BLOCK_BYTES, Item, read
 from featcache.store.strict import strict_json
 
@@ -103,7 +103,7 @@ class WebStore:
         where = f"{self.url}/{path}"
         try:
             yield
-        except RemoteError:
+        except FeatcacheError:
             raise
         except urllib.error.HTTPError as error:
             error.close()
