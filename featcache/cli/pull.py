@@ -93,8 +93,9 @@ def command(
 
 
 def _sentence(done: Pulled) -> str:
-    of = "" if done.name == done.record.name else f" of {done.record.name}"
     if done.reused:
         return f"{done.name}: is here already"
     words = "".join(f", {word}" for word in (done.record.licence, done.record.contact) if word)
-    return f"{done.name}: pulled{of}, {size(done.fetched_bytes)}{words}"
+    if done.name != done.record.name:
+        return f"{done.name}: part of {done.record.name}, {size(done.fetched_bytes)} fetched{words}"
+    return f"{done.name}: pulled, {size(done.fetched_bytes)}{words}"

@@ -115,6 +115,8 @@ def verify_on_remote(remote: str, names: Sequence[str], folder: Path, as_json: b
     for one in problems:
         say(f"{one.name}: {one.problem}", as_json)
         values.append({"name": one.name, "sound": False, "problems": [{"file": "", "what": one.problem}]})
+    if not values:
+        say(f"nothing is on {store.url}", as_json)
     if as_json:
         print_json(values)
     if not all(value["sound"] for value in values):
