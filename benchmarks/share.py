@@ -2,7 +2,7 @@
 
 python benchmarks/share.py [--rows 4096] [--runs 3]
 
-Starts SeaweedFS (of the test extra) in a folder of its own. Figures are ratios of one run; the server shares the processors.
+Starts SeaweedFS (of the test extra) in a folder of its own. The server shares the processors with both.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import obstore
@@ -71,14 +72,14 @@ def grouped(parent: Path, features: NDArray[np.float32]) -> Cache:
 
 
 def measure(folder: Path, server: S3, cache: Cache, runs: int) -> None:
-    """The quickest of some runs of each, in turn, so that both meet the same disturbances."""
+    """Some runs of each, in turn, so that both meet the same disturbances."""
     megabytes = cache.bytes() / 1e6
     bare = Bare(server, cache)
     ours, theirs, numbers = [], [], iter(range(1000))
     for number in range(runs):
         theirs.append(seconds(lambda number=number: bare.push(f"bare-{number}")))
         ours.append(seconds(lambda number=number: push(remote(server, number), parcel_of_cache(cache.folder))))
-    report("push", megabytes, min(ours), min(theirs))
+    report("push", megabytes, ours, theirs)
     again = min(seconds(lambda: push(remote(server, 0), parcel_of_cache(cache.folder))) for _ in range(runs))
     sent = push(remote(server, 0), parcel_of_cache(cache.folder)).sent_bytes
     print(f"the same push again: {again:.3f} s, {sent} bytes of data")
@@ -86,7 +87,7 @@ def measure(folder: Path, server: S3, cache: Cache, runs: int) -> None:
     for _ in range(runs):
         theirs.append(seconds(lambda: bare.pull("bare-0", emptied(folder / "bare"))))
         ours.append(seconds(lambda: pulled(server, emptied(folder / f"ours-{next(numbers)}"))))
-    report("pull", megabytes, min(ours), min(theirs))
+    report("pull", megabytes, ours, theirs)
     there = remote(server, 0)
     part = pull_part(there, find(there, ""), emptied(folder / "part"), Part(classes=("class-3",)))
     print(f"one of ten classes: {part.fetched_bytes / cache.bytes():.3f} of the bytes")
@@ -147,12 +148,11 @@ def emptied(folder: Path) -> Path:
     return folder
 
 
-def report(what: str, megabytes: float, ours: float, theirs: float) -> None:
-    """One line."""
-    print(
-        f"{what}  ours {megabytes / ours:5.0f} MB/s  bare {megabytes / theirs:5.0f} MB/s  ratio {theirs / ours:.2f}"
-        f"  ({megabytes:.0f} MB)"
-    )
+def report(what: str, megabytes: float, ours: list[float], theirs: list[float]) -> None:
+    """One line: medians, and that of the ratios of runs that followed each other."""
+    ratio = median(bare / mine for mine, bare in zip(ours, theirs, strict=True))
+    rates = f"ours {megabytes / median(ours):5.0f} MB/s  bare {megabytes / median(theirs):5.0f} MB/s"
+    print(f"{what}  {rates}  ratio {ratio:.2f}  ({megabytes:.0f} MB)")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ def bucket_of(place: Place) -> Any:
         return GCSStore(place.host, **options)
     if place.scheme == "az":
         return AzureStore(place.host, **options)
-    options.update(settings)
+    # Without a checksum, servers were seen to store what a bad line had changed: the signature does not cover the body.
+    options.update(settings, checksum_algorithm="SHA256")
     return S3Store(place.host, **options)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,9 +122,25 @@ def _fetch_into(folder: Path, store: Store, record: Record, advance: Advance, st
     there = sum(entry.bytes for name, entry in files.items() if (folder / name).is_file())
     total = sum(entry.bytes for entry in files.values())
     refuse_small_disk(folder.parent.parent, total - there)
-    names = sorted(files, key=lambda name: -files[name].bytes)
-    at_once(lambda name: fetch(store, record.path_of(name), files[name], folder / name, advance), names, stopped)
+
+    def get(name: str) -> None:
+        fetch(store, record.path_of(name), files[name], folder / name, advance)
+
+    first = [] if record.kind == "run" else [name for name in files if not name.startswith("features.")]
+    at_once(get, first, stopped)
+    rest = sorted(set(files) - set(first), key=lambda name: -files[name].bytes)
+    work: list[Callable[[], object]] = [functools.partial(get, name) for name in rest]
+    if record.kind == "cache":  # while the features come
+        work.insert(0, lambda: check_tables(Tables(folder), record))
+    at_once(lambda job: job(), work, stopped)
     return total - there
+
+
+class Tables(Cache):
+    """A cache of which not all files are here yet."""
+
+    def _check_sizes(self) -> None:
+        """Those that are here have just been checked."""
 
 
 def get_manifest(folder: Path, store: Store, record: Record) -> Mapping[str, FileEntry]:
@@ -156,7 +173,7 @@ def refuse_small_disk(parent: Path, n_bytes: int) -> None:
 def _put_in_place(folder: Path, final: Path, record: Record) -> None:
     """See what the files say of one another, bring all to the disk, and give the folder its name."""
     if record.kind == "cache":
-        check_cache(Cache(folder), record)
+        Cache(folder)
     else:
         entries = parse_run_files((folder / MANIFEST_FILES["run"]).read_bytes(), record.name).files
         if not is_finished(folder) or about_run(folder, entries) != record.about:
@@ -167,7 +184,7 @@ def _put_in_place(folder: Path, final: Path, record: Record) -> None:
     sync(final.parent)
 
 
-def check_cache(cache: Cache, record: Record) -> None:
+def check_tables(cache: Cache, record: Record) -> None:
     """Whether the tables of a cache agree with one another and with the record. CacheError or RemoteError."""
     if about_cache(cache.manifest, cache.recipe) != record.about:
         raise RemoteError(f"{record.name}: the record says other things than the cache's manifest and recipe")

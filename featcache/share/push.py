@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.errors import CacheError, RemoteDroppedError, RemoteError, UsageError
@@ -201,7 +203,8 @@ class _Sending:
         self.bytes = 0
         self._store, self._parcel, self._check, self._advance = store, parcel, check, advance
         self._there: dict[str, Item] = {item.path: item for item in patiently(lambda: store.list(parcel.root))}
-        self._sent: dict[str, tuple[int, str]] = {}
+        self._sent: dict[str, int] = {}
+        self._lock = threading.Lock()
         self._chunks: dict[str, list[Chunk]] = {}
 
     def _path(self, name: str) -> str:
@@ -242,14 +245,14 @@ class _Sending:
             return _digest_of(self._store, path) == entry.sha256
         return not item.md5 or not isinstance(data, bytes) or item.md5 == _md5(data)
 
-    def send_bytes(self, path: str, data: bytes | object) -> None:
+    def send_bytes(self, path: str, data: bytes | Path) -> None:
         """Send an object."""
-        patiently(lambda: self._store.put(path, data))  # type: ignore[arg-type]
-        whole = isinstance(data, bytes)
-        size = len(data) if isinstance(data, bytes) else data.stat().st_size  # type: ignore[attr-defined]
-        self._sent[path] = (size, _md5(data) if whole else "")  # type: ignore[arg-type]
-        self.files += 1
-        self.bytes += size
+        patiently(lambda: self._store.put(path, data))
+        size = len(data) if isinstance(data, bytes) else data.stat().st_size
+        with self._lock:
+            self._sent[path] = size
+            self.files += 1
+            self.bytes += size
 
     def send_chunks(self) -> FileEntry | None:
         """Send the list of chunks, where there are any."""
@@ -263,14 +266,13 @@ class _Sending:
         return entry
 
     def look_again(self) -> None:
-        """See that all is there in its size, and what was sent with its MD5 where the remote says one."""
+        """See that all is there, in its size."""
         if not self._store.shared:
             return
-        there = {item.path: item for item in patiently(lambda: self._store.list(self._parcel.root))}
-        expected = {self._path(name): (entry.bytes, "") for name, entry in self._parcel.entries.items()} | self._sent
-        for path, (size, md5) in expected.items():
-            item = there.get(path)
-            if item is None or item.bytes != size or (item.md5 and md5 and item.md5 != md5):
+        there = {item.path: item.bytes for item in patiently(lambda: self._store.list(self._parcel.root))}
+        expected = {self._path(name): entry.bytes for name, entry in self._parcel.entries.items()} | self._sent
+        for path, size in expected.items():
+            if there.get(path) != size:
                 raise RemoteDroppedError(f"{self._store.url}/{path}: is not there as it was sent: push again")
 
 

@@ -17,11 +17,10 @@ from featcache.errors import RemoteError
 from featcache.files import PARTIAL_SUFFIX, sha256_bytes
 from featcache.share.chunks import MAX_CHUNKS_BYTES, Chunk, parse_chunks
 from featcache.share.contract import Store, read
-from featcache.share.pull import check_cache, get_manifest
+from featcache.share.pull import Tables, check_tables, get_manifest
 from featcache.share.record import CHUNKS_FILE, Record
 from featcache.share.transfer import DamagedError, at_once, fetch, patiently
 from featcache.share.web import NoRangesError
-from featcache.store.cache import Cache
 from featcache.store.features import Array, Features, Span
 from featcache.store.formats import open_store
 from featcache.store.layout import Layout
@@ -33,7 +32,7 @@ _MOSTLY = 0.7
 """From this share of a shard on, it is fetched as a whole."""
 
 
-class RemoteCache(Cache):
+class RemoteCache(Tables):
     """A cache on a remote. Its tables are here, checked; its features come when they are read. Use it as a context.
 
     spool_bytes : how much of the features is kept here at most, besides what is read at the moment
@@ -52,7 +51,7 @@ class RemoteCache(Cache):
         at_once(lambda name: fetch(store, record.path_of(name), entries[name], folder / name), small)
         self._here = set(small)
         super().__init__(folder)
-        check_cache(self, record)
+        check_tables(self, record)
         self.reader: RemoteReader | None = None
         if shards:
             self.reader = RemoteReader(store, record, folder, entries, self.manifest.array.layout, spool_bytes)
@@ -73,9 +72,6 @@ class RemoteCache(Cache):
         """What came over the line: tables and features."""
         tables = sum(self.manifest.files[name].bytes for name in self._here) + self.record.manifest.bytes
         return tables + (self.reader.fetched_bytes if self.reader else 0)
-
-    def _check_sizes(self) -> None:
-        """The tables have just been checked; shards are when they come."""
 
 
 def _remove(work: Path, pid: int) -> None:
