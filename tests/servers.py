@@ -102,8 +102,11 @@ def _has_bucket(server: S3) -> bool:
 
 
 @contextmanager
-def web_server(folder: Path, root: Path, ranges: bool = True) -> Iterator[str]:
-    """nginx that shows `root` to whoever has the password. Yields its URL."""
+def web_server(folder: Path, root: Path, ranges: bool = True, certificate: bool = False) -> Iterator[str]:
+    """nginx that shows `root` to whoever has the password. Yields its URL.
+
+    certificate : by TLS, with a certificate that nobody knows, in the file `certificate`
+    """
     folder.mkdir(parents=True)
     hashed = subprocess.run(["openssl", "passwd", "-apr1", PASSWORD], capture_output=True, text=True, check=True).stdout
     (folder / "users").write_text(f"{LOGIN}:{hashed}")
@@ -111,6 +114,16 @@ def web_server(folder: Path, root: Path, ranges: bool = True) -> Iterator[str]:
     temporary = "".join(
         f"{name}_temp_path {folder}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
+    secure = ""
+    if certificate:
+        names = ("-subj", "/CN=lab", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "9")
+        files = ("-keyout", str(folder / "key"), "-out", str(folder / "certificate"))
+        subprocess.run(
+            ["openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", *names, *files],
+            capture_output=True,
+            check=True,
+        )
+        secure = f"ssl_certificate {folder}/certificate; ssl_certificate_key {folder}/key;"
     (folder / "nginx.conf").write_text(
         f"""
         daemon off; pid {folder}/pid; error_log {folder}/errors; worker_processes 1; user {getpass.getuser()};
@@ -118,13 +131,14 @@ def web_server(folder: Path, root: Path, ranges: bool = True) -> Iterator[str]:
         http {{
             access_log off; {temporary}
             server {{
-                listen 127.0.0.1:{port}; root {root}; {"" if ranges else "max_ranges 0;"}
+                listen 127.0.0.1:{port} {"ssl" if certificate else ""}; {secure}
+                root {root}; {"" if ranges else "max_ranges 0;"}
                 auth_basic "caches"; auth_basic_user_file {folder}/users;
             }}
         }}
         """
     )
-    url = f"http://127.0.0.1:{port}"
+    url = f"http{'s' if certificate else ''}://127.0.0.1:{port}"
     with _running([str(NGINX), "-c", str(folder / "nginx.conf"), "-e", str(folder / "errors")], folder):
         _wait_for(lambda: _connects(port))
         yield url

@@ -160,6 +160,33 @@ def test_a_plain_web_server_is_a_remote(cache: Cache, place: Path, home: Path, m
             push(store, parcel_of_cache(cache.folder))
 
 
+def test_a_web_server_with_a_certificate_of_the_house(
+    cache: Cache, place: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if servers.NGINX is None:
+        pytest.skip("nginx is not installed: .ci/run installs it")
+    push(open_remote(str(place / "www")), parcel_of_cache(cache.folder))
+    with web_server(place / "nginx", place / "www", certificate=True) as url:
+        netrc_in(home)
+        with pytest.raises(RemoteError, match="certificate in SSL_CERT_FILE"):
+            find(open_remote(url), cache.name)
+        monkeypatch.setenv("SSL_CERT_FILE", str(place / "nginx/certificate"))
+        assert contents(got(open_remote(url), cache.name, place / "b").folder) == contents(cache.folder)
+
+
+def test_large_files_go_in_parts(bucket: Store, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("featcache.share.objects._WHOLE_BYTES", "featcache.share.push.IN_MEMORY_BYTES"):
+        monkeypatch.setattr(name, 6 << 20)
+    monkeypatch.setattr("featcache.share.objects._PART_BYTES", 5 << 20)
+    noise = np.random.default_rng(0).standard_normal((70, 60_000)).astype(np.float32)
+    large = make_cache(place / "large", IMAGES, noise, 2, format_="hdf5")
+    assert (large.folder / "features.h5").stat().st_size > 12 << 20
+    entry = push(bucket, parcel_of_cache(large.folder)).entry
+    assert contents(got(bucket, "tiny", place / "b").folder) == contents(large.folder)
+    assert push(bucket, parcel_of_cache(large.folder), check=True).sent_files == 1  # the manifest
+    assert latest(bucket, "cache", large.name) == entry
+
+
 # Several at once
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 import servers
@@ -257,6 +258,21 @@ def test_a_flipped_bit_is_noticed_in_a_part_and_in_a_shard(
     with pytest.raises(RemoteError):
         pull_part(store, entry, place / "b", Part(classes=("class-0",)))
     assert not [name for name in only_in(place / "b") if not name.startswith(".")]
+
+
+def test_chunks_that_change_places_are_noticed(caches: dict[str, Cache], place: Path) -> None:
+    """Each chunk has its digest; but a table that names another for a row would give it the features of others."""
+    store = open_remote(str(place / "r"))
+    entry = push(store, parcel_of_cache(caches["zarr"].folder)).entry
+    file = place / "r" / entry.record.path_of("features.zarr/c/0/0/0/0")
+    data = file.read_bytes()
+    index = np.frombuffer(data[-68:-4], "<u8").reshape(4, 2)[[1, 0, 2, 3]].tobytes()
+    file.write_bytes(data[:-68] + index + google_crc32c.value(index).to_bytes(4, "little"))
+    with (
+        RemoteCache(store, entry.record, place / "b") as there,
+        pytest.raises(RemoteError, match="its table of chunks"),
+    ):
+        _ = there.features[0]
 
 
 def test_a_list_of_chunks_that_lies_is_refused(caches: dict[str, Cache], place: Path) -> None:

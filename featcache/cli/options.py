@@ -31,6 +31,10 @@ model_option = click.option(
 remote_option = click.option(
     "--remote", metavar="NAME|URL", help="On this remote instead of here: a name of `featcache remote ls`, or a URL."
 )
+_ASKING = (
+    click.option("--no-remote", is_flag=True, help="Ask no remote whether it has these features."),
+    click.option("--offline", is_flag=True, help="Use no network at all."),
+)
 strict_option = click.option("--strict", is_flag=True, help="Stop at an image that cannot be used.")
 
 _VIEWS = (
@@ -108,6 +112,13 @@ def extraction_of(values: dict[str, Any]) -> ExtractOptions:
         storage=given(values, STORAGE_NAMES),
         **{name: values[name] for name in (*NETWORK_NAMES, *OTHER_NAMES)},
     )
+
+
+def asking_options(command: Command) -> Command:
+    """The options of a command that asks remotes before it computes."""
+    for option in reversed(_ASKING):
+        command = option(command)
+    return command
 
 
 def views_options(command: Command) -> Command:

@@ -19,19 +19,22 @@ Chunk = tuple[int, int, str]
 
 
 def chunks_of(shard: bytes, layout: Layout) -> list[Chunk]:
-    """The chunks of a shard, in order. The file ends with offset and length (uint64) of each, and a checksum (uint32).
-
-    Raises ValueError where it is not such a file.
-    """
+    """The chunks of a shard, in order. Raises ValueError where its file is none."""
     n_chunks = layout.rows_per_shard // layout.rows_per_chunk
-    index = np.frombuffer(shard[-16 * n_chunks - 4 : -4], "<u8")
-    if len(index) != 2 * n_chunks:
+    index = index_of(shard[-16 * n_chunks - 4 :])
+    if len(index) != n_chunks:
         raise ValueError("a shard without its index")
     found = []
-    for offset, length in index.reshape(-1, 2).tolist():
+    for offset, length in index:
         if offset + length <= len(shard):  # what was not stored, behind the last row, has the largest numbers
             found.append((offset, length, sha256_bytes(memoryview(shard)[offset : offset + length])))
     return found
+
+
+def index_of(tail: bytes) -> list[tuple[int, int]]:
+    """What a shard's file ends with: offset and length (uint64) of each chunk, and a checksum (uint32)."""
+    numbers = np.frombuffer(tail, "<u8", max(0, len(tail) - 4) // 16 * 2)
+    return [(offset, length) for offset, length in numbers.reshape(-1, 2).tolist()]
 
 
 def chunks_text(shards: Mapping[str, Sequence[Chunk]]) -> bytes:

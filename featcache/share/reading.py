@@ -15,7 +15,7 @@ import numpy as np
 
 from featcache.errors import RemoteError
 from featcache.files import PARTIAL_SUFFIX, sha256_bytes
-from featcache.share.chunks import MAX_CHUNKS_BYTES, Chunk, parse_chunks
+from featcache.share.chunks import MAX_CHUNKS_BYTES, Chunk, index_of, parse_chunks
 from featcache.share.contract import Store, read
 from featcache.share.pull import Tables, check_tables, get_manifest
 from featcache.share.record import CHUNKS_FILE, Record
@@ -187,7 +187,7 @@ class RemoteReader:
             raise RemoteError(f"{self._record.name}: {CHUNKS_FILE} names places outside of {name}")
         pieces = [(start, self._checked(path, start, stop, parts)) for start, stop, parts in _runs(some)]
         if not file.is_file():
-            pieces.append((tail, patiently(lambda: read(self._store, path, entry.bytes, tail, entry.bytes))))
+            pieces.append((tail, self._checked_index(path, tail, entry.bytes, listed)))
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()
         with file.open("r+b") as opened:
@@ -209,6 +209,17 @@ class RemoteReader:
                         f"{self._store.url}/{path}: bytes {offset} to {offset + length} are not what was pushed: "
                         "nothing of them is used. Whoever has the original mends it with 'featcache push --check'"
                     )
+            return data
+
+        return patiently(once)
+
+    def _checked_index(self, path: str, start: int, stop: int, listed: Sequence[Chunk]) -> bytes:
+        """The table at the end of a shard. One that led to other chunks would give rows the features of others."""
+
+        def once() -> bytes:
+            data = read(self._store, path, stop - start, start, stop)
+            if index_of(data)[: len(listed)] != [(offset, length) for offset, length, _ in listed]:
+                raise DamagedError(f"{self._store.url}/{path}: its table of chunks is not the one that was pushed")
             return data
 
         return patiently(once)
