@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import threading
 import uuid
@@ -124,6 +125,13 @@ def test_what_was_pushed_is_pulled_bit_for_bit(
     (listed,) = listing(remote, "cache")
     assert listed.entry == find(remote, "t") == latest(remote, "cache", cache.name)
     assert listing(remote, "run") == []
+
+
+def test_a_store_travels_to_another_process_without_its_credentials(remote: Store, cache: Cache) -> None:
+    push(remote, parcel_of_cache(cache.folder))
+    packed = pickle.dumps(remote)
+    assert b"secret" not in packed
+    assert find(pickle.loads(packed), "tiny") == find(remote, "tiny")
 
 
 def test_names_that_mean_nothing_or_several(bucket: Store, cache: Cache, place: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from featcache.store.cache import Cache, open_cache
 from featcache.store.layout import FORMATS
 from featcache.store.reach import Reach
 from featcache.store.verify import verify
+from featcache.store.writer import CacheWriter
 
 CLASSES = [f"class-{number}" for number in range(10)]
 SHAPE = (4, 4, 128)
@@ -182,8 +185,6 @@ def test_pooled_and_halved_on_the_way_is_what_extract_would_have_made(
 
 
 def make_cache_of(parent: Path, how: Recipe, values: np.ndarray) -> Cache:
-    from featcache.store.writer import CacheWriter
-
     with CacheWriter(parent, how, rows_of(GROUPED.images, [1] * 240, how), values.shape[1:]) as writer:
         for shard in writer.missing:
             start, stop = writer.store.layout.span(shard)
@@ -214,6 +215,18 @@ def test_a_cache_is_read_where_it_lies(remote: Store, caches: dict[str, Cache], 
         assert tables < there.fetched_bytes
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(there.features))[5], X[5])
     assert only_in(place / "b") == []
+
+
+def test_workers_read_at_the_same_time(caches: dict[str, Cache], place: Path) -> None:
+    store = open_remote(str(place / "r"))
+    entry = push(store, parcel_of_cache(caches["zarr"].folder)).entry
+    with RemoteCache(store, entry.record, place / "b", spool_bytes=1) as there:
+        with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+            parts = list(
+                pool.map(there.features.__getitem__, [slice(start, start + 60) for start in range(0, 240, 60)])
+            )
+        np.testing.assert_array_equal(np.concatenate(parts), X)
+        np.testing.assert_array_equal(there.features[7], X[7])
 
 
 def test_hdf5_is_read_from_a_remote_too(caches: dict[str, Cache], place: Path) -> None:
@@ -320,6 +333,16 @@ def test_rows_of_other_caches_are_fetched_to_be_copied(caches: dict[str, Cache],
     np.testing.assert_array_equal(values, X[60:90])
     reached.forget()
     assert only_in(place / "b") == []
+
+
+def test_a_cache_that_was_begun_here_gets_its_rows(caches: dict[str, Cache], place: Path) -> None:
+    store = open_remote(str(place / "r"))
+    push(store, parcel_of_cache(caches["zarr"].folder))
+    begun = CacheWriter(place / "b", recipe(), rows_for(GROUPED), SHAPE)
+    reached = ask(store, recipe(), rows_for(GROUPED), place / "b")
+    assert reached.whole is None
+    assert len(reached.row_ids) == 240
+    assert begun.missing
 
 
 def test_a_remote_that_is_of_no_use_is_no_error(caches: dict[str, Cache], place: Path) -> None:

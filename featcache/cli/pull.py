@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from featcache.cli.options import json_option, open_project, project_option, project_or_none
-from featcache.cli.output import print_json, say, shown, size, track
+from featcache.cli.output import print_json, printable, say, shown, size, track
 from featcache.cli.remote_output import record_as_json, signature_in_words
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def command(
 def _sentence(done: Pulled) -> str:
     if done.reused:
         return f"{done.name}: is here already"
-    words = "".join(f", {word}" for word in (done.record.licence, done.record.contact) if word)
+    words = "".join(f", {printable(word)}" for word in (done.record.licence, done.record.contact) if word)
     if done.name != done.record.name:
         return f"{done.name}: part of {done.record.name}, {size(done.fetched_bytes)} fetched{words}"
     return f"{done.name}: pulled, {size(done.fetched_bytes)}{words}"

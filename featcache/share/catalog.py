@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from featcache.errors import RemoteError, RemoteNotFoundError, UsageError, nearest
 from featcache.files import sha256_bytes
 from featcache.share.contract import Store, read
-from featcache.share.record import FOLDERS, MAX_RECORD_BYTES, Kind, Record, record_path
+from featcache.share.record import FOLDERS, MAX_RECORD_BYTES, NAME_PATTERN, Kind, Record, record_path
 from featcache.share.transfer import THREADS, patiently
 
 _MAX_GENERATIONS = 10_000
@@ -38,6 +39,8 @@ def latest(store: Store, kind: Kind, name: str) -> Entry | None:
 
     So it needs no listing, which plain web servers do not have.
     """
+    if not re.fullmatch(NAME_PATTERN, name):  # it would be a path that leads somewhere else
+        return None
     data, generation = None, 0
     while generation < _MAX_GENERATIONS:
         path = record_path(kind, name, generation + 1)

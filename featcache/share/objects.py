@@ -16,7 +16,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from featcache.errors import FeatcacheError, RemoteAccessError, RemoteDroppedError, RemoteError, RemoteNotFoundError
 from featcache.share.contract import BLOCK_BYTES, Item
-from featcache.share.urls import Place
+from featcache.share.urls import Place, open_remote
 
 _WHOLE_BYTES = 64 << 20
 """What is larger is sent in parts."""
@@ -106,6 +106,10 @@ class ObjectStore:
         self.url = place.url.partition("?")[0].rstrip("/")
         self._bucket = bucket
         self._place = place
+
+    def __reduce__(self) -> Any:
+        """In another process it is opened anew: no credentials travel."""
+        return open_remote, (self._place.url,)
 
     def folders(self, folder: str) -> list[str]:
         """As of `Store`."""

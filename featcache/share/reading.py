@@ -23,7 +23,7 @@ from featcache.share.transfer import DamagedError, at_once, fetch, patiently
 from featcache.share.web import NoRangesError
 from featcache.store.features import Array, Features, Span
 from featcache.store.formats import open_store
-from featcache.store.layout import Layout
+from featcache.store.layout import ARRAY_FILE, Layout
 from featcache.store.manifest import FileEntry
 from featcache.store.tensorstore import choose_reader
 
@@ -94,6 +94,7 @@ class RemoteReader:
         self.layout = layout
         self.fetched_bytes = 0
         self._store, self._record, self._folder, self._entries = store, record, folder, entries
+        self._process = os.getpid()
         self._spool_bytes = spool_bytes
         files = open_store("zarr", folder, layout)
         self._files = {shard: name for name, shard in files.files().items() if shard is not None}
@@ -121,6 +122,7 @@ class RemoteReader:
         if not blocks:
             return np.empty((0, *self.layout.row_shape), self.layout.dtype)
         with self._reading:
+            self._keep_apart()
             parts, place = [], 0
             while place < len(blocks):
                 some = self._as_many_as_fit(blocks[place:])
@@ -129,6 +131,17 @@ class RemoteReader:
                 place += len(some)
             self._let_go(0)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _keep_apart(self) -> None:
+        """A worker process keeps shards of its own: another one lets go of them when it likes."""
+        if self._process == os.getpid():
+            return
+        before = self._folder
+        self._process, self._there = os.getpid(), {}
+        self._folder = before.parent / f"{self._record.name}-{self._process}"
+        (self._folder / ARRAY_FILE).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(before / ARRAY_FILE, self._folder / ARRAY_FILE)
+        self._reader = choose_reader(open_store("zarr", self._folder, self.layout), "auto")
 
     def _as_many_as_fit(self, blocks: Sequence[Span]) -> Sequence[Span]:
         """Blocks from the first on whose shards fill half of the spool at most, and one at least."""

@@ -32,6 +32,7 @@ RUN_FILE = "files.json"
 Kind = Literal["cache", "run"]
 FOLDERS: dict[Kind, str] = {"cache": "caches", "run": "runs"}
 _SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+NAME_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$"
 _SHOWN_CHARS = 500
 _Text = Annotated[str, Field(max_length=200)]
 
@@ -63,7 +64,7 @@ class Record(_Record):
 
     format: int
     kind: Kind
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
     digest: Sha256
     generation: Annotated[int, Field(ge=1, lt=10**8)]
     manifest: FileEntry

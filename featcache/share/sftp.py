@@ -17,7 +17,7 @@ import paramiko
 from featcache.errors import FeatcacheError, RemoteAccessError, RemoteDroppedError, RemoteNotFoundError
 from featcache.files import PARTIAL_SUFFIX
 from featcache.share.contract import BLOCK_BYTES, Item
-from featcache.share.urls import Place
+from featcache.share.urls import Place, open_remote
 
 _CHANNELS = 6
 """Of one session; OpenSSH allows ten."""
@@ -40,6 +40,10 @@ class SftpStore:
         self._idle: list[paramiko.SFTPClient] = []
         self._lock = threading.Lock()
         self._free = threading.Semaphore(_CHANNELS)
+
+    def __reduce__(self) -> Any:
+        """In another process it is opened anew: no credentials travel."""
+        return open_remote, (self._place.url,)
 
     def folders(self, folder: str) -> list[str]:
         """As of `Store`."""
