@@ -30,7 +30,7 @@ from featcache.errors import (
 from featcache.share import push as pushing
 from featcache.share import seen
 from featcache.share.catalog import find, latest, listing
-from featcache.share.contract import Store
+from featcache.share.contract import Store, read
 from featcache.share.index import write_index
 from featcache.share.parcel import parcel_of_cache
 from featcache.share.pull import Pulled, Trust, pull
@@ -216,6 +216,22 @@ def test_two_pushers_of_one_cache_whose_rows_lie_otherwise(remote: Store, place:
     assert latest(remote, "cache", one.name).sha256 == entry  # type: ignore[union-attr]
     assert contents(pulled.folder) in (contents(one.folder), contents(two.folder))
     assert verify(pulled.folder).sound
+
+
+def test_of_many_who_create_an_object_one_is_told_that_it_did(remote: Store) -> None:
+    for number in range(5):
+        with ThreadPoolExecutor(8) as pool:
+            told = list(pool.map(lambda who, n=number: remote.create(f"a/b/{n}", f"{who}".encode()), range(8)))
+        assert told.count(True) == 1
+        assert read(remote, f"a/b/{number}", 9) == f"{told.index(True)}".encode()
+    assert sorted(item.path for item in remote.list("a")) == [f"a/b/{number}" for number in range(5)]
+    assert remote.folders("a") == ["b"]
+    for item in remote.list("a"):
+        remote.remove(item.path)
+        remote.remove(item.path)
+    assert remote.list("a") == remote.folders("a") == []
+    with pytest.raises(RemoteNotFoundError, match="is not there"):
+        read(remote, "a/b/0", 9)
 
 
 def test_two_pulls_at_once_do_not_meet(bucket: Store, cache: Cache, place: Path) -> None:
