@@ -81,7 +81,7 @@ def s3_server(folder: Path) -> Iterator[S3]:
         "s3.config=s3.json",
     ]
     options += [f"{name}={port}" for name, port in ports.items()]
-    with _running([str(WEED), "mini", *(f"-{option}" for option in options)], folder):
+    with _running([str(WEED), f"-logdir={folder}", "mini", *(f"-{option}" for option in options)], folder):
         server = S3(ports["s3.port"])
         _wait_for(lambda: _has_bucket(server))
         yield server
