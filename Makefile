@@ -20,11 +20,12 @@ lint: $(VENV)/.featcache-check
 
 check: lint test  ## every gate: ruff, mypy --strict, import-linter, pytest
 
-bench: $(VENV)/.featcache  ## what docs/benchmarks.md quotes
+bench: $(VENV)/.featcache-test  ## what docs/benchmarks.md quotes
 	$(BIN)/python benchmarks/head.py
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/extract.py
+	$(BIN)/python benchmarks/share.py
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

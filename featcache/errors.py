@@ -11,7 +11,12 @@
     │   ├── CacheNotFoundError (FileNotFoundError) no such cache, or it was never finished
     │   └── CacheWriteError    (OSError)           a cache cannot be written
     ├── HeadError             (ValueError)         a head cannot be trained as asked
-    └── RunError              (RuntimeError)       a run's files are missing or damaged
+    ├── RunError              (RuntimeError)       a run's files are missing or damaged
+    └── RemoteError           (RuntimeError)       a remote cannot be used, or holds what it should not
+        ├── RemoteNotFoundError (FileNotFoundError) nothing of that name is there
+        ├── RemoteAccessError  (PermissionError)   it wants other credentials
+        ├── RemoteDroppedError (ConnectionError)   it was cut off, or was silent for too long
+        └── TrustError                             a signature is missing, wrong or of nobody who is trusted
 
 A message says what is wrong, where, what was expected and found, and what to do next. The command
 line prints it and exits with 1; a traceback that reaches a user is a defect.
@@ -73,6 +78,32 @@ class HeadError(FeatcacheError, ValueError):
 
 class RunError(FeatcacheError, RuntimeError):
     """A run's files are missing or damaged."""
+
+
+class RemoteError(FeatcacheError, RuntimeError):
+    """A remote cannot be used as asked, or holds what it should not."""
+
+
+class RemoteNotFoundError(RemoteError, FileNotFoundError):
+    """Nothing of that name is on the remote."""
+
+    __str__ = Exception.__str__
+
+
+class RemoteAccessError(RemoteError, PermissionError):
+    """The remote wants other credentials than those that are at hand."""
+
+    __str__ = Exception.__str__
+
+
+class RemoteDroppedError(RemoteError, ConnectionError):
+    """The remote cannot be reached, cut a transfer off or was silent for too long: another try may do."""
+
+    __str__ = Exception.__str__
+
+
+class TrustError(RemoteError):
+    """A signature is missing, wrong, or of nobody who is trusted here."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

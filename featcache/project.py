@@ -117,6 +117,18 @@ class FoldersSection(_Section):
     results: str = "results"
 
 
+class RemoteSection(_Section):
+    """[remotes.NAME]: where caches and runs are exchanged.
+
+    url : never with credentials in it
+    signed : whether pulls from there must be signed by a key that is trusted here
+    """
+
+    url: str = Field(min_length=1, max_length=2000)
+    signed: bool = False
+
+
+RemoteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Section = TypeVar("Section", DatasetSection, ViewsSection, AugmentationSection, StorageSection)
 
 
@@ -128,6 +140,7 @@ class Settings(_Section):
     augmentation: AugmentationSection = AugmentationSection()
     storage: StorageSection = StorageSection()
     folders: FoldersSection = FoldersSection()
+    remotes: dict[RemoteName, RemoteSection] = {}
 
     @model_validator(mode="after")
     def _folders_differ(self) -> Settings:
@@ -233,11 +246,27 @@ def write_project(folder: Path, settings: Settings) -> None:
         "storage": "of new caches: format zarr or hdf5, dtype float32 or float16",
         "folders": "where caches and runs are kept",
     }
-    for section, values in settings.model_dump(exclude_none=True).items():
+    sections = settings.model_dump(exclude_none=True)
+    remotes = sections.pop("remotes")
+    for section, values in sections.items():
         lines += [f"[{section}]  # {comments[section]}"]
         lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
         lines += [""]
+    for name, values in remotes.items():
+        lines += [f"[remotes.{name}]", *(f"{key} = {_toml(value)}" for key, value in values.items()), ""]
     write_text(folder / PROJECT_FILE, "\n".join(lines))
+
+
+def with_remote(text: str, name: str, remote: RemoteSection) -> str:
+    """The text of a TOML file with a remote added behind all that stands there, comments and all."""
+    lines = [f"[remotes.{name}]", *(f"{key} = {_toml(value)}" for key, value in remote.model_dump().items())]
+    return text.rstrip() + ("\n\n" if text.strip() else "") + "\n".join(lines) + "\n"
+
+
+def without_remote(text: str, name: str) -> str:
+    """The text of a TOML file without a remote's section; as it is where it has none that stands by itself."""
+    section = re.compile(rf"^\[remotes\.{re.escape(name)}\][^\n]*\n(?:(?!\[)[^\n]*(?:\n|\Z))*", re.MULTILINE)
+    return section.sub("", text)
 
 
 def _toml(value: Any) -> str:

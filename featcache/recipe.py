@@ -25,9 +25,13 @@ FillMode = Literal["constant", "nearest", "reflect", "wrap"]
 FILL_MODES: tuple[FillMode, ...] = ("constant", "nearest", "reflect", "wrap")
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+"""Made once: every row has a digest, and making an encoder takes longer than using it."""
+
+
 def canonical_json(value: Any) -> str:
     """JSON with one spelling for one value: sorted keys, no spaces, no NaN, UTF-8 as it is."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def digest(value: Any) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from faults import Shops, make_cells
+from servers import S3, s3_server
 
 from featcache.backbones import known
 from featcache.backbones.engines.choose import ChosenEngine, open_engine
@@ -158,6 +159,13 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield Path(folder).resolve()
 
 
+@pytest.fixture
+def place(quick: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As `tmp_path`, in memory where there is such a disk; what is tried again on a remote is so at once."""
+    monkeypatch.setattr("featcache.share.transfer._PAUSE_S", 0.001)
+    return Path(tempfile.mkdtemp(dir=quick))
+
+
 @pytest.fixture(scope="session")
 def shops(quick: Path) -> Iterator[Shops]:
     """Warm processes that fork workers."""
@@ -186,3 +194,21 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def format_(request: pytest.FixtureRequest) -> str:
     """Each storage format in turn."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def s3(quick: Path) -> Iterator[S3]:
+    """An S3 server with the bucket `lab`, for the whole session."""
+    with s3_server(quick / "s3") as server:
+        yield server
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder without credentials, keys or remotes."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    for name in [name for name in os.environ if name.startswith(("AWS_", "FEATCACHE_", "XDG_", "NETRC", "SSH_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(folder))
+    return folder

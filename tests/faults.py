@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +39,8 @@ import featcache.pipeline.extract
 import featcache.pipeline.fit_head
 import featcache.pipeline.plan
 import featcache.pipeline.verify
+import featcache.share.pull
+import featcache.share.push
 import featcache.store.hdf5
 import featcache.store.layout
 import featcache.store.leases
@@ -55,6 +57,11 @@ from featcache.files import sha256_file
 from featcache.heads.config import HeadConfig
 from featcache.recipe import FeatureSpace, Recipe
 from featcache.report import figures
+from featcache.share.catalog import find
+from featcache.share.contract import Store
+from featcache.share.parcel import parcel_of_cache
+from featcache.share.subset import Part, pull_part
+from featcache.share.urls import open_remote
 from featcache.store import ledger, tables
 from featcache.store.cache import open_cache
 from featcache.store.writer import CacheWriter
@@ -234,6 +241,42 @@ def fit(
         open_cache(cache), Path(results), config, solver, on_epoch=lambda _: time.sleep(pause_s)
     )
     return {"run": done.run.name, "resumed_at": done.resumed_at, "reused": done.reused}
+
+
+def push(folder: str, url: str, **how: Any) -> dict[str, Any]:
+    """Push a cache. how : see `_disturbed`"""
+    remote = _disturbed(url, url, **how)
+    done = featcache.share.push.push(remote, parcel_of_cache(Path(folder)))
+    return {"reused": done.reused, "sent": done.sent_files}
+
+
+def pull(url: str, parent: str, part: bool = False, **how: Any) -> dict[str, Any]:
+    """Pull the only cache of a remote, or its rows of "train". how : see `_disturbed`"""
+    remote = _disturbed(url, parent, **how)
+    entry = find(remote, "")
+    if part:
+        done = pull_part(remote, entry, Path(parent), Part(splits=("train",)))
+    else:
+        done = featcache.share.pull.pull(remote, entry, Path(parent))
+    return {"reused": done.reused, "name": done.name}
+
+
+def _disturbed(
+    url: str,
+    folder: str,
+    fault: Sequence[Any] | None = None,
+    die_after_s: float | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Store:
+    """A remote. fault : as of `fill`, in `folder`; die_after_s : be killed then"""
+    os.environ.update(environment or {})
+    remote = open_remote(url)
+    if fault:
+        name, *arguments = fault
+        FAULTS[name](Path(folder), CheapEngine(), *arguments)
+    if die_after_s is not None:
+        threading.Timer(die_after_s, die).start()
+    return remote
 
 
 # Faults
@@ -438,7 +481,7 @@ FAULTS: dict[str, Callable[..., None]] = {
     "clock": _jumping_clock,
     "file limit": _file_limit,
 }
-WORK: dict[str, Callable[..., Any]] = {"fill": fill, "command": command, "fit": fit}
+WORK: dict[str, Callable[..., Any]] = {"fill": fill, "command": command, "fit": fit, "push": push, "pull": pull}
 
 
 def make_project(shop: Workshop, folder: Path, *options: str, per_class: int = 6) -> Path:

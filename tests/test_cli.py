@@ -76,7 +76,7 @@ def test_help_fits_a_terminal(run: Run, tmp_path: Path) -> None:
         assert max(map(len, shown.out.splitlines())) <= 80
         assert "..." not in shown.out.replace("[UNITS...]", "").replace("UNITS...", "").replace("ARGS]...", "").replace(
             "CACHE...", ""
-        ).replace("[CACHE]...", "")
+        ).replace("[CACHE]...", "").replace("[CACHE|RUN]...", "")
 
 
 def test_no_command_shows_the_help(run: Run, tmp_path: Path) -> None:

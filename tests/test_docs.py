@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -16,23 +17,29 @@ from featcache.cli import COMMANDS
 ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",
-    *(ROOT / "docs" / page for page in ("tutorial.md", "backbones.md", "caches.md", "reading.md", "heads.md")),
+    *(
+        ROOT / "docs" / page
+        for page in ("tutorial.md", "backbones.md", "caches.md", "reading.md", "heads.md", "sharing.md")
+    ),
 )
 CACHE_NAME = re.compile(r"efficientnet-lite0-[0-9a-f]{8}")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def run(command: list[str], folder: Path) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    environment = {**os.environ, "FEATCACHE_CONFIG": "config"}  # of each folder's own
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     return done.stdout
 
 
-def skeleton(text: str, folder: Path | None = None) -> list[str]:
+def skeleton(text: str, *folders: Path) -> list[str]:
     """Lines without what differs from run to run: digests, numbers, the folder, the width of columns."""
-    if folder is not None:
-        text = text.replace(f"{folder.resolve()}/", "")
+    for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+        text = text.replace(f"file://{folder.resolve()}/", "file:///").replace(f"{folder.resolve()}/", "")
     text = re.sub(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{8}\b", "#", text)
     text = re.sub(r"\d+(\.\d+)?", "#", text)
     text = re.sub(r"(the bottleneck: )\w+", r"\1#", text)
@@ -61,17 +68,24 @@ def test_transcripts_and_python_blocks_run_in_order(page: Path, tmp_path: Path) 
     blocks = [(kind, body) for kind, body in FENCE.findall(page.read_text(encoding="utf-8")) if kind != "sh"]
     assert blocks
     names: dict[str, str] = {}
+    folder = tmp_path
     for kind, body in blocks:
         if kind == "python" and "import torch" in body and find_spec("torch") is None:
             continue  # no dependency of featcache or its tests
         if kind == "python":
-            run([sys.executable, "-W", "error", "-c", with_real_names(body, names)], tmp_path)
+            run([sys.executable, "-W", "error", "-c", with_real_names(body, names)], folder)
             continue
         for command, shown in steps(body):
             program, *arguments = shlex.split(with_real_names(command, names))
+            if program == "cd":
+                folder = (folder / arguments[0]).resolve()
+                folder.mkdir(exist_ok=True)
+                continue
             assert program == "featcache"
-            printed = run([sys.executable, str(ROOT / "cli.py"), *arguments], tmp_path)
-            assert fits(skeleton(printed, tmp_path), skeleton(shown)), f"{command} printed\n{printed}\nnot\n{shown}"
+            printed = run([sys.executable, str(ROOT / "cli.py"), *arguments], folder)
+            assert fits(skeleton(printed, tmp_path, folder), skeleton(shown)), (
+                f"{command} printed\n{printed}\nnot\n{shown}"
+            )
             for promised, found in zip(CACHE_NAME.findall(shown), CACHE_NAME.findall(printed), strict=False):
                 names.setdefault(promised, found)
 

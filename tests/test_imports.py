@@ -97,6 +97,11 @@ def test_what_computes_no_features_loads_no_network(made: Made, project: Path) -
         (*EXTRACT,),
         ("fit-head", "--epochs", "2", "--solver", "gram"),
         ("report",),
+        ("push", "--remote", str(project / "lab")),
+        ("ls", "--remote", str(project / "lab")),
+        ("rm", "mobilenetv2", "--yes"),
+        ("pull", f"{project}/lab/mobilenetv2"),
+        ("verify",),
         ("init",),
     )
     for command, (code, modules) in modules_after(*commands, cwd=project).items():

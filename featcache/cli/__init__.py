@@ -33,6 +33,12 @@ COMMANDS = {
     "diff": "two caches side by side: recipes, rows, labels, values",
     "verify": "check every byte of a cache; compute rows again; repair",
     "convert": "a cache in another format or dtype",
+    "remote": "places that caches and runs are exchanged through",
+    "push": "send caches and runs to a remote",
+    "pull": "get a cache, a part of one, or a run from a remote",
+    "pack": "caches and runs as one file, to be read from a web server or a disk",
+    "index": "make a remote of a folder that a plain web server shows",
+    "key": "keys that sign what is pushed, and whom pulls trust",
     "rm": "remove caches",
     "gc": "remove what can go without a feature being lost",
 }

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 cache_option = click.option(
-    "--cache", "cache_name", metavar="NAME", help="A cache's name or how it begins.  [default: the newest]"
+    "--cache",
+    "cache_name",
+    metavar="NAME",
+    help="A cache's name, how it begins, or REMOTE/NAME.  [default: the newest]",
 )
 preset_option = click.option(
     "--preset",
@@ -182,6 +185,10 @@ def chosen_cache(project: Project, name: str | None, as_json: bool) -> Cache:
     """The cache that is named; else the only one; else the one chosen from a list, or the newest and a word."""
     from featcache.store.catalog import find_cache, list_caches
 
+    if name is not None and _on_remote(project, name):
+        from featcache.pipeline.pull import open_on_remote
+
+        return open_on_remote(name, project)
     caches = [entry.cache for entry in list_caches(project.cache_folder) if entry.cache is not None]
     if name is not None or len(caches) < 2:
         return find_cache(project.cache_folder, name)
@@ -193,6 +200,15 @@ def chosen_cache(project: Project, name: str | None, as_json: bool) -> Cache:
     others = ", ".join(cache.name for cache in caches[1:])
     say(f"took {caches[0].name}, the newest of {len(caches)} caches; --cache names another ({others})", as_json)
     return caches[0]
+
+
+def _on_remote(project: Project, name: str) -> bool:
+    """Whether a name means a cache on a remote; nothing of remotes is loaded for one that cannot."""
+    if "/" not in name and not name.endswith(".zip"):
+        return False
+    from featcache.pipeline.remote import is_remote
+
+    return is_remote(name, project)
 
 
 def _made_at(cache: Cache) -> tuple[str, int]:

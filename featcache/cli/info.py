@@ -6,19 +6,24 @@ from pathlib import Path
 
 import click
 
-from featcache.cli.options import find_cache_of, json_option, project_option
+from featcache.cli.options import find_cache_of, json_option, project_option, remote_option
 from featcache.cli.output import print_json, print_table, say, shown, size
+from featcache.cli.remote_output import info_on_remote
 
 
 @click.command("info")
 @click.argument("name", required=False, metavar="[CACHE]")
+@remote_option
 @project_option
 @json_option
-def command(name: str | None, folder: Path, as_json: bool) -> None:
+def command(name: str | None, remote: str | None, folder: Path, as_json: bool) -> None:
     """What a cache is: its recipe, its rows, its files and how it was made.
 
     CACHE is a cache's name, how its name begins, or its folder; without one, the project's only cache.
     """
+    if remote is not None:
+        info_on_remote(remote, name, folder, as_json)
+        return
     cache = find_cache_of(folder, name)
     manifest = cache.manifest.model_dump(mode="json")
     if as_json:

@@ -7,20 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.cli.options import json_option, open_project, project_option
+from featcache.cli.options import json_option, open_project, project_option, remote_option
 from featcache.cli.output import print_json, print_table, say, size
+from featcache.cli.remote_output import list_on_remote
 
 if TYPE_CHECKING:
     from featcache.store.catalog import Listed
 
 
 @click.command("ls")
+@remote_option
 @project_option
 @json_option
-def command(folder: Path, as_json: bool) -> None:
-    """List the caches of this project; unfinished and damaged ones with the reason."""
+def command(remote: str | None, folder: Path, as_json: bool) -> None:
+    """List the caches of this project; unfinished and damaged ones with the reason. With --remote, what is there."""
     from featcache.store.catalog import list_caches
 
+    if remote is not None:
+        list_on_remote(remote, folder, as_json)
+        return
     project = open_project(folder)
     listed = [_as_json(entry) for entry in list_caches(project.cache_folder)]
     if as_json:

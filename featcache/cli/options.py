@@ -33,6 +33,13 @@ model_option = click.option(
     metavar="NAME",
     help="A backbone (see models), 'all' (the eight of the study), a .keras or .h5 file, or MODULE:FUNCTION.",
 )
+remote_option = click.option(
+    "--remote", metavar="NAME|URL", help="On this remote instead of here: a name of `featcache remote ls`, or a URL."
+)
+_ASKING = (
+    click.option("--no-remote", is_flag=True, help="Ask no remote whether it has these features."),
+    click.option("--offline", is_flag=True, help="Use no network at all."),
+)
 strict_option = click.option("--strict", is_flag=True, help="Stop at an image that cannot be used.")
 
 _MODES = ("caffe", "tf", "torch", "lite0", "rescale", "none")
@@ -135,6 +142,13 @@ def extraction_of(values: dict[str, Any]) -> ExtractOptions:
     )
 
 
+def asking_options(command: Command) -> Command:
+    """The options of a command that asks remotes before it computes."""
+    for option in reversed(_ASKING):
+        command = option(command)
+    return command
+
+
 def views_options(command: Command) -> Command:
     """The options that override [views] and [augmentation] of featcache.toml."""
     for option in reversed((*_VIEWS, *_AUGMENTATION)):
@@ -187,6 +201,15 @@ def named_models(models: Sequence[str]) -> list[str]:
         if not (own_models.is_file(name) or own_models.is_builder(name)):
             registry.get(name)
     return named
+
+
+def project_or_none(folder: Path) -> Project | None:
+    """The project that `folder` lies in, for commands that work without one, too."""
+    from featcache.project import PROJECT_FILE, find_project
+
+    start = folder.resolve()
+    there = any((parent / PROJECT_FILE).is_file() for parent in (start, *start.parents))
+    return find_project(start) if there else None
 
 
 def open_project(folder: Path) -> Project:

@@ -17,19 +17,26 @@ yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
 
 
+def confirm_removal(n_bytes: int, yes: bool, as_json: bool) -> None:
+    """Ask. UsageError where nobody can be asked and --yes was not given."""
+    from featcache.errors import UsageError
+
+    if yes:
+        return
+    if as_json or not sys.stdin.isatty():
+        raise UsageError("nobody can be asked here: add --yes to remove, or --dry-run to see what would go")
+    click.confirm(f"remove these {size(n_bytes)}?", abort=True)
+
+
 def remove_all(found: Sequence[Removable], yes: bool, dry_run: bool, as_json: bool) -> None:
     """Show what is to go, ask, and remove it. Where nobody can be asked, --yes is needed."""
-    from featcache.errors import UsageError
     from featcache.pipeline.tidy import remove
 
     total = sum(item.bytes for item in found)
     if found and not as_json:
         print_table(["to remove", "size", "why"], [[shown(i.path), size(i.bytes), i.why] for i in found], numbers=False)
     if found and not dry_run:
-        if not yes:
-            if as_json or not sys.stdin.isatty():
-                raise UsageError("nobody can be asked here: add --yes to remove, or --dry-run to see what would go")
-            click.confirm(f"remove these {size(total)}?", abort=True)
+        confirm_removal(total, yes, as_json)
         for item in found:
             remove(item)
     if as_json:

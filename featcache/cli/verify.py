@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.cli.options import json_option, open_project, project_option
+from featcache.cli.options import json_option, open_project, project_option, remote_option
 from featcache.cli.output import print_json, say, size, track
+from featcache.cli.remote_output import verify_on_remote
 
 if TYPE_CHECKING:
     from featcache.pipeline.verify import Recomputed
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--repair", "mend", is_flag=True, help="Make again what is damaged, and nothing else.")
 @click.option("--weights", metavar="PATH", help="The weights that the cache was made with, where they are a file.")
 @click.option("--seed", type=click.IntRange(0), help="Chooses the rows of --recompute; others every time without it.")
+@remote_option
 @project_option
 @json_option
 def command(
@@ -30,6 +32,7 @@ def command(
     mend: bool,
     weights: str | None,
     seed: int | None,
+    remote: str | None,
     folder: Path,
     as_json: bool,
 ) -> None:
@@ -42,6 +45,11 @@ def command(
     from featcache.pipeline.repair import repair
     from featcache.pipeline.verify import recompute, verify_cache
 
+    if remote is not None:
+        if n_rows or mend or weights:
+            raise click.UsageError("--remote goes with none of --recompute, --repair, --weights: pull it first")
+        verify_on_remote(remote, names, folder, as_json)
+        return
     values, sound = [], True
     for cache_folder in _folders(names, folder):
         found = verify_cache(cache_folder, track)

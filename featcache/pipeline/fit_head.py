@@ -295,7 +295,12 @@ def measure(cache: Cache, probabilities: np.ndarray[Any, Any]) -> dict[str, dict
 
 
 def refuse_stale(project: Project, cache: Cache) -> None:
-    """Raise UsageError if dataset.csv says other labels, splits or groups than the cache's copy of it."""
+    """Raise UsageError if dataset.csv says other labels, splits or groups than the cache's copy of it.
+
+    A project that names no images works on caches of others, and has none.
+    """
+    if "dataset" not in project.settings.model_fields_set and not project.dataset_file.exists():
+        return
     listed = {image.image_id: image for image in read_dataset(project.dataset_file, project.images_folder).images}
     copied = cache.dataset[["image_id", "label", "split", "group", "path"]].astype(str)
     changed = [

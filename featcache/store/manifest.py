@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
@@ -25,10 +24,10 @@ from featcache.store.layout import (
     ROWS_FILE,
     Layout,
 )
+from featcache.store.strict import strict_json
 
 CACHE_FORMAT = 2
-_MAX_MANIFEST_BYTES = 16 << 20
-_MAX_DEPTH = 32
+MAX_MANIFEST_BYTES = 16 << 20
 _MAX_SHARD_BYTES = 128 << 20
 _SHOWN_CHARS = 1000
 
@@ -148,32 +147,6 @@ class Manifest(_Record):
         write_text(folder / MANIFEST_FILE, self.text())
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Of a key that stands there twice, readers take one or the other: it is refused."""
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
-        raise ValueError(f"the key {twice!r:.80} stands there twice")
-    return value
-
-
-def _deeper_than(value: Any, depth: int) -> bool:
-    """Whether lists and objects of parsed JSON lie in one another more than `depth` times."""
-    level = [value]
-    for _ in range(depth + 1):
-        level = [
-            item
-            for outer in level
-            if isinstance(outer, (dict, list))
-            for item in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-    return bool(level)
-
-
-def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
-
-
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of the cache in `folder`.
 
@@ -205,16 +178,14 @@ def parse_manifest(folder: Path) -> Manifest:
         if not path.is_file():
             never = "it was never finished: run its 'featcache extract' again"
             raise CacheNotFoundError(f"{folder}: {never if folder.is_dir() else 'there is no such cache'}")
-        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise CacheError(f"{path}: larger than any manifest")
         text = path.read_bytes().decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+        value = strict_json(text)
     except CacheError:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise CacheError(f"{path}: cannot be read as JSON: {error}") from error
-    if _deeper_than(value, _MAX_DEPTH):
-        raise CacheError(f"{path}: nested deeper than any manifest")
     version = value.get("format") if isinstance(value, dict) else None
     if isinstance(version, int) and version > CACHE_FORMAT:
         raise CacheError(f"{path}: format {version} is newer than this featcache ({CACHE_FORMAT}): update featcache")

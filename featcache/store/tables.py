@@ -127,7 +127,7 @@ def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     if twice:
         raise CacheError(f"{path}: the column {twice[0]!r:.80} stands there twice")
     for column in TEXT_COLUMNS.intersection(columns):
-        if not all(isinstance(value, str) for value in frame[column]):
+        if not all(isinstance(value, str) for value in frame[column].tolist()):
             raise CacheError(f"{path}: the column {column} does not hold text alone")
     for other in table.schema:
         if other.name not in columns:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.dataset.manifest import Dataset, LabelledImage
-from featcache.errors import CacheError, CacheWriteError, UsageError
+from featcache.errors import CacheError, CacheWriteError, FeatcacheError, UsageError
 from featcache.files import PARTIAL_SUFFIX, sha256_file, write_json
 from featcache.recipe import Recipe, cache_digest, cache_name
 from featcache.store import ledger
@@ -347,7 +347,7 @@ def writing(folder: Path) -> Iterator[None]:
     """Turn what the operating system says while `folder` is written into one CacheWriteError."""
     try:
         yield
-    except CacheError:
+    except FeatcacheError:
         raise
     except OSError as error:
         raise CacheWriteError(

@@ -1,0 +1,77 @@
+"""featcache remote add, ls, rm"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from featcache.cli.options import json_option, project_option, project_or_none
+from featcache.cli.output import print_json, print_table, say, shown
+
+_user_option = click.option("--user", is_flag=True, help="In ~/.config/featcache, for all projects.")
+
+
+@click.group("remote")
+def command() -> None:
+    """Places that caches and runs are exchanged through: S3, gs, az, http(s), SFTP, or a folder."""
+
+
+@command.command("add", short_help="Give a URL a name.")
+@click.argument("name")
+@click.argument("url")
+@click.option("--signed", is_flag=True, help="Take from there only what a trusted key has signed.")
+@_user_option
+@project_option
+@json_option
+def add(name: str, url: str, signed: bool, user: bool, folder: Path, as_json: bool) -> None:
+    """Call the remote at URL NAME, in featcache.toml (which is made where there is none) or, with --user, everywhere.
+
+    URL is s3://BUCKET/PREFIX (?endpoint=https://HOST for a server of one's own), gs://, az://, https://HOST/PATH,
+    sftp://USER@HOST/PATH or a folder. Credentials come from the environment, ~/.aws, ~/.netrc or ~/.ssh.
+    """
+    from featcache.pipeline.remote import USER_FILE, add_remote
+    from featcache.project import PROJECT_FILE
+    from featcache.share.keys import config_folder
+
+    project = project_or_none(folder)
+    file = config_folder() / USER_FILE if user else (project.folder if project else folder) / PROJECT_FILE
+    remote = add_remote(name, url, file, signed)
+    say(f"{name} is {remote.url}, in {shown(file.resolve())}", as_json)
+    if as_json:
+        print_json({"name": name, "url": remote.url, "signed": signed, "file": str(file)})
+
+
+@command.command("ls", short_help="The remotes that are known.")
+@project_option
+@json_option
+def list_all(folder: Path, as_json: bool) -> None:
+    """List the remotes of this project and of the user."""
+    from featcache.pipeline.remote import remotes_of
+
+    known = remotes_of(project_or_none(folder))
+    if as_json:
+        print_json([{"name": name, "url": remote.url, "signed": remote.signed} for name, remote in known.items()])
+    elif not known:
+        say("no remotes: 'featcache remote add NAME URL' adds one")
+    else:
+        rows = [[name, remote.url, "signed only" if remote.signed else ""] for name, remote in known.items()]
+        print_table(["remote", "url", ""], rows, numbers=False)
+
+
+@command.command("rm", short_help="Forget a remote.")
+@click.argument("name")
+@project_option
+@json_option
+def remove(name: str, folder: Path, as_json: bool) -> None:
+    """Forget the remote NAME; what is on it stays."""
+    from featcache.pipeline.remote import USER_FILE, remove_remote
+    from featcache.project import PROJECT_FILE
+    from featcache.share.keys import config_folder
+
+    project = project_or_none(folder)
+    files = [project.folder / PROJECT_FILE] if project else []
+    file = remove_remote(name, [*files, config_folder() / USER_FILE])
+    say(f"{name} is no longer in {shown(file.resolve())}", as_json)
+    if as_json:
+        print_json({"name": name, "file": str(file)})

@@ -1,0 +1,218 @@
+"""pull: manifest, then files into a folder beside, each checked while it streams in; renamed when all is there."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from featcache.errors import CacheError, CacheWriteError, FeatcacheError, RemoteError, RunError, UsageError
+from featcache.files import PARTIAL_SUFFIX, sha256_bytes, sync
+from featcache.recipe import row_id
+from featcache.runs import is_finished
+from featcache.share import keys, seen
+from featcache.share.catalog import Entry
+from featcache.share.contract import Store, read
+from featcache.share.parcel import MANIFEST_FILES, about_cache, about_run, parse_run_files
+from featcache.share.record import Record
+from featcache.share.transfer import Advance, Stopped, at_once, fetch, patiently
+from featcache.store.cache import Cache
+from featcache.store.layout import LEASES_FOLDER, MANIFEST_FILE
+from featcache.store.leases import Leases
+from featcache.store.manifest import MAX_MANIFEST_BYTES, FileEntry, parse_manifest
+from featcache.store.tables import rows_in
+from featcache.store.writer import writing
+
+_SPARE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whom a pull believes. trusted : {public key: name}; allow_older : a step back on the remote is taken"""
+
+    trusted: Mapping[str, str] = field(default_factory=dict)
+    require_signed: bool = False
+    allow_older: bool = False
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull did. reused : whether it was here; fetched_bytes : of the files that came over the line"""
+
+    name: str
+    folder: Path
+    reused: bool
+    record: Record
+    signed: keys.Signed
+    fetched_bytes: int = 0
+    remarks: tuple[str, ...] = ()
+
+
+def pull(
+    store: Store,
+    entry: Entry,
+    parent: Path,
+    trust: Trust | None = None,
+    advance: Advance = lambda _: None,
+    stopped: Stopped = lambda: False,
+) -> Pulled:
+    """Get a whole cache, or run, into `parent`, where it appears when every byte of it has been checked.
+
+    What arrived whole is kept for the next try. Raises TrustError where the signature does not fit or is of nobody who
+    is trusted, RemoteError where the remote cannot be read or holds other bytes than it promises, CacheWriteError or
+    RunError where nothing can be written, UsageError where the name is taken here by something else.
+    """
+    record = entry.record
+    signed = accept(parent, store, entry, trust or Trust())
+    if (found := _here_already(parent / record.name, record, signed)) is not None:
+        return found
+    with _explaining(record, parent):
+        work = parent / f".{record.name}-{entry.sha256[:12]}{PARTIAL_SUFFIX}"
+        leases = Leases(work / LEASES_FOLDER)
+        leases.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            if not leases.claim("pull"):
+                raise UsageError(f"{record.name}: another process pulls it now: wait for it")
+            fetched = _fetch_into(work / record.name, store, record, advance, stopped)
+            _put_in_place(work / record.name, parent / record.name, record)
+            shutil.rmtree(work, ignore_errors=True)
+        finally:
+            leases.close()
+    seen.remember(parent, store.url, entry)
+    return Pulled(record.name, parent / record.name, False, record, signed, fetched)
+
+
+def accept(parent: Path, store: Store, entry: Entry, trust: Trust) -> keys.Signed:
+    """Who signed a record. Raises TrustError, or RemoteError where it is older than one seen before."""
+    signed = keys.check_signature(entry.record, trust.trusted, trust.require_signed)
+    seen.refuse_older(parent, store.url, entry, trust.allow_older)
+    return signed
+
+
+def _here_already(folder: Path, record: Record, signed: keys.Signed) -> Pulled | None:
+    """What is here under the name, where it is this very thing. UsageError where it is something else."""
+    if record.kind == "run":
+        if is_finished(folder):
+            return Pulled(record.name, folder, True, record, signed)
+        return None
+    if not folder.exists():
+        return None
+    if not (folder / MANIFEST_FILE).is_file():
+        raise UsageError(
+            f"{folder}: is a cache that was begun here and never finished: 'featcache rm {record.name}' lets the pull "
+            "take its place, 'featcache extract' finishes it"
+        )
+    cache = Cache(folder)
+    if cache.manifest.digest != record.digest:
+        raise UsageError(
+            f"{folder}: holds another cache, whose digest begins alike: pull with --to FOLDER into another folder"
+        )
+    other = cache.manifest.dataset_digest != record.about.get("dataset")
+    remarks = ("with other labels, splits, groups or paths than on the remote; those here stay",) if other else ()
+    return Pulled(record.name, folder, True, record, signed, remarks=remarks)
+
+
+def _fetch_into(folder: Path, store: Store, record: Record, advance: Advance, stopped: Stopped) -> int:
+    """Get every file, checked. Returns how many bytes came."""
+    folder.mkdir(exist_ok=True)
+    files = get_manifest(folder, store, record)
+    there = sum(entry.bytes for name, entry in files.items() if (folder / name).is_file())
+    total = sum(entry.bytes for entry in files.values())
+    refuse_small_disk(folder.parent.parent, total - there)
+
+    def get(name: str) -> None:
+        fetch(store, record.path_of(name), files[name], folder / name, advance)
+
+    first = [] if record.kind == "run" else [name for name in files if not name.startswith("features.")]
+    at_once(get, first, stopped)
+    rest = sorted(set(files) - set(first), key=lambda name: -files[name].bytes)
+    work: list[Callable[[], object]] = [functools.partial(get, name) for name in rest]
+    if record.kind == "cache":  # while the features come
+        work.insert(0, lambda: check_tables(Tables(folder), record))
+    at_once(lambda job: job(), work, stopped)
+    return total - there
+
+
+class Tables(Cache):
+    """A cache of which not all files are here yet."""
+
+    def _check_sizes(self) -> None:
+        """Those that are here have just been checked."""
+
+
+def get_manifest(folder: Path, store: Store, record: Record) -> Mapping[str, FileEntry]:
+    """Get and check the manifest, and what it says against the record. Returns the files that it names."""
+    if record.manifest.bytes > MAX_MANIFEST_BYTES:
+        raise RemoteError(f"{record.name}: a manifest of {record.manifest.bytes} bytes: longer than any")
+    file = folder / MANIFEST_FILES[record.kind]
+    fetch(store, record.manifest_path, record.manifest, file)
+    if record.kind == "run":
+        data = file.read_bytes()
+        if sha256_bytes(data) != record.digest:
+            raise RemoteError(f"{record.name}: the record names another list of files")
+        return parse_run_files(data, f"{store.url}/{record.manifest_path}").files
+    manifest = parse_manifest(folder)
+    if (manifest.name, manifest.digest) != (record.name, record.digest):
+        raise RemoteError(f"{record.name}: the record is of another cache than its manifest, {manifest.name}")
+    return manifest.files
+
+
+def refuse_small_disk(parent: Path, n_bytes: int) -> None:
+    """Raise CacheWriteError before the first byte where so many do not fit."""
+    free = shutil.disk_usage(parent).free
+    if n_bytes + _SPARE_BYTES > free:
+        raise CacheWriteError(
+            f"{parent}: {n_bytes / 1e6:.1f} MB are to come, and {free / 1e6:.1f} MB are free: make room, "
+            "or pull a part of it (--split, --class, --pooling avg)"
+        )
+
+
+def _put_in_place(folder: Path, final: Path, record: Record) -> None:
+    """See what the files say of one another, bring all to the disk, and give the folder its name."""
+    if record.kind == "cache":
+        Cache(folder)
+    else:
+        entries = parse_run_files((folder / MANIFEST_FILES["run"]).read_bytes(), record.name).files
+        if not is_finished(folder) or about_run(folder, entries) != record.about:
+            raise RemoteError(f"{record.name}: the record says other things than the run's files")
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+    folder.rename(final)
+    sync(final.parent)
+
+
+def check_tables(cache: Cache, record: Record) -> None:
+    """Whether the tables of a cache agree with one another and with the record. CacheError or RemoteError."""
+    if about_cache(cache.manifest, cache.recipe) != record.about:
+        raise RemoteError(f"{record.name}: the record says other things than the cache's manifest and recipe")
+    rows, space = cache.rows, cache.recipe.space
+    if len(rows) != cache.manifest.rows or str(cache.features.dtype) != space.dtype:
+        raise CacheError(f"{record.name}: recipe, rows and features do not fit together")
+    if any(row.row_id != row_id(space, row.image_id, row.parameters) for row in rows_in(cache.views)):
+        raise CacheError(f"{record.name}: rows have another row_id than their image and view")
+
+
+@contextmanager
+def _explaining(record: Record, parent: Path) -> Iterator[None]:
+    """A hostile cache is the remote's fault, a full disk is ours; both are told so, and what arrived whole stays."""
+    try:
+        with writing(parent / record.name):
+            yield
+    except (RemoteError, CacheWriteError, UsageError):
+        raise
+    except (CacheError, RunError) as error:
+        said = str(error).replace(str(parent), "").lstrip("/")
+        raise RemoteError(f"{record.name}: is not what it promises, and was not taken: {said}") from error
+    except FeatcacheError:
+        raise
+
+
+def manifest_of(store: Store, record: Record) -> bytes:
+    """The bytes of the manifest, checked against the record."""
+    data = patiently(lambda: read(store, record.manifest_path, min(record.manifest.bytes, MAX_MANIFEST_BYTES)))
+    if sha256_bytes(data) != record.manifest.sha256:
+        raise RemoteError(f"{store.url}/{record.manifest_path}: is not the one that the record names: it was exchanged")
+    return data

@@ -1,0 +1,111 @@
+"""Looking after a remote: every byte of what is there checked, and what is no longer wanted removed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from featcache.errors import FeatcacheError, RemoteError, RemoteNotFoundError
+from featcache.share.catalog import Entry, latest
+from featcache.share.contract import Store, refuse_writing
+from featcache.share.pull import get_manifest
+from featcache.share.record import CHUNKS_FILE, FOLDERS, Kind, record_path
+from featcache.share.transfer import Advance, at_once, patiently
+from featcache.store.manifest import FileEntry
+from featcache.store.verify import Problem
+
+
+@dataclass(frozen=True)
+class RemoteVerified:
+    """What was found on a remote under a name."""
+
+    name: str
+    files: int
+    bytes: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether all is there, as it was pushed."""
+        return not self.problems
+
+
+def verify_remote(store: Store, entry: Entry, work: Path, advance: Advance = lambda _: None) -> RemoteVerified:
+    """Read every byte that a record names, and keep none of them.
+
+    work : an empty folder for the manifest
+    """
+    record = entry.record
+    try:
+        files = dict(get_manifest(work, store, record))
+    except FeatcacheError as error:
+        return RemoteVerified(record.name, 0, 0, (Problem("", str(error)),))
+    if record.chunks is not None:
+        files[CHUNKS_FILE] = record.chunks
+    problems: dict[str, Problem] = {}
+
+    def check(name: str) -> None:
+        if said := _problem(store, record.path_of(name), files[name]):
+            problems[name] = Problem(name, said)
+        advance(files[name].bytes)
+
+    at_once(check, files)
+    size = sum(one.bytes for one in files.values())
+    return RemoteVerified(record.name, len(files) + 1, size, tuple(problems[name] for name in sorted(problems)))
+
+
+def _problem(store: Store, path: str, entry: FileEntry) -> str:
+    def once() -> str:
+        digest, length = hashlib.sha256(), 0
+        with store.open(path) as blocks:
+            for block in blocks:
+                digest.update(block)
+                length += len(block)
+                if length > entry.bytes:
+                    break
+        if length != entry.bytes:
+            found = length if length < entry.bytes else "more"
+            return f"expected {entry.bytes} bytes, found {found}"
+        if digest.hexdigest() != entry.sha256:
+            return f"expected SHA-256 {entry.sha256[:16]}.., found {digest.hexdigest()[:16]}.."
+        return ""
+
+    try:
+        return patiently(once)
+    except RemoteNotFoundError:
+        return "is missing"
+
+
+def removable(store: Store, kind: Kind, name: str) -> Mapping[str, int]:
+    """The objects under a name and their sizes, also those of a push that was never finished."""
+    refuse_writing(store)
+    found = {item.path: item.bytes for item in patiently(lambda: store.list(f"{FOLDERS[kind]}/{name}"))}
+    if not found:
+        raise RemoteNotFoundError(f"{store.url}: nothing is there of {name}")
+    return found
+
+
+def remove(store: Store, kind: Kind, name: str, on_removed: Callable[[int], object] = lambda _: None) -> None:
+    """Remove what is under a name: its records from the last to the first, then the files.
+
+    So at no moment a record is there whose files are not. Raises RemoteError where the remote refuses.
+    """
+    there = removable(store, kind, name)
+    while (entry := latest(store, kind, name)) is not None:
+        path = record_path(kind, name, entry.record.generation)
+        patiently(lambda path=path: store.remove(path))  # type: ignore[misc]
+        on_removed(there.get(path, 0))
+        if (again := latest(store, kind, name)) is not None and again.sha256 == entry.sha256:
+            raise RemoteError(f"{store.url}/{path}: is still there though it was removed: the remote keeps what it has")
+    records = {path for path in there if path.count("/") == 2}
+    for path in records:  # of generations behind a gap
+        patiently(lambda path=path: store.remove(path))  # type: ignore[misc]
+    files = [path for path in there if path not in records]
+
+    def one(path: str) -> None:
+        patiently(lambda: store.remove(path))
+        on_removed(there[path])
+
+    at_once(one, files)

@@ -1,0 +1,112 @@
+"""URLs of remotes: which there are, what may stand in one, and the store that each means."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
+
+from featcache.errors import UsageError
+from featcache.share.contract import Store
+
+PACK_SUFFIX = ".zip"
+_EXTRAS = {"s3": ("s3", "obstore"), "gs": ("gs", "obstore"), "az": ("az", "obstore"), "sftp": ("sftp", "paramiko")}
+_SCHEMES = ("file", "http", "https", *_EXTRAS)
+_OPTIONS = {"s3": {"endpoint", "region"}}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A parsed URL. host : bucket, container or server with its port; path : without slashes at its ends"""
+
+    scheme: str
+    host: str
+    path: str
+    user: str
+    options: dict[str, str]
+    url: str
+
+    @property
+    def is_pack(self) -> bool:
+        """Whether it is one file that caches are packed in."""
+        return self.path.endswith(PACK_SUFFIX)
+
+
+def parse_url(url: str) -> Place:
+    """A remote's URL, or the path of a local folder or pack, checked.
+
+    Raises UsageError for an unknown kind, and for credentials in the URL: they would be written to files, and shown.
+    """
+    if "://" not in url:
+        url = Path(url).resolve().as_uri()
+    parts = urlsplit(url)
+    try:
+        password, port = parts.password, parts.port
+    except ValueError as error:
+        raise UsageError(f"{redacted(url)}: {error}") from error
+    if parts.scheme not in _SCHEMES:
+        raise UsageError(f"{redacted(url)}: expected a URL that begins with {', '.join(f'{s}://' for s in _SCHEMES)}")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    strange = set(options) - _OPTIONS.get(parts.scheme, set())
+    if password is not None or parts.fragment or strange or (parts.username and parts.scheme != "sftp"):
+        raise UsageError(
+            f"{redacted(url)}: credentials and keys do not belong into a URL, which is kept and shown: "
+            "leave them to the environment (AWS_ACCESS_KEY_ID, ...), ~/.aws/credentials, ~/.netrc or ~/.ssh"
+        )
+    if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
+        raise UsageError(f"{url}: expected file:///FOLDER, with three slashes")
+    if parts.scheme != "file" and not parts.hostname:
+        raise UsageError(f"{url}: names no host or bucket")
+    host = (parts.hostname or "") + (f":{port}" if port else "")
+    if parts.scheme in ("s3", "gs", "az"):
+        host = parts.netloc  # bucket names may hold capital letters
+    path = unquote(parts.path).strip("/")
+    if ".." in path.split("/") or "\0" in path:
+        raise UsageError(f"{url}: expected a path without '..'")
+    shown = urlunsplit((parts.scheme, parts.netloc, quote(f"/{path}" if path else ""), parts.query, ""))
+    return Place(parts.scheme, host, path, parts.username or "", options, shown)
+
+
+def redacted(url: str) -> str:
+    """A URL without what may be secret in it."""
+    return re.sub(r"//[^/@]*@", "//...@", url).partition("?")[0][:200]
+
+
+def open_remote(url: str) -> Store:
+    """The store at a URL. Raises UsageError where it is none, or where a package that it needs is missing."""
+    place = parse_url(url)
+    if place.is_pack:
+        from featcache.share.packs import open_pack
+
+        parent, _, name = place.path.rpartition("/")
+        around = Place(place.scheme, place.host, parent, place.user, place.options, place.url.rpartition("/")[0])
+        return open_pack(_open(around), name)
+    return _open(place)
+
+
+def _open(place: Place) -> Store:
+    if place.scheme == "file":
+        from featcache.share.folder import FolderStore
+
+        return FolderStore(Path("/" + place.path), place.url)
+    if place.scheme in ("http", "https"):
+        from featcache.share.web import WebStore
+
+        return WebStore(place.url)
+    extra, package = _EXTRAS[place.scheme]
+    refuse_missing(package, extra, f"{place.scheme}:// remotes need")
+    if place.scheme == "sftp":
+        from featcache.share.sftp import SftpStore
+
+        return SftpStore(place)
+    from featcache.share.objects import ObjectStore, bucket_of
+
+    return ObjectStore(bucket_of(place), place)
+
+
+def refuse_missing(package: str, extra: str, what: str) -> None:
+    """Raise UsageError with the command that installs an optional package, where it is missing."""
+    if find_spec(package) is None:
+        raise UsageError(f"{what} {package}, which is not installed here: pip install 'featcache[{extra}]'")
