@@ -19,7 +19,11 @@ import pytest
 from conftest import EXTRACT, FEATCACHE, Made, Run, contents, run_command
 
 import featcache
-from featcache.cli import COMMANDS, cli
+from featcache.backbones.preprocess import MODES
+from featcache.backbones.registry import STUDY
+from featcache.cli import COMMANDS, cli, options
+from featcache.cli.options import named_models
+from featcache.errors import BackboneError
 
 ROOT = Path(__file__).parents[1]
 RUN_FILES = {
@@ -164,6 +168,16 @@ def test_json_of_extract(made: Made, project: Path, run: Run) -> None:
     assert (again["cache"], again["rows"]) == (first["cache"], 72)
     assert (again["computed"], again["reused"], again["images_per_s"]) == (0, 72, 0.0)
     assert contents(project) == before
+
+
+def test_all_models_are_those_of_the_study_and_wrong_names_are_said_at_once() -> None:
+    assert named_models(["all", "mobilenet"]) == [*STUDY, "mobilenet"]
+    with pytest.raises(BackboneError, match="did you mean vgg19 or vgg16"):
+        named_models(["vgg61"])
+
+
+def test_the_preprocessings_on_offer_are_those_there_are() -> None:
+    assert set(options._MODES) == set(MODES)
 
 
 def test_json_of_several_models_is_a_list(project: Path, run: Run) -> None:

@@ -38,7 +38,8 @@ def command(models: tuple[str, ...], dry_run: bool, folder: Path, as_json: bool,
 
     A second call computes nothing: a cache is named by all that decides its values. After an interruption
     the same command goes on where it stopped; run at the same time several times, they share the work. Rows
-    that another cache holds are copied. Several --model, or several --layer, make several caches in one pass.
+    that another cache, here or on a remote, holds are copied. Several --model, or several --layer, make several
+    caches in one pass.
     """
     from featcache.cli.interrupts import finishing_in_hand
     from featcache.pipeline.extract import extract
@@ -110,6 +111,8 @@ def _sentence(done: Extracted) -> str:
             f"{done.cache}: {done.computed} rows of {done.shape[1:]} computed{before}, "
             f"{done.seconds:.1f} s, {done.images_per_s:.1f} images/s"
         )
+    if done.pulled_from:
+        return f"{done.cache}: all {done.rows} rows were on a remote, nothing to compute, {done.seconds:.1f} s"
     if done.copied:
         return f"{done.cache}: all {done.rows} rows: {', '.join(parts)}, nothing to compute, {done.seconds:.1f} s"
     relabelled = "; its labels and splits were brought up to date" if done.relabelled else ""
@@ -125,6 +128,7 @@ def _as_json(done: Extracted, whole: Pass) -> dict[str, Any]:
         "reused": done.reused,
         "copied": done.copied,
         "copied_from": list(done.sources),
+        "pulled_from": done.pulled_from,
         "format": done.format,
         "dtype": done.dtype,
         "skipped": done.skipped,

@@ -120,12 +120,12 @@ NETWORK_NAMES = (
     *("weights", "weights_seed", "input_size_px", "preprocessing", "layers", "pooling", "precision"),
     *("engine", "batch_rows", "unsafe"),
 )
-OTHER_NAMES = ("reuse_from", "allow_nonfinite", "check_bytes", "strict")
+OTHER_NAMES = ("reuse_from", "no_remote", "offline", "allow_nonfinite", "check_bytes", "strict")
 
 
 def extraction_options(command: Command) -> Command:
     """The options that say what to extract, but for the model."""
-    for option in reversed((*_EXTRACTION, *_VIEWS, *_AUGMENTATION, strict_option)):
+    for option in reversed((*_EXTRACTION, *_ASKING, *_VIEWS, *_AUGMENTATION, strict_option)):
         command = option(command)
     return command
 
@@ -140,13 +140,6 @@ def extraction_of(values: dict[str, Any]) -> ExtractOptions:
         storage=given(values, STORAGE_NAMES),
         **{name: values[name] for name in (*NETWORK_NAMES, *OTHER_NAMES)},
     )
-
-
-def asking_options(command: Command) -> Command:
-    """The options of a command that asks remotes before it computes."""
-    for option in reversed(_ASKING):
-        command = option(command)
-    return command
 
 
 def views_options(command: Command) -> Command:

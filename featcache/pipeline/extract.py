@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +22,10 @@ from featcache.extract import extract as extract_rows
 from featcache.machine import usable_cores
 from featcache.pipeline.plan import ExtractOptions, Plan, plan_extraction
 from featcache.pipeline.progress import Stopping, Track, never, silent
+from featcache.pipeline.pull import ask_remotes
+from featcache.pipeline.remote import remotes_of
 from featcache.project import Project, refuse_unwritable
+from featcache.share.reach import Reached
 from featcache.store.cache import open_cache
 from featcache.store.layout import MANIFEST_FILE
 from featcache.store.manifest import CACHE_FORMAT
@@ -48,6 +51,7 @@ class Extracted:
     """What `extract` did for one cache. computed, reused and copied count rows, skipped the images that were left out.
 
     reused : rows that did not have to be computed; copied : those of them that came from other caches (`sources`)
+    pulled_from : the cache's name on a remote that had it; "" where none had
     seconds : from the beginning, whatever was computed meanwhile for other caches included
     relabelled : whether a finished cache took over other labels, splits, groups or paths
     damage : what was wrong with a finished cache that had to be mended; "" where nothing was
@@ -63,6 +67,7 @@ class Extracted:
     reused: int
     copied: int
     sources: Sequence[str]
+    pulled_from: str
     skipped: int
     seconds: float
     shape: tuple[int, ...]
@@ -122,15 +127,23 @@ def extract(
     plans = plan_extraction(project, models, options, track, on_event=on_event)
     different = {plan.folder: plan for plan in plans}  # a model may be named twice
     found = {folder: _brought_up_to_date(folder, plan.digest, plan.dataset) for folder, plan in different.items()}
-    unfinished = [plan for folder, plan in different.items() if not (folder / MANIFEST_FILE).is_file()]
+    asked = {
+        folder: _ask_remotes(project, plan, options, track, stopping, on_event)
+        for folder, plan in different.items()
+        if not (folder / MANIFEST_FILE).is_file()
+    }
+    unfinished = [different[folder] for folder, reached in asked.items() if reached.whole is None]
+    for folder, reached in asked.items():
+        if reached.whole is not None:
+            found[folder] = _brought_up_to_date(folder, different[folder].digest, different[folder].dataset)
     before = time.perf_counter()
-    filled, shares = _fill(unfinished, options, started, track, stopping) if unfinished else ({}, Shares())
+    filled, shares = _fill(unfinished, asked, options, started, track, stopping) if unfinished else ({}, Shares())
     now = time.perf_counter()
     extracted = []
     for plan in plans:
         counts, faint_rows = filled.get(plan.folder, (Counts(), 0))
         relabelled, damage = found[plan.folder]
-        n_rows = sum(plan.views)
+        n_rows, whole = sum(plan.views), asked[plan.folder].whole if plan.folder in asked else None
         extracted.append(
             Extracted(
                 cache=plan.name,
@@ -141,6 +154,7 @@ def extract(
                 reused=n_rows - counts.computed,
                 copied=counts.copied,
                 sources=sorted(counts.sources),
+                pulled_from=whole.record.name if whole else "",
                 skipped=len(plan.left_out),
                 seconds=now - started,
                 shape=(n_rows, *plan.cut.feature_shape),
@@ -156,14 +170,34 @@ def extract(
     return Pass(extracted, shares, now - before)
 
 
+def _ask_remotes(
+    project: Project, plan: Plan, options: ExtractOptions, track: Track, stopping: Stopping, on_event: OnEvent
+) -> Reached:
+    """What the project's remotes have of a cache: the whole of it, pulled; or rows that nobody has here."""
+    if options.no_remote or options.offline or not remotes_of(project):
+        return Reached()
+    here = Reach((plan.parent, *options.reuse_from), plan.recipe.space, plan.cut.feature_shape, first=plan.folder)
+    here.look_for(plan.rows)
+    wanted = [row for row in plan.rows if not here.holds(row)]
+    found = ask_remotes(project, plan.recipe, plan.rows, plan.storage.format, wanted, track, stopping)
+    for remark in found.remarks:
+        on_event(remark)
+    return found
+
+
 def _fill(
-    plans: Sequence[Plan], options: ExtractOptions, started: float, track: Track, stopping: Stopping
+    plans: Sequence[Plan],
+    asked: Mapping[Path, Reached],
+    options: ExtractOptions,
+    started: float,
+    track: Track,
+    stopping: Stopping,
 ) -> tuple[dict[Path, tuple[Counts, int]], Shares]:
     """Write what is missing, and commit. Returns what was done for each cache, and how many of its rows are faint."""
     by_id = {image.image_id: image for image in plans[0].dataset.images}
     names = ", ".join(plan.name for plan in plans)
     with stopping() as stopped, ExitStack() as writers:
-        targets = [_target(plan, options, writers) for plan in plans]
+        targets = [_target(plan, asked[plan.folder], options, writers) for plan in plans]
         with track(f"extracting {names}", sum(len(plan.rows) for plan in plans)) as advance:
             advance(sum(target.writer.rows_done for target in targets))
             done = extract_rows(targets, by_id, plans[0].dataset.folder, advance, stopped)
@@ -172,6 +206,8 @@ def _fill(
                 target.writer.finish(plan.dataset, _provenance(plan, counts, time.perf_counter() - started))
         if any(target.writer.missing for target in targets):
             raise KeyboardInterrupt
+    for plan in plans:
+        asked[plan.folder].forget()
     filled = {
         plan.folder: (counts, target.writer.faint_rows)
         for plan, target, counts in zip(plans, targets, done.counts, strict=True)
@@ -179,10 +215,10 @@ def _fill(
     return filled, done.shares
 
 
-def _target(plan: Plan, options: ExtractOptions, writers: ExitStack) -> Target:
+def _target(plan: Plan, asked: Reached, options: ExtractOptions, writers: ExitStack) -> Target:
     """A cache to be filled, with its writer opened."""
     shape = plan.cut.feature_shape
-    reach = Reach((plan.parent, *options.reuse_from), plan.recipe.space, shape, but=plan.folder)
+    reach = Reach((plan.parent, *options.reuse_from, *asked.donors), plan.recipe.space, shape, but=plan.folder)
     reach.look_for(plan.rows)
     arguments = (plan.parent, plan.recipe, plan.rows, shape, plan.storage.format, options.allow_nonfinite)
     return Target(writers.enter_context(CacheWriter(*arguments)), plan.engine, plan.number, reach)

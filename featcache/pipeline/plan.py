@@ -8,12 +8,14 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from featcache.backbones import own_models, registry
 from featcache.backbones.engines.choose import CALIBRATION_FILE, ChosenEngine, OnEvent, open_engine
+from featcache.backbones.imagenet import available
 from featcache.backbones.known import KNOWN_FILE, identify
 from featcache.backbones.network import Cut, NetworkSpec, Precision, load_network, space_of
 from featcache.dataset.candidates import LeftOut
 from featcache.dataset.manifest import Dataset, check
-from featcache.errors import DatasetError
+from featcache.errors import DatasetError, WeightsError
 from featcache.extract import rows_of
 from featcache.pipeline.dataset import current_dataset
 from featcache.pipeline.progress import Track, silent
@@ -31,6 +33,8 @@ class ExtractOptions:
     engine, batch_rows : how it is computed, which decides no value; see `featcache.backbones.engines.choose`
     storage : fields of [storage]
     reuse_from : folders of caches, besides the project's own, that rows may be copied from
+    no_remote : whether remotes are left alone, which else are asked before anything is computed
+    offline : whether no network is used, for weights neither
     """
 
     weights: str = "imagenet"
@@ -47,6 +51,8 @@ class ExtractOptions:
     augmentation: Mapping[str, Any] = field(default_factory=dict)
     storage: Mapping[str, Any] = field(default_factory=dict)
     reuse_from: Sequence[Path] = ()
+    no_remote: bool = False
+    offline: bool = False
     allow_nonfinite: bool = False
     check_bytes: bool = False
     strict: bool = False
@@ -129,11 +135,25 @@ def plan_extraction(
     storage = changed(project.settings.storage, options.storage)
     plans = []
     for model in models:
+        if options.offline:
+            _refuse_download(model, options.weights)
         cuts, engine = network_for(project, options.network(model), options.engine, options.batch_rows, on_event)
         for number, cut in enumerate(cuts):
             recipe = Recipe(space_of(cut, storage.dtype), augmentation)
             plans.append(Plan(dataset, left_out, cut, number, recipe, views, storage, project.cache_folder, engine))
     return plans
+
+
+def _refuse_download(model: str, weights: str) -> None:
+    """Raise WeightsError where weights would have to be downloaded."""
+    if weights != "imagenet" or own_models.is_file(model) or own_models.is_builder(model):
+        return
+    backbone = registry.get(model)
+    if available(backbone) == "download":
+        raise WeightsError(
+            f"{backbone.name}: the ImageNet weights are not on this machine, and --offline allows no download: leave "
+            "it out, or name a file with --weights PATH"
+        )
 
 
 def network_for(
