@@ -1,6 +1,10 @@
-"""The engine that featcache chooses against keras.Model.predict, on arrays in memory, side by side in one run.
+"""The engine that featcache chooses against keras.Model.predict, and whole extractions against the engine.
 
-python benchmarks/extract.py [--model vgg16 ...] [--weights FOLDER] [--rounds 7] [--seconds 2]
+python benchmarks/extract.py [--model vgg16 ...] [--weights FOLDER] [--rounds 7] [--seconds 2] [--whole-s 20]
+
+First on arrays in memory, side by side in one run. Then from JPEG files (640x480) through augmented views into a
+finished cache, loading the network not counted, against the engine on pixels in memory just before and after; and the
+cache verified.
 
 Keras gets pixels that are preprocessed already, and is measured with its default of 32 rows at a time and with the best
 of 8, 16 and 32; the engine gets bytes. The two take turns, so that what else the machine does hits both; the ratio is
@@ -11,10 +15,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 from common import print_machine
 from numpy.typing import NDArray
@@ -23,8 +29,14 @@ from featcache.backbones.engines.choose import ENGINES, open_engine
 from featcache.backbones.network import Network, NetworkSpec, load_network
 from featcache.backbones.preprocess import preprocess
 from featcache.backbones.quiet_keras import import_keras
+from featcache.dataset.synthetic import write_cells
+from featcache.pipeline.extract import extract
+from featcache.pipeline.init import InitOptions, init
+from featcache.pipeline.plan import ExtractOptions
+from featcache.pipeline.verify import verify_cache
+from featcache.project import Project
 
-SIZE_PX = 224
+SIZE_PX, VIEWS = 224, 5
 MODELS = {
     "vgg16": "vgg16*.h5",
     "xception": "xception*.h5",
@@ -92,6 +104,47 @@ def measure(model: str, asked: argparse.Namespace) -> None:
         )
 
 
+def whole(model: str, asked: argparse.Namespace) -> None:
+    """From files to a cache, in a folder of its own."""
+    weights = weights_of(model, asked.weights)
+    with tempfile.TemporaryDirectory() as folder:
+        engine = open_engine(load_network(NetworkSpec(model, weights, input_size_px=SIZE_PX)), asked.engine)
+        n_images = max(10, round((engine.images_per_s or 10) * asked.whole_s / VIEWS))
+        project = project_of(Path(folder), n_images)
+        options = ExtractOptions(
+            weights=weights,
+            input_size_px=SIZE_PX,
+            engine=asked.engine,
+            batch_rows=engine.batch_rows,
+            views=dict.fromkeys(("train", "val", "test"), VIEWS),
+        )
+        pixels = np.random.default_rng(0).integers(0, 256, (64, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
+        engine.features(pixels)
+        before = rate(lambda: engine.features(pixels), len(pixels))
+        done = extract(project, [model], options)
+        after = rate(lambda: engine.features(pixels), len(pixels))
+        (cache,) = done.caches
+        verified = rate(lambda: verify_cache(cache.path), cache.rows)
+        seconds, bare = done.seconds - done.shares.open, (before + after) / 2
+        print(
+            f"{model}: {cache.rows} rows of {n_images} JPEG files, {cache.rows / seconds:.1f} images/s, "
+            f"{cache.rows / seconds / bare:.2f} of the engine's {bare:.1f}; verified, {1 / (seconds / cache.rows + 1 / verified) / bare:.2f}"
+        )
+        print(f"  {done.shares}, of {seconds:.1f} s; the bottleneck: {done.bottleneck}", flush=True)
+
+
+def project_of(folder: Path, n_images: int) -> Project:
+    """A project of JPEG files of 640x480, of four classes."""
+    cells = write_cells(folder / "cells", 2, size_px=480)
+    for number in range(n_images):
+        cell = cv2.imread(str(cells[number % len(cells)]))
+        smear = cv2.copyMakeBorder(np.roll(cell, number, axis=1), 0, 0, 80, 80, cv2.BORDER_REFLECT)
+        path = folder / "images" / cells[number % len(cells)].parent.name / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), smear)
+    return init(folder / "images", folder, InitOptions()).project
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -100,11 +153,15 @@ def main() -> None:
     parser.add_argument("--engine", choices=ENGINES, default="auto")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0, help="of a round, for both sides together, about")
+    parser.add_argument("--whole-s", type=float, default=20.0, help="of a whole extraction, about; 0 for none")
     asked = parser.parse_args()
     print_machine()
     import_keras()
     for model in asked.model or MODELS:
-        measure(model, asked)
+        if asked.rounds:
+            measure(model, asked)
+        if asked.whole_s:
+            whole(model, asked)
 
 
 if __name__ == "__main__":
