@@ -126,9 +126,10 @@ def whole(model: str, asked: argparse.Namespace) -> None:
         (cache,) = done.caches
         verified = rate(lambda: verify_cache(cache.path), cache.rows)
         seconds, bare = done.seconds - done.shares.open, (before + after) / 2
+        ratios = (cache.rows / seconds / bare, 1 / (seconds / cache.rows + 1 / verified) / bare)
         print(
             f"{model}: {cache.rows} rows of {n_images} JPEG files, {cache.rows / seconds:.1f} images/s, "
-            f"{cache.rows / seconds / bare:.2f} of the engine's {bare:.1f}; verified, {1 / (seconds / cache.rows + 1 / verified) / bare:.2f}"
+            f"{ratios[0]:.2f} of the engine's {bare:.1f}; verified, {ratios[1]:.2f}"
         )
         print(f"  {done.shares}, of {seconds:.1f} s; the bottleneck: {done.bottleneck}", flush=True)
 

@@ -383,8 +383,14 @@ def _killed_at(parent: Path, _: CheapEngine, step: int) -> None:
 
 
 def _killed_in_batch(_: Path, engine: CheapEngine, batch: int) -> None:
-    """Die before a batch is computed."""
-    engine.on_batch = lambda number: die() if number == batch else None
+    """Die while a batch is computed, some time after the one before it."""
+
+    def on_batch(number: int) -> None:
+        if number == batch:
+            time.sleep(0.2)  # what it gave is being written meanwhile
+            die()
+
+    engine.on_batch = on_batch
 
 
 def _torn_at(parent: Path, _: CheapEngine, step: int) -> None:

@@ -114,7 +114,7 @@ def test_calibration_of_a_real_engine(mobilenet):
 def test_calibration_stops_where_memory_does(mobilenet, monkeypatch):
     assert calibrate(Small(1, room=4), mobilenet, (8, 16)) == BatchSize(8)
     assert calibrate(Small(1, room=4), mobilenet, (1, 8)).batch_rows == 1
-    monkeypatch.setattr("featcache.backbones.engines.calibrate.available_bytes", lambda: 10 * row_bytes(mobilenet))
+    monkeypatch.setattr("featcache.machine.available_bytes", lambda: 10 * row_bytes(mobilenet))
     assert calibrate(Small(1, room=4, error=ValueError("was tried")), mobilenet, (4, 8)).batch_rows == 4
 
 

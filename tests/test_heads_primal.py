@@ -356,7 +356,7 @@ def test_streamed_batches_are_those_of_the_same_rows_in_memory(
 def test_the_order_depends_on_the_cache_alone(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exactly at the border, and whatever memory is free."""
     n_bytes = len(cache.numbers("train")) * 24 * 4
-    monkeypatch.setattr(products, "available_bytes", lambda: 0)
+    monkeypatch.setattr("featcache.machine.available_bytes", lambda: 0)
     monkeypatch.setattr(source_module, "_SHUFFLED_BYTES", n_bytes)
     assert cache_order(cache, 16) is random.order
     monkeypatch.setattr(source_module, "_SHUFFLED_BYTES", n_bytes - 1)
@@ -389,7 +389,7 @@ def test_what_does_not_fit_into_memory_is_streamed(cache: Cache, monkeypatch: py
     n_bytes = (len(y) + len(y_val)) * 24 * 4
     weights = np.ones(len(y), "float32")
     for free, kind in ((n_bytes / 0.8 + 2, InMemory), (n_bytes / 0.8 - 2, Streamed)):
-        monkeypatch.setattr(products, "available_bytes", lambda free=free: int(free))
+        monkeypatch.setattr("featcache.machine.available_bytes", lambda free=free: int(free))
         assert fits(n_bytes) == (kind is InMemory)
         source = source_of(cache, y, weights, y_val, 16)
         assert type(source) is kind

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from test_store_contract import dataset, fake_features, make_cache, small_shards
 
+from featcache import machine
 from featcache.heads import products
 from featcache.store.cache import Features
 
@@ -50,7 +51,7 @@ def test_products_are_those_of_numpy(features: Features, numbers: np.ndarray, dt
 def test_the_gram_matrix_is_symmetric_to_the_bit_however_little_memory_there_is(
     features: Features, dtype: str, free_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(products, "available_bytes", lambda: free_bytes)
+    monkeypatch.setattr("featcache.machine.available_bytes", lambda: free_bytes)
     spans = list(products._held_spans(features, N, dtype))
     assert len(spans) == (1 if free_bytes == 1 << 40 else 3)
     assert [number for span in spans for number in range(N)[span]] == list(range(N))
@@ -75,6 +76,6 @@ def test_free_memory_is_between_nothing_and_all_there_is(tmp_path: Path) -> None
     import os
 
     everything = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 1 << 20 < products.available_bytes() <= everything
+    assert 1 << 20 < machine.available_bytes() <= everything
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert products.available_bytes() > free * 0.7  # what caches files is free too
+    assert machine.available_bytes() > free * 0.7  # what caches files is free too

@@ -131,7 +131,7 @@ def test_a_class_that_a_split_lacks_is_refused(tmp_path: Path) -> None:
 def test_too_little_memory_is_said_before_anything_is_read(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(products, "available_bytes", lambda: 4096)
+    monkeypatch.setattr("featcache.machine.available_bytes", lambda: 4096)
     monkeypatch.setattr(products, "blocks", None)
     for solver in ("gram", "primal", "auto"):
         with pytest.raises(HeadError, match=r"solver needs .* GiB for 8 units .* GiB are free"):
@@ -140,7 +140,7 @@ def test_too_little_memory_is_said_before_anything_is_read(
 
 
 def test_a_gram_matrix_larger_than_memory_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "available_bytes", lambda: 4 << 30)
+    monkeypatch.setattr("featcache.machine.available_bytes", lambda: 4 << 30)
     assert choose_solver(60_000, 1000, 4096, 4, HeadConfig(epochs=1000), "gram").solver == "gram"  # K: 13 GiB
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache import machine
 from featcache.errors import HeadError
 from featcache.heads import gram, products, random
 from featcache.heads.config import HeadConfig, Solver
 from featcache.heads.kernel import fits, is_kept
 from featcache.heads.stack import Stack
-from featcache.machine import available_bytes
 from featcache.store.cache import Cache
 
 _OPERATIONS_A_WEIGHT = 240
@@ -131,7 +131,7 @@ def choose_solver(
     Raises HeadError where not even the weights fit, saying what would.
     """
     problem = _Problem(n_train, n_val, n_inputs, n_classes, config)
-    free = available_bytes() * 0.8
+    free = machine.available_bytes() * 0.8
     choice = _chosen(problem, asked, free)
     _refuse_too_large(problem, choice.solver, free)
     return choice
@@ -182,7 +182,7 @@ def expect(cache: Cache, config: HeadConfig, choice: Choice) -> Expected:
     """
     train, val = cache.numbers("train"), cache.numbers("val")
     problem = _Problem(len(train), len(val), products.width(cache.features), len(cache.classes), config)
-    rate, free = _operations_a_s(config.dtype), available_bytes()
+    rate, free = _operations_a_s(config.dtype), machine.available_bytes()
     weights = problem.n_inputs * problem.units
     passes_s = _FEATURE_PASSES * len(cache.features) * _read_s_a_row(cache)
     passes_s += 6 * len(cache.features) * weights / rate  # first products, the weights formed, predictions

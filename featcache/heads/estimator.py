@@ -23,12 +23,12 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+from featcache import machine
 from featcache.errors import HeadError
 from featcache.heads import gram, random
 from featcache.heads.config import Activation, HeadConfig, Monitor, Schedule
 from featcache.heads.history import best_of
 from featcache.heads.stack import Stack, forward, sigmoid, softmax
-from featcache.machine import available_bytes
 
 Array = NDArray[np.floating[Any]]
 ArrayLike = Any
@@ -310,7 +310,7 @@ def _scale(X: Array, weights: Array) -> float:
 
 
 def _refuse_too_many(n_rows: int, n_val: int, config: HeadConfig) -> None:
-    needed, free = (n_rows + n_val) * n_rows * np.dtype(config.dtype).itemsize, available_bytes()
+    needed, free = (n_rows + n_val) * n_rows * np.dtype(config.dtype).itemsize, machine.available_bytes()
     if needed > free:
         raise HeadError(
             f"the Gram matrix of {n_rows} rows needs {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free: "

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from featcache import machine
 from featcache.dataset.manifest import SPLITS
 from featcache.errors import FeatcacheError, HeadError
 from featcache.files import beside, sha256_bytes, sha256_file, write_json
 from featcache.heads import products
-from featcache.machine import available_bytes
 from featcache.recipe import digest
 from featcache.store.cache import Cache
 from featcache.store.layout import ROWS_FILE
@@ -103,7 +103,7 @@ def _key(cache: Cache, left: Numbers, right: Numbers, dtype: DTypeLike) -> str:
 
 def fits(shape: tuple[int, int], dtype: DTypeLike) -> bool:
     """Whether a matrix is held in memory; else it is used on the disk."""
-    return shape[0] * shape[1] * np.dtype(dtype).itemsize < available_bytes() * _SHARE_OF_MEMORY
+    return shape[0] * shape[1] * np.dtype(dtype).itemsize < machine.available_bytes() * _SHARE_OF_MEMORY
 
 
 def _load(file: Path, shape: tuple[int, int], dtype: DTypeLike) -> Array | None:

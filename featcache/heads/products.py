@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from featcache.machine import available_bytes
+from featcache import machine
 from featcache.store.cache import Features
 
 Array = NDArray[np.floating[Any]]
@@ -147,6 +147,6 @@ def _filling(features: Features, numbers: Numbers, X: Array) -> Iterator[slice]:
 def _held_spans(features: Features, n_rows: int, dtype: DTypeLike) -> list[slice]:
     """Spans of rows, alike in size, that take a quarter of the free memory at most."""
     row_bytes = width(features) * np.dtype(dtype).itemsize
-    most = max(int(min(available_bytes() // 4, HELD_BYTES) // row_bytes), 64)
+    most = max(int(min(machine.available_bytes() // 4, HELD_BYTES) // row_bytes), 64)
     n_spans = max(-(-n_rows // most), 1)
     return _spans(n_rows, max(-(-n_rows // n_spans), 1))

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache import machine
 from featcache.errors import HeadError
 from featcache.heads import products, random
-from featcache.machine import available_bytes
 from featcache.store.batches import BUFFER_BYTES
 from featcache.store.cache import Cache
 
@@ -141,7 +141,7 @@ def cache_order(cache: Cache, batch: int) -> Order:
 
 def fits(n_bytes: int) -> bool:
     """Whether so much can be held in memory, with a fifth of what is free left over."""
-    return n_bytes < 0.8 * available_bytes()
+    return n_bytes < 0.8 * machine.available_bytes()
 
 
 def source_of(cache: Cache, y: Labels, weights: Array, y_val: Labels, batch: int) -> Source:

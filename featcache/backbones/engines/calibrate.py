@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from featcache import machine
 from featcache.backbones.engines.batches import is_out_of_memory
 from featcache.backbones.engines.contract import Engine
 from featcache.backbones.network import Network
 from featcache.files import write_json
-from featcache.machine import available_bytes, usable_cores
+from featcache.machine import usable_cores
 from featcache.recipe import digest
 
 _LIMIT_S = 4.0
@@ -52,7 +53,7 @@ def calibrate(engine: Engine, network: Network, candidates: Sequence[int]) -> Ba
     network : what it computes
     candidates : rows at a time, ascending; the first is taken where none can be tried
     """
-    most = available_bytes() * _SHARE_OF_MEMORY / row_bytes(network)
+    most = machine.available_bytes() * _SHARE_OF_MEMORY / row_bytes(network)
     end = time.perf_counter() + _LIMIT_S
     best, rate = BatchSize(candidates[0]), 0.0
     for batch_rows in candidates:

@@ -112,7 +112,7 @@ def _converted(network: Network) -> Any:
     try:
         graph, names = _read(network.model)
         return _with_preprocessing(graph, names, cut.preprocessing)
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+    except (RuntimeError, ValueError, TypeError, NotImplementedError, OSError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise BackboneError(
             f"{cut.backbone}: OpenVINO cannot convert this network ({reason[0]:.200}): take --engine keras"
