@@ -447,3 +447,14 @@ def test_a_push_goes_on_where_it_stopped(bucket: Store, cache: Cache, monkeypatc
     done = push(bucket, parcel)
     assert done.sent_files == len(parcel.files) + 2 - len(there) + 1
     assert pushing.push(bucket, parcel).reused
+
+
+def test_a_pull_that_was_killed_at_its_very_end_leaves_nothing_for_ever(place: Path, cache: Cache) -> None:
+    store = open_remote(str(place / "r"))
+    push(store, parcel_of_cache(cache.folder))
+    entry = find(store, "")
+    pull(store, entry, place / "b")
+    left = place / "b" / f".{cache.name}-{entry.sha256[:12]}.partial"
+    (left / "leases").mkdir(parents=True)
+    assert pull(store, entry, place / "b").reused
+    assert not left.exists()

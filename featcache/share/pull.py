@@ -67,11 +67,12 @@ def pull(
     """
     record = entry.record
     signed = accept(parent, store, entry, trust or Trust())
+    work = parent / f".{record.name}-{entry.sha256[:12]}{PARTIAL_SUFFIX}"
+    leases = Leases(work / LEASES_FOLDER)
     if (found := _here_already(parent / record.name, record, signed)) is not None:
+        _sweep(work, leases)
         return found
     with _explaining(record, parent):
-        work = parent / f".{record.name}-{entry.sha256[:12]}{PARTIAL_SUFFIX}"
-        leases = Leases(work / LEASES_FOLDER)
         leases.folder.mkdir(parents=True, exist_ok=True)
         try:
             if not leases.claim("pull"):
@@ -83,6 +84,13 @@ def pull(
             leases.close()
     seen.remember(parent, store.url, entry)
     return Pulled(record.name, parent / record.name, False, record, signed, fetched)
+
+
+def _sweep(work: Path, leases: Leases) -> None:
+    """Remove what a pull left that was killed when all was in its place, unless one is at work there."""
+    if work.is_dir() and leases.claim("pull"):
+        shutil.rmtree(work, ignore_errors=True)
+    leases.close()
 
 
 def accept(parent: Path, store: Store, entry: Entry, trust: Trust) -> keys.Signed:
