@@ -39,7 +39,7 @@ def seed_of(seed: int, number: int) -> int:
 
 
 def dropped(branch: Any, rate: float, seed: int, name: str) -> Any:
-    """`branch` of shape (n, ...); in training each row is zero with probability `rate`, else scaled by 1 / (1 - rate)."""
+    """`branch` of shape (n, ...); in training a row is zero with probability `rate`, else scaled by 1 / (1 - rate)."""
     noise_shape = (None,) + (1,) * (len(branch.shape) - 1)
     dropout = import_keras().layers.Dropout
     return dropout(rate, noise_shape=noise_shape, seed=seed, name=name, dtype=branch.dtype)(branch)
