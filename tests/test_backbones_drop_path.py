@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from networks import randomize
 
 from featcache.backbones.building import finished, image_input
@@ -23,13 +22,18 @@ DRAWS = 1500
 RATE = 0.3
 
 
+def compiled(function: Any) -> Any:
+    """A TensorFlow function: drawing thousands of times is quick."""
+    import_keras()  # the quiet way, before TensorFlow is imported
+    import tensorflow as tf
+
+    return tf.function(function)
+
+
 def shares(*joins: Any) -> list[Any]:
     """What each join counts its paths in many batches: (draws, paths) each."""
 
-    @tf.function
-    def draw() -> list[Any]:
-        return [join.shares() for join in joins]
-
+    draw = compiled(lambda: [join.shares() for join in joins])
     found = [draw() for _ in range(DRAWS)]
     return [np.stack([np.asarray(batch[place]) for batch in found]) for place in range(len(joins))]
 
@@ -82,7 +86,7 @@ def test_the_mean_of_many_batches_is_what_inference_gives(global_share: float) -
     paths = [np.full((1, 4), 10**number, np.float32) for number in range(3)]
     expected = np.asarray(layer(paths, training=False))
     np.testing.assert_allclose(expected, 37)
-    batch = tf.function(lambda: layer(paths, training=True))
+    batch = compiled(lambda: layer(paths, training=True))
     found = np.concatenate([np.asarray(batch()) for _ in range(DRAWS)])
     np.testing.assert_allclose(found.mean(axis=0), expected[0], atol=5 * found.std() / DRAWS**0.5)
 
