@@ -16,7 +16,7 @@ from featcache.backbones.network import Cut, Network, Precision, network_of
 from featcache.backbones.quiet_keras import import_keras
 from featcache.backbones.weights_h5 import settle
 
-_GAINS = {"resnet": 1.0, "xception": 1.0, "nasnet": 1.0, "efficientnetv2": 1.2}
+_GAINS = {"resnet": 1.0, "resnext": 1.0, "xception": 1.0, "nasnet": 1.0, "efficientnetv2": 1.2}
 """Of networks whose many sums would grow beyond float32."""
 _LARGE = 25_000_000
 """Parameters from which a network is kept only until the next such one is asked for."""

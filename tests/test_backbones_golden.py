@@ -36,13 +36,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Path]]:
 
 
 def keras_own(paths: list[Path], row: registry.Backbone) -> Array:
-    """Pictures as Keras' documentation has them prepared; for the backbone that is not Keras', by its formula."""
+    """Pictures as Keras' documentation has them prepared; for backbones that are not Keras', by their formula."""
     utils = import_keras().utils
     side = row.min_size_px
     arrays = [utils.img_to_array(utils.load_img(path, target_size=(side, side))) for path in paths]
     x: Array = np.stack(arrays).astype(np.float32)
     if row.preprocess_input is None:
-        return (x - 127) / 128
+        return {"lite0": (x - 127) / 128, "tf": x / np.float32(127.5) - 1}[row.preprocessing]
     module, _, attribute = row.preprocess_input.partition(":")
     prepared: Array = getattr(import_module(module), attribute)(x)
     return prepared

@@ -240,6 +240,14 @@ FOREIGN: dict[str, tuple[Any, str]] = {
     "a class with dots": (last(class_name="layers.Lambda"), "layers.Lambda is not part of Keras"),
     "no class": (last(class_name=None), "it has no class but None"),
     "a module that only begins like Keras": (last(module="keras_evil"), "keras_evil.Dense is not part of Keras"),
+    "a layer of ours from elsewhere": (
+        last(module="os", class_name="DropPathJoin", registered_name="featcache>DropPathJoin"),
+        "os.DropPathJoin is not part of Keras",
+    ),
+    "another class of our name": (
+        last(module="featcache.backbones.drop_path", class_name="Other", registered_name="featcache>DropPathJoin"),
+        "featcache.backbones.drop_path.Other is not part of Keras",
+    ),
     "a class that Keras never had": (last(module=None, class_name="Foo"), "'Foo' is no class of Keras"),
 }
 

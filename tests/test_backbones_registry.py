@@ -89,7 +89,7 @@ def test_the_row_describes_the_network(row, asked):
         getattr(import_module(module), attribute)(weights=None, include_top=False, input_shape=(below, below, 3))
     with pytest.raises(BackboneError, match=f"{row.name}: input size {below} px: expected at least"):
         weights.build(row, below)
-    if row.weights_package is None:
+    if row.weights_url:
         side = row.input_size_px
         builder = getattr(import_keras().applications, attribute)
         model = builder(weights="imagenet", include_top=False, input_shape=(side, side, 3))

@@ -222,7 +222,9 @@ def test_json_of_models(run: Run, tmp_path: Path) -> None:
     value = run("models", "--json", cwd=tmp_path).value
     lite0 = next(item for item in value if item["name"] == "efficientnet-lite0")
     assert (lite0["input_size_px"], lite0["feature_shape"], lite0["weights"]) == (224, [7, 7, 1280], "installed")
-    assert {item["weights"] for item in value} <= {"installed", "cached", "download"}
+    assert {item["weights"] for item in value} <= {"installed", "cached", "download", "none"}
+    (small,) = run("models", "ResNet-20", "--json", cwd=tmp_path).value
+    assert (small["weights_file"], small["weights"]) == ("", "none")
 
 
 def test_models_at_hand_and_the_layers_of_one(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,9 @@ ENGINES = [KerasEngine, pytest.param(OpenvinoEngine, marks=needs_openvino)]
 
 LARGE = 25_000_000
 """Parameters from which networks are left out: they have the layers of their smaller siblings, and take minutes."""
-SMALL = [row.name for row in registry.BACKBONES.values() if row.parameters < LARGE]
+ALONE = ("fractalnet",)
+"""Those that are larger and have no sibling."""
+SMALL = [row.name for row in registry.BACKBONES.values() if row.parameters < LARGE or row.name in ALONE]
 FAMILIES = ("vgg16", "xception", "densenet121", "mobilenetv3-small", "efficientnet-b0", "efficientnet-lite0")
 
 

@@ -2,7 +2,7 @@
 
 Networks of keras.applications share Keras' own cache folder, so that a file that Keras has
 downloaded is used, and one that featcache downloads serves Keras too. EfficientNet-Lite0's weights
-come with a Python package.
+come with a Python package. Networks that are there to be trained from random weights have none.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ def models_folder() -> Path:
 
 def local_file(backbone: Backbone) -> Path | None:
     """The file with `backbone`'s ImageNet weights on this machine, or None."""
+    if not backbone.weights_file:
+        return None
     if backbone.weights_package is None:
         file = models_folder() / backbone.weights_file
         return file if file.is_file() else None
@@ -48,8 +50,10 @@ def local_file(backbone: Backbone) -> Path | None:
     return None
 
 
-def available(backbone: Backbone) -> Literal["installed", "cached", "download"]:
-    """Whether the ImageNet weights are at hand offline: in a package, in Keras' folder, or not."""
+def available(backbone: Backbone) -> Literal["installed", "cached", "download", "none"]:
+    """Whether the ImageNet weights are at hand offline: in a package, in Keras' folder, not yet, or never."""
+    if not backbone.weights_file:
+        return "none"
     if local_file(backbone) is None:
         return "download"
     return "installed" if backbone.weights_package else "cached"
@@ -62,6 +66,11 @@ def fetch(backbone: Backbone) -> Path:
     ------
     WeightsError : there is no file and none can be got; the message says which file to put where.
     """
+    if not backbone.weights_file:
+        raise WeightsError(
+            f"{backbone.name}: there are no ImageNet weights for it: say --weights random, or name a file with "
+            "--weights PATH"
+        )
     if (file := local_file(backbone)) is not None:
         return file
     if backbone.weights_package is not None:

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featcache.backbones.drop_path import drop_path_join_class
 from featcache.backbones.model_file import SUFFIXES, architecture_name, read_config
 from featcache.backbones.preprocess import MODES
 from featcache.backbones.quiet_keras import import_keras
@@ -78,6 +79,7 @@ def open_own(model: str, input_size_px: int | None, unsafe: bool = False) -> Own
 
 def _from_file(path: Path, unsafe: bool) -> keras.Model:
     keras = import_keras()
+    drop_path_join_class()  # Keras knows this layer from now on
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

