@@ -190,6 +190,7 @@ CANDIDATES: tuple[Candidate, ...] = (
         (BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), Crc32cCodec()),
         channels_first=True,
     ),
+    Zarr("zarr bit shuffle, zstd 1", (BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec())),
     H5py("h5 gzip 4, h5py alone", 4),
     H5py("h5 gzip 4, shuffle, h5py alone", 4, shuffle=True),
     Deflate("h5 gzip 4", 4),
@@ -206,7 +207,7 @@ def main() -> None:
         "arrays", nargs="*", type=Path, metavar="FEATURES.npy", help="shape (rows, h, w, c) or (rows, c)"
     )
     parser.add_argument("--cache", type=Path, action="append", default=[], help="a featcache cache; may be repeated")
-    parser.add_argument("--mb", type=int, default=100, help="repeat the rows up to so much raw float32 [100]")
+    parser.add_argument("--mb", type=int, default=100, help="repeat the rows up to so much, raw [100]")
     parser.add_argument("--rows-per-chunk", type=int, help="of zarr [as in a new cache]")
     parser.add_argument("--rows-per-shard", type=int, help="of zarr [as in a new cache]")
     asked = parser.parse_args()
@@ -216,14 +217,14 @@ def main() -> None:
         parser.error("name a FEATURES.npy or a --cache")
     print_machine()
     for name, features in sources:
-        for dtype in ("float32", "float16"):
+        for dtype in ("uint8",) if features.dtype == np.uint8 else ("float32", "float16"):
             measure(name, features.astype(dtype), asked)
 
 
 def measure(name: str, features: NDArray[Any], asked: argparse.Namespace) -> None:
-    """A table for one array. Sizes and rates are of raw float32, so that dtypes compare."""
+    """A table for one array. Sizes and rates are of raw float32, so that dtypes compare; of pixels as they are."""
     zeros = np.mean(features == 0)
-    features = np.concatenate([features] * -(-asked.mb * 1_000_000 // (features.size * 4)))
+    features = np.concatenate([features] * -(-asked.mb * 1_000_000 // raw_bytes(features)))
     layout = layout_for(len(features), features.shape[1:], str(features.dtype))
     rows_per_chunk = asked.rows_per_chunk or layout.rows_per_chunk
     rows_per_shard = (asked.rows_per_shard or layout.rows_per_shard) // rows_per_chunk * rows_per_chunk
@@ -236,6 +237,11 @@ def measure(name: str, features: NDArray[Any], asked: argparse.Namespace) -> Non
             print(line(candidate, Path(folder, "features"), features, layout), flush=True)
 
 
+def raw_bytes(features: NDArray[Any]) -> int:
+    """What sizes and rates are of."""
+    return features.size * (1 if features.dtype == np.uint8 else 4)
+
+
 def line(candidate: Candidate, path: Path, features: NDArray[Any], layout: Layout) -> str:
     """One candidate, after a check that it gives back what it was given."""
 
@@ -243,7 +249,7 @@ def line(candidate: Candidate, path: Path, features: NDArray[Any], layout: Layou
         remove(path)
         candidate.write(path, features, layout)
 
-    megabytes = features.size * 4 / 1e6
+    megabytes = raw_bytes(features) / 1e6
     rows = np.sort(np.random.default_rng(0).choice(layout.n_rows, 16, replace=False))
     written = best_of(3, write)
     assert np.array_equal(candidate.read(path, layout), features), candidate.name

@@ -108,6 +108,7 @@ class FeatureStoreContract:
         Layout(70, (2, 3, 4), "float32", 16, 32),
         Layout(64, (5,), "float32", 16, 32),
         Layout(3, (2, 2, 2), "float16", 16, 1024),
+        Layout(40, (4, 4, 3), "uint8", 16, 32),
     )
 
     def make(self, parent: Path, layout: Layout) -> FeatureStore:

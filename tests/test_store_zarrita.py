@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 @pytest.mark.parametrize("row_shape", [(2, 3, 8), (20,)], ids=["map", "pooled"])
 def test_zarrita_reads_what_featcache_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row_shape: tuple[int, ...], dtype: str

@@ -26,8 +26,8 @@ class NetworkSpec:
 
     Attributes
     ----------
-    model : a name of the registry, the path of a .keras or .h5 model, or "module:attribute" of a builder
-    weights : "imagenet", "random" or the path of a weights file
+    model : a name of the registry, the path of a .keras or .h5 model, "module:attribute" of a builder, or "pixels"
+    weights : "imagenet", "random" or the path of a weights file; "" too where the model is "pixels", which have none
     weights_seed : of random weights
     input_size_px : side of the square input
     preprocessing : one of `preprocess.MODES`; None or "model" for the one the weights were trained with
@@ -59,10 +59,11 @@ class Cut:
     input_size_px : side of the square input.
     preprocessing : one of `preprocess.MODES`.
     pooling : "none", "avg" or "max".
-    weights : "imagenet", "random-SEED" or a file's name; for people, never compared.
+    weights : "imagenet", "random-SEED" or a file's name, "" of pixels; for people, never compared.
     weights_digest : see `weights.weights_digest`.
     feature_shape : shape of one row's features.
     precision : of the network's arithmetic.
+    dtype : "uint8" where features are kept as such; "float32" where they may be kept as float16 too.
     """
 
     backbone: str
@@ -74,6 +75,7 @@ class Cut:
     weights_digest: str
     feature_shape: tuple[int, ...]
     precision: Precision = "float32"
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ def _building(model: str, side_px: int) -> Iterator[None]:
 
 
 def space_of(cut: Cut, dtype: str) -> FeatureSpace:
-    """The feature space of one output of a network, kept in `dtype`."""
+    """The feature space of one output of a network, kept in `dtype`; of pixels, whatever that is, in uint8."""
     return FeatureSpace(
         backbone=cut.backbone,
         layer=cut.layer,
@@ -192,6 +194,6 @@ def space_of(cut: Cut, dtype: str) -> FeatureSpace:
         preprocessing=cut.preprocessing,
         pooling=cut.pooling,
         weights_digest=cut.weights_digest,
-        dtype=dtype,
+        dtype=cut.dtype if cut.dtype == "uint8" else dtype,
         precision=cut.precision,
     )

@@ -262,6 +262,9 @@ _ROWS = (
 BACKBONES: dict[str, Backbone] = {row.name: row for row in _ROWS}
 """Every backbone by its name."""
 
+PIXELS = "pixels"
+"""What `extract --model` takes besides: rendered views as they are. No network, so no row; see `pixels.py`."""
+
 STUDY = ("vgg16", "vgg19", "inceptionv3", "xception", "resnet50", "densenet121", "densenet169", "densenet201")
 """The backbones of the leukocyte study, in its order."""
 
@@ -281,7 +284,9 @@ def get(name: str) -> Backbone:
     ------
     BackboneError : no backbone has that name; the message offers the nearest ones.
     """
+    if name == PIXELS:
+        raise BackboneError(f"{PIXELS} are no network: 'featcache extract --model {PIXELS}' keeps the views themselves")
     try:
         return _BY_FOLDED_NAME[_folded(name)]
     except KeyError:
-        raise BackboneError(f"there is no backbone {name!r}: {nearest(name, BACKBONES)}") from None
+        raise BackboneError(f"there is no backbone {name!r}: {nearest(name, (*BACKBONES, PIXELS))}") from None

@@ -64,7 +64,7 @@ def command(models: tuple[str, ...], dry_run: bool, folder: Path, as_json: bool,
     if as_json:
         objects = [_as_json(cache, done) for cache in done.caches]
         print_json(objects[0] if len(objects) == 1 else objects)
-    else:
+    elif any(cache.dtype != "uint8" for cache in done.caches):
         say("next: featcache fit-head")
 
 

@@ -182,16 +182,22 @@ def _factors(text: str) -> float | tuple[float, ...]:
 
 
 def chosen_cache(project: Project, name: str | None, as_json: bool) -> Cache:
-    """The cache that is named; else the only one; else the one chosen from a list, or the newest and a word."""
+    """The cache that is named; else the only one; else the one chosen from a list, or the newest and a word.
+
+    Pixels are for whoever trains networks: a head is trained on them where they are named, or all that is there.
+    """
     from featcache.store.catalog import find_cache, list_caches
 
     if name is not None and _on_remote(project, name):
         from featcache.pipeline.pull import open_on_remote
 
         return open_on_remote(name, project)
-    caches = [entry.cache for entry in list_caches(project.cache_folder) if entry.cache is not None]
-    if name is not None or len(caches) < 2:
+    finished = [entry.cache for entry in list_caches(project.cache_folder) if entry.cache is not None]
+    caches = [cache for cache in finished if cache.recipe.space.dtype != "uint8"] or finished
+    if name is not None or not caches:
         return find_cache(project.cache_folder, name)
+    if len(caches) == 1:
+        return caches[0]
     caches.sort(key=_made_at, reverse=True)
     if sys.stdin.isatty() and sys.stdout.isatty() and not as_json:
         for number, cache in enumerate(caches, start=1):

@@ -35,7 +35,7 @@ def command(name: str | None, remote: str | None, folder: Path, as_json: bool) -
         [
             ["digest", manifest["digest"]],
             ["backbone", f"{space.backbone}, cut at {space.layer}, pooling {space.pooling}"],
-            ["weights", f"{made.get('weights', '')}, sha256 {space.weights_digest[:16]}.."],
+            ["weights", f"{made.get('weights', '') or 'none'}, sha256 {space.weights_digest[:16]}.."],
             ["input", f"{space.input_size_px} px, preprocessing {space.preprocessing}"],
             ["features", f"{cache.features.shape} {cache.features.dtype}"],
             ["size", f"{size(cache.bytes())} in {len(manifest['files'])} files"],

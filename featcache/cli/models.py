@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featcache.cli.options import json_option
-from featcache.cli.output import print_json, print_table
+from featcache.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from featcache.backbones.registry import Backbone
@@ -46,6 +46,8 @@ def command(
         return
     headers = ["backbone", "input", "features", "parameters", "operations", "preprocessing", "ImageNet weights"]
     print_table(headers, [_cells(row, where) for row, where in found])
+    if name is None and not offline:
+        say(f"besides: --model {registry.PIXELS} keeps the rendered views as they are, uint8, of any --input-size")
 
 
 def _cells(row: Backbone, where: str) -> list[str]:

@@ -31,7 +31,7 @@ model_option = click.option(
     multiple=True,
     required=True,
     metavar="NAME",
-    help="A backbone (see models), 'all' (the eight of the study), a .keras or .h5 file, or MODULE:FUNCTION.",
+    help="A backbone (see models), 'all' (the eight of the study), a .keras or .h5 file, MODULE:FUNCTION, or 'pixels'.",
 )
 remote_option = click.option(
     "--remote", metavar="NAME|URL", help="On this remote instead of here: a name of `featcache remote ls`, or a URL."
@@ -191,7 +191,7 @@ def named_models(models: Sequence[str]) -> list[str]:
 
     named = [name for model in models for name in (registry.STUDY if model == "all" else (model,))]
     for name in named:
-        if not (own_models.is_file(name) or own_models.is_builder(name)):
+        if not (name == registry.PIXELS or own_models.is_file(name) or own_models.is_builder(name)):
             registry.get(name)
     return named
 

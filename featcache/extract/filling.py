@@ -90,7 +90,8 @@ class Filling:
         self._batches: deque[tuple[list[_Row], Future[list[Array] | None]]] = deque()
         self._writes: deque[tuple[int, _Shard, Future[None]]] = deque()
         layout = writer.store.layout
-        shard_bytes = 4 * layout.rows_per_shard * int(np.prod(layout.row_shape))
+        item_bytes = np.dtype(layout.computed_dtype).itemsize
+        shard_bytes = item_bytes * layout.rows_per_shard * int(np.prod(layout.row_shape))
         self._most_open = max(2, _OPEN_BYTES // shard_bytes)
         self._told = writer.rows_done
         self.counts = Counts()
@@ -221,7 +222,8 @@ class Filling:
     def _begun(self, shard: int) -> _Shard:
         layout = self._writer.store.layout
         start, stop = layout.span(shard)
-        features, to_come = np.empty((stop - start, *layout.row_shape), np.float32), len(self._fresh[shard])
+        features = np.empty((stop - start, *layout.row_shape), layout.computed_dtype)
+        to_come = len(self._fresh[shard])
         if self._reach and to_come < stop - start:
             self.counts.sources.update(self._reach.fill(features, self._writer.rows[start:stop]))
         return _Shard(features, to_come)

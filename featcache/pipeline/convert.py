@@ -49,11 +49,17 @@ def convert(
     format_, dtype : None for the cache's own
     parent : folder of caches for the new one; None for the one that the cache lies in
 
-    Raises UsageError where there is nothing to do, or for float16 to float32: the digits are gone, and a cache must
-    not promise them. CacheError for values that float16 cannot hold, CacheWriteError where nothing can be written.
+    Raises UsageError where there is nothing to do, for pixels in another dtype, and for float16 to float32: the digits
+    are gone, and a cache must not promise them. CacheError for values that float16 cannot hold, CacheWriteError where
+    nothing can be written.
     """
     array, space = cache.manifest.array, cache.recipe.space
     format_, dtype, parent = format_ or array.format, dtype or space.dtype, parent or cache.folder.parent
+    if space.dtype == "uint8" != dtype:
+        raise UsageError(
+            f"{cache.name}: holds pixels, which are kept as uint8: leave out --dtype. To read them as {dtype}: "
+            f"features[:].astype({dtype!r})"
+        )
     if (space.dtype, dtype) == ("float16", "float32"):
         raise UsageError(
             f"{cache.name}: holds float16, and what its values were as float32 is gone: run 'featcache extract --dtype "

@@ -158,7 +158,7 @@ def extract(
                 skipped=len(plan.left_out),
                 seconds=now - started,
                 shape=(n_rows, *plan.cut.feature_shape),
-                dtype=plan.storage.dtype,
+                dtype=plan.recipe.space.dtype,
                 weights=plan.cut.weights,
                 relabelled=relabelled,
                 damage=damage,

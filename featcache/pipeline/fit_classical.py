@@ -12,6 +12,7 @@ from featcache import runs
 from featcache.dataset.manifest import SPLITS
 from featcache.heads import classical
 from featcache.heads.config import HeadConfig
+from featcache.heads.head import Array
 from featcache.heads.history import Epoch
 from featcache.heads.kernel import kernel
 from featcache.heads.train import plan_head
@@ -26,7 +27,7 @@ from featcache.pipeline.fit_head import (
 )
 from featcache.pipeline.progress import Track, silent
 from featcache.project import refuse_unwritable
-from featcache.store.cache import Array, Cache
+from featcache.store.cache import Cache
 
 
 def fit_classical(

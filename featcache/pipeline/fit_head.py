@@ -20,6 +20,7 @@ from featcache.errors import CacheError, HeadError, RunError, UsageError
 from featcache.heads import checkpoint
 from featcache.heads.config import HeadConfig, Solver
 from featcache.heads.cost import Choice, Expected, expect
+from featcache.heads.head import Array
 from featcache.heads.history import Epoch
 from featcache.heads.kernel import features_digest
 from featcache.heads.train import Material, Trained, plan_head, train_head
@@ -28,7 +29,7 @@ from featcache.pipeline.progress import Stopping, Track, never, silent
 from featcache.project import Project, refuse_unwritable
 from featcache.recipe import digest
 from featcache.report import figures, page
-from featcache.store.cache import Array, Cache
+from featcache.store.cache import Cache
 
 _LIVE_S = 5.0
 

@@ -8,7 +8,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from featcache.backbones import own_models, registry
+from featcache.backbones import own_models, pixels, registry
 from featcache.backbones.engines.choose import CALIBRATION_FILE, ChosenEngine, OnEvent, open_engine
 from featcache.backbones.imagenet import available
 from featcache.backbones.known import KNOWN_FILE, identify
@@ -140,13 +140,15 @@ def plan_extraction(
         cuts, engine = network_for(project, options.network(model), options.engine, options.batch_rows, on_event)
         for number, cut in enumerate(cuts):
             recipe = Recipe(space_of(cut, storage.dtype), augmentation)
+            if cut.dtype == pixels.DTYPE and "dtype" in options.storage:
+                pixels.refuse(["--dtype"])
             plans.append(Plan(dataset, left_out, cut, number, recipe, views, storage, project.cache_folder, engine))
     return plans
 
 
 def _refuse_download(model: str, weights: str) -> None:
     """Raise WeightsError where weights would have to be downloaded."""
-    if weights != "imagenet" or own_models.is_file(model) or own_models.is_builder(model):
+    if weights != "imagenet" or model == registry.PIXELS or own_models.is_file(model) or own_models.is_builder(model):
         return
     backbone = registry.get(model)
     if available(backbone) == "download":
@@ -167,6 +169,9 @@ def network_for(
 
     Raises BackboneError or WeightsError for a network that cannot be had.
     """
+    if spec.model == registry.PIXELS:
+        cut = pixels.cut_of(spec)
+        return (cut,), cache(lambda: ChosenEngine(pixels.PixelsEngine(cut), "pixels as they are rendered"))
     cuts, loaded = identify(project.cache_folder / KNOWN_FILE, spec)
 
     @cache

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from featcache.backbones.engines.contract import Engine
 from featcache.backbones.network import Cut
+from featcache.backbones.registry import PIXELS
 from featcache.dataset.manifest import Dataset
 from featcache.errors import CacheError, FeatcacheError
 from featcache.extract import Target, rows_of
@@ -135,8 +136,9 @@ def _planned(
         model = folder.name.removesuffix("-hdf5").rpartition("-")[0]
         random = re.fullmatch("random-([0-9]{1,18})", str(manifest.provenance.get("weights")) if manifest else "")
         source, seed = (weights or "random", int(random[1])) if random else (weights or "imagenet", 0)
-        for dtype in ("float32", "float16"):
-            storage = {"format": format_, "dtype": dtype}
+        dtypes = [{}] if model == PIXELS else [{"dtype": "float32"}, {"dtype": "float16"}]
+        for dtype in dtypes:
+            storage = {"format": format_, **dtype}
             (plan,) = plan_extraction(project, [model], ExtractOptions(source, seed, storage=storage))
             if plan.name == folder.name:
                 return plan.recipe, plan.rows

@@ -88,7 +88,7 @@ def recompute(
             new = new.astype(old.dtype).reshape(len(batch), -1)
         old, new = old.astype(np.float64), new.astype(np.float64)
         allowed = tolerance.relative * np.abs(old) + tolerance.absolute * np.abs(old).max(axis=1, keepdims=True)
-        with np.errstate(invalid="ignore"):  # inf - inf
+        with np.errstate(invalid="ignore", over="ignore"):  # inf - inf; and where nothing is allowed
             off = np.where(old == new, 0.0, np.abs(new - old) / np.maximum(allowed, np.finfo(float).tiny))
         worst = np.where(np.isnan(old) & np.isnan(new), 0.0, np.nan_to_num(off, nan=np.inf)).max(axis=1)
         largest = max(largest, float(worst.max()))
@@ -113,7 +113,7 @@ def network_of(
     made_with = str(provenance.get("weights", "imagenet"))
     random = re.fullmatch(r"random-([0-9]{1,18})", made_with)
     source = weights or ("random" if random else made_with)
-    if weights is None and source not in ("imagenet", "random"):
+    if weights is None and source not in ("imagenet", "random", ""):  # pixels have none
         raise WeightsError(f"made with the weights file {made_with}: say where it is with --weights PATH")
     known = not is_own_name(space.backbone)
     if not known and weights is None:

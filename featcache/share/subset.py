@@ -155,6 +155,8 @@ def _image_ids(cache: Cache, images: Iterable[str]) -> set[str]:
 
 def _recipe_of(source: Cache, part: Part) -> Recipe:
     space = source.recipe.space
+    if space.dtype == "uint8" and (part.pooling or part.dtype):
+        raise UsageError(f"{source.name}: holds pixels, which are kept as they are: leave out --pooling and --dtype")
     if part.pooling:
         if part.pooling not in POOLINGS:
             raise UsageError(f"--pooling {part.pooling!r:.40}: expected avg or max")

@@ -222,6 +222,10 @@ class Cache:
             raise CacheError(f"{self.folder / RECIPE_FILE}: is not the recipe of the manifest")
         if self.manifest.name != cache_name(recipe.space.backbone, self.manifest.digest, self.manifest.array.format):
             raise CacheError(f"{self.folder}: the manifest's name {self.manifest.name} is not that of its digest")
+        if recipe.space.dtype != self.manifest.array.dtype:
+            raise CacheError(
+                f"{self.folder / RECIPE_FILE}: says {recipe.space.dtype}, the features are {self.manifest.array.dtype}"
+            )
         return recipe
 
     def _finish_replacing(self) -> None:

@@ -51,7 +51,7 @@ class FeatureStore(Protocol):
     def files(self) -> dict[str, int | None]:
         """The files of the finished array, as paths from the cache's folder with `/`, and the shard that is a file."""
 
-    def read(self, start: int, stop: int) -> NDArray[np.floating[Any]]:
+    def read(self, start: int, stop: int) -> NDArray[np.number[Any]]:
         """Rows start..stop, of shape (stop - start, *row_shape). CacheError where a shard is missing or damaged."""
 
 

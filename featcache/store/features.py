@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from featcache.store.layout import Layout
 
-Array = NDArray[np.floating[Any]]
+Array = NDArray[np.number[Any]]
 Numbers = NDArray[np.integer[Any]]
 Span = tuple[int, int]
 

@@ -93,7 +93,7 @@ class Hdf5Store:
         """The one file."""
         return {FEATURES_HDF5: None}
 
-    def read(self, start: int, stop: int) -> NDArray[np.floating[Any]]:
+    def read(self, start: int, stop: int) -> NDArray[np.number[Any]]:
         """Rows start..stop; what is missing or does not inflate to a whole chunk is a CacheError."""
         rows = np.empty((stop - start, *self.layout.row_shape), self.layout.dtype)
         try:
@@ -150,7 +150,7 @@ class Hdf5Store:
     def _open(self, path: Path, shape: tuple[int, ...] | None = None) -> _Opened:
         return _Opened(path, shape or self.layout.shape, self.layout)
 
-    def _rows(self, array: h5py.Dataset, start: int, stop: int) -> NDArray[np.floating[Any]]:
+    def _rows(self, array: h5py.Dataset, start: int, stop: int) -> NDArray[np.number[Any]]:
         """Rows of an open array. Its chunks are inflated here, in threads: h5py would do it in one."""
         step = self.layout.rows_per_chunk
         rows = np.empty((stop - start, *self.layout.row_shape), self.layout.dtype)

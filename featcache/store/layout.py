@@ -33,6 +33,7 @@ class Layout:
     """The shape of a feature array and how it is cut along its rows.
 
     row_shape : shape of one row, e.g. (7, 7, 512), or (512,) where pooled
+    dtype : of what is stored: "float32", "float16", or "uint8" of pixels
     rows_per_chunk : rows that are compressed, and read, together
     rows_per_shard : rows in one file, written as a whole by one writer
     """
@@ -47,6 +48,11 @@ class Layout:
     def shape(self) -> tuple[int, ...]:
         """Shape of the whole array: (n_rows, *row_shape)."""
         return (self.n_rows, *self.row_shape)
+
+    @property
+    def computed_dtype(self) -> str:
+        """What rows come in: float32, whose range is looked at before it is stored, or uint8, stored as it comes."""
+        return self.dtype if self.dtype == "uint8" else "float32"
 
     @property
     def n_shards(self) -> int:

@@ -51,7 +51,7 @@ class ArrayEntry(_Record):
 
     format: Literal["zarr", "hdf5"]
     shape: list[Annotated[int, Field(gt=0, lt=2**40)]] = Field(min_length=2, max_length=4)
-    dtype: Literal["float32", "float16"]
+    dtype: Literal["float32", "float16", "uint8"]
     rows_per_chunk: Annotated[int, Field(gt=0, le=2**20)]
     rows_per_shard: Annotated[int, Field(gt=0, le=2**30)]
 

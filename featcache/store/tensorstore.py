@@ -91,22 +91,29 @@ class TensorstoreReader:
                 read.result()
 
     def _shard_into(self, tensorstore: Any, array: Any, start: int, stop: int, target: Array) -> None:
-        """By way of a buffer that is used again, since new memory costs time."""
+        """By way of a buffer that is used again, since new memory costs time; straight where nothing is turned."""
         order, back = self._orders(array)
+        if list(order) == back == sorted(back):
+            self._read_to(tensorstore.array(target), array, start, stop)
+            return
         shape = [len(target), *self.layout.row_shape]
         size = int(np.prod(shape))
         if getattr(self._buffers, "size", 0) < size:
             self._buffers.rows, self._buffers.size = np.empty(size, self.layout.dtype), size
         rows = self._buffers.rows[:size].reshape([shape[axis] for axis in order])
-        try:
-            self._store.check_files(start, stop)
-            tensorstore.array(rows).transpose(back).write(array[start:stop]).result()
-        except _DAMAGE as error:
-            raise CacheError(f"{self._store.path}: rows {start} to {stop} cannot be read: {error}") from error
+        self._read_to(tensorstore.array(rows).transpose(back), array, start, stop)
         if len(shape) == 4:  # as matrices, (channels, h w) to (h w, channels): twice as quick as axis by axis
             target, rows = target.reshape(len(target), -1, shape[-1]), rows.reshape(len(target), shape[-1], -1)
             back = [0, 2, 1]
         np.copyto(target, rows.transpose(back))
+
+    def _read_to(self, target: Any, array: Any, start: int, stop: int) -> None:
+        """Put rows start..stop into an array of tensorstore's."""
+        try:
+            self._store.check_files(start, stop)
+            target.write(array[start:stop]).result()
+        except _DAMAGE as error:
+            raise CacheError(f"{self._store.path}: rows {start} to {stop} cannot be read: {error}") from error
 
     def _orders(self, array: Any) -> tuple[Sequence[int], list[int]]:
         """The axes as they lie in the chunks, which may be transposed, and the way back: tensorstore turns slowly."""

@@ -40,6 +40,7 @@ from featcache.store.tables import Row, read_rows, write_dataset_copy, write_row
 TOLERANCES = {
     "float32": Tolerance(relative=1e-4, absolute=1e-4),
     "float16": Tolerance(relative=1e-3, absolute=1e-3),
+    "uint8": Tolerance(relative=0.0, absolute=0.0),
 }
 _MAX_RECIPE_BYTES = 1 << 20
 _LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
@@ -132,7 +133,7 @@ class CacheWriter:
         """Let a moment pass, for others to finish what they hold."""
         time.sleep(POLL_S)
 
-    def write(self, shard: int, features: NDArray[np.floating[Any]]) -> None:
+    def write(self, shard: int, features: NDArray[np.number[Any]]) -> None:
         """Put one shard in its place, note it in the ledger and give back its claim.
 
         Raises CacheError for values that may not or cannot be stored, with their rows.
@@ -145,7 +146,7 @@ class CacheWriter:
                 self._put(shard, features)
         self._leases.release(str(shard))
 
-    def _put(self, shard: int, features: NDArray[np.floating[Any]]) -> None:
+    def _put(self, shard: int, features: NDArray[np.number[Any]]) -> None:
         """Write and record a shard, unless this process slept meanwhile, was taken for dead, and another did so.
 
         A finished cache must find no further line in its ledger.
@@ -256,8 +257,10 @@ class CacheWriter:
             elif leftover.parent != self._leases.folder:  # those are made and gone in a moment
                 leftover.unlink(missing_ok=True)
 
-    def _storable(self, shard: int, features: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-        """The features in the layout's dtype, after a look at their range."""
+    def _storable(self, shard: int, features: NDArray[np.number[Any]]) -> NDArray[np.number[Any]]:
+        """The features in the layout's dtype, after a look at their range. Pixels are what they are, or refused."""
+        if self.store.layout.dtype == "uint8":
+            return np.ascontiguousarray(features)
         start, _ = self.store.layout.span(shard)
         flat = features.reshape(len(features), -1)
         with np.errstate(over="ignore", invalid="ignore"):

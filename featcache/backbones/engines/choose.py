@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,7 @@ class ChosenEngine:
         self.why, self.images_per_s = why, images_per_s
         self._engine, self._on_event, self._on_fewer = engine, on_event, on_fewer
 
-    def features(self, pixels: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
+    def features(self, pixels: NDArray[np.uint8]) -> Sequence[NDArray[Any]]:
         """See `Engine.features`; BackboneError also where memory does not suffice for one row."""
         while True:
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ class Engine(Protocol):
     batch_rows: int
     feature_shapes: Sequence[tuple[int, ...]]
 
-    def features(self, pixels: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
+    def features(self, pixels: NDArray[np.uint8]) -> Sequence[NDArray[Any]]:
         """Features of a batch of any length, preprocessing included.
 
         Parameters
@@ -32,7 +32,7 @@ class Engine(Protocol):
 
         Returns
         -------
-        for each cut an ndarray of shape (n, *feature_shape), float32, C-contiguous
+        for each cut an ndarray of shape (n, *feature_shape), C-contiguous: float32, or uint8 where pixels are kept
 
         Raises
         ------
