@@ -11,6 +11,7 @@
     │   ├── CacheNotFoundError (FileNotFoundError) no such cache, or it was never finished
     │   └── CacheWriteError    (OSError)           a cache cannot be written
     ├── HeadError             (ValueError)         a head cannot be trained as asked
+    ├── ScratchError          (ValueError)         a whole network cannot be trained as asked
     ├── RunError              (RuntimeError)       a run's files are missing or damaged
     └── RemoteError           (RuntimeError)       a remote cannot be used, or holds what it should not
         ├── RemoteNotFoundError (FileNotFoundError) nothing of that name is there
@@ -74,6 +75,10 @@ class CacheWriteError(CacheError, OSError):
 
 class HeadError(FeatcacheError, ValueError):
     """A head cannot be trained as asked, or its training failed."""
+
+
+class ScratchError(FeatcacheError, ValueError):
+    """A whole network cannot be trained as asked, or its training failed."""
 
 
 class RunError(FeatcacheError, RuntimeError):

@@ -76,7 +76,7 @@ def test_the_best_on_validation_wins(
         for seed in (0, 1):
             head = replace(config, lr=line["lr"], dropout=line["dropout"], seed=seed)
             history = train_head(cache, head, "gram").history
-            found.append(getattr(history[best_of(history, head) - 1], monitor))
+            found.append(getattr(history[best_of(history, head.monitor) - 1], monitor))
         assert line[monitor] == pytest.approx(np.mean(found))
         assert line["spread"] == pytest.approx(np.std(found, ddof=1), abs=1e-12)
 

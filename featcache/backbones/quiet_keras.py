@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 import tempfile
@@ -26,6 +27,7 @@ def import_keras() -> Any:
     # What goes wrong later arrives as an exception, not only in the log.
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
         return import_module("keras")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # what it has to say of compiling helps nobody here
     with _silent_stderr():
         return import_module("keras")
 
@@ -55,3 +57,12 @@ def _silent_stderr() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+def compute_deterministically() -> None:
+    """Have the backend give the same bits on every run on one machine, from now on in this process."""
+    backend = import_keras().backend.backend()
+    if backend == "tensorflow":
+        import_module("tensorflow").config.experimental.enable_op_determinism()
+    elif backend == "torch":
+        import_module("torch").use_deterministic_algorithms(True)

@@ -132,10 +132,10 @@ def randomize(model: keras.Model, seed: int) -> None:
     """
     for number, weight in enumerate(model.weights):
         if len(weight.shape) >= 2:
-            weight.assign(_glorot_uniform(tuple(weight.shape), np.random.default_rng([seed, number])))
+            weight.assign(glorot_uniform(tuple(weight.shape), np.random.default_rng([seed, number])))
 
 
-def _glorot_uniform(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
+def glorot_uniform(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
     """Values of variance 2 / (fan in + fan out) for a kernel of shape (..., in, out)."""
     window = math.prod(shape[:-2])
     limit = math.sqrt(6 / (window * (shape[-2] + shape[-1])))

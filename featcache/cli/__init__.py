@@ -25,6 +25,8 @@ COMMANDS = {
     "models": "the backbones: size, features, which weights are at hand",
     "extract": "run a backbone once over every view, keep its features",
     "fit-head": "train a head on cached features",
+    "fit-scratch": "train a whole network from random weights, to compare with heads",
+    "fine-tune": "train some or all of a pretrained network and its top",
     "sweep": "many heads on one cache, the best on validation kept",
     "report": "every run as tables, figures and one HTML page",
     "ls": "the caches of this project",

@@ -149,6 +149,13 @@ def views_options(command: Command) -> Command:
     return command
 
 
+def view_count_options(command: Command) -> Command:
+    """The options that override [views] of featcache.toml."""
+    for option in reversed(_VIEWS):
+        command = option(command)
+    return command
+
+
 def augmentation_options(command: Command) -> Command:
     """The options that override [augmentation] of featcache.toml."""
     for option in reversed(_AUGMENTATION):

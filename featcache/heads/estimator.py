@@ -283,7 +283,10 @@ class _Watch:
 
     def __call__(self, state: gram.State) -> bool:
         latest = state.history[-1]
-        if best_of([*state.history[self.best_epoch - 1 : self.best_epoch], latest], self.config) == latest.epoch:
+        if (
+            best_of([*state.history[self.best_epoch - 1 : self.best_epoch], latest], self.config.monitor)
+            == latest.epoch
+        ):
             self.best_epoch = latest.epoch
             self.best = state.copy() if self.config.restore_best else None
         return 0 < self.config.patience <= latest.epoch - self.best_epoch

@@ -67,6 +67,32 @@ class Head:
             described = {name: np.array(getattr(self, name)) for name in names}
             np.savez(partial, **described, **_float32(arrays))  # type: ignore[arg-type]
 
+    @classmethod
+    def load(cls, folder: Path, dropout: float = 0.0) -> Head:
+        """The head that `save` wrote into `folder`; its weights are float32.
+
+        dropout : which head.npz does not say, since predictions do not need it
+
+        Raises HeadError for a file that is missing or damaged.
+        """
+        path = folder / "head.npz"
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                n_layers = sum(name.startswith("W") for name in arrays.files)
+                layers = [(arrays[f"W{number}"], arrays[f"b{number}"]) for number in range(n_layers)]
+                return cls(
+                    row_shape=tuple(int(n) for n in arrays["row_shape"]),
+                    scale=float(arrays["scale"]),
+                    layers=layers,
+                    dropout=dropout,
+                    classes=tuple(str(label) for label in arrays["classes"]),
+                    activation=str(arrays["activation"]),
+                    output=str(arrays["output"]),
+                    space=str(arrays["space"]),
+                )
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise HeadError(f"{path}: cannot be read: {error}") from error
+
     def _write_keras(self, path: Path) -> None:
         """A .keras archive of a Sequential model, written without loading Keras.
 

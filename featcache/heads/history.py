@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from featcache.errors import HeadError
-from featcache.heads.config import HeadConfig
 
 _ABSURD_LOSS = 1e4
 """Mean cross-entropy, nats. Steps far too long end here, with finite weights that mean nothing, or in NaN."""
@@ -61,8 +60,8 @@ def refuse_divergence(entry: Epoch) -> None:
         )
 
 
-def best_of(history: Sequence[Epoch], config: HeadConfig) -> int:
-    """The epoch, from 1, whose `monitor` is the best; the first of several. 0 where it was never looked at."""
-    sign = -1 if config.monitor.endswith("accuracy") else 1
-    measured = [(sign * getattr(entry, config.monitor), entry.epoch) for entry in history]
+def best_of(history: Sequence[Epoch], monitor: str) -> int:
+    """The epoch, from 1, with the best of a field; the first of several. 0 where it was never looked at."""
+    sign = -1 if monitor.endswith("accuracy") else 1
+    measured = [(sign * getattr(entry, monitor), entry.epoch) for entry in history]
     return min((pair for pair in measured if not math.isnan(pair[0])), default=(0.0, 0))[1]

@@ -233,14 +233,14 @@ class _Course(Generic[AnyState]):
         if not usable:
             return None
         state, self.best = max(usable, key=lambda pair: len(pair[0].history))
-        self.resumed_at, self.best_epoch = len(state.history), best_of(state.history, self.config)
+        self.resumed_at, self.best_epoch = len(state.history), best_of(state.history, self.config.monitor)
         return state
 
     def __call__(self, training: _Training[AnyState]) -> bool:
         history: Sequence[Epoch] = training.history
         self.on_epoch(history)
         latest = history[-1]
-        if best_of([*history[self.best_epoch - 1 : self.best_epoch], latest], self.config) == latest.epoch:
+        if best_of([*history[self.best_epoch - 1 : self.best_epoch], latest], self.config.monitor) == latest.epoch:
             self.best_epoch = latest.epoch
             if self.config.restore_best:
                 self.best = training.copy()
@@ -298,7 +298,7 @@ def _is_beginning(history: Sequence[Epoch], config: HeadConfig) -> bool:
     """Whether a training with these settings comes by here: not where it ended sooner, or looks at other epochs."""
     n, best = len(history), 0
     for entry in history[: n - 1]:
-        best = best_of([*history[best - 1 : best], entry], config)
+        best = best_of([*history[best - 1 : best], entry], config.monitor)
         if 0 < config.patience <= entry.epoch - best:
             return False
     last_is_looked_at = not math.isnan(history[-1].val_loss) if history else False

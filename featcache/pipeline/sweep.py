@@ -105,7 +105,7 @@ def _best(config: HeadConfig, choice: Choice, material: Material, stopped: Calla
         history = train_course(material, config, choice.solver, stopped)
     except HeadError:
         return None
-    return history[best_of(history, config) - 1]
+    return history[best_of(history, config.monitor) - 1]
 
 
 def _line(found: Sequence[Epoch | None], monitor: str) -> dict[str, Any]:

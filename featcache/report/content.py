@@ -238,9 +238,11 @@ def _layers(record: RunRecord) -> str:
 
 
 def _optimizer(record: RunRecord) -> str:
-    """Every setting of the head that its layers do not show; the study's words for those that it names."""
+    """Every setting that layers do not show; the study's words for those that it names."""
     words = {"lr": "learning rate", "scale": "feature scale", "dtype": "arithmetic"}
-    settings = {key: value for key, value in record.config.head.items() if key not in ("hidden", "dropout")}
+    trained = record.config.head or record.config.training
+    shown = ("hidden", "dropout") if record.config.head else ()
+    settings = {key: value for key, value in trained.items() if key not in shown and value is not None}
     first = [] if "optimizer" in settings else ["SGD"] if "lr" in settings else []
     return ", ".join([*first, *(f"{words.get(key, clean(key))} {plain(value)}" for key, value in settings.items())])
 

@@ -52,6 +52,7 @@ class _Config(_Record):
     weights: Any = None
     recipe: dict[str, Any] = {}
     head: dict[str, Any] = {}
+    training: dict[str, Any] = {}
     solver: str | None = None
     why: str | None = None
     dataset: str = ""

@@ -1,0 +1,126 @@
+"""featcache fit-scratch"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featcache.cli.live import Live
+from featcache.cli.options import (
+    given_views,
+    json_option,
+    named_models,
+    open_project,
+    project_option,
+    view_count_options,
+)
+from featcache.cli.output import percent, print_json, print_table, say, shown
+from featcache.cli.scratch_options import network_of, recipe_option, scratch_of, scratch_options
+
+if TYPE_CHECKING:
+    from featcache.pipeline.fit_scratch import Fitted
+
+head_option = click.option(
+    "--head", metavar="RUN", help="Begin with the top of this run of fit-head on the same features."
+)
+again_option = click.option(
+    "--again", is_flag=True, help="Train from the start even if this very run is there already."
+)
+
+
+@click.command("fit-scratch")
+@recipe_option("modern")
+@click.option(
+    "--from",
+    "weights",
+    default="random",
+    show_default=True,
+    metavar="random|imagenet|PATH",
+    help="Weights to begin with; any but random is fine-tuning.",
+)
+@scratch_options
+@view_count_options
+@head_option
+@again_option
+@project_option
+@json_option
+def command(**values: Any) -> None:
+    """Train a whole network from random weights on the project's views: the rival of a head on frozen features.
+
+    Views are rendered once, into a cache of pixels. After an interruption the same command goes on where the last
+    checkpoint stands. `featcache report` shows the run beside those of heads.
+    """
+    fit(**values)
+
+
+def fit(recipe: str, weights: str, head: str | None, again: bool, folder: Path, as_json: bool, **values: Any) -> None:
+    """Train, and say what came of it: for both commands."""
+    from featcache.cli.interrupts import finishing_in_hand
+    from featcache.pipeline.fit_scratch import ScratchOptions, fit_scratch
+
+    config = scratch_of(recipe, values)
+    named_models([values["model"]])
+    project = open_project(folder)
+    options = ScratchOptions(head, given_views(values))
+    live = Live()
+    done = fit_scratch(
+        project,
+        network_of(weights, values),
+        config,
+        options,
+        again,
+        live.track,
+        live.tell,
+        finishing_in_hand,
+        lambda message: say(message, as_json=True),
+    )
+    say(_sentence(done), as_json)
+    if as_json:
+        print_json(_as_json(done))
+        return
+    _say_measures(done)
+
+
+def _say_measures(done: Fitted) -> None:
+    metrics = done.run.metrics
+    rows = [
+        [label, *(percent(metrics[split]["per_class"][label]) for split in ("train", "val", "test"))]
+        for label in done.run.config["classes"]
+    ]
+    rows.append(["all", *(percent(metrics[split]["accuracy"]) for split in ("train", "val", "test"))])
+    print_table(["accuracy, %", "train", "val", "test"], rows)
+    low, high = metrics["test"]["accuracy_interval"]
+    say(
+        f"test: {percent(low)} to {percent(high)} % with 95 % confidence (over {metrics['test']['groups']} groups); "
+        f"the most frequent class alone gives {percent(metrics['test']['majority'])} %"
+    )
+    say(f"run: {shown(done.run.folder)}")
+    say("next: featcache report")
+
+
+def _sentence(done: Fitted) -> str:
+    metrics, config = done.run.metrics, done.run.config
+    if done.reused:
+        return f"{done.run.name}: this very run is there already; --again trains it anew"
+    went_on = f" (went on after epoch {done.resumed_at})" if done.resumed_at else ""
+    shares = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in metrics["shares_s"].items())
+    return (
+        f"{done.run.name}: {metrics['epochs']} epochs{went_on} by {config['solver']}, {metrics['seconds']:.1f} s, "
+        f"{metrics['images_per_s']:.1f} images/s\n  {shares}; the model is that of epoch {metrics['epoch_of_model']}"
+    )
+
+
+def _as_json(done: Fitted) -> dict[str, Any]:
+    metrics, config = done.run.metrics, done.run.config
+    names = ("epochs", "epoch_of_model", "seconds", "s_per_epoch", "images_per_s", "shares_s", "train", "val", "test")
+    return {
+        "run": done.run.name,
+        "path": str(done.run.folder),
+        "cache": done.cache,
+        "solver": config["solver"],
+        "reused": done.reused,
+        "resumed_at": done.resumed_at,
+        **{name: metrics[name] for name in names},
+    }
