@@ -26,6 +26,7 @@ bench: $(VENV)/.featcache-test  ## what docs/benchmarks.md quotes
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/extract.py
 	$(BIN)/python benchmarks/share.py
+	$(BIN)/python benchmarks/scratch.py
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

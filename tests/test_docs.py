@@ -19,7 +19,7 @@ PAGES = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / page
-        for page in ("tutorial.md", "backbones.md", "caches.md", "reading.md", "heads.md", "sharing.md")
+        for page in ("tutorial.md", "backbones.md", "caches.md", "reading.md", "heads.md", "scratch.md", "sharing.md")
     ),
 )
 CACHE_NAME = re.compile(r"efficientnet-lite0-[0-9a-f]{8}")

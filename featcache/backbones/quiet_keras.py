@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+from featcache.errors import BackboneError
+
 _FIRST = ("zlib", "numcodecs.zstd")
 """TensorFlow shows everyone the zlib and zstd in it: modules loaded later would compress with them, to other bytes."""
 
@@ -66,3 +68,21 @@ def compute_deterministically() -> None:
         import_module("tensorflow").config.experimental.enable_op_determinism()
     elif backend == "torch":
         import_module("torch").use_deterministic_algorithms(True)
+
+
+def spread_over(n_devices: int) -> None:
+    """Have every batch computed in equal parts on so many devices, from now on in this process.
+
+    Raises BackboneError where the backend cannot, or has fewer devices.
+    """
+    if n_devices == 1:
+        return
+    keras = import_keras()
+    backend = keras.backend.backend()
+    if backend != "jax":
+        raise BackboneError(f"{n_devices} devices: only JAX spreads batches, not {backend}: set KERAS_BACKEND=jax")
+    devices = keras.distribution.list_devices()
+    if n_devices > len(devices):
+        raise BackboneError(f"{n_devices} devices: there are {len(devices)} here ({', '.join(devices)})")
+    spread = keras.distribution.DataParallel(devices=devices[:n_devices], auto_shard_dataset=False)
+    keras.distribution.set_distribution(spread)

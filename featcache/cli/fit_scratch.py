@@ -63,7 +63,7 @@ def fit(recipe: str, weights: str, head: str | None, again: bool, folder: Path, 
     config = scratch_of(recipe, values)
     named_models([values["model"]])
     project = open_project(folder)
-    options = ScratchOptions(head, given_views(values))
+    options = ScratchOptions(head, given_views(values), values["devices"])
     live = Live()
     done = fit_scratch(
         project,

@@ -27,6 +27,9 @@ _NETWORK = (
         show_default=True,
         help="How pixels are scaled: as the network was trained, or another way.",
     ),
+    click.option(
+        "--devices", type=click.IntRange(1), default=1, show_default=True, help="Spread batches over so many (JAX)."
+    ),
     click.option("--unsafe", is_flag=True, help="Let code from a model's file run."),
 )
 _TRAINING: dict[str, Any] = {

@@ -12,7 +12,7 @@ from typing import Any
 from featcache import runs
 from featcache.backbones.known import KNOWN_FILE, identify
 from featcache.backbones.network import Cut, Network, NetworkSpec, load_network, space_of
-from featcache.backbones.quiet_keras import compute_deterministically, import_keras
+from featcache.backbones.quiet_keras import compute_deterministically, import_keras, spread_over
 from featcache.errors import ScratchError
 from featcache.files import beside
 from featcache.heads.head import Head
@@ -46,10 +46,12 @@ class ScratchOptions:
 
     head : name of a run of a head, which the top begins as
     views : what differs from featcache.toml
+    devices : that each part of a batch is spread over
     """
 
     head: str | None = None
     views: Mapping[str, Any] = field(default_factory=dict)
+    devices: int = 1
     no_remote: bool = False
     offline: bool = False
     strict: bool = False
@@ -90,6 +92,9 @@ def fit_scratch(
     options = options or ScratchOptions()
     started = time.perf_counter()
     refuse_unwritable(project.results_folder)
+    if config.part_rows % options.devices:
+        raise ScratchError(f"{config.part_rows} rows at a time cannot be spread evenly over {options.devices} devices")
+    spread_over(options.devices)
     head = _head(project, options.head) if options.head else None
     spec = replace(spec, precision=config.precision, weights_seed=config.seed)
     if head is not None:
