@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -71,7 +70,7 @@ def measure(spec: NetworkSpec, views: Views, config: ScratchConfig, rounds: int)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             live = Live(views, Augmentation()) if augment == "live" else None
             feed = stack.enter_context(Feed(views, N_CLASSES, config, live))
-            made = classifier.build(load_network(spec), N_CLASSES, replace(config))
+            made = classifier.build(load_network(spec), N_CLASSES, config)
             training = Training(made, feed, views, config, "", folder)
             training._compile(0)
             ways[name] = lambda training=training: training._one_epoch(lambda: False)
@@ -86,10 +85,8 @@ def measure(spec: NetworkSpec, views: Views, config: ScratchConfig, rounds: int)
     print(f"{spec.model}, {spec.input_size_px} px, batch {config.batch}, {config.precision}, {rounds} epochs each")
     for name, found in rates.items():
         ratios = [ours / theirs for ours, theirs in zip(found, rates["keras.Model.fit"], strict=True)]
-        print(
-            f"  {name}: {median(found):.1f} images/s, {median(ratios):.2f} of fit's ({min(ratios):.2f} to {max(ratios):.2f})",
-            flush=True,
-        )
+        within = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        print(f"  {name}: {median(found):.1f} images/s, {median(ratios):.2f} of fit's ({within})", flush=True)
 
 
 def bare(spec: NetworkSpec, views: Views, config: ScratchConfig) -> Callable[[], Any]:

@@ -1,0 +1,47 @@
+"""Every network of the study takes a step of training at 224 px."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import networks
+import numpy as np
+import pytest
+
+from featcache.backbones.network import NetworkSpec, load_network
+from featcache.backbones.quiet_keras import import_keras
+from featcache.backbones.registry import STUDY
+from featcache.scratch import classifier
+from featcache.scratch.config import ScratchConfig
+from featcache.scratch.feed import Feed
+from featcache.scratch.training import Training
+from featcache.scratch.views import Views
+
+SIDE = 224
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> Iterator[None]:
+    """Compiled graphs of networks of this size are not kept for other tests."""
+    yield
+    import_keras().utils.clear_session()
+
+
+@pytest.mark.parametrize("name", STUDY)
+def test_it_compiles_and_learns_from_two_rows(name: str, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), dtype=np.uint8)
+    views = Views(pixels, np.array([0, 3]), ("a", "b"), (0, 0))
+    config = ScratchConfig(lr=1e-4, batch=2, epochs=1, val_every=2)
+    with networks.without_drawing():
+        network = load_network(NetworkSpec(name, weights="random", input_size_px=SIDE))
+    made = classifier.build(network, 4, config)
+    with Feed(views, 4, config) as feed:
+        training = Training(made, feed, Views(pixels[:0], views.y[:0], (), ()), config, "", tmp_path)
+        training._compile(0)
+        before = [np.array(weight.numpy()) for weight in made.base.trainable_weights]
+        training._one_epoch(lambda: False)
+    assert np.isfinite(training.progress.history[0].loss)
+    changed = [not np.array_equal(old, w.numpy()) for old, w in zip(before, made.base.trainable_weights, strict=True)]
+    assert changed[0]
+    assert np.mean(changed) > 0.9
