@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,9 @@ from featcache.backbones.imagenet import local_file
 from featcache.backbones.network import NetworkSpec, load_network
 from featcache.backbones.preprocess import preprocess
 from featcache.backbones.torch_checkpoint import read_checkpoint
+from featcache.dataset.images import decode, read_bytes
 from featcache.errors import WeightsError
+from featcache.views import cut_and_resize
 
 ROW = registry.get("efficientnet-lite0")
 
@@ -71,6 +75,28 @@ def conv_same(x, kernel, stride, groups=1):
     if groups == 1:
         return np.einsum("hwikl,oikl->hwo", windows, kernel)
     return np.einsum("hwckl,ckl->hwc", windows, kernel[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "least"),
+    [("coffee.png", {967}, 0.8), ("chelsea.png", {281, 282, 285}, 0.9), ("camera.png", {872}, 0.8)],
+    ids=["espresso", "cat", "tripod"],
+)
+def test_the_classifier_names_photographs(name, classes, least):
+    """Public-domain photographs that come with scikit-image, through featcache's own decoding and preprocessing.
+
+    With pixels as another network wants them, the coffee is a loudspeaker.
+    """
+    skimage = pytest.importorskip("skimage", reason="scikit-image carries the photographs")
+    pixels = decode(read_bytes(Path(skimage.__file__).parent / "data" / name))
+    plain = cut_and_resize(pixels, None, 224)[None]
+    model = EfficientNetLite0(local_file(ROW), include_top=True)
+    probabilities = model.predict_on_batch(preprocess(plain, ROW.preprocessing))[0]
+    assert int(probabilities.argmax()) in classes
+    assert sum(probabilities[list(classes)]) > least
+    if name == "coffee.png":
+        wrong = model.predict_on_batch(preprocess(plain, "caffe"))[0]
+        assert int(wrong.argmax()) not in classes
 
 
 def test_equals_a_plain_computation(tensors):
