@@ -78,11 +78,9 @@ def one_split(args: Any, split: int, folder: Path) -> pd.DataFrame:
     for name, run in (("head", head), ("fine-tuned", tuned)):
         test = run.metrics["test"]
         low, high = test["accuracy_interval"]
-        print(
-            f"split {split}, {name}: test {100 * test['accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f}), balanced "
-            f"{100 * test['balanced_accuracy']:.1f} %, {run.metrics['seconds']:.0f} s",
-            flush=True,
-        )
+        measured = f"{100 * test['accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+        balanced = f"balanced {100 * test['balanced_accuracy']:.1f} %"
+        print(f"split {split}, {name}: test {measured}, {balanced}, {run.metrics['seconds']:.0f} s", flush=True)
     return right(head, "head").merge(right(tuned, "tuned"), on="image_id")
 
 

@@ -151,6 +151,16 @@ def test_what_cannot_be_is_one_message_and_leaves_nothing(own: Path, change: tup
     assert not [path for path in (own / "results").glob("*") if path.name != "README.md"]
 
 
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(own: Path) -> None:
+    before = sorted(path for path in own.rglob("*") if path.name not in (".images.csv", ".backbones.json"))
+    value = run_command(*SCRATCH, *QUICK, "--batch", "16", "--dry-run", "--json", cwd=own, check=True).value
+    assert (value["rows"], value["updates"], value["epochs"]) == (56, 4, 2)
+    assert value["weights"] > value["trained_weights"] > 260_000
+    assert 0 < value["seconds"] < 600
+    after = sorted(path for path in own.rglob("*") if path.name not in (".images.csv", ".backbones.json"))
+    assert before == after
+
+
 def test_a_training_that_diverges_names_epoch_and_step(own: Path) -> None:
     refused = run_command(*SCRATCH, *QUICK, "--optimizer", "sgd", "--lr", "1e30", "--clip", "0", cwd=own)
     assert "the loss is " in refused.err

@@ -259,6 +259,22 @@ def test_a_training_stopped_anywhere_goes_on_to_the_same_bits(tmp_path: Path, ch
     raise AssertionError("it never came to its end")
 
 
+@pytest.mark.parametrize("unfreeze_epochs", [0, 1, 2])
+def test_a_longer_training_goes_on_where_a_shorter_one_ended(tmp_path: Path, unfreeze_epochs: int) -> None:
+    with opened(tmp_path / "whole", epochs=5, unfreeze_epochs=unfreeze_epochs) as training:
+        training.train()
+        expected = weights(training)
+    for epochs in (1, 3):
+        with opened(tmp_path / "short", epochs=epochs, unfreeze_epochs=unfreeze_epochs) as training:
+            training.resume()
+            training.train()
+    with opened(tmp_path / "long", epochs=5, unfreeze_epochs=unfreeze_epochs) as training:
+        assert training.resume([tmp_path / "none", tmp_path / "short"]) == 3
+        training.train()
+        for mine, theirs in zip(weights(training), expected, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
 def test_a_state_of_another_training_or_a_damaged_one_is_none(tmp_path: Path) -> None:
     with opened(tmp_path) as training:
         training.train()

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from featcache.cli.fit_scratch import again_option, fit, head_option
+from featcache.cli.fit_scratch import again_option, dry_run_option, fit, head_option
 from featcache.cli.options import json_option, project_option, view_count_options
 from featcache.cli.scratch_options import recipe_option, scratch_options
 
@@ -25,6 +25,7 @@ from featcache.cli.scratch_options import recipe_option, scratch_options
 @view_count_options
 @head_option
 @again_option
+@dry_run_option
 @project_option
 @json_option
 def command(**values: Any) -> None:

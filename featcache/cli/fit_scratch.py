@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +17,16 @@ from featcache.cli.options import (
     project_option,
     view_count_options,
 )
-from featcache.cli.output import percent, print_json, print_table, say, shown
+from featcache.cli.output import duration, percent, print_json, print_table, say, shown
 from featcache.cli.scratch_options import network_of, recipe_option, scratch_of, scratch_options
 
 if TYPE_CHECKING:
-    from featcache.pipeline.fit_scratch import Fitted
+    from featcache.pipeline.fit_scratch import Expected, Fitted
 
 head_option = click.option(
     "--head", metavar="RUN", help="Begin with the top of this run of fit-head on the same features."
 )
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what it would take, and train nothing.")
 again_option = click.option(
     "--again", is_flag=True, help="Train from the start even if this very run is there already."
 )
@@ -44,6 +46,7 @@ again_option = click.option(
 @view_count_options
 @head_option
 @again_option
+@dry_run_option
 @project_option
 @json_option
 def command(**values: Any) -> None:
@@ -55,15 +58,27 @@ def command(**values: Any) -> None:
     fit(**values)
 
 
-def fit(recipe: str, weights: str, head: str | None, again: bool, folder: Path, as_json: bool, **values: Any) -> None:
+def fit(
+    recipe: str,
+    weights: str,
+    head: str | None,
+    again: bool,
+    dry_run: bool,
+    folder: Path,
+    as_json: bool,
+    **values: Any,
+) -> None:
     """Train, and say what came of it: for both commands."""
     from featcache.cli.interrupts import finishing_in_hand
-    from featcache.pipeline.fit_scratch import ScratchOptions, fit_scratch
+    from featcache.pipeline.fit_scratch import ScratchOptions, expect, fit_scratch
 
     config = scratch_of(recipe, values)
     named_models([values["model"]])
     project = open_project(folder)
     options = ScratchOptions(head, given_views(values), values["devices"])
+    if dry_run:
+        _say_expected(expect(project, network_of(weights, values), config, options), config.epochs, as_json)
+        return
     live = Live()
     done = fit_scratch(
         project,
@@ -81,6 +96,17 @@ def fit(recipe: str, weights: str, head: str | None, again: bool, folder: Path, 
         print_json(_as_json(done))
         return
     _say_measures(done)
+
+
+def _say_expected(expected: Expected, epochs: int, as_json: bool) -> None:
+    say(
+        f"{expected.rows} rows and {expected.updates} updates an epoch, {expected.trained_weights:,} of "
+        f"{expected.weights:,} weights trained; about {duration(expected.seconds)} for {epochs} epochs, besides "
+        "validation",
+        as_json,
+    )
+    if as_json:
+        print_json({**asdict(expected), "epochs": epochs})
 
 
 def _say_measures(done: Fitted) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from featcache import runs
 from featcache.backbones.known import KNOWN_FILE, identify
@@ -26,7 +29,7 @@ from featcache.pipeline.fit_head import (
     refuse_missing_classes,
     write_figures,
 )
-from featcache.pipeline.plan import ExtractOptions
+from featcache.pipeline.plan import ExtractOptions, plan_extraction
 from featcache.pipeline.progress import Stopping, Track, never, silent
 from featcache.project import Project, refuse_unwritable
 from featcache.recipe import digest
@@ -55,6 +58,16 @@ class ScratchOptions:
     no_remote: bool = False
     offline: bool = False
     strict: bool = False
+
+    def extraction(self, side_px: int) -> ExtractOptions:
+        """How the views are rendered."""
+        return ExtractOptions(
+            input_size_px=side_px,
+            views=self.views,
+            no_remote=self.no_remote,
+            offline=self.offline,
+            strict=self.strict,
+        )
 
 
 @dataclass(frozen=True)
@@ -120,6 +133,45 @@ def fit_scratch(
     return Fitted(run, cache.name, reused=False, resumed_at=resumed_at)
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What a training is expected to take: rows and updates an epoch, the weights that are trained, seconds in all."""
+
+    rows: int
+    updates: int
+    weights: int
+    trained_weights: int
+    seconds: float
+
+
+def expect(
+    project: Project, spec: NetworkSpec, config: ScratchConfig, options: ScratchOptions | None = None
+) -> Expected:
+    """What `fit_scratch` would take, from a few steps on made-up pixels; nothing is written.
+
+    Raises what `fit_scratch` raises for what cannot be trained.
+    """
+    options = options or ScratchOptions()
+    network = load_network(replace(spec, precision=config.precision, weights_seed=config.seed))
+    side = network.cuts[0].input_size_px
+    (plan,) = plan_extraction(project, ["pixels"], options.extraction(side), keep=False)
+    counted = zip(plan.dataset.images, plan.views, strict=True)
+    counts = [
+        min(views, 1) if config.augment == "none" else views for image, views in counted if image.split == "train"
+    ]
+    made = classifier.build(network, len({image.label for image in plan.dataset.images}), config)
+    made.compile(config.blocks_at(config.epochs, len(made.blocks)))
+    step_s = made.time_step(np.zeros((config.part_rows, side, side, 3), np.float32))
+    updates = -(-sum(counts) // config.batch)
+    return Expected(
+        rows=sum(counts),
+        updates=updates,
+        weights=made.model.count_params(),
+        trained_weights=sum(math.prod(weight.shape) for weight in made.model.trainable_weights),
+        seconds=config.epochs * updates * config.accumulate * step_s,
+    )
+
+
 def _identity(
     cache: Cache, cut: Cut, spec: NetworkSpec, config: ScratchConfig, head: _StartHead | None
 ) -> dict[str, Any]:
@@ -147,14 +199,7 @@ def _course(identity: Mapping[str, Any], config: ScratchConfig) -> str:
 
 def _views(project: Project, cut: Cut, options: ScratchOptions, track: Track, stopping: Stopping) -> Cache:
     """The cache of the project's rendered views at the network's size; rendered now if it is not there."""
-    wanted = ExtractOptions(
-        input_size_px=cut.input_size_px,
-        views=options.views,
-        no_remote=options.no_remote,
-        offline=options.offline,
-        strict=options.strict,
-    )
-    done = extract(project, ["pixels"], wanted, track, stopping)
+    done = extract(project, ["pixels"], options.extraction(cut.input_size_px), track, stopping)
     return open_cache(done.caches[0].path)
 
 

@@ -68,7 +68,7 @@ class Training:
 
     def __post_init__(self) -> None:
         self._n_trained = -1
-        self._best: tuple[int, Arrays] | None = None
+        self._best: tuple[int, Arrays] | None = None  # of config.restore_best: an epoch, and the weights after it
         self._clock = checkpoint.Clock()
 
     @property
@@ -90,7 +90,7 @@ class Training:
         folder, (progress, variables) = max(found, key=lambda pair: (len(pair[1][0].history), pair[1][0].part))
         best = checkpoint.load_best(folder, progress.best_epoch) if progress.best_epoch else None
         self.progress = progress
-        self._compile(min(self.epoch, self.config.epochs - 1))
+        self._compile(self.epoch if progress.part else max(self.epoch - 1, 0))  # as it was when the state was saved
         if not _fits(variables, self._variables()):
             self.progress = Progress()
             return 0
@@ -232,16 +232,15 @@ class Training:
     # --- best, checkpoints ------------------------------------------------------------------------
 
     def _is_over(self) -> bool:
-        waited = self.epoch - best_of(self.progress.history, self.config.monitor)
-        return bool(self.config.patience) and self.epoch > 0 and waited >= self.config.patience
+        best = best_of(self.progress.history, self.config.monitor)
+        return bool(self.config.patience and best) and self.epoch - best >= self.config.patience
 
     def _keep_best(self) -> None:
-        best = best_of(self.progress.history, self.config.monitor)
-        self.progress.best_epoch = best
-        if best == self.epoch and self.config.restore_best:
-            self._best = (best, [np.array(variable.numpy()) for variable in self._of_model()])
         if not self.config.restore_best:
-            self.progress.best_epoch = 0
+            return
+        self.progress.best_epoch = best_of(self.progress.history, self.config.monitor)
+        if self.progress.best_epoch == self.epoch:
+            self._best = (self.epoch, [np.array(variable.numpy()) for variable in self._of_model()])
 
     def _checkpoint(self) -> None:
         """Save the state, if it is sound: a loss that was finite may have led to weights that are not."""
