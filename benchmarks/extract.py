@@ -14,10 +14,11 @@ the median over the rounds, with the lowest and the highest.
 from __future__ import annotations
 
 import argparse
+import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -47,6 +48,8 @@ MODELS = {
 }
 """What is measured, and the pattern of a weights file in --weights; without one the weights are random."""
 BATCHES = (8, 16, 32)
+TOGETHER = ("mobilenetv2", "mobilenet", "efficientnet-lite0")
+"""Networks that one pass computes together; small ones, so that what they share is seen."""
 
 
 def weights_of(model: str, folder: Path | None) -> str:
@@ -134,6 +137,30 @@ def whole(model: str, asked: argparse.Namespace) -> None:
         print(f"  {done.shares}, of {seconds:.1f} s; the bottleneck: {done.bottleneck}", flush=True)
 
 
+def passes(asked: argparse.Namespace) -> None:
+    """Three networks in one pass over the images, and in three; networks are opened before, by the engine's memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        project = project_of(Path(folder), asked.pass_images)
+        options = ExtractOptions(weights="random", input_size_px=SIZE_PX, engine=asked.engine, batch_rows=4)
+
+        def seconds(models: Sequence[str]) -> float:
+            done = extract(project, models, options)
+            for cache in done.caches:
+                shutil.rmtree(cache.path)
+            return done.seconds - done.shares.open
+
+        one, three = [], []
+        for _ in range(max(asked.rounds // 2, 1)):
+            one.append(seconds(TOGETHER))
+            three.append(sum(seconds([model]) for model in TOGETHER))
+    ratio = statistics.median(a / b for a, b in zip(one, three, strict=True))
+    print(
+        f"{', '.join(TOGETHER)} over {asked.pass_images} JPEG files: one pass {statistics.median(one):.1f} s, three passes "
+        f"{statistics.median(three):.1f} s, {ratio:.2f}",
+        flush=True,
+    )
+
+
 def project_of(folder: Path, n_images: int) -> Project:
     """A project of JPEG files of 640x480, of four classes."""
     cells = write_cells(folder / "cells", 2, size_px=480)
@@ -155,6 +182,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0, help="of a round, for both sides together, about")
     parser.add_argument("--whole-s", type=float, default=20.0, help="of a whole extraction, about; 0 for none")
+    parser.add_argument("--pass-images", type=int, default=60, help="of three networks in one pass; 0 for none")
     asked = parser.parse_args()
     print_machine()
     import_keras()
@@ -163,6 +191,8 @@ def main() -> None:
             measure(model, asked)
         if asked.whole_s:
             whole(model, asked)
+    if asked.pass_images:
+        passes(asked)
 
 
 if __name__ == "__main__":
