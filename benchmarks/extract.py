@@ -154,11 +154,8 @@ def passes(asked: argparse.Namespace) -> None:
             one.append(seconds(TOGETHER))
             three.append(sum(seconds([model]) for model in TOGETHER))
     ratio = statistics.median(a / b for a, b in zip(one, three, strict=True))
-    print(
-        f"{', '.join(TOGETHER)} over {asked.pass_images} JPEG files: one pass {statistics.median(one):.1f} s, three passes "
-        f"{statistics.median(three):.1f} s, {ratio:.2f}",
-        flush=True,
-    )
+    took = f"one pass {statistics.median(one):.1f} s, three passes {statistics.median(three):.1f} s, {ratio:.2f}"
+    print(f"{', '.join(TOGETHER)} over {asked.pass_images} JPEG files: {took}", flush=True)
 
 
 def project_of(folder: Path, n_images: int) -> Project:
