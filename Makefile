@@ -9,8 +9,8 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 demo: $(VENV)/.featcache  ## the main job end to end on generated leukocytes; a report at the end
 	$(BIN)/featcache demo demo
 
-test: $(VENV)/.featcache-test  ## the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.featcache-test  ## the tests, two files at a time; PYTEST_ARGS="-n 0" one after the other
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/.featcache-check
 	$(BIN)/ruff check .

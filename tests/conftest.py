@@ -21,7 +21,8 @@ from faults import Shops, make_cells
 from servers import S3, s3_server
 
 from featcache.backbones import known
-from featcache.backbones.engines.choose import ChosenEngine, open_engine
+from featcache.backbones.engines.calibrate import key_of, recall
+from featcache.backbones.engines.choose import ChosenEngine, OnEvent, open_engine
 from featcache.backbones.network import Network, NetworkSpec, load_network
 from featcache.cli import main
 from featcache.pipeline import plan
@@ -33,6 +34,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of whatever a shell 
 FEATCACHE = Path(sys.executable).with_name("featcache")
 EXTRACT = ("extract", "--model", "mobilenetv2", "--weights", "random", "--input-size", "64")
 """The extraction of `made`; small enough to be done in a moment."""
+LONG = ("test_cli_scratch", "test_backbones_golden", "test_docs", "test_backbones_registry", "test_heads_resume")
+"""Files that take minutes. They begin first, so that at the end no process waits for another one's long file."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bring the long files to the front."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 @dataclass(frozen=True)
@@ -91,12 +99,18 @@ def _load_network(spec: NetworkSpec) -> Network:
     return (_kept_network if spec.weights == "random" else load_network)(spec)
 
 
-def _open_engine(network: Network, engine: str, batch_rows: int | None, *others: Any) -> ChosenEngine:
-    """`open_engine`, which takes seconds too, once for the same network."""
-    key = (network.cuts, engine, batch_rows)
-    if key not in _kept_engines:
-        _kept_engines[key] = open_engine(network, engine, batch_rows, *others)
-    return _kept_engines[key]
+def _open_engine(
+    network: Network, engine: str, batch_rows: int | None, memory: Path, on_event: OnEvent
+) -> ChosenEngine:
+    """`open_engine`, which takes seconds too, once for the same network and what the project remembers of it."""
+    known = [recall(memory, key_of(network, name)) for name in ("openvino", "keras-tensorflow")]
+    key = (network.cuts, engine, batch_rows, *known)
+    if key in _kept_engines:
+        return _kept_engines[key]
+    opened = open_engine(network, engine, batch_rows, memory, on_event)
+    if "take --engine keras" not in opened.why:  # on a disk that is full for one test, say
+        _kept_engines[key] = opened
+    return opened
 
 
 @pytest.fixture
@@ -108,8 +122,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
         code: Any = 0
         with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
             patch.chdir(cwd)
-            for module in (known, plan):
-                patch.setattr(module, "load_network", _load_network)
+            if not {"fit-scratch", "fine-tune"} & {*args[:1]}:  # these change the network that they load
+                for module in (known, plan):
+                    patch.setattr(module, "load_network", _load_network)
             patch.setattr(plan, "open_engine", _open_engine)
             patch.setattr(sys, "argv", ["featcache", *args])
             try:

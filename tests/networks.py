@@ -1,4 +1,4 @@
-"""Every registered backbone with a small input and weights at which a mix-up shows, built once for all tests."""
+"""Every registered backbone with a small input and weights at which a mix-up shows; those used last are kept."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ import pytest
 
 from featcache.backbones import registry, weights
 from featcache.backbones.network import Cut, Network, Precision, network_of
+from featcache.backbones.preprocess import preprocess
 from featcache.backbones.quiet_keras import import_keras
 from featcache.backbones.weights_h5 import settle
 
 _GAINS = {"resnet": 1.0, "resnext": 1.0, "xception": 1.0, "nasnet": 1.0, "efficientnetv2": 1.2}
 """Of networks whose many sums would grow beyond float32."""
-_LARGE = 25_000_000
+LARGE = 25_000_000
 """Parameters from which a network is kept only until the next such one is asked for."""
+_KEPT = 6
+"""Smaller ones that are kept: all of them would be gigabytes."""
 
 
 def randomize(model: Any, gain: float = 2**0.5) -> None:
@@ -59,7 +62,7 @@ def without_drawing() -> Iterator[None]:
 def base(name: str) -> Any:
     """The Keras model of a backbone at its smallest input, randomized. Shared: not to be changed."""
     row = registry.get(name)
-    return (_large if row.parameters > _LARGE else _small)(row)
+    return (_large if row.parameters > LARGE else _small)(row)
 
 
 def network(
@@ -67,7 +70,7 @@ def network(
 ) -> Network:
     """The backbone called `name` at its smallest input, with random weights and statistics of a fixed seed.
 
-    Its base is built once a process and shared: not to be changed.
+    Its base is shared between tests: not to be changed.
     """
     row = registry.get(name)
     model = base(name) if precision == "float32" else _built(row)
@@ -82,6 +85,13 @@ def network(
         feature_shape=(),
     )
     return network_of(model, made, layers or (row.layer,), pooling, precision)
+
+
+def keras_features(network: Network, pixels: Any) -> list[Any]:
+    """What Keras itself gives for pixels (n, s, s, 3), uint8: an array a cut."""
+    keras = import_keras()
+    outputs = network.model(preprocess(pixels, network.cuts[0].preprocessing), training=False)
+    return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]
 
 
 def pixels(n: int, name: str) -> Any:
@@ -99,5 +109,5 @@ def _built(row: registry.Backbone) -> Any:
     return model
 
 
-_small = functools.cache(_built)
-_large = functools.lru_cache(maxsize=1)(_built)
+_small = functools.lru_cache(_KEPT)(_built)
+_large = functools.lru_cache(1)(_built)

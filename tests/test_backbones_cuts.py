@@ -110,9 +110,9 @@ def test_what_cannot_be_cut() -> None:
         "nonsense": "'featcache models NAME --layers' lists them",
     }
     for name, message in refused.items():
-        with pytest.raises(BackboneError, match=f"there is no layer '{name}': {message}"):
+        with pytest.raises(BackboneError, match=f"^mobilenetv2: there is no layer '{name}': {message}"):
             network("mobilenetv2", (name,))
-    with pytest.raises(BackboneError, match="layer out_relu is named twice"):
+    with pytest.raises(BackboneError, match=r"^mobilenetv2: layer out_relu is named twice"):
         network("mobilenetv2", ("out_relu", "out_relu"))
     with pytest.raises(BackboneError, match="no pooling 'sum'"):
         load_network(NetworkSpec("vgg16", pooling="sum"))

@@ -1,4 +1,7 @@
-"""Every registered backbone against the path that Keras documents: file, pixels, preprocessing, features."""
+"""Every registered backbone against the path that Keras documents (file, pixels, preprocessing, features), on engines.
+
+Names are parameters of the module, so that all tests of a network run one after the other: it is built once.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from networks import base, network, without_drawing
+from networks import LARGE, base, keras_features, network, pixels, without_drawing
 
 from featcache.backbones import registry, weights
 from featcache.backbones.cuts import layers_of
+from featcache.backbones.engines.agreement import deviation
+from featcache.backbones.engines.keras import KerasEngine
+from featcache.backbones.engines.openvino import OpenvinoEngine, is_installed
 from featcache.backbones.preprocess import preprocess
 from featcache.backbones.quiet_keras import import_keras
 from featcache.dataset.images import decode
@@ -53,7 +59,7 @@ def ours(paths: list[Path], row: registry.Backbone, mode: str) -> Array:
     return preprocess(np.stack(pixels), mode)
 
 
-@pytest.mark.parametrize("name", registry.BACKBONES)
+@pytest.mark.parametrize("name", registry.BACKBONES, scope="module")
 def test_features_are_those_of_keras_documented_path(name: str, pictures: dict[int, list[Path]]) -> None:
     row = registry.get(name)
     paths = pictures[row.min_size_px]
@@ -72,10 +78,34 @@ def test_features_are_those_of_keras_documented_path(name: str, pictures: dict[i
     assert found.cuts[0].layer == row.layer == layers_of(base(name))[-1].name
 
 
+ALONE = ("fractalnet",)
+"""Those that are large and have no smaller sibling with the same layers; the others' conversion takes minutes."""
+SMALL = [row.name for row in registry.BACKBONES.values() if row.parameters < LARGE or row.name in ALONE]
+
+
+@pytest.mark.skipif(not is_installed(), reason="OpenVINO is not installed")
+@pytest.mark.parametrize("name", SMALL, scope="module")
+def test_openvino_computes_what_keras_does(name: str) -> None:
+    found, x = network(name), pixels(2, name)
+    for new, old in zip(OpenvinoEngine(found).features(x), keras_features(found, x), strict=True):
+        assert old.std(axis=0).max() > 0
+        assert deviation(new, old) < 1
+
+
+FAMILIES = ("vgg16", "xception", "densenet121", "mobilenetv3-small", "efficientnet-b0", "efficientnet-lite0")
+
+
+@pytest.mark.parametrize("name", FAMILIES, scope="module")
+def test_the_keras_engine_computes_what_keras_does(name: str) -> None:
+    found, x = network(name), pixels(3, name)
+    for new, old in zip(KerasEngine(found, 2).features(x), keras_features(found, x), strict=True):
+        assert deviation(new, old) < 1
+
+
 PUBLISHED = ("vgg16", "mobilenetv3-small", "efficientnet-b0", "convnext-tiny")
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", PUBLISHED, scope="module")
 @pytest.mark.filterwarnings("ignore:`input_shape` is undefined or non-square")
 def test_a_published_file_gives_what_keras_makes_of_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: dict[int, list[Path]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -50,7 +51,9 @@ assert not {"keras", "tensorflow", "torch"} & set(sys.modules)
 from featcache.backbones.quiet_keras import import_keras
 assert float(import_keras().ops.sum(import_keras().ops.ones(3))) == 3
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+    command, environment = [sys.executable, "-c", script], os.environ.copy()
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # whatever Keras or JAX set it to when this process loaded them
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

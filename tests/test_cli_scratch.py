@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Ran, run_command
+from conftest import Ran, Run, run_command
 
 from featcache.backbones.quiet_keras import import_keras
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 SCRATCH = ("fit-scratch", "--model", "resnet20", "--input-size", "32")
 LEARNS = ("--epochs", "16", "--warmup", "2", "--lr", "0.005")
 QUICK = ("--epochs", "2", "--warmup", "0", "--views", "1")
-KILLS = int(os.environ.get("FEATCACHE_KILLS", "5"))
+KILLS = int(os.environ.get("FEATCACHE_KILLS", "2"))
 """Each takes as long as loading TensorFlow and compiling; twenty are a matter of minutes."""
 OFTEN = """
 from featcache.scratch import checkpoint
@@ -90,13 +90,13 @@ def run_cache(cells: Path, ran: Ran) -> Any:
     return featcache.open_cache(cells / "cache" / ran.value["cache"])
 
 
-def test_a_second_call_trains_nothing_and_a_report_shows_it_beside_a_head(cells: Path, trained: Ran) -> None:
-    again = run_command(*SCRATCH, *LEARNS, "--json", cwd=cells, check=True).value
+def test_a_second_call_trains_nothing_and_a_report_shows_it_beside_a_head(cells: Path, trained: Ran, run: Run) -> None:
+    again = run(*SCRATCH, *LEARNS, "--json", cwd=cells).value
     assert (again["reused"], again["run"]) == (True, trained.value["run"])
     network = ("--model", "resnet20", "--weights", "random", "--input-size", "32")
-    run_command("extract", *network, cwd=cells, check=True)
-    head = run_command("fit-head", "--cache", "resnet20", "--epochs", "20", "--json", cwd=cells, check=True).value
-    run_command("report", cwd=cells, check=True)
+    assert run("extract", *network, cwd=cells).code == 0
+    head = run("fit-head", "--cache", "resnet20", "--epochs", "20", "--json", cwd=cells).value
+    assert run("report", cwd=cells).code == 0
     report = (cells / "results" / "report.md").read_text()
     assert trained.value["run"] in report
     assert head["run"] in report
@@ -105,14 +105,14 @@ def test_a_second_call_trains_nothing_and_a_report_shows_it_beside_a_head(cells:
     assert "learning rate 0.005" in report
 
 
-def test_fine_tuning_begins_with_a_model_that_was_trained(cells: Path, trained: Ran) -> None:
+def test_fine_tuning_begins_with_a_model_that_was_trained(cells: Path, trained: Ran, run: Run) -> None:
     """Its weights are those of the run before, its frozen layers stay so, and the top may be that of a head."""
     model = Path(trained.value["path"]) / "model.keras"
     network = ("--model", "resnet20", "--input-size", "32")
-    cache = run_command("extract", *network, "--weights", str(model), "--json", cwd=cells, check=True).value["cache"]
-    head = run_command("fit-head", "--cache", cache, "--epochs", "5", "--json", cwd=cells, check=True).value
+    cache = run("extract", *network, "--weights", str(model), "--json", cwd=cells).value["cache"]
+    head = run("fit-head", "--cache", cache, "--epochs", "5", "--json", cwd=cells).value
     arguments = ("fine-tune", *network, "--from", str(model), "--epochs", "2", "--train-blocks", "1")
-    tuned = run_command(*arguments, "--head", head["run"], "--lr", "1e-4", "--json", cwd=cells, check=True).value
+    tuned = run(*arguments, "--head", head["run"], "--lr", "1e-4", "--json", cwd=cells).value
     assert tuned["run"].startswith("fine-tune-resnet20-")
     assert tuned["train"]["accuracy"] >= trained.value["train"]["accuracy"] - 0.1
     before, after = (backbone_of(path) for path in (model, Path(tuned["path"]) / "model.keras"))
@@ -120,7 +120,7 @@ def test_fine_tuning_begins_with_a_model_that_was_trained(cells: Path, trained: 
     trained_ones = [number for number, is_same in enumerate(same) if not is_same]
     assert len(trained_ones) == 2  # kernels of the last block: normalisation is frozen there too
     assert min(trained_ones) > len(same) - 13
-    other = run_command("fine-tune", *network, "--from", "random", "--head", head["run"], cwd=cells)
+    other = run("fine-tune", *network, "--from", "random", "--head", head["run"], cwd=cells)
     assert "was trained on features of another network" in other.error
 
 
@@ -145,8 +145,10 @@ def backbone_of(path: Path) -> list[Any]:
         (("--model", "vgg16", "--stochastic-depth", "0.2", *QUICK), "vgg"),
     ],
 )
-def test_what_cannot_be_is_one_message_and_leaves_nothing(own: Path, change: tuple[str, ...], message: str) -> None:
-    refused = run_command(*SCRATCH, *change, cwd=own)
+def test_what_cannot_be_is_one_message_and_leaves_nothing(
+    own: Path, run: Run, change: tuple[str, ...], message: str
+) -> None:
+    refused = run(*SCRATCH, *change, cwd=own)
     assert message in refused.error
     assert not [path for path in (own / "results").glob("*") if path.name != "README.md"]
 
@@ -161,19 +163,19 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(own: Path) -> None
     assert before == after
 
 
-def test_a_training_that_diverges_names_epoch_and_step(own: Path) -> None:
-    refused = run_command(*SCRATCH, *QUICK, "--optimizer", "sgd", "--lr", "1e30", "--clip", "0", cwd=own)
+def test_a_training_that_diverges_names_epoch_and_step(own: Path, run: Run) -> None:
+    refused = run(*SCRATCH, *QUICK, "--optimizer", "sgd", "--lr", "1e30", "--clip", "0", cwd=own)
     assert "the loss is " in refused.err
     assert "in epoch 1, step " in refused.err
     assert refused.code == 1
     assert "Traceback" not in refused.err
 
 
-def test_a_split_without_a_class_is_refused(own: Path) -> None:
+def test_a_split_without_a_class_is_refused(own: Path, run: Run) -> None:
     path = own / "dataset.csv"
     lines = path.read_text().splitlines()
     path.write_text("\n".join(line for line in lines if not ("monocyte" in line and ",val," in line)) + "\n")
-    refused = run_command(*SCRATCH, *QUICK, cwd=own)
+    refused = run(*SCRATCH, *QUICK, cwd=own)
     assert refused.code == 1
     assert "val" in refused.error
     assert "monocyte" in refused.error
@@ -181,7 +183,7 @@ def test_a_split_without_a_class_is_refused(own: Path) -> None:
 
 def test_killed_again_and_again_it_ends_with_the_same_weights(cells: Path, own: Path) -> None:
     """SIGKILL at random moments, in deterministic mode; the weights are those of a training left alone."""
-    shape = ("--epochs", "30", "--warmup", "2", "--views", "2", "--deterministic", "--augment", "live", "--batch", "8")
+    shape = ("--epochs", "12", "--warmup", "2", "--views", "2", "--deterministic", "--augment", "live", "--batch", "8")
     command = (sys.executable, "-c", OFTEN, *SCRATCH, *shape)
     whole = run_command(*SCRATCH, *shape, "--json", cwd=cells, check=True).value
     rng = random.Random(0)

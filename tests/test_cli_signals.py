@@ -191,8 +191,14 @@ main()
 """A Gram pass that takes a third of a second for each row."""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("command", [("fit-head",), ("fit-head", "--seeds", "2"), ("sweep", "--lr", "1e-4,1e-3")])
+@pytest.mark.parametrize(
+    ("number", "command"),
+    [
+        (signal.SIGINT, ("fit-head",)),
+        (signal.SIGTERM, ("fit-head", "--seeds", "2")),
+        (signal.SIGINT, ("sweep", "--lr", "1e-4,1e-3")),
+    ],
+)
 def test_an_interrupt_ends_the_gram_pass_within_a_block(
     made: Made, tmp_path: Path, command: tuple[str, ...], number: int
 ) -> None:

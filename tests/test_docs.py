@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import re
 import shlex
 import subprocess
@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from conftest import Ran, Run
 
 from featcache.cli import COMMANDS
 
@@ -26,14 +27,17 @@ CACHE_NAME = re.compile(r"efficientnet-lite0-[0-9a-f]{8}")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def run(command: list[str], folder: Path) -> str:
-    environment = {**os.environ, "FEATCACHE_CONFIG": "config"}  # of each folder's own
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
-    return done.stdout
+def run_process(*command: str, cwd: Path) -> Ran:
+    """A program in a process of its own."""
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def output(ran: Ran, command: str) -> str:
+    """What a command printed that did what it was asked to."""
+    assert ran.code == 0, f"{command}\n{ran.out}\n{ran.err}"
+    assert "Traceback" not in ran.err
+    return ran.out
 
 
 def skeleton(text: str, *folders: Path) -> list[str]:
@@ -64,7 +68,12 @@ def with_real_names(code: str, names: dict[str, str]) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_transcripts_and_python_blocks_run_in_order(page: Path, tmp_path: Path) -> None:
+def test_transcripts_and_python_blocks_run_in_order(
+    page: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The README's commands are processes of their own; those of other pages run in this one, which is quicker."""
+    monkeypatch.setenv("FEATCACHE_CONFIG", "config")  # of each folder's own
+    featcache = functools.partial(run_process, sys.executable, str(ROOT / "cli.py")) if page == PAGES[0] else run
     blocks = [(kind, body) for kind, body in FENCE.findall(page.read_text(encoding="utf-8")) if kind != "sh"]
     assert blocks
     names: dict[str, str] = {}
@@ -73,7 +82,7 @@ def test_transcripts_and_python_blocks_run_in_order(page: Path, tmp_path: Path) 
         if kind == "python" and "import torch" in body and find_spec("torch") is None:
             continue  # no dependency of featcache or its tests
         if kind == "python":
-            run([sys.executable, "-W", "error", "-c", with_real_names(body, names)], folder)
+            output(run_process(sys.executable, "-W", "error", "-c", with_real_names(body, names), cwd=folder), body)
             continue
         for command, shown in steps(body):
             program, *arguments = shlex.split(with_real_names(command, names))
@@ -82,7 +91,7 @@ def test_transcripts_and_python_blocks_run_in_order(page: Path, tmp_path: Path) 
                 folder.mkdir(exist_ok=True)
                 continue
             assert program == "featcache"
-            printed = run([sys.executable, str(ROOT / "cli.py"), *arguments], folder)
+            printed = output(featcache(*arguments, cwd=folder), command)
             assert fits(skeleton(printed, tmp_path, folder), skeleton(shown)), (
                 f"{command} printed\n{printed}\nnot\n{shown}"
             )

@@ -1,4 +1,4 @@
-"""What every engine promises, on every engine; and that all of them compute what Keras does."""
+"""What every engine promises, on every engine. That all backbones' features are Keras': test_backbones_golden.py."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from networks import keras_features
 
-from featcache.backbones import registry
 from featcache.backbones.engines.affine import affine_of
 from featcache.backbones.engines.agreement import deviation
 from featcache.backbones.engines.contract import Engine
@@ -22,20 +22,6 @@ from featcache.errors import BackboneError
 needs_openvino = pytest.mark.skipif(not is_installed(), reason="OpenVINO is not installed")
 ENGINES = [KerasEngine, pytest.param(OpenvinoEngine, marks=needs_openvino)]
 
-LARGE = 25_000_000
-"""Parameters from which networks are left out: they have the layers of their smaller siblings, and take minutes."""
-ALONE = ("fractalnet",)
-"""Those that are larger and have no sibling."""
-SMALL = [row.name for row in registry.BACKBONES.values() if row.parameters < LARGE or row.name in ALONE]
-FAMILIES = ("vgg16", "xception", "densenet121", "mobilenetv3-small", "efficientnet-b0", "efficientnet-lite0")
-
-
-def expected(network: Network, pixels: np.ndarray) -> list[np.ndarray]:
-    """What Keras itself gives."""
-    keras = import_keras()
-    outputs = network.model(preprocess(pixels, network.cuts[0].preprocessing), training=False)
-    return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]
-
 
 @pytest.fixture(scope="module")
 def mobilenet() -> Network:
@@ -46,23 +32,6 @@ def mobilenet() -> Network:
 def engine(request: pytest.FixtureRequest, mobilenet: Network) -> Engine:
     """Each engine in turn, of whatever batch size."""
     return request.param(mobilenet)
-
-
-@needs_openvino
-@pytest.mark.parametrize("name", SMALL)
-def test_openvino_computes_what_keras_does(name):
-    network, pixels = networks.network(name), networks.pixels(2, name)
-    features = OpenvinoEngine(network).features(pixels)
-    for new, old in zip(features, expected(network, pixels), strict=True):
-        assert old.std(axis=0).max() > 0
-        assert deviation(new, old) < 1
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_keras_engine_computes_what_keras_does(name):
-    network, pixels = networks.network(name), networks.pixels(3, name)
-    for new, old in zip(KerasEngine(network, 2).features(pixels), expected(network, pixels), strict=True):
-        assert deviation(new, old) < 1
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -90,7 +59,7 @@ def test_several_cuts_come_in_their_order(kind):
     engine = kind(network, 2)
     features = engine.features(pixels)
     assert [cut.layer for cut in network.cuts] == list(layers)
-    for new, old, shape in zip(features, expected(network, pixels), engine.feature_shapes, strict=True):
+    for new, old, shape in zip(features, keras_features(network, pixels), engine.feature_shapes, strict=True):
         assert new.shape == (3, *shape)
         assert new.dtype == np.float32
         assert new.flags.c_contiguous
@@ -103,7 +72,7 @@ def test_pooled_features(kind, pooling):
     network, pixels = networks.network("mobilenetv2", pooling=pooling), networks.pixels(3, "mobilenetv2")
     (features,) = kind(network, 2).features(pixels)
     assert features.shape == (3, 1280)
-    assert deviation(features, expected(network, pixels)[0]) < 1
+    assert deviation(features, keras_features(network, pixels)[0]) < 1
 
 
 def test_pixels_stay_as_they_are(engine):

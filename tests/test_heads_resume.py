@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import shutil
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +42,7 @@ PRIMAL = {
 }
 ALL = [(name, config, "gram") for name, config in CONFIGS.items()]
 ALL += [(name, config, "primal") for name, config in PRIMAL.items()]
-KILLS, KILLED_EPOCHS, PAUSE_S = 50, 200, 0.01
+KILLS, KILLED_EPOCHS, PAUSE_S = 20, 80, 0.01
 PRIMAL_KILLS, PRIMAL_EPOCHS = 5, 40
 STEPS = 48
 
@@ -82,8 +85,19 @@ def same(run: Path, expected: dict[str, Any]) -> None:
     assert [name for name in found if found[name] != expected[name]] == []
 
 
-def undisturbed(cache: Cache, results: Path, config: HeadConfig, solver: Any = "gram") -> dict[str, Any]:
-    return result(fit_head(cache, results, config, solver).run.folder)
+Whole = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def whole(cache: Cache, quick: Path) -> Whole:
+    """What a training that is left alone ends as: whole(config, solver). Each is trained once."""
+
+    @functools.cache
+    def trained(config: HeadConfig, solver: Any = "gram") -> dict[str, Any]:
+        folder = Path(tempfile.mkdtemp(dir=quick))
+        return result(fit_head(cache, folder, config, solver).run.folder)
+
+    return trained
 
 
 def interrupted(cache: Cache, results: Path, config: HeadConfig, after: int, solver: Any = "gram") -> Path:
@@ -111,7 +125,7 @@ class _Stop:
 # Kills
 
 
-def test_fifty_random_kills_change_nothing(cache: Cache, results: Path, shops: Shops) -> None:
+def test_twenty_random_kills_change_nothing(cache: Cache, results: Path, shops: Shops) -> None:
     def trial(shop: Workshop, name: str) -> set[int]:
         generator, folder = random.Random(name), results / name
         config = replace(CONFIGS[name], epochs=KILLED_EPOCHS, patience=0)
@@ -196,9 +210,9 @@ def test_a_kill_before_any_step_of_writing_changes_nothing(cache: Cache, results
 @pytest.mark.parametrize(("config", "solver"), [pair for _, *pair in ALL], ids=[f"{n}-{s}" for n, _, s in ALL])
 @pytest.mark.parametrize("after", [1, 5, 11])
 def test_an_interrupted_training_goes_on(
-    cache: Cache, results: Path, config: HeadConfig, solver: Any, after: int
+    cache: Cache, results: Path, whole: Whole, config: HeadConfig, solver: Any, after: int
 ) -> None:
-    expected = undisturbed(cache, results / "whole", config, solver)
+    expected = whole(config, solver)
     folder = interrupted(cache, results / "cut", config, after, solver)
     assert {"config.json", "state.npz"} <= {path.name for path in folder.iterdir()}
     assert runs.list_runs(results / "cut") == []
@@ -222,8 +236,8 @@ def test_again_forgets_what_an_interruption_left(cache: Cache, results: Path) ->
     assert fit_head(cache, results, PLAIN, "gram", again=True).resumed_at == 0
 
 
-def test_a_damaged_state_is_not_gone_on_from(cache: Cache, results: Path) -> None:
-    expected = undisturbed(cache, results / "whole", PLAIN)
+def test_a_damaged_state_is_not_gone_on_from(cache: Cache, results: Path, whole: Whole) -> None:
+    expected = whole(PLAIN)
     folder = interrupted(cache, results / "cut", PLAIN, 5)
     state = bytearray((folder / "state.npz").read_bytes())
     state[len(state) // 2] ^= 1
@@ -233,9 +247,9 @@ def test_a_damaged_state_is_not_gone_on_from(cache: Cache, results: Path) -> Non
     same(done.run.folder, expected)
 
 
-def test_an_interrupted_training_with_more_epochs_is_gone_on_with(cache: Cache, results: Path) -> None:
+def test_an_interrupted_training_with_more_epochs_is_gone_on_with(cache: Cache, results: Path, whole: Whole) -> None:
     longer = replace(PLAIN, epochs=20)
-    expected = undisturbed(cache, results / "whole", longer)
+    expected = whole(longer)
     interrupted(cache, results / "cut", PLAIN, 5)
     done = fit_head(cache, results / "cut", longer, "gram")
     assert done.resumed_at == 5
@@ -247,12 +261,12 @@ def test_an_interrupted_training_with_more_epochs_is_gone_on_with(cache: Cache, 
 
 @pytest.mark.parametrize(("name", "resumed_at"), [("plain", 12), ("momentum", 12), ("best", 12), ("double", 0)])
 def test_a_longer_training_begins_where_a_shorter_one_ended(
-    cache: Cache, results: Path, name: str, resumed_at: int
+    cache: Cache, results: Path, whole: Whole, name: str, resumed_at: int
 ) -> None:
     """But for the cosine schedule, whose every rate depends on how long it is."""
     short = replace(CONFIGS[name], patience=0)
     long = replace(short, epochs=40)
-    expected = undisturbed(cache, results / "whole", long)
+    expected = whole(long)
     fit_head(cache, results / "grown", short, "gram")
     done = fit_head(cache, results / "grown", long, "gram")
     assert done.resumed_at == resumed_at
@@ -260,28 +274,28 @@ def test_a_longer_training_begins_where_a_shorter_one_ended(
     assert fit_head(cache, results / "grown", short, "gram").reused
 
 
-def test_a_shorter_training_does_not_begin_with_a_longer_one(cache: Cache, results: Path) -> None:
-    expected = undisturbed(cache, results / "whole", PLAIN)
+def test_a_shorter_training_does_not_begin_with_a_longer_one(cache: Cache, results: Path, whole: Whole) -> None:
+    expected = whole(PLAIN)
     fit_head(cache, results / "other", replace(PLAIN, epochs=20), "gram")
     done = fit_head(cache, results / "other", PLAIN, "gram")
     assert done.resumed_at == 0
     same(done.run.folder, expected)
 
 
-def test_a_look_at_validation_that_a_longer_training_would_not_take(cache: Cache, results: Path) -> None:
+def test_a_look_at_validation_that_a_longer_training_would_not_take(cache: Cache, results: Path, whole: Whole) -> None:
     """Every training looks at its last epoch; the 12th of 20 is none that --val-every 5 looks at."""
     short = replace(PLAIN, val_every=5, restore_best=True, lr=0.05)
-    expected = undisturbed(cache, results / "whole", replace(short, epochs=20))
+    expected = whole(replace(short, epochs=20))
     fit_head(cache, results / "grown", short, "gram")
     done = fit_head(cache, results / "grown", replace(short, epochs=20), "gram")
     assert done.resumed_at == 0
     same(done.run.folder, expected)
 
 
-def test_patience_that_would_have_ended_a_training_sooner(cache: Cache, results: Path) -> None:
+def test_patience_that_would_have_ended_a_training_sooner(cache: Cache, results: Path, whole: Whole) -> None:
     endless = replace(PLAIN, lr=0.2, epochs=40)
     patient = replace(endless, patience=2, epochs=60)
-    expected = undisturbed(cache, results / "whole", patient)
+    expected = whole(patient)
     assert len(expected["history.csv"]) - 1 < 40
     fit_head(cache, results / "grown", endless, "gram")
     done = fit_head(cache, results / "grown", patient, "gram")
@@ -289,8 +303,8 @@ def test_patience_that_would_have_ended_a_training_sooner(cache: Cache, results:
     same(done.run.folder, expected)
 
 
-def test_more_epochs(cache: Cache, results: Path) -> None:
-    expected = undisturbed(cache, results / "whole", replace(PLAIN, epochs=30))
+def test_more_epochs(cache: Cache, results: Path, whole: Whole) -> None:
+    expected = whole(replace(PLAIN, epochs=30))
     with pytest.raises(HeadError, match="no finished run of these settings to add epochs to"):
         fit_head(cache, results / "grown", PLAIN, more_epochs=10)
     fit_head(cache, results / "grown", PLAIN, "gram")
@@ -312,10 +326,10 @@ def test_what_another_data_set_or_head_left_is_not_gone_on_from(cache: Cache, re
     assert fit_head(make_cache(results / "cache", IMAGES, features), results, PLAIN, "gram").resumed_at == 0
 
 
-def test_primal_trainings_grow_too(cache: Cache, results: Path) -> None:
+def test_primal_trainings_grow_too(cache: Cache, results: Path, whole: Whole) -> None:
     """By --epochs and by --more-epochs, which takes the solver that the longest run had."""
     config = replace(PRIMAL["l1"], restore_best=True)
-    expected = undisturbed(cache, results / "whole", replace(config, epochs=25), "primal")
+    expected = whole(replace(config, epochs=25), "primal")
     fit_head(cache, results / "grown", config, "primal")
     assert fit_head(cache, results / "grown", replace(config, epochs=15), "primal").resumed_at == 12
     done = fit_head(cache, results / "grown", config, more_epochs=10)
@@ -328,10 +342,10 @@ def test_primal_trainings_grow_too(cache: Cache, results: Path) -> None:
         assert (done.run.config["solver"], done.run.metrics["epochs"]) == ("gram" if length == 8 else "primal", length)
 
 
-def test_patience_goes_on_counting(cache: Cache, results: Path) -> None:
+def test_patience_goes_on_counting(cache: Cache, results: Path, whole: Whole) -> None:
     for solver in ("gram", "primal"):
         patient = replace(PLAIN, lr=0.2, epochs=40, patience=3, restore_best=True)
-        expected = undisturbed(cache, results / f"whole-{solver}", patient, solver)
+        expected = whole(patient, solver)
         ended = len(expected["history.csv"]) - 1
         assert 4 < ended < 40
         interrupted(cache, results / solver, patient, ended - 2, solver)

@@ -14,6 +14,7 @@ from conftest import Run
 from test_heads_resume import IMAGES, PLAIN, _no_figures, interrupted, separable  # noqa: F401
 from test_store_contract import make_cache
 
+from featcache.backbones.quiet_keras import import_keras
 from featcache.errors import UsageError
 from featcache.heads.config import HeadConfig
 from featcache.pipeline import fit_head as module
@@ -32,6 +33,7 @@ def cache(quick: Path) -> Cache:
 
 def scalars(folder: Path) -> dict[str, dict[int, float]]:
     """What a log holds, {tag: {step: value}}; a step that stands there twice is an error."""
+    import_keras()  # the quiet way, before TensorFlow is imported
     import tensorflow as tf
     from tensorflow.core.util import event_pb2
 

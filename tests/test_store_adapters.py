@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from test_store_contract import dataset, fake_features, make_cache, small_shards
 
+from featcache.backbones.quiet_keras import import_keras
 from featcache.errors import UsageError
 from featcache.store.cache import Cache
 
@@ -42,6 +43,7 @@ def drawn(batches: Any) -> list[int]:
 
 @pytest.fixture(scope="module")
 def tf() -> Any:
+    import_keras()  # the quiet way, before TensorFlow is imported
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import tensorflow

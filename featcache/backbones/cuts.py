@@ -88,6 +88,7 @@ def cut(
     pooling: str = "none",
     precision: str = "float32",
     side_px: int | None = None,
+    label: str = "",
 ) -> tuple[keras.Model, list[tuple[str, tuple[int, ...]]]]:
     """One model from the input of `model` to every one of `layers`, and how it gives each.
 
@@ -99,6 +100,7 @@ def cut(
     precision : of the arithmetic of every layer but rescaling and normalisation of pixels; weights stay
         float32, and so do outputs, which are cast before they are pooled. It changes the layers of `model` itself.
     side_px : as in `layers_of`
+    label : what errors call the network; "" for Keras' name of it
 
     Returns
     -------
@@ -117,7 +119,7 @@ def cut(
     else:
         _set_precision(model, precision)
         tensors = _traced(model, side_px)
-    _check_layers(model.name, layers, _described(tensors))
+    _check_layers(label or model.name, layers, _described(tensors))
     outputs = [tensors.outputs[name][0] for name in layers]
     finished = [_finished(output, pooling, precision) for output in outputs]
     result = keras.Model(tensors.inputs, finished, name=model.name)

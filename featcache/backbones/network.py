@@ -101,7 +101,7 @@ def network_of(
     made : what is the same for every cut; layer, pooling, shape and precision are put in
     side_px : side of the square input where `base` is for any; None for the size that it was built for
     """
-    model, how = cut(base, layers, pooling, precision, side_px)
+    model, how = cut(base, layers, pooling, precision, side_px, made.backbone)
     cuts = (
         replace(made, layer=layer, pooling=pooled, feature_shape=shape, precision=precision)
         for layer, (pooled, shape) in zip(layers, how, strict=True)
