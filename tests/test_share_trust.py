@@ -24,11 +24,12 @@ from featcache.errors import FeatcacheError, RemoteError, TrustError, UsageError
 from featcache.files import sha256_bytes
 from featcache.share import keys
 from featcache.share.catalog import Entry, find, latest
+from featcache.share.commit import Words
 from featcache.share.contract import Store
 from featcache.share.parcel import Parcel, parcel_of_cache
 from featcache.share.private import private_parcel, read_secret
 from featcache.share.pull import Pulled, Trust, pull
-from featcache.share.push import Words, push
+from featcache.share.push import push
 from featcache.share.record import Record
 from featcache.share.tidy import verify_remote
 from featcache.share.urls import open_remote
@@ -98,6 +99,22 @@ def test_an_unsigned_push_is_refused_where_a_signature_is_asked_for(
     signed = push(store, parcel_of_cache(cache.folder), key=anna)
     assert (signed.entry.record.generation, signed.sent_files) == (2, 1)  # the manifest again; the features are there
     assert got(store, place / "b", trusting).signed.state == "trusted"
+
+
+def test_a_later_record_keeps_the_words_and_says_whose_signature_went(store: Store, cache: Cache, anna: Any) -> None:
+    parcel = parcel_of_cache(cache.folder)
+    push(store, parcel, words=Words("CC-BY-4.0", "lab@example.org"))
+    signed = push(store, parcel, key=anna)
+    record = signed.entry.record
+    assert (record.generation, record.licence, record.contact) == (2, "CC-BY-4.0", "lab@example.org")
+    assert signed.remarks == (
+        "with the licence of the record before: CC-BY-4.0",
+        "with the contact of the record before: lab@example.org",
+    )
+    other = push(store, parcel, words=Words("CC0"))
+    record = other.entry.record
+    assert (record.generation, record.licence, record.contact, record.signature) == (3, "CC0", "lab@example.org", None)
+    assert other.remarks[1] == "no longer signed, as it was by anna: push --sign signs it"
 
 
 @pytest.mark.parametrize(
@@ -377,6 +394,17 @@ def test_private_leaves_out_every_name(store: Store, place: Path) -> None:
     assert list(part.rows["label"]) == list(whole.rows["label"])
     assert part.rows.groupby("group").size().tolist() == [2] * 35
     np.testing.assert_array_equal(part.features, whole.features)
+
+
+def test_private_is_refused_where_the_names_are_there_already(store: Store, cache: Cache, place: Path) -> None:
+    push(store, parcel_of_cache(cache.folder))
+    (place / "w").mkdir()
+    for replace_it in (False, True):
+        with pytest.raises(
+            UsageError, match=f"with its paths and groups, which would stay there: 'featcache rm {cache.name}"
+        ):
+            push(store, private_parcel(cache.folder, place / "w"), replace=replace_it)
+    assert find(store, "").record.generation == 1
 
 
 def test_pseudonyms_make_another_cache_that_tells_nothing_of_its_images(store: Store, place: Path) -> None:

@@ -16,6 +16,7 @@ from featcache.runs import is_finished
 from featcache.share import keys, seen
 from featcache.share.catalog import Entry
 from featcache.share.contract import Store, read
+from featcache.share.here import Here
 from featcache.share.parcel import MANIFEST_FILES, about_cache, about_run, parse_run_files
 from featcache.share.record import Record
 from featcache.share.transfer import Advance, Stopped, at_once, fetch, patiently
@@ -77,13 +78,14 @@ def pull(
         try:
             if not leases.claim("pull"):
                 raise UsageError(f"{record.name}: another process pulls it now: wait for it")
-            fetched = _fetch_into(work / record.name, store, record, advance, stopped)
+            fetched, made = _fetch_into(work / record.name, store, record, advance, stopped)
             _put_in_place(work / record.name, parent / record.name, record)
             shutil.rmtree(work, ignore_errors=True)
         finally:
             leases.close()
     seen.remember(parent, store.url, entry)
-    return Pulled(record.name, parent / record.name, False, record, signed, fetched)
+    remarks = (f"{made} of its shards were made of rows that are here, and have the digests that they must",)
+    return Pulled(record.name, parent / record.name, False, record, signed, fetched, remarks if made else ())
 
 
 def _sweep(work: Path, leases: Leases) -> None:
@@ -123,8 +125,8 @@ def _here_already(folder: Path, record: Record, signed: keys.Signed) -> Pulled |
     return Pulled(record.name, folder, True, record, signed, remarks=remarks)
 
 
-def _fetch_into(folder: Path, store: Store, record: Record, advance: Advance, stopped: Stopped) -> int:
-    """Get every file, checked. Returns how many bytes came."""
+def _fetch_into(folder: Path, store: Store, record: Record, advance: Advance, stopped: Stopped) -> tuple[int, int]:
+    """Get every file, checked. Returns how many bytes came, and how many shards were made of what is here."""
     folder.mkdir(exist_ok=True)
     files = get_manifest(folder, store, record)
     there = sum(entry.bytes for name, entry in files.items() if (folder / name).is_file())
@@ -134,14 +136,24 @@ def _fetch_into(folder: Path, store: Store, record: Record, advance: Advance, st
     def get(name: str) -> None:
         fetch(store, record.path_of(name), files[name], folder / name, advance)
 
-    first = [] if record.kind == "run" else [name for name in files if not name.startswith("features.")]
-    at_once(get, first, stopped)
-    rest = sorted(set(files) - set(first), key=lambda name: -files[name].bytes)
-    work: list[Callable[[], object]] = [functools.partial(get, name) for name in rest]
-    if record.kind == "cache":  # while the features come
-        work.insert(0, lambda: check_tables(Tables(folder), record))
+    if record.kind == "run":
+        at_once(get, files, stopped)
+        return total - there, 0
+    at_once(get, [name for name in files if not name.startswith("features.")], stopped)
+    here, made = Here(Tables(folder), folder.parent.parent), []
+
+    def make_or_get(name: str) -> None:
+        if not (folder / name).is_file() and here.make(name, files[name]):
+            made.append(files[name].bytes)
+            advance(files[name].bytes)
+        else:
+            get(name)
+
+    features = sorted((name for name in files if name.startswith("features.")), key=lambda name: -files[name].bytes)
+    checking = functools.partial(check_tables, Tables(folder), record)  # while the features come
+    work: list[Callable[[], object]] = [checking, *(functools.partial(make_or_get, name) for name in features)]
     at_once(lambda job: job(), work, stopped)
-    return total - there
+    return total - there - sum(made), len(made)
 
 
 class Tables(Cache):
@@ -186,6 +198,8 @@ def _put_in_place(folder: Path, final: Path, record: Record) -> None:
         entries = parse_run_files((folder / MANIFEST_FILES["run"]).read_bytes(), record.name).files
         if not is_finished(folder) or about_run(folder, entries) != record.about:
             raise RemoteError(f"{record.name}: the record says other things than the run's files")
+    for leftover in folder.rglob(f".*{PARTIAL_SUFFIX}*"):  # of a try that was killed
+        leftover.unlink()
     for path in [*folder.rglob("*"), folder]:
         sync(path)
     folder.rename(final)
