@@ -7,10 +7,12 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from conftest import without_networks
 
 from featcache.cli import COMMANDS
 
@@ -26,8 +28,8 @@ CACHE_NAME = re.compile(r"efficientnet-lite0-[0-9a-f]{8}")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def run(command: list[str], folder: Path) -> str:
-    environment = {**os.environ, "FEATCACHE_CONFIG": "config"}  # of each folder's own
+def run(command: list[str], folder: Path, more: Mapping[str, str] | None = None) -> str:
+    environment = {**os.environ, "FEATCACHE_CONFIG": "config", **(more or {})}  # a configuration of each folder's own
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
@@ -68,7 +70,7 @@ def test_transcripts_and_python_blocks_run_in_order(page: Path, tmp_path: Path) 
     blocks = [(kind, body) for kind, body in FENCE.findall(page.read_text(encoding="utf-8")) if kind != "sh"]
     assert blocks
     names: dict[str, str] = {}
-    folder = tmp_path
+    folder, bare = tmp_path, without_networks(tmp_path / "bare")
     for kind, body in blocks:
         if kind == "python" and "import torch" in body and find_spec("torch") is None:
             continue  # no dependency of featcache or its tests
@@ -82,7 +84,8 @@ def test_transcripts_and_python_blocks_run_in_order(page: Path, tmp_path: Path) 
                 folder.mkdir(exist_ok=True)
                 continue
             assert program == "featcache"
-            printed = run([sys.executable, str(ROOT / "cli.py"), *arguments], folder)
+            more = bare if folder.name == "theirs" else None  # the other team of sharing.md has no TensorFlow
+            printed = run([sys.executable, str(ROOT / "cli.py"), *arguments], folder, more)
             assert fits(skeleton(printed, tmp_path, folder), skeleton(shown)), (
                 f"{command} printed\n{printed}\nnot\n{shown}"
             )

@@ -26,7 +26,7 @@ from featcache.share import keys
 from featcache.share.catalog import Entry, find, latest
 from featcache.share.commit import Words
 from featcache.share.contract import Store
-from featcache.share.parcel import Parcel, parcel_of_cache
+from featcache.share.parcel import Parcel, parcel_of_cache, parcel_of_run
 from featcache.share.private import private_parcel, read_secret
 from featcache.share.pull import Pulled, Trust, pull
 from featcache.share.push import push
@@ -373,6 +373,58 @@ def test_verify_of_a_remote_names_what_is_wrong(store: Store, cache: Cache, plac
     done = push(store, parcel_of_cache(cache.folder), check=True)
     assert done.reused
     assert verify_remote(store, entry, place / "w").sound
+
+
+# Runs
+
+
+def a_run(parent: Path) -> Path:
+    """The files of a small run."""
+    folder = parent / "head-tiny-01234567"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"format": 1, "kind": "head", "cache": "x", "cache_name": "tiny"}')
+    (folder / "metrics.json").write_text('{"format": 1, "test": {"accuracy": 0.5}}')
+    (folder / "head.npz").write_bytes(bytes(range(256)))
+    return folder
+
+
+def test_a_run_is_pulled_bit_for_bit_and_any_flipped_bit_of_it_found(store: Store, place: Path, anna: Any) -> None:
+    run = a_run(place / "a")
+    record = push(store, parcel_of_run(run), key=anna).entry.record
+    trusting = Trust({anna[0].public: "anna"}, require_signed=True)
+    files = [item.path for item in store.list("runs")]
+    assert len(files) == 5
+    for path in files:
+        honest = (place / "r" / path).read_bytes()
+        for place_of_bit in (0, len(honest) // 2, len(honest) - 2):
+            store.put(path, honest[:place_of_bit] + bytes([honest[place_of_bit] ^ 1]) + honest[place_of_bit + 1 :])
+            with pytest.raises(RemoteError):
+                got(store, place / "b", trusting)
+            assert all(name.startswith(".") for name in only_in(place / "b"))
+            shutil.rmtree(place / "b")  # what had arrived whole would serve the next try
+        store.put(path, honest)
+    assert verify_remote(store, find(store, record.name), place).sound
+    (place / "files.json").unlink()
+    folder = got(store, place / "b", trusting).folder
+    assert {**contents(folder), "files.json": b""} == {**contents(run), "files.json": b""}
+    (folder / "head.npz").write_bytes(b"trained elsewhere")
+    assert got(store, place / "b", trusting).remarks == ("with other results than on the remote; those here stay",)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/x", "a/../../x", ".x", "a/.x", "files.json", "a\\x", "a//x", "", "x" * 5000]
+)
+def test_a_run_that_names_files_elsewhere_is_refused(store: Store, place: Path, name: str) -> None:
+    record = push(store, parcel_of_run(a_run(place / "a"))).entry.record
+    files = json.loads((place / "r" / record.manifest_path).read_text())
+    files["files"][name] = files["files"].pop("head.npz")
+    data = (json.dumps(files, indent=2, sort_keys=True) + "\n").encode()
+    store.put(record.manifest_path, data)
+    promised = {"bytes": len(data), "sha256": sha256_bytes(data)}
+    rewrite(store, record, lambda value: value.update(manifest=promised, digest=promised["sha256"]))
+    with pytest.raises(RemoteError):
+        got(store, place / "b")
+    assert all(found.startswith(".") for found in only_in(place / "b"))
 
 
 # Privacy

@@ -17,7 +17,7 @@ from featcache.share import keys, seen
 from featcache.share.catalog import Entry
 from featcache.share.contract import Store, read
 from featcache.share.here import Here
-from featcache.share.parcel import MANIFEST_FILES, about_cache, about_run, parse_run_files
+from featcache.share.parcel import MANIFEST_FILES, about_cache, about_run, parcel_of_run, parse_run_files
 from featcache.share.record import Record
 from featcache.share.transfer import Advance, Stopped, at_once, fetch, patiently
 from featcache.store.cache import Cache
@@ -25,7 +25,7 @@ from featcache.store.layout import LEASES_FOLDER, MANIFEST_FILE
 from featcache.store.leases import Leases
 from featcache.store.manifest import MAX_MANIFEST_BYTES, FileEntry, parse_manifest
 from featcache.store.tables import rows_in
-from featcache.store.writer import writing
+from featcache.store.writer import file_entry, writing
 
 _SPARE_BYTES = 64 << 20
 
@@ -105,9 +105,11 @@ def accept(parent: Path, store: Store, entry: Entry, trust: Trust) -> keys.Signe
 def _here_already(folder: Path, record: Record, signed: keys.Signed) -> Pulled | None:
     """What is here under the name, where it is this very thing. UsageError where it is something else."""
     if record.kind == "run":
-        if is_finished(folder):
-            return Pulled(record.name, folder, True, record, signed)
-        return None
+        if not is_finished(folder):
+            return None
+        other = parcel_of_run(folder).digest != record.digest
+        said = ("with other results than on the remote; those here stay",) if other else ()
+        return Pulled(record.name, folder, True, record, signed, remarks=said)
     if not folder.exists():
         return None
     if not (folder / MANIFEST_FILE).is_file():
@@ -120,8 +122,11 @@ def _here_already(folder: Path, record: Record, signed: keys.Signed) -> Pulled |
         raise UsageError(
             f"{folder}: holds another cache, whose digest begins alike: pull with --to FOLDER into another folder"
         )
-    other = cache.manifest.dataset_digest != record.about.get("dataset")
-    remarks = ("with other labels, splits, groups or paths than on the remote; those here stay",) if other else ()
+    remarks: tuple[str, ...] = ()
+    if cache.manifest.dataset_digest != record.about.get("dataset"):
+        remarks = ("with other labels, splits, groups or paths than on the remote; those here stay",)
+    elif file_entry(folder / MANIFEST_FILE) != record.manifest:
+        remarks = ("with the same rows and labels, but not in the files of the remote; those here stay",)
     return Pulled(record.name, folder, True, record, signed, remarks=remarks)
 
 
@@ -135,12 +140,14 @@ def _fetch_into(folder: Path, store: Store, record: Record, advance: Advance, st
 
     def get(name: str) -> None:
         fetch(store, record.path_of(name), files[name], folder / name, advance)
+        sync(folder / name)  # while others come
 
     if record.kind == "run":
         at_once(get, files, stopped)
         return total - there, 0
     at_once(get, [name for name in files if not name.startswith("features.")], stopped)
-    here, made = Here(Tables(folder), folder.parent.parent), []
+    tables, made = Tables(folder), []
+    here = Here(tables, folder.parent.parent)
 
     def make_or_get(name: str) -> None:
         if not (folder / name).is_file() and here.make(name, files[name]):
@@ -150,7 +157,7 @@ def _fetch_into(folder: Path, store: Store, record: Record, advance: Advance, st
             get(name)
 
     features = sorted((name for name in files if name.startswith("features.")), key=lambda name: -files[name].bytes)
-    checking = functools.partial(check_tables, Tables(folder), record)  # while the features come
+    checking = functools.partial(check_tables, tables, record)  # while the features come
     work: list[Callable[[], object]] = [checking, *(functools.partial(make_or_get, name) for name in features)]
     at_once(lambda job: job(), work, stopped)
     return total - there - sum(made), len(made)
@@ -191,7 +198,7 @@ def refuse_small_disk(parent: Path, n_bytes: int) -> None:
 
 
 def _put_in_place(folder: Path, final: Path, record: Record) -> None:
-    """See what the files say of one another, bring all to the disk, and give the folder its name."""
+    """See what the files say of one another, bring their names to the disk, and give the folder its own."""
     if record.kind == "cache":
         Cache(folder)
     else:
@@ -200,8 +207,7 @@ def _put_in_place(folder: Path, final: Path, record: Record) -> None:
             raise RemoteError(f"{record.name}: the record says other things than the run's files")
     for leftover in folder.rglob(f".*{PARTIAL_SUFFIX}*"):  # of a try that was killed
         leftover.unlink()
-    for path in [*folder.rglob("*"), folder]:
-        sync(path)
+    at_once(sync, [folder, *(path for path in folder.rglob("*") if path.is_dir())])
     folder.rename(final)
     sync(final.parent)
 
