@@ -91,6 +91,13 @@ def run_command(*args: str, cwd: Path, env: Mapping[str, str] | None = None, che
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
+def without_networks(folder: Path) -> dict[str, str]:
+    """An environment in which Python finds no TensorFlow and no Keras, as where they are not installed."""
+    folder.mkdir(parents=True)
+    (folder / "sitecustomize.py").write_text("import sys\nsys.modules.update(tensorflow=None, keras=None)\n")
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
+
+
 _kept_network, _kept_engines = functools.cache(load_network), {}
 
 

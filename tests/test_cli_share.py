@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Made, Run, contents
-from servers import S3
+import servers
+from conftest import Made, Run, contents, run_command, without_networks
+from servers import S3, netrc_in, web_server
 
 from featcache.pipeline.pull import ask_remotes
 from featcache.project import find_project
 from featcache.recipe import Recipe
-from featcache.share.urls import redacted
+from featcache.share.contract import read
+from featcache.share.urls import open_remote, redacted
 from featcache.store.cache import open_cache
 from featcache.store.tables import rows_in
 
@@ -178,6 +182,48 @@ def test_a_part_is_pulled_and_a_head_trained_on_what_stays_there(
     assert here["run"] == fitted["run"]
     heads = [np.load(Path(done["path"]) / "head.npz") for done in (here, fitted)]
     assert all(np.array_equal(heads[0][name], heads[1][name]) for name in heads[0].files)
+
+
+@pytest.mark.parametrize("kind", ["s3", "web"])
+def test_a_head_is_trained_over_the_network_without_tensorflow_or_not_at_all(
+    kind: str, request: pytest.FixtureRequest, run: Run, project: Path, made: Made, home: Path, theirs: Path
+) -> None:
+    name, bare = made.cache.name, without_networks(theirs / "bare")
+    with contextlib.ExitStack() as stack:
+        if kind == "s3":
+            server: S3 = request.getfixturevalue("s3")
+            for variable, value in server.environment().items():
+                request.getfixturevalue("monkeypatch").setenv(variable, value)
+            to = url = server.url(theirs.parent.name)
+        elif servers.NGINX is None:
+            pytest.skip("nginx is not installed: .ci/run installs it")
+        else:
+            to = str(home / "www")
+            url = stack.enter_context(web_server(home / "nginx", home / "www"))
+            netrc_in(home)
+        assert run("push", "--remote", to, cwd=project).code == 0
+        assert run("remote", "add", "lab", url, cwd=theirs).code == 0
+        fitted = run_command(*FIT, "--cache", f"lab/{name}", "--json", cwd=theirs, env=bare, check=True).value
+        assert run(*FIT, "--json", cwd=project).value["run"] == fitted["run"]
+        heads = [np.load(parent / "results" / fitted["run"] / "head.npz") for parent in (project, theirs)]
+        assert all(np.array_equal(heads[0][array], heads[1][array]) for array in heads[0].files)
+        there = open_remote(to)
+        (shard,) = [item.path for item in there.list("caches") if item.path.endswith("c/0/0/0/0")]
+        data = read(there, shard, 1 << 30)
+        there.put(shard, data[:40] + bytes([data[40] ^ 1]) + data[41:])
+        shutil.rmtree(theirs / "results")
+        refused = run_command(*FIT, "--cache", f"lab/{name}", cwd=theirs, env=bare)
+        assert "featcache push --check" in refused.error
+        assert not list((theirs / "results").glob("*"))
+        assert [path.name for path in (theirs / "cache").iterdir()] == [".remotes.json"]
+
+
+def test_what_was_pulled_is_computed_again_as_proof(run: Run, project: Path, made: Made, lab: str) -> None:
+    run("push", "--remote", lab, cwd=project)
+    run("rm", made.cache.name, "--yes", cwd=project)
+    run("pull", f"{lab}/mobile", cwd=project)
+    (value,) = run("verify", "--recompute", "3", "--json", cwd=project).value
+    assert (value["sound"], len(value["recomputed"]["rows"]), value["recomputed"]["deviating"]) == (True, 3, [])
 
 
 def test_packs_and_an_index(run: Run, project: Path, made: Made, lab: str, theirs: Path) -> None:

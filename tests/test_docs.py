@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import Ran, Run
+from conftest import Ran, Run, without_networks
 
 from featcache.cli import COMMANDS
 
@@ -27,9 +29,10 @@ CACHE_NAME = re.compile(r"efficientnet-lite0-[0-9a-f]{8}")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def run_process(*command: str, cwd: Path) -> Ran:
-    """A program in a process of its own."""
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
+def run_process(*command: str, cwd: Path, more: Mapping[str, str] | None = None) -> Ran:
+    """A program in a process of its own, with some more in its environment."""
+    environment = {**os.environ, **(more or {})}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
@@ -71,9 +74,13 @@ def with_real_names(code: str, names: dict[str, str]) -> str:
 def test_transcripts_and_python_blocks_run_in_order(
     page: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The README's commands are processes of their own; those of other pages run in this one, which is quicker."""
+    """The README's commands are processes of their own; those of other pages run in this one, which is quicker.
+
+    The other team of the page on sharing has no TensorFlow.
+    """
     monkeypatch.setenv("FEATCACHE_CONFIG", "config")  # of each folder's own
-    featcache = functools.partial(run_process, sys.executable, str(ROOT / "cli.py")) if page == PAGES[0] else run
+    process = functools.partial(run_process, sys.executable, str(ROOT / "cli.py"))
+    theirs = functools.partial(process, more=without_networks(tmp_path / "bare"))
     blocks = [(kind, body) for kind, body in FENCE.findall(page.read_text(encoding="utf-8")) if kind != "sh"]
     assert blocks
     names: dict[str, str] = {}
@@ -91,6 +98,7 @@ def test_transcripts_and_python_blocks_run_in_order(
                 folder.mkdir(exist_ok=True)
                 continue
             assert program == "featcache"
+            featcache = theirs if folder.name == "theirs" else process if page == PAGES[0] else run
             printed = output(featcache(*arguments, cwd=folder), command)
             assert fits(skeleton(printed, tmp_path, folder), skeleton(shown)), (
                 f"{command} printed\n{printed}\nnot\n{shown}"

@@ -35,7 +35,8 @@ from featcache.pipeline.repair import repair
 from featcache.pipeline.verify import recompute, verify_cache
 from featcache.project import find_project
 from featcache.recipe import cache_digest, cache_name, digest
-from featcache.share.catalog import latest
+from featcache.share.catalog import find, latest
+from featcache.share.packs import PackWriter
 from featcache.share.parcel import parcel_of_cache
 from featcache.share.pull import pull
 from featcache.share.push import push
@@ -257,6 +258,12 @@ def test_a_remote_gives_it_whole_and_in_parts(project: Path, made: Cache, place:
         with pytest.raises(UsageError, match="holds pixels, which are kept as they are"):
             pull_part(store, entry, place / "part", asked)
     np.testing.assert_array_equal(open_cache(pull(store, entry, place / "whole").folder).features[:], made.features[:])
+    with PackWriter(place / "pixels.zip") as pack:
+        push(pack, parcel_of_cache(made.folder))
+    packed = open_remote(str(place / "pixels.zip"))
+    again = pull_part(packed, find(packed, ""), place / "of the pack", Part(splits=("test",)))
+    assert again.name == part.name
+    np.testing.assert_array_equal(open_cache(again.folder).features[:], made.features[numbers])
 
 
 @settings(max_examples=8, deadline=None)

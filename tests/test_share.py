@@ -30,11 +30,12 @@ from featcache.errors import (
 from featcache.share import push as pushing
 from featcache.share import seen
 from featcache.share.catalog import find, latest, listing
+from featcache.share.commit import Words
 from featcache.share.contract import Store, read
 from featcache.share.index import write_index
 from featcache.share.parcel import parcel_of_cache
 from featcache.share.pull import Pulled, Trust, pull
-from featcache.share.push import Pushed, Words, push
+from featcache.share.push import Pushed, push
 from featcache.share.urls import open_remote
 from featcache.store.cache import Cache, open_cache
 from featcache.store.layout import FORMATS

@@ -191,6 +191,16 @@ def test_a_server_without_ranges_gives_whole_shards(cache: Cache, place: Path, h
         assert verify(part.folder).sound
 
 
+def test_what_came_before_a_server_without_ranges_is_no_hindrance(cache: Cache, place: Path, home: Path) -> None:
+    push(open_remote(str(place / "r")), parcel_of_cache(cache.folder))
+    with lying(place / "r", "too short") as url, pytest.raises(RemoteDroppedError):
+        pull(open_remote(url), find(open_remote(url), cache.name), place / "b")
+    assert [file for file in (place / "b").rglob(".0.partial") if file.stat().st_size]
+    with lying(place / "r", "no range") as url:
+        store = open_remote(url)
+        assert contents(pull(store, find(store, cache.name), place / "b").folder) == contents(cache.folder)
+
+
 # With us
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -28,7 +29,7 @@ from featcache.recipe import Augmentation, Recipe
 from featcache.share.catalog import find, latest
 from featcache.share.contract import Store
 from featcache.share.parcel import parcel_of_cache
-from featcache.share.pull import Trust
+from featcache.share.pull import Trust, pull
 from featcache.share.push import push
 from featcache.share.reach import ask
 from featcache.share.reading import RemoteCache
@@ -191,6 +192,53 @@ def make_cache_of(parent: Path, how: Recipe, values: np.ndarray) -> Cache:
             writer.write(shard, values[start:stop])
         writer.finish(GROUPED, {})
     return open_cache(writer.folder)
+
+
+# Rows that are here already
+
+
+def grown(place: Path, features: np.ndarray) -> Cache:
+    """A cache of the first images and some more."""
+    more = dataset(40).images[24:]
+    how = recipe()
+    images = Dataset((*GROUPED.images, *more), Path())
+    extra = fake_features(240 + len(more), SHAPE)[240:]
+    with CacheWriter(place / "grown", how, rows_for(images), SHAPE) as writer:
+        values = {row.row_id: value for row, value in zip(rows_for(images), [*features, *extra], strict=True)}
+        for shard in writer.missing:
+            start, stop = writer.store.layout.span(shard)
+            writer.write(shard, np.stack([values[row.row_id] for row in writer.rows[start:stop]]))
+        writer.finish(images, {})
+    return open_cache(writer.folder)
+
+
+def test_shards_of_rows_that_are_here_are_made_and_not_fetched(
+    caches: dict[str, Cache], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_shards(monkeypatch, 32)
+    monkeypatch.setattr("featcache.store.layout._CHUNK_BYTES", {"zarr": 8 * 4 * 4 * 128 * 4, "hdf5": 100_000})
+    cache, store = grown(place, X), open_remote(str(place / "r"))
+    entry = push(store, parcel_of_cache(cache.folder)).entry
+    shutil.copytree(caches["zarr"].folder, place / "b" / caches["zarr"].name)
+    for shard in range(7):  # what is here is not asked for
+        (place / "r" / entry.record.path_of(f"features.zarr/c/{shard}/0/0/0")).unlink()
+    done = pull(store, entry, place / "b")
+    assert contents(done.folder) == contents(cache.folder)
+    assert done.remarks == ("7 of its shards were made of rows that are here, and have the digests that they must",)
+    assert done.fetched_bytes < cache.bytes() / 3
+
+
+def test_shards_that_are_made_otherwise_here_are_fetched(
+    caches: dict[str, Cache], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_shards(monkeypatch, 32)
+    monkeypatch.setattr("featcache.store.layout._CHUNK_BYTES", {"zarr": 8 * 4 * 4 * 128 * 4, "hdf5": 100_000})
+    cache, store = grown(place, X + 1), open_remote(str(place / "r"))
+    entry = push(store, parcel_of_cache(cache.folder)).entry
+    shutil.copytree(caches["zarr"].folder, place / "b" / caches["zarr"].name)
+    done = pull(store, entry, place / "b")
+    assert contents(done.folder) == contents(cache.folder)
+    assert (done.remarks, done.fetched_bytes) == ((), cache.bytes())
 
 
 # Reading where it lies

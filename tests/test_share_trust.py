@@ -24,11 +24,12 @@ from featcache.errors import FeatcacheError, RemoteError, TrustError, UsageError
 from featcache.files import sha256_bytes
 from featcache.share import keys
 from featcache.share.catalog import Entry, find, latest
+from featcache.share.commit import Words
 from featcache.share.contract import Store
-from featcache.share.parcel import Parcel, parcel_of_cache
+from featcache.share.parcel import Parcel, parcel_of_cache, parcel_of_run
 from featcache.share.private import private_parcel, read_secret
 from featcache.share.pull import Pulled, Trust, pull
-from featcache.share.push import Words, push
+from featcache.share.push import push
 from featcache.share.record import Record
 from featcache.share.tidy import verify_remote
 from featcache.share.urls import open_remote
@@ -98,6 +99,22 @@ def test_an_unsigned_push_is_refused_where_a_signature_is_asked_for(
     signed = push(store, parcel_of_cache(cache.folder), key=anna)
     assert (signed.entry.record.generation, signed.sent_files) == (2, 1)  # the manifest again; the features are there
     assert got(store, place / "b", trusting).signed.state == "trusted"
+
+
+def test_a_later_record_keeps_the_words_and_says_whose_signature_went(store: Store, cache: Cache, anna: Any) -> None:
+    parcel = parcel_of_cache(cache.folder)
+    push(store, parcel, words=Words("CC-BY-4.0", "lab@example.org"))
+    signed = push(store, parcel, key=anna)
+    record = signed.entry.record
+    assert (record.generation, record.licence, record.contact) == (2, "CC-BY-4.0", "lab@example.org")
+    assert signed.remarks == (
+        "with the licence of the record before: CC-BY-4.0",
+        "with the contact of the record before: lab@example.org",
+    )
+    other = push(store, parcel, words=Words("CC0"))
+    record = other.entry.record
+    assert (record.generation, record.licence, record.contact, record.signature) == (3, "CC0", "lab@example.org", None)
+    assert other.remarks[1] == "no longer signed, as it was by anna: push --sign signs it"
 
 
 @pytest.mark.parametrize(
@@ -358,6 +375,58 @@ def test_verify_of_a_remote_names_what_is_wrong(store: Store, cache: Cache, plac
     assert verify_remote(store, entry, place / "w").sound
 
 
+# Runs
+
+
+def a_run(parent: Path) -> Path:
+    """The files of a small run."""
+    folder = parent / "head-tiny-01234567"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"format": 1, "kind": "head", "cache": "x", "cache_name": "tiny"}')
+    (folder / "metrics.json").write_text('{"format": 1, "test": {"accuracy": 0.5}}')
+    (folder / "head.npz").write_bytes(bytes(range(256)))
+    return folder
+
+
+def test_a_run_is_pulled_bit_for_bit_and_any_flipped_bit_of_it_found(store: Store, place: Path, anna: Any) -> None:
+    run = a_run(place / "a")
+    record = push(store, parcel_of_run(run), key=anna).entry.record
+    trusting = Trust({anna[0].public: "anna"}, require_signed=True)
+    files = [item.path for item in store.list("runs")]
+    assert len(files) == 5
+    for path in files:
+        honest = (place / "r" / path).read_bytes()
+        for place_of_bit in (0, len(honest) // 2, len(honest) - 2):
+            store.put(path, honest[:place_of_bit] + bytes([honest[place_of_bit] ^ 1]) + honest[place_of_bit + 1 :])
+            with pytest.raises(RemoteError):
+                got(store, place / "b", trusting)
+            assert all(name.startswith(".") for name in only_in(place / "b"))
+            shutil.rmtree(place / "b")  # what had arrived whole would serve the next try
+        store.put(path, honest)
+    assert verify_remote(store, find(store, record.name), place).sound
+    (place / "files.json").unlink()
+    folder = got(store, place / "b", trusting).folder
+    assert {**contents(folder), "files.json": b""} == {**contents(run), "files.json": b""}
+    (folder / "head.npz").write_bytes(b"trained elsewhere")
+    assert got(store, place / "b", trusting).remarks == ("with other results than on the remote; those here stay",)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/x", "a/../../x", ".x", "a/.x", "files.json", "a\\x", "a//x", "", "x" * 5000]
+)
+def test_a_run_that_names_files_elsewhere_is_refused(store: Store, place: Path, name: str) -> None:
+    record = push(store, parcel_of_run(a_run(place / "a"))).entry.record
+    files = json.loads((place / "r" / record.manifest_path).read_text())
+    files["files"][name] = files["files"].pop("head.npz")
+    data = (json.dumps(files, indent=2, sort_keys=True) + "\n").encode()
+    store.put(record.manifest_path, data)
+    promised = {"bytes": len(data), "sha256": sha256_bytes(data)}
+    rewrite(store, record, lambda value: value.update(manifest=promised, digest=promised["sha256"]))
+    with pytest.raises(RemoteError):
+        got(store, place / "b")
+    assert all(found.startswith(".") for found in only_in(place / "b"))
+
+
 # Privacy
 
 
@@ -377,6 +446,17 @@ def test_private_leaves_out_every_name(store: Store, place: Path) -> None:
     assert list(part.rows["label"]) == list(whole.rows["label"])
     assert part.rows.groupby("group").size().tolist() == [2] * 35
     np.testing.assert_array_equal(part.features, whole.features)
+
+
+def test_private_is_refused_where_the_names_are_there_already(store: Store, cache: Cache, place: Path) -> None:
+    push(store, parcel_of_cache(cache.folder))
+    (place / "w").mkdir()
+    for replace_it in (False, True):
+        with pytest.raises(
+            UsageError, match=f"with its paths and groups, which would stay there: 'featcache rm {cache.name}"
+        ):
+            push(store, private_parcel(cache.folder, place / "w"), replace=replace_it)
+    assert find(store, "").record.generation == 1
 
 
 def test_pseudonyms_make_another_cache_that_tells_nothing_of_its_images(store: Store, place: Path) -> None:

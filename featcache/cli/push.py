@@ -80,7 +80,7 @@ def command(
         done.append(push(each, target, options, project.cache_folder, track, finishing_in_hand))
         say(_sentence(done[-1], target.store.url), as_json)
         for remark in done[-1].remarks:
-            say(f"  {remark}", as_json)
+            say(f"  {printable(remark)}", as_json)
     if as_json:
         print_json([_as_json(one, target.store.url) for one in done])
 

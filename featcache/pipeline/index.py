@@ -7,8 +7,8 @@ from pathlib import Path
 from featcache.pipeline.remote import open_named, remotes_of
 from featcache.project import Project
 from featcache.share import keys
+from featcache.share.commit import Words
 from featcache.share.index import Indexed, write_index
-from featcache.share.push import Words
 from featcache.share.urls import open_remote
 
 

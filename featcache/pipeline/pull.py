@@ -16,9 +16,11 @@ from featcache.share.pull import Pulled, Trust, accept
 from featcache.share.pull import pull as fetch
 from featcache.share.reach import Reached, ask
 from featcache.share.reading import RemoteCache
+from featcache.share.seen import remember
 from featcache.share.subset import Part, pull_part
 from featcache.store.layout import Format
 from featcache.store.tables import Row
+from featcache.store.writer import writing
 
 
 def pull(
@@ -63,7 +65,10 @@ def open_on_remote(spec: str, project: Project) -> RemoteCache:
     if entry.record.kind != "cache":
         raise UsageError(f"{entry.record.name}: is a run, not a cache")
     accept(project.cache_folder, target.store, entry, trust_of(target))
-    return RemoteCache(target.store, entry.record, project.cache_folder)
+    with writing(project.cache_folder):
+        cache = RemoteCache(target.store, entry.record, project.cache_folder)
+    remember(project.cache_folder, target.store.url, entry)
+    return cache
 
 
 def ask_remotes(

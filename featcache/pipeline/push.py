@@ -15,10 +15,11 @@ from featcache.pipeline.remote import Target
 from featcache.project import Project
 from featcache.runs import is_finished
 from featcache.share import keys
+from featcache.share.commit import Words
 from featcache.share.packs import PackWriter
 from featcache.share.parcel import Parcel, parcel_of_cache, parcel_of_run
 from featcache.share.private import private_parcel, read_secret
-from featcache.share.push import Pushed, Words
+from featcache.share.push import Pushed
 from featcache.share.push import push as send
 from featcache.share.seen import remember
 from featcache.share.urls import PACK_SUFFIX

@@ -13,6 +13,10 @@ from featcache.errors import RemoteDroppedError, RemoteError
 BLOCK_BYTES = 1 << 20
 
 
+class NoRangesError(RemoteError):
+    """The remote was asked for a part of an object and sends the whole."""
+
+
 @dataclass(frozen=True)
 class Item:
     """An object on a remote. md5 : of its bytes in hex, where the remote says it; else "" """
@@ -50,8 +54,8 @@ class Store(Protocol):
     def open(self, path: str, start: int = 0, stop: int | None = None) -> AbstractContextManager[Iterator[bytes]]:
         """The bytes start..stop of an object, in blocks. Only with `ranges` may start or stop be given.
 
-        A remote that is asked for a part and sends something else is refused here; one that sends too few or too many
-        bytes is for the caller to notice.
+        A remote that is asked for a part and sends the whole is refused here (NoRangesError), as is one that sends
+        another part; one that sends too few or too many bytes is for the caller to notice.
         """
 
     def put(self, path: str, data: bytes | Path) -> None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from featcache.errors import RemoteError
 from featcache.share.catalog import Entry, Listed, latest, listing
+from featcache.share.commit import Words, record_of
 from featcache.share.contract import Store, refuse_writing
 from featcache.share.folder import FolderStore
 from featcache.share.parcel import Parcel, parcel_of_cache
-from featcache.share.push import Words, record_of
 from featcache.share.record import Record, record_path
 from featcache.share.transfer import patiently
 from featcache.share.web import INDEX_FILE, INDEX_FORMAT

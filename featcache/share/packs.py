@@ -12,8 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from featcache.errors import RemoteError, RemoteNotFoundError
-from featcache.share.contract import Item, Store, read
-from featcache.share.web import NoRangesError
+from featcache.share.contract import Item, NoRangesError, Store, read
 
 _MAX_DIRECTORY_BYTES = 64 << 20
 _LOCAL_HEADER = struct.Struct("<4s22xHH")

@@ -23,7 +23,7 @@ from featcache.store.manifest import FileEntry, Manifest
 from featcache.store.strict import strict_json
 
 _MAX_FILES = 10_000
-_SAFE_PATH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+_SAFE_PATH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}){0,9}")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from featcache.runs import is_finished
 from featcache.share import keys, seen
 from featcache.share.catalog import Entry
 from featcache.share.contract import Store, read
-from featcache.share.parcel import MANIFEST_FILES, about_cache, about_run, parse_run_files
+from featcache.share.here import Here
+from featcache.share.parcel import MANIFEST_FILES, about_cache, about_run, parcel_of_run, parse_run_files
 from featcache.share.record import Record
 from featcache.share.transfer import Advance, Stopped, at_once, fetch, patiently
 from featcache.store.cache import Cache
@@ -24,7 +25,7 @@ from featcache.store.layout import LEASES_FOLDER, MANIFEST_FILE
 from featcache.store.leases import Leases
 from featcache.store.manifest import MAX_MANIFEST_BYTES, FileEntry, parse_manifest
 from featcache.store.tables import rows_in
-from featcache.store.writer import writing
+from featcache.store.writer import file_entry, writing
 
 _SPARE_BYTES = 64 << 20
 
@@ -77,13 +78,14 @@ def pull(
         try:
             if not leases.claim("pull"):
                 raise UsageError(f"{record.name}: another process pulls it now: wait for it")
-            fetched = _fetch_into(work / record.name, store, record, advance, stopped)
+            fetched, made = _fetch_into(work / record.name, store, record, advance, stopped)
             _put_in_place(work / record.name, parent / record.name, record)
             shutil.rmtree(work, ignore_errors=True)
         finally:
             leases.close()
     seen.remember(parent, store.url, entry)
-    return Pulled(record.name, parent / record.name, False, record, signed, fetched)
+    remarks = (f"{made} of its shards were made of rows that are here, and have the digests that they must",)
+    return Pulled(record.name, parent / record.name, False, record, signed, fetched, remarks if made else ())
 
 
 def _sweep(work: Path, leases: Leases) -> None:
@@ -103,9 +105,11 @@ def accept(parent: Path, store: Store, entry: Entry, trust: Trust) -> keys.Signe
 def _here_already(folder: Path, record: Record, signed: keys.Signed) -> Pulled | None:
     """What is here under the name, where it is this very thing. UsageError where it is something else."""
     if record.kind == "run":
-        if is_finished(folder):
-            return Pulled(record.name, folder, True, record, signed)
-        return None
+        if not is_finished(folder):
+            return None
+        other = parcel_of_run(folder).digest != record.digest
+        said = ("with other results than on the remote; those here stay",) if other else ()
+        return Pulled(record.name, folder, True, record, signed, remarks=said)
     if not folder.exists():
         return None
     if not (folder / MANIFEST_FILE).is_file():
@@ -118,13 +122,16 @@ def _here_already(folder: Path, record: Record, signed: keys.Signed) -> Pulled |
         raise UsageError(
             f"{folder}: holds another cache, whose digest begins alike: pull with --to FOLDER into another folder"
         )
-    other = cache.manifest.dataset_digest != record.about.get("dataset")
-    remarks = ("with other labels, splits, groups or paths than on the remote; those here stay",) if other else ()
+    remarks: tuple[str, ...] = ()
+    if cache.manifest.dataset_digest != record.about.get("dataset"):
+        remarks = ("with other labels, splits, groups or paths than on the remote; those here stay",)
+    elif file_entry(folder / MANIFEST_FILE) != record.manifest:
+        remarks = ("with the same rows and labels, but not in the files of the remote; those here stay",)
     return Pulled(record.name, folder, True, record, signed, remarks=remarks)
 
 
-def _fetch_into(folder: Path, store: Store, record: Record, advance: Advance, stopped: Stopped) -> int:
-    """Get every file, checked. Returns how many bytes came."""
+def _fetch_into(folder: Path, store: Store, record: Record, advance: Advance, stopped: Stopped) -> tuple[int, int]:
+    """Get every file, checked. Returns how many bytes came, and how many shards were made of what is here."""
     folder.mkdir(exist_ok=True)
     files = get_manifest(folder, store, record)
     there = sum(entry.bytes for name, entry in files.items() if (folder / name).is_file())
@@ -133,15 +140,27 @@ def _fetch_into(folder: Path, store: Store, record: Record, advance: Advance, st
 
     def get(name: str) -> None:
         fetch(store, record.path_of(name), files[name], folder / name, advance)
+        sync(folder / name)  # while others come
 
-    first = [] if record.kind == "run" else [name for name in files if not name.startswith("features.")]
-    at_once(get, first, stopped)
-    rest = sorted(set(files) - set(first), key=lambda name: -files[name].bytes)
-    work: list[Callable[[], object]] = [functools.partial(get, name) for name in rest]
-    if record.kind == "cache":  # while the features come
-        work.insert(0, lambda: check_tables(Tables(folder), record))
+    if record.kind == "run":
+        at_once(get, files, stopped)
+        return total - there, 0
+    at_once(get, [name for name in files if not name.startswith("features.")], stopped)
+    tables, made = Tables(folder), []
+    here = Here(tables, folder.parent.parent)
+
+    def make_or_get(name: str) -> None:
+        if not (folder / name).is_file() and here.make(name, files[name]):
+            made.append(files[name].bytes)
+            advance(files[name].bytes)
+        else:
+            get(name)
+
+    features = sorted((name for name in files if name.startswith("features.")), key=lambda name: -files[name].bytes)
+    checking = functools.partial(check_tables, tables, record)  # while the features come
+    work: list[Callable[[], object]] = [checking, *(functools.partial(make_or_get, name) for name in features)]
     at_once(lambda job: job(), work, stopped)
-    return total - there
+    return total - there - sum(made), len(made)
 
 
 class Tables(Cache):
@@ -179,15 +198,16 @@ def refuse_small_disk(parent: Path, n_bytes: int) -> None:
 
 
 def _put_in_place(folder: Path, final: Path, record: Record) -> None:
-    """See what the files say of one another, bring all to the disk, and give the folder its name."""
+    """See what the files say of one another, bring their names to the disk, and give the folder its own."""
     if record.kind == "cache":
         Cache(folder)
     else:
         entries = parse_run_files((folder / MANIFEST_FILES["run"]).read_bytes(), record.name).files
         if not is_finished(folder) or about_run(folder, entries) != record.about:
             raise RemoteError(f"{record.name}: the record says other things than the run's files")
-    for path in [*folder.rglob("*"), folder]:
-        sync(path)
+    for leftover in folder.rglob(f".*{PARTIAL_SUFFIX}*"):  # of a try that was killed
+        leftover.unlink()
+    at_once(sync, [folder, *(path for path in folder.rglob("*") if path.is_dir())])
     folder.rename(final)
     sync(final.parent)
 

@@ -6,7 +6,6 @@ import hashlib
 import threading
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +14,10 @@ from featcache.files import sha256_bytes, sha256_file
 from featcache.share import keys
 from featcache.share.catalog import Entry, latest
 from featcache.share.chunks import Chunk, chunks_of, chunks_text
+from featcache.share.commit import Words, commit, record_of, remark_on_what_was, words_of
 from featcache.share.contract import Item, Store, refuse_writing
 from featcache.share.parcel import MANIFEST_FILES, Parcel
-from featcache.share.record import CHUNKS_FILE, RECORD_FORMAT, Record
+from featcache.share.record import CHUNKS_FILE
 from featcache.share.transfer import Advance, Stopped, at_once, patiently
 from featcache.store.layout import DATASET_FILE, FEATURES_FOLDER
 from featcache.store.manifest import FileEntry
@@ -42,14 +42,6 @@ class Pushed:
     sent_files: int = 0
     sent_bytes: int = 0
     remarks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Words:
-    """What whoever pushes says of it; it decides no value and is in no digest of the cache."""
-
-    licence: str = ""
-    contact: str = ""
 
 
 def push(
@@ -89,9 +81,10 @@ def push(
         return Pushed(found.entry, True, sending.files, sending.bytes, found.remarks)
     for _ in range(_RACES):
         generation = before.record.generation + 1 if before else 1
-        entry = record_of(parcel, generation, chunks, key, words)
-        if _commit(store, entry):
-            return Pushed(entry, False, sending.files, sending.bytes, remarks)
+        entry = record_of(parcel, generation, chunks, key, words_of(before, parcel, words))
+        if commit(store, entry):
+            left = remark_on_what_was(before, entry, words)
+            return Pushed(entry, False, sending.files, sending.bytes, (*remarks, *left))
         before = latest(store, parcel.kind, parcel.name)
         if before and (found := _there_already(before, store, parcel, key, words, replace)):
             return Pushed(
@@ -115,6 +108,11 @@ def _there_already(
             f"{store.url}: holds another cache named {parcel.name}, whose digest begins alike: push this one to "
             "another prefix of the remote"
         )
+    if parcel.private and not record.private:
+        raise UsageError(
+            f"{store.url}: has {parcel.name} with its paths and groups, which would stay there: 'featcache rm "
+            f"{parcel.name} --remote ...' first, then push it again"
+        )
     same = record.manifest == parcel.manifest_entry
     unsigned = key is not None and record.signature is None
     said = (words.licence or record.licence, words.contact or record.contact)
@@ -126,48 +124,6 @@ def _there_already(
         what = "results" if parcel.kind == "run" else "labels, splits, groups or paths"
         return Pushed(entry, True, remarks=(f"with other {what} than here: --replace lets those from here count",))
     return Pushed(entry, True, remarks=("pushed by somebody else, with the same rows and labels",))
-
-
-def record_of(
-    parcel: Parcel,
-    generation: int,
-    chunks: FileEntry | None,
-    key: tuple[keys.Key, Ed25519PrivateKey] | None,
-    words: Words,
-) -> Entry:
-    """The record that commits a parcel.
-
-    chunks : what its chunks.json must be; None where there is none
-    """
-    record = Record(
-        format=RECORD_FORMAT,
-        kind=parcel.kind,
-        name=parcel.name,
-        digest=parcel.digest,
-        generation=generation,
-        manifest=parcel.manifest_entry,
-        root=parcel.root,
-        labels=parcel.labels,
-        chunks=chunks,
-        about=dict(parcel.about),
-        licence=words.licence,
-        contact=words.contact,
-        private=parcel.private,
-        pushed=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    record = keys.sign(record, key) if key else record
-    return Entry(record, sha256_bytes(record.text()))
-
-
-def _commit(store: Store, entry: Entry) -> bool:
-    """Create the record. A try whose answer was lost may have done so: then ours is there."""
-    text, path = entry.record.text(), entry.record.path
-    try:
-        return store.create(path, text)
-    except RemoteDroppedError:
-        created = patiently(lambda: store.create(path, text))
-        found = None if created else latest(store, entry.record.kind, entry.record.name)
-        return created or (found is not None and found.sha256 == entry.sha256)
 
 
 def _remark_on_races(store: Store) -> tuple[str, ...]:

@@ -16,16 +16,16 @@ import numpy as np
 from featcache.errors import RemoteError
 from featcache.files import PARTIAL_SUFFIX, sha256_bytes
 from featcache.share.chunks import MAX_CHUNKS_BYTES, Chunk, index_of, parse_chunks
-from featcache.share.contract import Store, read
+from featcache.share.contract import NoRangesError, Store, read
 from featcache.share.pull import Tables, check_tables, get_manifest
 from featcache.share.record import CHUNKS_FILE, Record
 from featcache.share.transfer import DamagedError, at_once, fetch, patiently
-from featcache.share.web import NoRangesError
 from featcache.store.features import Array, Features, Span
 from featcache.store.formats import open_store
 from featcache.store.layout import ARRAY_FILE, Layout
 from featcache.store.manifest import FileEntry
 from featcache.store.tensorstore import choose_reader
+from featcache.store.writer import writing
 
 SPOOL_BYTES = 1 << 30
 _MOSTLY = 0.7
@@ -203,7 +203,7 @@ class RemoteReader:
             pieces.append((tail, self._checked_index(path, tail, entry.bytes, listed)))
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()
-        with file.open("r+b") as opened:
+        with writing(file.parent), file.open("r+b") as opened:
             for start, data in pieces:
                 opened.seek(start)
                 opened.write(data)

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from featcache.errors import RemoteDroppedError, RemoteError
 from featcache.files import PARTIAL_SUFFIX
-from featcache.share.contract import BLOCK_BYTES, Store
+from featcache.share.contract import BLOCK_BYTES, NoRangesError, Store
 from featcache.store.manifest import FileEntry
 from featcache.store.writer import writing
 
@@ -69,7 +69,17 @@ def fetch(store: Store, path: str, entry: FileEntry, target: Path, advance: Adva
         advance(entry.bytes)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    patiently(lambda: _fetch_once(store, path, entry, target))
+    part = target.with_name(f".{target.name}{PARTIAL_SUFFIX}")
+
+    def once() -> None:
+        try:
+            _fetch_once(store, path, entry, part)
+        except NoRangesError:  # what came before cannot be gone on with from here
+            part.unlink()
+            _fetch_once(store, path, entry, part)
+
+    patiently(once)
+    part.replace(target)
     advance(entry.bytes)
 
 
@@ -81,8 +91,8 @@ def _is(file: Path, entry: FileEntry) -> bool:
         return hashlib.file_digest(opened, "sha256").hexdigest() == entry.sha256
 
 
-def _fetch_once(store: Store, path: str, entry: FileEntry, target: Path) -> None:
-    part = target.with_name(f".{target.name}{PARTIAL_SUFFIX}")
+def _fetch_once(store: Store, path: str, entry: FileEntry, part: Path) -> None:
+    """Get an object, or what is missing of it, into `part`, and see that it has its digest."""
     digest = hashlib.sha256()
     with part.open("ab" if store.ranges else "wb") as file:
         length = file.tell()
@@ -99,7 +109,7 @@ def _fetch_once(store: Store, path: str, entry: FileEntry, target: Path) -> None
                 if length > entry.bytes:
                     break
                 digest.update(block)
-                with writing(target.parent):  # a full disk here is no fault of the remote
+                with writing(part.parent):  # a full disk here is no fault of the remote
                     file.write(block)
     if length < entry.bytes:
         raise RemoteDroppedError(f"{store.url}/{path}: expected {entry.bytes} bytes, got {length}: try again")
@@ -110,4 +120,3 @@ def _fetch_once(store: Store, path: str, entry: FileEntry, target: Path) -> None
             f"{store.url}/{path}: expected SHA-256 {entry.sha256[:16]}.., found {found}: it is damaged there or was "
             "exchanged; nothing of it is used. Whoever has the original mends it with 'featcache push --check'"
         )
-    part.replace(target)

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from featcache.errors import FeatcacheError, RemoteAccessError, RemoteDroppedError, RemoteError, RemoteNotFoundError
-from featcache.share.contract import BLOCK_BYTES, Item, read
+from featcache.share.contract import BLOCK_BYTES, Item, NoRangesError, read
 from featcache.store.strict import strict_json
 
 INDEX_FILE = "index.json"
@@ -126,10 +126,6 @@ class WebStore:
                     f"{where}: {reason.verify_message}: name the authority's certificate in SSL_CERT_FILE"
                 ) from error
             raise RemoteDroppedError(f"{where}: {reason}: what arrived whole is kept; try again") from error
-
-
-class NoRangesError(RemoteError):
-    """The server was asked for a part of a file and sends the whole."""
 
 
 class _SameHost(urllib.request.HTTPRedirectHandler):

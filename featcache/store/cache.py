@@ -58,7 +58,9 @@ class Cache:
         """rows.parquet: row, image_id, view, row_id and each view's parameters."""
         self._check_digest(ROWS_FILE)
         frame = read_rows(self.folder / ROWS_FILE)
-        found = cache_digest(self.recipe, zip(frame["image_id"].tolist(), frame["view"].tolist(), strict=True))
+        found = cache_digest(
+            self.recipe, zip(frame["image_id"].to_numpy().tolist(), frame["view"].tolist(), strict=True)
+        )
         if found != self.manifest.digest or len(frame) != self.manifest.rows:
             raise CacheError(f"{self.name}: {ROWS_FILE} is not the one of the manifest")
         return frame

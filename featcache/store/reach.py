@@ -66,6 +66,11 @@ class Reach:
     def __len__(self) -> int:
         return len(self._places)
 
+    @property
+    def n_caches(self) -> int:
+        """Caches of that feature space there are."""
+        return len(self._sources)
+
     def holds(self, row: Row) -> bool:
         """Whether a row can be copied: the shard that it lies in is read once and must have its digest."""
         return self._place(row) is not None
