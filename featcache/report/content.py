@@ -240,9 +240,8 @@ def _layers(record: RunRecord) -> str:
 def _optimizer(record: RunRecord) -> str:
     """Every setting that layers do not show; the study's words for those that it names."""
     words = {"lr": "learning rate", "scale": "feature scale", "dtype": "arithmetic"}
-    trained = record.config.head or record.config.training
-    shown = ("hidden", "dropout") if record.config.head else ()
-    settings = {key: value for key, value in trained.items() if key not in shown and value is not None}
+    settings = {key: value for key, value in record.config.head.items() if key not in ("hidden", "dropout")}
+    settings |= {key: value for key, value in record.config.training.items() if value not in (0, None, "none")}
     first = [] if "optimizer" in settings else ["SGD"] if "lr" in settings else []
     return ", ".join([*first, *(f"{words.get(key, clean(key))} {plain(value)}" for key, value in settings.items())])
 
