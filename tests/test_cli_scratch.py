@@ -182,20 +182,22 @@ def test_a_split_without_a_class_is_refused(own: Path, run: Run) -> None:
 
 
 def test_killed_again_and_again_it_ends_with_the_same_weights(cells: Path, own: Path) -> None:
-    """SIGKILL at random moments, in deterministic mode; the weights are those of a training left alone."""
-    shape = ("--epochs", "12", "--warmup", "2", "--views", "2", "--deterministic", "--augment", "live", "--batch", "8")
+    """SIGKILL some checkpoints on, in deterministic mode; the weights are those of a training left alone."""
+    length = ("--epochs", str(8 * KILLS), "--warmup", "2")
+    shape = (*length, "--views", "2", "--deterministic", "--augment", "live", "--batch", "8")
     command = (sys.executable, "-c", OFTEN, *SCRATCH, *shape)
     whole = run_command(*SCRATCH, *shape, "--json", cwd=cells, check=True).value
     rng = random.Random(0)
     kills = 0
     while kills < KILLS:
-        began = stamp(own)
         with subprocess.Popen(
             command, cwd=own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         ) as process:
-            while process.poll() is None and stamp(own) == began:
-                time.sleep(0.005)
-            time.sleep(rng.uniform(0, 0.2))
+            for _ in range(rng.randrange(12, 30)):  # an epoch has about ten
+                before = stamp(own)
+                while process.poll() is None and stamp(own) == before:
+                    time.sleep(0.005)
+            time.sleep(rng.uniform(0, 0.05))
             process.kill()
             said = process.communicate()[1]
         assert process.returncode in (0, -signal.SIGKILL), said

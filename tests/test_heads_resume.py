@@ -42,7 +42,7 @@ PRIMAL = {
 }
 ALL = [(name, config, "gram") for name, config in CONFIGS.items()]
 ALL += [(name, config, "primal") for name, config in PRIMAL.items()]
-KILLS, KILLED_EPOCHS, PAUSE_S = 20, 80, 0.01
+KILLS, KILLED_EPOCHS, PAUSE_S = 20, 160, 0.01
 PRIMAL_KILLS, PRIMAL_EPOCHS = 5, 40
 STEPS = 48
 
