@@ -183,7 +183,7 @@ def test_a_split_without_a_class_is_refused(own: Path, run: Run) -> None:
 
 def test_killed_again_and_again_it_ends_with_the_same_weights(cells: Path, own: Path) -> None:
     """SIGKILL some checkpoints on, in deterministic mode; the weights are those of a training left alone."""
-    length = ("--epochs", str(8 * KILLS), "--warmup", "2")
+    length = ("--epochs", str(6 * KILLS), "--warmup", "2")
     shape = (*length, "--views", "2", "--deterministic", "--augment", "live", "--batch", "8")
     command = (sys.executable, "-c", OFTEN, *SCRATCH, *shape)
     whole = run_command(*SCRATCH, *shape, "--json", cwd=cells, check=True).value
