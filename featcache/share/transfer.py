@@ -114,8 +114,8 @@ def _fetch_once(store: Store, path: str, entry: FileEntry, part: Path) -> None:
         length = file.tell()
         if 0 < length < entry.bytes:
             with part.open("rb") as before:
-                while block := before.read(BLOCK_BYTES):
-                    digest.update(block)
+                while had := before.read(BLOCK_BYTES):
+                    digest.update(had)
         elif length:
             length = 0
             file.truncate(0)
