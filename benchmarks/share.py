@@ -75,7 +75,7 @@ def measure(folder: Path, server: S3, cache: Cache, runs: int) -> None:
     """Some runs of each, in turn, so that both meet the same disturbances."""
     megabytes = cache.bytes() / 1e6
     bare = Bare(server, cache)
-    ours, theirs, numbers = [], [], iter(range(1000))
+    ours, theirs = [], []
     for number in range(runs):
         theirs.append(seconds(lambda number=number: bare.push(f"bare-{number}")))
         ours.append(seconds(lambda number=number: push(remote(server, number), parcel_of_cache(cache.folder))))
@@ -85,8 +85,9 @@ def measure(folder: Path, server: S3, cache: Cache, runs: int) -> None:
     print(f"the same push again: {again:.3f} s, {sent} bytes of data")
     ours, theirs = [], []
     for _ in range(runs):
-        theirs.append(seconds(lambda: bare.pull("bare-0", emptied(folder / "bare"))))
-        ours.append(seconds(lambda: pulled(server, emptied(folder / f"ours-{next(numbers)}"))))
+        here, into = emptied(folder / "bare"), emptied(folder / "ours")
+        theirs.append(seconds(lambda here=here: bare.pull("bare-0", here)))
+        ours.append(seconds(lambda into=into: pulled(server, into)))
     report("pull", megabytes, ours, theirs)
     there = remote(server, 0)
     part = pull_part(there, find(there, ""), emptied(folder / "part"), Part(classes=("class-3",)))

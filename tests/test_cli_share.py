@@ -151,12 +151,20 @@ def test_keys_sign_and_are_trusted(run: Run, project: Path, made: Made, lab: str
     config = str(theirs / "config")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEATCACHE_CONFIG", config)
+        assert "anna, unknown" in run("ls", "--remote", "lab", cwd=theirs).out
         assert "which nobody here trusts" in run("pull", "lab/mobile", cwd=theirs).error
         (theirs / "anna.pub").write_text(f"anna {public}\n")
         assert run("key", "trust", "anna", "anna.pub", cwd=theirs).code == 0
         value = run("pull", "lab/mobile", "--json", cwd=theirs).value
         assert (value["signed"], value["signed_by"], value["key"]) == ("trusted", "anna", public)
         assert run("key", "ls", "--json", cwd=theirs).value["trusted"] == [{"name": "anna", "public": public}]
+        assert run("ls", "--remote", "lab", "--json", cwd=theirs).value[0]["signed"] == "trusted"
+        (record,) = Path(lab).glob("caches/*/00000001.json")
+        honest = record.read_text()
+        record.write_text(honest.replace('"licence": ""', '"licence": "mine"'))
+        assert "NOT by anna" in run("ls", "--remote", "lab", cwd=theirs).out
+        assert "its signature does not fit" in run("verify", "--remote", "lab", cwd=theirs).out
+        record.write_text(honest)
         assert run("key", "distrust", "anna", cwd=theirs).code == 0
         assert "no key 'anna'" in run("key", "distrust", "anna", cwd=theirs).error
 

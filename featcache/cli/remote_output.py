@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import click
 from featcache.cli.options import project_or_none
 from featcache.cli.output import print_json, print_table, printable, say, size, track
 from featcache.cli.tidying import confirm_removal
+from featcache.errors import TrustError
 
 if TYPE_CHECKING:
     from featcache.share.catalog import Listed
@@ -21,21 +22,23 @@ if TYPE_CHECKING:
 
 def list_on_remote(remote: str, folder: Path, as_json: bool) -> None:
     """Every cache and run of a remote."""
-    from featcache.pipeline.remote import list_remote, open_named
+    from featcache.pipeline.remote import list_remote, open_named, trust_of
 
-    store = open_named(remote, project_or_none(folder)).store
+    target = open_named(remote, project_or_none(folder))
+    store, trusted = target.store, trust_of(target).trusted
     listed = list_remote(store)
     if as_json:
-        print_json([_as_json(one) for one in listed])
+        print_json([_as_json(one, trusted) for one in listed])
     elif not listed:
         say(f"nothing is on {store.url} yet: 'featcache push' sends something there")
     else:
         print_table(
-            ["name", "rows", "features", "dtype", "size", "licence", "signed by", "status"], [_row(o) for o in listed]
+            ["name", "rows", "features", "dtype", "size", "licence", "signed by", "status"],
+            [_row(one, trusted) for one in listed],
         )
 
 
-def _row(listed: Listed) -> list[str]:
+def _row(listed: Listed, trusted: Mapping[str, str]) -> list[str]:
     if listed.entry is None:
         return [listed.name, "", "", "", "", "", "", listed.problem]
     record = listed.entry.record
@@ -43,7 +46,20 @@ def _row(listed: Listed) -> list[str]:
     shape = about.get("shape")
     features = "x".join(str(side) for side in shape[1:]) if isinstance(shape, list) else ""
     middle = [str(about.get("rows", "")), features, str(about.get("dtype", "")), _size(about)]
-    return [record.name, *middle, record.licence, record.signature.by if record.signature else "", record.kind]
+    state, by = _signer(record, trusted)
+    said = {"none": "", "trusted": by, "false": "NOT by " + by}.get(state, f"{by}, {state}")
+    return [record.name, *middle, record.licence, said, record.kind]
+
+
+def _signer(record: Record, trusted: Mapping[str, str]) -> tuple[str, str]:
+    """What a signature is worth ("false" where it does not fit), and whose it is, or pretends to be."""
+    from featcache.share.keys import check_signature
+
+    try:
+        signed = check_signature(record, trusted)
+    except TrustError:
+        return "false", record.signature.by if record.signature else ""
+    return signed.state, signed.by
 
 
 def _size(about: dict[str, Any]) -> str:
@@ -51,9 +67,10 @@ def _size(about: dict[str, Any]) -> str:
     return size(n_bytes) if isinstance(n_bytes, int) else ""
 
 
-def _as_json(listed: Listed) -> dict[str, Any]:
+def _as_json(listed: Listed, trusted: Mapping[str, str]) -> dict[str, Any]:
     record = listed.entry.record.model_dump(mode="json") if listed.entry else None
-    return {"kind": listed.kind, "name": listed.name, "problem": listed.problem, "record": record}
+    signed = _signer(listed.entry.record, trusted)[0] if listed.entry else "none"
+    return {"kind": listed.kind, "name": listed.name, "problem": listed.problem, "record": record, "signed": signed}
 
 
 def info_on_remote(remote: str, name: str | None, folder: Path, as_json: bool) -> None:

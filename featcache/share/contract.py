@@ -11,6 +11,7 @@ from typing import Protocol
 from featcache.errors import RemoteDroppedError, RemoteError
 
 BLOCK_BYTES = 1 << 20
+Block = bytes | memoryview
 
 
 class NoRangesError(RemoteError):
@@ -51,7 +52,7 @@ class Store(Protocol):
     def size(self, path: str) -> int:
         """Bytes of an object."""
 
-    def open(self, path: str, start: int = 0, stop: int | None = None) -> AbstractContextManager[Iterator[bytes]]:
+    def open(self, path: str, start: int = 0, stop: int | None = None) -> AbstractContextManager[Iterator[Block]]:
         """The bytes start..stop of an object, in blocks. Only with `ranges` may start or stop be given.
 
         A remote that is asked for a part and sends the whole is refused here (NoRangesError), as is one that sends

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from featcache.errors import CacheError
 from featcache.store.cache import Cache
 from featcache.store.layout import layout_for
 from featcache.store.manifest import FileEntry
@@ -42,7 +43,10 @@ class Here:
         if not all(map(self._reach.holds, rows)):
             return False
         features = np.empty((len(rows), *self._layout.row_shape), self._layout.dtype)
-        list(self._reach.fill(features, rows))
+        try:
+            list(self._reach.fill(features, rows))
+        except CacheError:  # changed since it was looked at
+            return False
         stored = self._store.write_shard(shard, features)
         if (stored.bytes, stored.sha256) != (entry.bytes, entry.sha256):
             self._store.shard_file(shard).unlink()

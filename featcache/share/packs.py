@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from featcache.errors import RemoteError, RemoteNotFoundError
-from featcache.share.contract import Item, NoRangesError, Store, read
+from featcache.share.contract import Block, Item, NoRangesError, Store, read
 
 _MAX_DIRECTORY_BYTES = 64 << 20
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -70,7 +70,7 @@ class PackStore:
         return self._entry(path).file_size
 
     @contextmanager
-    def open(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[Iterator[bytes]]:
+    def open(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[Iterator[Block]]:
         """As of `Store`."""
         entry = self._entry(path)
         header = read(self._around, self._name, _LOCAL_HEADER.size, entry.header_offset, entry.header_offset + 30)

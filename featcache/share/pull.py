@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from featcache.errors import CacheError, CacheWriteError, FeatcacheError, RemoteError, RunError, UsageError
+from featcache.errors import CacheError, CacheWriteError, RemoteError, RunError, UsageError
 from featcache.files import PARTIAL_SUFFIX, sha256_bytes, sync
 from featcache.recipe import row_id
 from featcache.runs import is_finished
 from featcache.share import keys, seen
 from featcache.share.catalog import Entry
-from featcache.share.contract import Store, read
+from featcache.share.contract import Store
 from featcache.share.here import Here
 from featcache.share.parcel import MANIFEST_FILES, about_cache, about_run, parcel_of_run, parse_run_files
 from featcache.share.record import Record
-from featcache.share.transfer import Advance, Stopped, at_once, fetch, patiently
+from featcache.share.transfer import Advance, Stopped, at_once, fetch
 from featcache.store.cache import Cache
 from featcache.store.layout import LEASES_FOLDER, MANIFEST_FILE
 from featcache.store.leases import Leases
@@ -229,18 +229,8 @@ def _explaining(record: Record, parent: Path) -> Iterator[None]:
     try:
         with writing(parent / record.name):
             yield
-    except (RemoteError, CacheWriteError, UsageError):
+    except CacheWriteError:
         raise
     except (CacheError, RunError) as error:
         said = str(error).replace(str(parent), "").lstrip("/")
         raise RemoteError(f"{record.name}: is not what it promises, and was not taken: {said}") from error
-    except FeatcacheError:
-        raise
-
-
-def manifest_of(store: Store, record: Record) -> bytes:
-    """The bytes of the manifest, checked against the record."""
-    data = patiently(lambda: read(store, record.manifest_path, min(record.manifest.bytes, MAX_MANIFEST_BYTES)))
-    if sha256_bytes(data) != record.manifest.sha256:
-        raise RemoteError(f"{store.url}/{record.manifest_path}: is not the one that the record names: it was exchanged")
-    return data

@@ -18,7 +18,7 @@ from featcache.share.commit import Words, commit, record_of, remark_on_what_was,
 from featcache.share.contract import Item, Store, refuse_writing
 from featcache.share.parcel import MANIFEST_FILES, Parcel
 from featcache.share.record import CHUNKS_FILE
-from featcache.share.transfer import Advance, Stopped, at_once, patiently
+from featcache.share.transfer import Advance, Stopped, at_once, entry_of, patiently
 from featcache.store.layout import DATASET_FILE, FEATURES_FOLDER
 from featcache.store.manifest import FileEntry
 
@@ -198,7 +198,7 @@ class _Sending:
         if item is None or item.bytes != entry.bytes:
             return False
         if self._check:
-            return _digest_of(self._store, path) == entry.sha256
+            return entry_of(self._store, path, entry.bytes) == entry
         return not item.md5 or not isinstance(data, bytes) or item.md5 == _md5(data)
 
     def send_bytes(self, path: str, data: bytes | Path) -> None:
@@ -230,17 +230,6 @@ class _Sending:
         for path, size in expected.items():
             if there.get(path) != size:
                 raise RemoteDroppedError(f"{self._store.url}/{path}: is not there as it was sent: push again")
-
-
-def _digest_of(store: Store, path: str) -> str:
-    def once() -> str:
-        digest = hashlib.sha256()
-        with store.open(path) as blocks:
-            for block in blocks:
-                digest.update(block)
-        return digest.hexdigest()
-
-    return patiently(once)
 
 
 def _md5(data: bytes) -> str:

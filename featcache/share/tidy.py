@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,10 @@ from pathlib import Path
 from featcache.errors import FeatcacheError, RemoteError, RemoteNotFoundError
 from featcache.share.catalog import Entry, latest
 from featcache.share.contract import Store, refuse_writing
+from featcache.share.keys import check_signature
 from featcache.share.pull import get_manifest
 from featcache.share.record import CHUNKS_FILE, FOLDERS, Kind, record_path
-from featcache.share.transfer import Advance, at_once, patiently
+from featcache.share.transfer import Advance, at_once, entry_of, patiently
 from featcache.store.manifest import FileEntry
 from featcache.store.verify import Problem
 
@@ -39,6 +39,7 @@ def verify_remote(store: Store, entry: Entry, work: Path, advance: Advance = lam
     """
     record = entry.record
     try:
+        check_signature(record, {})
         files = dict(get_manifest(work, store, record))
     except FeatcacheError as error:
         return RemoteVerified(record.name, 0, 0, (Problem("", str(error)),))
@@ -57,25 +58,15 @@ def verify_remote(store: Store, entry: Entry, work: Path, advance: Advance = lam
 
 
 def _problem(store: Store, path: str, entry: FileEntry) -> str:
-    def once() -> str:
-        digest, length = hashlib.sha256(), 0
-        with store.open(path) as blocks:
-            for block in blocks:
-                digest.update(block)
-                length += len(block)
-                if length > entry.bytes:
-                    break
-        if length != entry.bytes:
-            found = length if length < entry.bytes else "more"
-            return f"expected {entry.bytes} bytes, found {found}"
-        if digest.hexdigest() != entry.sha256:
-            return f"expected SHA-256 {entry.sha256[:16]}.., found {digest.hexdigest()[:16]}.."
-        return ""
-
     try:
-        return patiently(once)
+        found = entry_of(store, path, entry.bytes)
     except RemoteNotFoundError:
         return "is missing"
+    if found.bytes != entry.bytes:
+        return f"expected {entry.bytes} bytes, found {found.bytes if found.bytes < entry.bytes else 'more'}"
+    if found.sha256 != entry.sha256:
+        return f"expected SHA-256 {entry.sha256[:16]}.., found {found.sha256[:16]}.."
+    return ""
 
 
 def removable(store: Store, kind: Kind, name: str) -> Mapping[str, int]:

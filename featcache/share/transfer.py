@@ -59,6 +59,22 @@ def patiently(action: Callable[[], Work]) -> Work:
     return action()
 
 
+def entry_of(store: Store, path: str, most: int) -> FileEntry:
+    """Size and digest of an object as it is on the remote; of one longer than `most` bytes, as far as it was read."""
+
+    def once() -> FileEntry:
+        digest, length = hashlib.sha256(), 0
+        with store.open(path) as blocks:
+            for block in blocks:
+                digest.update(block)
+                length += len(block)
+                if length > most:
+                    break
+        return FileEntry(bytes=length, sha256=digest.hexdigest())
+
+    return patiently(once)
+
+
 def fetch(store: Store, path: str, entry: FileEntry, target: Path, advance: Advance = lambda _: None) -> None:
     """Get one object into a file, which appears only when its bytes have the digest.
 
@@ -98,8 +114,8 @@ def _fetch_once(store: Store, path: str, entry: FileEntry, part: Path) -> None:
         length = file.tell()
         if 0 < length < entry.bytes:
             with part.open("rb") as before:
-                while block := before.read(BLOCK_BYTES):
-                    digest.update(block)
+                while had := before.read(BLOCK_BYTES):
+                    digest.update(had)
         elif length:
             length = 0
             file.truncate(0)
