@@ -38,7 +38,9 @@ _TRAINING: dict[str, Any] = {
     "accumulate": click.option(
         "--accumulate", type=click.IntRange(1), help="Compute each batch in so many parts, where memory is short."
     ),
-    "optimizer": click.option("--optimizer", type=click.Choice(["sgd", "adam", "adamw", "rmsprop"])),
+    "optimizer": click.option(
+        "--optimizer", type=click.Choice(["sgd", "adam", "adamw", "rmsprop"]), help="Keras' optimizer of that name."
+    ),
     "lr": click.option("--lr", type=float, help="Learning rate of the top, and of all where all is trained alike."),
     "schedule": click.option(
         "--schedule", type=click.Choice(["inverse-time", "constant", "cosine"]), help="How the rate falls."
@@ -74,7 +76,11 @@ _TRAINING: dict[str, Any] = {
         "--restore-best/--keep-last", default=None, help="Keep the model of the best epoch, or of the last."
     ),
     "val_every": click.option("--val-every", type=click.IntRange(1), help="Epochs between looks at val."),
-    "precision": click.option("--precision", type=click.Choice(["float32", "bfloat16", "float16"])),
+    "precision": click.option(
+        "--precision",
+        type=click.Choice(["float32", "bfloat16", "float16"]),
+        help="Of the network's arithmetic; weights and loss stay float32.",
+    ),
     "deterministic": click.option(
         "--deterministic", is_flag=True, default=None, help="The same bits every time on one machine."
     ),
