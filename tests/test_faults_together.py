@@ -96,7 +96,7 @@ def team(shops: Shops, quick: Path, tmp_path: Path, cells: Path, format_: str) -
         shop = shops.both[0]
 
         def start(parent: Path, number: int, log: Path) -> Worker:
-            host = {"host": f"machine-{number}", "dead_after_s": 0.5} if machines else {}
+            host = {"host": f"machine-{number}", "dead_after_s": 1.5} if machines else {}
             return shop.start("fill", parent, cells, format_, VIEWS, log=log, **host, **{"pause_s": 0.03, **options})
 
         return Team(folder, start, late_s)
@@ -170,7 +170,7 @@ def test_one_wakes_up_when_all_is_done(team: Callable[..., Team], undisturbed: U
 def test_a_slow_one_is_not_taken_for_dead(shops: Shops, quick: Path, tmp_path: Path, cells: Path, format_: str) -> None:
     """Its shards take three times as long as a beat may stand still. Two of the four can but watch."""
     parent, shop = quick / tmp_path.name, shops.both[0]
-    options = {"pause_s": 1.5, "dead_after_s": 0.5}
+    options = {"pause_s": 2.2, "dead_after_s": 0.8}
     workers = [shop.start("fill", parent, cells, format_, 5, host=f"machine-{n}", **options) for n in range(4)]
     assert sum(worker.wait(SOON_S).returned["computed"] for worker in workers) == 60
     assert verify(only_cache(parent)).sound
