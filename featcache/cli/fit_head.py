@@ -19,7 +19,7 @@ from featcache.cli.head_options import (
 )
 from featcache.cli.live import Live, in_words
 from featcache.cli.options import json_option, open_project, project_option
-from featcache.cli.output import percent, print_json, print_table, say, shown, track
+from featcache.cli.output import print_json, print_table, say, say_measures, track
 
 if TYPE_CHECKING:
     from featcache.heads.config import HeadConfig
@@ -142,20 +142,7 @@ def _say_run(done: Fitted, as_json: bool, expected: Expected | None = None) -> N
     if as_json:
         print_json({**_as_json(done), "expected": asdict(expected) if expected else None})
         return
-    metrics = done.run.metrics
-    rows = [
-        [label, *(percent(metrics[split]["per_class"][label]) for split in ("train", "val", "test"))]
-        for label in done.run.config["classes"]
-    ]
-    rows.append(["all", *(percent(metrics[split]["accuracy"]) for split in ("train", "val", "test"))])
-    print_table(["accuracy, %", "train", "val", "test"], rows)
-    low, high = metrics["test"]["accuracy_interval"]
-    say(
-        f"test: {percent(low)} to {percent(high)} % with 95 % confidence (over {metrics['test']['groups']} groups); "
-        f"the most frequent class alone gives {percent(metrics['test']['majority'])} %"
-    )
-    say(f"run: {shown(done.run.folder)}")
-    say("next: featcache report")
+    say_measures(done.run)
 
 
 def _fit_seeds(

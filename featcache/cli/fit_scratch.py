@@ -17,7 +17,7 @@ from featcache.cli.options import (
     project_option,
     view_count_options,
 )
-from featcache.cli.output import duration, percent, print_json, print_table, say, shown
+from featcache.cli.output import duration, print_json, say, say_measures
 from featcache.cli.scratch_options import network_of, recipe_option, scratch_of, scratch_options
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def fit(
     if as_json:
         print_json(_as_json(done))
         return
-    _say_measures(done)
+    say_measures(done.run)
 
 
 def _say_expected(expected: Expected, epochs: int, as_json: bool) -> None:
@@ -107,23 +107,6 @@ def _say_expected(expected: Expected, epochs: int, as_json: bool) -> None:
     )
     if as_json:
         print_json({**asdict(expected), "epochs": epochs})
-
-
-def _say_measures(done: Fitted) -> None:
-    metrics = done.run.metrics
-    rows = [
-        [label, *(percent(metrics[split]["per_class"][label]) for split in ("train", "val", "test"))]
-        for label in done.run.config["classes"]
-    ]
-    rows.append(["all", *(percent(metrics[split]["accuracy"]) for split in ("train", "val", "test"))])
-    print_table(["accuracy, %", "train", "val", "test"], rows)
-    low, high = metrics["test"]["accuracy_interval"]
-    say(
-        f"test: {percent(low)} to {percent(high)} % with 95 % confidence (over {metrics['test']['groups']} groups); "
-        f"the most frequent class alone gives {percent(metrics['test']['majority'])} %"
-    )
-    say(f"run: {shown(done.run.folder)}")
-    say("next: featcache report")
 
 
 def _sentence(done: Fitted) -> str:

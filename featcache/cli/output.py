@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from featcache.dataset.candidates import LeftOut
     from featcache.pipeline.progress import Advance
+    from featcache.runs import Run
 
 _LISTED = 8
 
@@ -84,6 +85,24 @@ def say_left_out(left_out: Sequence[LeftOut], as_json: bool) -> None:
             say(f"  {item.path}: {item.reason}", as_json)
         if len(left_out) > _LISTED:
             say(f"  ... and {len(left_out) - _LISTED} more (all of them in --json)", as_json)
+
+
+def say_measures(run: Run) -> None:
+    """How good a run is: a table of each class and split, the interval on test, and where it lies."""
+    metrics = run.metrics
+    rows = [
+        [label, *(percent(metrics[split]["per_class"][label]) for split in ("train", "val", "test"))]
+        for label in run.config["classes"]
+    ]
+    rows.append(["all", *(percent(metrics[split]["accuracy"]) for split in ("train", "val", "test"))])
+    print_table(["accuracy, %", "train", "val", "test"], rows)
+    low, high = metrics["test"]["accuracy_interval"]
+    say(
+        f"test: {percent(low)} to {percent(high)} % with 95 % confidence (over {metrics['test']['groups']} groups); "
+        f"the most frequent class alone gives {percent(metrics['test']['majority'])} %"
+    )
+    say(f"run: {shown(run.folder)}")
+    say("next: featcache report")
 
 
 def shown(path: Path) -> str:
