@@ -275,8 +275,10 @@ class _Job:
             raise ScratchError(f"{head.name} knows the classes {', '.join(head.head.classes)}, the data set others")
         made = classifier.build(network, len(cache.classes), config, head.head if head else None)
         on_event(_in_words(made, config))
-        train = open_parts.enter_context(held(cache, numbers_of(cache, "train", config), folder))
-        val = open_parts.enter_context(held(cache, numbers_of(cache, "val", config), folder))
+        train, val = (
+            open_parts.enter_context(held(cache, numbers_of(cache, split, config), folder / f"{split}.npy"))
+            for split in ("train", "val")
+        )
         live = Live(train, cache.recipe.augmentation) if config.augment == "live" else None
         feed = open_parts.enter_context(Feed(train, len(cache.classes), config, live))
         training = Training(made, feed, val, config, _course(self.identity, config), folder)

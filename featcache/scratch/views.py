@@ -20,8 +20,6 @@ from featcache.views import Pixels, render, view_parameters
 _HELD_SHARE = 3
 """Views are held in memory where they take no more than this part of what is free; else in a file that is mapped."""
 
-_ROW_SHAPE_AXES = 3
-
 
 @dataclass(frozen=True)
 class Views:
@@ -42,14 +40,13 @@ class Views:
 
 
 @contextmanager
-def held(cache: Cache, numbers: NDArray[np.intp], folder: Path) -> Iterator[Views]:
+def held(cache: Cache, numbers: NDArray[np.intp], file: Path) -> Iterator[Views]:
     """Some rows of a cache of rendered views, decompressed once.
 
-    folder : where they are put into a file, for the time of the block, if memory is short
+    file : that they are put into, for the time of the block, if memory is short
     """
     rows = cache.rows.iloc[numbers]
     shape = (len(numbers), *cache.features.shape[1:])
-    file = folder / "views.npy"
     pixels: Any
     if int(np.prod(shape)) * _HELD_SHARE <= available_bytes():
         pixels = np.empty(shape, np.uint8)
