@@ -177,7 +177,7 @@ def test_all_models_are_those_of_the_study_and_wrong_names_are_said_at_once() ->
 
 
 def test_the_preprocessings_on_offer_are_those_there_are() -> None:
-    assert set(options._MODES) == set(MODES)
+    assert set(options.MODES) == set(MODES)
 
 
 def test_json_of_several_models_is_a_list(project: Path, run: Run) -> None:

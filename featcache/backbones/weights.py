@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,8 +96,13 @@ def weights_digest(model: keras.Model) -> str:
     order, little-endian. Names of layers and weights are not part of it: Keras numbers some anew in
     every process.
     """
+    return tensors_digest(model.weights)
+
+
+def tensors_digest(weights: Iterable[keras.Variable]) -> str:
+    """`weights_digest` of some weights, in their order."""
     digest = hashlib.sha256()
-    for weight in model.weights:
+    for weight in weights:
         value = np.asarray(weight.numpy())
         digest.update(f"{value.dtype.name} {','.join(map(str, value.shape))}\n".encode("ascii"))
         digest.update(np.ascontiguousarray(value, value.dtype.newbyteorder("<")).data)

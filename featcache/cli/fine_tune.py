@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from featcache.cli.fit_scratch import again_option, dry_run_option, fit, head_option
-from featcache.cli.options import json_option, project_option, view_count_options
+from featcache.cli.fit_scratch import fit
 from featcache.cli.scratch_options import recipe_option, scratch_options
 
 
@@ -22,12 +21,6 @@ from featcache.cli.scratch_options import recipe_option, scratch_options
     help="Pretrained weights to begin with.",
 )
 @scratch_options
-@view_count_options
-@head_option
-@again_option
-@dry_run_option
-@project_option
-@json_option
 def command(**values: Any) -> None:
     """Train the top and some or all blocks of a pretrained network: fit-scratch --from imagenet, with a fitting recipe.
 

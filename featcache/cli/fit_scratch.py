@@ -9,27 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featcache.cli.live import Live
-from featcache.cli.options import (
-    given_views,
-    json_option,
-    named_models,
-    open_project,
-    project_option,
-    view_count_options,
-)
+from featcache.cli.options import given_views, named_models, open_project
 from featcache.cli.output import duration, print_json, say, say_measures
 from featcache.cli.scratch_options import network_of, recipe_option, scratch_of, scratch_options
 
 if TYPE_CHECKING:
     from featcache.pipeline.fit_scratch import Expected, Fitted
-
-head_option = click.option(
-    "--head", metavar="RUN", help="Begin with the top of this run of fit-head on the same features."
-)
-dry_run_option = click.option("--dry-run", is_flag=True, help="Say what it would take, and train nothing.")
-again_option = click.option(
-    "--again", is_flag=True, help="Train from the start even if this very run is there already."
-)
 
 
 @click.command("fit-scratch")
@@ -43,12 +28,6 @@ again_option = click.option(
     help="Weights to begin with; any but random is fine-tuning.",
 )
 @scratch_options
-@view_count_options
-@head_option
-@again_option
-@dry_run_option
-@project_option
-@json_option
 def command(**values: Any) -> None:
     """Train a whole network from random weights on the project's views: the rival of a head on frozen features.
 

@@ -42,7 +42,7 @@ _ASKING = (
 )
 strict_option = click.option("--strict", is_flag=True, help="Stop at an image that cannot be used.")
 
-_MODES = ("caffe", "tf", "torch", "lite0", "rescale", "none")
+MODES = ("caffe", "tf", "torch", "lite0", "rescale", "none")
 """featcache.backbones.preprocess.MODES, which would load NumPy; a test compares them."""
 
 _VIEWS = (
@@ -67,7 +67,7 @@ _EXTRACTION = (
     click.option(
         "--preprocess",
         "preprocessing",
-        type=click.Choice(["model", *_MODES]),
+        type=click.Choice(["model", *MODES]),
         default="model",
         show_default=True,
         help="As the network was trained, plain pixels / 255 (rescale), or another network's way.",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from featcache.cli.options import MODES, json_option, project_option, view_count_options
+
 if TYPE_CHECKING:
     from featcache.backbones.network import NetworkSpec
     from featcache.scratch.config import ScratchConfig
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _FRACTION = click.FloatRange(0, 1, max_open=True)
-_MODES = ("model", "caffe", "tf", "torch", "lite0", "rescale", "none")
 
 _NETWORK = (
     click.option("--model", required=True, metavar="NAME", help="A backbone, a .keras or .h5 file, MODULE:FUNCTION."),
@@ -22,7 +23,7 @@ _NETWORK = (
     click.option(
         "--preprocess",
         "preprocessing",
-        type=click.Choice(_MODES),
+        type=click.Choice(["model", *MODES]),
         default="model",
         show_default=True,
         help="How pixels are scaled: as the network was trained, or another way.",
@@ -100,6 +101,13 @@ _FINE_TUNING: dict[str, Any] = {
         "--unfreeze-epochs", type=click.IntRange(0), help="One block more each so many epochs, the last ones first."
     ),
 }
+_RUN = (
+    click.option("--head", metavar="RUN", help="Begin with the top of this run of fit-head on the same features."),
+    click.option("--again", is_flag=True, help="Train from the start even if this very run is there already."),
+    click.option("--dry-run", is_flag=True, help="Say what it would take, and train nothing."),
+    project_option,
+    json_option,
+)
 _RECIPES = ("study", "modern", "fine-tune")
 
 
@@ -115,8 +123,8 @@ def recipe_option(default: str) -> Callable[[Command], Command]:
 
 
 def scratch_options(command: Command) -> Command:
-    """The network, and every setting of its training."""
-    for option in reversed((*_NETWORK, *_TRAINING.values(), *_FINE_TUNING.values())):
+    """The network, every setting of its training, the views, and what to do with the run."""
+    for option in reversed((*_NETWORK, *_TRAINING.values(), *_FINE_TUNING.values(), view_count_options, *_RUN)):
         command = option(command)
     return command
 

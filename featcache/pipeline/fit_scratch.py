@@ -160,7 +160,7 @@ def expect(
         min(views, 1) if config.augment == "none" else views for image, views in counted if image.split == "train"
     ]
     made = classifier.build(network, len({image.label for image in plan.dataset.images}), config)
-    made.compile(config.blocks_at(config.epochs, len(made.blocks)))
+    made.compile(config.most_blocks(len(made.blocks)))
     step_s = made.time_step(np.zeros((config.part_rows, side, side, 3), np.float32))
     updates = -(-sum(counts) // config.batch)
     return Expected(
@@ -353,7 +353,7 @@ def _save_model(model: Any, path: Path) -> None:
 
 
 def _in_words(made: classifier.Classifier, config: ScratchConfig) -> str:
-    n_trained = config.blocks_at(config.epochs, len(made.blocks))
+    n_trained = config.most_blocks(len(made.blocks))
     weights = made.model.count_params()
     if n_trained == len(made.blocks):
         return f"training all of {weights:,} weights"

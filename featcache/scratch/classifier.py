@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +14,8 @@ from featcache.backbones.engines.affine import affine_of
 from featcache.backbones.network import Network
 from featcache.backbones.quiet_keras import import_keras
 from featcache.backbones.stochastic_depth import with_stochastic_depth
-from featcache.backbones.weights import glorot_uniform
+from featcache.backbones.weights import glorot_uniform, tensors_digest
 from featcache.errors import ScratchError
-from featcache.recipe import digest
 from featcache.scratch.blocks import Block, blocks_of
 from featcache.scratch.config import ScratchConfig
 from featcache.scratch.optimizer import is_kernel, optimizer_of
@@ -93,7 +91,7 @@ class Classifier:
     def frozen_digest(self, n_trained: int) -> str:
         """Digest of every weight of the backbone that such a training leaves alone, statistics included."""
         frozen = [layer for layer, is_trained in self._plan(n_trained) if not is_trained]
-        return digest_of(weight for layer in frozen for weight in getattr(layer, "weights", ()))
+        return tensors_digest(weight for layer in frozen for weight in getattr(layer, "weights", ()))
 
     def _plan(self, n_trained: int) -> Iterator[tuple[Any, bool]]:
         """Every layer of the backbone, and whether it is trained."""
@@ -102,15 +100,6 @@ class Classifier:
             for layer in _inner(block.layers):
                 is_fixed = isinstance(layer, batchnorm) and self.config.batchnorm == "frozen"
                 yield layer, number >= len(self.blocks) - n_trained and not is_fixed
-
-
-def digest_of(weights: Iterable[Any]) -> str:
-    """Hex SHA-256 over dtypes, shapes and values, in order."""
-    parts = []
-    for weight in weights:
-        value = np.ascontiguousarray(weight.numpy())
-        parts.append([value.dtype.name, list(value.shape), sha256(value.tobytes()).hexdigest()])
-    return digest(parts)
 
 
 def build(network: Network, n_classes: int, config: ScratchConfig, head: Head | None = None) -> Classifier:

@@ -155,6 +155,10 @@ class ScratchConfig:
         most = n_blocks if self.train_blocks is None else min(self.train_blocks, n_blocks)
         return min(epoch // self.unfreeze_epochs, most) if self.unfreeze_epochs else most
 
+    def most_blocks(self, n_blocks: int) -> int:
+        """How many of a network's last blocks are trained in the end."""
+        return self.blocks_at(self.epochs - 1, n_blocks)
+
     def to_dict(self) -> dict[str, Any]:
         """The record as it stands in a run's config.json."""
         return asdict(self)
@@ -181,42 +185,27 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
+_MODERN = ScratchConfig(
+    dropout=0.2,
+    optimizer="adamw",
+    weight_decay=0.05,
+    lr=0.001,
+    schedule="cosine",
+    warmup_epochs=5,
+    clip_norm=1.0,
+    label_smoothing=0.1,
+    class_weights="balanced",
+    batch=32,
+    epochs=100,
+    augment="live",
+    restore_best=True,
+    batchnorm_momentum=0.9,
+)
 RECIPES: dict[str, ScratchConfig] = {
     "study": ScratchConfig(top="dense", lr=1e-5, schedule="inverse-time", decay=0.001, batch=16, epochs=100),
-    "modern": ScratchConfig(
-        dropout=0.2,
-        optimizer="adamw",
-        weight_decay=0.05,
-        lr=0.001,
-        schedule="cosine",
-        warmup_epochs=5,
-        clip_norm=1.0,
-        label_smoothing=0.1,
-        class_weights="balanced",
-        batch=32,
-        epochs=100,
-        augment="live",
-        restore_best=True,
-        batchnorm_momentum=0.9,
-    ),
-    "fine-tune": ScratchConfig(
-        dropout=0.2,
-        optimizer="adamw",
-        weight_decay=0.01,
-        lr=0.001,
-        schedule="cosine",
-        warmup_epochs=1,
-        clip_norm=1.0,
-        label_smoothing=0.1,
-        class_weights="balanced",
-        batch=32,
-        epochs=20,
-        augment="live",
-        restore_best=True,
-        batchnorm_momentum=0.9,
-        batchnorm="frozen",
-        base_rate=0.1,
-        rate_decay=0.9,
+    "modern": _MODERN,
+    "fine-tune": replace(
+        _MODERN, weight_decay=0.01, warmup_epochs=1, epochs=20, batchnorm="frozen", base_rate=0.1, rate_decay=0.9
     ),
 }
 

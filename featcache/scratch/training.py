@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from featcache.backbones.engines.batches import is_out_of_memory
 from featcache.errors import ScratchError
+from featcache.heads.gram import accuracy_of
 from featcache.heads.history import Epoch, best_of
-from featcache.heads.stack import softmax
+from featcache.heads.stack import losses, softmax
 from featcache.scratch import checkpoint
 from featcache.scratch.checkpoint import Arrays, Progress
 from featcache.scratch.classifier import Classifier
@@ -143,8 +144,7 @@ class Training:
 
     def frozen_digest(self) -> str:
         """Digest of the weights that no epoch trains."""
-        n_trained = self.config.blocks_at(self.config.epochs - 1, len(self.classifier.blocks))
-        return self.classifier.frozen_digest(n_trained)
+        return self.classifier.frozen_digest(self.config.most_blocks(len(self.classifier.blocks)))
 
     def keep_state(self, folder: Path) -> None:
         """Copy the state into the folder of the finished run: a longer training may go on from it."""
@@ -211,11 +211,9 @@ class Training:
         number = self.epoch + 1
         if not len(self.validation) or (number % self.config.val_every and number < self.config.epochs):
             return math.nan, math.nan
-        logits = self._logits(self.validation.pixels).astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        y = self.validation.y
-        of_rows = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y]
-        return float(of_rows.mean()), float((logits.argmax(axis=1) == y).mean())
+        logits, y = self._logits(self.validation.pixels), self.validation.y
+        of_rows = losses(logits.astype(np.float64), np.eye(logits.shape[1])[y], "softmax")
+        return float(of_rows.mean()), accuracy_of(logits, y)
 
     def _logits(self, pixels: Any) -> NDArray[np.float32]:
         """In inference mode, padded to batches of one size."""
