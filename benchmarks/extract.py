@@ -163,7 +163,9 @@ def project_of(folder: Path, n_images: int) -> Project:
     cells = write_cells(folder / "cells", 2, size_px=480)
     for number in range(n_images):
         cell = cv2.imread(str(cells[number % len(cells)]))
-        smear = cv2.copyMakeBorder(np.roll(cell, number, axis=1), 0, 0, 80, 80, cv2.BORDER_REFLECT)
+        smear = cv2.copyMakeBorder(
+            np.roll(cell, (number // 480, number), axis=(0, 1)), 0, 0, 80, 80, cv2.BORDER_REFLECT
+        )
         path = folder / "images" / cells[number % len(cells)].parent.name / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), smear)

@@ -120,8 +120,11 @@ def test_fine_tuning_begins_with_a_model_that_was_trained(cells: Path, trained: 
     trained_ones = [number for number, is_same in enumerate(same) if not is_same]
     assert len(trained_ones) == 2  # kernels of the last block: normalisation is frozen there too
     assert min(trained_ones) > len(same) - 13
-    other = run("fine-tune", *network, "--from", "random", "--head", head["run"], cwd=cells)
-    assert "was trained on features of another network" in other.error
+    expected = run(*arguments, "--head", head["run"], "--dry-run", "--json", cwd=cells).value
+    assert expected["weights"] > expected["trained_weights"] > 256 * 64  # of the head's hidden layer
+    for more in ((), ("--dry-run",)):
+        other = run("fine-tune", *network, "--from", "random", "--head", head["run"], *more, cwd=cells)
+        assert "was trained on features of another network" in other.error
 
 
 def backbone_of(path: Path) -> list[Any]:

@@ -105,16 +105,9 @@ def fit_scratch(
     options = options or ScratchOptions()
     started = time.perf_counter()
     refuse_unwritable(project.results_folder)
-    if config.part_rows % options.devices:
-        raise ScratchError(f"{config.part_rows} rows at a time cannot be spread evenly over {options.devices} devices")
-    spread_over(options.devices)
-    head = _head(project, options.head) if options.head else None
-    spec = replace(spec, precision=config.precision, weights_seed=config.seed)
-    if head is not None:
-        spec = replace(spec, pooling=head.pooling)
+    spec, head = _asked(project, spec, config, options)
     cuts, network = identify(project.cache_folder / KNOWN_FILE, spec)
-    if head is not None:
-        _refuse_other_features(head, cuts[0])
+    _refuse_other_features(head, cuts[0])
     cache = _views(project, cuts[0], options, track, stopping)
     refuse_missing_classes(cache)
     identity = _identity(cache, cuts[0], spec, config, head)
@@ -152,14 +145,17 @@ def expect(
     Raises what `fit_scratch` raises for what cannot be trained.
     """
     options = options or ScratchOptions()
-    network = load_network(replace(spec, precision=config.precision, weights_seed=config.seed))
+    spec, head = _asked(project, spec, config, options)
+    network = load_network(spec)
+    _refuse_other_features(head, network.cuts[0])
     side = network.cuts[0].input_size_px
     (plan,) = plan_extraction(project, ["pixels"], options.extraction(side), keep=False)
     counted = zip(plan.dataset.images, plan.views, strict=True)
     counts = [
         min(views, 1) if config.augment == "none" else views for image, views in counted if image.split == "train"
     ]
-    made = classifier.build(network, len({image.label for image in plan.dataset.images}), config)
+    n_classes = len({image.label for image in plan.dataset.images})
+    made = classifier.build(network, n_classes, config, head.head if head else None)
     made.compile(config.most_blocks(len(made.blocks)))
     step_s = made.time_step(np.zeros((config.part_rows, side, side, 3), np.float32))
     updates = -(-sum(counts) // config.batch)
@@ -194,6 +190,18 @@ def _course(identity: Mapping[str, Any], config: ScratchConfig) -> str:
     return digest({**identity, "training": training, "backend": import_keras().backend.backend()})
 
 
+def _asked(
+    project: Project, spec: NetworkSpec, config: ScratchConfig, options: ScratchOptions
+) -> tuple[NetworkSpec, _StartHead | None]:
+    """The network as it is to be built, on the devices that it is to be built for, and the head it begins with."""
+    if config.part_rows % options.devices:
+        raise ScratchError(f"{config.part_rows} rows at a time cannot be spread evenly over {options.devices} devices")
+    spread_over(options.devices)
+    head = _head(project, options.head) if options.head else None
+    pooling = head.pooling if head else spec.pooling
+    return replace(spec, precision=config.precision, weights_seed=config.seed, pooling=pooling), head
+
+
 # --- what it is trained on -----------------------------------------------------------------------
 
 
@@ -208,7 +216,6 @@ class _StartHead:
     name: str
     head: Head
     pooling: str
-    space: str
     described: str
 
 
@@ -224,14 +231,14 @@ def _head(project: Project, name: str) -> _StartHead:
             f"{space['backbone']}, {space['input_size_px']} px, {space['preprocessing']}, {run.config['weights']}"
         )
         head = Head.load(run.folder, dropout)
-        return _StartHead(run.name, head, str(space["pooling"]), head.space, described)
+        return _StartHead(run.name, head, str(space["pooling"]), described)
     except (KeyError, TypeError, ValueError) as error:
         raise ScratchError(f"{run.folder}: is no run of a head of dense layers") from error
 
 
-def _refuse_other_features(start: _StartHead, cut: Cut) -> None:
+def _refuse_other_features(start: _StartHead | None, cut: Cut) -> None:
     spaces = {space_of(cut, dtype).digest for dtype in ("float32", "float16")}
-    if start.space not in spaces:
+    if start is not None and start.head.space not in spaces:
         mine = f"{cut.backbone}, {cut.input_size_px} px, {cut.preprocessing}, {cut.weights}"
         raise ScratchError(
             f"{start.name} was trained on features of another network ({start.described}), this one is {mine}: name "
