@@ -10,7 +10,7 @@ from pathlib import Path
 
 from featcache.dataset.candidates import Candidate, LeftOut, Source
 from featcache.dataset.manifest import SPLITS, Box, LabelledImage, check, image_id_of, in_order, safe_relative
-from featcache.dataset.scan import ImageFile, scan
+from featcache.dataset.scan import ImageFile, remarks_on, scan
 from featcache.dataset.splits import DEFAULT_FRACTIONS, small_classes, split_by_counts, split_by_hash
 from featcache.errors import DatasetError
 
@@ -80,7 +80,7 @@ def build(
     images, more_remarks = _with_splits(images, rule, known, left_out)
     remarks += more_remarks
     check(images, str(source.folder))
-    return Built(in_order(images), tuple(left_out), tuple(remarks))
+    return Built(in_order(images), tuple(left_out), (*remarks, *remarks_on(files)))
 
 
 def _usable(
@@ -134,7 +134,7 @@ def _image(candidate: Candidate, file: ImageFile, group_pattern: str) -> Labelle
         group = (found.group(1 if found.re.groups else 0) if found else "") or ""
         if not group:
             raise DatasetError(f"{candidate.path}: the group pattern {group_pattern!r} finds nothing in this path")
-    image_id = image_id_of(file.sha256, candidate.box)
+    image_id = image_id_of(file.identity, candidate.box)
     return LabelledImage(candidate.path, candidate.label, candidate.split, group, image_id, candidate.box)
 
 

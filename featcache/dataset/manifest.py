@@ -80,9 +80,17 @@ class Dataset:
         return {label: {split: counts[label, split] for split in SPLITS} for label in self.classes}
 
 
-def image_id_of(file_sha256: str, box: Box | None) -> str:
-    """Name of an image: the SHA-256 of its file's bytes; with a box, a digest of that and the box."""
-    return file_sha256 if box is None else digest([file_sha256, list(astuple(box))])
+def identity_of(file_sha256: str, rules: int) -> str:
+    """Name of a file's picture: the SHA-256 of its bytes; a digest of that and the rules of reading, if not the first.
+
+    rules : see `featcache.dataset.pixels.Decoded`
+    """
+    return file_sha256 if rules == 1 else digest([file_sha256, {"rules": rules}])
+
+
+def image_id_of(identity: str, box: Box | None) -> str:
+    """Name of an image: that of its file's picture (`identity_of`); with a box, a digest of that and the box."""
+    return identity if box is None else digest([identity, list(astuple(box))])
 
 
 def in_order(images: Iterable[LabelledImage]) -> tuple[LabelledImage, ...]:

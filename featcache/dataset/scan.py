@@ -6,20 +6,25 @@ import csv
 import io
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
+from dataclasses import fields as fields_of
 from pathlib import Path
+from typing import Any
 
 from joblib import Parallel, delayed
 
-from featcache.dataset.images import decode, read_bytes
+from featcache.dataset.images import read_bytes, read_picture
+from featcache.dataset.manifest import identity_of
 from featcache.errors import ImageError
 from featcache.files import sha256_bytes, write_text
 
 STAMPS_FILE = ".images.csv"
 _SETTLED_NS = 2_000_000_000
-_COLUMNS = ["path", "state", "seen_ns", "sha256", "width_px", "height_px", "problem"]
+_DARK = 0.3
+"""A set whose brightest value lies below this share of its type's range: 14 bits in 16 are a quarter."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +34,26 @@ class ImageFile:
     sha256 : of its bytes, or "" where they could not be read
     width_px, height_px : of the upright image
     problem : "" or the reason why it cannot be used
+    rules, remark, brightest, full : see `featcache.dataset.pixels.Decoded`
     """
 
     sha256: str
     width_px: int = 0
     height_px: int = 0
     problem: str = ""
+    rules: int = 1
+    remark: str = ""
+    brightest: int = field(default=0, compare=False)
+    full: int = field(default=0, compare=False)
+
+    @property
+    def identity(self) -> str:
+        """What names the picture: the bytes, and the rules by which they are read where those are not the first."""
+        return identity_of(self.sha256, self.rules)
+
+
+_FIELDS = {item.name: int if item.type == "int" else str for item in fields_of(ImageFile)}
+_COLUMNS = ["path", "state", "seen_ns", *_FIELDS]
 
 
 @dataclass(frozen=True)
@@ -84,6 +103,28 @@ def scan(
     return {path: stamp.file for path, stamp in now.items() if stamp is not None}
 
 
+def remarks_on(files: Mapping[str, ImageFile]) -> list[str]:
+    """What people should know of how a set's files were read: which page was taken, how dark all of them are."""
+    of_remark: dict[str, list[str]] = defaultdict(list)
+    brightest: dict[int, int] = defaultdict(int)
+    for path, file in files.items():
+        if file.remark:
+            of_remark[file.remark].append(path)
+        if file.full:
+            brightest[file.full] = max(brightest[file.full], file.brightest)
+    remarks = [f"{paths[0]}{_and_more(len(paths) - 1)}: {remark}" for remark, paths in sorted(of_remark.items())]
+    return remarks + [
+        f"brightest value {most:,} of {full:,}: the images are dark, or use fewer bits than their type has and do not "
+        "say so; they are taken as they are"
+        for full, most in sorted(brightest.items())
+        if most < full * _DARK
+    ]
+
+
+def _and_more(number: int) -> str:
+    return f" and {number} more" if number else ""
+
+
 def _unchanged(path: str, stamp: _Stamp | None) -> _Stamp | None:
     if stamp is None:
         return None
@@ -108,8 +149,10 @@ def _look(path: Path) -> _Stamp:
     data = b""
     try:
         data = read_bytes(path)
-        height_px, width_px, _ = decode(data).shape
-        file = ImageFile(sha256_bytes(data), width_px, height_px)
+        found = read_picture(data)
+        height_px, width_px, _ = found.pixels.shape
+        seen = (found.rules, found.remark, found.brightest, found.full)
+        file = ImageFile(sha256_bytes(data), width_px, height_px, "", *seen)
     except ImageError as error:
         file = ImageFile(sha256_bytes(data) if data else "", problem=str(error))
     return _Stamp(state, seen_ns, file)
@@ -124,12 +167,17 @@ def _read_stamps(path: Path) -> dict[str, _Stamp]:
             row["path"]: _Stamp(
                 row["state"],
                 int(row["seen_ns"]),
-                ImageFile(row["sha256"], int(row["width_px"]), int(row["height_px"]), row["problem"]),
+                _file(row),
             )
             for row in rows
         }
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
         return {}
+
+
+def _file(row: Mapping[str, str]) -> ImageFile:
+    values: dict[str, Any] = {name: kind(row[name]) for name, kind in _FIELDS.items()}
+    return ImageFile(**values)
 
 
 def _write_stamps(path: Path, stamps: dict[str, _Stamp | None]) -> None:
@@ -138,8 +186,6 @@ def _write_stamps(path: Path, stamps: dict[str, _Stamp | None]) -> None:
     writer.writerow(_COLUMNS)
     for name, stamp in stamps.items():
         if stamp is not None:
-            file = stamp.file
-            cells = [file.sha256, file.width_px, file.height_px, file.problem]
-            writer.writerow([name, stamp.state, stamp.seen_ns, *cells])
+            writer.writerow([name, stamp.state, stamp.seen_ns, *astuple(stamp.file)])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, buffer.getvalue())

@@ -10,8 +10,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
 
-from featcache.dataset.images import decode, read_bytes
-from featcache.dataset.manifest import LabelledImage, image_id_of
+from featcache.dataset.images import read_bytes, read_picture
+from featcache.dataset.manifest import LabelledImage, identity_of, image_id_of
+from featcache.dataset.pixels import RULES
 from featcache.errors import DatasetError, ImageError
 from featcache.extract.shares import Shares
 from featcache.files import sha256_bytes
@@ -113,22 +114,25 @@ def render_views(
 
 def _plain(image: LabelledImage, size_px: int, decoded: Callable[[LabelledImage], tuple[str, Pixels]]) -> Pixels:
     try:
-        sha256, pixels = decoded(image)
-        _check_bytes(image, sha256)  # decoded, perhaps, for another box of the file
+        identity, pixels = decoded(image)
+        _check_bytes(image, identity)  # decoded, perhaps, for another box of the file
         return cut_and_resize(pixels, image.box, size_px)
     except DatasetError as error:
         raise DatasetError(f"{image.path}: {error}") from error
 
 
 def _decoded(image: LabelledImage, folder: Path) -> tuple[str, Pixels]:
-    """The digest of an image's file, and its pixels."""
+    """What names an image's file, and its pixels."""
     data = read_bytes(folder / image.path)
     sha256 = sha256_bytes(data)
-    _check_bytes(image, sha256)
-    return sha256, decode(data)
+    _check_bytes(image, *(identity_of(sha256, rules) for rules in RULES))
+    picture = read_picture(data)
+    identity = identity_of(sha256, picture.rules)
+    _check_bytes(image, identity)
+    return identity, picture.pixels
 
 
-def _check_bytes(image: LabelledImage, sha256: str) -> None:
+def _check_bytes(image: LabelledImage, *identities: str) -> None:
     """The bytes must be those that the image is named by: no feature is of another picture."""
-    if image_id_of(sha256, image.box) != image.image_id:
+    if image.image_id not in (image_id_of(identity, image.box) for identity in identities):
         raise ImageError("its bytes changed while features were computed: run the command again")

@@ -10,8 +10,8 @@ import cv2
 
 from featcache.dataset.build import clipped, default_group
 from featcache.dataset.candidates import LeftOut
-from featcache.dataset.images import decode, read_bytes
-from featcache.dataset.manifest import Dataset, LabelledImage, image_id_of, read_dataset, write_dataset
+from featcache.dataset.images import read_bytes, read_picture
+from featcache.dataset.manifest import Dataset, LabelledImage, identity_of, image_id_of, read_dataset, write_dataset
 from featcache.dataset.scan import STAMPS_FILE, scan
 from featcache.errors import DatasetError, FeatcacheError, ProjectError
 from featcache.files import sha256_bytes, write_bytes
@@ -45,7 +45,7 @@ def current_dataset(
             left_out.append(LeftOut(image.path, reason))
             lines.append(image)
         else:
-            images.append(_with_id(image, image_id_of(file.sha256, box), file.sha256))
+            images.append(_with_id(image, image_id_of(file.identity, box), file.sha256))
             lines.append(images[-1])
     stop_if_strict(left_out, strict)
     if not images:
@@ -99,10 +99,11 @@ def preview(
         for image in images:
             try:
                 data = read_bytes(dataset.folder / image.path)
-                plain = cut_and_resize(decode(data), image.box, size_px)
+                picture = read_picture(data)
+                plain = cut_and_resize(picture.pixels, image.box, size_px)
             except FeatcacheError as error:
                 raise DatasetError(f"{image.path}: {error}") from error
-            image_id = image_id_of(sha256_bytes(data), image.box)
+            image_id = image_id_of(identity_of(sha256_bytes(data), picture.rules), image.box)
             tiles.append([render(plain, view_parameters(plan, image_id, view)) for view in range(n_views)])
             captions.append(f"{label}   {image.path}   {image.split}")
     path = out or project.folder / SHEET_FILE
