@@ -17,7 +17,8 @@
         ├── RemoteNotFoundError (FileNotFoundError) nothing of that name is there
         ├── RemoteAccessError  (PermissionError)   it wants other credentials
         ├── RemoteDroppedError (ConnectionError)   it was cut off, or was silent for too long
-        └── TrustError                             a signature is missing, wrong or of nobody who is trusted
+        ├── TrustError                             a signature is missing, wrong or of nobody who is trusted
+        └── OfflineError       (ConnectionError)   something would reach another machine, and --offline forbids it
 
 A message says what is wrong, where, what was expected and found, and what to do next. The command
 line prints it and exits with 1; a traceback that reaches a user is a defect.
@@ -109,6 +110,12 @@ class RemoteDroppedError(RemoteError, ConnectionError):
 
 class TrustError(RemoteError):
     """A signature is missing, wrong, or of nobody who is trusted here."""
+
+
+class OfflineError(RemoteError, ConnectionError):
+    """Something was about to reach another machine, and `offline` allows no network."""
+
+    __str__ = Exception.__str__
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

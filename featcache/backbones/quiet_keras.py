@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from featcache.errors import BackboneError
+from featcache.network import without_telemetry
 
 _FIRST = ("zlib", "numcodecs.zstd")
 """TensorFlow shows everyone the zlib and zstd in it: modules loaded later would compress with them, to other bytes."""
@@ -24,6 +25,7 @@ def import_keras() -> Any:
 
     Whoever sets TF_CPP_MIN_LOG_LEVEL to 0, 1 or 2 wants to see TensorFlow's log, and sees it.
     """
+    without_telemetry()
     for name in _FIRST:
         import_module(name)
     # What goes wrong later arrives as an exception, not only in the log.

@@ -20,6 +20,7 @@ from featcache.errors import CacheError, CacheWriteError
 from featcache.extract import Counts, Shares, Stage, Target
 from featcache.extract import extract as extract_rows
 from featcache.machine import usable_cores
+from featcache.network import offline
 from featcache.pipeline.plan import ExtractOptions, Plan, plan_extraction
 from featcache.pipeline.progress import Stopping, Track, never, silent
 from featcache.pipeline.pull import ask_remotes
@@ -122,6 +123,18 @@ def extract(
     cannot be had, CacheWriteError for a cache that cannot be written.
     """
     options = options or ExtractOptions()
+    with offline(options.offline):
+        return _extract(project, models, options, track, stopping, on_event)
+
+
+def _extract(
+    project: Project,
+    models: Sequence[str],
+    options: ExtractOptions,
+    track: Track,
+    stopping: Stopping,
+    on_event: OnEvent,
+) -> Pass:
     started = time.perf_counter()
     refuse_unwritable(project.cache_folder)
     plans = plan_extraction(project, models, options, track, on_event=on_event)

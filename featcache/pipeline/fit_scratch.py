@@ -20,6 +20,7 @@ from featcache.errors import ScratchError
 from featcache.files import beside
 from featcache.heads.head import Head
 from featcache.heads.history import Epoch
+from featcache.network import offline
 from featcache.pipeline.extract import extract
 from featcache.pipeline.fit_head import (
     described,
@@ -103,6 +104,21 @@ def fit_scratch(
     BackboneError and WeightsError for images and networks that cannot be had, RunError where the run cannot be written.
     """
     options = options or ScratchOptions()
+    with offline(options.offline):
+        return _fit_scratch(project, spec, config, options, again, track, on_epoch, stopping, on_event)
+
+
+def _fit_scratch(
+    project: Project,
+    spec: NetworkSpec,
+    config: ScratchConfig,
+    options: ScratchOptions,
+    again: bool,
+    track: Track,
+    on_epoch: Callable[[Sequence[Epoch]], object],
+    stopping: Stopping,
+    on_event: Callable[[str], object],
+) -> Fitted:
     started = time.perf_counter()
     refuse_unwritable(project.results_folder)
     spec, head = _asked(project, spec, config, options)

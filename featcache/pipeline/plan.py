@@ -17,6 +17,7 @@ from featcache.dataset.candidates import LeftOut
 from featcache.dataset.manifest import Dataset, check
 from featcache.errors import DatasetError, WeightsError
 from featcache.extract import rows_of
+from featcache.network import offline
 from featcache.pipeline.dataset import current_dataset
 from featcache.pipeline.progress import Track, silent
 from featcache.project import Project, StorageSection, changed
@@ -137,7 +138,8 @@ def plan_extraction(
     for model in models:
         if options.offline:
             _refuse_download(model, options.weights)
-        cuts, engine = network_for(project, options.network(model), options.engine, options.batch_rows, on_event)
+        with offline(options.offline):
+            cuts, engine = network_for(project, options.network(model), options.engine, options.batch_rows, on_event)
         for number, cut in enumerate(cuts):
             recipe = Recipe(space_of(cut, storage.dtype), augmentation)
             if cut.dtype == pixels.DTYPE and "dtype" in options.storage:

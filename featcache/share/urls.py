@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from featcache.errors import UsageError
+from featcache.network import refuse_offline
 from featcache.share.contract import Store
 
 PACK_SUFFIX = ".zip"
@@ -91,6 +92,7 @@ def _open(place: Place) -> Store:
         from featcache.share.folder import FolderStore
 
         return FolderStore(Path("/" + place.path), place.url)
+    refuse_offline(place.host)
     if place.scheme in ("http", "https"):
         from featcache.share.web import WebStore
 

@@ -7,6 +7,7 @@ when the next one reads it. Pixels go in as bytes: preprocessing is the graph's 
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import tempfile
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from featcache.backbones.network import Network
 from featcache.backbones.quiet_keras import import_keras
 from featcache.errors import BackboneError
 from featcache.machine import usable_cores
+from featcache.network import without_telemetry
 
 if TYPE_CHECKING:
     import keras
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'featcache[openvino]'"
 _WAITING = 2
 """Requests a core: one that is computed and one that waits, so that no core does."""
+
+
+def import_openvino() -> Any:
+    """The `openvino` module, without what it would report to its makers (and keep in the home folder) when imported."""
+    without_telemetry()
+    return importlib.import_module("openvino")
 
 
 def is_installed() -> bool:
@@ -85,8 +93,7 @@ class OpenvinoEngine:
         return features
 
     def _compile(self, batch_rows: int) -> None:
-        import openvino
-
+        openvino = import_openvino()
         cores = min(usable_cores(), check_batch_rows(batch_rows))
         self._request_rows = -(-batch_rows // cores)
         self.batch_rows = self._request_rows * cores
@@ -125,9 +132,9 @@ def _read(model: keras.Model) -> tuple[Any, list[str]]:
     It goes through a TensorFlow graph in which the weights are constants. `openvino.convert_model` comes to the
     same, but follows the graph node by node in Python, which takes longer.
     """
-    import openvino
     import tensorflow as tf
 
+    openvino = import_openvino()
     trainable = [variable.numpy() for variable in model.trainable_variables]
     others = [variable.numpy() for variable in model.non_trainable_variables]
 
@@ -146,9 +153,8 @@ def _read(model: keras.Model) -> tuple[Any, list[str]]:
 
 def _with_preprocessing(graph: Any, names: Sequence[str], mode: str) -> Any:
     """`graph` behind the preprocessing called `mode`: from uint8 pixels to the outputs called `names`."""
-    import openvino
-    from openvino import opset13 as ops
-
+    openvino = import_openvino()
+    ops = openvino.opset13
     affine = affine_of(mode)
     if affine is None:
         raise ValueError(f"preprocessing {mode} is no scale and shift")

@@ -1,0 +1,186 @@
+"""Nothing calls home: a recorded run of the commands looks up no name and connects to nobody; --offline is a guard."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import run_command
+
+from featcache.errors import OfflineError, UsageError
+from featcache.network import offline, refuse_offline
+from featcache.share.urls import open_remote
+
+COMMANDS = (
+    "models",
+    "models --offline",
+    "dataset generate cells --per-class 6 --size 48",
+    "init cells --split-counts 4/1/1 --views 2",
+    "dataset check",
+    "dataset preview --out sheet.png",
+    "extract --model efficientnet-lite0 --input-size 64 --engine openvino",
+    "extract --model mobilenetv2 --weights random --input-size 32 --engine keras --pooling avg --offline",
+    "extract --model pixels --input-size 32 --format hdf5",
+    "fit-head --cache CACHE --epochs 3",
+    "fit-head --cache CACHE --epochs 1 --optimizer adam",
+    "fit-head --cache CACHE --head logreg",
+    "sweep --cache CACHE --epochs 2 --lr 0.1,0.01",
+    "fit-scratch --model resnet20 --input-size 32 --epochs 1 --recipe study",
+    "report",
+    "ls",
+    "info CACHE",
+    "explain --model pixels --input-size 32",
+    "diff CACHE OTHER",
+    "verify CACHE --recompute 2",
+    "convert CACHE --format hdf5",
+    "key new somebody",
+    "remote add there exchange",
+    "push CACHE --remote there",
+    "ls --remote there",
+    "pull there/CACHE",
+    "pack CACHE --to caches.zip",
+    "index exchange",
+    "rm OTHER --yes",
+    "gc",
+)
+DRIVER = """
+import json, os, sys, traceback
+from pathlib import Path
+
+CALLS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo"}
+record = []
+
+
+def hook(event, args):
+    if event in CALLS:
+        record.append(f"{event} {args[0]}")
+    elif event in ("socket.connect", "socket.sendto", "socket.sendmsg") and isinstance(args[1], tuple):
+        record.append(f"{event} {args[1]}")
+
+
+sys.addaudithook(hook)
+from featcache.cli import cli
+
+names, codes = [], {}
+for line in json.loads(sys.argv[1]):
+    for name, stands in zip(names, ("CACHE", "OTHER")):
+        line = line.replace(stands, name)
+    try:
+        codes[line] = cli.main(line.split(), prog_name="featcache", standalone_mode=False) or 0
+    except BaseException as error:
+        codes[line] = repr(error)
+        traceback.print_exc()
+    if line.startswith("extract"):
+        names = sorted(each.name for each in Path("cache").iterdir() if not each.name.startswith("."))
+Path("recorded.json").write_text(json.dumps([codes, record]))
+"""
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[str], Path]:
+    """What each command gave, what was recorded, and the home folder. One process, so that all is imported once."""
+    folder, home = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("home")
+    env = {**os.environ, "HOME": str(home), "CI": ""}  # the telemetry of one library keeps still where CI is set
+    command = [sys.executable, "-c", DRIVER, json.dumps(COMMANDS)]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert (folder / "recorded.json").exists(), done.stderr
+    print(done.stderr)
+    codes, record = json.loads((folder / "recorded.json").read_text())
+    return codes, record, home
+
+
+def test_every_command_of_the_recording_did_its_work(recorded: tuple[dict[str, Any], list[str], Path]) -> None:
+    codes, _, _ = recorded
+    assert {line: code for line, code in codes.items() if code} == {}
+
+
+def test_no_command_looks_up_a_name_or_connects(recorded: tuple[dict[str, Any], list[str], Path]) -> None:
+    _, lines, _ = recorded
+    assert lines == []
+
+
+def test_no_client_id_is_left_in_the_home_folder(recorded: tuple[dict[str, Any], list[str], Path]) -> None:
+    _, _, home = recorded
+    names = [path.name for path in home.rglob("*")]
+    assert not [name for name in names if "telemetry" in name or "intel" in name.lower() or "cid" in name.lower()]
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_no_library_connects_past_python(tmp_path: Path) -> None:
+    """Sockets that compiled code opens, seen by the kernel: an extraction on OpenVINO, and one on Keras."""
+    run_command("dataset", "generate", "cells", "--per-class", "4", "--size", "32", cwd=tmp_path, check=True)
+    run_command("init", "cells", "--split-counts", "2/1/1", "--views", "1", cwd=tmp_path, check=True)
+    trace = tmp_path / "trace"
+    code = "from featcache.cli import main; main()"
+    strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=connect,sendto,sendmsg", "-o", str(trace)]
+    for engine in ("openvino", "keras"):
+        args = ["extract", "--model", "mobilenetv2", "--weights", "random", "--input-size", "32", "--engine", engine]
+        command = [*strace, sys.executable, "-c", code, *args]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        if "ptrace" in done.stderr.lower():
+            pytest.skip(f"strace may not trace here: {done.stderr.strip()[:200]}")
+        assert done.returncode == 0, done.stderr
+        lines = trace.read_text().splitlines()
+        assert not [line for line in lines if "AF_INET" in line]
+
+
+# The guard
+
+
+def test_offline_refuses_look_ups_and_connections_of_anybody() -> None:
+    with offline(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        for attempt in (
+            lambda: socket.getaddrinfo("example.invalid", 443),
+            lambda: socket.gethostbyname("example.invalid"),
+            lambda: socket.create_connection(("192.0.2.1", 9)),
+            lambda: datagrams.sendto(b"x", ("192.0.2.1", 9)),
+            lambda: refuse_offline("example.invalid"),
+            lambda: open_remote("https://example.invalid/x"),
+            lambda: open_remote("s3://bucket/x"),
+            lambda: open_remote("sftp://example.invalid/x"),
+        ):
+            with pytest.raises(OfflineError, match="--offline allows no network"):
+                attempt()
+    with pytest.raises((OSError, UsageError)) as caught:
+        socket.create_connection(("127.0.0.1", 1), timeout=1)
+    assert not isinstance(caught.value, OfflineError), "the guard ends with the block"
+
+
+def test_offline_holds_in_other_threads_and_leaves_this_machine_alone() -> None:
+    found: list[BaseException] = []
+
+    def reach() -> None:
+        try:
+            socket.getaddrinfo("example.invalid", 443)
+        except BaseException as error:  # noqa: BLE001 - whatever it was
+            found.append(error)
+
+    with socket.socket() as server, offline():
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        socket.create_connection(server.getsockname(), timeout=5).close()
+        thread = threading.Thread(target=reach)
+        thread.start()
+        thread.join()
+    assert isinstance(found[0], OfflineError)
+
+
+def test_a_download_that_a_network_of_ones_own_begins_is_refused_offline(tmp_path: Path) -> None:
+    """Not by the good will of featcache's own code: the builder reaches out, and the guard says no."""
+    (tmp_path / "mine.py").write_text(
+        "import urllib.request\n\n\ndef net():\n    urllib.request.urlopen('http://example.invalid/weights')\n"
+    )
+    run_command("dataset", "generate", "cells", "--per-class", "4", "--size", "32", cwd=tmp_path, check=True)
+    run_command("init", "cells", "--split-counts", "2/1/1", "--views", "1", cwd=tmp_path, check=True)
+    done = run_command("extract", "--model", "mine:net", "--offline", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    assert done.code == 1
+    assert "example.invalid was about to be reached, and --offline allows no network" in done.err
+    assert "Traceback" not in done.err
