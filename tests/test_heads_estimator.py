@@ -360,3 +360,68 @@ def test_it_is_public_and_loads_no_network(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# Arguments of another kind than expected
+
+
+def test_class_weights_are_found_by_labels_that_look_like_numbers() -> None:
+    X, y = np.random.default_rng(0).normal(size=(60, 5)), np.array(["1", "2", "10"] * 20)
+    weights = {"1": 3.0, "10": 0.5}
+    by_text = HeadClassifier(epochs=3, class_weight=weights).fit(X, y)
+    order = ["1", "10", "2"]  # as sorted
+    by_name = HeadClassifier(epochs=3, class_weight={"a": 3.0, "b": 0.5}).fit(
+        X, np.array([dict(zip(order, "abc", strict=True))[label] for label in y])
+    )
+    np.testing.assert_array_equal(by_text.coefs_[0], by_name.coefs_[0])
+
+
+def test_one_number_of_hidden_units_is_one_layer() -> None:
+    X, y = np.random.default_rng(0).normal(size=(40, 5)), np.arange(40) % 2
+    one, same = HeadClassifier(hidden=8, epochs=2).fit(X, y), HeadClassifier(hidden=(8,), epochs=2).fit(X, y)
+    np.testing.assert_array_equal(one.coefs_[0], same.coefs_[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch": None}, "batch None: expected a whole number"),
+        ({"batch": 2.5}, "batch 2.5: expected a whole number"),
+        ({"epochs": "10"}, "epochs '10': expected a whole number"),
+        ({"hidden": "256"}, "hidden .*: expected whole numbers"),
+        ({"hidden": None}, "hidden .*: expected whole numbers"),
+        ({"hidden": (8, None)}, "hidden .*: expected whole numbers"),
+        ({"lr": None}, "lr None: expected a number"),
+        ({"lr": float("nan")}, "lr nan: expected a number"),
+        ({"l2": "much"}, "l2 'much': expected a number"),
+        ({"dropout": [0.5]}, r"dropout \[0.5\]: expected a number"),
+        ({"nesterov": "yes"}, "nesterov 'yes': expected True or False"),
+        ({"activation": None}, "activation None: expected a name"),
+        ({"patience": True}, "patience True: expected a whole number"),
+        ({"class_weight": [1, 2]}, "class_weight .*: expected 'balanced', a dict or None"),
+        ({"class_weight": {7: 1.0}}, "class_weight names 7, which no row has"),
+        ({"class_weight": {0: "much"}}, "class_weight 'much': expected a number"),
+        ({"class_weight": {0: -1.0}}, "class_weight -1.0: expected a number of at least 0"),
+    ],
+)
+def test_settings_of_another_type_are_named(settings: dict[str, Any], message: str) -> None:
+    X, y = np.random.default_rng(0).normal(size=(40, 5)), np.arange(40) % 2
+    with pytest.raises(HeadError, match=message):
+        HeadClassifier(**{"epochs": 1, **settings}).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a", None] * 20, "row 1 has no label"),
+        (np.array(["a", "b", None, "a"] * 10, dtype=object), "row 2 has no label"),
+        (["a", float("nan")] * 20, "row 1 has no label"),
+        (["a", 1] * 20, "labels of several types"),
+    ],
+)
+def test_rows_without_a_label_are_named(labels: Any, message: str) -> None:
+    X = np.random.default_rng(0).normal(size=(40, 5))
+    with pytest.raises(HeadError, match=message):
+        HeadClassifier(epochs=1).fit(X, labels)
+    with pytest.raises(HeadError, match="y_val: " + message):
+        HeadClassifier(epochs=1).fit(X, ["a", "b"] * 20, X_val=X, y_val=labels)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from featcache.errors import HeadError, nearest
 
@@ -74,6 +77,7 @@ class HeadConfig:
     dtype: Literal["float32", "float64"] = "float32"
 
     def __post_init__(self) -> None:
+        self._check_types()
         factors = self.l2 if isinstance(self.l2, tuple) else (self.l2,)
         layers = len(self.hidden) + 1
         problems = [
@@ -115,6 +119,27 @@ class HeadConfig:
         if wrong:
             raise HeadError("; ".join(wrong))
 
+    def _check_types(self) -> None:
+        """Raise HeadError for what is no number where one belongs, by the fields' annotations."""
+        for item in fields(self):
+            value, kind = getattr(self, item.name), str(item.type)
+            if kind == "bool":
+                expected = "" if isinstance(value, (bool, np.bool_)) else "True or False"
+            elif kind == "int":
+                expected = "" if _is_whole(value) else "a whole number"
+            elif kind == "float":
+                expected = "" if _is_number(value) else "a number"
+            elif item.name == "hidden":
+                is_right = isinstance(value, tuple) and all(map(_is_whole, value))
+                expected = "" if is_right else "whole numbers, one for each hidden layer, as in (256,)"
+            elif item.name == "l2":
+                is_right = all(map(_is_number, value)) if isinstance(value, tuple) else _is_number(value)
+                expected = "" if is_right else "a number, or one for each layer"
+            else:
+                expected = "" if isinstance(value, str) else "a name"
+            if expected:
+                raise HeadError(f"{item.name} {value!r:.80}: expected {expected}")
+
     def lr_at(self, update: int, updates_an_epoch: int) -> float:
         """Learning rate of an update, counted from 0."""
         if self.schedule == "inverse-time":
@@ -146,6 +171,14 @@ class HeadConfig:
         """The record as it stands in a run's config.json."""
         l2 = list(self.l2) if isinstance(self.l2, tuple) else self.l2
         return {**asdict(self), "hidden": list(self.hidden), "l2": l2}
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and value is not True and value is not False
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and value is not True and value is not False and not math.isnan(float(value))
 
 
 PRESETS: dict[str, HeadConfig] = {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import (
     _check_sample_weight,
@@ -54,7 +53,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    hidden : tuple of int, units of each hidden layer; () trains a softmax layer alone
+    hidden : tuple of int, units of each hidden layer; one number is one layer, () trains a softmax layer alone
     dropout : float, fraction of each hidden layer's units left out in training
     activation : "relu", "elu", "tanh", "sigmoid" or "linear"
     lr : float, learning rate of the first update
@@ -88,7 +87,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        hidden: Sequence[int] = (256,),
+        hidden: int | Sequence[int] = (256,),
         *,
         dropout: float = 0.5,
         activation: Activation = "relu",
@@ -149,6 +148,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X_val, y_val : rows that the training is watched on, as columns val_loss and val_accuracy of `history_`
         """
         config = self._config()
+        _refuse_missing_labels(y, "y")
         X, y = validate_data(self, _flat(X), y, dtype=config.dtype, multi_output=True, ensure_min_samples=2)
         X, y, weights = _weighed(X, y, sample_weight)
         numbers = self._encode_classes(y.toarray() if hasattr(y, "toarray") else y)
@@ -217,8 +217,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if not isinstance(seed, Integral):
             seed = check_random_state(seed).randint(2**31 - 1)
         return HeadConfig(
-            hidden=tuple(self.hidden),
-            l2=tuple(self.l2) if isinstance(self.l2, Sequence) else self.l2,
+            hidden=tuple(self.hidden) if np.iterable(self.hidden) else (self.hidden,),
+            l2=tuple(self.l2) if isinstance(self.l2, (list, tuple)) else self.l2,
             class_weights="none",
             seed=int(seed),
             **{name: getattr(self, name) for name in _CONFIGURED},
@@ -244,6 +244,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if X_val is None:
             return X[:0], numbers[:0]
         X_val = validate_data(self, _flat(X_val), dtype=X.dtype, reset=False)
+        _refuse_missing_labels(y_val, "y_val")
         y_val = check_array(y_val, ensure_2d=False, dtype=None)
         check_consistent_length(X_val, y_val)
         if numbers.ndim == 2:
@@ -262,10 +263,25 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 raise HeadError(f"class_weight {self.class_weight!r}: expected 'balanced', a dict or None")
             weights = weights / np.bincount(numbers, weights)[numbers]
         elif numbers.ndim == 1 and self.class_weight is not None:
-            weights = weights * compute_sample_weight(self.class_weight, self.classes_[numbers])
+            weights = weights * self._class_weights()[numbers]
         if not weights.any():
             raise HeadError("class_weight is 0 for every row")
         return np.asarray(weights / weights.mean())
+
+    def _class_weights(self) -> Array:
+        """The weight of each class, from a dict by label; 1 for those that it does not name."""
+        given = self.class_weight
+        if not isinstance(given, Mapping):
+            raise HeadError(f"class_weight {given!r:.80}: expected 'balanced', a dict or None")
+        classes = self.classes_.tolist()
+        unknown = [label for label in given if label not in classes]
+        if unknown:
+            raise HeadError(f"class_weight names {unknown[0]!r}, which no row has: the classes are {classes!r:.200}")
+        weights: list[Any] = list(given.values())
+        wrong = [weight for weight in weights if not (isinstance(weight, Real) and 0 <= float(weight) < np.inf)]
+        if wrong:
+            raise HeadError(f"class_weight {wrong[0]!r:.80}: expected a number of at least 0")
+        return np.array([float(given.get(label, 1.0)) for label in classes])
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -290,6 +306,19 @@ class _Watch:
             self.best_epoch = latest.epoch
             self.best = state.copy() if self.config.restore_best else None
         return 0 < self.config.patience <= latest.epoch - self.best_epoch
+
+
+def _refuse_missing_labels(y: Any, name: str) -> None:
+    """scikit-learn finds NaN; None, and NaN among labels of other types, it would sort, or take for a class."""
+    labels = np.asarray(y, dtype=object) if isinstance(y, (list, tuple)) else np.asarray(y)
+    if labels.dtype != object or labels.ndim != 1:
+        return
+    missing = np.flatnonzero(pd.isna(labels))
+    if missing.size:
+        raise HeadError(f"{name}: row {missing[0]} has no label ({labels[missing[0]]!r}): leave rows without one out")
+    kinds = sorted({type(label).__name__ for label in labels if not isinstance(label, Real)})
+    if len(kinds) > 1 or (kinds and any(isinstance(label, Real) for label in labels)):
+        raise HeadError(f"{name}: labels of several types, {', '.join(kinds)} among them: make all of them strings")
 
 
 def _flat(X: Any) -> Any:
