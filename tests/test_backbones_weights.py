@@ -423,7 +423,9 @@ def test_input_size_has_a_minimum():
 REAL = {
     "mobilenetv2": ("mobilenet_v2_1.0_224_notop.h5", "0c25930bea30e6d2"),
     "resnet50": ("resnet50_pruned_notop.h5", "c0d8e41c9a157681"),
-    "vgg16": ("vgg16_hed_notop.weights.h5", "d2aa1196fda97c52"),
+    "vgg16": ("vgg16_imagenet_notop.weights.h5", "a86430c79d736f47"),
+    "densenet121": ("densenet121_imagenet_notop.weights.h5", "30416fb5b9cde53d"),
+    "mobilenet": ("mobilenet_1.0_224_imagenet_notop.weights.h5", "89149e9576c5c4e7"),
     "xception": ("xception_imagenet_notop.weights.h5", "d32ee061eb73f8ce"),
 }
 

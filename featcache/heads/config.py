@@ -174,11 +174,11 @@ class HeadConfig:
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and value is not True and value is not False
+    return not isinstance(value, bool) and isinstance(value, Integral)
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and value is not True and value is not False and not math.isnan(float(value))
+    return not isinstance(value, bool) and isinstance(value, Real) and not math.isnan(float(value))
 
 
 PRESETS: dict[str, HeadConfig] = {

@@ -216,9 +216,10 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seed = self.random_state
         if not isinstance(seed, Integral):
             seed = check_random_state(seed).randint(2**31 - 1)
+        l2: Any = self.l2
         return HeadConfig(
             hidden=tuple(self.hidden) if np.iterable(self.hidden) else (self.hidden,),
-            l2=tuple(self.l2) if isinstance(self.l2, (list, tuple)) else self.l2,
+            l2=tuple(l2) if isinstance(l2, (list, tuple)) else l2,
             class_weights="none",
             seed=int(seed),
             **{name: getattr(self, name) for name in _CONFIGURED},
