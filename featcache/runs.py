@@ -200,8 +200,7 @@ def write_predictions(
     folder: Path, rows: pd.DataFrame, probabilities: NDArray[np.floating[Any]], classes: Sequence[str]
 ) -> None:
     """Write predictions.csv: every row of the cache, the predicted label, the probability of each class."""
-    frame = rows.copy()
-    frame["predicted"] = [classes[index] for index in probabilities.argmax(axis=1)]
-    for index, label in enumerate(classes):
-        frame[f"p_{label}"] = probabilities[:, index].round(6)
+    predicted = pd.Series([classes[index] for index in probabilities.argmax(axis=1)], rows.index, name="predicted")
+    columns = [f"p_{label}" for label in classes]
+    frame = pd.concat([rows, predicted, pd.DataFrame(probabilities.round(6), rows.index, columns)], axis=1)
     write_text(folder / PREDICTIONS_FILE, frame.to_csv(index=False, lineterminator="\n"))

@@ -18,10 +18,14 @@ from featcache.heads import products
 from featcache.heads.config import Activation, HeadConfig
 from featcache.heads.head import Head
 from featcache.heads.train import Choice, choose_solver, train_head
+from featcache.machine import usable_cores
 from featcache.pipeline import fit_head as module
-from featcache.pipeline.fit_head import fit_head
+from featcache.pipeline.fit_head import fit_head, report
 from featcache.pipeline.resume import interrupted
 from featcache.project import Project, Settings
+from featcache.report import figures
+from featcache.report.content import facts
+from featcache.report.records import read_record
 from featcache.store.cache import Cache
 
 NOISY = replace(CONFIG, lr=0.003, epochs=60, dropout=0.5, seed=2)
@@ -194,3 +198,27 @@ def test_what_an_interrupted_training_was_of(cache: Cache, tmp_path: Path) -> No
         (run.folder / "config.json").write_text(text)
         with pytest.raises(Exception, match=r"config\.json: cannot be read"):
             interrupted(project, run.name, {})
+
+
+def test_a_run_says_on_how_many_cores_it_was_trained(cache: Cache, tmp_path: Path) -> None:
+    """Sums of Keras are split among the cores: under one name, last digits may differ."""
+    run = fit_head(cache, tmp_path, HeadConfig(epochs=1, optimizer="adam")).run
+    assert run.config["cores"] == usable_cores()
+    assert ("cores", f"{usable_cores()}; on another number the last digits differ") in facts(read_record(run))
+
+
+def test_a_run_stays_where_its_pictures_cannot_be_drawn(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # nobody draws in the other tests
+
+    def no_memory(*_: object, **__: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(figures, "confusion_matrix", no_memory)
+    monkeypatch.setattr(figures, "curves", no_memory)
+    run = fit_head(cache, tmp_path, HeadConfig(epochs=1)).run
+    assert not (run.folder / figures.CURVES_FILE).exists()
+    monkeypatch.undo()
+    _, html, _ = report(tmp_path)
+    assert html.read_text("utf-8").count("<img") == 2, "the report draws what is missing"

@@ -93,11 +93,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_run(results, "scratch-c", FAIR, None, kind="scratch", cache_name=None, solver=None, why=None)
     hostile = 'head-"x" <script> | ü'
     make_run(results, hostile, [[5, 5, 0], [1, 9, 0], [0, 0, 0]], None, HOSTILE, dataset="<i>", backbone="<b>|")
-    for name in ("broken-json", "broken-keys", "no-picture"):
+    for name in ("broken-json", "broken-keys", "no-picture", "ill-picture"):
         shutil.copytree(results / "head-a", results / name)
     (results / "broken-json" / "config.json").write_text("{")
     (results / "broken-keys" / "metrics.json").write_text('{"epochs": 3}')
     (results / "no-picture" / figures.CURVES_FILE).unlink()
+    (results / "ill-picture" / figures.CURVES_FILE).write_bytes(b"GIF89a")
     return results
 
 
@@ -144,13 +145,14 @@ class Page(HTMLParser):
 
 def test_summary_has_one_row_a_run_and_one_table_a_data_set(made: Path) -> None:
     first, second = tables.summary(runs.list_runs(made))[::-1]
-    assert [row[0] for row in first.rows] == ["head-a", "head-b", "no-picture", "scratch-c"]
+    assert [row[0] for row in first.rows] == ["head-a", "head-b", "ill-picture", "no-picture", "scratch-c"]
     row = dict(zip(first.headers, first.rows[0], strict=True))
     assert row["kind"] == "head, gram"
     assert (row["epochs"], row["time, s"], row["s/epoch"]) == ("4", "12.5", "0.100")
     assert (row["validation, %"], row["test, %"], row["test 95 %"]) == ("96.67", "83.33", "78.33–88.33")
     assert (row["test loss"], row["balanced, %"], row["baseline, %"]) == ("0.167", "83.33", "33.33")
-    assert first.rows[3][3] == "scratch"
+    assert first.headers[:4] == ("run", "test, %", "test 95 %", "validation, %"), "what is asked stands first"
+    assert first.rows[4][first.headers.index("kind")] == "scratch"
     assert dict(zip(second.headers, second.rows[0], strict=True))["balanced, %"] == ""
 
 
@@ -183,11 +185,48 @@ def test_the_best_run_is_chosen_by_validation_and_never_by_test(made: Path) -> N
     assert best_by_validation(records[1:2]) is None
 
 
-def test_means_compare_transfer_with_scratch(made: Path) -> None:
-    records, _ = read_records([runs.Run(made / name) for name in ("head-a", "head-b", "scratch-c")])
-    head, scratch = tables.means_of(records).rows
-    assert (head[0], head[1], head[5], head[6]) == ("head", "2", "0.100", "90.00")
-    assert (scratch[4], scratch[6]) == ("", "83.33")
+def test_means_mix_neither_networks_nor_kinds(made: Path, tmp_path: Path) -> None:
+    again = make_run(tmp_path, "head-d", GOOD, GOOD)
+    names = ("head-a", "head-b", "scratch-c")
+    records, _ = read_records([*(runs.Run(made / name) for name in names), again])
+    table = tables.means_of(records)
+    assert table is not None
+    assert [row[:3] for row in table.rows] == [
+        ("head", "vgg16", "2"),
+        ("head", "xception", "1"),
+        ("scratch", "vgg16", "1"),
+    ]
+    assert table.rows[0][-1] == "90.00"
+    assert tables.means_of(records[:3]) is None, "nothing to take a mean of"
+
+
+def test_a_classical_head_has_no_epochs_and_no_curves(tmp_path: Path) -> None:
+    logreg = make_run(
+        tmp_path / "runs", "logreg-a", GOOD, GOOD, solver="scikit-learn", head={"kind": "logreg", "seed": 0}
+    )
+    (table,) = tables.summary([logreg])
+    row = dict(zip(table.headers, table.rows[0], strict=True))
+    assert (row["epochs"], row["s/epoch"], row["kind"]) == ("", "", "logreg, scikit-learn")
+    _, html = page.write_report([logreg, make_run(tmp_path / "runs", "head-a", GOOD, GOOD)], tmp_path / "out")
+    names = [image["alt"] for image in Page(html.read_text("utf-8")).all("img")]
+    assert not [name for name in names if "logreg" in name and "Loss" in name]
+
+
+MANY = tuple(f"class {number:04}" for number in range(1000))
+
+
+def test_a_thousand_classes_are_drawn_and_written_in_bounds(tmp_path: Path) -> None:
+    confusion = np.eye(1000, dtype=int) * 3
+    confusion[7, 8] = 5
+    run = make_run(tmp_path / "runs", "head-many", confusion.tolist(), None, MANY)
+    _, html = page.write_report([run], tmp_path / "out")
+    with Image.open(run.folder / figures.CONFUSION_FILE) as picture:
+        assert max(picture.size) < 2000, "the picture does not grow with the classes"
+    assert html.stat().st_size < 3_000_000
+    found = Page(html.read_text("utf-8"))
+    assert max(len(row) for row in found.rows) <= tables.MOST_CLASSES + 1
+    assert "the 20 worst of 1,000" in " ".join(found.words)
+    assert "class 0007" in {cell for row in found.rows for cell in row}, "the worst class is among those shown"
 
 
 def test_most_confused_names_pairs_by_count(made: Path) -> None:
@@ -211,7 +250,7 @@ def test_html_loads_nothing_and_runs_nothing(written: tuple[str, str, Path]) -> 
 
 def test_html_holds_every_picture_with_words_for_it(written: tuple[str, str, Path]) -> None:
     images = Page(written[1]).all("img")
-    assert len(images) == 2 + 5 * 2 - 1
+    assert len(images) == 2 + 6 * 2 - 1
     for attributes in images:
         assert len(attributes["alt"]) > 20
         with Image.open(io.BytesIO(base64.b64decode(attributes["src"].partition(",")[2]))) as image:
@@ -225,12 +264,12 @@ def test_html_holds_the_right_numbers_and_all_text_as_text(written: tuple[str, s
     assert ["head-b", "90.00", "100.00", "100.00"] in found.rows
     assert ["run", *HOSTILE] in found.rows
     assert ['head-"x" <script> | ü', "50.00", "90.00", ""] in found.rows
-    assert [len(row) for row in found.rows].count(len(tables.SUMMARY_HEADERS)) == 2 + 5
+    assert [len(row) for row in found.rows].count(len(tables.SUMMARY_HEADERS)) == 2 + 6
     text = " ".join(found.words)
     assert "Best by validation accuracy: head-a, 96.67 % on validation and 83.33 % on test" in text
     assert "Dense(256, ReLU), Dropout(0.5), Dense(3, softmax)" in text
     assert "SGD, learning rate 1e-05, batch 16" in text
-    assert "7 runs" in text
+    assert "8 runs" in text
     targets = {attributes["href"][1:] for attributes in found.all("a")}
     assert targets == {attributes["id"] for attributes in found.all("section") if "id" in attributes}
 
@@ -242,7 +281,7 @@ def test_damage_is_listed_with_its_reason_and_without_folders(
     text = re.sub(r"[*\\]|</?strong>", "", written[which])
     assert "broken-json: config.json: cannot be read: Expecting property name" in text
     assert "broken-keys: metrics.json: seconds: Field required (and 1 more)" in text
-    assert "no-picture: curves.png: No such file or directory; the rest of the run is shown" in text
+    assert "ill-picture: curves.png: not a PNG image; the rest of the run is shown" in text
     assert str(made) not in text
 
 
@@ -252,9 +291,9 @@ def test_markdown_tables_are_whole_and_links_hold_from_another_folder(written: t
     assert "&lt;script&gt;alert" in markdown
     assert "<" not in markdown
     widths = [len(re.findall(r"(?<!\\)\|", line)) for line in markdown.splitlines() if line.startswith("|")]
-    assert set(widths) == {len(tables.SUMMARY_HEADERS) + 1, 4 + 1, 7 + 1, 8 + 1}
+    assert set(widths) == {len(tables.SUMMARY_HEADERS) + 1, 4 + 1, 8 + 1}
     links = re.findall(r"!\[[^\n]*\]\(([^)]+)\)", markdown)
-    assert len(links) == 2 + 5 * 2 - 1
+    assert len(links) == 2 + 6 * 2 - 2
     for link in links:
         assert not link.startswith(("/", "file:"))
         assert (out / unquote(link)).is_file()

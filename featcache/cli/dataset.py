@@ -15,7 +15,7 @@ from featcache.cli.options import (
     open_project,
     project_option,
 )
-from featcache.cli.output import print_json, print_table, say, say_left_out, shown, track
+from featcache.cli.output import print_counts, print_json, say, say_left_out, shown, track
 
 
 @click.group("dataset")
@@ -40,7 +40,7 @@ def check(folder: Path, as_json: bool) -> None:
         listed = [{"path": item.path, "reason": item.reason} for item in left_out]
         print_json({"images": len(dataset.images), "classes": counts, "digest": dataset.digest, "left_out": listed})
         return
-    print_table(["class", "train", "val", "test"], [[k, *map(str, of.values())] for k, of in counts.items()])
+    print_counts(counts)
     say(f"{len(dataset.images)} images can be used; digest {dataset.digest}")
 
 

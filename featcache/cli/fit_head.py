@@ -186,10 +186,12 @@ def _sentence(done: Fitted) -> str:
     metrics, config = done.run.metrics, done.run.config
     if done.reused:
         return f"{done.run.name}: this very run is there already; --again trains it anew"
+    is_primal = config["solver"] == "primal"  # its sums are split among the cores
     went_on = f" (went on after epoch {done.resumed_at})" if done.resumed_at else ""
     return (
         f"{done.run.name}: {metrics['epochs']} epochs{went_on} on {done.cache} by the {config['solver']} solver "
         f"({config['why']}), {metrics['seconds']:.1f} s, {1000 * metrics['s_per_epoch']:.1f} ms an epoch"
+        + (f"; on {config['cores']} cores: on another number the last digits differ" if is_primal else "")
     )
 
 

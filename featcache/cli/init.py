@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from featcache.cli.options import AUGMENTATION_NAMES, given, given_views, json_option, strict_option, views_options
-from featcache.cli.output import print_json, print_table, say, say_left_out, track
+from featcache.cli.output import print_counts, print_json, say, say_left_out, track
 
 
 @click.command("init")
@@ -71,8 +71,7 @@ def command(source: Path | None, into: Path, as_json: bool, **values: Any) -> No
             }
         )
         return
-    rows = [[label, *(str(n) for n in of.values())] for label, of in counts.items()]
-    print_table(["class", "train", "val", "test"], rows)
+    print_counts(counts)
     say(f"wrote featcache.toml and dataset.csv ({len(done.dataset.images)} images)")
     say("next: featcache extract --model efficientnet-lite0")
 

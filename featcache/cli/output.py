@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from featcache.runs import Run
 
 _LISTED = 8
+MOST_CLASSES = 30
+"""Classes that a table in the terminal lists."""
 
 
 def say(message: str, as_json: bool = False) -> None:
@@ -44,6 +47,14 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: st
         table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
+
+
+def print_counts(counts: Mapping[str, Mapping[str, int]]) -> None:
+    """A table of the images of each class and split; of many classes the first."""
+    rows = [[label, *map(str, of.values())] for label, of in islice(counts.items(), MOST_CLASSES)]
+    if more := len(counts) - len(rows):
+        rows.append([f"... and {more:,} more classes", "", "", ""])
+    print_table(["class", "train", "val", "test"], rows)
 
 
 def printable(text: str) -> str:
@@ -90,12 +101,16 @@ def say_left_out(left_out: Sequence[LeftOut], as_json: bool) -> None:
 def say_measures(run: Run) -> None:
     """How good a run is: a table of each class and split, the interval on test, and where it lies."""
     metrics = run.metrics
-    rows = [
-        [label, *(percent(metrics[split]["per_class"][label]) for split in ("train", "val", "test"))]
-        for label in run.config["classes"]
-    ]
-    rows.append(["all", *(percent(metrics[split]["accuracy"]) for split in ("train", "val", "test"))])
-    print_table(["accuracy, %", "train", "val", "test"], rows)
+    splits = ("train", "val", "test")
+    classes = run.config["classes"]
+    if len(classes) > MOST_CLASSES:
+        worst = metrics["val"]["per_class"]
+        classes = sorted(classes, key=lambda label: 1.0 if worst[label] is None else worst[label])[:MOST_CLASSES]
+    rows = [[label, *(percent(metrics[split]["per_class"][label]) for split in splits)] for label in classes]
+    if more := len(run.config["classes"]) - len(classes):
+        rows.append([f"... and {more:,} more, better on val", "", "", ""])
+    rows.append(["all", *(percent(metrics[split]["accuracy"]) for split in splits)])
+    print_table(["accuracy, %", *splits], rows)
     low, high = metrics["test"]["accuracy_interval"]
     say(
         f"test: {percent(low)} to {percent(high)} % with 95 % confidence (over {metrics['test']['groups']} groups); "

@@ -20,6 +20,8 @@ from featcache.project import Project, changed
 from featcache.views import contact_sheet, cut_and_resize, render, view_parameters
 
 SHEET_FILE = "contact-sheet.png"
+MOST_LINES = 60
+"""Images on a contact sheet."""
 
 
 def current_dataset(
@@ -90,11 +92,14 @@ def preview(
     size_px: int = 224,
     augmentation: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a contact sheet: some images of every class, view 0 first, then their augmented views."""
+    """Write a contact sheet: some images of each class, view 0 first, then their augmented views.
+
+    Of many classes the first are drawn, `MOST_LINES` images in all.
+    """
     dataset = read_dataset(project.dataset_file, project.images_folder)
     plan = changed(project.settings.augmentation, augmentation or {}).record()
     tiles, captions = [], []
-    for label in dataset.classes:
+    for label in dataset.classes[: max(MOST_LINES // per_class, 1)]:
         images = [image for image in dataset.images if image.label == label][:per_class]
         for image in images:
             try:

@@ -19,11 +19,11 @@ from featcache.heads.train import plan_head
 from featcache.pipeline.fit_head import (
     Fitted,
     described,
+    draw,
     explaining_damage,
     measure,
     readable,
     refuse_missing_classes,
-    write_figures,
 )
 from featcache.pipeline.progress import Track, silent
 from featcache.project import refuse_unwritable
@@ -59,11 +59,10 @@ def fit_classical(
     entry = Epoch(1, train["loss"], train["accuracy"], val["loss"], val["accuracy"], 0.0, seconds)
     with runs.new_run(results, name) as folder:
         runs.write_predictions(folder, cache.rows, probabilities, cache.classes)
-        write_figures(folder, name, [entry], splits["test"], cache.classes)
         config = {**identity, **described(cache, "by scikit-learn, on the Gram matrix")}
         timing = {"epochs": 1, "seconds": round(seconds, 3), "s_per_epoch": seconds}
         runs.write_run(folder, config, {**timing, **splits}, [entry])
-    return Fitted(runs.Run(results / name), cache.name, reused=False)
+    return Fitted(draw(runs.Run(results / name), with_curves=False), cache.name, reused=False)
 
 
 def _probabilities(cache: Cache, kind: str, seed: int, track: Track) -> Array:

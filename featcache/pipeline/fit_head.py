@@ -24,6 +24,7 @@ from featcache.heads.head import Array
 from featcache.heads.history import Epoch
 from featcache.heads.kernel import features_digest
 from featcache.heads.train import Material, Trained, plan_head, train_head
+from featcache.machine import usable_cores
 from featcache.pipeline import tensorboard as events
 from featcache.pipeline.progress import Stopping, Track, never, silent
 from featcache.project import Project, refuse_unwritable
@@ -221,7 +222,6 @@ def _write(
         trained.head.save(folder)
         checkpoint.save(folder / runs.STATE_FILE, trained.state, trained.best, identity["course"])
         runs.write_predictions(folder, cache.rows, probabilities, cache.classes)
-        write_figures(folder, name, trained.history, splits["test"], cache.classes)
         if tensorboard:
             events.write(folder, trained.history)
         timing = {
@@ -233,7 +233,7 @@ def _write(
         runs.write_run(
             folder, {**identity, **described(cache, trained.choice.why)}, {**timing, **splits}, trained.history
         )
-    return runs.Run(results / name)
+    return draw(runs.Run(results / name))
 
 
 def described(cache: Cache, why: str) -> dict[str, Any]:
@@ -245,16 +245,20 @@ def described(cache: Cache, why: str) -> dict[str, Any]:
         "recipe": cache.recipe.to_dict(),
         "classes": list(cache.classes),
         "why": why,
+        "cores": usable_cores(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def write_figures(
-    folder: Path, name: str, history: Sequence[Epoch], test: dict[str, Any], classes: Sequence[str]
-) -> None:
-    """Draw the curves and the confusion of a run."""
-    figures.write_curves(pd.DataFrame(history), folder / figures.CURVES_FILE, title=name)
-    figures.write_confusion(test["confusion"], classes, folder / figures.CONFUSION_FILE)
+def draw(run: runs.Run, with_curves: bool = True) -> runs.Run:
+    """Draw the curves and the confusion of a run that is written. `report` draws what is missing."""
+    with suppress(OSError, MemoryError):  # no picture is worth a training
+        if with_curves:
+            figures.write_curves(run.history, run.folder / figures.CURVES_FILE, title=run.name)
+        figures.write_confusion(
+            run.metrics["test"]["confusion"], run.config["classes"], run.folder / figures.CONFUSION_FILE
+        )
+    return run
 
 
 def refuse_missing_classes(cache: Cache) -> None:

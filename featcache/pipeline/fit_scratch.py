@@ -24,11 +24,11 @@ from featcache.network import offline
 from featcache.pipeline.extract import extract
 from featcache.pipeline.fit_head import (
     described,
+    draw,
     explaining_damage,
     measure,
     readable,
     refuse_missing_classes,
-    write_figures,
 )
 from featcache.pipeline.plan import ExtractOptions, plan_extraction
 from featcache.pipeline.progress import Stopping, Track, never, silent
@@ -336,7 +336,6 @@ class _Job:
             probabilities = training.probabilities(cache.features.blocks(), len(cache.features))
             splits = measure(cache, probabilities)
             runs.write_predictions(folder, cache.rows, probabilities, cache.classes)
-            write_figures(folder, self.name, history, splits["test"], cache.classes)
             training.keep_state(folder)
             seconds = [entry.seconds for entry in history]
             timing = {
@@ -349,7 +348,7 @@ class _Job:
                 "frozen": frozen,
             }
             runs.write_run(folder, {**self.identity, **self._described()}, {**timing, **splits}, history)
-        return runs.Run(self.project.results_folder / self.name)
+        return draw(runs.Run(self.project.results_folder / self.name))
 
     def _described(self) -> dict[str, Any]:
         """What config.json says besides, for people and reports."""

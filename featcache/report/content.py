@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from featcache.errors import RunError
-from featcache.report import tables
+from featcache.report import figures, tables
 from featcache.report.figures import CONFUSION_FILE, CURVES_FILE, curves_of_all
 from featcache.report.records import (
     Measures,
@@ -38,6 +37,9 @@ HOW_TO_READ = (
     "reaches from their lowest to their highest. Curves of training are measured during the epoch with dropout on, "
     "so they may run below validation; the tables' measures of train are of the finished model, without dropout.",
 )
+
+
+_MOST_NAMED = 30
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,14 @@ class Group:
     per_class: tables.Table
     images: tuple[Image, ...]
     parts: tuple[RunPart, ...]
+
+    @property
+    def title_of_classes(self) -> str:
+        """The heading of `per_class`."""
+        known = {label for part in self.parts for label in part.record.config.classes}
+        shown = len(self.per_class.headers) - 1
+        which = f", the {shown} worst of {len(known):,}" if shown < len(known) else ""
+        return f"Accuracy per class on test, in percent{which}"
 
 
 @dataclass(frozen=True)
@@ -128,19 +138,33 @@ def _best_sentence(records: Sequence[RunRecord]) -> str:
 
 def _part(record: RunRecord, problems: list[Problem]) -> RunPart:
     images = []
-    for name, alt in ((CURVES_FILE, _alt_of_curves(record)), (CONFUSION_FILE, _alt_of_confusion(record))):
+    drawn = [(CONFUSION_FILE, _alt_of_confusion(record), _confusion)]
+    if not record.is_classical:
+        drawn.insert(0, (CURVES_FILE, _alt_of_curves(record), _curves))
+    for name, alt, draw in drawn:
         try:
-            images.append(_read_image(record.run.folder / name, alt))
+            images.append(_read_image(record, name, alt, draw))
         except RunError as error:
             problems.append(Problem(record.name, f"{error}; the rest of the run is shown"))
     return RunPart(record, facts(record), _splits(record), tuple(images), tuple(tables.most_confused(record)))
 
 
-def _read_image(path: Path, alt: str) -> Image:
+def _read_image(record: RunRecord, name: str, alt: str, draw: Callable[[RunRecord], bytes]) -> Image:
+    """A run's picture; drawn now where a run was written and its pictures not, since they come last."""
     try:
-        return image_of(path.name, path.read_bytes(), alt)
+        return image_of(name, (record.run.folder / name).read_bytes(), alt)
+    except FileNotFoundError:
+        return image_of(name, draw(record), alt)
     except OSError as error:
-        raise RunError(f"{path.name}: {error.strerror or 'cannot be read'}") from error
+        raise RunError(f"{name}: {error.strerror or 'cannot be read'}") from error
+
+
+def _curves(record: RunRecord) -> bytes:
+    return figures.curves(read_history(record.run), record.name)
+
+
+def _confusion(record: RunRecord) -> bytes:
+    return figures.confusion_matrix(record.test.confusion, record.config.classes)
 
 
 def image_of(name: str, data: bytes, alt: str) -> Image:
@@ -154,6 +178,8 @@ def image_of(name: str, data: bytes, alt: str) -> Image:
 def _images_of_all(number: int, records: Sequence[RunRecord], problems: list[Problem]) -> tuple[Image, ...]:
     drawable = []
     for record in records:
+        if record.is_classical:
+            continue  # no epochs, no curves
         try:
             read_history(record.run)
             drawable.append(record.run)
@@ -198,7 +224,7 @@ def facts(record: RunRecord) -> tuple[tuple[str, str], ...]:
         f"{key} {plain(space[key])}" for key in ("preprocessing", "layer", "pooling", "segmentation") if key in space
     ]
     seconds = f"{number(results.seconds)} s"
-    if results.s_per_epoch is not None:
+    if results.s_per_epoch is not None and not record.is_classical:
         seconds += f", {number(results.s_per_epoch)} s an epoch"
     pairs = (
         ("backbone", plain(config.backbone)),
@@ -213,13 +239,26 @@ def facts(record: RunRecord) -> tuple[tuple[str, str], ...]:
             if config.solver and config.why
             else plain(config.solver or ""),
         ),
-        ("classes", ", ".join(clean(label) for label in config.classes)),
+        ("cores", _cores(record)),
+        ("classes", _some(config.classes)),
         ("data", "; ".join(_size(name, split) for name, split in record.splits.items())),
         ("data set", clean(config.dataset)[:12]),
         ("time", seconds),
         ("created", clean(config.created).replace("T", " ").replace("+00:00", " UTC")),
     )
     return tuple((name, value) for name, value in pairs if value)
+
+
+def _cores(record: RunRecord) -> str:
+    if record.config.cores is None or record.is_classical:
+        return ""
+    by_keras = record.config.solver != "gram"
+    return f"{record.config.cores}" + ("; on another number the last digits differ" if by_keras else "")
+
+
+def _some(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - _MOST_NAMED:,} more" if len(labels) > _MOST_NAMED else ""
+    return ", ".join(clean(label) for label in labels[:_MOST_NAMED]) + more
 
 
 def _size(name: str, split: Measures) -> str:

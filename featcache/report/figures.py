@@ -7,9 +7,8 @@ state is touched, so that figures may be drawn in any thread and beside a user's
 from __future__ import annotations
 
 import io
-import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,16 +31,24 @@ SWEEP_FIGURE = "sweep.png"
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart, without its yellow: too pale for lines on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
-_DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))
 _INK, _QUIET, _GRID = "#222222", "#5F6368", "#E4E6E8"
 _DPI = 160
 _LONGEST_LINE = 300  # points a line; longer histories become means with a band of lowest to highest
+
+_MOST_LINES = len(PALETTE)
+_MOST_WRITTEN = 30
+"""Classes of a confusion matrix whose counts and names can be read; of more, colours alone are drawn."""
 
 Line = NDArray[np.float64]
 
 
 def write_curves(history: pd.DataFrame, path: Path, title: str = "") -> None:
-    """Draw loss and accuracy per epoch, training and validation, into a PNG file.
+    """`curves` into a PNG file."""
+    write_bytes(path, curves(history, title))
+
+
+def curves(history: pd.DataFrame, title: str = "") -> bytes:
+    """Loss and accuracy per epoch, training and validation, as PNG.
 
     history : one line an epoch with epoch, loss, accuracy, val_loss, val_accuracy; the last two may be NaN
     """
@@ -58,7 +65,7 @@ def write_curves(history: pd.DataFrame, path: Path, title: str = "") -> None:
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=2, frameon=False, labelcolor=_INK)
     if title:
         _title(figure, title)
-    write_bytes(path, _png(figure))
+    return _png(figure)
 
 
 def write_sweep(table: pd.DataFrame, measure: str, path: Path) -> None:
@@ -86,11 +93,18 @@ def curves_of_all(runs: Sequence[Run]) -> dict[str, bytes]:
     Raises RunError for a run whose history is damaged.
     """
     lines = dict(zip(_labels(runs), (read_history(run) for run in runs), strict=True))
+    best = sorted(lines, key=lambda label: -_best_accuracy(lines[label]))[:_MOST_LINES]
+    lines = {label: lines[label] for label in sorted(lines, key=lambda label: label not in best)}
     return {measure: _curves_of_measure(lines, measure) for measure in ("loss", "accuracy")}
 
 
 def write_confusion(confusion: list[list[int]], classes: Sequence[str], path: Path, title: str = "") -> None:
-    """Draw a confusion matrix into a PNG file: counts, and percent of the row's class.
+    """`confusion_matrix` into a PNG file."""
+    write_bytes(path, confusion_matrix(confusion, classes, title))
+
+
+def confusion_matrix(confusion: list[list[int]], classes: Sequence[str], title: str = "") -> bytes:
+    """A confusion matrix as PNG: counts, and percent of the row's class; of many classes the shares as colours alone.
 
     confusion : (classes, classes), true down, predicted across
     """
@@ -98,6 +112,8 @@ def write_confusion(confusion: list[list[int]], classes: Sequence[str], path: Pa
     support = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, support, out=np.zeros_like(counts), where=support > 0)
     n = len(classes)
+    if n > _MOST_WRITTEN:
+        return _shares_alone(share, title)
     cell = 1.05 if n <= 6 else 0.75 if n <= 12 else 0.62  # inches
     names = [shorten(label, 22) for label in classes]
     margin = 0.075 * max(len(name) for name in names)  # what names take, inches
@@ -108,7 +124,22 @@ def write_confusion(confusion: list[list[int]], classes: Sequence[str], path: Pa
     _name_classes(axes, names, support[:, 0])
     if title:
         _title(figure, title)
-    write_bytes(path, _png(figure, bbox_inches="tight", pad_inches=0.15))
+    return _png(figure, bbox_inches="tight", pad_inches=0.15)
+
+
+def _shares_alone(share: Line, title: str) -> bytes:
+    """A picture of one size, however many classes there are; rows are reduced to what its pixels can show."""
+    figure = _figure(9, 8.4)
+    axes = figure.subplots()
+    drawn = axes.imshow(share, cmap=_blues(), vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    axes.set_xlabel(f"predicted: {len(share):,} classes, by name", color=_QUIET)
+    axes.set_ylabel("true", color=_QUIET)
+    axes.tick_params(length=0, labelcolor=_QUIET)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(drawn, ax=axes, label="share of the true class", format="{x:.0%}", fraction=0.04)
+    if title:
+        _title(figure, title)
+    return _png(figure)
 
 
 def _write_cells(axes: Axes, counts: Line, share: Line, support: Line, size: float) -> None:
@@ -147,32 +178,44 @@ def _name_classes(axes: Axes, names: Sequence[str], support: Line) -> None:
     axes.tick_params(which="minor", length=0)
 
 
+def _best_accuracy(history: pd.DataFrame) -> float:
+    watched = history["val_accuracy"].max()
+    return float(watched if np.isfinite(watched) else history["accuracy"].max())
+
+
 def _curves_of_measure(lines: Mapping[str, pd.DataFrame], measure: str) -> bytes:
-    named = dict(zip(lines, itertools.product(_DASHES, PALETTE), strict=False))
-    figure = _figure(9.6, 3.7 + 0.24 * -(-(len(named) + 1) // 4))
+    """A colour of its own for each of the first lines; others are grey, below them, and unnamed."""
+    named = dict(zip(lines, PALETTE, strict=False))
+    columns = _legend_columns(named)
+    figure = _figure(9.6, 3.7 + 0.24 * -(-(len(named) + 1) // columns))
     panels = figure.subplots(1, 2, sharey=True)
     lengths = [len(history) for history in lines.values()]
     drawn = []
     for axes, column in zip(panels, (measure, f"val_{measure}"), strict=True):
         for label, history in lines.items():
-            # More colours and dashes than these nobody tells apart: the rest goes grey, and unnamed.
-            dash, color = named.get(label, ("-", "#C4C8CC"))
-            shown = label if label in named else "_"
-            drawn.append(_draw_line(axes, history["epoch"], history[column], shown, color, dash, width=1.3))
+            color, shown = named.get(label, "#C4C8CC"), label if label in named else "_"
+            drawn.append(_draw_line(axes, history["epoch"], history[column], shown, color, "-", width=1.3))
+            axes.lines[-1].set_zorder(2.5 if label in named else 1.5)
         if max(lengths) > 10 * min(lengths):
             axes.set_xscale("log")
     for axes, where in zip(panels, ("training", "validation"), strict=True):
         _dress(axes, f"{measure} on {where}")
         _limit(axes, measure, drawn)
-    _legend_below(figure, panels[0], others=len(lines) - len(named))
+    _legend_below(figure, panels[0], others=len(lines) - len(named), columns=columns)
     return _png(figure)
 
 
-def _legend_below(figure: Figure, panel: Axes, others: int) -> None:
+def _legend_columns(labels: Iterable[str]) -> int:
+    """As many as fit side by side, 9.2 inches wide in all."""
+    widest = max(0.075 * len(label) + 0.55 for label in labels)
+    return int(min(max(9.2 // widest, 1), 4))
+
+
+def _legend_below(figure: Figure, panel: Axes, others: int, columns: int) -> None:
     if others:
         panel.plot([], [], color="#C4C8CC", label=f"{others} more")
     handles, labels = panel.get_legend_handles_labels()
-    legend = figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     for text in legend.get_texts():
         text.set(parse_math=False, color=_INK)
 

@@ -40,9 +40,9 @@ def _group_lines(group: Group) -> Iterator[str]:
     yield "\n## Runs\n"
     yield from _table_lines(group.summary)
     if group.means:
-        yield "\n### Means over runs of a kind\n"
+        yield "\n### Means over runs of one kind and backbone\n"
         yield from _table_lines(group.means)
-    yield "\n## Accuracy per class on test, in percent\n"
+    yield f"\n## {group.title_of_classes}\n"
     yield from _table_lines(group.per_class)
     if group.images:
         yield "\n## Curves of all runs"
@@ -56,6 +56,8 @@ def _run_lines(part: RunPart, out: Path) -> Iterator[str]:
     yield ""
     yield from _table_lines(part.splits)
     for image in part.images:
+        if not (part.record.run.folder / image.name).is_file():
+            continue  # drawn for the page, which holds its pictures itself
         yield f"\n{_image(image, relative(part.record.run.folder / image.name, out))}"
     yield "\nMost confused on test:\n"
     yield from (f"- {markdown(sentence)}" for sentence in part.confused or ("none: every row is right",))
@@ -63,7 +65,7 @@ def _run_lines(part: RunPart, out: Path) -> Iterator[str]:
 
 def _table_lines(table: Table) -> Iterator[str]:
     yield _row(markdown(header) for header in table.headers)
-    yield _row("---" if column < table.n_text else "---:" for column in range(len(table.headers)))
+    yield _row("---" if table.is_text(column) else "---:" for column in range(len(table.headers)))
     for number, cells in enumerate(table.rows):
         yield _row(
             f"**{markdown(cell)}**" if (number, column) in table.best else markdown(cell)

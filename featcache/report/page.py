@@ -64,7 +64,8 @@ def render(report: Report) -> str:
 
 def _group(group: Group, numbers: dict[int, int], named: bool) -> str:
     targets = [f"#run-{numbers[id(part)]}" for part in group.parts]
-    means = group.means and f"<h3>Means over runs of a kind</h3>{_table(group.means, 'Means over runs of a kind')}"
+    title = "Means over runs of one kind and backbone"
+    means = f"<h3>{title}</h3>{_table(group.means, title)}" if group.means else ""
     return "\n".join(
         (
             '<section class="group">',
@@ -72,9 +73,9 @@ def _group(group: Group, numbers: dict[int, int], named: bool) -> str:
             f'<p class="best">{escape(group.best)}</p>',
             "<h2>Runs</h2>",
             _table(group.summary, "Summary of runs", targets),
-            means or "",
-            "<h2>Accuracy per class on test, in percent</h2>",
-            _table(group.per_class, "Accuracy per class on test, in percent", targets),
+            means,
+            f"<h2>{escape(group.title_of_classes)}</h2>",
+            _table(group.per_class, group.title_of_classes, targets),
             "<h2>Curves of all runs</h2>" if group.images else "",
             *(_image(image, image.name.split("-")[1].split(".")[0].capitalize()) for image in group.images),
             *(_run(part, numbers[id(part)]) for part in group.parts),
@@ -106,7 +107,7 @@ def _run(part: RunPart, number: int) -> str:
 
 def _table(table: Table, label: str, targets: Sequence[str] = ()) -> str:
     """A table in a box that scrolls sideways; `targets` are what the first cell of each row links to."""
-    kinds = ["text" if column < table.n_text else "number" for column in range(len(table.headers))]
+    kinds = ["text" if table.is_text(column) else "number" for column in range(len(table.headers))]
     head = "".join(f'<th scope="col" class="{k}">{escape(h)}</th>' for h, k in zip(table.headers, kinds, strict=True))
     body = []
     for number, (first, *cells) in enumerate(table.rows):

@@ -55,6 +55,7 @@ class _Config(_Record):
     training: dict[str, Any] = {}
     solver: str | None = None
     why: str | None = None
+    cores: int | None = None
     dataset: str = ""
     created: str = ""
 
@@ -86,6 +87,17 @@ class RunRecord:
     def name(self) -> str:
         """The run's name on one line."""
         return clean(self.run.name)
+
+    @property
+    def is_classical(self) -> bool:
+        """Whether scikit-learn fitted it: there are no epochs then."""
+        return self.config.solver == "scikit-learn"
+
+    @property
+    def kind(self) -> str:
+        """head, scratch, ...; of a classical head which one."""
+        kind = self.config.head.get("kind") if self.is_classical else self.config.kind
+        return clean(kind or self.config.kind)
 
     @property
     def test(self) -> Measures:

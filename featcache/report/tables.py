@@ -11,25 +11,26 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from featcache.report.records import Measures, RunRecord, best_by_validation, by_dataset, read_records
-from featcache.report.text import clean, interval, number, percent
+from featcache.report.text import clean, interval, number, percent, shorten
 from featcache.runs import Run
 
 SUMMARY_HEADERS = (
     "run",
-    "backbone",
-    "weights",
-    "kind",
+    "test, %",
+    "test 95 %",
+    "validation, %",
+    "train, %",
+    "balanced, %",
+    "baseline, %",
+    "test loss",
     "epochs",
     "time, s",
     "s/epoch",
-    "train, %",
-    "validation, %",
-    "test, %",
-    "test 95 %",
-    "test loss",
-    "balanced, %",
-    "baseline, %",
+    "kind",
+    "backbone",
+    "weights",
 )
+MOST_CLASSES = 20
 _VALIDATION = SUMMARY_HEADERS.index("validation, %")
 
 
@@ -38,7 +39,8 @@ class Table:
     """Headers and rows of text.
 
     dataset : digest of the data set that its runs were made on
-    n_text : how many leading columns are words; the rest are numbers, to be set flush right
+    n_text, n_text_last : how many columns are words, at the beginning and at the end; the rest are numbers, to be set
+        flush right
     best : (row, column) of the cells to set in bold
     """
 
@@ -47,6 +49,11 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     n_text: int
     best: frozenset[tuple[int, int]] = frozenset()
+    n_text_last: int = 0
+
+    def is_text(self, column: int) -> bool:
+        """Whether a column holds words."""
+        return column < self.n_text or column >= len(self.headers) - self.n_text_last
 
 
 def summary(runs: Sequence[Run]) -> list[Table]:
@@ -56,6 +63,8 @@ def summary(runs: Sequence[Run]) -> list[Table]:
 
 def per_class(runs: Sequence[Run]) -> list[Table]:
     """Accuracy on test in percent: one row a run, one column a class. Bold: the best of each column.
+
+    Of many classes the twenty that are recognised worst.
 
     Columns are the union of the runs' classes; a cell is "" where a run does not know the class, or where
     no test row is of it.
@@ -79,36 +88,46 @@ def summary_of(records: Sequence[RunRecord]) -> Table:
     best = best_by_validation(records)
     marked = frozenset((row, _VALIDATION) for row, record in enumerate(records) if record is best)
     rows = tuple(_summary_row(record) for record in records)
-    return Table(_dataset(records), SUMMARY_HEADERS, rows, n_text=4, best=marked)
+    return Table(_dataset(records), SUMMARY_HEADERS, rows, n_text=1, best=marked, n_text_last=3)
 
 
 def _summary_row(record: RunRecord) -> tuple[str, ...]:
     config, results, test = record.config, record.results, record.test
     return (
         record.name,
-        clean(config.backbone),
-        clean(config.weights or ""),
-        clean(", ".join(part for part in (config.kind, config.solver) if part)),
-        str(results.epochs),
-        number(results.seconds),
-        number(results.s_per_epoch),
-        percent(results.train.accuracy if results.train else None),
-        percent(results.val.accuracy if results.val else None),
         percent(test.accuracy),
         interval(test.accuracy_interval),
-        number(test.loss),
+        percent(results.val.accuracy if results.val else None),
+        percent(results.train.accuracy if results.train else None),
         percent(test.balanced_accuracy),
         percent(test.majority),
+        number(test.loss),
+        "" if record.is_classical else str(results.epochs),
+        number(results.seconds),
+        "" if record.is_classical else number(results.s_per_epoch),
+        clean(", ".join(part for part in (record.kind, config.solver) if part)),
+        clean(config.backbone),
+        shorten(clean(config.weights or ""), 24),
     )
 
 
 def per_class_of(records: Sequence[RunRecord]) -> Table:
     """`per_class` of runs of one data set."""
     classes = list(dict.fromkeys(label for record in records for label in record.config.classes))
+    if len(classes) > MOST_CLASSES:
+        classes = sorted(
+            classes, key=lambda label: _mean_of_known(record.test.per_class.get(label) for record in records)
+        )
+        classes = classes[:MOST_CLASSES]
     values = [[record.test.per_class.get(label) for label in classes] for record in records]
     rows = tuple((record.name, *(percent(value) for value in row)) for record, row in zip(records, values, strict=True))
     headers = ("run", *(clean(label) for label in classes))
     return Table(_dataset(records), headers, rows, n_text=1, best=_highest(values) if len(records) > 1 else frozenset())
+
+
+def _mean_of_known(values: Iterable[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else 1.0
 
 
 def _highest(values: Sequence[Sequence[float | None]]) -> frozenset[tuple[int, int]]:
@@ -120,14 +139,16 @@ def _highest(values: Sequence[Sequence[float | None]]) -> frozenset[tuple[int, i
     return frozenset(best)
 
 
-def means_of(records: Sequence[RunRecord]) -> Table:
-    """Means over the runs of each kind, of one data set: transfer learning beside training from scratch."""
-    kinds: dict[str, list[RunRecord]] = {}
+def means_of(records: Sequence[RunRecord]) -> Table | None:
+    """Means over the runs of one kind on one backbone, of one data set; None where no two runs share both."""
+    kinds: dict[tuple[str, str], list[RunRecord]] = {}
     for record in records:
-        kinds.setdefault(clean(record.config.kind), []).append(record)
+        kinds.setdefault((record.kind, clean(record.config.backbone)), []).append(record)
+    if all(len(members) == 1 for members in kinds.values()):
+        return None
     rows = tuple(
         (
-            kind,
+            *kind,
             str(len(members)),
             number(_mean(member.results.seconds for member in members)),
             number(_mean(_loss(member.results.train) for member in members)),
@@ -137,8 +158,8 @@ def means_of(records: Sequence[RunRecord]) -> Table:
         )
         for kind, members in kinds.items()
     )
-    headers = ("kind", "runs", "mean time, s", "train loss", "validation loss", "test loss", "test, %")
-    return Table(_dataset(records), headers, rows, n_text=1)
+    headers = ("kind", "backbone", "runs", "mean time, s", "train loss", "validation loss", "test loss", "test, %")
+    return Table(_dataset(records), headers, rows, n_text=2)
 
 
 def most_confused(record: RunRecord, top: int = 3) -> list[str]:
