@@ -16,6 +16,7 @@ import click
 
 from featcache import __version__
 from featcache.cli.interrupts import noting_interrupts
+from featcache.cli.output import say
 from featcache.errors import FeatcacheError
 
 COMMANDS = {
@@ -120,7 +121,7 @@ def _say_error(error: BaseException, interrupted: bool) -> int:
     if isinstance(error, click.exceptions.Abort) and isinstance(error.__cause__, EOFError):
         error = error.__cause__  # click takes every EOFError for the end of a person's input
     if isinstance(error, click.ClickException):
-        error.show()
+        error.show(_Printable())
         return error.exit_code
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
@@ -132,6 +133,14 @@ def _say_error(error: BaseException, interrupted: bool) -> int:
     if not isinstance(error, BrokenPipeError):
         _echo(f"featcache: {_message(error)}")
     return 1
+
+
+class _Printable(io.StringIO):
+    """Where click writes a usage error, which may quote what a file said: standard error, by the one printer."""
+
+    def write(self, text: str) -> int:
+        say(text.removesuffix("\n"), as_json=True)
+        return len(text)
 
 
 def _message(error: BaseException) -> str:
@@ -167,4 +176,4 @@ def _give_up_stdout() -> None:
 
 def _echo(message: str) -> None:
     with suppress(OSError):  # nobody listens: the exit code says it
-        click.echo(message, err=True)
+        say(message, as_json=True)

@@ -69,7 +69,7 @@ def command(models: tuple[str, ...], dry_run: bool, folder: Path, as_json: bool,
 
 
 def _say_event(message: str) -> None:
-    click.echo(message, err=True)
+    say(message, as_json=True)
 
 
 def _where_the_time_went(done: Pass) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from featcache.cli.output import bar, duration, size
+from featcache.cli.output import bar, duration, printable, size
 
 if TYPE_CHECKING:
     from featcache.heads.cost import Expected
@@ -28,7 +28,7 @@ class Live:
             if progress is None:
                 yield lambda steps: None
                 return
-            self._progress, self._task = progress, progress.add_task(description, total=total, note="")
+            self._progress, self._task = progress, progress.add_task(printable(description), total=total, note="")
             yield lambda steps: progress.advance(self._task, steps)
         self._progress = None
 

@@ -38,7 +38,11 @@ def command(remote: str | None, folder: Path, as_json: bool) -> None:
             + [e["weights"], *(size(e[n]) if e[n] else "" for n in ("bytes", "gram_bytes")), e["status"]]
             for e in listed
         ]
-        print_table(["cache", "rows", "features", "dtype", "weights", "size", "Gram", "status"], rows)
+        print_table(
+            ["cache", "rows", "features", "dtype", "weights", "size", "Gram", "status"],
+            rows,
+            least=("Gram", "weights", "dtype", "size"),
+        )
 
 
 def _as_json(entry: Listed) -> dict[str, Any]:

@@ -45,7 +45,9 @@ def command(
         print_json([_as_json(row, where) for row, where in found])
         return
     headers = ["backbone", "input", "features", "parameters", "operations", "preprocessing", "ImageNet weights"]
-    print_table(headers, [_cells(row, where) for row, where in found])
+    print_table(
+        headers, [_cells(row, where) for row, where in found], least=("operations", "preprocessing", "parameters")
+    )
     if name is None and not offline:
         say(f"besides: --model {registry.PIXELS} keeps the rendered views as they are, uint8, of any --input-size")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -20,13 +21,23 @@ if TYPE_CHECKING:
     from featcache.runs import Run
 
 _LISTED = 8
+_WIDE = 160
+"""Columns of a table that goes into a file or a pipe."""
+
+_GAP = 2
+
+_COUNT_WIDTH, _TIME_WIDTH = 11, 7
+_STEERING = re.compile(r"\n(?! {2})")
 MOST_CLASSES = 30
 """Classes that a table in the terminal lists."""
 
 
 def say(message: str, as_json: bool = False) -> None:
-    """A line for people: on standard output, or on standard error where that belongs to machines."""
-    click.echo(message, err=as_json)
+    """A line for people: on standard output, or on standard error where that belongs to machines.
+
+    The one printer of messages: names, labels and what servers say come from strangers, and all of it is `printable`.
+    """
+    click.echo(printable(message), err=as_json)
 
 
 def print_json(value: Any) -> None:
@@ -34,19 +45,49 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, allow_nan=False))
 
 
-def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", numbers: bool = True) -> None:
-    """A table on standard output; columns behind the first are aligned right where they hold numbers."""
+def print_table(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    title: str = "",
+    numbers: bool = True,
+    least: Sequence[str] = (),
+) -> None:
+    """A table on standard output; columns behind the first are aligned right where they hold numbers.
+
+    least : columns that a narrow terminal can do without, the least important first
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text  # cells are text as it is: [red] and :cat: are names like any other
 
+    console = Console(width=None if sys.stdout.isatty() else _WIDE)
+    shown = [[printable(cell) for cell in row] for row in rows]
+    kept, dropped = _fitting(headers, shown, console.width, least)
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for number, header in enumerate(headers):
-        table.add_column(Text(header), justify="right" if number and numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    for number in kept:
+        justify: Literal["left", "right"] = "right" if number and numbers else "left"
+        table.add_column(Text(headers[number]), justify=justify, overflow="fold")
+    for row in shown:
+        table.add_row(*(Text(row[number]) for number in kept))
     console.print(table)
+    if dropped:
+        say(f"(not shown in {console.width} columns: {', '.join(dropped)}; --json has all)")
+
+
+def _fitting(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], width: int, least: Sequence[str]
+) -> tuple[list[int], list[str]]:
+    """Numbers of the columns that fit side by side, as far as `least` allows; and those that do not."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(headers, *rows, strict=True)]
+    dropped: list[str] = []
+    for name in least:
+        kept = [number for number, header in enumerate(headers) if header not in dropped]
+        if sum(widths[number] for number in kept) + _GAP * (len(kept) - 1) <= width:
+            break
+        dropped.append(name)
+    return [number for number, header in enumerate(headers) if header not in dropped], dropped
 
 
 def print_counts(counts: Mapping[str, Mapping[str, int]]) -> None:
@@ -58,33 +99,51 @@ def print_counts(counts: Mapping[str, Mapping[str, int]]) -> None:
 
 
 def printable(text: str) -> str:
-    """Text of a stranger without what would steer the terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text)
+    """Text without what would steer the terminal (escapes, marks that turn its direction) or pass for another line.
+
+    Lines that are indented belong to the message before them, and stay.
+    """
+    kept = _STEERING.sub("\ufffd", text)
+    return "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in kept)
 
 
 @contextmanager
 def track(description: str, total: int) -> Iterator[Advance]:
     """A progress bar on standard error that goes when it is done; nothing where that is no terminal."""
-    with bar() as progress:
+    with bar(with_note=False) as progress:
         if progress is None:
             yield lambda steps: None
             return
-        task = progress.add_task(description, total=total, note="")
+        task = progress.add_task(printable(description), total=total, note="")
         yield lambda steps: progress.advance(task, steps)
 
 
 @contextmanager
-def bar() -> Iterator[Progress | None]:
-    """rich's progress bar with room for a note, on standard error; None where that is no terminal."""
+def bar(with_note: bool = True) -> Iterator[Progress | None]:
+    """rich's progress bar, perhaps with room for a note, on standard error; None where that is no terminal.
+
+    Where the terminal is narrow, name and note are cut; bar, count and time left stay.
+    """
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
-    named, noted = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
-    columns = (named, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), noted)
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    cut: dict[str, Any] = {"no_wrap": True, "overflow": "ellipsis"}
+    whole: dict[str, Any] = {"no_wrap": True, "overflow": "crop"}
+    bar_width = min(40, max(10, console.width // 6))
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.description}", markup=False, table_column=Column(ratio=2, **cut)),
+        BarColumn(bar_width, table_column=Column(min_width=bar_width, **whole)),
+        MofNCompleteColumn(table_column=Column(min_width=_COUNT_WIDTH, justify="right", **whole)),
+        TimeRemainingColumn(table_column=Column(min_width=_TIME_WIDTH, **whole)),
+    ]
+    if with_note:
+        columns.append(TextColumn("{task.fields[note]}", markup=False, table_column=Column(ratio=3, **cut)))
+    with Progress(*columns, console=console, transient=True, expand=True) as progress:
         yield progress
 
 

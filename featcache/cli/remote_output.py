@@ -35,6 +35,7 @@ def list_on_remote(remote: str, folder: Path, as_json: bool) -> None:
         print_table(
             ["name", "rows", "features", "dtype", "size", "licence", "signed by", "status"],
             [_row(one, trusted) for one in listed],
+            least=("licence", "dtype", "features"),
         )
 
 

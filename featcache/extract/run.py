@@ -49,6 +49,7 @@ def extract(
     folder: Path,
     on_rows: Callable[[int], object] = lambda _: None,
     stopped: Callable[[], bool] = lambda: False,
+    shares: Shares | None = None,
 ) -> Extraction:
     """Write every shard that the caches still miss: rows that other caches hold are copied, the rest is computed.
 
@@ -59,11 +60,12 @@ def extract(
     images : by image_id; folder : what their paths start from
     on_rows : called with the number of rows that are there besides those before
     stopped : once it says True, the shards in hand are finished and nothing else begun
+    shares : where the time is added up; None for a new one
 
     Raises DatasetError if an image is no longer what the manifest says, CacheError if a cache cannot be written.
     Shards finished before are kept.
     """
-    shares = Shares()
+    shares = shares or Shares()
     with ExitStack() as closing:
         renderer = Renderer(folder, shares, for_several=len(targets) > 1)
         closing.callback(renderer.close)

@@ -211,9 +211,10 @@ def _fill(
     names = ", ".join(plan.name for plan in plans)
     with stopping() as stopped, ExitStack() as writers:
         targets = [_target(plan, asked[plan.folder], options, writers) for plan in plans]
+        shares = _opened(targets, track)
         with track(f"extracting {names}", sum(len(plan.rows) for plan in plans)) as advance:
             advance(sum(target.writer.rows_done for target in targets))
-            done = extract_rows(targets, by_id, plans[0].dataset.folder, advance, stopped)
+            done = extract_rows(targets, by_id, plans[0].dataset.folder, advance, stopped, shares)
         for plan, target, counts in zip(plans, targets, done.counts, strict=True):
             if not target.writer.missing:
                 target.writer.finish(plan.dataset, _provenance(plan, counts, time.perf_counter() - started))
@@ -226,6 +227,24 @@ def _fill(
         for plan, target, counts in zip(plans, targets, done.counts, strict=True)
     }
     return filled, done.shares
+
+
+def _opened(targets: Sequence[Target], track: Track) -> Shares:
+    """Open the networks that have rows to compute, which takes seconds, and say so. Returns what that took."""
+    shares = Shares()
+    needed = dict.fromkeys(target.engine for target in targets if _has_rows_to_compute(target))
+    if needed:
+        with track("opening the network", len(needed)) as advance, shares.of("open"):
+            for engine in needed:
+                engine()
+                advance(1)
+    return shares
+
+
+def _has_rows_to_compute(target: Target) -> bool:
+    writer, reach = target.writer, target.reach
+    numbers = (number for shard in writer.missing for number in range(*writer.store.layout.span(shard)))
+    return any(not (reach and reach.holds(writer.rows[number])) for number in numbers)
 
 
 def _target(plan: Plan, asked: Reached, options: ExtractOptions, writers: ExitStack) -> Target:

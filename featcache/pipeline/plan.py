@@ -138,8 +138,9 @@ def plan_extraction(
     for model in models:
         if options.offline:
             _refuse_download(model, options.weights)
-        with offline(options.offline):
+        with offline(options.offline), track(f"looking at {model}", 1) as advance:
             cuts, engine = network_for(project, options.network(model), options.engine, options.batch_rows, on_event)
+            advance(1)
         for number, cut in enumerate(cuts):
             recipe = Recipe(space_of(cut, storage.dtype), augmentation)
             if cut.dtype == pixels.DTYPE and "dtype" in options.storage:
