@@ -80,10 +80,10 @@ def test_tables_break_no_name(columns: int) -> None:
 def test_an_extraction_says_what_it_does_before_its_first_row(tmp_path: Path) -> None:
     run_command("dataset", "generate", "cells", "--per-class", "4", "--size", "32", cwd=tmp_path, check=True)
     run_command("init", "cells", "--split-counts", "2/1/1", "--views", "1", cwd=tmp_path, check=True)
-    args = ["featcache", "extract", "--model", "mobilenetv2", "--weights", "random", "--input-size", "32"]
+    args = ["featcache", "extract", "--model", "pixels", "--input-size", "32"]
     code = f"import os, sys; os.chdir({str(tmp_path)!r}); sys.argv = {args!r}; from featcache.cli import main; main()"
     lines = in_terminal(code, 100)
-    steps = ["checking images", "looking at mobilenetv2", "opening the network", "extracting mobilenetv2"]
+    steps = ["checking images", "looking at pixels", "opening the network", "extracting pixels"]
     first = [next(number for number, line in enumerate(lines) if line.startswith(step)) for step in steps]
     assert first == sorted(first)
 

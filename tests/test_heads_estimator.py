@@ -392,7 +392,7 @@ def test_one_number_of_hidden_units_is_one_layer() -> None:
         ({"hidden": None}, "hidden .*: expected whole numbers"),
         ({"hidden": (8, None)}, "hidden .*: expected whole numbers"),
         ({"lr": None}, "lr None: expected a number"),
-        ({"lr": float("nan")}, "lr nan: expected a number"),
+        ({"lr": float("nan")}, "learning rate nan: expected more than 0"),
         ({"l2": "much"}, "l2 'much': expected a number"),
         ({"dropout": [0.5]}, r"dropout \[0.5\]: expected a number"),
         ({"nesterov": "yes"}, "nesterov 'yes': expected True or False"),

@@ -178,7 +178,7 @@ def _is_whole(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Real) and not math.isnan(float(value))
+    return not isinstance(value, bool) and isinstance(value, Real)
 
 
 PRESETS: dict[str, HeadConfig] = {
