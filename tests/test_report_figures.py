@@ -132,3 +132,23 @@ def test_drawing_touches_no_global_state_and_importing_loads_no_matplotlib() -> 
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_matplotlibrc_in_the_folder_is_not_obeyed(tmp_path: Path) -> None:
+    code = (
+        "import numpy as np, sys; from featcache.report.figures import confusion_matrix;"
+        "sys.stdout.buffer.write(confusion_matrix([[3, 1], [0, 4]], ['a', 'b'], 'title'))"
+    )
+    drawn = []
+    for text in (
+        "",
+        "savefig.facecolor: red\naxes.facecolor: red\nfont.size: 40\nnonsense: 1\nbackend: module://evil\n",
+    ):
+        (tmp_path / "matplotlibrc").write_text(text)
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=True)
+        assert done.stderr == b""
+        drawn.append(done.stdout)
+    assert drawn[0] == drawn[1]
+    (tmp_path / "matplotlibrc").write_bytes(b"\xff\xfe\x80")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0 or b"damaged matplotlibrc" in done.stderr

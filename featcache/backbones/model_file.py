@@ -21,7 +21,7 @@ import h5py
 
 from featcache.backbones.layer_names import stable_names
 from featcache.backbones.quiet_keras import import_keras
-from featcache.backbones.weights_h5 import DAMAGED
+from featcache.backbones.weights_h5 import DAMAGED, refuse_outside
 from featcache.errors import BackboneError
 from featcache.recipe import digest
 
@@ -32,12 +32,32 @@ _MODULES = re.compile(
     r"keras|keras\.(layers|models|initializers|regularizers|constraints|activations|dtype_policies)"
     r"|keras\.src\.(layers|models|ops|applications|initializers|regularizers|constraints|dtype_policies)(\.\w+)*"
 )
+_KERAS_2 = re.compile(r"(tf_keras|tensorflow\.python\.keras|keras\.(src\.)?engine)\b")
+BY_WEIGHTS = (
+    "name the network that it is and take the file for its weights, as in --model mobilenetv2 --weights FILE "
+    "('featcache models' lists the names)"
+)
 _MARKERS = {"__keras_tensor__", "__tuple__", "__numpy__", "__tensor__", "__bytes__", "__ellipsis__", "__slice__"}
 _FOREIGN_CODE = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"}
 _OUR_LAYERS = {"featcache>DropPathJoin": "featcache.backbones.drop_path"}
 _NOT_ARCHITECTURE = re.compile(
     r"shared_object_id|build_config|compile_config|trainable|seed|network_seed|\w+_(initializer|regularizer|constraint)"
 )
+
+
+def is_of_keras_2(config: Any) -> bool:
+    """Whether a .keras file names the modules of Keras 2, none of which is there any more."""
+    return any(_KERAS_2.match(str(part.get("module"))) for _, part in _parts(config, ""))
+
+
+def keras_version(path: Path) -> str:
+    """The Keras that wrote a whole .h5 file, as "2.15.0"; "" where it does not say."""
+    try:
+        with h5py.File(path, "r") as file:
+            version = file.attrs.get("keras_version", "")
+    except DAMAGED:
+        return ""
+    return version.decode(errors="replace") if isinstance(version, bytes) else str(version)
 
 
 def read_config(path: Path, unsafe: bool = False) -> dict[str, Any]:
@@ -59,6 +79,8 @@ def read_config(path: Path, unsafe: bool = False) -> dict[str, Any]:
         config = json.loads(text)
         if not isinstance(config, dict) or not isinstance(config.get("config"), dict):
             raise ValueError("its configuration is no network's")
+        if is_of_keras_2(config):
+            raise BackboneError(f"{path}: it was saved by Keras 2, and this is Keras 3: {BY_WEIGHTS}")
         if not unsafe:
             _check(config, str(path))
     except (*DAMAGED, RecursionError) as error:
@@ -80,6 +102,8 @@ def _zipped_config(path: Path, unsafe: bool) -> bytes:
                 raise BackboneError(f"{path}: {member.filename} would unpack to {member.file_size} bytes")
         if archive.getinfo("config.json").file_size > _CONFIG_BYTES:
             raise BackboneError(f"{path}: its configuration has more than {_CONFIG_BYTES} bytes")
+        with archive.open("model.weights.h5") as packed, h5py.File(packed, "r") as weights:
+            refuse_outside(weights)
         return archive.read("config.json")
 
 
@@ -90,6 +114,7 @@ def _hdf5_config(path: Path) -> str | bytes:
                 f"{path}: it holds no whole model; for weights alone name the backbone with --model and this file "
                 "with --weights"
             )
+        refuse_outside(file)
         config: str | bytes = file.attrs["model_config"]
         return config
 

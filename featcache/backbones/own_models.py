@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.backbones.drop_path import drop_path_join_class
-from featcache.backbones.model_file import SUFFIXES, architecture_name, read_config
+from featcache.backbones.model_file import BY_WEIGHTS, SUFFIXES, architecture_name, keras_version, read_config
 from featcache.backbones.preprocess import MODES
 from featcache.backbones.quiet_keras import import_keras
 from featcache.backbones.weights import label, randomize
@@ -85,9 +85,9 @@ def _from_file(path: Path, unsafe: bool) -> keras.Model:
             warnings.simplefilter("ignore")
             model = keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
     except Exception as error:
-        raise BackboneError(
-            f"{path}: Keras cannot load it: {one_line(error)}; save it as .keras with the Keras that made it"
-        ) from error
+        version = keras_version(path)
+        way_out = f"it was saved by Keras {version}: {BY_WEIGHTS}" if version < "3" else "save it as .keras again"
+        raise BackboneError(f"{path}: Keras cannot load it: {one_line(error)}; {way_out}") from error
     return _checked(model, str(path))
 
 

@@ -54,6 +54,25 @@ def assign_file(model: keras.Model, path: Path) -> None:
     settle(model)
 
 
+def refuse_outside(file: h5py.File) -> None:
+    """Raise WeightsError where an HDF5 file leads out of itself: to other files of this machine, by link or storage."""
+    groups: list[h5py.Group] = [file]
+    seen: set[Any] = set()
+    while groups:
+        group = groups.pop()
+        if (place := h5py.h5o.get_info(group.id).addr) in seen:
+            continue
+        seen.add(place)
+        for name in group:
+            if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
+                raise WeightsError(f"{name!r:.80} in it is a link to another file, which no weights file has")
+            item = group.get(name)
+            if isinstance(item, h5py.Group):
+                groups.append(item)
+            elif isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
+                raise WeightsError(f"{name!r:.80} in it lies in another file, as no weights do")
+
+
 def settle(model: keras.Model) -> None:
     """Let layers that keep a copy of their weights, as normalisations do, take it anew after weights were set."""
     for layer in model._flatten_layers(include_self=False, recursive=True):

@@ -191,7 +191,19 @@ def _by_leaf(leaves: list[Leaf], stored: list[Leaf], where: str, whole: bool) ->
     if len(stored) != len(leaves):
         raise WeightsError(
             f"{where}: not of this network: expected {len(leaves)} layers with weights, found {len(stored)}"
+            + _top_of(stored[len(leaves) :])
         )
+
+
+def _top_of(more: list[Leaf]) -> str:
+    """What to say of layers behind the network's own: dense ones are a top."""
+    if not more or not all(len(leaf.tensors) <= 2 and len(leaf.tensors[0].shape) <= 2 for leaf in more):
+        return ""
+    names = ", ".join(leaf.name for leaf in more[:3])
+    return (
+        f"; it seems to hold the network with its top ({names}): take the file without it (Keras' names end in notop), "
+        "or save the model with include_top=False"
+    )
 
 
 def _in_model_order(stored: list[Leaf], leaves: list[Leaf], where: str, whole: bool) -> list[Leaf]:

@@ -252,7 +252,7 @@ def described(cache: Cache, why: str) -> dict[str, Any]:
 
 def draw(run: runs.Run, with_curves: bool = True) -> runs.Run:
     """Draw the curves and the confusion of a run that is written. `report` draws what is missing."""
-    with suppress(OSError, MemoryError):  # no picture is worth a training
+    with suppress(OSError, MemoryError, RunError):  # no picture is worth a training
         if with_curves:
             figures.write_curves(run.history, run.folder / figures.CURVES_FILE, title=run.name)
         figures.write_confusion(

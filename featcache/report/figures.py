@@ -6,7 +6,10 @@ state is touched, so that figures may be drawn in any thread and beside a user's
 
 from __future__ import annotations
 
+import functools
 import io
+import logging
+import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from featcache.errors import RunError
 from featcache.files import write_bytes
 from featcache.report.records import read_history
 from featcache.report.text import shorten
@@ -292,9 +296,28 @@ def _title(figure: Figure, title: str) -> None:
 
 
 def _figure(width_in: float, height_in: float) -> Figure:
+    _import_matplotlib()
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width_in, height_in), layout="constrained", facecolor="white")
+
+
+@functools.cache
+def _import_matplotlib() -> None:
+    """Matplotlib with its own defaults, quietly: it would obey a matplotlibrc that lies in the project's folder.
+
+    Who has imported it before, in a notebook, keeps what is set there.
+    """
+    if "matplotlib" in sys.modules:
+        return
+    logging.getLogger("matplotlib").setLevel(logging.CRITICAL)  # fonts it looks for, folders it cannot write
+    try:
+        import matplotlib
+    except (ValueError, OSError) as error:
+        raise RunError(
+            f"Matplotlib cannot be loaded ({error}): is there a damaged matplotlibrc in this folder?"
+        ) from error
+    matplotlib.rcdefaults()
 
 
 def _blues() -> Any:
