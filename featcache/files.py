@@ -59,6 +59,20 @@ def make_folder(folder: Path, within: Path | None = None) -> None:
         sync(folder.parent)
 
 
+def is_hidden(folder: Path) -> bool:
+    """Whether a name is one of those that commands give to what they are still at work on."""
+    return folder.name.startswith(".") and folder.name != ".."
+
+
+def visible_folders(parent: Path) -> list[Path]:
+    """The folders in `parent` that are whole things, by name; none where it is not there."""
+    try:
+        found = sorted(parent.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [path for path in found if not is_hidden(path) and path.is_dir()]
+
+
 @contextmanager
 def beside(final: Path) -> Iterator[Path]:
     """A path next to `final` to write to; it becomes `final` when the block ends well, else it goes.

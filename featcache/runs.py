@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featcache.errors import FeatcacheError, HeadError, RunError
-from featcache.files import PARTIAL_SUFFIX, sync, write_json, write_text
+from featcache.files import PARTIAL_SUFFIX, is_hidden, sync, visible_folders, write_json, write_text
 from featcache.heads.history import Epoch
 from featcache.recipe import digest
 from featcache.store.leases import Leases
@@ -91,14 +91,12 @@ def run_name(kind: str, backbone: str, identity: dict[str, Any]) -> str:
 
 def list_runs(results: Path) -> list[Run]:
     """Every finished run in `results`, by name."""
-    if not results.is_dir():
-        return []
-    return [Run(folder) for folder in sorted(results.iterdir()) if is_finished(folder)]
+    return [Run(folder) for folder in visible_folders(results) if is_finished(folder)]
 
 
 def is_finished(folder: Path) -> bool:
     """Whether a folder is a run. Runs get their name only when they are whole."""
-    return (folder / METRICS_FILE).is_file() and not folder.name.startswith(".")
+    return not is_hidden(folder) and (folder / METRICS_FILE).is_file()
 
 
 @contextmanager

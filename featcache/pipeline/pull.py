@@ -111,5 +111,6 @@ def _both(before: Reached, found: Reached, name: str) -> Reached:
         whole=found.whole,
         donors=(*before.donors, *found.donors),
         row_ids=before.row_ids | found.row_ids,
+        leases=(*before.leases, *found.leases),
         remarks=(*before.remarks, *(f"{name}: {remark}" for remark in found.remarks)),
     )

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.errors import CacheNotFoundError, CacheWriteError, RunError, UsageError
-from featcache.files import beside
+from featcache.files import beside, is_hidden
 from featcache.pipeline.progress import Stopping, Track, never, silent
 from featcache.pipeline.remote import Target
 from featcache.project import Project
-from featcache.runs import is_finished
+from featcache.runs import is_finished, list_runs
 from featcache.share import keys
 from featcache.share.commit import Words
 from featcache.share.packs import PackWriter
@@ -93,9 +93,10 @@ def find_pushable(project: Project, name: str | None) -> Path:
     if name is None:
         return find_cache(project.cache_folder).folder
     path = Path(name)
-    if is_finished(path) or (path / MANIFEST_FILE).is_file():
+    if is_finished(path) or ((path / MANIFEST_FILE).is_file() and not is_hidden(path)):
         return path
-    runs = sorted(run for run in project.results_folder.glob(f"{name}*") if is_finished(run)) if _plain(name) else []
+    there = [run.folder for run in list_runs(project.results_folder)]
+    runs = [run for run in there if name and run.name.startswith(name)]
     exact = [run for run in runs if run.name == name]
     try:
         return cache_folder(project.cache_folder, name)
@@ -106,10 +107,6 @@ def find_pushable(project: Project, name: str | None) -> Path:
             names = ", ".join(run.name for run in runs)
             raise UsageError(f"{name!r:.80} could be {names}: name one of them") from None
         raise
-
-
-def _plain(name: str) -> bool:
-    return bool(name) and not set(name) & set("*?[]/\0") and len(name) < 200
 
 
 @dataclass(frozen=True)
