@@ -195,17 +195,22 @@ def command(
     pause_s: float = 0.0,
     fsize: int | None = None,
     ready: str | None = None,
+    fault: Sequence[Any] | None = None,
 ) -> None:
     """`featcache ARGUMENTS` in `folder`, with the cheap engine.
 
     fsize : largest file that this process may write, in bytes
     ready : file that is made when it begins
+    fault : name of one of FAULTS and its arguments, of what is written in `folder`
     """
     use_cheap_engine(log, pause_s)
     os.chdir(folder)
     sys.argv = ["featcache", *arguments]
     if ready:
         Path(ready).touch()
+    if fault:
+        name, *rest = fault
+        FAULTS[name](Path(folder), CheapEngine(), *rest)
     if fsize is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (fsize, resource.RLIM_INFINITY))
     main()

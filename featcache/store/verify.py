@@ -16,7 +16,7 @@ from featcache.store import ledger
 from featcache.store.cache import Cache
 from featcache.store.contract import Stored
 from featcache.store.formats import open_store
-from featcache.store.layout import LEDGER_FILE, MANIFEST_FILE
+from featcache.store.layout import LEDGER_FILE, MANIFEST_FILE, REPAIR_LEDGER_FILE
 from featcache.store.manifest import FileEntry, Manifest, leads_out, parse_manifest
 from featcache.store.tables import rows_in
 from featcache.store.tensorstore import choose_reader
@@ -115,7 +115,7 @@ def _file(folder: Path, name: str, entry: FileEntry, on_bytes: Callable[[int], o
 
 def _unlisted(folder: Path, manifest: Manifest) -> Iterator[str]:
     """Files that the manifest does not name: nothing reads them, and nobody vouches for them."""
-    known = {*manifest.files, MANIFEST_FILE}
+    known = {*manifest.files, MANIFEST_FILE, REPAIR_LEDGER_FILE}
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     strange = sorted(set(found) - known)
     if strange:
