@@ -325,7 +325,7 @@ class Steps:
 
     def _told(self, function: Callable[..., Any], name: str, changes: Callable[[str], bool]) -> Callable[..., Any]:
         def wrapped(what: Any, *args: Any, **options: Any) -> Any:
-            inside = options.get("dir_fd")
+            inside = options.get("dir_fd", options.get("src_dir_fd"))
             path = what if inside is None else f"{self._path(inside)}/{what}"
             if isinstance(path, int) or changes(path):
                 self.tell(name, path)
@@ -357,7 +357,8 @@ class Steps:
     def _opening_raw(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(file: Any, flags: int, *args: Any, **options: Any) -> Any:
             if flags & os.O_CREAT:
-                self.tell("create", file)
+                inside = options.get("dir_fd")
+                self.tell("create", file if inside is None else f"{self._path(inside)}/{file}")
             return function(file, flags, *args, **options)
 
         return wrapped

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import click
 
-from featcache import __version__
+from featcache import __version__, files
 from featcache.cli.interrupts import noting_interrupts
 from featcache.errors import FeatcacheError
 
@@ -94,6 +94,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that a terminal cannot show must not end a command
             stream.reconfigure(errors="backslashreplace")
+    files.on_remark = lambda said: _echo(f"remark: {said}")
     with noting_interrupts() as interrupts:
         try:
             ended = cli.main(prog_name="featcache", standalone_mode=False)

@@ -73,6 +73,7 @@ def pull(
     if (found := _here_already(parent / record.name, record, signed)) is not None:
         _sweep(work, leases)
         return found
+    refuse_links(work)
     with _explaining(record, parent):
         leases.folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -93,6 +94,13 @@ def _sweep(work: Path, leases: Leases) -> None:
     if work.is_dir() and leases.claim("pull"):
         shutil.rmtree(work, ignore_errors=True)
     leases.close()
+
+
+def refuse_links(work: Path) -> None:
+    """Raise UsageError where somebody put a link into the place that a pull writes to: it would write elsewhere."""
+    for path in (work, *work.rglob("*")):
+        if path.is_symlink():
+            raise UsageError(f"{path}: is a link where a pull writes: remove it, then pull again")
 
 
 def accept(parent: Path, store: Store, entry: Entry, trust: Trust) -> keys.Signed:

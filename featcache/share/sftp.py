@@ -17,6 +17,7 @@ import paramiko
 from featcache.errors import FeatcacheError, RemoteAccessError, RemoteDroppedError, RemoteNotFoundError
 from featcache.files import PARTIAL_SUFFIX
 from featcache.share.contract import BLOCK_BYTES, Item
+from featcache.share.rooted import LinkError
 from featcache.share.urls import Place, open_remote
 
 _CHANNELS = 6
@@ -63,6 +64,7 @@ class SftpStore:
     def size(self, path: str) -> int:
         """As of `Store`."""
         with self._explaining(path) as sftp:
+            self._refuse_links(sftp, path, path.rpartition("/")[0])
             return sftp.stat(self._at(path)).st_size or 0
 
     @contextmanager
@@ -70,6 +72,7 @@ class SftpStore:
         """As of `Store`, whole objects alone."""
         assert start == 0 and stop is None  # noqa: S101 - a caller looks at `ranges`
         with self._explaining(path) as sftp:
+            self._refuse_links(sftp, path, path.rpartition("/")[0])
             size = sftp.stat(self._at(path)).st_size or 0
             with sftp.open(self._at(path), "rb") as file:
                 file.prefetch(size)
@@ -103,6 +106,8 @@ class SftpStore:
     def remove(self, path: str) -> None:
         """As of `Store`; folders that are empty then go too."""
         with self._explaining(path) as sftp:
+            parent = path.rpartition("/")[0]
+            self._refuse_links(sftp, parent, parent)
             with suppress(FileNotFoundError):
                 sftp.remove(self._at(path))
             folder = path.rpartition("/")[0]
@@ -111,11 +116,27 @@ class SftpStore:
                     sftp.rmdir(self._at(folder))
                     folder = folder.rpartition("/")[0]
 
+    def _refuse_links(self, sftp: paramiko.SFTPClient, path: str, folder: str) -> None:
+        """Raise LinkError where an object is a link, or lies behind one: what is there may not be the remote's.
+
+        The server is asked what a folder's name really is, which tells of every link on the way at once.
+        """
+        with suppress(FileNotFoundError):
+            root = (sftp.normalize(self._root) or self._root).rstrip("/")
+            real = sftp.normalize(self._at(folder)) if folder else root
+            strange = real is not None and real.rstrip("/").lower() != f"{root}/{folder}".rstrip("/").lower()
+            if strange or (path != folder and stat.S_ISLNK(sftp.lstat(self._at(path)).st_mode or 0)):
+                raise LinkError(
+                    f"{self.url}/{path}: is a link, or lies behind one, and none is followed on a remote. Ask whoever "
+                    "owns the remote; put the folder itself in its place"
+                )
+
     def _at(self, path: str) -> str:
         return f"{self._root.rstrip('/')}/{path}"
 
     def _entries(self, folder: str) -> Any:
         with self._explaining(folder) as sftp:
+            self._refuse_links(sftp, folder, folder)
             try:
                 return sftp.listdir_attr(self._at(folder))
             except FileNotFoundError:
@@ -135,6 +156,8 @@ class SftpStore:
         for folder in reversed(missing):
             with suppress(OSError):  # another thread was quicker; where it is not there, writing says so
                 sftp.mkdir(folder)
+        parent = path.rpartition("/")[0]
+        self._refuse_links(sftp, parent, parent)
         return f"{self._at(path).rpartition('/')[0]}/.{uuid.uuid4().hex[:12]}{PARTIAL_SUFFIX}"
 
     def _send(self, sftp: paramiko.SFTPClient, partial: str, data: bytes | Path) -> None:

@@ -35,7 +35,7 @@ from featcache.store.layout import (
     layout_for,
 )
 from featcache.store.leases import POLL_S, Leases
-from featcache.store.manifest import CACHE_FORMAT, ArrayEntry, FileEntry, Manifest, Tolerance, read_manifest
+from featcache.store.manifest import CACHE_FORMAT, ArrayEntry, FileEntry, Manifest, Tolerance, leads_out, read_manifest
 from featcache.store.tables import Row, images_in, read_dataset_copy, read_rows, write_dataset_copy, write_rows
 
 TOLERANCES = {
@@ -92,6 +92,7 @@ class CacheWriter:
         self._manifest_before = b""
         self._leases = Leases(self.folder / LEASES_FOLDER)
         with writing(self.folder):
+            self._refuse_links()
             self._leases.folder.mkdir(parents=True, exist_ok=True)
             with self._leases.holding("start"):
                 self._start()
@@ -242,6 +243,13 @@ class CacheWriter:
             self._done = {shard: record for shard, record in self._done.items() if self._readable(record)}
         if self._kept is None and self._manifest_before and self.missing:  # it does not hold what its manifest promises
             (self.folder / MANIFEST_FILE).unlink(missing_ok=True)
+
+    def _refuse_links(self) -> None:
+        """Raise CacheError where a file would be written, or removed, behind a link that leads out of the cache."""
+        tables = (RECIPE_FILE, ROWS_FILE, LEDGER_FILE, DATASET_FILE, MANIFEST_FILE, LEASES_FOLDER, PARTS_FOLDER)
+        for name in (*tables, *self.store.files()):
+            if leads_out(self.folder, name):
+                raise CacheError(f"{self.folder.name}: {name} is a link that leads out of the cache: remove it first")
 
     def _holds_recipe(self) -> bool:
         """Whether the recipe is there. Raises CacheError for that of another cache whose digest begins alike."""
