@@ -28,12 +28,17 @@ on_remark: Callable[[str], object] = lambda _: None  # noqa: E731 - the command 
 _unsynced: set[int] = set()
 
 
-def user_path(path: str) -> Path | None:
+def user_path(path: str | Path) -> Path | None:
     """A path below the user's home folder; None where there is no home: a user id without a name, and no HOME."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
         return None
+
+
+def expanded(path: str | Path) -> Path:
+    """`user_path`, or the path as it is written where there is no home."""
+    return user_path(path) or Path(path)
 
 
 def sha256_bytes(data: bytes | memoryview) -> str:

@@ -56,7 +56,7 @@ def push(
     seen_in : folder of caches where it is noted which record is there now
     """
     options = options or PushOptions()
-    key = keys.open_key(options.sign, keys.config_folder() / keys.KEYS_FOLDER) if options.sign is not None else None
+    key = keys.open_key(options.sign, keys.own_config_folder() / keys.KEYS_FOLDER) if options.sign is not None else None
     with _parcel(folder, options) as parcel, stopping() as stopped:
         total = sum(entry.bytes for entry in parcel.entries.values())
         with track(f"pushing {parcel.name}", total) as advance:

@@ -51,14 +51,19 @@ class _UserSettings(BaseModel):
 
 def remotes_of(project: Project | None) -> dict[str, RemoteSection]:
     """The remotes of the user's configuration and of the project, which counts where both name one."""
-    file = config_folder() / USER_FILE
+    return {**_user_remotes(), **(project.settings.remotes if project else {})}
+
+
+def _user_remotes() -> dict[str, RemoteSection]:
+    folder = config_folder()
+    if folder is None or not (file := folder / USER_FILE).is_file():
+        return {}
     try:
-        users = _UserSettings.model_validate(tomllib.loads(file.read_text("utf-8"))).remotes if file.is_file() else {}
+        return _UserSettings.model_validate(tomllib.loads(file.read_text("utf-8"))).remotes
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ProjectError(f"{file}: not readable as TOML: {error}") from error
     except ValidationError as error:
         raise ProjectError(f"{file}: {explain(error)}") from error
-    return {**users, **(project.settings.remotes if project else {})}
 
 
 def add_remote(name: str, url: str, file: Path, signed: bool = False) -> RemoteSection:
@@ -153,8 +158,9 @@ def _there(pack: str) -> str | Path:
 
 def trust_of(target: Target, require: bool = False, allow_older: bool = False, file: Path | None = None) -> Trust:
     """Whom to believe, ourselves among them. file : of trusted keys; by default the user's"""
-    own = {key.public: key.name for key in own_keys(config_folder() / KEYS_FOLDER)}
-    trusted = {**own, **read_trusted(file or config_folder() / TRUST_FILE)}
+    folder = config_folder()
+    own = {key.public: key.name for key in own_keys(folder / KEYS_FOLDER if folder else None)}
+    trusted = {**own, **read_trusted(file or (folder / TRUST_FILE if folder else None))}
     return Trust(trusted, require or target.signed, allow_older)
 
 

@@ -24,6 +24,7 @@ from featcache.pipeline.verify import network_of
 from featcache.project import Project
 from featcache.recipe import Recipe, cache_digest, cache_name, row_id
 from featcache.store import ledger
+from featcache.store.cache import file_of
 from featcache.store.contract import FeatureStore, Stored
 from featcache.store.formats import open_store
 from featcache.store.layout import (
@@ -199,7 +200,8 @@ def _dataset(
         except FeatcacheError:
             if manifest or not (folder / DATASET_FILE).is_file():
                 raise
-    dataset = Dataset(images_in(read_dataset_copy(folder / DATASET_FILE)), project.images_folder)
+    copy = file_of(folder, manifest, DATASET_FILE) if manifest else folder / DATASET_FILE
+    dataset = Dataset(images_in(read_dataset_copy(copy)), project.images_folder)
     images_of(dataset, image_ids)
     return dataset
 

@@ -15,6 +15,7 @@ from obstore import exceptions
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from featcache.errors import FeatcacheError, RemoteAccessError, RemoteDroppedError, RemoteError, RemoteNotFoundError
+from featcache.files import user_path
 from featcache.share.contract import BLOCK_BYTES, Block, Item
 from featcache.share.urls import Place, open_remote
 
@@ -84,8 +85,9 @@ def _aws_settings() -> dict[str, str]:
     }
     for variable, usual in _AWS_FILES:
         parser = configparser.RawConfigParser()
+        file = user_path(os.environ.get(variable, usual))
         try:
-            parser.read(Path(os.environ.get(variable, usual)).expanduser(), encoding="utf-8")
+            parser.read(file or [], encoding="utf-8")
         except (configparser.Error, UnicodeDecodeError) as error:
             raise RemoteAccessError(f"{usual}: cannot be read: {' '.join(str(error).split())}") from error
         for section in (profile, f"profile {profile}"):

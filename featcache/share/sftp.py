@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import io
 import stat
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 import paramiko
 
 from featcache.errors import FeatcacheError, RemoteAccessError, RemoteDroppedError, RemoteNotFoundError
-from featcache.files import PARTIAL_SUFFIX
+from featcache.files import PARTIAL_SUFFIX, user_path
 from featcache.share.contract import BLOCK_BYTES, Item
 from featcache.share.rooted import LinkError
 from featcache.share.urls import Place, open_remote
@@ -238,15 +239,21 @@ class SftpStore:
 def _connected(place: Place) -> paramiko.SSHClient:
     """A session with the server, as ~/.ssh says."""
     name, _, port = place.host.partition(":")
-    file = Path("~/.ssh/config").expanduser()
-    said: Any = paramiko.SSHConfig.from_path(str(file)).lookup(name) if file.is_file() else {}
+    file = user_path("~/.ssh/config")
+    try:
+        said: Any = paramiko.SSHConfig.from_path(str(file)).lookup(name) if file and file.is_file() else {}
+        user = place.user or said.get("user") or getpass.getuser()
+    except (KeyError, OSError) as error:  # a user id without a name
+        raise RemoteAccessError(
+            f"{place.url}: who are we there? Name the user: sftp://USER@{place.host}/..."
+        ) from error
     client = paramiko.SSHClient()
     client.load_system_host_keys()
     client.set_missing_host_key_policy(_Refuse())
     client.connect(
         said.get("hostname", name),
         port=int(port or said.get("port", 22)),
-        username=place.user or said.get("user"),
+        username=user,
         key_filename=said.get("identityfile"),
         timeout=_CONNECT_S,
         banner_timeout=_CONNECT_S,

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from featcache.errors import FeatcacheError, RemoteAccessError, RemoteDroppedError, RemoteError, RemoteNotFoundError
+from featcache.files import user_path
 from featcache.share.contract import BLOCK_BYTES, Item, NoRangesError, read
 from featcache.store.strict import strict_json
 
@@ -149,9 +150,9 @@ def _host_of(url: str) -> str:
 def _login(url: str) -> dict[str, str]:
     """What ~/.netrc, or the file in NETRC, says for the host."""
     host = urlsplit(url).hostname or ""
-    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    file = user_path(os.environ.get("NETRC", "~/.netrc"))
     try:
-        found = netrc.netrc(file).hosts.get(host) if file.is_file() else None  # never the default entry
+        found = netrc.netrc(file).hosts.get(host) if file and file.is_file() else None  # never the default entry
     except (OSError, netrc.NetrcParseError) as error:
         raise RemoteAccessError(f"{file}: cannot be read: {error}") from error
     if not found:

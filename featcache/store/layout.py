@@ -12,6 +12,7 @@ import numpy as np
 RECIPE_FILE = "recipe.json"
 ROWS_FILE = "rows.parquet"
 DATASET_FILE = "dataset.parquet"
+LABELS_WAITING_FILE = f"{DATASET_FILE}.next"
 LEDGER_FILE = "ledger.jsonl"
 REPAIR_LEDGER_FILE = "ledger.repair.jsonl"
 MANIFEST_FILE = "manifest.json"

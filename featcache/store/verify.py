@@ -13,11 +13,11 @@ import numpy as np
 from featcache.errors import CacheError, CacheNotFoundError
 from featcache.recipe import row_id
 from featcache.store import ledger
-from featcache.store.cache import Cache
+from featcache.store.cache import Cache, file_of
 from featcache.store.contract import Stored
 from featcache.store.formats import open_store
-from featcache.store.layout import LEDGER_FILE, MANIFEST_FILE, REPAIR_LEDGER_FILE
-from featcache.store.manifest import FileEntry, Manifest, leads_out, parse_manifest
+from featcache.store.layout import LABELS_WAITING_FILE, LEDGER_FILE, MANIFEST_FILE, REPAIR_LEDGER_FILE
+from featcache.store.manifest import Manifest, leads_out, parse_manifest
 from featcache.store.tables import rows_in
 from featcache.store.tensorstore import choose_reader
 from featcache.store.writer import file_entry
@@ -71,7 +71,9 @@ def verify(folder: Path, on_bytes: Callable[[int], object] = lambda _: None) -> 
     except CacheError as error:
         return Verified(folder.name, folder, 0, 0, 0, (Problem(MANIFEST_FILE, _without(folder, error)),))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        checked = list(pool.map(lambda name: _file(folder, name, manifest.files[name], on_bytes), manifest.files))
+        checked = list(pool.map(lambda name: _file(folder, manifest, name, on_bytes), manifest.files))
+    if any(checked) and _relabelled(folder, manifest):
+        return verify(folder)
     problems = [problem for problem in checked if problem is not None]
     remarks = list(_unlisted(folder, manifest))
     bad = {problem.file for problem in problems}
@@ -94,8 +96,16 @@ def verify(folder: Path, on_bytes: Callable[[int], object] = lambda _: None) -> 
     )
 
 
-def _file(folder: Path, name: str, entry: FileEntry, on_bytes: Callable[[int], object]) -> Problem | None:
-    path = folder / name
+def _relabelled(folder: Path, manifest: Manifest) -> bool:
+    """Whether somebody gave the cache other labels while it was looked at."""
+    try:
+        return parse_manifest(folder) != manifest
+    except CacheError:
+        return False
+
+
+def _file(folder: Path, manifest: Manifest, name: str, on_bytes: Callable[[int], object]) -> Problem | None:
+    path, entry = file_of(folder, manifest, name), manifest.files[name]
     try:
         if leads_out(folder, name):
             return Problem(name, "is a link that leads out of the cache")
@@ -115,7 +125,7 @@ def _file(folder: Path, name: str, entry: FileEntry, on_bytes: Callable[[int], o
 
 def _unlisted(folder: Path, manifest: Manifest) -> Iterator[str]:
     """Files that the manifest does not name: nothing reads them, and nobody vouches for them."""
-    known = {*manifest.files, MANIFEST_FILE, REPAIR_LEDGER_FILE}
+    known = {*manifest.files, MANIFEST_FILE, REPAIR_LEDGER_FILE, LABELS_WAITING_FILE}
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     strange = sorted(set(found) - known)
     if strange:
