@@ -30,7 +30,7 @@ from featcache.share.keys import KEYS_FOLDER, TRUST_FILE, config_folder, own_key
 from featcache.share.pull import Trust
 from featcache.share.record import FOLDERS, Kind
 from featcache.share.tidy import RemoteVerified, removable, remove, verify_remote
-from featcache.share.urls import PACK_SUFFIX, open_remote, parse_url
+from featcache.share.urls import PACK_SUFFIX, open_remote, parse_url, place_of
 
 USER_FILE = "config.toml"
 
@@ -121,12 +121,18 @@ def open_named(remote: str | None, project: Project | None) -> Target:
             raise UsageError(f"which remote? Name one with --remote (known: {there})")
         remote = next(iter(known))
     if remote in known:
-        return Target(open_remote(known[remote].url), "", known[remote].signed)
+        return Target(open_remote(known[remote].url), "", _must_be_signed(known[remote].url, project))
     if "://" in remote or remote.endswith(PACK_SUFFIX) or Path(remote).is_absolute():
-        same = [one for one in known.values() if one.url.rstrip("/") == remote.rstrip("/")]
-        return Target(open_remote(remote), "", any(one.signed for one in same))
+        return Target(open_remote(remote), "", _must_be_signed(remote, project))
     hint = nearest(remote, known) if known else "none is known: 'featcache remote add NAME URL' adds one"
     raise UsageError(f"no remote {remote!r:.80}: {hint}")
+
+
+def _must_be_signed(url: str, project: Project | None) -> bool:
+    """Whether somebody asked for signatures of that place, under whatever name and in whatever spelling."""
+    named = [*_user_remotes().values(), *(project.settings.remotes.values() if project else ())]
+    asked = [place_of(remote.url) for remote in named if remote.signed]
+    return place_of(url) in asked
 
 
 def is_remote(spec: str, project: Project | None) -> bool:

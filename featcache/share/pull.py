@@ -12,7 +12,7 @@ from pathlib import Path
 from featcache.errors import CacheError, CacheWriteError, RemoteError, RunError, UsageError
 from featcache.files import PARTIAL_SUFFIX, sha256_bytes, sync
 from featcache.recipe import row_id
-from featcache.runs import is_finished
+from featcache.runs import TRAINING_SUFFIX, is_finished
 from featcache.share import keys, seen
 from featcache.share.catalog import Entry
 from featcache.share.contract import Store
@@ -67,6 +67,8 @@ def pull(
     RunError where nothing can be written, UsageError where the name is taken here by something else.
     """
     record = entry.record
+    if record.kind == "run" and record.name.endswith(TRAINING_SUFFIX):
+        raise RemoteError(f"{record.name}: runs are not named so: it would be taken for a training that was begun here")
     signed = accept(parent, store, entry, trust or Trust())
     work = parent / f".{record.name}-{entry.sha256[:12]}{PARTIAL_SUFFIX}"
     leases = Leases(work / LEASES_FOLDER)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import re
+import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +18,8 @@ from featcache.share.contract import Store
 PACK_SUFFIX = ".zip"
 _EXTRAS = {"s3": ("s3", "obstore"), "gs": ("gs", "obstore"), "az": ("az", "obstore"), "sftp": ("sftp", "paramiko")}
 _SCHEMES = ("file", "http", "https", *_EXTRAS)
+_OBJECTS = ("s3", "gs", "az")
+_USUAL_PORTS = {"http": 80, "https": 443, "sftp": 22}
 _OPTIONS = {"s3": {"endpoint", "region"}}
 
 
@@ -60,13 +66,42 @@ def parse_url(url: str) -> Place:
     if parts.scheme != "file" and not parts.hostname:
         raise UsageError(f"{url}: names no host or bucket")
     host = (parts.hostname or "") + (f":{port}" if port else "")
-    if parts.scheme in ("s3", "gs", "az"):
+    if parts.scheme in _OBJECTS:
         host = parts.netloc  # bucket names may hold capital letters
     path = unquote(parts.path).strip("/")
     if ".." in path.split("/") or "\0" in path:
         raise UsageError(f"{url}: expected a path without '..'")
     shown = urlunsplit((parts.scheme, parts.netloc, quote(f"/{path}" if path else ""), parts.query, ""))
     return Place(parts.scheme, host, path, parts.username or "", options, shown)
+
+
+def place_of(url: str) -> str:
+    """One text for every spelling of a place: two URLs that lead to the same remote have the same.
+
+    Links, '.', '//', capitals of hosts, usual ports, users and escapes make no other place. Nor does the scheme of a
+    web server, nor the endpoint of a bucket: what is asked of one spelling is asked of the others, rather too often.
+    """
+    place = parse_url(url)
+    parts = [part for part in place.path.split("/") if part not in ("", ".")]
+    if place.scheme == "file":
+        return f"file:{os.path.realpath('/' + '/'.join(parts))}"
+    scheme = "web" if place.scheme in _USUAL_PORTS and place.scheme != "sftp" else place.scheme
+    host = place.host if place.scheme in _OBJECTS else _host_of(place)
+    return f"{scheme}://{host}/{'/'.join(parts)}"
+
+
+def _host_of(place: Place) -> str:
+    """Host and port as a machine sees them."""
+    parts = urlsplit(place.url)
+    name = unquote(parts.hostname or "").rstrip(".").lower()
+    with suppress(OSError):
+        name = socket.inet_ntoa(socket.inet_aton(name))  # 127.1, 0x7f000001
+    with suppress(ValueError):
+        name = str(ipaddress.ip_address(name))
+    with suppress(UnicodeError):
+        name = name.encode("idna").decode()
+    port = parts.port or _USUAL_PORTS[place.scheme]
+    return name if port in _USUAL_PORTS.values() else f"{name}:{port}"
 
 
 def redacted(url: str) -> str:

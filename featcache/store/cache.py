@@ -42,15 +42,15 @@ class Cache:
     def __init__(self, folder: Path, reader: ReaderName = "auto") -> None:
         self.folder = folder
         self.manifest: Manifest = read_manifest(folder)
-        self._finish_replacing()
-        try:
-            self._check_sizes()
-        except CacheError:  # somebody may have given it other labels meanwhile
-            before, self.manifest = self.manifest, read_manifest(folder)
-            if self.manifest == before:
-                raise
+        for more in (True, True, False):
             self._finish_replacing()
-            self._check_sizes()
+            try:
+                self._check_sizes()
+                break
+            except CacheError:  # somebody may be giving it other labels
+                before, self.manifest = self.manifest, read_manifest(folder)
+                if not more or (self.manifest == before and not (folder / LEASES_FOLDER).exists()):
+                    raise
         self.recipe = self._read_recipe()
         store = open_store(self.manifest.array.format, folder, self.manifest.array.layout)
         self.features = Features(choose_reader(store, reader))
