@@ -15,6 +15,7 @@ from featcache.pipeline.remote import Target
 from featcache.project import Project
 from featcache.runs import is_finished, list_runs
 from featcache.share import keys
+from featcache.share.bounded import ending_with
 from featcache.share.commit import Words
 from featcache.share.packs import PackWriter
 from featcache.share.parcel import Parcel, parcel_of_cache, parcel_of_run
@@ -57,7 +58,7 @@ def push(
     """
     options = options or PushOptions()
     key = keys.open_key(options.sign, keys.own_config_folder() / keys.KEYS_FOLDER) if options.sign is not None else None
-    with _parcel(folder, options) as parcel, stopping() as stopped:
+    with _parcel(folder, options) as parcel, stopping() as stopped, ending_with(stopped):
         total = sum(entry.bytes for entry in parcel.entries.values())
         with track(f"pushing {parcel.name}", total) as advance:
             words = Words(options.licence, options.contact)

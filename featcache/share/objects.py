@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from featcache.errors import FeatcacheError, RemoteAccessError, RemoteDroppedError, RemoteError, RemoteNotFoundError
 from featcache.files import user_path
-from featcache.share.contract import BLOCK_BYTES, Block, Item
+from featcache.share.contract import Block, Item
 from featcache.share.urls import Place, open_remote
 
 _WHOLE_BYTES = 64 << 20
 """What is larger is sent in parts."""
 _PART_BYTES = 16 << 20
+_STREAM_BYTES = 64 << 10
+"""So that a slow line is told from one that is dead."""
+_MAX_OBJECTS = 1_000_000
 _RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
 _SILENT_S = 60
 _AWS_FILES = ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config")
@@ -122,7 +126,7 @@ class ObjectStore:
     def list(self, folder: str) -> list[Item]:
         """As of `Store`."""
         with self._explaining(folder):
-            found = [item for page in obstore.list(self._bucket, f"{folder}/") for item in page]
+            found = list(islice(chain.from_iterable(obstore.list(self._bucket, f"{folder}/")), _MAX_OBJECTS + 1))
         return [Item(item["path"], item["size"], _md5(item["e_tag"])) for item in found]
 
     def size(self, path: str) -> int:
@@ -142,7 +146,7 @@ class ObjectStore:
             found = obstore.get(self._bucket, path, options=options)  # type: ignore[arg-type]
             if options and found.range[0] != start:
                 raise RemoteError(f"{self.url}/{path}: sent other bytes than were asked for")
-            yield (memoryview(block) for block in found.stream(min_chunk_size=BLOCK_BYTES))  # a copy costs a tenth
+            yield (memoryview(block) for block in found.stream(min_chunk_size=_STREAM_BYTES))  # a copy costs a tenth
 
     def put(self, path: str, data: bytes | Path) -> None:
         """As of `Store`; what is large goes in parts."""

@@ -17,7 +17,7 @@ import paramiko
 
 from featcache.errors import FeatcacheError, RemoteAccessError, RemoteDroppedError, RemoteNotFoundError
 from featcache.files import PARTIAL_SUFFIX, user_path
-from featcache.share.contract import BLOCK_BYTES, Item
+from featcache.share.contract import Item
 from featcache.share.rooted import LinkError
 from featcache.share.urls import Place, open_remote
 
@@ -25,6 +25,8 @@ _CHANNELS = 6
 """Of one session; OpenSSH allows ten."""
 _CONNECT_S = 15
 _SILENT_S = 60
+_READ_BYTES = 64 << 10
+"""So that a slow line is told from one that is dead."""
 
 
 class SftpStore:
@@ -77,7 +79,7 @@ class SftpStore:
             size = sftp.stat(self._at(path)).st_size or 0
             with sftp.open(self._at(path), "rb") as file:
                 file.prefetch(size)
-                yield iter(lambda: file.read(BLOCK_BYTES), b"")
+                yield iter(lambda: file.read(_READ_BYTES), b"")
 
     def put(self, path: str, data: bytes | Path) -> None:
         """As of `Store`."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from featcache.errors import UsageError
+from featcache.share.bounded import bounded
 from featcache.share.contract import Store
 
 PACK_SUFFIX = ".zip"
@@ -129,16 +130,16 @@ def _open(place: Place) -> Store:
     if place.scheme in ("http", "https"):
         from featcache.share.web import WebStore
 
-        return WebStore(place.url)
+        return bounded(WebStore(place.url))
     extra, package = _EXTRAS[place.scheme]
     refuse_missing(package, extra, f"{place.scheme}:// remotes need")
     if place.scheme == "sftp":
         from featcache.share.sftp import SftpStore
 
-        return SftpStore(place)
+        return bounded(SftpStore(place))
     from featcache.share.objects import ObjectStore, bucket_of
 
-    return ObjectStore(bucket_of(place), place)
+    return bounded(ObjectStore(bucket_of(place), place))
 
 
 def refuse_missing(package: str, extra: str, what: str) -> None:

@@ -18,12 +18,15 @@ from urllib.parse import quote, urlsplit
 from featcache.errors import FeatcacheError, RemoteAccessError, RemoteDroppedError, RemoteError, RemoteNotFoundError
 from featcache.files import user_path
 from featcache.share.contract import BLOCK_BYTES, Item, NoRangesError, read
+from featcache.share.urls import redacted
 from featcache.store.strict import strict_json
 
 INDEX_FILE = "index.json"
 INDEX_FORMAT = 1
 _MAX_INDEX_BYTES = 64 << 20
 _SILENT_S = 60
+_HARMLESS = {"user-agent", "accept-encoding", "range", "host"}
+"""Headers that another host than the remote's may see."""
 
 
 class WebStore:
@@ -130,21 +133,29 @@ class WebStore:
 
 
 class _SameHost(urllib.request.HTTPRedirectHandler):
-    """Goes where the server points, but takes the password along to no other host."""
+    """Goes where the server points, on the web alone, and takes what is secret along to no other host."""
 
     def __init__(self, host: str) -> None:
         self._host = host
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        before, after = (urlsplit(url).scheme for url in (req.full_url, newurl))
+        if after not in ("http", "https") or (before, after) == ("https", "http"):
+            raise RemoteError(
+                f"{self._host}: sends us on to {redacted(newurl)}, which is not followed from {before}://"
+            )
         request = super().redirect_request(req, fp, code, msg, headers, newurl)
         if request is not None and _host_of(newurl) != self._host:
-            request.remove_header("Authorization")
+            for name in [*request.headers, *request.unredirected_hdrs]:
+                if name.lower() not in _HARMLESS:
+                    request.remove_header(name)
         return request
 
 
 def _host_of(url: str) -> str:
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
+    usual = {"http": 80, "https": 443}.get(parts.scheme)
+    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{parts.port or usual}"
 
 
 def _login(url: str) -> dict[str, str]:
@@ -166,5 +177,5 @@ def _is_range(response: Any, start: int) -> bool:
 
 
 def _blocks(response: Any) -> Iterator[bytes]:
-    while block := response.read(BLOCK_BYTES):
+    while block := response.read1(BLOCK_BYTES):
         yield block

@@ -1,0 +1,212 @@
+"""Servers that trickle, never end, lie or send us elsewhere: every call ends, at the first interrupt too."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import FEATCACHE
+
+from featcache.errors import RemoteDroppedError, RemoteError
+from featcache.share import bounded
+from featcache.share.contract import StalledError, read
+from featcache.share.transfer import at_once
+from featcache.share.urls import open_remote
+
+Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
+
+
+ENDED = threading.Event()
+
+
+@contextmanager
+def server(answer: Answer) -> Iterator[tuple[str, list[str]]]:
+    """A web server that answers every request by a function. Yields its URL and what was asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            asked.append(f"{self.command} {self.path} {dict(self.headers)}")
+            with_body = int(self.headers.get("Content-Length") or 0)
+            self.rfile.read(with_body)
+            try:
+                answer(self)
+            except OSError:
+                return
+
+        do_PUT = do_POST = do_HEAD = do_DELETE = do_GET  # noqa: N815
+
+        def log_message(self, *_: Any) -> None: ...
+
+    class Server(http.server.ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: Any) -> None: ...
+
+    with Server(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True, kwargs={"poll_interval": 0.01}).start()
+        ENDED.clear()
+        try:
+            yield f"http://127.0.0.1:{running.server_address[1]}", asked
+        finally:
+            ENDED.set()  # what trickles
+            running.shutdown()
+            while any(thread.name == bounded.THREAD_NAME for thread in threading.enumerate()):
+                time.sleep(0.01)
+
+
+def says(body: bytes, code: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
+    def answer(request: http.server.BaseHTTPRequestHandler) -> None:
+        request.send_response(code)
+        for name, value in headers:
+            request.send_header(name, value)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body if request.command != "HEAD" else b"")
+
+    return answer
+
+
+def trickles(request: http.server.BaseHTTPRequestHandler) -> None:
+    """A byte now and then, for ever."""
+    request.send_response(200)
+    request.send_header("Content-Length", str(1 << 30))
+    request.end_headers()
+    while not ENDED.is_set():
+        request.wfile.write(b" ")
+        request.wfile.flush()
+        time.sleep(0.02)
+
+
+def trickles_at_its_headers(request: http.server.BaseHTTPRequestHandler) -> None:
+    request.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+    while not ENDED.is_set():
+        request.wfile.write(b"x")
+        request.wfile.flush()
+        time.sleep(0.02)
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "SILENT_S", 0.3)
+    monkeypatch.setattr(bounded, "CALL_S", 0.5)
+    monkeypatch.setattr("featcache.share.transfer._PAUSE_S", 0.001)
+    for name, value in (("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "y"), ("AWS_REGION", "us-east-1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "secret-token")
+
+
+def remotes(url: str) -> list[str]:
+    return [url, f"s3://lab/x?endpoint={url}"]
+
+
+@pytest.mark.parametrize("answer", [trickles, trickles_at_its_headers])
+@pytest.mark.parametrize("kind", [0, 1])
+def test_a_server_that_trickles_is_given_up(answer: Answer, kind: int) -> None:
+    with server(answer) as (url, _):
+        store = open_remote(remotes(url)[kind])
+        calls: list[Callable[[], object]] = [
+            lambda: read(store, "caches/x/00000001.json", 1 << 31),
+            lambda: store.folders("caches"),
+        ]
+        if answer is trickles_at_its_headers:
+            calls.append(lambda: store.size("a"))
+        for call in calls:
+            started = time.monotonic()
+            with pytest.raises(RemoteDroppedError):
+                call()
+            assert time.monotonic() - started < 3
+        assert not bounded._stops
+
+
+def test_a_slow_line_is_no_dead_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(request: http.server.BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "60000")
+        request.end_headers()
+        for _ in range(60):
+            request.wfile.write(b"x" * 1000)
+            request.wfile.flush()
+            time.sleep(0.01)
+
+    monkeypatch.setattr(bounded, "_LEAST_BYTES", 2000)
+    with server(slowly) as (url, _):
+        assert len(read(open_remote(url), "a", 1 << 20)) == 60_000
+
+
+def test_all_threads_end_with_an_interrupt() -> None:
+    with server(trickles) as (url, _):
+        store, started = open_remote(url), time.monotonic()
+        bounded_s = 0.2
+        with pytest.raises((KeyboardInterrupt, StalledError)):
+            at_once(
+                lambda name: read(store, name, 1 << 31),
+                [str(number) for number in range(20)],
+                lambda: time.monotonic() - started > bounded_s,
+            )
+        assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+@pytest.mark.parametrize("command", [("ls", "--remote"), ("pull",)])
+def test_the_first_interrupt_ends_a_command(kind: int, command: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "featcache.toml").write_text("")
+    with server(trickles) as (url, asked):
+        remote = remotes(url)[kind]
+        name = f"{url}/tiny-00000000" if kind == 0 else "tiny-00000000"
+        given = (remote,) if command[0] == "ls" else (name, *(("--remote", remote) if kind else ()))
+        process = subprocess.Popen(
+            [FEATCACHE, *command, *given], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        until = time.monotonic() + 30
+        while not asked and time.monotonic() < until and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        _, said = process.communicate(timeout=20)
+        assert (process.returncode, "Traceback" in said) == (130, False), said
+        assert time.monotonic() - started < 3
+        assert "interrupted; what was finished is kept" in said
+
+
+def test_an_answer_that_never_ends_in_number() -> None:
+    listed = json.dumps({"format": 1, "records": [f"caches/n{number}/00000001.json" for number in range(50)]})
+    with server(says(listed.encode())) as (url, _), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bounded, "_MAX_NAMES", 20)
+        with pytest.raises(RemoteError, match="lists more than 20 names: this is no featcache remote"):
+            open_remote(url).list("caches")
+
+
+# Sent elsewhere
+
+
+@pytest.mark.parametrize("target", ["ftp://127.0.0.1/x", "file:///etc/passwd", "gopher://x", "data:,x"])
+def test_other_schemes_are_not_followed(target: str) -> None:
+    with server(says(b"", 302, (("Location", target),))) as (url, _), pytest.raises(RemoteError):
+        read(open_remote(url), "a", 100)
+
+
+def to(url: str) -> tuple[tuple[str, str], ...]:
+    return (("Location", f"{url}/a"),)
+
+
+def test_secrets_go_to_no_other_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login anna password secret-password\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    with server(says(b"here")) as (other, told), server(lambda one: says(b"", 307, to(other))(one)) as (url, asked):
+        assert read(open_remote(url), "a", 100) == b"here"
+    assert "Authorization" in asked[0]
+    assert "Authorization" not in told[0]
+    assert "secret" not in told[0]
