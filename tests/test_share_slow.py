@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.server
 import json
 import signal
@@ -11,21 +12,27 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import FEATCACHE
 
-from featcache.errors import RemoteDroppedError, RemoteError
+from featcache.errors import RemoteDroppedError, RemoteError, UsageError
 from featcache.share import bounded
+from featcache.share.catalog import find, latest, listing
 from featcache.share.contract import StalledError, read
-from featcache.share.transfer import at_once
+from featcache.share.transfer import at_once, patiently
 from featcache.share.urls import open_remote
 
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
 
 
 ENDED = threading.Event()
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of threads that are left to themselves
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @contextmanager
@@ -62,8 +69,12 @@ def server(answer: Answer) -> Iterator[tuple[str, list[str]]]:
         finally:
             ENDED.set()  # what trickles
             running.shutdown()
-            while any(thread.name == bounded.THREAD_NAME for thread in threading.enumerate()):
+            until = time.monotonic() + 0.5
+            while (
+                any(thread.name == bounded.THREAD_NAME for thread in threading.enumerate()) and time.monotonic() < until
+            ):
                 time.sleep(0.01)
+            gc.collect()  # what was left to itself is let go of here
 
 
 def says(body: bytes, code: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
@@ -210,3 +221,87 @@ def test_secrets_go_to_no_other_host(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "Authorization" in asked[0]
     assert "Authorization" not in told[0]
     assert "secret" not in told[0]
+
+
+# What a server that is no remote says, and addresses that are none
+
+
+def test_a_server_that_answers_everything_with_a_page() -> None:
+    page = b"<!doctype html><html>log in, please</html>"
+    with server(says(page)) as (url, asked):
+        for call in (lambda: latest(open_remote(url), "cache", "x"), lambda: find(open_remote(url), "x")):
+            with pytest.raises(RemoteError, match="answers every name with a page: this is no featcache remote"):
+                call()
+        assert len(asked) < 8
+        with pytest.raises(RemoteError, match="this is no featcache remote"):
+            listing(open_remote(url), "cache")
+
+
+def test_a_server_that_asks_for_a_pause_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    paused: list[float] = []
+    monkeypatch.setattr("featcache.share.transfer.time", SimpleNamespace(sleep=paused.append))
+
+    def busy(request: http.server.BaseHTTPRequestHandler) -> None:
+        first = len(paused) == 0
+        says(b"" if first else b"here", 429 if first else 200, (("Retry-After", "7"),))(request)
+
+    with server(busy) as (url, _):
+        assert patiently(lambda: read(open_remote(url), "a", 100)) == b"here"
+    assert paused == [7.0]
+    with server(says(b"", 503, (("Retry-After", "86400"),))) as (url, asked):
+        with pytest.raises(RemoteDroppedError, match="asks to come back in 86400 s"):
+            patiently(lambda: read(open_remote(url), "a", 100))
+        assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("s3://lab/x?endpoint=localhost:9000", r"endpoint 'localhost:9000': expected http\(s\)://HOST"),
+        ("s3://lab/x?endpoint=ftp://h", "expected http"),
+        ("s3://lab/x?endpoint=", "expected http"),
+        ("https://h/a#b", "'#'.*write %23"),
+        ("https://h/a?b", r"'\?'.*write %3F"),
+        ("s3://lab/x?prefix=y", "prefix"),
+        ("https://anna:pw@h/a", "credentials"),
+        ("https://h/a?X-Amz-Signature=pw", "credentials"),
+    ],
+)
+def test_addresses_that_are_none_say_why(url: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        open_remote(url)
+    assert "pw" not in str(caught.value)
+
+
+def test_an_endpoint_of_the_environment_is_looked_at_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "minio.lab:9000")
+    with pytest.raises(UsageError, match=r"AWS_ENDPOINT_URL or ~/.aws/config.*expected http"):
+        open_remote("s3://lab/x")
+
+
+def test_empty_parts_of_a_prefix_make_no_difference() -> None:
+    with server(says(b"here")) as (url, asked):
+        assert read(open_remote(f"s3://lab//a///b/?endpoint={url}"), "c", 100) == b"here"
+    assert asked[0].startswith("GET /lab/a/b/c ")
+
+
+def test_why_a_connection_fails_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "SILENT_S", 30.0)
+    for url in ("s3://lab/x?endpoint=http://127.0.0.1:1", "http://127.0.0.1:1"):
+        with pytest.raises(RemoteDroppedError, match="Connection refused"):
+            read(open_remote(url), "a", 100)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:2")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:2")
+    with pytest.raises(RemoteDroppedError, match=r"by the proxy http://127\.0\.0\.1:2"):
+        read(open_remote("http://lab.invalid"), "a", 100)
+
+
+def test_what_a_library_panics_at_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class PanicException(BaseException): ...
+
+    def panic(*_: object, **__: object) -> None:
+        raise PanicException("called unwrap")
+
+    monkeypatch.setattr("obstore.head", panic)
+    with pytest.raises(RemoteError, match="its library failed: called unwrap"):
+        open_remote("s3://lab/x?endpoint=http://127.0.0.1:1").size("a")

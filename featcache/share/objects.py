@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,7 +19,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from featcache.errors import FeatcacheError, RemoteAccessError, RemoteDroppedError, RemoteError, RemoteNotFoundError
 from featcache.files import user_path
 from featcache.share.contract import Block, Item
-from featcache.share.urls import Place, open_remote
+from featcache.share.urls import Place, open_remote, refuse_endpoint
 
 _WHOLE_BYTES = 64 << 20
 """What is larger is sent in parts."""
@@ -34,6 +35,8 @@ _AWS_FILES = ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG
 def bucket_of(place: Place) -> Any:
     """obstore's store for a place, with the credentials of the environment or of ~/.aws."""
     settings = {**_aws_settings(), **place.options} if place.scheme == "s3" else {}
+    if "endpoint" in settings and "endpoint" not in place.options:
+        refuse_endpoint(settings["endpoint"], "AWS_ENDPOINT_URL or ~/.aws/config")
     options: dict[str, Any] = {
         "prefix": place.path or None,
         "client_options": {
@@ -187,11 +190,16 @@ class ObjectStore:
             raise RemoteNotFoundError(f"{where}: is not there") from error
         except (exceptions.BaseError, OSError, ValueError) as error:
             raise _translated(error, where, self._place) from error
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # which is no Exception, and of no module
+                raise
+            raise RemoteError(f"{where}: its library failed: {str(error)[:300]}: is the address right?") from error
 
 
 def _translated(error: Exception, where: str, place: Place) -> RemoteError:
     """What obstore says, in a line, with what to do."""
-    said = " ".join(str(error).split("Debug source")[0].split())
+    short, _, debug = str(error).partition("Debug source")
+    said = " ".join(short.split())
     denied = isinstance(error, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError))
     if denied or "403 Forbidden" in said or "401 Unauthorized" in said:
         code = said.partition("<Code>")[2].partition("</Code>")[0]
@@ -202,8 +210,18 @@ def _translated(error: Exception, where: str, place: Place) -> RemoteError:
         return RemoteError(f"{where}: there is no bucket {place.host}: make it, or mend the URL")
     if "metadata" in said or "credential" in said.lower():
         return RemoteAccessError(f"{where}: no credentials at hand: {_usual(place.scheme)}")
-    reason = said.partition(" - ")[2] or said
+    reason = _cause(debug) or said.partition(" - ")[2] or said
     return RemoteDroppedError(f"{where}: {reason[:300]}: what arrived whole is kept; try again")
+
+
+def _cause(debug: str) -> str:
+    """What lies at the bottom of an error of the line, by what the library says of itself; "" where it says nothing."""
+    if certificate := re.search(r"InvalidCertificate\(\s*(?:Other\(\s*OtherError\(\s*)?(\w+)", debug):
+        named = "name the authority's certificate in AWS_CA_BUNDLE"
+        return f"the server's certificate is not accepted ({certificate[1]}): {named}"
+    reasons = re.findall(r'(?:message|error): "((?:[^"\\]|\\.)*)"', debug) or re.findall(r'\(\s*"([^"]+)"', debug)
+    at = re.search(r'"tcp connect error",\s*([0-9a-fA-F.:\[\]]+),', debug)
+    return reasons[-1] + (f" by {at[1]}" if at else "") if reasons else ""
 
 
 def _usual(scheme: str) -> str:

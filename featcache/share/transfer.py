@@ -13,13 +13,15 @@ from typing import TypeVar
 from featcache.errors import RemoteDroppedError, RemoteError
 from featcache.files import PARTIAL_SUFFIX
 from featcache.share.bounded import ending_with
-from featcache.share.contract import BLOCK_BYTES, NoRangesError, StalledError, Store
+from featcache.share.contract import BLOCK_BYTES, NoRangesError, PausedError, StalledError, Store
 from featcache.store.manifest import FileEntry
 from featcache.store.writer import writing
 
 THREADS = 8
 _TRIES = 3
 _PAUSE_S = 0.2
+_MOST_PAUSE_S = 60
+"""As long as a server may ask us to wait; who asks for more is busy for today."""
 Work = TypeVar("Work")
 Advance = Callable[[int], object]
 Stopped = Callable[[], bool]
@@ -65,8 +67,11 @@ def patiently(action: Callable[[], Work]) -> Work:
             return action()
         except StalledError:
             raise
-        except (RemoteDroppedError, DamagedError):
-            time.sleep(_PAUSE_S * 2**attempt)
+        except (RemoteDroppedError, DamagedError) as error:
+            asked_s = error.after_s if isinstance(error, PausedError) else 0
+            if asked_s > _MOST_PAUSE_S:
+                raise
+            time.sleep(max(float(asked_s), _PAUSE_S * 2**attempt))
     return action()
 
 

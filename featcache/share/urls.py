@@ -21,6 +21,8 @@ _EXTRAS = {"s3": ("s3", "obstore"), "gs": ("gs", "obstore"), "az": ("az", "obsto
 _SCHEMES = ("file", "http", "https", *_EXTRAS)
 _OBJECTS = ("s3", "gs", "az")
 _USUAL_PORTS = {"http": 80, "https": 443, "sftp": 22}
+_SECRET = re.compile(r"(?i)key|secret|token|pass|pwd|sig|cred|auth|sas|x-amz|^s[epvr]$")
+"""Names of what stands behind a '?' that may be followed by a secret."""
 _OPTIONS = {"s3": {"endpoint", "region"}}
 
 
@@ -56,12 +58,25 @@ def parse_url(url: str) -> Place:
     if parts.scheme not in _SCHEMES:
         raise UsageError(f"{redacted(url)}: expected a URL that begins with {', '.join(f'{s}://' for s in _SCHEMES)}")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    strange = set(options) - _OPTIONS.get(parts.scheme, set())
-    if password is not None or parts.fragment or strange or (parts.username and parts.scheme != "sftp"):
+    strange = sorted(
+        set(options) - _OPTIONS.get(parts.scheme, set()) | ({""} if parts.query and not options else set())
+    )
+    secret = any(_SECRET.search(name) for name in strange)
+    if password is not None or secret or (parts.username and parts.scheme != "sftp"):
         raise UsageError(
             f"{redacted(url)}: credentials and keys do not belong into a URL, which is kept and shown: "
             "leave them to the environment (AWS_ACCESS_KEY_ID, ...), ~/.aws/credentials, ~/.netrc or ~/.ssh"
         )
+    if parts.fragment:
+        raise UsageError(f"{redacted(url)}: a '#' ends the address: write %23 where it is part of a name")
+    if strange:
+        known = ", ".join(sorted(_OPTIONS.get(parts.scheme, ()))) or "none"
+        raise UsageError(
+            f"{redacted(url)}: behind the '?' is {strange[0]!r:.40}, which is no option (known for {parts.scheme}://: "
+            f"{known}): write %3F where it is part of a name"
+        )
+    if "endpoint" in options:
+        refuse_endpoint(options["endpoint"], redacted(url))
     if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
         raise UsageError(f"{url}: expected file:///FOLDER, with three slashes")
     if parts.scheme != "file" and not parts.hostname:
@@ -70,6 +85,8 @@ def parse_url(url: str) -> Place:
     if parts.scheme in _OBJECTS:
         host = parts.netloc  # bucket names may hold capital letters
     path = unquote(parts.path).strip("/")
+    if parts.scheme not in ("http", "https"):  # a web server may tell one slash from two
+        path = "/".join(part for part in path.split("/") if part not in ("", "."))
     if ".." in path.split("/") or "\0" in path:
         raise UsageError(f"{url}: expected a path without '..'")
     shown = urlunsplit((parts.scheme, parts.netloc, quote(f"/{path}" if path else ""), parts.query, ""))
@@ -107,7 +124,16 @@ def _host_of(place: Place) -> str:
 
 def redacted(url: str) -> str:
     """A URL without what may be secret in it."""
-    return re.sub(r"//[^/@]*@", "//...@", url).partition("?")[0][:200]
+    return re.split(r"[?#]", re.sub(r"//[^/@]*@", "//...@", url))[0][:200]
+
+
+def refuse_endpoint(endpoint: str, where: str) -> None:
+    """Raise UsageError for the address of a bucket's server that is none, or that holds a password."""
+    with suppress(ValueError):
+        parts = urlsplit(endpoint)
+        if parts.scheme in ("http", "https") and parts.hostname and not parts.username and parts.port != 0:
+            return
+    raise UsageError(f"{where}: the endpoint {redacted(endpoint)!r}: expected http(s)://HOST or http(s)://HOST:PORT")
 
 
 def open_remote(url: str) -> Store:

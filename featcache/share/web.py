@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import netrc
 import os
+import re
 import ssl
 import urllib.error
 import urllib.request
@@ -17,7 +18,7 @@ from urllib.parse import quote, urlsplit
 
 from featcache.errors import FeatcacheError, RemoteAccessError, RemoteDroppedError, RemoteError, RemoteNotFoundError
 from featcache.files import user_path
-from featcache.share.contract import BLOCK_BYTES, Item, NoRangesError, read
+from featcache.share.contract import BLOCK_BYTES, Item, NoRangesError, PausedError, read
 from featcache.share.urls import redacted
 from featcache.store.strict import strict_json
 
@@ -50,7 +51,10 @@ class WebStore:
     def list(self, folder: str) -> list[Item]:
         """The records below a folder that index.json names. RemoteError where there is no index.json."""
         try:
-            value = strict_json(read(self, INDEX_FILE, _MAX_INDEX_BYTES).decode("utf-8"))
+            text = read(self, INDEX_FILE, _MAX_INDEX_BYTES).decode("utf-8")
+            if text.lstrip()[:1] == "<":
+                raise RemoteError(f"{self.url}/{INDEX_FILE}: is a page for people: this is no featcache remote")
+            value = strict_json(text)
             records = value["records"] if value["format"] == INDEX_FORMAT else None
             found = [Item(str(path), 0) for path in records or {}]
         except RemoteNotFoundError as error:
@@ -119,9 +123,7 @@ class WebStore:
                     "login NAME password PASSWORD' into ~/.netrc"
                 ) from error
             if error.code >= 500 or error.code in (408, 429):
-                raise RemoteDroppedError(
-                    f"{where}: the server answers {error.code} {error.reason}: try again"
-                ) from error
+                raise _dropped(where, error) from error
             raise RemoteError(f"{where}: the server answers {error.code} {error.reason}") from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
@@ -129,7 +131,8 @@ class WebStore:
                 raise RemoteError(
                     f"{where}: {reason.verify_message}: name the authority's certificate in SSL_CERT_FILE"
                 ) from error
-            raise RemoteDroppedError(f"{where}: {reason}: what arrived whole is kept; try again") from error
+            by = _proxy_of(self.url)
+            raise RemoteDroppedError(f"{where}: {reason}{by}: what arrived whole is kept; try again") from error
 
 
 class _SameHost(urllib.request.HTTPRedirectHandler):
@@ -150,6 +153,23 @@ class _SameHost(urllib.request.HTTPRedirectHandler):
                 if name.lower() not in _HARMLESS:
                     request.remove_header(name)
         return request
+
+
+def _dropped(where: str, error: urllib.error.HTTPError) -> RemoteDroppedError:
+    """What a server says that is busy, with the pause that it asks for."""
+    said = error.headers.get("Retry-After", "") if error.headers else ""
+    after_s = int(said) if re.fullmatch("[0-9]{1,9}", said) else 0
+    asks = f" and asks to come back in {after_s} s" if after_s else ""
+    dropped = PausedError(f"{where}: the server answers {error.code} {error.reason}{asks}: try again")
+    dropped.after_s = after_s
+    return dropped
+
+
+def _proxy_of(url: str) -> str:
+    """The proxy that a connection goes through, in words; "" for none."""
+    parts = urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    return f" by the proxy {redacted(proxy)}" if proxy and not urllib.request.proxy_bypass(parts.hostname or "") else ""
 
 
 def _host_of(url: str) -> str:
