@@ -22,6 +22,7 @@ from featcache.errors import RemoteDroppedError, RemoteError, UsageError
 from featcache.share import bounded
 from featcache.share.catalog import find, latest, listing
 from featcache.share.contract import StalledError, read
+from featcache.share.gate import Gate
 from featcache.share.transfer import at_once, patiently
 from featcache.share.urls import open_remote
 
@@ -221,6 +222,34 @@ def test_secrets_go_to_no_other_host(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "Authorization" in asked[0]
     assert "Authorization" not in told[0]
     assert "secret" not in told[0]
+
+
+def test_a_session_token_goes_to_no_other_host() -> None:
+    """The server sends us on, as a bucket of another region would, to whoever it likes."""
+    with server(says(b"here")) as (other, told), server(lambda one: says(b"", 307, to(other))(one)) as (url, asked):
+        store = open_remote(f"s3://lab/x?endpoint={url}")
+        calls: list[Callable[[], object]] = [lambda: read(store, "a", 100), lambda: store.put("a", b"secret")]
+        for call in calls:
+            with pytest.raises(RemoteError):
+                call()
+    assert "secret-token" in asked[0]
+    assert told == []
+
+
+def test_with_a_session_token_all_else_is_as_without() -> None:
+    with server(says(b"here")) as (url, asked):
+        store = open_remote(f"s3://lab/x?endpoint={url}")
+        assert [read(store, "a b", 100) for _ in range(3)] == [b"here"] * 3
+    assert [line.split(" {")[0] for line in asked] == ["GET /lab/x/a%20b"] * 3
+    assert "secret-token" in asked[0]
+
+
+def test_of_amazon_only_its_own_hosts_are_reached() -> None:
+    allows = Gate("").allows
+    assert allows("lab.s3.eu-west-1.amazonaws.com", 443)
+    assert not allows("amazonaws.com.evil.example", 443)
+    assert not allows("evil-amazonaws.com", 443)
+    assert not Gate("https://s3.lab").allows("s3.lab", 80)
 
 
 # What a server that is no remote says, and addresses that are none

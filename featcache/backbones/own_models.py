@@ -86,9 +86,10 @@ def _from_file(path: Path, unsafe: bool) -> keras.Model:
             warnings.simplefilter("ignore")
             model = keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
     except Exception as error:
-        raise BackboneError(
-            f"{path}: Keras cannot load it: {one_line(error)}; save it as .keras with the Keras that made it"
-        ) from error
+        hint = "save it as .keras with the Keras that made it"
+        if "unable to lock file" in str(error):
+            hint = "this disk has no locks: set HDF5_USE_FILE_LOCKING=FALSE"
+        raise BackboneError(f"{path}: Keras cannot load it: {one_line(error)}; {hint}") from error
     return _checked(model, str(path))
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import configparser
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import obstore
 from obstore import exceptions
@@ -19,6 +21,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from featcache.errors import FeatcacheError, RemoteAccessError, RemoteDroppedError, RemoteError, RemoteNotFoundError
 from featcache.files import user_path
 from featcache.share.contract import Block, Item
+from featcache.share.gate import way_to
 from featcache.share.urls import Place, open_remote, refuse_endpoint
 
 _WHOLE_BYTES = 64 << 20
@@ -45,6 +48,7 @@ def bucket_of(place: Place) -> Any:
             "timeout": timedelta(hours=2),  # of a whole object on a slow line
             "allow_http": settings.get("endpoint", "").startswith("http://"),
             **_certificates(),
+            **_one_way(place, settings),
         },
         "retry_config": _RETRIES,
     }
@@ -55,6 +59,17 @@ def bucket_of(place: Place) -> Any:
     # Without a checksum, servers were seen to store what a bad line had changed: the signature does not cover the body.
     options.update(settings, checksum_algorithm="SHA256")
     return S3Store(place.host, **options)
+
+
+def _one_way(place: Place, settings: Mapping[str, str]) -> dict[str, Any]:
+    """With a session token: the way to this server alone. Where a proxy leads to it, that decides where it leads."""
+    token = settings.get("session_token") or os.environ.get("AWS_SESSION_TOKEN")
+    endpoint = settings.get("endpoint", "")
+    parts = urlsplit(endpoint or "https://s3.amazonaws.com")
+    proxied = parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
+    if place.scheme != "s3" or not token or proxied:
+        return {}
+    return {"proxy_url": way_to(endpoint)}
 
 
 def _endpoint() -> str:
