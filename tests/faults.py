@@ -196,13 +196,17 @@ def command(
     fsize: int | None = None,
     ready: str | None = None,
     fault: Sequence[Any] | None = None,
+    config: str | None = None,
 ) -> None:
     """`featcache ARGUMENTS` in `folder`, with the cheap engine.
 
     fsize : largest file that this process may write, in bytes
     ready : file that is made when it begins
     fault : name of one of FAULTS and its arguments, of what is written in `folder`
+    config : folder of the user's keys and remotes
     """
+    if config:
+        os.environ["FEATCACHE_CONFIG"] = config
     use_cheap_engine(log, pause_s)
     os.chdir(folder)
     sys.argv = ["featcache", *arguments]
