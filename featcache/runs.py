@@ -168,15 +168,19 @@ def training(results: Path, name: str, config: dict[str, Any], anew: bool = Fals
     """
     folder = results / f"{name}{TRAINING_SUFFIX}"
     leases = Leases(folder / "leases")
+    if folder.is_symlink():
+        raise RunError(f"{folder}: is a link, and a training would write elsewhere: remove it")
     try:
         leases.folder.mkdir(parents=True, exist_ok=True)
         if not leases.claim("training"):
             raise RunError(f"{folder}: another process trains this run; wait for it, or train with another seed")
         if anew or not is_own(folder):
             for left in folder.iterdir():
-                if left.is_dir() and left != leases.folder:
+                if left == leases.folder:
+                    continue
+                if left.is_dir() and not left.is_symlink():
                     shutil.rmtree(left)
-                elif left != leases.folder:
+                else:
                     left.unlink()
         write_json(folder / CONFIG_FILE, {"format": RUN_FORMAT, **config})
         done = False

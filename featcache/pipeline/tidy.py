@@ -188,6 +188,7 @@ def _files(path: Path) -> Iterator[Path]:
     """The file itself, or every file below a folder; links are not followed."""
     if path.is_symlink() or not path.is_dir():
         yield path
+        return
     for folder, _, names in os.walk(path):  # which passes over a folder that vanishes
         yield from (Path(folder, name) for name in names)
 
