@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
+import io
 import json
 import os
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 _BLOCK_BYTES = 1 << 20
 PARTIAL_SUFFIX = ".partial"
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
+"""What fsync says where a file system cannot do it: some network disks, shared folders and encrypted folders."""
+_NO_LINKS = {errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+"""What link and renameat2 say where a file system does not know them, as those of most USB sticks."""
+_NOREPLACE = 1
+_LOCK_S, _LOOK_S = 10.0, 0.05
+
+on_remark: Callable[[str], object] = lambda _: None  # noqa: E731 - the command line puts its own in this place
+_unsynced: set[int] = set()
+
+
+def user_path(path: str | Path) -> Path | None:
+    """A path below the user's home folder; None where there is no home: a user id without a name, and no HOME."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return None
+
+
+def expanded(path: str | Path) -> Path:
+    """`user_path`, or the path as it is written where there is no home."""
+    return user_path(path) or Path(path)
 
 
 def sha256_bytes(data: bytes | memoryview) -> str:
@@ -34,9 +59,25 @@ def sync(path: Path) -> None:
     """Ask the operating system to put a file, or a folder's list of names, on the disk itself."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        sync_handle(handle)
     finally:
         os.close(handle)
+
+
+def sync_handle(handle: int) -> None:
+    """`sync` of what is open. A file system that cannot is gone on with, and remarked once."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+        device = os.fstat(handle).st_dev
+        if device not in _unsynced:
+            _unsynced.add(device)
+            on_remark(
+                f"this file system cannot put names on the disk at once ({error.strerror}): what is written is safe "
+                "from a killed process, not from a power cut"
+            )
 
 
 def move_into_place(partial: Path, final: Path) -> None:
@@ -57,6 +98,20 @@ def make_folder(folder: Path, within: Path | None = None) -> None:
         make_folder(folder.parent, within)
         folder.mkdir(exist_ok=True)
         sync(folder.parent)
+
+
+def is_hidden(folder: Path) -> bool:
+    """Whether a name is one of those that commands give to what they are still at work on."""
+    return folder.name.startswith(".") and folder.name != ".."
+
+
+def visible_folders(parent: Path) -> list[Path]:
+    """The folders in `parent` that are whole things, by name; none where it is not there."""
+    try:
+        found = sorted(parent.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [path for path in found if not is_hidden(path) and path.is_dir()]
 
 
 @contextmanager
@@ -88,14 +143,120 @@ def write_bytes(path: Path, data: bytes | memoryview, check: bool = False) -> No
 
 def _holds(path: Path, data: memoryview) -> bool:
     """Whether a file's bytes are these."""
-    block, place = bytearray(_BLOCK_BYTES), 0
     with path.open("rb", buffering=0) as file:
-        while length := file.readinto(block):
-            # A bytearray on the left compares by memcmp; two memoryviews would compare number by number.
-            if (block if length == len(block) else block[:length]) != data[place : place + length]:
-                return False
-            place += length
+        return holds(file, data)
+
+
+def holds(file: io.FileIO, data: memoryview) -> bool:
+    """Whether an open, unbuffered file's bytes are these, from where it stands."""
+    block, place = bytearray(_BLOCK_BYTES), 0
+    while length := file.readinto(block):
+        # A bytearray on the left compares by memcmp; two memoryviews would compare number by number.
+        if (block if length == len(block) else block[:length]) != data[place : place + length]:
+            return False
+        place += length
     return place == len(data)
+
+
+def create(path: Path, data: bytes, mode: int = 0o666) -> bool:
+    """Write a file as a whole unless there is one. False where there is; of two at the same time, one is told so."""
+    partial = f".{uuid.uuid4().hex[:12]}{PARTIAL_SUFFIX}"
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        with new_file(partial, folder, mode) as file:
+            file.write(data)
+        return name_if_free(partial, path.name, folder)
+    finally:
+        unlink_at(partial, folder)
+        os.close(folder)
+
+
+@contextmanager
+def new_file(name: str, folder: int, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A file that is not there yet, in an open folder, to write to; its bytes are on the disk when the block ends."""
+    handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=folder)
+    with os.fdopen(handle, "wb") as file:
+        yield file
+        file.flush()
+        sync_handle(handle)
+
+
+def unlink_at(name: str, folder: int) -> None:
+    """Remove a file of an open folder, if it is there."""
+    try:
+        os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        return
+
+
+def name_if_free(partial: str, final: str, folder: int) -> bool:
+    """Give a finished file of an open folder its name, unless the name is taken: then False.
+
+    By a hard link, which fails then; by a rename that does not replace, where a file system has no links; where it has
+    neither, by a plain rename while a folder is there that only one process can make.
+    """
+    try:
+        os.link(partial, final, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _rename_if_free(partial, final, folder)
+    sync_handle(folder)
+    return True
+
+
+def _rename_if_free(partial: str, final: str, folder: int) -> bool:
+    number = _renameat2(folder, partial, final)
+    if number == errno.EEXIST:
+        return False
+    if number in _NO_LINKS:
+        return _rename_alone(partial, final, folder)
+    if number:
+        raise OSError(number, os.strerror(number))
+    sync_handle(folder)
+    return True
+
+
+def _renameat2(folder: int, partial: str, final: str) -> int:
+    """Rename without replacing. Returns 0, or the number of the error; ENOSYS where the system has no such call."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return errno.ENOSYS
+    done: int = libc.renameat2(folder, os.fsencode(partial), folder, os.fsencode(final), _NOREPLACE)
+    return ctypes.get_errno() if done else 0
+
+
+def _rename_alone(partial: str, final: str, folder: int) -> bool:
+    lock, until = f".{final}.lock", time.monotonic() + _LOCK_S
+    while True:
+        try:
+            os.mkdir(lock, dir_fd=folder)
+            break
+        except FileExistsError as error:
+            if time.monotonic() > until:
+                raise OSError(
+                    errno.EBUSY,
+                    f"the folder {lock} beside it says that somebody makes it: remove that where nobody does",
+                ) from error
+            time.sleep(_LOOK_S)
+    try:
+        if _is_there(final, folder):
+            return False
+        os.rename(partial, final, src_dir_fd=folder, dst_dir_fd=folder)
+    finally:
+        os.rmdir(lock, dir_fd=folder)
+    sync_handle(folder)
+    return True
+
+
+def _is_there(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

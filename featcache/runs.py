@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featcache.errors import FeatcacheError, HeadError, RunError
-from featcache.files import PARTIAL_SUFFIX, sync, write_json, write_text
+from featcache.files import PARTIAL_SUFFIX, is_hidden, sync, visible_folders, write_json, write_text
 from featcache.heads.history import Epoch
 from featcache.recipe import digest
 from featcache.store.leases import Leases
@@ -27,6 +28,8 @@ METRICS_FILE = "metrics.json"
 HISTORY_FILE = "history.csv"
 PREDICTIONS_FILE = "predictions.csv"
 STATE_FILE = "state.npz"
+PULLED_FILE = "files.json"
+"""What a pull writes into each run that it brings; no run's own file may have that name."""
 TRAINING_SUFFIX = ".training"
 RUN_FORMAT = 1
 
@@ -41,6 +44,11 @@ class Run:
     def name(self) -> str:
         """Folder name."""
         return self.folder.name
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it was trained here, and not pulled."""
+        return is_own(self.folder)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -91,14 +99,27 @@ def run_name(kind: str, backbone: str, identity: dict[str, Any]) -> str:
 
 def list_runs(results: Path) -> list[Run]:
     """Every finished run in `results`, by name."""
-    if not results.is_dir():
-        return []
-    return [Run(folder) for folder in sorted(results.iterdir()) if is_finished(folder)]
+    return [Run(folder) for folder in visible_folders(results) if is_finished(folder)]
 
 
 def is_finished(folder: Path) -> bool:
     """Whether a folder is a run. Runs get their name only when they are whole."""
-    return (folder / METRICS_FILE).is_file() and not folder.name.startswith(".")
+    return not is_hidden(folder) and (folder / METRICS_FILE).is_file()
+
+
+def is_own(folder: Path) -> bool:
+    """Whether a run, or a training, was made here: not pulled, and not behind a link."""
+    marked = os.path.lexists(folder / PULLED_FILE)
+    return not (marked or folder.is_symlink() or (folder / STATE_FILE).is_symlink())
+
+
+def own_states(results: Path) -> list[Path]:
+    """The folders of runs and trainings in `results` that were made here and keep a state to go on from.
+
+    A state decides the result of what goes on from it, and nobody can see what is in one: those of others do not count.
+    """
+    found = (folder for folder in visible_folders(results) if (folder / STATE_FILE).is_file())
+    return [folder for folder in found if is_own(folder)]
 
 
 @contextmanager
@@ -147,15 +168,19 @@ def training(results: Path, name: str, config: dict[str, Any], anew: bool = Fals
     """
     folder = results / f"{name}{TRAINING_SUFFIX}"
     leases = Leases(folder / "leases")
+    if folder.is_symlink():
+        raise RunError(f"{folder}: is a link, and a training would write elsewhere: remove it")
     try:
         leases.folder.mkdir(parents=True, exist_ok=True)
         if not leases.claim("training"):
             raise RunError(f"{folder}: another process trains this run; wait for it, or train with another seed")
-        if anew:
+        if anew or not is_own(folder):
             for left in folder.iterdir():
-                if left.is_dir() and left != leases.folder:
+                if left == leases.folder:
+                    continue
+                if left.is_dir() and not left.is_symlink():
                     shutil.rmtree(left)
-                elif left != leases.folder:
+                else:
                     left.unlink()
         write_json(folder / CONFIG_FILE, {"format": RUN_FORMAT, **config})
         done = False

@@ -195,17 +195,26 @@ def command(
     pause_s: float = 0.0,
     fsize: int | None = None,
     ready: str | None = None,
+    fault: Sequence[Any] | None = None,
+    config: str | None = None,
 ) -> None:
     """`featcache ARGUMENTS` in `folder`, with the cheap engine.
 
     fsize : largest file that this process may write, in bytes
     ready : file that is made when it begins
+    fault : name of one of FAULTS and its arguments, of what is written in `folder`
+    config : folder of the user's keys and remotes
     """
+    if config:
+        os.environ["FEATCACHE_CONFIG"] = config
     use_cheap_engine(log, pause_s)
     os.chdir(folder)
     sys.argv = ["featcache", *arguments]
     if ready:
         Path(ready).touch()
+    if fault:
+        name, *rest = fault
+        FAULTS[name](Path(folder), CheapEngine(), *rest)
     if fsize is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (fsize, resource.RLIM_INFINITY))
     main()
@@ -320,7 +329,7 @@ class Steps:
 
     def _told(self, function: Callable[..., Any], name: str, changes: Callable[[str], bool]) -> Callable[..., Any]:
         def wrapped(what: Any, *args: Any, **options: Any) -> Any:
-            inside = options.get("dir_fd")
+            inside = options.get("dir_fd", options.get("src_dir_fd"))
             path = what if inside is None else f"{self._path(inside)}/{what}"
             if isinstance(path, int) or changes(path):
                 self.tell(name, path)
@@ -352,7 +361,8 @@ class Steps:
     def _opening_raw(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(file: Any, flags: int, *args: Any, **options: Any) -> Any:
             if flags & os.O_CREAT:
-                self.tell("create", file)
+                inside = options.get("dir_fd")
+                self.tell("create", file if inside is None else f"{self._path(inside)}/{file}")
             return function(file, flags, *args, **options)
 
         return wrapped

@@ -76,8 +76,8 @@ def test_verify_where_there_is_nothing(run: Run, project: Path, made: Made) -> N
         "it was never finished: run its 'featcache extract' again" in run("verify", f"cache/{name}", cwd=project).error
     )
     ran = run("verify", cwd=project)
-    assert (ran.code, "no finished caches" in ran.out) == (0, True)
-    assert run("verify", "--json", cwd=project).value == []
+    assert (ran.code, f"{name}: unfinished" in ran.out, "no finished caches" in ran.out) == (1, True, True)
+    assert run("verify", "--json", cwd=project).out.strip() == "[]"
     for wrong in (("--recompute", "0"), ("--recompute", "x"), ("--seed", "-1")):
         assert run("verify", *wrong, cwd=project).code == 2
 

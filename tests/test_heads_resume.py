@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import random
@@ -20,11 +21,17 @@ from test_heads_train import separable
 from test_store_contract import dataset, make_cache
 
 from featcache import runs
-from featcache.errors import HeadError, RunError
+from featcache.errors import HeadError, RemoteError, RunError
 from featcache.heads import checkpoint
 from featcache.heads.config import HeadConfig
 from featcache.pipeline import fit_head as module
 from featcache.pipeline.fit_head import Fitted, fit_head
+from featcache.runs import Run, own_states
+from featcache.share.catalog import find
+from featcache.share.parcel import parcel_of_run
+from featcache.share.pull import pull
+from featcache.share.push import push
+from featcache.share.urls import open_remote
 from featcache.store.cache import Cache
 
 IMAGES = dataset(72)
@@ -272,6 +279,34 @@ def test_a_longer_training_begins_where_a_shorter_one_ended(
     assert done.resumed_at == resumed_at
     same(done.run.folder, expected)
     assert fit_head(cache, results / "grown", short, "gram").reused
+
+
+def test_a_pulled_state_is_never_gone_on_from(cache: Cache, results: Path, tmp_path: Path) -> None:
+    """It was edited by whoever pushed it: what goes on from it would give his result out as one's own."""
+    theirs = fit_head(cache, results / "theirs", replace(PLAIN, epochs=8), "gram").run
+    with np.load(theirs.folder / "state.npz") as state:
+        arrays = {name: array + 1 if name == "A" else array for name, array in state.items()}
+    np.savez(theirs.folder / "state.npz", **arrays)
+    parcel = parcel_of_run(theirs.folder)
+    store = open_remote(str(tmp_path / "r"))
+    push(store, parcel)
+    (results / "mine").mkdir()
+    pulled = pull(store, find(store, ""), results / "mine").folder
+    assert own_states(results / "mine") == []
+    assert not Run(pulled).is_own
+    done = fit_head(cache, results / "mine", PLAIN, "gram")
+    assert (done.resumed_at, done.resumed_from) == (0, "")
+    clean = fit_head(cache, results / "clean", PLAIN, "gram")
+    assert result(done.run.folder) == result(clean.run.folder)
+    with pytest.raises(HeadError, match="no finished run of these settings that was made here"):
+        fit_head(cache, results / "mine", replace(PLAIN, lr=0.5 * PLAIN.lr), "gram", more_epochs=2)
+    shutil.copytree(pulled, results / "mine" / f"{done.run.name}.training")
+    assert fit_head(cache, results / "mine", PLAIN, "gram", again=True).resumed_at == 0
+    longer = fit_head(cache, results / "mine", replace(PLAIN, epochs=14), "gram")
+    assert (longer.resumed_at, longer.resumed_from) == (12, done.run.name)
+    push(store, dataclasses.replace(parcel, name=f"{done.run.name}.training"))
+    with pytest.raises(RemoteError, match="runs are not named so"):
+        pull(store, find(store, f"{done.run.name}.training"), results / "mine")
 
 
 def test_a_shorter_training_does_not_begin_with_a_longer_one(cache: Cache, results: Path, whole: Whole) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -308,8 +309,6 @@ def test_a_manifest_of_other_shards_is_made_anew(small: Small) -> None:
 
 
 def test_an_interruption_leaves_a_cache_in_the_making(small: Small, cache: Cache) -> None:
-    from contextlib import nullcontext
-
     before = without_provenance(cache.folder)
     for name in cache.manifest.files:
         if name.startswith("features"):
@@ -319,3 +318,18 @@ def test_an_interruption_leaves_a_cache_in_the_making(small: Small, cache: Cache
     done = small.extract(storage=storage_of(cache.folder))
     assert done.path == cache.folder
     assert without_provenance(cache.folder) == before
+
+
+def test_a_repair_that_cannot_go_on_leaves_the_manifest(small: Small, cache: Cache, tmp_path: Path) -> None:
+    """What is pulled, and has no images, is lost without it."""
+    before = (cache.folder / "manifest.json").read_bytes()
+    for name in cache.manifest.files:
+        if name.startswith("features"):
+            (cache.folder / name).unlink()
+    with pytest.raises(KeyboardInterrupt):
+        repair(small.project, verify(cache.folder), stopping=lambda: nullcontext(lambda: True))
+    assert (cache.folder / "manifest.json").read_bytes() == before
+    assert not verify(cache.folder).sound
+    assert repair(small.project, verify(cache.folder)) == ROWS
+    assert verify(cache.folder).sound
+    assert verify(cache.folder).remarks == ()

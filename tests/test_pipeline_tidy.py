@@ -16,11 +16,16 @@ from test_store_contract import dataset, fake_features, make_cache, recipe, rows
 from featcache.dataset.manifest import Dataset
 from featcache.errors import CacheError, CacheNotFoundError, CacheWriteError, UsageError
 from featcache.heads.kernel import kernel, kernels_folder
+from featcache.pipeline.push import find_pushable
 from featcache.pipeline.tidy import find_garbage, find_removable, remove, size_of
 from featcache.project import Project, Settings
+from featcache.share.parcel import parcel_of_cache
 from featcache.store.cache import Cache, open_cache
+from featcache.store.catalog import find_cache, finished_folders, list_caches
 from featcache.store.layout import Format
 from featcache.store.leases import Leases
+from featcache.store.reach import Reach
+from featcache.store.verify import verify
 from featcache.store.writer import CacheWriter
 
 IMAGES = dataset(35)
@@ -42,7 +47,8 @@ def project(quick: Path, tmp_path: Path) -> Project:
 
 
 def a_cache(project: Project, views: int = 2, format_: Format = "zarr", seed: int = 0) -> Cache:
-    features = X if views == 2 else X.reshape(35, 2, 3, 4, 5)[:, :views].reshape(-1, 3, 4, 5)
+    each = X.reshape(35, 2, 3, 4, 5)
+    features = np.concatenate([each, each], axis=1)[:, :views].reshape(-1, 3, 4, 5)
     return make_cache(project.cache_folder, IMAGES, features, views, format_=format_, seed=seed)
 
 
@@ -209,6 +215,76 @@ def test_a_damaged_holder_covers_nothing(project: Project, format_: Format) -> N
     data = rows.read_bytes()
     rows.write_bytes(data[:9] + bytes([data[9] ^ 1]) + data[10:])
     assert names(project) == {}
+
+
+def test_a_cache_that_is_being_removed_is_no_cache_for_anybody(project: Project) -> None:
+    """rm was killed between its rename and its first unlink: what is left has all rows, and proves nothing."""
+    small, large = a_cache(project, 1), a_cache(project, 2)
+    hidden = large.folder.replace(project.cache_folder / ".0123456789ab.partial")
+    assert names(project) == {}
+    assert [entry.folder for entry in list_caches(project.cache_folder)] == [small.folder]
+    assert finished_folders(project.cache_folder) == [small.folder]
+    assert find_cache(project.cache_folder).name == small.name
+    assert Reach([project.cache_folder], small.recipe.space, (3, 4, 5)).n_caches == 1
+    for refuses in (open_cache, verify, parcel_of_cache):
+        with pytest.raises(CacheNotFoundError, match="is no cache: a command is at work there"):
+            refuses(hidden)
+    with pytest.raises(CacheNotFoundError):
+        find_pushable(project, str(hidden))
+    for file in (*hidden.rglob("*"), hidden):
+        os.utime(file, (time.time() - 2 * HOUR_S,) * 2)
+    assert names(project) == {hidden.name: "left behind by a command"}
+
+
+def test_a_cache_stays_where_what_holds_its_rows_has_gone_since(project: Project) -> None:
+    small, large = a_cache(project, 1), a_cache(project, 2)
+    (item,) = find_garbage(project)
+    away = large.folder.replace(project.folder / "away")
+    before = contents(small.folder)
+    assert remove(item) == f"{large.name}, which holds its rows, has changed or is gone"
+    assert contents(small.folder) == before
+    away.replace(large.folder)
+    lease = Leases(large.folder / "leases")
+    lease.folder.mkdir()
+    assert lease.claim("repair")
+    assert "has changed or is gone" in remove(item)
+    lease.close()
+    assert remove(item) == ""
+    assert [path.name for path in project.cache_folder.iterdir()] == [large.name]
+
+
+def test_what_holds_the_rows_of_others_stays_itself(project: Project) -> None:
+    one, two, three = (a_cache(project, views) for views in (1, 2, 3))
+    assert names(project) == {cache.name: f"all its rows are in {three.name}" for cache in (one, two)}
+    assert [remove(item) for item in reversed(find_garbage(project))] == ["", ""]
+    assert [path.name for path in project.cache_folder.iterdir()] == [three.name]
+
+
+def test_a_link_to_a_cache_elsewhere_proves_nothing(project: Project) -> None:
+    a_cache(project, 1)
+    large = a_cache(project, 2)
+    shutil.move(large.folder, project.folder / "elsewhere")
+    large.folder.symlink_to(project.folder / "elsewhere")
+    assert names(project) == {}
+
+
+def test_what_a_process_reads_or_repairs_stays(project: Project) -> None:
+    """The spool of a training on a remote's cache does not change for hours, and is in use."""
+    spool = leave(project.cache_folder / ".tiny-x.partial", 2 * HOUR_S, folder=True)
+    small = a_cache(project, 1)
+    a_cache(project, 2)
+    leases = [Leases(folder / "leases") for folder in (spool, small.folder)]
+    for lease in leases:
+        lease.folder.mkdir()
+        assert lease.claim("reading")
+    for file in (*spool.rglob("*"), spool):
+        os.utime(file, (time.time() - 2 * HOUR_S,) * 2)
+    assert names(project) == {}
+    for lease in leases:
+        lease.close()
+    for file in (*spool.rglob("*"), spool):
+        os.utime(file, (time.time() - 2 * HOUR_S,) * 2)
+    assert set(names(project)) == {spool.name, small.name}
 
 
 def test_unfinished_caches_go_only_when_asked(project: Project) -> None:

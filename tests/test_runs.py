@@ -18,6 +18,7 @@ from featcache.runs import (
     list_runs,
     new_run,
     run_name,
+    training,
     write_predictions,
     write_run,
 )
@@ -198,3 +199,20 @@ def test_predictions_hold_every_row_and_class(tmp_path: Path) -> None:
     assert list(found["predicted"]) == ["y", "x"]
     np.testing.assert_allclose(found[["p_x", "p_y"]], probabilities, atol=5.1e-7)
     assert list(rows.columns) == ["row", "path", "label"]
+
+
+def test_a_training_writes_and_removes_nothing_behind_a_link(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "thesis").write_text("mine")
+    (tmp_path / "head-x.training").symlink_to(outside)
+    refused = pytest.raises(RunError, match="is a link, and a training would write elsewhere")
+    with refused, training(tmp_path, "head-x", {}, anew=True):
+        raise AssertionError
+    (tmp_path / "head-x.training").unlink()
+    (tmp_path / "head-x.training").mkdir()
+    (tmp_path / "head-x.training" / "state.npz").symlink_to(outside / "thesis")
+    (tmp_path / "head-x.training" / "below").symlink_to(outside)
+    with training(tmp_path, "head-x", {}) as folder:
+        assert sorted(path.name for path in folder.iterdir()) == ["config.json", "leases"]
+    assert [path.name for path in outside.iterdir()] == ["thesis"]

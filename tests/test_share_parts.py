@@ -24,7 +24,9 @@ from featcache.dataset.manifest import Dataset
 from featcache.errors import RemoteError, UsageError
 from featcache.extract import rows_of
 from featcache.heads.config import HeadConfig
+from featcache.pipeline import tidy
 from featcache.pipeline.fit_head import fit_head
+from featcache.project import Project, Settings
 from featcache.recipe import Augmentation, Recipe
 from featcache.share.catalog import find, latest
 from featcache.share.contract import Store
@@ -263,6 +265,22 @@ def test_a_cache_is_read_where_it_lies(remote: Store, caches: dict[str, Cache], 
         assert tables < there.fetched_bytes
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(there.features))[5], X[5])
     assert only_in(place / "b") == []
+
+
+def test_gc_leaves_what_is_being_read_from_a_remote(
+    caches: dict[str, Cache], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The spool of an open cache and the donors of an extraction, however long nothing changes there."""
+    monkeypatch.setattr(tidy, "_OLD_S", -1.0)
+    project = Project(place, Settings())
+    store = open_remote(str(place / "r"))
+    entry = push(store, parcel_of_cache(caches["zarr"].folder)).entry
+    with RemoteCache(store, entry.record, project.cache_folder):
+        reached = ask(store, recipe(), rows_for(Dataset(GROUPED.images[60:90], Path()), 2), project.cache_folder)
+        assert len(list(project.cache_folder.iterdir())) == 2
+        assert tidy.find_garbage(project) == []
+        reached.forget()
+    assert only_in(project.cache_folder) == []
 
 
 def test_workers_read_at_the_same_time(caches: dict[str, Cache], place: Path) -> None:

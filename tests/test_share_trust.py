@@ -204,6 +204,31 @@ def test_keys_are_for_their_owner_alone(place: Path) -> None:
         keys.open_key("", place / "none")
 
 
+def test_a_new_key_that_was_killed_breaks_nothing_and_is_ended_by_the_next(place: Path) -> None:
+    folder = place / "keys"
+    whole = keys.new_key("anna", folder)
+    for name in ("half", "empty"):
+        keys.new_key(name, folder)
+        (folder / f"{name}.pub").unlink()
+    (folder / "empty.key").write_bytes(b"")
+    (folder / "junk.key").write_text("-----BEGIN")
+    (folder / "junk.pub").write_text("half a li")
+    (folder / ".0123456789ab.partial.key").write_bytes(b"")
+    assert [key.name for key in keys.own_keys(folder)] == ["anna", "half"]
+    assert [why.partition(":")[0] for why in keys.unusable(folder)] == [
+        str(folder / "empty.key"),
+        str(folder / "junk.pub"),
+    ]
+    assert keys.open_key("anna", folder)[0] == whole
+    before = keys.open_key("half", folder)[0].public
+    assert keys.new_key("half", folder).public == before
+    assert keys.new_key("empty", folder) == keys.open_key("empty", folder)[0]
+    for name in ("anna", "half", "empty", "junk"):
+        with pytest.raises(UsageError, match="there is a key of that name"):
+            keys.new_key(name, folder)
+    assert (folder / "anna.key").stat().st_mode & 0o777 == 0o600
+
+
 def test_trusted_keys(place: Path) -> None:
     file, a, b = place / "t/trusted.keys", "A" * 43 + "=", "B" * 43 + "="
     assert keys.read_trusted(file) == {}

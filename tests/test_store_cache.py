@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +21,12 @@ from test_store_contract import dataset, fake_features, feature_bytes, make_cach
 
 from featcache.dataset.manifest import Dataset
 from featcache.errors import CacheError, CacheNotFoundError, UsageError
+from featcache.share.parcel import parcel_of_cache
 from featcache.store.cache import Cache, Features, open_cache
 from featcache.store.manifest import CACHE_FORMAT
 from featcache.store.tables import write_dataset_copy
+from featcache.store.verify import verify
+from featcache.store.writer import file_entry
 
 N, SHAPE, VIEWS = 70, (3, 4, 5), 2
 IMAGES = dataset(N // VIEWS)
@@ -254,6 +258,37 @@ def test_a_crash_after_the_manifest_ends_in_the_new_labels(cache: Cache) -> None
     assert again.classes[0] == "EOSINOPHIL"
     assert not (cache.folder / "dataset.parquet.next").exists()
     assert open_cache(cache.folder).classes[0] == "EOSINOPHIL"
+
+
+def test_in_the_window_of_a_relabelling_all_read_the_new_labels(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed behind the manifest, before the last rename; and nobody may rename there, as on a disk to be read only."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cache, "_finish_replacing", lambda self: None)
+        cache.replace_dataset(relabelled())
+        parcel = parcel_of_cache(cache.folder)
+    assert (cache.folder / "dataset.parquet.next").exists()
+    assert all(file_entry(parcel.files[name]) == entry for name, entry in parcel.entries.items())
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", refused)
+        again = open_cache(cache.folder)
+        assert (again.classes[0], set(again.rows["group"])) == ("EOSINOPHIL", {"one"})
+        found = verify(cache.folder)
+        assert (found.problems, found.remarks) == ((), ())
+
+
+def test_many_relabel_and_read_at_once(cache: Cache) -> None:
+    def one(number: int) -> bool:
+        return open_cache(cache.folder).replace_dataset(relabelled() if number % 2 else IMAGES) or True
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(one, range(12)))
+    assert verify(cache.folder).sound
+    assert not (cache.folder / "leases").exists()
+    assert not list(cache.folder.glob("dataset.parquet.*"))
 
 
 def test_a_dataset_without_an_image_of_the_cache_is_refused_and_changes_nothing(cache: Cache) -> None:

@@ -23,6 +23,7 @@ from rich.progress import wrap_file
 
 from featcache.backbones.registry import Backbone
 from featcache.errors import WeightsError
+from featcache.files import expanded
 
 _TIMEOUT_S = 20.0  # without a byte, not for the whole file
 
@@ -30,8 +31,8 @@ _TIMEOUT_S = 20.0  # without a byte, not for the whole file
 def models_folder() -> Path:
     """The folder in which Keras keeps downloaded weights: KERAS_HOME/models, else ~/.keras/models."""
     if home := os.environ.get("KERAS_HOME"):
-        return Path(home).expanduser() / "models"
-    user = Path.home()
+        return expanded(home) / "models"
+    user = expanded("~")
     # Where there is no writable home, Keras uses the folder for temporary files on every system.
     return (user if os.access(user, os.W_OK) else Path("/tmp")) / ".keras" / "models"  # noqa: S108
 

@@ -12,7 +12,7 @@ from typing import Any
 from featcache.backbones import own_models, registry
 from featcache.backbones.network import Cut, Network, NetworkSpec, load_network
 from featcache.backbones.weights import source_of
-from featcache.files import write_json
+from featcache.files import expanded, write_json
 from featcache.recipe import digest
 
 KNOWN_FILE = ".backbones.json"
@@ -45,9 +45,9 @@ def _key(spec: NetworkSpec) -> str | None:
         return None
     asked = {**asdict(spec), "keras": version("keras")}
     if own_models.is_file(spec.model):
-        asked["model"] = _state(Path(spec.model).expanduser())
+        asked["model"] = _state(expanded(spec.model))
         named = spec.weights not in ("imagenet", "random")
-        asked["weights"] = _state(Path(spec.weights).expanduser()) if named else spec.weights
+        asked["weights"] = _state(expanded(spec.weights)) if named else spec.weights
     else:
         backbone = registry.get(spec.model)
         asked["model"] = asdict(backbone)

@@ -108,7 +108,7 @@ def _zipped_config(path: Path, unsafe: bool) -> bytes:
 
 
 def _hdf5_config(path: Path) -> str | bytes:
-    with h5py.File(path, "r") as file:
+    with h5py.File(path, "r", locking=False) as file:
         if "model_config" not in file.attrs:
             raise BackboneError(
                 f"{path}: it holds no whole model; for weights alone name the backbone with --model and this file "

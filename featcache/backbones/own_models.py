@@ -18,6 +18,7 @@ from featcache.backbones.quiet_keras import import_keras
 from featcache.backbones.weights import label, randomize
 from featcache.backbones.weights_h5 import assign_file
 from featcache.errors import BackboneError, WeightsError
+from featcache.files import expanded
 
 if TYPE_CHECKING:
     import keras
@@ -68,7 +69,7 @@ def open_own(model: str, input_size_px: int | None, unsafe: bool = False) -> Own
     BackboneError : there is no such model, it is damaged or unsafe, or not from one RGB image of that size.
     """
     if is_file(model):
-        path = Path(model).expanduser()
+        path = expanded(model)
         config = read_config(path, unsafe)
         network, weights = _from_file(path, unsafe), path.name
     else:
@@ -86,8 +87,10 @@ def _from_file(path: Path, unsafe: bool) -> keras.Model:
             model = keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
     except Exception as error:
         version = keras_version(path)
-        way_out = f"it was saved by Keras {version}: {BY_WEIGHTS}" if version < "3" else "save it as .keras again"
-        raise BackboneError(f"{path}: Keras cannot load it: {one_line(error)}; {way_out}") from error
+        hint = f"it was saved by Keras {version}: {BY_WEIGHTS}" if version < "3" else "save it as .keras again"
+        if "unable to lock file" in str(error):
+            hint = "this disk has no locks: set HDF5_USE_FILE_LOCKING=FALSE"
+        raise BackboneError(f"{path}: Keras cannot load it: {one_line(error)}; {hint}") from error
     return _checked(model, str(path))
 
 
@@ -183,5 +186,5 @@ def with_weights(own: OwnModel, spec: str, seed: int) -> OwnModel:
             model = import_keras().models.clone_model(model)
         randomize(model, seed)
     else:
-        assign_file(model, Path(spec).expanduser())
+        assign_file(model, expanded(spec))
     return replace(own, model=model, weights=label(spec, seed))

@@ -17,6 +17,7 @@ from featcache.backbones.quiet_keras import import_keras
 from featcache.backbones.registry import Backbone
 from featcache.backbones.weights_h5 import assign_file
 from featcache.errors import BackboneError, WeightsError
+from featcache.files import expanded
 
 if TYPE_CHECKING:
     import keras
@@ -115,7 +116,7 @@ def source_of(backbone: Backbone, spec: str | Path) -> Path | None:
         return None
     if spec == "imagenet":
         return fetch(backbone)
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if not path.is_file():
         hint = "" if path.suffix else " (or did you mean 'imagenet' or 'random'?)"
         raise WeightsError(f"{backbone.name}: there is no weights file {path}{hint}")

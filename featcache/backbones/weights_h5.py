@@ -41,7 +41,7 @@ def assign_file(model: keras.Model, path: Path) -> None:
     try:
         zipped = zipfile.is_zipfile(path)
         source: Any = io.BytesIO(_unzipped(path, model)) if zipped else path
-        with h5py.File(source, "r") as file:
+        with h5py.File(source, "r", locking=False) as file:
             values = list(_values(model, file, str(path), zipped))
     except DAMAGED as error:
         if isinstance(error, WeightsError):

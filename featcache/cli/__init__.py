@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import sys
@@ -14,7 +15,7 @@ from typing import NoReturn
 
 import click
 
-from featcache import __version__
+from featcache import __version__, files
 from featcache.cli.interrupts import noting_interrupts
 from featcache.cli.output import say
 from featcache.errors import FeatcacheError
@@ -95,6 +96,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that a terminal cannot show must not end a command
             stream.reconfigure(errors="backslashreplace")
+    files.on_remark = lambda said: _echo(f"remark: {said}")
     with noting_interrupts() as interrupts:
         try:
             ended = cli.main(prog_name="featcache", standalone_mode=False)
@@ -106,9 +108,15 @@ def main() -> None:
         sys.exit(ended)
 
 
+_LEFT_TO_THEMSELVES = ("featcache-compute", "featcache-call")
+"""Threads that may not come back: of a network in the middle of a batch, of a server that does not answer."""
+
+
 def _exit(code: int) -> NoReturn:
-    """End; after an interrupt without waiting for a network in the middle of a batch, which Python would wait for."""
-    if code == 130 and any(thread.name.startswith("featcache-compute") for thread in threading.enumerate()):
+    """End; without waiting for threads that may not come back, which Python, or a library in it, would do."""
+    if any(thread.name.startswith(_LEFT_TO_THEMSELVES) for thread in threading.enumerate()):
+        with suppress(Exception):
+            atexit._run_exitfuncs()  # what is kept on the disk for a while is removed
         with suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()

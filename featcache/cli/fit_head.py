@@ -185,9 +185,10 @@ def _fit_seeds(
 def _sentence(done: Fitted) -> str:
     metrics, config = done.run.metrics, done.run.config
     if done.reused:
-        return f"{done.run.name}: this very run is there already; --again trains it anew"
+        pulled = "" if done.run.is_own else " (pulled, not trained here)"
+        return f"{done.run.name}: this very run is there already{pulled}; --again trains it anew"
     is_primal = config["solver"] == "primal"  # its sums are split among the cores
-    went_on = f" (went on after epoch {done.resumed_at})" if done.resumed_at else ""
+    went_on = f" (went on after epoch {done.resumed_at} of {done.resumed_from})" if done.resumed_at else ""
     return (
         f"{done.run.name}: {metrics['epochs']} epochs{went_on} on {done.cache} by the {config['solver']} solver "
         f"({config['why']}), {metrics['seconds']:.1f} s, {1000 * metrics['s_per_epoch']:.1f} ms an epoch"
@@ -209,5 +210,6 @@ def _as_json(done: Fitted) -> dict[str, Any]:
         "s_per_epoch": metrics["s_per_epoch"],
         "reused": done.reused,
         "resumed_at": done.resumed_at,
+        "resumed_from": done.resumed_from,
         **{split: metrics[split] for split in ("train", "val", "test")},
     }

@@ -91,8 +91,9 @@ def _say_expected(expected: Expected, epochs: int, as_json: bool) -> None:
 def _sentence(done: Fitted) -> str:
     metrics, config = done.run.metrics, done.run.config
     if done.reused:
-        return f"{done.run.name}: this very run is there already; --again trains it anew"
-    went_on = f" (went on after epoch {done.resumed_at})" if done.resumed_at else ""
+        pulled = "" if done.run.is_own else " (pulled, not trained here)"
+        return f"{done.run.name}: this very run is there already{pulled}; --again trains it anew"
+    went_on = f" (went on after epoch {done.resumed_at} of {done.resumed_from})" if done.resumed_at else ""
     shares = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in metrics["shares_s"].items())
     return (
         f"{done.run.name}: {metrics['epochs']} epochs{went_on} by {config['solver']}, {metrics['seconds']:.1f} s, "
@@ -110,5 +111,6 @@ def _as_json(done: Fitted) -> dict[str, Any]:
         "solver": config["solver"],
         "reused": done.reused,
         "resumed_at": done.resumed_at,
+        "resumed_from": done.resumed_from,
         **{name: metrics[name] for name in names},
     }

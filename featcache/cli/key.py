@@ -22,7 +22,7 @@ def new(name: str, as_json: bool) -> None:
     """Make a key pair NAME; the private half is a file that only you may read. Give the public half to others."""
     from featcache.share import keys
 
-    key = keys.new_key(name, keys.config_folder() / keys.KEYS_FOLDER)
+    key = keys.new_key(name, keys.own_config_folder() / keys.KEYS_FOLDER)
     say(f"{name}: {key.public}", as_json)
     say(f"others trust it by: featcache key trust {name} {key.public}", as_json)
     if as_json:
@@ -36,8 +36,10 @@ def list_all(as_json: bool) -> None:
     from featcache.share import keys
 
     folder = keys.config_folder()
-    own = keys.own_keys(folder / keys.KEYS_FOLDER)
-    trusted = keys.read_trusted(folder / keys.TRUST_FILE)
+    own = keys.own_keys(folder / keys.KEYS_FOLDER if folder else None)
+    trusted = keys.read_trusted(folder / keys.TRUST_FILE if folder else None)
+    for why in keys.unusable(folder / keys.KEYS_FOLDER if folder else None):
+        say(f"left out: {why}", as_json)
     if as_json:
         print_json(
             {
@@ -65,7 +67,7 @@ def trust(name: str, public: str, as_json: bool) -> None:
 
     if Path(public).is_file():
         _, public = keys.read_public(Path(public))
-    keys.trust(name, public, keys.config_folder() / keys.TRUST_FILE)
+    keys.trust(name, public, keys.own_config_folder() / keys.TRUST_FILE)
     say(f"{name} is trusted: {public}", as_json)
     if as_json:
         print_json({"name": name, "public": public})
@@ -78,7 +80,7 @@ def distrust(name: str, as_json: bool) -> None:
     """No longer trust the key of NAME. What was pulled before stays."""
     from featcache.share import keys
 
-    keys.distrust(name, keys.config_folder() / keys.TRUST_FILE)
+    keys.distrust(name, keys.own_config_folder() / keys.TRUST_FILE)
     say(f"{name} is no longer trusted", as_json)
     if as_json:
         print_json({"name": name})

@@ -32,10 +32,10 @@ def add(name: str, url: str, signed: bool, user: bool, folder: Path, as_json: bo
     """
     from featcache.pipeline.remote import USER_FILE, add_remote
     from featcache.project import PROJECT_FILE
-    from featcache.share.keys import config_folder
+    from featcache.share.keys import own_config_folder
 
     project = project_or_none(folder)
-    file = config_folder() / USER_FILE if user else (project.folder if project else folder) / PROJECT_FILE
+    file = own_config_folder() / USER_FILE if user else (project.folder if project else folder) / PROJECT_FILE
     remote = add_remote(name, url, file, signed)
     say(f"{name} is {remote.url}, in {shown(file.resolve())}", as_json)
     if as_json:
@@ -71,7 +71,8 @@ def remove(name: str, folder: Path, as_json: bool) -> None:
 
     project = project_or_none(folder)
     files = [project.folder / PROJECT_FILE] if project else []
-    file = remove_remote(name, [*files, config_folder() / USER_FILE])
+    own = config_folder()
+    file = remove_remote(name, [*files, *([own / USER_FILE] if own else [])])
     say(f"{name} is no longer in {shown(file.resolve())}", as_json)
     if as_json:
         print_json({"name": name, "file": str(file)})

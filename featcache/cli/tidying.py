@@ -32,15 +32,18 @@ def remove_all(found: Sequence[Removable], yes: bool, dry_run: bool, as_json: bo
     """Show what is to go, ask, and remove it. Where nobody can be asked, --yes is needed."""
     from featcache.pipeline.tidy import remove
 
-    total = sum(item.bytes for item in found)
+    total, stay = sum(item.bytes for item in found), {}
     if found and not as_json:
         print_table(["to remove", "size", "why"], [[shown(i.path), size(i.bytes), i.why] for i in found], numbers=False)
     if found and not dry_run:
         confirm_removal(total, yes, as_json)
         for item in found:
-            remove(item)
+            if why := remove(item):
+                stay[item.path] = why
+                total -= item.bytes
+                say(f"{shown(item.path)} stays: {why}", as_json)
     if as_json:
-        items = [{"path": str(item.path), "bytes": item.bytes, "why": item.why} for item in found]
+        items = [{"path": str(i.path), "bytes": i.bytes, "why": i.why} for i in found if i.path not in stay]
         print_json({"removed": not dry_run, "bytes": total, "items": items})
     elif not found:
         say("nothing to remove")

@@ -39,10 +39,10 @@ def command(
     """Read every byte of caches and check it against their manifests.
 
     CACHE is a cache's name, how its name begins, or its folder; without one, every finished cache of the project.
-    Exit code 1 where something is damaged, and stays so.
+    Exit code 1 where something is damaged, and stays so, or where no cache was ever finished.
     """
     from featcache.cli.interrupts import finishing_in_hand
-    from featcache.pipeline.repair import repair
+    from featcache.pipeline.repair import repair, sweep
     from featcache.pipeline.verify import recompute, verify_cache
 
     if remote is not None:
@@ -59,6 +59,8 @@ def command(
             computed = repair(open_project(folder), found, weights, track, finishing_in_hand)
             say(f"{found.folder.name}: repaired, {computed} rows computed", as_json)
             found = verify_cache(cache_folder, track)
+        if mend and found.sound:
+            sweep(cache_folder)
         _say(found, as_json)
         again = None
         if n_rows and found.sound:
@@ -67,11 +69,22 @@ def command(
         sound &= found.sound and not (again and again.deviating)
         values.append(_as_json(found, again, computed))
     if not values:
-        say("no finished caches: 'featcache extract --model NAME' makes one", as_json)
+        sound = _say_none(folder, as_json)
     if as_json:
         print_json(values[0] if len(values) == 1 and names else values)
     if not sound:
         raise click.exceptions.Exit(1)
+
+
+def _say_none(folder: Path, as_json: bool) -> bool:
+    """Say that there are no finished caches. False where some were begun, which is not as it should be."""
+    from featcache.store.catalog import cache_folders
+
+    begun = cache_folders(open_project(folder).cache_folder)
+    for one in begun:
+        say(f"{one.name}: unfinished: its 'featcache extract' finishes it", as_json)
+    say("no finished caches: 'featcache extract --model NAME' makes one", as_json)
+    return not begun
 
 
 def _folders(names: tuple[str, ...], folder: Path) -> list[Path]:

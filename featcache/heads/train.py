@@ -41,6 +41,7 @@ class Trained:
     epoch : whose weights the head has, counted from 1
     state, best : from which training can go on; best is None without restore_best
     resumed_at : epochs that were not trained now, but by an earlier call
+    resumed_from : the name of the run or training that had them
     """
 
     head: Head
@@ -50,6 +51,7 @@ class Trained:
     state: checkpoint.State
     best: checkpoint.State | None = None
     resumed_at: int = 0
+    resumed_from: str = ""
 
 
 class Material:
@@ -168,7 +170,9 @@ def _trained_primal(
     last = _in_primal_space(material, layers, scale, course)
     final = course.chosen(last)
     head = _head(material.cache, scale, final.layers, course.config)
-    return Trained(head, last.history, choice, len(final.history), last, course.best, course.resumed_at)
+    return Trained(
+        head, last.history, choice, len(final.history), last, course.best, course.resumed_at, course.resumed_from
+    )
 
 
 def _trained_in_gram_space(
@@ -177,7 +181,9 @@ def _trained_in_gram_space(
     last = _in_gram_space(material, layers, scale, course)
     final = course.chosen(last)
     head = _head(material.cache, scale, _formed(material, layers, scale, final), course.config)
-    return Trained(head, last.history, choice, len(final.history), last, course.best, course.resumed_at)
+    return Trained(
+        head, last.history, choice, len(final.history), last, course.best, course.resumed_at, course.resumed_from
+    )
 
 
 def train_course(
@@ -217,6 +223,7 @@ class _Course(Generic[AnyState]):
     stopped: Callable[[], bool] = lambda: False
     best: AnyState | None = None
     resumed_at: int = 0
+    resumed_from: str = ""
     best_epoch: int = 0
     clock: checkpoint.Clock = field(default_factory=checkpoint.Clock)
 
@@ -228,11 +235,12 @@ class _Course(Generic[AnyState]):
         if self.stopped():  # while the features were read
             raise KeyboardInterrupt
         files = [*self.earlier, *([self.saved] if self.saved else [])]
-        found = [pair for file in files if (pair := checkpoint.load(file, self.identity, first)) is not None]
-        usable = [pair for pair in found if _is_beginning(pair[0].history, self.config)]
+        found = [(file, pair) for file in files if (pair := checkpoint.load(file, self.identity, first)) is not None]
+        usable = [(file, pair) for file, pair in found if _is_beginning(pair[0].history, self.config)]
         if not usable:
             return None
-        state, self.best = max(usable, key=lambda pair: len(pair[0].history))
+        file, (state, self.best) = max(usable, key=lambda item: len(item[1][0].history))
+        self.resumed_from = file.parent.name
         self.resumed_at, self.best_epoch = len(state.history), best_of(state.history, self.config.monitor)
         return state
 

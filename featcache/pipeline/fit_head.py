@@ -37,12 +37,13 @@ _LIVE_S = 5.0
 
 @dataclass(frozen=True)
 class Fitted:
-    """What `fit_head` did: the run, whether it was there already, and after which epoch training went on."""
+    """What `fit_head` did: the run, whether it was there already, and after which epoch of which run it went on."""
 
     run: runs.Run
     cache: str
     reused: bool
     resumed_at: int = 0
+    resumed_from: str = ""
 
 
 def fit_head(
@@ -85,7 +86,7 @@ def fit_head(
         return _there_already(cache, results / name, tensorboard)
     refuse_unwritable(results)
     started = time.perf_counter()
-    earlier = [] if again else sorted(results.glob(f"*/{runs.STATE_FILE}"))
+    earlier = [] if again else [made / runs.STATE_FILE for made in runs.own_states(results)]
     with runs.training(results, name, {**identity, "cache_name": cache.name}, anew=again) as folder:
         if runs.is_finished(results / name) and not again:  # by another process, just now
             return _there_already(cache, results / name, tensorboard)
@@ -108,7 +109,7 @@ def fit_head(
         run = _write(
             cache, results, name, {**identity, "course": course}, config, trained, probabilities, started, tensorboard
         )
-    return Fitted(run, cache.name, reused=False, resumed_at=trained.resumed_at)
+    return Fitted(run, cache.name, False, trained.resumed_at, trained.resumed_from)
 
 
 def planned(
@@ -164,12 +165,15 @@ def _longer(
         possible = ("gram", "primal") if solver == "auto" else [solver]
     courses = {_course(cache, config, one): one for one in possible}
     found: list[tuple[int, Solver]] = []
-    for run in runs.list_runs(results):
+    for run in (runs.Run(folder) for folder in runs.own_states(results) if runs.is_finished(folder)):
         with suppress(RunError, KeyError, TypeError, ValueError):  # a damaged run is none to go on from
-            if (run.folder / runs.STATE_FILE).is_file() and (course := run.config.get("course")) in courses:
+            if (course := run.config.get("course")) in courses:
                 found.append((int(run.metrics["epochs"]), courses[course]))
     if not found:
-        raise HeadError(f"{cache.name}: no finished run of these settings to add epochs to: leave out --more-epochs")
+        raise HeadError(
+            f"{cache.name}: no finished run of these settings that was made here to add epochs to: leave out "
+            "--more-epochs"
+        )
     epochs, by = max(found)
     return replace(config, epochs=epochs + more_epochs), solver if isinstance(solver, Choice) else by
 

@@ -34,7 +34,7 @@ from featcache.pipeline.plan import ExtractOptions, plan_extraction
 from featcache.pipeline.progress import Stopping, Track, never, silent
 from featcache.project import Project, refuse_unwritable
 from featcache.recipe import digest
-from featcache.scratch import checkpoint, classifier
+from featcache.scratch import classifier
 from featcache.scratch.config import ScratchConfig
 from featcache.scratch.feed import Feed
 from featcache.scratch.training import Training
@@ -73,12 +73,13 @@ class ScratchOptions:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What `fit_scratch` did: the run, whether it was there already, and after which epoch training went on."""
+    """What `fit_scratch` did: the run, whether it was there already, and after which epoch of which run it went on."""
 
     run: runs.Run
     cache: str
     reused: bool
     resumed_at: int = 0
+    resumed_from: str = ""
 
 
 def fit_scratch(
@@ -136,10 +137,10 @@ def _fit_scratch(
             return Fitted(readable(runs.Run(results / name)), cache.name, reused=True)
         job = _Job(project, cache, cuts[0], spec, config, identity, name, started)
         with explaining_damage(cache), ExitStack() as open_parts:
-            run, resumed_at = job.run(
+            run, resumed_at, resumed_from = job.run(
                 folder, open_parts, network or load_network(spec), head, again, track, on_epoch, stopping, on_event
             )
-    return Fitted(run, cache.name, reused=False, resumed_at=resumed_at)
+    return Fitted(run, cache.name, False, resumed_at, resumed_from)
 
 
 @dataclass(frozen=True)
@@ -289,8 +290,8 @@ class _Job:
         on_epoch: Callable[[Sequence[Epoch]], object],
         stopping: Stopping,
         on_event: Callable[[str], object],
-    ) -> tuple[runs.Run, int]:
-        """Train, measure and write the run. Returns it, and after which epoch the training went on."""
+    ) -> tuple[runs.Run, int, str]:
+        """Train, measure and write the run. Returns it, and after which epoch of which run the training went on."""
         cache, config = self.cache, self.config
         if config.deterministic:
             compute_deterministically()
@@ -306,7 +307,7 @@ class _Job:
         feed = open_parts.enter_context(Feed(train, len(cache.classes), config, live))
         training = Training(made, feed, val, config, _course(self.identity, config), folder)
         frozen = training.frozen_digest()
-        earlier = [] if again else [file.parent for file in sorted(folder.parent.glob(f"*/{checkpoint.STATE_FILE}"))]
+        earlier = [] if again else runs.own_states(folder.parent)
         resumed_at = training.resume(earlier)
         told = resumed_at
         with stopping() as stopped:
@@ -321,7 +322,7 @@ class _Job:
                     on_epoch(history)
 
                 training.train(one_epoch, stopped)
-            return self._write(training, frozen), resumed_at
+            return self._write(training, frozen), resumed_at, training.resumed_from
 
     def _write(self, training: Training, frozen: str) -> runs.Run:
         cache, history = self.cache, training.progress.history

@@ -19,7 +19,7 @@ def index(
 
     sign : name of the key that signs the records that are made, "" for the only one, None for no signature
     """
-    key = keys.open_key(sign, keys.config_folder() / keys.KEYS_FOLDER) if sign is not None else None
+    key = keys.open_key(sign, keys.own_config_folder() / keys.KEYS_FOLDER) if sign is not None else None
     named = "://" in where or (where in remotes_of(project) and not Path(where).is_dir())
     store = open_named(where, project).store if named else open_remote(str(Path(where).absolute()))
     return write_index(store, key, Words(licence, contact))

@@ -11,6 +11,7 @@ from featcache.pipeline.progress import Stopping, Track, never, silent
 from featcache.pipeline.remote import Target, find_remote, open_named, remotes_of, resolve, trust_of
 from featcache.project import Project
 from featcache.recipe import Recipe
+from featcache.share.bounded import ending_with
 from featcache.share.catalog import Entry
 from featcache.share.pull import Pulled, Trust, accept
 from featcache.share.pull import pull as fetch
@@ -47,7 +48,7 @@ def pull(
     trust = trust or trust_of(target)
     parent.mkdir(parents=True, exist_ok=True)
     total = _whole(entry, "bytes" if whole else "rows")
-    with stopping() as stopped, track(f"pulling {record.name}", total) as advance:
+    with stopping() as stopped, ending_with(stopped), track(f"pulling {record.name}", total) as advance:
         if whole:
             return fetch(target.store, entry, parent, trust, advance, stopped)
         return pull_part(target.store, entry, parent, part or Part(), trust, advance, stopped)
@@ -92,7 +93,7 @@ def ask_remotes(
         except (UsageError, RemoteError) as error:
             reached = replace(reached, remarks=(*reached.remarks, f"{name}: {error}"))
             continue
-        with stopping() as stopped, track(f"asking {name}", 0) as advance:
+        with stopping() as stopped, ending_with(stopped), track(f"asking {name}", 0) as advance:
             found = ask(
                 target.store, recipe, rows, project.cache_folder, format_, missing, trust_of(target), advance, stopped
             )
@@ -111,5 +112,6 @@ def _both(before: Reached, found: Reached, name: str) -> Reached:
         whole=found.whole,
         donors=(*before.donors, *found.donors),
         row_ids=before.row_ids | found.row_ids,
+        leases=(*before.leases, *found.leases),
         remarks=(*before.remarks, *(f"{name}: {remark}" for remark in found.remarks)),
     )

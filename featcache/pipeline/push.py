@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.errors import CacheNotFoundError, CacheWriteError, RunError, UsageError
-from featcache.files import beside
+from featcache.files import beside, is_hidden
 from featcache.pipeline.progress import Stopping, Track, never, silent
 from featcache.pipeline.remote import Target
 from featcache.project import Project
-from featcache.runs import is_finished
+from featcache.runs import is_finished, list_runs
 from featcache.share import keys
+from featcache.share.bounded import ending_with
 from featcache.share.commit import Words
 from featcache.share.packs import PackWriter
 from featcache.share.parcel import Parcel, parcel_of_cache, parcel_of_run
@@ -56,8 +57,8 @@ def push(
     seen_in : folder of caches where it is noted which record is there now
     """
     options = options or PushOptions()
-    key = keys.open_key(options.sign, keys.config_folder() / keys.KEYS_FOLDER) if options.sign is not None else None
-    with _parcel(folder, options) as parcel, stopping() as stopped:
+    key = keys.open_key(options.sign, keys.own_config_folder() / keys.KEYS_FOLDER) if options.sign is not None else None
+    with _parcel(folder, options) as parcel, stopping() as stopped, ending_with(stopped):
         total = sum(entry.bytes for entry in parcel.entries.values())
         with track(f"pushing {parcel.name}", total) as advance:
             words = Words(options.licence, options.contact)
@@ -93,9 +94,10 @@ def find_pushable(project: Project, name: str | None) -> Path:
     if name is None:
         return find_cache(project.cache_folder).folder
     path = Path(name)
-    if is_finished(path) or (path / MANIFEST_FILE).is_file():
+    if is_finished(path) or ((path / MANIFEST_FILE).is_file() and not is_hidden(path)):
         return path
-    runs = sorted(run for run in project.results_folder.glob(f"{name}*") if is_finished(run)) if _plain(name) else []
+    there = [run.folder for run in list_runs(project.results_folder)]
+    runs = [run for run in there if name and run.name.startswith(name)]
     exact = [run for run in runs if run.name == name]
     try:
         return cache_folder(project.cache_folder, name)
@@ -106,10 +108,6 @@ def find_pushable(project: Project, name: str | None) -> Path:
             names = ", ".join(run.name for run in runs)
             raise UsageError(f"{name!r:.80} could be {names}: name one of them") from None
         raise
-
-
-def _plain(name: str) -> bool:
-    return bool(name) and not set(name) & set("*?[]/\0") and len(name) < 200
 
 
 @dataclass(frozen=True)

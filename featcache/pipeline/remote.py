@@ -30,7 +30,7 @@ from featcache.share.keys import KEYS_FOLDER, TRUST_FILE, config_folder, own_key
 from featcache.share.pull import Trust
 from featcache.share.record import FOLDERS, Kind
 from featcache.share.tidy import RemoteVerified, removable, remove, verify_remote
-from featcache.share.urls import PACK_SUFFIX, open_remote, parse_url
+from featcache.share.urls import PACK_SUFFIX, open_remote, parse_url, place_of
 
 USER_FILE = "config.toml"
 
@@ -51,14 +51,19 @@ class _UserSettings(BaseModel):
 
 def remotes_of(project: Project | None) -> dict[str, RemoteSection]:
     """The remotes of the user's configuration and of the project, which counts where both name one."""
-    file = config_folder() / USER_FILE
+    return {**_user_remotes(), **(project.settings.remotes if project else {})}
+
+
+def _user_remotes() -> dict[str, RemoteSection]:
+    folder = config_folder()
+    if folder is None or not (file := folder / USER_FILE).is_file():
+        return {}
     try:
-        users = _UserSettings.model_validate(tomllib.loads(file.read_text("utf-8"))).remotes if file.is_file() else {}
+        return _UserSettings.model_validate(tomllib.loads(file.read_text("utf-8"))).remotes
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ProjectError(f"{file}: not readable as TOML: {error}") from error
     except ValidationError as error:
         raise ProjectError(f"{file}: {explain(error)}") from error
-    return {**users, **(project.settings.remotes if project else {})}
 
 
 def add_remote(name: str, url: str, file: Path, signed: bool = False) -> RemoteSection:
@@ -116,12 +121,18 @@ def open_named(remote: str | None, project: Project | None) -> Target:
             raise UsageError(f"which remote? Name one with --remote (known: {there})")
         remote = next(iter(known))
     if remote in known:
-        return Target(open_remote(known[remote].url), "", known[remote].signed)
+        return Target(open_remote(known[remote].url), "", _must_be_signed(known[remote].url, project))
     if "://" in remote or remote.endswith(PACK_SUFFIX) or Path(remote).is_absolute():
-        same = [one for one in known.values() if one.url.rstrip("/") == remote.rstrip("/")]
-        return Target(open_remote(remote), "", any(one.signed for one in same))
+        return Target(open_remote(remote), "", _must_be_signed(remote, project))
     hint = nearest(remote, known) if known else "none is known: 'featcache remote add NAME URL' adds one"
     raise UsageError(f"no remote {remote!r:.80}: {hint}")
+
+
+def _must_be_signed(url: str, project: Project | None) -> bool:
+    """Whether somebody asked for signatures of that place, under whatever name and in whatever spelling."""
+    named = [*_user_remotes().values(), *(project.settings.remotes.values() if project else ())]
+    asked = [place_of(remote.url) for remote in named if remote.signed]
+    return place_of(url) in asked
 
 
 def is_remote(spec: str, project: Project | None) -> bool:
@@ -153,8 +164,9 @@ def _there(pack: str) -> str | Path:
 
 def trust_of(target: Target, require: bool = False, allow_older: bool = False, file: Path | None = None) -> Trust:
     """Whom to believe, ourselves among them. file : of trusted keys; by default the user's"""
-    own = {key.public: key.name for key in own_keys(config_folder() / KEYS_FOLDER)}
-    trusted = {**own, **read_trusted(file or config_folder() / TRUST_FILE)}
+    folder = config_folder()
+    own = {key.public: key.name for key in own_keys(folder / KEYS_FOLDER if folder else None)}
+    trusted = {**own, **read_trusted(file or (folder / TRUST_FILE if folder else None))}
     return Trust(trusted, require or target.signed, allow_older)
 
 

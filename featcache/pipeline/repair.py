@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -15,7 +16,7 @@ from featcache.dataset.manifest import Dataset
 from featcache.errors import CacheError, FeatcacheError
 from featcache.extract import Target, rows_of
 from featcache.extract import extract as extract_rows
-from featcache.files import write_json
+from featcache.files import PARTIAL_SUFFIX, write_json
 from featcache.pipeline.dataset import current_dataset
 from featcache.pipeline.plan import ExtractOptions, plan_extraction
 from featcache.pipeline.progress import Stopping, Track, never, silent
@@ -23,19 +24,24 @@ from featcache.pipeline.verify import network_of
 from featcache.project import Project
 from featcache.recipe import Recipe, cache_digest, cache_name, row_id
 from featcache.store import ledger
+from featcache.store.cache import file_of
 from featcache.store.contract import FeatureStore, Stored
 from featcache.store.formats import open_store
 from featcache.store.layout import (
     ARRAY_FILE,
     DATASET_FILE,
     FEATURES_HDF5,
+    LEASES_FOLDER,
     LEDGER_FILE,
     MANIFEST_FILE,
+    PARTS_FOLDER,
     RECIPE_FILE,
+    REPAIR_LEDGER_FILE,
     ROWS_FILE,
     Format,
     layout_for,
 )
+from featcache.store.leases import Leases
 from featcache.store.manifest import FileEntry, Manifest, leads_out, parse_manifest
 from featcache.store.reach import Reach
 from featcache.store.tables import Row, images_in, read_dataset_copy, read_rows, rows_in, write_rows
@@ -72,8 +78,13 @@ def repair(
     reach.look_for(rows)
     images = {image.image_id: image for image in _project_images(project).images}
     store = open_store(format_, folder, layout_for(len(rows), row_shape, recipe.space.dtype, format_))
-    kept = [record for record in _kept(store, rows, manifest, damaged) if record.shard not in found.damaged_shards]
+    if manifest is None:
+        same_rows = _are_rows_of(folder, rows)
+    else:
+        same_rows = ROWS_FILE not in damaged or _gives(rows, manifest.files[ROWS_FILE])
+    kept = _kept(store, manifest, damaged, found.damaged_shards) if same_rows else []
     lost = set(range(store.layout.n_shards)) - {record.shard for record in kept}
+    lost -= set(ledger.read(folder / REPAIR_LEDGER_FILE))  # what an interrupted repair has made
     to_compute = [row for shard in lost for row in rows[slice(*store.layout.span(shard))] if not reach.holds(row)]
     gone = {row.image_id for row in to_compute} - set(images)
     if gone:
@@ -81,9 +92,9 @@ def repair(
     if to_compute:
         network()[1]()  # what cannot be had is said while the cache still is as it was
     with writing(folder):
-        _make_ready(folder, recipe, rows, damaged, kept)
+        _make_ready(folder, recipe, rows, damaged, same_rows)
     # What NaN the cache held, it was allowed to hold.
-    arguments = (folder.parent, recipe, rows, row_shape, format_, True)
+    arguments = (folder.parent, recipe, rows, row_shape, format_, True, kept)
     with stopping() as stopped, CacheWriter(*arguments) as writer:
         with track(f"repairing {folder.name}", len(rows)) as advance:
             advance(writer.rows_done)
@@ -91,10 +102,22 @@ def repair(
             (counts,) = extract_rows([target], images, dataset.folder, advance, stopped).counts
         if writer.missing:
             raise KeyboardInterrupt
-        made = writer.finish(dataset, {**provenance, "repaired": sorted(damaged)})
-        if manifest and DATASET_FILE not in damaged:  # the same copy, maybe of a larger data set
-            made.model_copy(update={"dataset_digest": manifest.dataset_digest}).sealed().write(folder)
+        own_labels = manifest is not None and DATASET_FILE not in damaged  # the same copy, maybe of a larger data set
+        digest = manifest.dataset_digest if manifest and own_labels else ""
+        writer.finish(dataset, {**provenance, "repaired": sorted(damaged)}, digest)
     return counts.computed
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a repair left in a sound cache, that was killed when all was done."""
+    if Leases(folder / LEASES_FOLDER).others():
+        return
+    with writing(folder):
+        (folder / REPAIR_LEDGER_FILE).unlink(missing_ok=True)
+        for leftover in (folder / LEASES_FOLDER, folder / PARTS_FOLDER):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for file in folder.rglob(f".*{PARTIAL_SUFFIX}*"):
+            file.unlink(missing_ok=True)
 
 
 def _manifest(folder: Path) -> Manifest | None:
@@ -177,7 +200,8 @@ def _dataset(
         except FeatcacheError:
             if manifest or not (folder / DATASET_FILE).is_file():
                 raise
-    dataset = Dataset(images_in(read_dataset_copy(folder / DATASET_FILE)), project.images_folder)
+    copy = file_of(folder, manifest, DATASET_FILE) if manifest else folder / DATASET_FILE
+    dataset = Dataset(images_in(read_dataset_copy(copy)), project.images_folder)
     images_of(dataset, image_ids)
     return dataset
 
@@ -190,14 +214,16 @@ def _gives(rows: Sequence[Row], entry: FileEntry) -> bool:
 
 
 def _kept(
-    store: FeatureStore, rows: Sequence[Row], manifest: Manifest | None, damaged: set[str]
+    store: FeatureStore, manifest: Manifest | None, damaged: set[str], damaged_shards: Sequence[int]
 ) -> list[ledger.ShardRecord]:
     """The shards that need not be made again."""
     if manifest is None:
-        return _recorded(store)
-    if store.layout != manifest.array.layout or (ROWS_FILE in damaged and not _gives(rows, manifest.files[ROWS_FILE])):
-        return []  # cut, or numbered, in a way that is not that of the cache to be
-    return _sound_shards(store, manifest, damaged)
+        found = _recorded(store)
+    elif store.layout != manifest.array.layout:
+        found = []  # cut in a way that is not that of the cache to be
+    else:
+        found = _sound_shards(store, manifest, damaged)
+    return [record for record in found if record.shard not in damaged_shards]
 
 
 def _sound_shards(store: FeatureStore, manifest: Manifest, damaged: set[str]) -> list[ledger.ShardRecord]:
@@ -205,7 +231,7 @@ def _sound_shards(store: FeatureStore, manifest: Manifest, damaged: set[str]) ->
     if store.format == "zarr":
         sound = {shard: manifest.files[name] for name, shard in store.files().items() if name not in damaged}
         return [_record(store, shard, entry) for shard, entry in sound.items() if shard is not None]
-    if LEDGER_FILE not in damaged:
+    if LEDGER_FILE not in damaged or (store.folder / REPAIR_LEDGER_FILE).is_file():  # a repair may have renewed it
         return _recorded(store)
     if FEATURES_HDF5 in damaged:
         return []
@@ -232,18 +258,29 @@ def _remove_link(folder: Path, name: str) -> None:
         next(place for place in reversed(places) if place.is_symlink() and folder in place.parents).unlink()
 
 
-def _make_ready(
-    folder: Path, recipe: Recipe, rows: Sequence[Row], damaged: set[str], kept: Sequence[ledger.ShardRecord]
-) -> None:
-    """Renew the small files from what is sound, and take the manifest away: the cache is one in the making again."""
+def _make_ready(folder: Path, recipe: Recipe, rows: Sequence[Row], damaged: set[str], same_rows: bool) -> None:
+    """Renew the small files from what is sound. The manifest stays: until the repair is done it says what is damaged.
+
+    same_rows : whether the rows are numbered as those that the shards hold
+    """
     for name in damaged:
         _remove_link(folder, name)
-    remove_folders(folder, damaged)
-    (folder / MANIFEST_FILE).unlink(missing_ok=True)
+    remove_folders(folder, (*damaged, REPAIR_LEDGER_FILE))
     if RECIPE_FILE in damaged:
         write_json(folder / RECIPE_FILE, recipe.to_dict())
-    if ROWS_FILE in damaged:
+    if ROWS_FILE in damaged or not same_rows:
+        if not same_rows:
+            (folder / LEDGER_FILE).unlink(missing_ok=True)
+        if not _are_rows_of(folder, rows):
+            (folder / REPAIR_LEDGER_FILE).unlink(missing_ok=True)
         write_rows(folder / ROWS_FILE, rows)
     if ARRAY_FILE in damaged:
         (folder / ARRAY_FILE).unlink(missing_ok=True)
-    ledger.write(folder / LEDGER_FILE, kept)
+    (folder / REPAIR_LEDGER_FILE).touch()
+
+
+def _are_rows_of(folder: Path, rows: Sequence[Row]) -> bool:
+    try:
+        return rows_in(read_rows(folder / ROWS_FILE)) == list(rows)
+    except CacheError:
+        return False

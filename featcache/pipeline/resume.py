@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from featcache.errors import HeadError, RunError, UsageError
+from featcache.files import visible_folders
 from featcache.heads.config import HeadConfig, Solver
 from featcache.project import Project
 from featcache.runs import CONFIG_FILE, TRAINING_SUFFIX
@@ -22,7 +23,7 @@ def interrupted(project: Project, name: str, given: Mapping[str, Any]) -> tuple[
     """
     results = project.results_folder
     named = name.removesuffix(TRAINING_SUFFIX)
-    folders = {file.parent.name: file.parent for file in results.glob(f"*/{CONFIG_FILE}")}
+    folders = {folder.name: folder for folder in visible_folders(results) if (folder / CONFIG_FILE).is_file()}
     found = [folders[wanted] for wanted in (f"{named}{TRAINING_SUFFIX}", named) if wanted in folders]
     if not found:
         there = ", ".join(sorted(folder for folder in folders if folder.endswith(TRAINING_SUFFIX))) or "none"

@@ -66,6 +66,7 @@ class Training:
     progress: Progress = field(default_factory=Progress)
     shares: Shares = field(default_factory=Shares)
     images: int = 0
+    resumed_from: str = ""
 
     def __post_init__(self) -> None:
         self._n_trained = -1
@@ -97,6 +98,7 @@ class Training:
             return 0
         for variable, value in zip(self._variables(), variables, strict=True):
             variable.assign(value)
+        self.resumed_from = folder.name
         if best is not None:
             self._best = (progress.best_epoch, best)
             if folder != self.folder:

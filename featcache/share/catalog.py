@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -48,10 +49,21 @@ def latest(store: Store, kind: Kind, name: str) -> Entry | None:
             data = patiently(lambda path=path: read(store, path, MAX_RECORD_BYTES))  # type: ignore[misc]
         except RemoteNotFoundError:
             break
+        if data.lstrip()[:1] != b"{":
+            _refuse_pages(store, path)
         generation += 1
     if data is None:
         return None
     return Entry(Record.parse(data, f"{store.url}/{record_path(kind, name, generation)}"), sha256_bytes(data))
+
+
+def _refuse_pages(store: Store, path: str) -> None:
+    """Raise RemoteError where a server has an answer for a name that cannot be there: a page to log in, or a form."""
+    try:
+        patiently(lambda: read(store, f"{path.rpartition('/')[0]}/{uuid.uuid4().hex}", MAX_RECORD_BYTES))
+    except RemoteNotFoundError:
+        return
+    raise RemoteError(f"{store.url}: answers every name with a page: this is no featcache remote. Look at the address")
 
 
 def listing(store: Store, kind: Kind) -> list[Listed]:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from featcache.errors import RemoteDroppedError
+from featcache.errors import RemoteAccessError, RemoteDroppedError, RemoteNotFoundError
 from featcache.files import sha256_bytes
 from featcache.share import keys
 from featcache.share.catalog import Entry, latest
-from featcache.share.contract import Store
+from featcache.share.contract import Store, read
 from featcache.share.parcel import Parcel
 from featcache.share.record import RECORD_FORMAT, Record
 from featcache.share.transfer import patiently
@@ -82,8 +82,25 @@ def commit(store: Store, entry: Entry) -> bool:
     """Create the record. A try whose answer was lost may have done so: then ours is there."""
     text, path = entry.record.text(), entry.record.path
     try:
-        return store.create(path, text)
+        created = store.create(path, text)
     except RemoteDroppedError:
         created = patiently(lambda: store.create(path, text))
         found = None if created else latest(store, entry.record.kind, entry.record.name)
-        return created or (found is not None and found.sha256 == entry.sha256)
+        created = created or (found is not None and found.sha256 == entry.sha256)
+    if created and store.shared:
+        _refuse_unstored(store, path, text)
+    return created
+
+
+def _refuse_unstored(store: Store, path: str, text: bytes) -> None:
+    """Raise RemoteDroppedError where a remote said that it took a record and has none: some say so of a failure."""
+    try:
+        stored = patiently(lambda: read(store, path, len(text)))
+    except RemoteAccessError:  # who may only write
+        return
+    except RemoteNotFoundError:
+        stored = b""
+    if stored != text:
+        raise RemoteDroppedError(
+            f"{store.url}/{path}: was taken, says the remote, and is not there as sent: push again"
+        )

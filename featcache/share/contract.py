@@ -18,6 +18,16 @@ class NoRangesError(RemoteError):
     """The remote was asked for a part of an object and sends the whole."""
 
 
+class StalledError(RemoteDroppedError):
+    """The remote does not answer, or so slowly that nobody should wait: to try again at once is of no use."""
+
+
+class PausedError(RemoteDroppedError):
+    """The remote is busy. after_s : when it may be asked again, by what it says"""
+
+    after_s = 0
+
+
 @dataclass(frozen=True)
 class Item:
     """An object on a remote. md5 : of its bytes in hex, where the remote says it; else "" """

@@ -63,7 +63,7 @@ def write_index(store: Store, key: tuple[Key, Ed25519PrivateKey] | None = None, 
 def _record_plain_caches(store: FolderStore, key: tuple[Key, Ed25519PrivateKey] | None, words: Words) -> None:
     """Records for the caches that lie in the folder itself: their files stay where they are."""
     for listed in list_caches(store.folder):
-        if listed.cache is None or listed.folder.name.startswith("."):
+        if listed.cache is None:
             continue
         parcel = _Plain(**vars(parcel_of_cache(listed.folder)))
         before = latest(store, "cache", parcel.name)

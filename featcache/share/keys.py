@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from featcache.errors import TrustError, UsageError
-from featcache.files import write_text
+from featcache.files import create, is_hidden, user_path, write_text
 from featcache.share.record import Record, Signature
 from featcache.share.urls import refuse_missing
 
@@ -44,42 +44,79 @@ class Signed:
     by: str = ""
 
 
-def config_folder() -> Path:
-    """Where a user's keys, trusted keys and remotes lie: FEATCACHE_CONFIG, or ~/.config/featcache."""
-    if chosen := os.environ.get("FEATCACHE_CONFIG"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "featcache"
+def config_folder() -> Path | None:
+    """Where a user's keys, trusted keys and remotes lie: FEATCACHE_CONFIG, or ~/.config/featcache.
+
+    None where the user has no home folder, so that there are none; nor where others' rights keep it closed.
+    """
+    chosen = os.environ.get("FEATCACHE_CONFIG")
+    folder = Path(chosen) if chosen else user_path(os.environ.get("XDG_CONFIG_HOME") or "~/.config")
+    if folder is None or chosen:
+        return folder
+    try:
+        (folder / "featcache" / TRUST_FILE).stat()
+    except PermissionError:  # HOME is that of another user
+        return None
+    except OSError:
+        pass
+    return folder / "featcache"
+
+
+def own_config_folder() -> Path:
+    """`config_folder`, to write to. UsageError where there is none."""
+    folder = config_folder()
+    if folder is None:
+        raise UsageError("no home folder to keep this in: set HOME, or FEATCACHE_CONFIG to a folder of yours")
+    return folder
 
 
 def new_key(name: str, folder: Path) -> Key:
-    """Make a key pair: NAME.key, which only its owner may read, and NAME.pub. UsageError where there is one."""
+    """Make a key pair: NAME.key, which only its owner may read, and NAME.pub. UsageError where there is one.
+
+    One of which NAME.pub is missing is what a killed command has left: it gets that.
+    """
     _refuse_name(name)
     _refuse_no_cryptography()
     from cryptography.hazmat.primitives import serialization as forms
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    private = Ed25519PrivateKey.generate()
-    file = folder / f"{name}.key"
+    file, public_file = folder / f"{name}.key", folder / f"{name}.pub"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if file.exists() and not public_file.exists() and not file.stat().st_size:
+        file.unlink()  # of a version that wrote it in two steps
+    private = Ed25519PrivateKey.generate()
     data = private.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption())
-    try:
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError as error:
-        raise UsageError(f"{file}: there is a key of that name: choose another name") from error
-    with os.fdopen(handle, "wb") as opened:
-        opened.write(data)
+    if not create(file, data, 0o600):
+        if public_file.exists():
+            raise UsageError(f"{file}: there is a key of that name: choose another name")
+        private = _private_in(file)
     key = Key(name, _public_of(private), file)
-    write_text(folder / f"{name}.pub", f"{name} {key.public}\n")
+    write_text(public_file, f"{name} {key.public}\n")
     return key
 
 
-def own_keys(folder: Path) -> list[Key]:
-    """The key pairs in a folder, by name."""
-    found = []
-    for file in sorted(folder.glob("*.key")):
-        public = read_public(file.with_suffix(".pub"))
-        found.append(Key(file.stem, public[1], file))
-    return found
+def own_keys(folder: Path | None) -> list[Key]:
+    """The key pairs in a folder, by name. One that cannot be used is left out: see `unusable`."""
+    return [found for file in _key_files(folder) if isinstance(found := _read_key(file), Key)]
+
+
+def unusable(folder: Path | None) -> list[str]:
+    """Why some of the key files in a folder cannot be used."""
+    return [found for file in _key_files(folder) if isinstance(found := _read_key(file), str)]
+
+
+def _key_files(folder: Path | None) -> list[Path]:
+    return [file for file in sorted(folder.glob("*.key")) if not is_hidden(file)] if folder else []
+
+
+def _read_key(file: Path) -> Key | str:
+    """The key pair of a .key file; why it is none."""
+    try:
+        if file.with_suffix(".pub").exists():
+            return Key(file.stem, read_public(file.with_suffix(".pub"))[1], file)
+        return Key(file.stem, _public_of(_private_in(file)), file)
+    except (TrustError, UsageError, OSError) as error:
+        return str(error)
 
 
 def read_public(file: Path) -> tuple[str, str]:
@@ -91,30 +128,38 @@ def read_public(file: Path) -> tuple[str, str]:
     return name, _checked(public)
 
 
-def open_key(name: str, folder: Path) -> tuple[Key, Ed25519PrivateKey]:
+def open_key(name: str, folder: Path | None) -> tuple[Key, Ed25519PrivateKey]:
     """The key pair of that name; "" for the only one.
 
     Raises UsageError where there is none, TrustError for one that others can read.
     """
     _refuse_no_cryptography()
-    from cryptography.hazmat.primitives import serialization as forms
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    names = [file.stem for file in sorted(folder.glob("*.key"))]
+    files = {file.stem: file for file in _key_files(folder)}
+    names = list(files)
     meant = [other for other in names if other == name or (not name and len(names) == 1)]
     if not meant:
         there = ", ".join(names) or "none: 'featcache key new NAME' makes one"
         raise UsageError(f"no key {name!r:.80} in {folder} (there: {there})" if name else f"which key? There: {there}")
-    file = folder / f"{meant[0]}.key"
+    file = files[meant[0]]
     if stat.S_IMODE(file.stat().st_mode) & 0o077:
         raise TrustError(f"{file}: others may read it: chmod 600 it, or make a new key and let the old one go")
+    private = _private_in(file)
+    return Key(meant[0], _public_of(private), file), private
+
+
+def _private_in(file: Path) -> Ed25519PrivateKey:
+    """The private key in a file. TrustError where it is none."""
+    _refuse_no_cryptography()
+    from cryptography.hazmat.primitives import serialization as forms
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     try:
         private = forms.load_pem_private_key(file.read_bytes(), None)
     except (ValueError, TypeError, OSError) as error:
-        raise TrustError(f"{file}: is no private key: {error}") from error
+        raise TrustError(f"{file}: is no private key: remove it, and make another one") from error
     if not isinstance(private, Ed25519PrivateKey):
         raise TrustError(f"{file}: expected an Ed25519 key, as 'featcache key new' makes them")
-    return Key(meant[0], _public_of(private), file), private
+    return private
 
 
 def sign(record: Record, key: tuple[Key, Ed25519PrivateKey]) -> Record:
@@ -159,12 +204,12 @@ def check_signature(record: Record, trusted: Mapping[str, str], require: bool = 
     return Signed("unknown", signature.key, signature.by)
 
 
-def read_trusted(file: Path) -> dict[str, str]:
+def read_trusted(file: Path | None) -> dict[str, str]:
     """{public key: name} of a trust file; none where there is no such file. TrustError for a line that is none."""
-    if not file.is_file():
+    if file is None or not file.is_file():
         return {}
     found = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         parts = line.partition("#")[0].split()
         if parts and (len(parts) != 2 or not _PUBLIC.fullmatch(parts[1])):
             raise TrustError(f"{file}, line {number}: expected 'NAME KEY', found {line!r:.80}")

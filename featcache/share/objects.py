@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import configparser
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import obstore
 from obstore import exceptions
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from featcache.errors import FeatcacheError, RemoteAccessError, RemoteDroppedError, RemoteError, RemoteNotFoundError
-from featcache.share.contract import BLOCK_BYTES, Block, Item
-from featcache.share.urls import Place, open_remote
+from featcache.files import user_path
+from featcache.share.contract import Block, Item
+from featcache.share.gate import way_to
+from featcache.share.urls import Place, open_remote, refuse_endpoint
 
 _WHOLE_BYTES = 64 << 20
 """What is larger is sent in parts."""
 _PART_BYTES = 16 << 20
+_STREAM_BYTES = 64 << 10
+"""So that a slow line is told from one that is dead."""
+_MAX_OBJECTS = 1_000_000
 _RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
 _SILENT_S = 60
 _AWS_FILES = ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config")
@@ -29,6 +38,8 @@ _AWS_FILES = ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG
 def bucket_of(place: Place) -> Any:
     """obstore's store for a place, with the credentials of the environment or of ~/.aws."""
     settings = {**_aws_settings(), **place.options} if place.scheme == "s3" else {}
+    if "endpoint" in settings and "endpoint" not in place.options:
+        refuse_endpoint(settings["endpoint"], "AWS_ENDPOINT_URL or ~/.aws/config")
     options: dict[str, Any] = {
         "prefix": place.path or None,
         "client_options": {
@@ -37,6 +48,7 @@ def bucket_of(place: Place) -> Any:
             "timeout": timedelta(hours=2),  # of a whole object on a slow line
             "allow_http": settings.get("endpoint", "").startswith("http://"),
             **_certificates(),
+            **_one_way(place, settings),
         },
         "retry_config": _RETRIES,
     }
@@ -47,6 +59,17 @@ def bucket_of(place: Place) -> Any:
     # Without a checksum, servers were seen to store what a bad line had changed: the signature does not cover the body.
     options.update(settings, checksum_algorithm="SHA256")
     return S3Store(place.host, **options)
+
+
+def _one_way(place: Place, settings: Mapping[str, str]) -> dict[str, Any]:
+    """With a session token: the way to this server alone. Where a proxy leads to it, that decides where it leads."""
+    token = settings.get("session_token") or os.environ.get("AWS_SESSION_TOKEN")
+    endpoint = settings.get("endpoint", "")
+    parts = urlsplit(endpoint or "https://s3.amazonaws.com")
+    proxied = parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
+    if place.scheme != "s3" or not token or proxied:
+        return {}
+    return {"proxy_url": way_to(endpoint)}
 
 
 def _endpoint() -> str:
@@ -84,8 +107,9 @@ def _aws_settings() -> dict[str, str]:
     }
     for variable, usual in _AWS_FILES:
         parser = configparser.RawConfigParser()
+        file = user_path(os.environ.get(variable, usual))
         try:
-            parser.read(Path(os.environ.get(variable, usual)).expanduser(), encoding="utf-8")
+            parser.read(file or [], encoding="utf-8")
         except (configparser.Error, UnicodeDecodeError) as error:
             raise RemoteAccessError(f"{usual}: cannot be read: {' '.join(str(error).split())}") from error
         for section in (profile, f"profile {profile}"):
@@ -120,7 +144,7 @@ class ObjectStore:
     def list(self, folder: str) -> list[Item]:
         """As of `Store`."""
         with self._explaining(folder):
-            found = [item for page in obstore.list(self._bucket, f"{folder}/") for item in page]
+            found = list(islice(chain.from_iterable(obstore.list(self._bucket, f"{folder}/")), _MAX_OBJECTS + 1))
         return [Item(item["path"], item["size"], _md5(item["e_tag"])) for item in found]
 
     def size(self, path: str) -> int:
@@ -140,7 +164,7 @@ class ObjectStore:
             found = obstore.get(self._bucket, path, options=options)  # type: ignore[arg-type]
             if options and found.range[0] != start:
                 raise RemoteError(f"{self.url}/{path}: sent other bytes than were asked for")
-            yield (memoryview(block) for block in found.stream(min_chunk_size=BLOCK_BYTES))  # a copy costs a tenth
+            yield (memoryview(block) for block in found.stream(min_chunk_size=_STREAM_BYTES))  # a copy costs a tenth
 
     def put(self, path: str, data: bytes | Path) -> None:
         """As of `Store`; what is large goes in parts."""
@@ -181,11 +205,16 @@ class ObjectStore:
             raise RemoteNotFoundError(f"{where}: is not there") from error
         except (exceptions.BaseError, OSError, ValueError) as error:
             raise _translated(error, where, self._place) from error
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # which is no Exception, and of no module
+                raise
+            raise RemoteError(f"{where}: its library failed: {str(error)[:300]}: is the address right?") from error
 
 
 def _translated(error: Exception, where: str, place: Place) -> RemoteError:
     """What obstore says, in a line, with what to do."""
-    said = " ".join(str(error).split("Debug source")[0].split())
+    short, _, debug = str(error).partition("Debug source")
+    said = " ".join(short.split())
     denied = isinstance(error, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError))
     if denied or "403 Forbidden" in said or "401 Unauthorized" in said:
         code = said.partition("<Code>")[2].partition("</Code>")[0]
@@ -196,8 +225,18 @@ def _translated(error: Exception, where: str, place: Place) -> RemoteError:
         return RemoteError(f"{where}: there is no bucket {place.host}: make it, or mend the URL")
     if "metadata" in said or "credential" in said.lower():
         return RemoteAccessError(f"{where}: no credentials at hand: {_usual(place.scheme)}")
-    reason = said.partition(" - ")[2] or said
+    reason = _cause(debug) or said.partition(" - ")[2] or said
     return RemoteDroppedError(f"{where}: {reason[:300]}: what arrived whole is kept; try again")
+
+
+def _cause(debug: str) -> str:
+    """What lies at the bottom of an error of the line, by what the library says of itself; "" where it says nothing."""
+    if certificate := re.search(r"InvalidCertificate\(\s*(?:Other\(\s*OtherError\(\s*)?(\w+)", debug):
+        named = "name the authority's certificate in AWS_CA_BUNDLE"
+        return f"the server's certificate is not accepted ({certificate[1]}): {named}"
+    reasons = re.findall(r'(?:message|error): "((?:[^"\\]|\\.)*)"', debug) or re.findall(r'\(\s*"([^"]+)"', debug)
+    at = re.search(r'"tcp connect error",\s*([0-9a-fA-F.:\[\]]+),', debug)
+    return reasons[-1] + (f" by {at[1]}" if at else "") if reasons else ""
 
 
 def _usual(scheme: str) -> str:

@@ -17,7 +17,7 @@ from featcache.project import explain
 from featcache.recipe import Recipe, digest
 from featcache.runs import Run, is_finished
 from featcache.share.record import FOLDERS, RUN_FILE, Kind
-from featcache.store.cache import open_cache
+from featcache.store.cache import file_of, open_cache
 from featcache.store.layout import DATASET_FILE, MANIFEST_FILE, Layout
 from featcache.store.manifest import FileEntry, Manifest
 from featcache.store.strict import strict_json
@@ -72,7 +72,7 @@ def parcel_of_cache(folder: Path) -> Parcel:
         name=cache.name,
         digest=manifest.digest,
         manifest=manifest.text().encode(),
-        files={name: folder / name for name in manifest.files},
+        files={name: file_of(folder, manifest, name) for name in manifest.files},
         entries=manifest.files,
         about=about_cache(manifest, cache.recipe),
         layout=manifest.array.layout if manifest.array.format == "zarr" else None,

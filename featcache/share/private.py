@@ -14,6 +14,7 @@ from typing import Any
 
 from featcache.dataset.manifest import Dataset, LabelledImage
 from featcache.errors import TrustError, UsageError
+from featcache.files import create
 from featcache.recipe import cache_digest, cache_name, row_id
 from featcache.share.parcel import Parcel, about_cache, parcel_of_cache
 from featcache.store.cache import Cache, open_cache
@@ -68,14 +69,10 @@ def private_parcel(folder: Path, work: Path, secret: bytes | None = None) -> Par
 def read_secret(file: Path) -> bytes:
     """The secret in a file, which is made where there is none. TrustError where others can read it or it is short."""
     try:
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        pass
+        if not file.exists():
+            create(file, os.urandom(_LEAST_SECRET_BYTES).hex().encode() + b"\n", 0o600)
     except OSError as error:
         raise UsageError(f"{file}: cannot be written: {error.strerror}") from error
-    else:
-        with os.fdopen(handle, "wb") as opened:
-            opened.write(os.urandom(_LEAST_SECRET_BYTES).hex().encode() + b"\n")
     try:
         if stat.S_IMODE(file.stat().st_mode) & 0o077:
             raise TrustError(f"{file}: others may read this secret: chmod 600 it, or name another file")

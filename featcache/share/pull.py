@@ -12,7 +12,7 @@ from pathlib import Path
 from featcache.errors import CacheError, CacheWriteError, RemoteError, RunError, UsageError
 from featcache.files import PARTIAL_SUFFIX, sha256_bytes, sync
 from featcache.recipe import row_id
-from featcache.runs import is_finished
+from featcache.runs import TRAINING_SUFFIX, is_finished
 from featcache.share import keys, seen
 from featcache.share.catalog import Entry
 from featcache.share.contract import Store
@@ -67,12 +67,15 @@ def pull(
     RunError where nothing can be written, UsageError where the name is taken here by something else.
     """
     record = entry.record
+    if record.kind == "run" and record.name.endswith(TRAINING_SUFFIX):
+        raise RemoteError(f"{record.name}: runs are not named so: it would be taken for a training that was begun here")
     signed = accept(parent, store, entry, trust or Trust())
     work = parent / f".{record.name}-{entry.sha256[:12]}{PARTIAL_SUFFIX}"
     leases = Leases(work / LEASES_FOLDER)
     if (found := _here_already(parent / record.name, record, signed)) is not None:
         _sweep(work, leases)
         return found
+    refuse_links(work)
     with _explaining(record, parent):
         leases.folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -93,6 +96,13 @@ def _sweep(work: Path, leases: Leases) -> None:
     if work.is_dir() and leases.claim("pull"):
         shutil.rmtree(work, ignore_errors=True)
     leases.close()
+
+
+def refuse_links(work: Path) -> None:
+    """Raise UsageError where somebody put a link into the place that a pull writes to: it would write elsewhere."""
+    for path in (work, *work.rglob("*")):
+        if path.is_symlink():
+            raise UsageError(f"{path}: is a link where a pull writes: remove it, then pull again")
 
 
 def accept(parent: Path, store: Store, entry: Entry, trust: Trust) -> keys.Signed:

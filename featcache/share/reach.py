@@ -16,7 +16,8 @@ from featcache.share.pull import Pulled, Trust, accept, pull
 from featcache.share.reading import RemoteCache
 from featcache.share.subset import Part, pull_part
 from featcache.share.transfer import Advance, Stopped
-from featcache.store.layout import Format
+from featcache.store.layout import LEASES_FOLDER, Format
+from featcache.store.leases import Leases
 from featcache.store.tables import Row
 
 
@@ -28,15 +29,19 @@ class Reached:
     donors : folders of caches that hold some of the rows, for `featcache.store.reach.Reach`
     row_ids : names of the rows that they hold
     remarks : why the remote, or something on it, was of no use
+    leases : what says that the donors are in use
     """
 
     whole: Pulled | None = None
     donors: tuple[Path, ...] = ()
     row_ids: frozenset[str] = frozenset()
     remarks: tuple[str, ...] = ()
+    leases: tuple[Leases, ...] = ()
 
     def forget(self) -> None:
         """Remove the donors, once their rows were copied."""
+        for lease in self.leases:
+            lease.close()
         for folder in self.donors:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -91,6 +96,7 @@ def _donors(
     missing = set(asked)
     named = sha256_bytes(repr([store.url, sorted(asked)]).encode())[:12]
     donors = parent / f".donors-{named}{PARTIAL_SUFFIX}"
+    leases = Leases(donors / LEASES_FOLDER)
     for entry in _candidates(store, recipe, remarks):
         if not missing:
             break
@@ -100,12 +106,16 @@ def _donors(
                 held = missing.intersection(cache.views["row_id"])
             if held:
                 donors.mkdir(parents=True, exist_ok=True)
+                leases.claim("donors")  # two that ask for the same rows share them
                 pull_part(store, entry, donors, Part(row_ids=frozenset(held)), trust, stopped=stopped)
                 missing -= held
         except RemoteError as error:
             remarks.append(str(error))
     found = asked - missing
-    return Reached(donors=(donors,) if found else (), row_ids=found, remarks=tuple(remarks))
+    if not found:
+        leases.close()
+        return Reached(remarks=tuple(remarks))
+    return Reached(donors=(donors,), row_ids=found, remarks=tuple(remarks), leases=(leases,))
 
 
 def _candidates(store: Store, recipe: Recipe, remarks: list[str]) -> list[Entry]:

@@ -22,7 +22,8 @@ from featcache.share.record import CHUNKS_FILE, Record
 from featcache.share.transfer import DamagedError, at_once, fetch, patiently
 from featcache.store.features import Array, Features, Span
 from featcache.store.formats import open_store
-from featcache.store.layout import ARRAY_FILE, Layout
+from featcache.store.layout import ARRAY_FILE, LEASES_FOLDER, Layout
+from featcache.store.leases import Leases
 from featcache.store.manifest import FileEntry
 from featcache.store.tensorstore import choose_reader
 from featcache.store.writer import writing
@@ -42,7 +43,9 @@ class RemoteCache(Tables):
         parent.mkdir(parents=True, exist_ok=True)
         self.record = record
         work = Path(tempfile.mkdtemp(prefix=f".{record.name}-", suffix=PARTIAL_SUFFIX, dir=parent))
-        self._finalizer = weakref.finalize(self, _remove, work, os.getpid())
+        leases = Leases(work / LEASES_FOLDER)  # so that gc knows it from what a killed command left
+        self._finalizer = weakref.finalize(self, _remove, work, os.getpid(), leases)
+        leases.claim("reading")
         folder = work / record.name
         folder.mkdir()
         entries = get_manifest(folder, store, record)
@@ -74,8 +77,9 @@ class RemoteCache(Tables):
         return tables + (self.reader.fetched_bytes if self.reader else 0)
 
 
-def _remove(work: Path, pid: int) -> None:
+def _remove(work: Path, pid: int, leases: Leases) -> None:
     if os.getpid() == pid:  # a worker that was forked must not remove what its parent reads
+        leases.close()
         shutil.rmtree(work, ignore_errors=True)
 
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from featcache.errors import RemoteError
 from featcache.project import explain
 from featcache.recipe import canonical_json
+from featcache.runs import PULLED_FILE
 from featcache.store.layout import DATASET_FILE, MANIFEST_FILE
 from featcache.store.manifest import FileEntry, Sha256
 from featcache.store.strict import strict_json
@@ -28,7 +29,7 @@ from featcache.store.strict import strict_json
 RECORD_FORMAT = 1
 MAX_RECORD_BYTES = 1 << 20
 CHUNKS_FILE = "chunks.json"
-RUN_FILE = "files.json"
+RUN_FILE = PULLED_FILE
 Kind = Literal["cache", "run"]
 FOLDERS: dict[Kind, str] = {"cache": "caches", "run": "runs"}
 _SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")

@@ -11,13 +11,15 @@ from pathlib import Path
 from featcache.errors import RemoteError
 from featcache.files import write_json
 from featcache.share.catalog import Entry
+from featcache.share.urls import place_of
 
 SEEN_FILE = ".remotes.json"
 
 
 def refuse_older(parent: Path, url: str, entry: Entry, allow: bool = False) -> None:
     """Raise RemoteError where a remote now has an older record under a name than it had before, or changed one."""
-    generation, sha256 = _read(parent).get(_key(url, entry), (0, ""))
+    known = _read(parent)
+    generation, sha256 = known.get(_key(place_of(url), entry)) or known.get(_key(url, entry)) or (0, "")
     now = entry.record.generation
     if allow or now > generation or (now == generation and entry.sha256 == sha256):
         return
@@ -30,15 +32,16 @@ def refuse_older(parent: Path, url: str, entry: Entry, allow: bool = False) -> N
 
 def remember(parent: Path, url: str, entry: Entry) -> None:
     """Note the record that was taken. What cannot be written is not remembered."""
-    known = {**_read(parent), _key(url, entry): (entry.record.generation, entry.sha256)}
+    known = {**_read(parent), _key(place_of(url), entry): (entry.record.generation, entry.sha256)}
     try:
         write_json(parent / SEEN_FILE, known)
     except OSError:
         return
 
 
-def _key(url: str, entry: Entry) -> str:
-    return f"{url} {entry.record.kind} {entry.record.name}"
+def _key(place: str, entry: Entry) -> str:
+    """A place has one key, whatever its spelling; before, each spelling had its own."""
+    return f"{place} {entry.record.kind} {entry.record.name}"
 
 
 def _read(parent: Path) -> dict[str, tuple[int, str]]:

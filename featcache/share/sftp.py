@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import io
 import stat
 import threading
@@ -15,14 +16,17 @@ from typing import Any
 import paramiko
 
 from featcache.errors import FeatcacheError, RemoteAccessError, RemoteDroppedError, RemoteNotFoundError
-from featcache.files import PARTIAL_SUFFIX
-from featcache.share.contract import BLOCK_BYTES, Item
+from featcache.files import PARTIAL_SUFFIX, user_path
+from featcache.share.contract import Item
+from featcache.share.rooted import LinkError
 from featcache.share.urls import Place, open_remote
 
 _CHANNELS = 6
 """Of one session; OpenSSH allows ten."""
 _CONNECT_S = 15
 _SILENT_S = 60
+_READ_BYTES = 64 << 10
+"""So that a slow line is told from one that is dead."""
 
 
 class SftpStore:
@@ -63,6 +67,7 @@ class SftpStore:
     def size(self, path: str) -> int:
         """As of `Store`."""
         with self._explaining(path) as sftp:
+            self._refuse_links(sftp, path, path.rpartition("/")[0])
             return sftp.stat(self._at(path)).st_size or 0
 
     @contextmanager
@@ -70,10 +75,11 @@ class SftpStore:
         """As of `Store`, whole objects alone."""
         assert start == 0 and stop is None  # noqa: S101 - a caller looks at `ranges`
         with self._explaining(path) as sftp:
+            self._refuse_links(sftp, path, path.rpartition("/")[0])
             size = sftp.stat(self._at(path)).st_size or 0
             with sftp.open(self._at(path), "rb") as file:
                 file.prefetch(size)
-                yield iter(lambda: file.read(BLOCK_BYTES), b"")
+                yield iter(lambda: file.read(_READ_BYTES), b"")
 
     def put(self, path: str, data: bytes | Path) -> None:
         """As of `Store`."""
@@ -103,6 +109,8 @@ class SftpStore:
     def remove(self, path: str) -> None:
         """As of `Store`; folders that are empty then go too."""
         with self._explaining(path) as sftp:
+            parent = path.rpartition("/")[0]
+            self._refuse_links(sftp, parent, parent)
             with suppress(FileNotFoundError):
                 sftp.remove(self._at(path))
             folder = path.rpartition("/")[0]
@@ -111,11 +119,27 @@ class SftpStore:
                     sftp.rmdir(self._at(folder))
                     folder = folder.rpartition("/")[0]
 
+    def _refuse_links(self, sftp: paramiko.SFTPClient, path: str, folder: str) -> None:
+        """Raise LinkError where an object is a link, or lies behind one: what is there may not be the remote's.
+
+        The server is asked what a folder's name really is, which tells of every link on the way at once.
+        """
+        with suppress(FileNotFoundError):
+            root = (sftp.normalize(self._root) or self._root).rstrip("/")
+            real = sftp.normalize(self._at(folder)) if folder else root
+            strange = real is not None and real.rstrip("/").lower() != f"{root}/{folder}".rstrip("/").lower()
+            if strange or (path != folder and stat.S_ISLNK(sftp.lstat(self._at(path)).st_mode or 0)):
+                raise LinkError(
+                    f"{self.url}/{path}: is a link, or lies behind one, and none is followed on a remote. Ask whoever "
+                    "owns the remote; put the folder itself in its place"
+                )
+
     def _at(self, path: str) -> str:
         return f"{self._root.rstrip('/')}/{path}"
 
     def _entries(self, folder: str) -> Any:
         with self._explaining(folder) as sftp:
+            self._refuse_links(sftp, folder, folder)
             try:
                 return sftp.listdir_attr(self._at(folder))
             except FileNotFoundError:
@@ -135,6 +159,8 @@ class SftpStore:
         for folder in reversed(missing):
             with suppress(OSError):  # another thread was quicker; where it is not there, writing says so
                 sftp.mkdir(folder)
+        parent = path.rpartition("/")[0]
+        self._refuse_links(sftp, parent, parent)
         return f"{self._at(path).rpartition('/')[0]}/.{uuid.uuid4().hex[:12]}{PARTIAL_SUFFIX}"
 
     def _send(self, sftp: paramiko.SFTPClient, partial: str, data: bytes | Path) -> None:
@@ -215,15 +241,21 @@ class SftpStore:
 def _connected(place: Place) -> paramiko.SSHClient:
     """A session with the server, as ~/.ssh says."""
     name, _, port = place.host.partition(":")
-    file = Path("~/.ssh/config").expanduser()
-    said: Any = paramiko.SSHConfig.from_path(str(file)).lookup(name) if file.is_file() else {}
+    file = user_path("~/.ssh/config")
+    try:
+        said: Any = paramiko.SSHConfig.from_path(str(file)).lookup(name) if file and file.is_file() else {}
+        user = place.user or said.get("user") or getpass.getuser()
+    except (KeyError, OSError) as error:  # a user id without a name
+        raise RemoteAccessError(
+            f"{place.url}: who are we there? Name the user: sftp://USER@{place.host}/..."
+        ) from error
     client = paramiko.SSHClient()
     client.load_system_host_keys()
     client.set_missing_host_key_policy(_Refuse())
     client.connect(
         said.get("hostname", name),
         port=int(port or said.get("port", 22)),
-        username=place.user or said.get("user"),
+        username=user,
         key_filename=said.get("identityfile"),
         timeout=_CONNECT_S,
         banner_timeout=_CONNECT_S,

@@ -19,7 +19,7 @@ from featcache.recipe import Recipe, cache_digest, cache_name, row_id
 from featcache.share import seen
 from featcache.share.catalog import Entry
 from featcache.share.contract import Store
-from featcache.share.pull import Pulled, Trust, accept, refuse_small_disk
+from featcache.share.pull import Pulled, Trust, accept, refuse_links, refuse_small_disk
 from featcache.share.reading import RemoteCache
 from featcache.share.transfer import Advance, Stopped
 from featcache.store.cache import Array, Cache, open_cache
@@ -95,6 +95,7 @@ def pull_part(
             else (source.features.shape[-1],)
         )
         row_bytes = int(np.prod(shape)) * np.dtype(recipe.space.dtype).itemsize
+        refuse_links(work)
         work.mkdir(exist_ok=True)
         refuse_small_disk(parent, row_bytes * len(rows))
         writer = CacheWriter(work, recipe, rows, shape, format_, allow_nonfinite=True)

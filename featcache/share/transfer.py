@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -11,13 +12,16 @@ from typing import TypeVar
 
 from featcache.errors import RemoteDroppedError, RemoteError
 from featcache.files import PARTIAL_SUFFIX
-from featcache.share.contract import BLOCK_BYTES, NoRangesError, Store
+from featcache.share.bounded import ending_with
+from featcache.share.contract import BLOCK_BYTES, NoRangesError, PausedError, StalledError, Store
 from featcache.store.manifest import FileEntry
 from featcache.store.writer import writing
 
 THREADS = 8
 _TRIES = 3
 _PAUSE_S = 0.2
+_MOST_PAUSE_S = 60
+"""As long as a server may ask us to wait; who asks for more is busy for today."""
 Work = TypeVar("Work")
 Advance = Callable[[int], object]
 Stopped = Callable[[], bool]
@@ -30,7 +34,7 @@ class DamagedError(RemoteError):
 def at_once(work: Callable[[Work], object], items: Iterable[Work], stopped: Stopped = lambda: False) -> None:
     """Do `work` for each of the items, some at a time. The first error ends it, once what is in hand is done.
 
-    stopped : when it says so, what is in hand is finished and KeyboardInterrupt raised
+    stopped : when it says so, calls to remotes end at once and KeyboardInterrupt is raised; what arrived is kept
     """
 
     def one(item: Work) -> None:
@@ -38,12 +42,19 @@ def at_once(work: Callable[[Work], object], items: Iterable[Work], stopped: Stop
             raise KeyboardInterrupt
         work(item)
 
-    with ThreadPoolExecutor(THREADS, "featcache-share") as pool:
+    interrupted = threading.Event()
+    with (
+        ending_with(lambda: interrupted.is_set() or stopped()),
+        ThreadPoolExecutor(THREADS, "featcache-share") as pool,
+    ):
         running = [pool.submit(one, item) for item in items]
         try:
             done, _ = wait(running, return_when=FIRST_EXCEPTION)
             for future in done:
                 future.result()
+        except KeyboardInterrupt:
+            interrupted.set()
+            raise
         finally:
             for future in running:
                 future.cancel()
@@ -54,8 +65,13 @@ def patiently(action: Callable[[], Work]) -> Work:
     for attempt in range(_TRIES - 1):
         try:
             return action()
-        except (RemoteDroppedError, DamagedError):
-            time.sleep(_PAUSE_S * 2**attempt)
+        except StalledError:
+            raise
+        except (RemoteDroppedError, DamagedError) as error:
+            asked_s = error.after_s if isinstance(error, PausedError) else 0
+            if asked_s > _MOST_PAUSE_S:
+                raise
+            time.sleep(max(float(asked_s), _PAUSE_S * 2**attempt))
     return action()
 
 

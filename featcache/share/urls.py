@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import re
+import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,11 +14,16 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from featcache.errors import UsageError
 from featcache.network import refuse_offline
+from featcache.share.bounded import bounded
 from featcache.share.contract import Store
 
 PACK_SUFFIX = ".zip"
 _EXTRAS = {"s3": ("s3", "obstore"), "gs": ("gs", "obstore"), "az": ("az", "obstore"), "sftp": ("sftp", "paramiko")}
 _SCHEMES = ("file", "http", "https", *_EXTRAS)
+_OBJECTS = ("s3", "gs", "az")
+_USUAL_PORTS = {"http": 80, "https": 443, "sftp": 22}
+_SECRET = re.compile(r"(?i)key|secret|token|pass|pwd|sig|cred|auth|sas|x-amz|^s[epvr]$")
+"""Names of what stands behind a '?' that may be followed by a secret."""
 _OPTIONS = {"s3": {"endpoint", "region"}}
 
 
@@ -50,29 +59,82 @@ def parse_url(url: str) -> Place:
     if parts.scheme not in _SCHEMES:
         raise UsageError(f"{redacted(url)}: expected a URL that begins with {', '.join(f'{s}://' for s in _SCHEMES)}")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    strange = set(options) - _OPTIONS.get(parts.scheme, set())
-    if password is not None or parts.fragment or strange or (parts.username and parts.scheme != "sftp"):
+    strange = sorted(
+        set(options) - _OPTIONS.get(parts.scheme, set()) | ({""} if parts.query and not options else set())
+    )
+    secret = any(_SECRET.search(name) for name in strange)
+    if password is not None or secret or (parts.username and parts.scheme != "sftp"):
         raise UsageError(
             f"{redacted(url)}: credentials and keys do not belong into a URL, which is kept and shown: "
             "leave them to the environment (AWS_ACCESS_KEY_ID, ...), ~/.aws/credentials, ~/.netrc or ~/.ssh"
         )
+    if parts.fragment:
+        raise UsageError(f"{redacted(url)}: a '#' ends the address: write %23 where it is part of a name")
+    if strange:
+        known = ", ".join(sorted(_OPTIONS.get(parts.scheme, ()))) or "none"
+        raise UsageError(
+            f"{redacted(url)}: behind the '?' is {strange[0]!r:.40}, which is no option (known for {parts.scheme}://: "
+            f"{known}): write %3F where it is part of a name"
+        )
+    if "endpoint" in options:
+        refuse_endpoint(options["endpoint"], redacted(url))
     if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
         raise UsageError(f"{url}: expected file:///FOLDER, with three slashes")
     if parts.scheme != "file" and not parts.hostname:
         raise UsageError(f"{url}: names no host or bucket")
     host = (parts.hostname or "") + (f":{port}" if port else "")
-    if parts.scheme in ("s3", "gs", "az"):
+    if parts.scheme in _OBJECTS:
         host = parts.netloc  # bucket names may hold capital letters
     path = unquote(parts.path).strip("/")
+    if parts.scheme not in ("http", "https"):  # a web server may tell one slash from two
+        path = "/".join(part for part in path.split("/") if part not in ("", "."))
     if ".." in path.split("/") or "\0" in path:
         raise UsageError(f"{url}: expected a path without '..'")
     shown = urlunsplit((parts.scheme, parts.netloc, quote(f"/{path}" if path else ""), parts.query, ""))
     return Place(parts.scheme, host, path, parts.username or "", options, shown)
 
 
+def place_of(url: str) -> str:
+    """One text for every spelling of a place: two URLs that lead to the same remote have the same.
+
+    Links, '.', '//', capitals of hosts, usual ports, users and escapes make no other place. Nor does the scheme of a
+    web server, nor the endpoint of a bucket: what is asked of one spelling is asked of the others, rather too often.
+    """
+    place = parse_url(url)
+    parts = [part for part in place.path.split("/") if part not in ("", ".")]
+    if place.scheme == "file":
+        return f"file:{os.path.realpath('/' + '/'.join(parts))}"
+    scheme = "web" if place.scheme in _USUAL_PORTS and place.scheme != "sftp" else place.scheme
+    host = place.host if place.scheme in _OBJECTS else _host_of(place)
+    return f"{scheme}://{host}/{'/'.join(parts)}"
+
+
+def _host_of(place: Place) -> str:
+    """Host and port as a machine sees them."""
+    parts = urlsplit(place.url)
+    name = unquote(parts.hostname or "").rstrip(".").lower()
+    with suppress(OSError):
+        name = socket.inet_ntoa(socket.inet_aton(name))  # 127.1, 0x7f000001
+    with suppress(ValueError):
+        name = str(ipaddress.ip_address(name))
+    with suppress(UnicodeError):
+        name = name.encode("idna").decode()
+    port = parts.port or _USUAL_PORTS[place.scheme]
+    return name if port in _USUAL_PORTS.values() else f"{name}:{port}"
+
+
 def redacted(url: str) -> str:
     """A URL without what may be secret in it."""
-    return re.sub(r"//[^/@]*@", "//...@", url).partition("?")[0][:200]
+    return re.split(r"[?#]", re.sub(r"//[^/@]*@", "//...@", url))[0][:200]
+
+
+def refuse_endpoint(endpoint: str, where: str) -> None:
+    """Raise UsageError for the address of a bucket's server that is none, or that holds a password."""
+    with suppress(ValueError):
+        parts = urlsplit(endpoint)
+        if parts.scheme in ("http", "https") and parts.hostname and not parts.username and parts.port != 0:
+            return
+    raise UsageError(f"{where}: the endpoint {redacted(endpoint)!r}: expected http(s)://HOST or http(s)://HOST:PORT")
 
 
 def open_remote(url: str) -> Store:
@@ -96,16 +158,16 @@ def _open(place: Place) -> Store:
     if place.scheme in ("http", "https"):
         from featcache.share.web import WebStore
 
-        return WebStore(place.url)
+        return bounded(WebStore(place.url))
     extra, package = _EXTRAS[place.scheme]
     refuse_missing(package, extra, f"{place.scheme}:// remotes need")
     if place.scheme == "sftp":
         from featcache.share.sftp import SftpStore
 
-        return SftpStore(place)
+        return bounded(SftpStore(place))
     from featcache.share.objects import ObjectStore, bucket_of
 
-    return ObjectStore(bucket_of(place), place)
+    return bounded(ObjectStore(bucket_of(place), place))
 
 
 def refuse_missing(package: str, extra: str, what: str) -> None:

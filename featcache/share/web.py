@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import netrc
 import os
+import re
 import ssl
 import urllib.error
 import urllib.request
@@ -16,13 +17,17 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from featcache.errors import FeatcacheError, RemoteAccessError, RemoteDroppedError, RemoteError, RemoteNotFoundError
-from featcache.share.contract import BLOCK_BYTES, Item, NoRangesError, read
+from featcache.files import user_path
+from featcache.share.contract import BLOCK_BYTES, Item, NoRangesError, PausedError, read
+from featcache.share.urls import redacted
 from featcache.store.strict import strict_json
 
 INDEX_FILE = "index.json"
 INDEX_FORMAT = 1
 _MAX_INDEX_BYTES = 64 << 20
 _SILENT_S = 60
+_HARMLESS = {"user-agent", "accept-encoding", "range", "host"}
+"""Headers that another host than the remote's may see."""
 
 
 class WebStore:
@@ -46,7 +51,10 @@ class WebStore:
     def list(self, folder: str) -> list[Item]:
         """The records below a folder that index.json names. RemoteError where there is no index.json."""
         try:
-            value = strict_json(read(self, INDEX_FILE, _MAX_INDEX_BYTES).decode("utf-8"))
+            text = read(self, INDEX_FILE, _MAX_INDEX_BYTES).decode("utf-8")
+            if text.lstrip()[:1] == "<":
+                raise RemoteError(f"{self.url}/{INDEX_FILE}: is a page for people: this is no featcache remote")
+            value = strict_json(text)
             records = value["records"] if value["format"] == INDEX_FORMAT else None
             found = [Item(str(path), 0) for path in records or {}]
         except RemoteNotFoundError as error:
@@ -115,9 +123,7 @@ class WebStore:
                     "login NAME password PASSWORD' into ~/.netrc"
                 ) from error
             if error.code >= 500 or error.code in (408, 429):
-                raise RemoteDroppedError(
-                    f"{where}: the server answers {error.code} {error.reason}: try again"
-                ) from error
+                raise _dropped(where, error) from error
             raise RemoteError(f"{where}: the server answers {error.code} {error.reason}") from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
@@ -125,33 +131,59 @@ class WebStore:
                 raise RemoteError(
                     f"{where}: {reason.verify_message}: name the authority's certificate in SSL_CERT_FILE"
                 ) from error
-            raise RemoteDroppedError(f"{where}: {reason}: what arrived whole is kept; try again") from error
+            by = _proxy_of(self.url)
+            raise RemoteDroppedError(f"{where}: {reason}{by}: what arrived whole is kept; try again") from error
 
 
 class _SameHost(urllib.request.HTTPRedirectHandler):
-    """Goes where the server points, but takes the password along to no other host."""
+    """Goes where the server points, on the web alone, and takes what is secret along to no other host."""
 
     def __init__(self, host: str) -> None:
         self._host = host
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        before, after = (urlsplit(url).scheme for url in (req.full_url, newurl))
+        if after not in ("http", "https") or (before, after) == ("https", "http"):
+            raise RemoteError(
+                f"{self._host}: sends us on to {redacted(newurl)}, which is not followed from {before}://"
+            )
         request = super().redirect_request(req, fp, code, msg, headers, newurl)
         if request is not None and _host_of(newurl) != self._host:
-            request.remove_header("Authorization")
+            for name in [*request.headers, *request.unredirected_hdrs]:
+                if name.lower() not in _HARMLESS:
+                    request.remove_header(name)
         return request
+
+
+def _dropped(where: str, error: urllib.error.HTTPError) -> RemoteDroppedError:
+    """What a server says that is busy, with the pause that it asks for."""
+    said = error.headers.get("Retry-After", "") if error.headers else ""
+    after_s = int(said) if re.fullmatch("[0-9]{1,9}", said) else 0
+    asks = f" and asks to come back in {after_s} s" if after_s else ""
+    dropped = PausedError(f"{where}: the server answers {error.code} {error.reason}{asks}: try again")
+    dropped.after_s = after_s
+    return dropped
+
+
+def _proxy_of(url: str) -> str:
+    """The proxy that a connection goes through, in words; "" for none."""
+    parts = urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    return f" by the proxy {redacted(proxy)}" if proxy and not urllib.request.proxy_bypass(parts.hostname or "") else ""
 
 
 def _host_of(url: str) -> str:
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
+    usual = {"http": 80, "https": 443}.get(parts.scheme)
+    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{parts.port or usual}"
 
 
 def _login(url: str) -> dict[str, str]:
     """What ~/.netrc, or the file in NETRC, says for the host."""
     host = urlsplit(url).hostname or ""
-    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    file = user_path(os.environ.get("NETRC", "~/.netrc"))
     try:
-        found = netrc.netrc(file).hosts.get(host) if file.is_file() else None  # never the default entry
+        found = netrc.netrc(file).hosts.get(host) if file and file.is_file() else None  # never the default entry
     except (OSError, netrc.NetrcParseError) as error:
         raise RemoteAccessError(f"{file}: cannot be read: {error}") from error
     if not found:
@@ -165,5 +197,5 @@ def _is_range(response: Any, start: int) -> bool:
 
 
 def _blocks(response: Any) -> Iterator[bytes]:
-    while block := response.read(BLOCK_BYTES):
+    while block := response.read1(BLOCK_BYTES):
         yield block

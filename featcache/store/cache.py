@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,8 @@ from featcache.store import adapters
 from featcache.store.batches import Batches, default_buffer_rows
 from featcache.store.features import Array, Features
 from featcache.store.formats import open_store
-from featcache.store.layout import DATASET_FILE, RECIPE_FILE, ROWS_FILE
+from featcache.store.layout import DATASET_FILE, LABELS_WAITING_FILE, LEASES_FOLDER, RECIPE_FILE, ROWS_FILE
+from featcache.store.leases import Leases
 from featcache.store.manifest import Manifest, read_manifest
 from featcache.store.tables import read_dataset_copy, read_rows, write_dataset_copy
 from featcache.store.tensorstore import ReaderName, choose_reader
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from featcache.store.torch import TorchBatches
 
 __all__ = ["Array", "Cache", "Features", "open_cache"]
-
-_WAITING_FILE = f"{DATASET_FILE}.next"
 
 
 class Cache:
@@ -42,8 +42,15 @@ class Cache:
     def __init__(self, folder: Path, reader: ReaderName = "auto") -> None:
         self.folder = folder
         self.manifest: Manifest = read_manifest(folder)
-        self._finish_replacing()
-        self._check_sizes()
+        for more in (True, True, False):
+            self._finish_replacing()
+            try:
+                self._check_sizes()
+                break
+            except CacheError:  # somebody may be giving it other labels
+                before, self.manifest = self.manifest, read_manifest(folder)
+                if not more or (self.manifest == before and not (folder / LEASES_FOLDER).exists()):
+                    raise
         self.recipe = self._read_recipe()
         store = open_store(self.manifest.array.format, folder, self.manifest.array.layout)
         self.features = Features(choose_reader(store, reader))
@@ -69,7 +76,7 @@ class Cache:
     def dataset(self) -> pd.DataFrame:
         """The cache's copy of the dataset manifest: image_id, path, label, split, group and box."""
         self._check_digest(DATASET_FILE)
-        return read_dataset_copy(self.folder / DATASET_FILE)
+        return read_dataset_copy(file_of(self.folder, self.manifest, DATASET_FILE))
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -199,17 +206,30 @@ class Cache:
         """
         if dataset.digest == self.manifest.dataset_digest:
             return False
+        leases = Leases(self.folder / LEASES_FOLDER)
         with writing(self.folder):
-            waiting = self.folder / _WAITING_FILE
-            write_dataset_copy(waiting, images_of(dataset, set(self.views["image_id"])))
-            files = {**self.manifest.files, DATASET_FILE: file_entry(waiting)}
-            changes = {"files": files, "dataset_digest": dataset.digest}
-            self.manifest = self.manifest.model_copy(update=changes).sealed()
-            self.manifest.write(self.folder)
-            self._finish_replacing()
+            try:
+                with leases.holding("labels"):
+                    self.manifest = read_manifest(self.folder)  # another process may have been quicker
+                    changed = dataset.digest != self.manifest.dataset_digest
+                    if changed:
+                        self._replace_labels(dataset)
+            finally:
+                leases.close()
+                with suppress(OSError):  # others wait in it
+                    leases.folder.rmdir()
         for name in ("dataset", "rows", "classes"):
             self.__dict__.pop(name, None)
-        return True
+        return changed
+
+    def _replace_labels(self, dataset: Dataset) -> None:
+        waiting = self.folder / LABELS_WAITING_FILE
+        write_dataset_copy(waiting, images_of(dataset, set(self.views["image_id"])))
+        files = {**self.manifest.files, DATASET_FILE: file_entry(waiting)}
+        changes = {"files": files, "dataset_digest": dataset.digest}
+        self.manifest = self.manifest.model_copy(update=changes).sealed()
+        self.manifest.write(self.folder)
+        self._finish_replacing()
 
     def bytes(self) -> int:
         """Size of all files on disk."""
@@ -231,15 +251,18 @@ class Cache:
         return recipe
 
     def _finish_replacing(self) -> None:
-        """Give a waiting dataset copy its name, if it is the one that the manifest promises."""
-        waiting = self.folder / _WAITING_FILE
-        if waiting.is_file() and file_entry(waiting) == self.manifest.files.get(DATASET_FILE):
-            with writing(self.folder):
+        """Give a waiting dataset copy its name, if it is the one that the manifest promises.
+
+        Where that cannot be done it is read under the name that it has.
+        """
+        waiting = self.folder / LABELS_WAITING_FILE
+        with suppress(OSError):  # somebody else was quicker; or it may only be read
+            if file_of(self.folder, self.manifest, DATASET_FILE) == waiting:
                 waiting.replace(self.folder / DATASET_FILE)
 
     def _check_sizes(self) -> None:
         for name, entry in self.manifest.files.items():
-            path = self.folder / name
+            path = file_of(self.folder, self.manifest, name)
             try:
                 if not path.is_file():
                     raise CacheError(f"{self.name}: {name} is missing: 'featcache extract' computes it again")
@@ -251,11 +274,24 @@ class Cache:
     def _check_digest(self, name: str) -> None:
         """The tables are small, and a wrong one gives every feature another meaning: their bytes are checked."""
         try:
-            found = file_entry(self.folder / name)
+            found = file_entry(file_of(self.folder, self.manifest, name))
         except OSError as error:
             raise CacheError(f"{self.name}: {name}: cannot be read: {error.strerror}") from error
         if found != self.manifest.files[name]:
             raise CacheError(f"{self.name}: {name} is not that of the manifest; was it replaced? Open it again")
+
+
+def file_of(folder: Path, manifest: Manifest, name: str) -> Path:
+    """Where a file that a manifest promises lies.
+
+    Labels that were replaced by a process which was stopped before its last step still wait beside.
+    """
+    waiting = folder / LABELS_WAITING_FILE
+    if name == DATASET_FILE and waiting.is_file() and not waiting.is_symlink():
+        with suppress(OSError):
+            if file_entry(waiting) == manifest.files.get(name):
+                return waiting
+    return folder / name
 
 
 def open_cache(path: str | Path, reader: ReaderName = "auto") -> Cache:

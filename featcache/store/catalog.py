@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.errors import CacheError, CacheNotFoundError, UsageError
+from featcache.files import visible_folders
 from featcache.store.cache import Cache, open_cache
 from featcache.store.layout import MANIFEST_FILE, RECIPE_FILE
 
@@ -21,10 +22,8 @@ class Listed:
 
 def list_caches(parent: Path) -> list[Listed]:
     """Every cache in `parent`, by name; unfinished and damaged ones with the reason."""
-    if not parent.is_dir():
-        return []
     listed = []
-    for folder in sorted(path for path in parent.iterdir() if _is_cache(path)):
+    for folder in cache_folders(parent):
         try:
             listed.append(Listed(folder, open_cache(folder)))
         except CacheNotFoundError:
@@ -34,16 +33,24 @@ def list_caches(parent: Path) -> list[Listed]:
     return listed
 
 
+def cache_folders(parent: Path) -> list[Path]:
+    """The folders of all caches in `parent`, by name, finished or not. Every list of caches begins here.
+
+    A hidden folder is never a cache: it is being removed, pulled or read by a command, or was left behind by one.
+    """
+    return [folder for folder in visible_folders(parent) if _is_cache(folder)]
+
+
 def _is_cache(folder: Path) -> bool:
     try:
         return any((folder / name).is_file() for name in (RECIPE_FILE, MANIFEST_FILE))
-    except OSError:  # a name too long for a file
+    except (OSError, ValueError):  # a name that no file can have
         return False
 
 
 def finished_folders(parent: Path) -> list[Path]:
     """Folders in `parent` with a manifest, whatever state the cache in them is in."""
-    return sorted(path.parent for path in parent.glob(f"*/{MANIFEST_FILE}")) if parent.is_dir() else []
+    return [folder for folder in cache_folders(parent) if (folder / MANIFEST_FILE).is_file()]
 
 
 def cache_folder(parent: Path, name: str) -> Path:

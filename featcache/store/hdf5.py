@@ -119,7 +119,7 @@ class Hdf5Store:
     def _write(self, path: Path, shape: tuple[int, ...], chunks: Iterable[bytes]) -> None:
         """A new file of this array, from chunks that are deflated already."""
         try:
-            with h5py.File(path, "w", libver="earliest") as file:
+            with h5py.File(path, "w", libver="earliest", locking=False) as file:
                 array = file.create_dataset(
                     DATASET,
                     shape,

@@ -97,7 +97,7 @@ class Leases:
 
     def _generations(self) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for entry in self.folder.iterdir():
                 name, _, generation = entry.name.rpartition(".")
                 if name and generation.isdecimal() and generation.isascii():

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
-from featcache.files import write_text
+from featcache.files import sync_handle, write_text
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def append(path: Path, record: ShardRecord) -> None:
         line = (b"\n" if torn else b"") + _line(record).encode()
         if os.write(handle, line) != len(line):
             raise OSError("the ledger could only be written in part: the disk may be full")
-        os.fsync(handle)
+        sync_handle(handle)
     finally:
         os.close(handle)
 

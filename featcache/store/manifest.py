@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from featcache.errors import CacheError, CacheNotFoundError
-from featcache.files import write_text
+from featcache.files import is_hidden, write_text
 from featcache.project import explain
 from featcache.recipe import digest
 from featcache.store.contract import FeatureStore
@@ -174,6 +174,8 @@ def leads_out(folder: Path, name: str) -> bool:
 def parse_manifest(folder: Path) -> Manifest:
     """`read_manifest` without a look at the other files."""
     path = folder / MANIFEST_FILE
+    if is_hidden(folder):
+        raise CacheNotFoundError(f"{folder}: is no cache: a command is at work there, or left it behind (see gc)")
     try:
         if not path.is_file():
             never = "it was never finished: run its 'featcache extract' again"

@@ -18,6 +18,7 @@ from featcache.errors import CacheError, CacheNotFoundError
 from featcache.recipe import FeatureSpace
 from featcache.store import ledger
 from featcache.store.cache import Array, Features
+from featcache.store.catalog import cache_folders
 from featcache.store.contract import FeatureStore, Stored
 from featcache.store.formats import open_store
 from featcache.store.layout import FEATURES_FOLDER, LEDGER_FILE, RECIPE_FILE, ROWS_FILE, Format, layout_for
@@ -49,7 +50,7 @@ class Reach:
         but: Path | None = None,
         first: Path | None = None,
     ) -> None:
-        folders = [folder for parent in parents for folder in _folders(parent) if folder != but]
+        folders = [folder for parent in parents for folder in cache_folders(parent) if folder != but]
         folders.sort(key=lambda folder: folder != first)
         found = (_source(folder, space, row_shape) for folder in folders)
         self._sources = [source for source in found if source is not None]
@@ -132,10 +133,6 @@ class _Source:
         except CacheError:
             return False
         return True
-
-
-def _folders(parent: Path) -> list[Path]:
-    return sorted(path.parent for path in parent.glob(f"*/{RECIPE_FILE}")) if parent.is_dir() else []
 
 
 def _source(folder: Path, space: FeatureSpace, row_shape: tuple[int, ...]) -> _Source | None:

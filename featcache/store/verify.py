@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +13,18 @@ import numpy as np
 from featcache.errors import CacheError, CacheNotFoundError
 from featcache.recipe import row_id
 from featcache.store import ledger
-from featcache.store.cache import Cache
+from featcache.store.cache import Cache, file_of
 from featcache.store.contract import Stored
 from featcache.store.formats import open_store
-from featcache.store.layout import LEDGER_FILE, MANIFEST_FILE
-from featcache.store.manifest import FileEntry, Manifest, leads_out, parse_manifest
+from featcache.store.layout import DATASET_FILE, LABELS_WAITING_FILE, LEDGER_FILE, MANIFEST_FILE, REPAIR_LEDGER_FILE
+from featcache.store.manifest import Manifest, leads_out, parse_manifest
 from featcache.store.tables import rows_in
 from featcache.store.tensorstore import choose_reader
 from featcache.store.writer import file_entry
 
 _SHOWN = 5
 _MOST_SHARDS = 100
+_AGAIN = 5
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,11 @@ class Verified:
         return not self.problems
 
 
-def verify(folder: Path, on_bytes: Callable[[int], object] = lambda _: None) -> Verified:
+def verify(folder: Path, on_bytes: Callable[[int], object] = lambda _: None, again: int = _AGAIN) -> Verified:
     """Read every byte of a cache and decode every row.
 
     on_bytes : called with the size of each file that was read
+    again : how often to look anew where others give the cache other labels meanwhile
 
     Raises CacheNotFoundError where there is no finished cache.
     """
@@ -71,7 +73,7 @@ def verify(folder: Path, on_bytes: Callable[[int], object] = lambda _: None) -> 
     except CacheError as error:
         return Verified(folder.name, folder, 0, 0, 0, (Problem(MANIFEST_FILE, _without(folder, error)),))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        checked = list(pool.map(lambda name: _file(folder, name, manifest.files[name], on_bytes), manifest.files))
+        checked = list(pool.map(lambda name: _file(folder, manifest, name, on_bytes), manifest.files))
     problems = [problem for problem in checked if problem is not None]
     remarks = list(_unlisted(folder, manifest))
     bad = {problem.file for problem in problems}
@@ -81,6 +83,8 @@ def verify(folder: Path, on_bytes: Callable[[int], object] = lambda _: None) -> 
         damaged, found, said = _undecodable(folder, manifest)
         problems += found
         remarks += said
+    if problems and again and _was_relabelled(folder, manifest, problems):
+        return verify(folder, again=again - 1)
     size = sum(entry.bytes for entry in manifest.files.values())
     return Verified(
         manifest.name,
@@ -94,8 +98,18 @@ def verify(folder: Path, on_bytes: Callable[[int], object] = lambda _: None) -> 
     )
 
 
-def _file(folder: Path, name: str, entry: FileEntry, on_bytes: Callable[[int], object]) -> Problem | None:
-    path = folder / name
+def _was_relabelled(folder: Path, manifest: Manifest, problems: Sequence[Problem]) -> bool:
+    """Whether what is wrong is that somebody gave the cache other labels while it was looked at."""
+    if not any(problem.file in (DATASET_FILE, "") for problem in problems):
+        return False
+    try:
+        return parse_manifest(folder) != manifest or _file(folder, manifest, DATASET_FILE, lambda _: None) is None
+    except CacheError:
+        return False
+
+
+def _file(folder: Path, manifest: Manifest, name: str, on_bytes: Callable[[int], object]) -> Problem | None:
+    path, entry = file_of(folder, manifest, name), manifest.files[name]
     try:
         if leads_out(folder, name):
             return Problem(name, "is a link that leads out of the cache")
@@ -115,7 +129,7 @@ def _file(folder: Path, name: str, entry: FileEntry, on_bytes: Callable[[int], o
 
 def _unlisted(folder: Path, manifest: Manifest) -> Iterator[str]:
     """Files that the manifest does not name: nothing reads them, and nobody vouches for them."""
-    known = {*manifest.files, MANIFEST_FILE}
+    known = {*manifest.files, MANIFEST_FILE, REPAIR_LEDGER_FILE, LABELS_WAITING_FILE}
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     strange = sorted(set(found) - known)
     if strange:

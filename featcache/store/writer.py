@@ -29,13 +29,14 @@ from featcache.store.layout import (
     MANIFEST_FILE,
     PARTS_FOLDER,
     RECIPE_FILE,
+    REPAIR_LEDGER_FILE,
     ROWS_FILE,
     Format,
     layout_for,
 )
 from featcache.store.leases import POLL_S, Leases
-from featcache.store.manifest import CACHE_FORMAT, ArrayEntry, FileEntry, Manifest, Tolerance, read_manifest
-from featcache.store.tables import Row, read_rows, write_dataset_copy, write_rows
+from featcache.store.manifest import CACHE_FORMAT, ArrayEntry, FileEntry, Manifest, Tolerance, leads_out, read_manifest
+from featcache.store.tables import Row, images_in, read_dataset_copy, read_rows, write_dataset_copy, write_rows
 
 TOLERANCES = {
     "float32": Tolerance(relative=1e-4, absolute=1e-4),
@@ -57,6 +58,8 @@ class CacheWriter:
     rows : every row; what was begun with them in another order goes on in that
     row_shape : shape of one row's features
     allow_nonfinite : whether NaN and Inf may be stored
+    kept : the shards of a finished, damaged cache that are sound. What the cache promises (manifest and ledger) stays
+        until all others are made again: a repair that is killed can be begun once more
 
     Raises CacheError if there are no rows, if one stands there twice or if the folder holds another cache,
     CacheWriteError if it cannot be written.
@@ -70,6 +73,7 @@ class CacheWriter:
         row_shape: tuple[int, ...],
         format_: Format = "zarr",
         allow_nonfinite: bool = False,
+        kept: Sequence[ledger.ShardRecord] | None = None,
     ) -> None:
         named = Counter((row.image_id, row.view) for row in rows)
         if not named or max(named.values()) > 1:
@@ -83,8 +87,12 @@ class CacheWriter:
         """Rows, of those written here, whose largest value is too small for float16 to keep more than a few digits."""
         self._allow_nonfinite = allow_nonfinite
         self._done: dict[int, ledger.ShardRecord] = {}
+        self._kept = kept
+        self._ledger_file = self.folder / (LEDGER_FILE if kept is None else REPAIR_LEDGER_FILE)
+        self._manifest_before = b""
         self._leases = Leases(self.folder / LEASES_FOLDER)
         with writing(self.folder):
+            self._refuse_links()
             self._leases.folder.mkdir(parents=True, exist_ok=True)
             with self._leases.holding("start"):
                 self._start()
@@ -94,7 +102,7 @@ class CacheWriter:
 
     def __exit__(self, *_: object) -> None:
         self._leases.close()
-        if (self.folder / MANIFEST_FILE).is_file():
+        if self._is_finished():
             # Parts, too: this process may have slept while another finished.
             for folder in (self._leases.folder, self.folder / PARTS_FOLDER):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -113,7 +121,7 @@ class CacheWriter:
         """See which shards other writers have finished since."""
         if self.missing:
             with writing(self.folder):
-                recorded = ledger.read(self.folder / LEDGER_FILE)
+                recorded = {**self._recorded_before(), **ledger.read(self._ledger_file)}
                 fresh = {shard: recorded[shard] for shard in self.missing if shard in recorded}
                 self._done.update({shard: record for shard, record in fresh.items() if self._sound(record)})
 
@@ -161,26 +169,29 @@ class CacheWriter:
         self.refresh()
         if shard not in self._done:
             record = ledger.ShardRecord(shard, *self.store.layout.span(shard), stored.bytes, stored.sha256)
-            ledger.append(self.folder / LEDGER_FILE, record)
+            ledger.append(self._ledger_file, record)
             self._done[shard] = record
 
-    def finish(self, dataset: Dataset, provenance: dict[str, Any]) -> Manifest:
-        """Write the dataset copy and, last, the manifest. Raises CacheError while shards are missing."""
+    def finish(self, dataset: Dataset, provenance: dict[str, Any], dataset_digest: str = "") -> Manifest:
+        """Write the dataset copy and, last, the manifest. Raises CacheError while shards are missing.
+
+        dataset_digest : of the whole data set, where `dataset` is the cache's own copy of a part of it
+        """
         if self.missing:
             raise CacheError(f"{self.folder.name}: shards {self.missing[:5]} are still missing")
         with writing(self.folder), self._leases.holding("finish"):
-            if (self.folder / MANIFEST_FILE).is_file():  # another writer was quicker
+            if self._is_finished():  # another writer was quicker
                 return read_manifest(self.folder)
             self.store.finish()
             ledger.write(self.folder / LEDGER_FILE, self._done.values())
-            write_dataset_copy(self.folder / DATASET_FILE, images_of(dataset, {row.image_id for row in self.rows}))
+            self._write_labels(dataset)
             self._sweep()
             manifest = Manifest(
                 format=CACHE_FORMAT,
                 name=self.folder.name,
                 digest=self.digest,
                 recipe_digest=self.recipe.digest,
-                dataset_digest=dataset.digest,
+                dataset_digest=dataset_digest or dataset.digest,
                 rows=len(self.rows),
                 array=ArrayEntry.of(self.store),
                 files=self._entries(),
@@ -188,7 +199,26 @@ class CacheWriter:
                 provenance=provenance,
             ).sealed()
             manifest.write(self.folder)
+            (self.folder / REPAIR_LEDGER_FILE).unlink(missing_ok=True)
         return manifest
+
+    def _is_finished(self) -> bool:
+        """Whether there is a manifest that is not the one of a cache which is being repaired."""
+        there = _bytes_of(self.folder / MANIFEST_FILE)
+        return bool(there) and (self._kept is None or there != self._manifest_before)
+
+    def _recorded_before(self) -> dict[int, ledger.ShardRecord]:
+        return {record.shard: record for record in self._kept or ()}
+
+    def _write_labels(self, dataset: Dataset) -> None:
+        """The dataset copy. One that a repair found to be right stays, to the byte: the manifest of before names it."""
+        file, images = self.folder / DATASET_FILE, images_of(dataset, {row.image_id for row in self.rows})
+        if self._kept is not None:
+            with suppress(CacheError, OSError, ValueError, TypeError, KeyError):
+                promised = FileEntry(**json.loads(self._manifest_before)["files"][DATASET_FILE])
+                if file_entry(file) == promised and list(images_in(read_dataset_copy(file))) == images:
+                    return
+        write_dataset_copy(file, images)
 
     def _start(self) -> None:
         """Recipe, then rows, then the empty array; or check that what lies here is this very cache."""
@@ -202,7 +232,7 @@ class CacheWriter:
             self._start_over(rows_file)
         else:
             self.rows = in_order
-        was_finished = (self.folder / MANIFEST_FILE).is_file()
+        self._manifest_before = _bytes_of(self.folder / MANIFEST_FILE)
         self._sweep()
         try:
             self.store.create()
@@ -211,8 +241,15 @@ class CacheWriter:
             self.store.create(mend=True)
             self.refresh()
             self._done = {shard: record for shard, record in self._done.items() if self._readable(record)}
-        if was_finished and self.missing:  # it does not hold what its manifest promises
+        if self._kept is None and self._manifest_before and self.missing:  # it does not hold what its manifest promises
             (self.folder / MANIFEST_FILE).unlink(missing_ok=True)
+
+    def _refuse_links(self) -> None:
+        """Raise CacheError where a file would be written, or removed, behind a link that leads out of the cache."""
+        tables = (RECIPE_FILE, ROWS_FILE, LEDGER_FILE, DATASET_FILE, MANIFEST_FILE, LEASES_FOLDER, PARTS_FOLDER)
+        for name in (*tables, *self.store.files()):
+            if leads_out(self.folder, name):
+                raise CacheError(f"{self.folder.name}: {name} is a link that leads out of the cache: remove it first")
 
     def _holds_recipe(self) -> bool:
         """Whether the recipe is there. Raises CacheError for that of another cache whose digest begins alike."""
@@ -243,7 +280,11 @@ class CacheWriter:
 
     def _start_over(self, rows_file: Path) -> None:
         """No rows yet, or a table that is damaged: what the shards hold is not known."""
-        for stale in (MANIFEST_FILE, LEDGER_FILE):  # the manifest first: what follows is not what it promises
+        if self._kept is None:
+            (self.folder / MANIFEST_FILE).unlink(missing_ok=True)  # first: what follows is not what it promises
+        else:
+            self._kept = []
+        for stale in (LEDGER_FILE, REPAIR_LEDGER_FILE):
             (self.folder / stale).unlink(missing_ok=True)
         write_rows(rows_file, self.rows)
 
@@ -338,6 +379,14 @@ def remove_folders(folder: Path, names: Iterable[str]) -> None:
         path = folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
+
+
+def _bytes_of(file: Path) -> bytes:
+    """What a small file holds; nothing where it is not there."""
+    try:
+        return file.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        return b""
 
 
 def file_entry(path: Path) -> FileEntry:
