@@ -38,6 +38,8 @@ class DatasetSection(_Section):
     without : labels that are left out
     voc_object : annotated object that the labels of a VOC label file belong to
     margin : grows each VOC box by this part of its longer side on every side
+    class_level : which level of folders names the class: 1 the folders of the source, 2 those in them; 0 finds out
+    path_column, label_column, group_column, split_column, box_columns : names in a list; "none" takes none
     """
 
     source: str = "."
@@ -49,6 +51,12 @@ class DatasetSection(_Section):
     without: tuple[str, ...] = ()
     voc_object: str = "WBC"
     margin: float = Field(default=0.0, ge=0, le=5)
+    class_level: int = Field(default=0, ge=0, le=20)
+    path_column: str = ""
+    label_column: str = ""
+    group_column: str = ""
+    split_column: str = ""
+    box_columns: tuple[str, ...] = ()
 
     @field_validator("group_pattern")
     @classmethod

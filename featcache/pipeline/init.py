@@ -88,7 +88,7 @@ def init(place: Path | None, into: Path, options: InitOptions | None = None, tra
     own = Project(into, settings)
     ignore = frozenset({own.cache_folder, own.results_folder, own.dataset_file, into / SHEET_FILE})
     asked = settings.dataset
-    source = find_images(place, asked.voc_object, asked.margin, ignore)
+    source = find_images(place, asked, ignore)
     kept = _kept(before, settings)
     with track("checking images", len({candidate.path for candidate in source.candidates})) as advance:
         stamps = own.cache_folder / STAMPS_FILE
