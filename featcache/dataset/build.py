@@ -93,7 +93,7 @@ def _build(
         raise DatasetError(f"{source.folder}: no class can be used: {'; '.join(remarks)}")
     images, more_remarks = _with_splits(images, rule, known, left_out)
     remarks = [*source.remarks, *remarks, *more_remarks, *_odd_labels(images)]
-    check(images, str(source.folder))
+    check(images, str(source.folder), "'--resplit'")
     return Built(in_order(images), tuple(left_out), tuple(remarks))
 
 

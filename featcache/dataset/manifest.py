@@ -89,8 +89,11 @@ def in_order(images: Iterable[LabelledImage]) -> tuple[LabelledImage, ...]:
     return tuple(sorted(images, key=lambda i: (SPLITS.index(i.split), i.label, i.path, i.box or Box(0, 0, 1, 1))))
 
 
-def check(images: Sequence[LabelledImage], where: str) -> None:
-    """Refuse what no honest training can use. Raises DatasetError with all that is wrong at once."""
+def check(images: Sequence[LabelledImage], where: str, remedy: str = "'featcache init --resplit'") -> None:
+    """Refuse what no honest training can use. Raises DatasetError with all that is wrong at once.
+
+    remedy : what makes new splits
+    """
     if not images:
         raise DatasetError(f"{where}: no usable image")
     labels = {image.label for image in images}
@@ -114,9 +117,7 @@ def check(images: Sequence[LabelledImage], where: str) -> None:
         elif labels - present:
             problems.append(f"the split {split!r} has no images of {', '.join(sorted(labels - present))}")
     if problems:
-        raise DatasetError(
-            f"{where}: " + "; ".join(problems) + ". 'featcache init --resplit' makes new splits from all images"
-        )
+        raise DatasetError(f"{where}: " + "; ".join(problems) + f". {remedy} makes new splits from all images")
 
 
 def write_dataset(path: Path, images: Sequence[LabelledImage]) -> None:
