@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import tempfile
 import tomllib
 from collections.abc import Mapping
@@ -183,6 +184,26 @@ class Project:
     def results_folder(self) -> Path:
         """Where this project's runs lie."""
         return self.folder / self.settings.folders.results
+
+
+def shown(path: Path) -> str:
+    """A path as a person at the prompt would write it: from the current folder where it lies in there."""
+    path, here = path.resolve(), Path.cwd()
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
+
+
+def command(verb: str, *arguments: str, into: Path) -> str:
+    """A command as it works when it is pasted, whatever the current folder: 'featcache init --resplit --into p'.
+
+    into : the project's folder
+    """
+    here, into = Path.cwd(), into.resolve()
+    place: list[str] = []
+    if verb == "init" and into != here:
+        place = ["--into", shown(into)]
+    elif verb != "init" and not here.is_relative_to(into):
+        place = ["-C", shown(into)]
+    return shlex.join(["featcache", *verb.split(" "), *arguments, *place])
 
 
 def changed(section: Section, changes: Mapping[str, Any]) -> Section:

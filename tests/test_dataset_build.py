@@ -284,7 +284,7 @@ def test_a_val_split_taken_from_train_stays_when_images_are_added(tmp_path: Path
 @pytest.mark.parametrize(("present", "absent"), [(("train", "val"), "test"), (("val", "test"), "train")])
 def test_a_missing_split_is_refused_with_what_to_do(tmp_path: Path, present: tuple[str, ...], absent: str) -> None:
     source = find_images(split_folders(tmp_path, *present))
-    with pytest.raises(DatasetError, match=f"the split '{absent}' has no images.*'featcache init --resplit'"):
+    with pytest.raises(DatasetError, match=f"the split '{absent}' has no images.*'--resplit' makes"):
         build(source)
     assert {image.split for image in build(source, SplitRule(resplit=True)).images} == set(SPLITS)
 

@@ -73,15 +73,9 @@ def preview(out: Path | None, per_class: int, views: int, folder: Path, as_json:
 @json_option
 def generate(folder: Path, per_class: int, smears: int, size_px: int, seed: int, as_json: bool) -> None:
     """Draw leukocytes of four classes: class folders of cells, or smears with Pascal VOC annotations."""
-    from featcache.dataset.synthetic import write_cells, write_smears
-    from featcache.errors import DatasetError
+    from featcache.pipeline.dataset import generate as draw
 
-    if folder.exists() and any(folder.iterdir()):
-        raise DatasetError(f"{folder}: is not empty: name a new folder")
-    if smears:
-        write_smears(folder, smears, seed)
-    else:
-        write_cells(folder, per_class, seed, size_px)
+    draw(folder, per_class, smears, seed, size_px)
     if as_json:
         print_json({"path": str(folder.resolve()), "images": smears or 4 * per_class})
     else:

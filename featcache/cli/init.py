@@ -20,7 +20,7 @@ _DATASET_NAMES = (
 @click.command("init")
 @click.argument("source", required=False, type=click.Path(path_type=Path), metavar="[FOLDER]")
 @click.option("--into", type=click.Path(path_type=Path, file_okay=False), default=Path(), help="Where to write.")
-@click.option("--relabel", is_flag=True, help="Take the source's labels where dataset.csv says otherwise.")
+@click.option("--relabel", is_flag=True, help="Take the source's labels and splits where dataset.csv was edited.")
 @click.option("--resplit", is_flag=True, help="Make new splits even where the source has some.")
 @click.option("--split", metavar="TRAIN/VAL/TEST", help="Shares of the splits.  [default: 70/15/15]")
 @click.option("--split-counts", metavar="TRAIN/VAL/TEST", help="Images a class, e.g. 100/10/10.")

@@ -52,10 +52,17 @@ def _is_drawn_before_turning(size: Size, upright: Size, orientation: int) -> boo
 
 def _within(box: Box, size: Size) -> Box:
     """The part of a box that lies in a picture; DatasetError where none does."""
-    width, height = size
-    if box.x_min >= width or box.y_min >= height:
-        raise DatasetError(f"the box {box} lies outside of the image ({width}x{height} px)")
-    return Box(box.x_min, box.y_min, min(box.x_max, width), min(box.y_max, height))
+    part = clipped(box, *size)
+    if part is None:
+        raise DatasetError(f"the box {box} lies outside of the image ({size[0]}x{size[1]} px)")
+    return part
+
+
+def clipped(box: Box, width_px: int, height_px: int) -> Box | None:
+    """The part of a box that lies in a picture, or None if none does."""
+    if box.x_min >= width_px or box.y_min >= height_px:
+        return None
+    return Box(box.x_min, box.y_min, min(box.x_max, width_px), min(box.y_max, height_px))
 
 
 def turned(box: Box, stored: Size, orientation: int) -> Box:

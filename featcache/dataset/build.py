@@ -10,7 +10,15 @@ from pathlib import Path
 
 from featcache.dataset.boxes import placed
 from featcache.dataset.candidates import Candidate, LeftOut, Source, composed, explaining
-from featcache.dataset.manifest import SPLITS, Box, LabelledImage, check, image_id_of, in_order, safe_relative
+from featcache.dataset.edits import (
+    Edited,
+    edited_lines,
+    odd_labels,
+    said_of_edits,
+    with_edited_labels,
+    with_edited_splits,
+)
+from featcache.dataset.manifest import SPLITS, LabelledImage, check, image_id_of, in_order, safe_relative
 from featcache.dataset.scan import ImageFile, scan
 from featcache.dataset.splits import DEFAULT_FRACTIONS, small_classes, split_by_counts, split_by_hash
 from featcache.errors import DatasetError
@@ -51,18 +59,23 @@ def build(
     kept: Sequence[LabelledImage] = (),
     stamps: Path | None = None,
     on_file: Callable[[], object] = lambda: None,
+    relabel: bool = False,
 ) -> Built:
     """Make the images of a dataset manifest.
 
     without : labels to leave out
-    kept : images of an earlier manifest, whose splits and groups stay as they are
+    kept : images of an earlier manifest, whose splits and groups stay as they are, and so do labels and splits that
+        were edited there
+    relabel : take the source's labels and splits instead
     stamps, on_file : see `featcache.dataset.scan.scan`
 
     Raises DatasetError for what no honest training can use.
     """
     left_out = list(source.left_out)
     with explaining(left_out):
-        return _build(source, rule, [composed(label) for label in without], kept, stamps, on_file, left_out)
+        edited = {} if relabel else edited_lines(kept)
+        excluded = [composed(label) for label in without]
+        return _build(source, rule, excluded, kept, edited, stamps, on_file, left_out)
 
 
 def _build(
@@ -70,11 +83,12 @@ def _build(
     rule: SplitRule,
     without: Sequence[str],
     kept: Sequence[LabelledImage],
+    edited: Edited,
     stamps: Path | None,
     on_file: Callable[[], object],
     left_out: list[LeftOut],
 ) -> Built:
-    unknown = set(without) - {candidate.label for candidate in source.candidates}
+    unknown = set(without) - {one.label for one in source.candidates} - {one.label for one in edited.values()}
     if unknown:
         raise DatasetError(f"{source.folder}: no image has the label {', '.join(sorted(unknown))} to leave out")
     candidates = [candidate for candidate in source.candidates if candidate.label not in without]
@@ -82,6 +96,7 @@ def _build(
     usable = _usable(source.folder, candidates, files, left_out)
     images = [_image(candidate, files[candidate.path], rule.group_pattern) for candidate in usable]
     _refuse_empty_classes(source, candidates, images)
+    images, relabelled = with_edited_labels(images, edited, without)
     if rule.resplit:
         images = [replace(image, split="") for image in images]
     images = _without_duplicates(images, left_out)
@@ -92,7 +107,8 @@ def _build(
     if not images:
         raise DatasetError(f"{source.folder}: no class can be used: {'; '.join(remarks)}")
     images, more_remarks = _with_splits(images, rule, known, left_out)
-    remarks = [*source.remarks, *remarks, *more_remarks, *_odd_labels(images)]
+    images, moved = with_edited_splits(images, {} if rule.resplit or rule.counts else edited)
+    remarks = [*source.remarks, *remarks, *more_remarks, *said_of_edits(relabelled, moved), *odd_labels(images)]
     check(images, str(source.folder), "'--resplit'")
     return Built(in_order(images), tuple(left_out), tuple(remarks))
 
@@ -120,23 +136,6 @@ def _usable(
     return usable
 
 
-def _odd_labels(images: Sequence[LabelledImage]) -> list[str]:
-    """Remarks on labels that may not be what was meant."""
-    labels = sorted({image.label for image in images})
-    remarks = []
-    by_letters = defaultdict(list)
-    for label in labels:
-        by_letters[label.casefold()].append(label)
-        if re.search(r"[;|]", label):
-            remarks.append(f"the label {label!r} is taken as one class: an image has one label")
-    remarks += [
-        f"the classes {' and '.join(map(repr, alike))} differ in capital letters only, and are taken as different"
-        for alike in by_letters.values()
-        if len(alike) > 1
-    ]
-    return remarks
-
-
 def _can_be_listed(candidate: Candidate) -> bool:
     """Whether dataset.csv gives back the path and label that are written to it."""
     try:
@@ -145,13 +144,6 @@ def _can_be_listed(candidate: Candidate) -> bool:
     except (DatasetError, UnicodeEncodeError):
         return False
     return same and not {"\r", "\n"} & set(candidate.path + candidate.label)
-
-
-def clipped(box: Box, file: ImageFile) -> Box | None:
-    """The part of a box that lies in the image, or None if none does."""
-    if box.x_min >= file.width_px or box.y_min >= file.height_px:
-        return None
-    return Box(box.x_min, box.y_min, min(box.x_max, file.width_px), min(box.y_max, file.height_px))
 
 
 def default_group(file_sha256: str) -> str:

@@ -8,13 +8,16 @@ from typing import Any
 
 import cv2
 
-from featcache.dataset.build import clipped, default_group
+from featcache.dataset.boxes import clipped
+from featcache.dataset.build import default_group
 from featcache.dataset.candidates import LeftOut
 from featcache.dataset.images import decode, read_bytes
 from featcache.dataset.manifest import Dataset, LabelledImage, image_id_of, read_dataset, write_dataset
 from featcache.dataset.scan import STAMPS_FILE, scan
+from featcache.dataset.synthetic import write_cells, write_smears
 from featcache.errors import DatasetError, FeatcacheError, ProjectError
 from featcache.files import sha256_bytes, write_bytes
+from featcache.locks import folder_beside
 from featcache.pipeline.progress import Track, silent
 from featcache.project import Project, changed
 from featcache.views import contact_sheet, cut_and_resize, render, view_parameters
@@ -39,7 +42,7 @@ def current_dataset(
     images, left_out, lines = [], [], []
     for image in listed.images:
         file = files[image.path]
-        box = clipped(image.box, file) if image.box and not file.problem else image.box
+        box = clipped(image.box, file.width_px, file.height_px) if image.box and not file.problem else image.box
         if file.problem or (image.box and box != image.box):
             reason = file.problem or f"the box reaches out of the image ({file.width_px}x{file.height_px} px)"
             left_out.append(LeftOut(image.path, reason))
@@ -57,6 +60,23 @@ def current_dataset(
         except OSError as error:
             raise ProjectError(f"{project.dataset_file}: cannot be written: {error.strerror or error}") from error
     return Dataset(tuple(images), listed.folder), left_out
+
+
+def generate(folder: Path, per_class: int, smears: int = 0, seed: int = 0, size_px: int = 240) -> None:
+    """Draw cells into class folders, or smears with annotations; all of them, or no folder.
+
+    Raises DatasetError where the folder holds something, ProjectError where it cannot be written.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise DatasetError(f"{folder}: is not empty: name a new folder")
+    try:
+        with folder_beside(folder) as partial:
+            if smears:
+                write_smears(partial, smears, seed)
+            else:
+                write_cells(partial, per_class, seed, size_px)
+    except OSError as error:
+        raise ProjectError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
 def stop_if_strict(left_out: Sequence[LeftOut], strict: bool) -> None:
