@@ -232,7 +232,7 @@ def test_several_caches(run: Run, project: Path, made: Made) -> None:
     names = [item["name"] for item in run("ls", "--json", cwd=project).value]
     assert len(names) == 2
     message = refused(run, project, "fit-head", "--cache", "mobile")
-    assert message.endswith(f"several caches could be meant: {', '.join(names)}: name one with --cache NAME")
+    assert message.endswith(f"several caches could be meant: {', '.join(names)}: name one of them")
     assert "no finished cache 'vgg'" in refused(run, project, "fit-head", "--cache", "vgg")
     assert "several caches" in refused(run, project, "info")
     value = run("fit-head", "--cache", made.cache.name[:-3], "--epochs", "1", "--json", cwd=project).value

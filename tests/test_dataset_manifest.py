@@ -265,7 +265,7 @@ def test_read_dataset_says_what_is_wrong_and_where(tmp_path: Path, content: str 
 
 
 def test_read_csv_of_no_file_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no such file; 'featcache init'"):
+    with pytest.raises(DatasetError, match="no such file; 'featcache init --into "):
         read_csv(tmp_path / "dataset.csv")
     with pytest.raises(DatasetError, match="cannot be read"):
         read_csv(tmp_path)

@@ -30,11 +30,12 @@ def check(folder: Path, as_json: bool) -> None:
     """Look at every image of dataset.csv: broken files, duplicates, groups in two splits, empty classes."""
     from featcache.dataset.manifest import check as check_images
     from featcache.pipeline.dataset import current_dataset
+    from featcache.project import command
 
     project = open_project(folder)
     dataset, left_out = current_dataset(project, track=track)
     say_left_out(left_out, as_json)
-    check_images(dataset.images, str(project.dataset_file))
+    check_images(dataset.images, str(project.dataset_file), repr(command("init", "--resplit", into=project.folder)))
     counts = dataset.counts()
     if as_json:
         listed = [{"path": item.path, "reason": item.reason} for item in left_out]

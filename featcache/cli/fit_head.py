@@ -19,7 +19,7 @@ from featcache.cli.head_options import (
 )
 from featcache.cli.live import Live, in_words
 from featcache.cli.options import json_option, open_project, project_option
-from featcache.cli.output import print_json, print_table, say, say_measures, track
+from featcache.cli.output import print_json, print_table, say, say_measures, say_next, track
 
 if TYPE_CHECKING:
     from featcache.heads.config import HeadConfig
@@ -177,7 +177,7 @@ def _fit_seeds(
         [str(line.split), str(line.measure), f"{line.mean:.4f}", f"{line.std:.4f}"] for line in done.table.itertuples()
     ]
     print_table(["split", "measure", f"mean of {seeds}", "std"], rows)
-    say("next: featcache report")
+    say_next("report", into=project.folder)
 
 
 def _sentence(done: Fitted) -> str:

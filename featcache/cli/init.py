@@ -9,7 +9,7 @@ import click
 
 from featcache.cli.left_out import listing_left_out
 from featcache.cli.options import AUGMENTATION_NAMES, given, given_views, json_option, strict_option, views_options
-from featcache.cli.output import print_json, print_table, say, say_left_out, track
+from featcache.cli.output import print_json, print_table, say, say_left_out, say_next, track
 
 _DATASET_NAMES = (
     *("split_seed", "group_pattern", "voc_object", "margin", "class_level"),
@@ -97,7 +97,7 @@ def command(source: Path | None, into: Path, as_json: bool, **values: Any) -> No
     rows = [[label, *(str(n) for n in of.values())] for label, of in counts.items()]
     print_table(["class", "train", "val", "test"], rows)
     say(f"wrote featcache.toml and dataset.csv ({len(done.dataset.images)} images)")
-    say("next: featcache extract --model efficientnet-lite0")
+    say_next("extract", "--model", "efficientnet-lite0", into=done.project.folder)
 
 
 def _numbers(text: str, option: str) -> list[float]:

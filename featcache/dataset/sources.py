@@ -74,7 +74,7 @@ def _recognised(place: Path, folder: Path, asked: DatasetSection, own: frozenset
         return _with_splits_of_paths(from_csv(lists[0], asked))
     if len(lists) > 1:
         names = ", ".join(path.name for path in lists)
-        raise DatasetError(f"{place}: several lists with labels ({names}): name one, 'featcache init {lists[0]}'")
+        raise DatasetError(f"{place}: several lists with labels ({names}): name one instead of the folder, {lists[0]}")
     images = sum(1 for path in folder.iterdir() if is_image_name(path))
     found = f"{images} images without a label" if images else "no images"
     raise DatasetError(f"{place}: {found}: {_EXPECTED}")

@@ -19,7 +19,7 @@ from featcache.errors import DatasetError, FeatcacheError, ProjectError
 from featcache.files import sha256_bytes, write_bytes
 from featcache.locks import folder_beside
 from featcache.pipeline.progress import Track, silent
-from featcache.project import Project, changed
+from featcache.project import Project, changed, command
 from featcache.views import contact_sheet, cut_and_resize, render, view_parameters
 
 SHEET_FILE = "contact-sheet.png"
@@ -98,7 +98,7 @@ def _refuse_twins(project: Project, images: Sequence[LabelledImage]) -> None:
         if twin is not image:
             raise DatasetError(
                 f"{project.dataset_file}: {twin.path} ({twin.label}, {twin.split}) and {image.path} ({image.label}, "
-                f"{image.split}) have the same bytes: remove one, or run 'featcache init' again"
+                f"{image.split}) have the same bytes: remove one, or run {command('init', into=project.folder)!r} again"
             )
 
 

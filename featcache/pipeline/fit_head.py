@@ -264,8 +264,8 @@ def refuse_missing_classes(cache: Cache) -> None:
     for split in SPLITS:
         if missing := labels - set(cache.rows["label"][cache.rows["split"] == split]):
             raise HeadError(
-                f"{cache.name}: the split {split!r} has no rows of {', '.join(sorted(missing))}: change dataset.csv "
-                "or run 'featcache init --resplit', then 'featcache extract' again"
+                f"{cache.name}: the split {split!r} has no rows of {', '.join(sorted(missing))}: change dataset.csv, "
+                "or run 'featcache init --resplit' and the extract command of this cache again"
             )
 
 
@@ -285,7 +285,7 @@ def explaining_damage(cache: Cache) -> Iterator[None]:
     try:
         yield
     except CacheError as error:
-        raise CacheError(f"{error}. Remove {cache.folder} and run its 'featcache extract' again") from error
+        raise CacheError(f"{error}. Remove {cache.folder} and run the extract command that made it again") from error
 
 
 def measure(cache: Cache, probabilities: np.ndarray[Any, Any]) -> dict[str, dict[str, Any]]:

@@ -119,9 +119,7 @@ def _alone_in(into: Path) -> Iterator[None]:
                 stack.enter_context(holding(into))
             yield
     except TakenError as error:
-        raise ProjectError(
-            f"{into}: another 'featcache init' is at work in it: run this one when it is done"
-        ) from error
+        raise ProjectError(f"{into}: another init is at work in it: run this one again when it is done") from error
     finally:
         with suppress(OSError):
             for folder in made:
@@ -136,7 +134,7 @@ def _project_before(into: Path) -> Project | None:
     if dataset_file.exists():
         raise ProjectError(
             f"{dataset_file} is here without {PROJECT_FILE}, so 'init' did not write it: rename it and name it as "
-            "the list to read, 'featcache init LIST.csv'"
+            f"the list to read, {command('init', 'LIST.csv', into=into)!r}"
         )
     return None
 

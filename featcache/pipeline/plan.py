@@ -19,7 +19,7 @@ from featcache.errors import DatasetError, WeightsError
 from featcache.extract import rows_of
 from featcache.pipeline.dataset import current_dataset
 from featcache.pipeline.progress import Track, silent
-from featcache.project import Project, StorageSection, changed
+from featcache.project import Project, StorageSection, changed, command
 from featcache.recipe import Recipe, cache_digest, cache_name
 from featcache.store.tables import Row
 from featcache.views import plan_views
@@ -185,7 +185,7 @@ def network_for(
 def _refuse_untrainable(project: Project, dataset: Dataset, left_out: Sequence[LeftOut]) -> None:
     """Say before the long work, not behind it, what no head could be trained on."""
     try:
-        check(dataset.images, str(project.dataset_file))
+        check(dataset.images, str(project.dataset_file), repr(command("init", "--resplit", into=project.folder)))
     except DatasetError as error:
         if not left_out:
             raise

@@ -113,7 +113,7 @@ def open_key(name: str, folder: Path) -> tuple[Key, Ed25519PrivateKey]:
     except (ValueError, TypeError, OSError) as error:
         raise TrustError(f"{file}: is no private key: {error}") from error
     if not isinstance(private, Ed25519PrivateKey):
-        raise TrustError(f"{file}: expected an Ed25519 key, as 'featcache key new' makes them")
+        raise TrustError(f"{file}: expected an Ed25519 key, as 'featcache key new NAME' makes them")
     return Key(meant[0], _public_of(private), file), private
 
 

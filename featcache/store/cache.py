@@ -265,7 +265,7 @@ class Cache:
             path = self.folder / name
             try:
                 if not path.is_file():
-                    raise CacheError(f"{self.name}: {name} is missing: 'featcache extract' computes it again")
+                    raise CacheError(f"{self.name}: {name} is missing: its extract command computes it again")
                 if path.stat().st_size != entry.bytes:
                     raise CacheError(f"{self.name}: {name}: expected {entry.bytes} bytes, found {path.stat().st_size}")
             except OSError as error:
