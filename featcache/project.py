@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from featcache.errors import ProjectError
 from featcache.files import write_text
-from featcache.recipe import FILL_MODES, Augmentation, FillMode
+from featcache.recipe import FILL_MODES, Augmentation, FillMode, Resize
 
 PROJECT_FILE = "featcache.toml"
 DATASET_FILE = "dataset.csv"
@@ -73,6 +73,8 @@ class ViewsSection(_Section):
     """[views]: how many views an image gets, or how many rows a split gets in total.
 
     Totals (train_rows and so on) are spread evenly over the classes, then over a class's images.
+
+    resize : how an image or box that is not square becomes so: stretched, padded with black, or cropped at the middle
     """
 
     train: int = Field(default=4, ge=1, le=100_000)
@@ -81,6 +83,7 @@ class ViewsSection(_Section):
     train_rows: int | None = Field(default=None, ge=1)
     val_rows: int | None = Field(default=None, ge=1)
     test_rows: int | None = Field(default=None, ge=1)
+    resize: Resize = "stretch"
 
     def views_per_image(self, split: str) -> int:
         """Views an image of `split` gets where no total is asked for."""

@@ -87,7 +87,7 @@ def by_hand(project: Path, cache: Cache) -> np.ndarray:
     rendered = []
     for line in cache.views.to_dict("records"):
         parameters = ViewParameters(**{name: line[name] for name in names})
-        rendered += render_views(images[line["image_id"]], found.folder, PX, [parameters])
+        rendered += render_views(images[line["image_id"]], found.folder, cache.recipe.space, [parameters])
     return np.stack(rendered)
 
 

@@ -42,6 +42,11 @@ _DATASET_NAMES = (
 )
 @click.option("--margin", type=click.FloatRange(0, 5), help="Grow boxes by this part of their side.")
 @click.option("--per-class", type=click.IntRange(3), default=80, show_default=True, help="Generated cells a class.")
+@click.option(
+    "--resize",
+    type=click.Choice(["stretch", "pad", "crop"]),
+    help="How images and boxes become square: stretched, padded with black, or cropped.  [default: stretch]",
+)
 @views_options
 @strict_option
 @json_option
@@ -69,7 +74,7 @@ def command(source: Path | None, into: Path, as_json: bool, **values: Any) -> No
         dataset["split_counts"] = _numbers(values["split_counts"], "--split-counts")
     options = InitOptions(
         dataset=dataset,
-        views=given_views(values),
+        views={**given_views(values), **given(values, ("resize",))},
         augmentation=given(values, AUGMENTATION_NAMES),
         **{name: values[name] for name in ("per_class", "resplit", "relabel", "strict")},
     )

@@ -119,7 +119,7 @@ def preview(
         for image in images:
             try:
                 data = read_bytes(dataset.folder / image.path)
-                plain = cut_and_resize(decode(data), image.box, size_px)
+                plain = cut_and_resize(decode(data), image.box, size_px, project.settings.views.resize)
             except FeatcacheError as error:
                 raise DatasetError(f"{image.path}: {error}") from error
             image_id = image_id_of(sha256_bytes(data), image.box)

@@ -130,7 +130,8 @@ def plan_extraction(
     """
     dataset, left_out = current_dataset(project, options.strict, track, options.check_bytes, keep)
     _refuse_untrainable(project, dataset, left_out)
-    views = plan_views(dataset.images, changed(project.settings.views, options.views))
+    wanted = changed(project.settings.views, options.views)
+    views = plan_views(dataset.images, wanted)
     augmentation = changed(project.settings.augmentation, options.augmentation).record()
     storage = changed(project.settings.storage, options.storage)
     plans = []
@@ -139,7 +140,7 @@ def plan_extraction(
             _refuse_download(model, options.weights)
         cuts, engine = network_for(project, options.network(model), options.engine, options.batch_rows, on_event)
         for number, cut in enumerate(cuts):
-            recipe = Recipe(space_of(cut, storage.dtype), augmentation)
+            recipe = Recipe(space_of(cut, storage.dtype, wanted.resize), augmentation)
             if cut.dtype == pixels.DTYPE and "dtype" in options.storage:
                 pixels.refuse(["--dtype"])
             plans.append(Plan(dataset, left_out, cut, number, recipe, views, storage, project.cache_folder, engine))
