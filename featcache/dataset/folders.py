@@ -79,7 +79,8 @@ def look(folder: Path, own: frozenset[Path] = frozenset()) -> Iterator[tuple[Pat
 
     Links to folders are followed, but not back up. Hidden folders such as .git are passed in silence.
     """
-    yield from _look(folder, own, {path.name for path in own}, frozenset({_identity(folder)}))
+    above = frozenset(map(_identity, (folder, *folder.resolve().parents)))
+    yield from _look(folder, own, {path.name for path in own}, above)
 
 
 def _look(folder: Path, own: frozenset[Path], names: set[str], above: frozenset[object]) -> Iterator[tuple[Path, str]]:
