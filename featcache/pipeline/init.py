@@ -112,14 +112,11 @@ def _alone_in(into: Path) -> Iterator[None]:
     """Keep another `init` out of a folder meanwhile; a folder that was made for it goes again if nothing came of it."""
     made = [folder for folder in (into, *into.parents) if not folder.exists()]
     try:
-        with _writing(into):
-            into.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             with _writing(into):
+                into.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(holding(into))
             yield
-    except TakenError as error:
-        raise ProjectError(f"{into}: another init is at work in it: run this one again when it is done") from error
     finally:
         with suppress(OSError):
             for folder in made:
@@ -203,6 +200,8 @@ def _write_project(into: Path, settings: Settings, source: Path, images: Path, b
 def _writing(into: Path) -> Iterator[None]:
     try:
         yield
+    except TakenError as error:
+        raise ProjectError(f"{into}: another init is at work in it: run this one again when it is done") from error
     except OSError as error:
         raise ProjectError(f"{into}: cannot be written: {error.strerror or error}") from error
     except UnicodeEncodeError as error:
