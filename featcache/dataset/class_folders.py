@@ -56,7 +56,7 @@ def _add_class_folder(source: Source, folder: Path, above: tuple[Path, ...], own
             continue
         split = splits.get(path.relative_to(folder).parts[0], "")
         source.candidates.append(Candidate(path.relative_to(source.folder).as_posix(), label, split, group))
-    if len(source.candidates) == before:
+    if label and len(source.candidates) == before:
         raise DatasetError(f"{folder}: a class folder without images: add some, or remove the folder")
 
 
