@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from featcache.cli.left_out import listing_left_out
 from featcache.cli.options import (
     AUGMENTATION_NAMES,
     augmentation_options,
@@ -33,9 +34,11 @@ def check(folder: Path, as_json: bool) -> None:
     from featcache.project import command
 
     project = open_project(folder)
-    dataset, left_out = current_dataset(project, track=track)
+    with listing_left_out(as_json):
+        dataset, left_out = current_dataset(project, track=track)
     say_left_out(left_out, as_json)
-    check_images(dataset.images, str(project.dataset_file), repr(command("init", "--resplit", into=project.folder)))
+    with listing_left_out(as_json):
+        check_images(dataset.images, str(project.dataset_file), repr(command("init", "--resplit", into=project.folder)))
     counts = dataset.counts()
     if as_json:
         listed = [{"path": item.path, "reason": item.reason} for item in left_out]
