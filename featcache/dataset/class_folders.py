@@ -47,15 +47,16 @@ def _add_class_folder(source: Source, folder: Path, above: tuple[Path, ...], own
     """above : the folders over the class's; they make the images' groups, but for folds, which are none"""
     label = composed(folder.name.strip())
     group = "/".join(composed(path.name) for path in above if not is_fold(path))
-    before = len(source.candidates)
+    before, depth = len(source.candidates), len(folder.relative_to(source.folder).parts)
     inner = visible_folders(folder, own)
     splits = {sub.name: split_of(sub.name) for sub in inner} if all(split_of(sub.name) for sub in inner) else {}
     for path, reason in look(folder, own):
         if reason or not label:
             source.leave_out(path, reason or "its folder's name is blank, and would be its label")
             continue
-        split = splits.get(path.relative_to(folder).parts[0], "")
-        source.candidates.append(Candidate(path.relative_to(source.folder).as_posix(), label, split, group))
+        relative = path.relative_to(source.folder)
+        split = splits.get(relative.parts[depth], "") if splits else ""
+        source.candidates.append(Candidate(relative.as_posix(), label, split, group))
     if label and len(source.candidates) == before:
         raise DatasetError(f"{folder}: a class folder without images: add some, or remove the folder")
 

@@ -50,11 +50,12 @@ def descend(folder: Path, own: frozenset[Path]) -> Path:
 def visible_folders(folder: Path, own: frozenset[Path] = frozenset()) -> list[Path]:
     """Subfolders that are not hidden, no system's, not among `own` (resolved paths) and no way back up."""
     try:
-        folders = [path for path in folder.iterdir() if path.is_dir() and not _is_passed(path.name)]
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if not _is_passed(entry.name) and _is_folder(entry))
     except OSError:  # `look` lists it with the reason
         return []
-    above = {folder.resolve(), *folder.resolve().parents}
-    return sorted(path for path in folders if path.resolve() not in own | above)
+    above = own | {folder.resolve(), *folder.resolve().parents} if names else own
+    return [path for path in (folder / name for name in names) if path.resolve() not in above]
 
 
 def _is_passed(name: str) -> bool:
@@ -94,7 +95,7 @@ def _look(folder: Path, own: frozenset[Path], names: set[str], above: frozenset[
         if entry.name in names and path.resolve() in own:
             continue
         if not _is_folder(entry):
-            reason = _why_unread(path)
+            reason = _why_unread(path, entry)
             if reason is not None:
                 yield path, reason
         elif is_system_folder(entry.name):
@@ -122,7 +123,7 @@ def _identity(folder: Path) -> object:
     return status.st_dev, status.st_ino
 
 
-def _why_unread(path: Path) -> str | None:
+def _why_unread(path: Path, entry: os.DirEntry[str]) -> str | None:
     """ "" for an image, the reason for what looks like one and cannot be read, None for any other file."""
     suffix = path.suffix.lower()
     if path.name.startswith("."):
@@ -134,9 +135,9 @@ def _why_unread(path: Path) -> str | None:
         return _NOT_FETCHED
     if not is_image_name(path):
         return None
-    if path.is_file():
+    if entry.is_file():
         return ""
-    return _NOT_FETCHED if path.is_symlink() else "it is no regular file"
+    return _NOT_FETCHED if entry.is_symlink() else "it is no regular file"
 
 
 def image_files(folder: Path, own: frozenset[Path] = frozenset()) -> list[Path]:
@@ -152,9 +153,11 @@ def has_images(folder: Path) -> bool:
 def files_below(folder: Path, suffix: str, own: frozenset[Path] = frozenset()) -> list[Path]:
     """Files of an ending at any depth, past hidden folders and those of the system."""
     try:
-        here = sorted(path for path in folder.iterdir() if is_file(path, suffix) and path.resolve() not in own)
+        with os.scandir(folder) as entries:
+            named = sorted(folder / entry.name for entry in entries if entry.name.lower().endswith(suffix))
     except OSError:
         return []
+    here = [path for path in named if is_file(path, suffix) and path.resolve() not in own]
     return here + [path for sub in visible_folders(folder, own) for path in files_below(sub, suffix, own)]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from featcache.dataset.folders import files_below
 from featcache.errors import DatasetError
 
-_YOLO_LINE = re.compile(rb"\s*\d+(?:\s+-?\d+(?:\.\d+)?(?:[eE]-?\d+)?){4,}\s*")
+_YOLO_LINE = re.compile(rb"\s*\d+(?:\s+-?(?:\d+\.?\d*|\.\d+)(?:[eE]-?\d+)?){4,}\s*")
 _LOOKED_AT = 20
 _START_BYTES = 1 << 16
 
