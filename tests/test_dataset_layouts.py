@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -119,7 +120,14 @@ def test_split_folders_without_classes_are_no_classes(tmp_path: Path, names: tup
 
 @pytest.mark.parametrize(
     "names",
-    [("fold_0", "fold_1"), ("patient_001", "patient_002"), ("TestA", "TestB"), ("images", "masks"), ("part 1",)],
+    [
+        ("fold_0", "fold_1"),
+        ("patient_001", "patient_002"),
+        ("TestA", "TestB"),
+        ("images", "masks"),
+        ("p1", "P02"),
+        ("part 1",),
+    ],
 )
 def test_folders_that_are_named_for_anything_but_a_class_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
     put(tmp_path, *(f"{name}/{number}.jpg" for name in names for number in range(3)))
@@ -143,6 +151,12 @@ def test_which_level_is_the_class_is_asked_where_all_hold_the_same_folders(
     assert len({c.label for c in find_images(tmp_path, DatasetSection(class_level=1)).candidates}) == 4
 
 
+def test_a_workbook_beside_the_images_is_named(tmp_path: Path) -> None:
+    put(tmp_path, "images/1.png", "labels.xlsx")
+    with pytest.raises(DatasetError, match=r"images are hardly.* labels\.xlsx may hold labels: save the sheet as 'CSV"):
+        find_images(tmp_path)
+
+
 def test_patients_below_classes_are_no_question(tmp_path: Path) -> None:
     put(tmp_path, "blast/p1/1.png", "blast/p2/2.png", "normal/p3/3.png", "normal/p4/4.png", "normal/p1/5.png")
     assert {c.label for c in find_images(tmp_path).candidates} == {"blast", "normal"}
@@ -154,18 +168,59 @@ def test_splits_below_classes_are_splits(tmp_path: Path) -> None:
     assert {(c.label, c.split) for c in source.candidates} == {(n, s) for n in "ab" for s in ("train", "val", "test")}
 
 
-def test_yolo_coco_and_labelme_are_refused_by_name(tmp_path: Path) -> None:
+def coco(*pictures: str, width: int = 160, name: str = "WBC", bbox: object = (10, 20, 40, 40)) -> str:
+    return json.dumps(
+        {
+            "images": [{"id": n, "file_name": one, "width": width, "height": 120} for n, one in enumerate(pictures)],
+            "categories": [{"id": 7, "name": name}, {"id": 8, "name": "RBC"}],
+            "annotations": [
+                *({"id": n, "image_id": n, "category_id": 7, "bbox": bbox} for n, _ in enumerate(pictures)),
+                {"id": 99, "image_id": 0, "category_id": 8, "bbox": [1, 1, 5, 5]},
+            ],
+        }
+    )
+
+
+def test_coco_is_read_beside_the_pictures_of_each_split_and_in_a_folder_of_annotations(tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        put(tmp_path, f"roboflow/{split}/{split}.jpg", f"usual/{split}/{split}.jpg")
+        put_list(tmp_path / "roboflow" / split / "_annotations.coco.json", coco(f"{split}.jpg"))
+        put_list(tmp_path / "usual" / "annotations" / f"instances_{split}.json", coco(f"{split}.jpg"))
+    for name in ("roboflow", "usual"):
+        source = find_images(tmp_path / name)
+        assert source.layout == "coco"
+        assert {(c.path, c.split, c.label, c.box, c.size) for c in source.candidates} == {
+            (f"{folder}/{folder}.jpg", split, label, box, (160, 120))
+            for folder, split in (("train", "train"), ("valid", "val"), ("test", "test"))
+            for label, box in (("WBC", Box(10, 20, 50, 60)), ("RBC", Box(1, 1, 6, 6)))
+        }
+        assert not source.left_out
+
+
+@pytest.mark.parametrize("bbox", [[1, 2], "x", [1, 2, float("nan"), 4], [5, 5, 0, 4], None])
+def test_an_odd_box_of_coco_is_left_out(tmp_path: Path, bbox: object) -> None:
+    put(tmp_path, "images/1.jpg", "images/2.jpg")
+    put_list(tmp_path / "annotations.json", coco("1.jpg", "gone.jpg", bbox=bbox))
+    source = find_images(tmp_path)
+    assert [c.label for c in source.candidates] == ["RBC"]
+    assert reasons(source)["gone.jpg"] == "there is no such image"
+    assert "an object is left out (WBC)" in reasons(source)["1.jpg"]
+
+
+@pytest.mark.parametrize("text", ['{"images": 1, "annotations": [], "categories": []}', '"images" "annotations" "bbox"',
+                                  '{"images": [], "annotations": [{"image_id": 3}], "categories": []}'])  # fmt: skip
+def test_coco_that_cannot_be_read_is_refused(tmp_path: Path, text: str) -> None:
+    put(tmp_path, "images/1.jpg")
+    with pytest.raises(DatasetError, match=r"cannot be read as COCO annotations|which is not in the file"):
+        find_images(put_list(tmp_path / "all.json", text).parent)
+
+
+def test_yolo_and_labelme_are_refused_by_name(tmp_path: Path) -> None:
     for split in ("train", "val"):
-        put(tmp_path, f"yolo/images/{split}/1.jpg", f"coco/{split}/1.jpg", f"labelme/{split}/1.jpg")
-        put_list(tmp_path / "yolo" / "labels" / split / "1.txt", "0 0.5 0.5 0.25 0.3")
-        text = '{"images": [{"file_name": "1.jpg"}], "annotations": [{"bbox": [1, 2, 3, 4]}], "categories": []}'
-        put_list(tmp_path / "coco" / "annotations" / f"instances_{split}.json", text)
+        put(tmp_path, f"yolo/images/{split}/1.jpg", f"labelme/{split}/1.jpg")
+        put_list(tmp_path / "yolo" / "labels" / split / "1.txt", "0 .5 0.5 0.25 1")
         put_list(tmp_path / "labelme" / split / "1.json", '{"shapes": [], "imagePath": "1.jpg"}')
-    for name, said in (
-        ("yolo", "as YOLO writes them"),
-        ("coco", "in COCO's format"),
-        ("labelme", "in labelme's format"),
-    ):
+    for name, said in (("yolo", "as YOLO writes"), ("labelme", "annotations of labelme")):
         with pytest.raises(DatasetError, match=said):
             find_images(tmp_path / name)
 

@@ -18,7 +18,7 @@ from featcache.dataset.images import is_image_name
 from featcache.dataset.manifest import Box
 from featcache.errors import DatasetError
 
-_PLACES = ("annotations", "annotation", "xml", "xmls", "labels", "voc")
+PLACES = ("annotations", "annotation", "xml", "xmls", "labels", "voc")
 _DECLARED = re.compile(rb"""^<\?xml[^>]*encoding\s*=\s*["']([\w.:-]+)["']""")
 _MAX_SIDE_PX = 1_000_000_000
 _MAX_FILE_BYTES = 64 << 20
@@ -44,7 +44,7 @@ class Annotated:
 def placed_annotations(folder: Path, own: frozenset[Path]) -> list[Path]:
     """XML files below FOLDER/annotations (any case); or right in FOLDER, beside images or a folder of them."""
     subfolders = visible_folders(folder, own)
-    places = [sub for sub in subfolders if sub.name.lower() in _PLACES]
+    places = [sub for sub in subfolders if sub.name.lower() in PLACES]
     found = [path for place in places for path in files_below(place, ".xml", own)]
     beside = any(map(is_images_folder, subfolders)) or any(map(is_image_name, folder.iterdir()))
     if not found and beside:

@@ -12,7 +12,7 @@ from typing import Literal
 from featcache.dataset.manifest import Box
 from featcache.errors import DatasetError
 
-Layout = Literal["class-folders", "split-folders", "csv", "voc"]
+Layout = Literal["class-folders", "split-folders", "csv", "voc", "coco"]
 Size = tuple[int, int]
 UNKNOWN_SIZE: Size = (0, 0)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from featcache.dataset.candidates import Candidate, Source, composed, explaining
 from featcache.dataset.folders import has_images, look, names_of, visible_folders
-from featcache.dataset.split_names import is_fold, is_like_a_split, is_of_a_person, split_of
+from featcache.dataset.split_names import is_an_origin, is_fold, is_like_a_split, split_of
 from featcache.errors import DatasetError
 from featcache.project import DatasetSection
 
@@ -83,7 +83,7 @@ def _refuse_unclear_level(folder: Path, subfolders: list[Path], own: frozenset[P
         )
     odd = [sub for sub in subfolders if sub.name.lower() in _NO_CLASSES]
     if not odd:
-        for is_no_class in (is_like_a_split, is_fold, is_of_a_person):
+        for is_no_class in (is_like_a_split, is_fold, is_an_origin):
             if all(map(is_no_class, subfolders)):
                 odd = subfolders
     if odd:

@@ -5,29 +5,30 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from featcache.dataset.coco import is_coco
 from featcache.dataset.folders import files_below
 from featcache.errors import DatasetError
 
 _YOLO_LINE = re.compile(rb"\s*\d+(?:\s+-?(?:\d+\.?\d*|\.\d+)(?:[eE]-?\d+)?){4,}\s*")
+_WAY_OUT = "export them as Pascal VOC or COCO (--class-level 1 takes class folders and no boxes)"
 _LOOKED_AT = 20
 _START_BYTES = 1 << 16
 
 
 def refuse_other_annotations(folder: Path, own: frozenset[Path]) -> None:
-    """Raise DatasetError where a folder holds YOLO or COCO annotations, or those of labelme."""
+    """Raise DatasetError where a folder holds annotations of YOLO or labelme, or those of COCO at an odd place."""
     texts = [path for path in files_below(folder, ".txt", own) if not path.name.lower().startswith("readme")]
     yolo = [path for path in texts[:_LOOKED_AT] if _is_yolo(path)]
     if yolo:
         raise DatasetError(
-            f"{folder}: the .txt files hold boxes as YOLO writes them ({len(texts)} files; {yolo[0]} for one), which "
-            "are not read: export the annotations as Pascal VOC (--class-level 1 takes class folders and no boxes)"
+            f"{folder}: {len(texts)} .txt files hold boxes as YOLO writes them ({yolo[0].name} for one), which are not "
+            f"read: {_WAY_OUT}"
         )
     for path in files_below(folder, ".json", own)[:_LOOKED_AT]:
-        if kind := _kind_of_json(path):
-            raise DatasetError(
-                f"{folder}: {path} holds annotations in {kind}'s format, which are not read: export them as "
-                "Pascal VOC (--class-level 1 takes class folders and no boxes)"
-            )
+        if _is_labelme(path):
+            raise DatasetError(f"{path}: holds annotations of labelme, which are not read: {_WAY_OUT}")
+        if is_coco(path):
+            raise DatasetError(f"{path}: COCO annotations are read from {folder} or {folder / 'annotations'}: move it")
 
 
 def _start(path: Path) -> bytes:
@@ -43,16 +44,6 @@ def _is_yolo(path: Path) -> bool:
     return bool(lines) and all(_YOLO_LINE.fullmatch(line) for line in lines)
 
 
-def _kind_of_json(path: Path) -> str:
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            text = file.read(_START_BYTES)
-            file.seek(max(size - _START_BYTES, 0))
-            text += file.read()
-    except OSError:
-        return ""
-    if b'"shapes"' in text and b'"imagePath"' in text:
-        return "labelme"
-    parts = sum(key in text for key in (b'"images"', b'"annotations"', b'"categories"', b'"file_name"', b'"bbox"'))
-    return "COCO" if parts >= 3 else ""
+def _is_labelme(path: Path) -> bool:
+    text = _start(path)
+    return b'"shapes"' in text and (b'"imagePath"' in text or b'"imageData"' in text)

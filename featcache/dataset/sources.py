@@ -9,6 +9,7 @@ from pathlib import Path
 from featcache.dataset.annotations import annotations_beside, placed_annotations
 from featcache.dataset.candidates import LeftOut, Source, explaining
 from featcache.dataset.class_folders import from_class_folders, note_strays
+from featcache.dataset.coco import coco_files
 from featcache.dataset.folders import (
     descend,
     has_images,
@@ -21,15 +22,17 @@ from featcache.dataset.images import is_image_name
 from featcache.dataset.lists import from_csv, label_lists
 from featcache.dataset.other_formats import refuse_other_annotations
 from featcache.dataset.split_names import is_like_a_split, split_of, split_of_path
-from featcache.dataset.voc import from_voc
+from featcache.dataset.voc import from_coco, from_voc
 from featcache.errors import DatasetError
 from featcache.project import DatasetSection
 
 _EXPECTED = (
     "expected class folders (FOLDER/eosinophil/1.png), split folders (FOLDER/train/eosinophil/1.png), "
-    "a CSV with the columns path and label, or Pascal VOC (annotations/*.xml, images/, labels.csv)"
+    "a CSV with the columns path and label, Pascal VOC (annotations/*.xml, images/, labels.csv), or COCO"
 )
 
+
+_SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 
 _AS_USUAL = DatasetSection()
 
@@ -49,6 +52,12 @@ def find_images(place: Path, asked: DatasetSection = _AS_USUAL, ignore: frozense
     own = frozenset(path.resolve() for path in ignore)
     try:
         return _recognised(place, descend(place, own), asked, own)
+    except DatasetError as error:
+        if sheets := [path for path in sorted(place.iterdir()) if path.suffix.lower() in _SHEETS]:
+            error.args = (
+                f"{error}. {names_of(sheets)} may hold labels: save the sheet as 'CSV UTF-8' to have it read",
+            )
+        raise
     except PermissionError as error:
         raise DatasetError(f"{error.filename}: the folder cannot be read: {error.strerror}") from error
 
@@ -63,10 +72,12 @@ def _recognised(place: Path, folder: Path, asked: DatasetSection, own: frozenset
         annotations = annotations_beside(folder, own)
     if annotations:
         return _with_splits_of_paths(from_voc(folder, annotations, asked, own))
-    if not asked.class_level:
-        refuse_other_annotations(folder, own)
+    if coco := coco_files(folder, own):
+        return _with_splits_of_paths(from_coco(folder, coco, asked, own))
     if splits and not (lists and not any(map(visible_folders, splits))):
         return _from_split_folders(folder, splits, subfolders, asked, own)
+    if not asked.class_level:
+        refuse_other_annotations(folder, own)
     listed = lists and (len(subfolders) == 1 or splits or any(is_images_folder(sub) for sub in subfolders))
     if any(has_images(sub) for sub in subfolders) and not listed:
         return from_class_folders(folder, subfolders, asked, own)
@@ -112,7 +123,9 @@ def _from_split_folders(
 
 def _split_part(splits: dict[Path, str], split_folder: Path, asked: DatasetSection, own: frozenset[Path]) -> Source:
     subfolders = visible_folders(split_folder, own)
-    if not subfolders and not placed_annotations(split_folder, own) and not label_lists(split_folder, asked, own):
+    annotated = placed_annotations(split_folder, own) or coco_files(split_folder, own)
+    if not (subfolders or annotated or label_lists(split_folder, asked, own)):
+        refuse_other_annotations(split_folder, own)
         raise DatasetError(
             f"{split_folder.parent}: {names_of(splits)} hold no class folders, but {seen(splits)}: {_EXPECTED}"
         )

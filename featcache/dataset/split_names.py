@@ -13,8 +13,9 @@ SPLIT_NAMES = {
 _WORDS = "|".join(sorted(SPLIT_NAMES, key=len, reverse=True))
 _SPLIT = re.compile(rf"(?:.*[-_ .])?({_WORDS})(?:[-_ ]?(?:set|data|images|imgs|samples))?", re.IGNORECASE)
 _LIKE_A_SPLIT = re.compile(rf"{_SPLIT.pattern}(?:[-_ ]?(?:\d+|[a-z]))?", re.IGNORECASE)
-_FOLD = re.compile(r"(?:k?[-_ ]?folds?|cv|splits?|part|batch|run)[-_ ]?\d+", re.IGNORECASE)
-_PERSON = re.compile(r"(?:patient|subject|donor|slide|case|pat|subj)[-_ ]?(?:id)?[-_ ]?\d+", re.IGNORECASE)
+_FOLD = re.compile(r"(?:k?[-_ ]?folds?|cv|splits?|parts?|batch|run)[-_ ]?(?:\d+|[a-e])", re.IGNORECASE)
+_ORIGINS = "patient|subject|donor|slide|case|pat|subj|pt|p|id|plate|well|site|centre|center|hospital|lab|scanner|day"
+_ORIGIN = re.compile(rf"(?:{_ORIGINS})[-_ ]?(?:id)?[-_ ]?\d+", re.IGNORECASE)
 
 
 def split_of(name: str) -> str:
@@ -39,6 +40,6 @@ def is_fold(folder: Path) -> bool:
     return _FOLD.fullmatch(folder.name.strip()) is not None
 
 
-def is_of_a_person(folder: Path) -> bool:
+def is_an_origin(folder: Path) -> bool:
     """Whether a folder is named for where images come from, not for what they show ('patient_001', 'slide 7')."""
-    return _PERSON.fullmatch(folder.name.strip()) is not None
+    return _ORIGIN.fullmatch(folder.name.strip()) is not None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from featcache.dataset.annotations import Annotated, read_annotation
 from featcache.dataset.candidates import Candidate, LeftOut, Source, composed
+from featcache.dataset.coco import read_coco
 from featcache.dataset.folders import look
 from featcache.dataset.lists import label_lists, labels_of
 from featcache.dataset.manifest import Box
@@ -20,12 +21,25 @@ Smears = Mapping[Path, Annotated]
 """Annotations by the picture that they are of."""
 
 
-def from_voc(folder: Path, annotations: Sequence[Path], asked: DatasetSection, own: frozenset[Path]) -> Source:
-    """One image for each annotated box; the labels come from a label file, or are the objects' names."""
+def from_voc(folder: Path, files: Sequence[Path], asked: DatasetSection, own: frozenset[Path]) -> Source:
+    """One image for each box of Pascal VOC files; the labels come from a label file, or are the objects' names."""
+    source = Source("voc", folder, "Pascal VOC annotations")
+    return _from_annotations(source, _read(source, files), asked, own)
+
+
+def from_coco(folder: Path, files: Sequence[Path], asked: DatasetSection, own: frozenset[Path]) -> Source:
+    """One image for each box of COCO files; labels as of `from_voc`."""
+    source = Source("coco", folder, "COCO annotations")
+    return _from_annotations(source, [one for file in files for one in read_coco(file)], asked, own)
+
+
+def _from_annotations(
+    source: Source, annotations: Sequence[Annotated], asked: DatasetSection, own: frozenset[Path]
+) -> Source:
+    folder = source.folder
     lists = label_lists(folder, asked, own)
     if len(lists) > 1:
         raise DatasetError(f"{folder}: several label files ({', '.join(p.name for p in lists)}): keep one")
-    source = Source("voc", folder, "")
     paths = []
     for path, reason in look(folder, own):
         if reason:
@@ -33,14 +47,14 @@ def from_voc(folder: Path, annotations: Sequence[Path], asked: DatasetSection, o
         else:
             paths.append(path)
     pictures = Pictures(folder, paths)
-    smears = _by_picture(source, pictures, _read(source, annotations))
+    smears = _by_picture(source, pictures, annotations)
     if lists:
         _pair_with_labels(source, pictures, smears, list(labels_of(lists[0], asked)), lists[0].name, asked)
-        source.about = f"Pascal VOC annotations with labels from {lists[0].name}: one image a {asked.voc_object} box"
+        source.about += f" with labels from {lists[0].name}: one image a {asked.voc_object} box"
     else:
         _take_object_names(source, pictures, smears, asked.margin)
         names = sorted({candidate.label for candidate in source.candidates})
-        source.about = f"Pascal VOC annotations without a label file: one image a box ({', '.join(names)})"
+        source.about += f" without a label file: one image a box ({', '.join(names)})"
     return source
 
 
@@ -65,7 +79,7 @@ def _by_picture(source: Source, pictures: Pictures, annotations: Sequence[Annota
         if len(found) != 1:
             names = ", ".join(path.relative_to(source.folder).as_posix() for path in found[:_SHOWN])
             reason = f"it may be of several images ({names})" if found else "there is no such image"
-            source.leave_out(annotation.file, reason)
+            source.left_out.append(LeftOut(_name_of(annotation, source), reason))
             continue
         picture = found[0]
         if (named := pictures.named(annotation.picture)) and picture not in named:
@@ -84,6 +98,12 @@ def _by_picture(source: Source, pictures: Pictures, annotations: Sequence[Annota
             "the picture of its own name"
         )
     return smears
+
+
+def _name_of(annotation: Annotated, source: Source) -> str:
+    """An annotation file; or, in one of many pictures, the picture that it names."""
+    is_of_many = annotation.file.suffix.lower() == ".json"
+    return annotation.picture if is_of_many else annotation.file.relative_to(source.folder).as_posix()
 
 
 def _pair_with_labels(
@@ -156,7 +176,8 @@ def _note_odd(source: Source, smear: Annotated, wanted: str = "") -> None:
     for name, problem in smear.odd:
         if not wanted or name.lower() in ("", wanted):
             named = f" ({name})" if name else ""
-            source.leave_out(smear.file, f"an object is left out{named}: {problem}")
+            item = LeftOut(_name_of(smear, source), f"an object is left out{named}: {problem}")
+            source.left_out.append(item)
 
 
 def _add(source: Source, picture: Path, label: str, smear: Annotated, box: Box, margin: float) -> None:
