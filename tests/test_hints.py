@@ -10,9 +10,11 @@ from pathlib import Path
 
 import click
 import pytest
+from conftest import Run
 
 import featcache
 from featcache.cli import COMMANDS, cli
+from featcache.dataset.synthetic import write_cells
 
 HINT = re.compile(r"[\"'`](featcache [a-z][^\"'`]*)[\"'`]")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
@@ -90,3 +92,23 @@ def test_an_option_that_a_message_names_is_one() -> None:
     known = all_options() | OTHERS
     strange = {(file, name) for file, text in TEXTS for name in OPTION.findall(text) if name not in known}
     assert strange == set()
+
+
+def test_hints_of_the_first_steps_work_from_another_folder(run: Run, tmp_path: Path) -> None:
+    """What init says to do next, and what an error says to do instead, run as they are printed."""
+    write_cells(tmp_path / "a set", 4, size_px=16)
+    ran = run("init", "a set", "--into", "my project", cwd=tmp_path)
+    (hint,) = re.findall(r"next: featcache (.*)", ran.out)
+    fast = [*shlex.split(hint), "--weights", "random", "--input-size", "32", "--pooling", "avg"]
+    ran = run(*fast, cwd=tmp_path)
+    (hint,) = re.findall(r"next: featcache (.*)", ran.out)
+    assert hint == "fit-head -C 'my project'"
+    ran = run(*shlex.split(hint), "--epochs", "1", "--batch", "2", cwd=tmp_path)
+    (hint,) = re.findall(r"next: featcache (.*)", ran.out)
+    assert run(*shlex.split(hint), cwd=tmp_path).code == 0
+    listed = tmp_path / "my project" / "dataset.csv"
+    listed.write_text(listed.read_text().replace(",val,", ",train,"))
+    said = run("dataset", "check", "-C", "my project", cwd=tmp_path).error
+    (hint,) = re.findall(r"featcache (init --resplit --into 'my project')", said)
+    assert run(*shlex.split(hint), cwd=tmp_path).code == 0
+    assert run("dataset", "check", "-C", "my project", cwd=tmp_path).code == 0

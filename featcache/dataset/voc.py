@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from featcache.dataset.annotations import Annotated, read_annotation
-from featcache.dataset.candidates import Candidate, LeftOut, Source, composed
+from featcache.dataset.candidates import Candidate, LeftOut, Source, composed, explaining
 from featcache.dataset.coco import read_coco
 from featcache.dataset.folders import look
 from featcache.dataset.lists import label_lists, labels_of
@@ -49,7 +49,8 @@ def _from_annotations(
     pictures = Pictures(folder, paths)
     smears = _by_picture(source, pictures, annotations)
     if lists:
-        _pair_with_labels(source, pictures, smears, list(labels_of(lists[0], asked)), lists[0].name, asked)
+        with explaining(source.left_out):
+            _pair_with_labels(source, pictures, smears, list(labels_of(lists[0], asked)), lists[0].name, asked)
         source.about += f" with labels from {lists[0].name}: one image a {asked.voc_object} box"
     else:
         _take_object_names(source, pictures, smears, asked.margin)
