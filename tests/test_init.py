@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import unicodedata
 from collections import Counter
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -153,6 +154,28 @@ def test_labels_edited_by_hand_are_not_overwritten_unasked(tmp_path: Path) -> No
     assert set(file.read_text().splitlines()) == set(before[DATASET_FILE].decode().splitlines())
     done = init(None, tmp_path, InitOptions(relabel=True))
     assert {image.path: image.label for image in done.dataset.images}["a/s0-0.png"] == "a"
+
+
+def test_a_label_edited_by_hand_stays_where_its_image_is_saved_anew(tmp_path: Path) -> None:
+    class_folders(tmp_path / "images")
+    init(tmp_path / "images", tmp_path)
+    file = tmp_path / DATASET_FILE
+    file.write_text(file.read_text().replace("a/s0-0.png,a,", "a/s0-0.png,b,"))
+    picture(tmp_path / "images" / "a" / "s0-0.png", 4711)
+    assert {image.path: image.label for image in init(None, tmp_path).dataset.images}["a/s0-0.png"] == "b"
+
+
+def test_images_are_found_whatever_the_unicode_form_of_their_names(tmp_path: Path) -> None:
+    """A project that is copied from macOS to Linux, or the images alone."""
+    composed, apart = (unicodedata.normalize(form, "a/zellé.png") for form in ("NFC", "NFD"))
+    class_folders(tmp_path / "images")
+    picture(tmp_path / "images" / composed, 99)
+    done = init(tmp_path / "images", tmp_path)
+    (tmp_path / "images" / composed).rename(tmp_path / "images" / apart)
+    dataset, left_out = current_dataset(done.project)
+    assert not left_out
+    assert {image.image_id for image in dataset.images} == {image.image_id for image in done.dataset.images}
+    assert apart in {image.path for image in read_dataset(tmp_path / DATASET_FILE, tmp_path / "images").images}
 
 
 def test_groups_and_splits_edited_by_hand_stay(tmp_path: Path) -> None:

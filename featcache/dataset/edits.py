@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from featcache.dataset.manifest import Box, LabelledImage
 
-Line = tuple[str, Box | None, str]
-"""What tells that a line of dataset.csv is of the same image: path, box and image_id."""
+Line = tuple[str, Box | None]
+"""What tells that a line of dataset.csv is of the same image: path and box. It may have been saved anew since."""
 
 Edited = Mapping[Line, LabelledImage]
 """The lines of an earlier dataset.csv."""
@@ -18,7 +18,7 @@ Edited = Mapping[Line, LabelledImage]
 
 def edited_lines(images: Sequence[LabelledImage]) -> dict[Line, LabelledImage]:
     """The lines of an earlier dataset.csv by what tells them apart."""
-    return {(image.path, image.box, image.image_id): image for image in images}
+    return {(image.path, image.box): image for image in images}
 
 
 def with_edited_labels(
@@ -27,7 +27,7 @@ def with_edited_labels(
     """Images with the labels that dataset.csv has for them, and those of them that the source labels otherwise."""
     done, relabelled = [], []
     for image in images:
-        before = edited.get((image.path, image.box, image.image_id))
+        before = edited.get((image.path, image.box))
         label = before.label if before else image.label
         if label not in without:
             done.append(replace(image, label=label))
@@ -41,7 +41,7 @@ def with_edited_splits(
     """Images with the splits that dataset.csv has for them, and those of them that would be in another one."""
     done, moved = [], []
     for image in images:
-        before = edited.get((image.path, image.box, image.image_id))
+        before = edited.get((image.path, image.box))
         split = before.split if before else image.split
         done.append(replace(image, split=split))
         moved += [done[-1]] if split != image.split else []

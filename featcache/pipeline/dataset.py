@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +38,12 @@ def current_dataset(
     Without `keep` dataset.csv stays as it is.
     """
     listed = read_dataset(project.dataset_file, project.images_folder)
-    paths = {image.path for image in listed.images}
+    named = [replace(image, path=_as_on_disk(listed.folder, image.path)) for image in listed.images]
+    paths = {image.path for image in named}
     with track("checking images", len(paths)) as advance:
         files = scan(listed.folder, paths, project.cache_folder / STAMPS_FILE, lambda: advance(1), check_bytes)
     images, left_out, lines = [], [], []
-    for image in listed.images:
+    for image in named:
         file = files[image.path]
         box = clipped(image.box, file.width_px, file.height_px) if image.box and not file.problem else image.box
         if file.problem or (image.box and box != image.box):
@@ -60,6 +63,14 @@ def current_dataset(
         except OSError as error:
             raise ProjectError(f"{project.dataset_file}: cannot be written: {error.strerror or error}") from error
     return Dataset(tuple(images), listed.folder), left_out
+
+
+def _as_on_disk(folder: Path, path: str) -> str:
+    """A path in the Unicode form that the disk has: of a project that came from another system, say."""
+    if path.isascii() or (folder / path).exists():
+        return path
+    forms = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+    return next((form for form in forms if (folder / form).exists()), path)
 
 
 def generate(folder: Path, per_class: int, smears: int = 0, seed: int = 0, size_px: int = 240) -> None:
