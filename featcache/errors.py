@@ -43,7 +43,12 @@ class ProjectError(FeatcacheError, ValueError):
 
 
 class DatasetError(FeatcacheError, ValueError):
-    """Images, labels or splits cannot be used as they are."""
+    """Images, labels or splits cannot be used as they are.
+
+    left_out : (path, reason) of what was left out before the error, which often explains it
+    """
+
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
 class ImageError(DatasetError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import tempfile
 import tomllib
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from featcache.errors import ProjectError
 from featcache.files import write_text
-from featcache.recipe import FILL_MODES, Augmentation, FillMode
+from featcache.recipe import FILL_MODES, Augmentation, FillMode, Resize
 
 PROJECT_FILE = "featcache.toml"
 DATASET_FILE = "dataset.csv"
@@ -38,6 +39,8 @@ class DatasetSection(_Section):
     without : labels that are left out
     voc_object : annotated object that the labels of a VOC label file belong to
     margin : grows each VOC box by this part of its longer side on every side
+    class_level : which level of folders names the class: 1 the folders of the source, 2 those in them; 0 finds out
+    path_column, label_column, group_column, split_column, box_columns : names in a list; "none" takes none
     """
 
     source: str = "."
@@ -49,6 +52,12 @@ class DatasetSection(_Section):
     without: tuple[str, ...] = ()
     voc_object: str = "WBC"
     margin: float = Field(default=0.0, ge=0, le=5)
+    class_level: int = Field(default=0, ge=0, le=20)
+    path_column: str = ""
+    label_column: str = ""
+    group_column: str = ""
+    split_column: str = ""
+    box_columns: tuple[str, ...] = ()
 
     @field_validator("group_pattern")
     @classmethod
@@ -64,6 +73,8 @@ class ViewsSection(_Section):
     """[views]: how many views an image gets, or how many rows a split gets in total.
 
     Totals (train_rows and so on) are spread evenly over the classes, then over a class's images.
+
+    resize : how an image or box that is not square becomes so: stretched, padded with black, or cropped at the middle
     """
 
     train: int = Field(default=4, ge=1, le=100_000)
@@ -72,6 +83,7 @@ class ViewsSection(_Section):
     train_rows: int | None = Field(default=None, ge=1)
     val_rows: int | None = Field(default=None, ge=1)
     test_rows: int | None = Field(default=None, ge=1)
+    resize: Resize = "stretch"
 
     def views_per_image(self, split: str) -> int:
         """Views an image of `split` gets where no total is asked for."""
@@ -175,6 +187,26 @@ class Project:
     def results_folder(self) -> Path:
         """Where this project's runs lie."""
         return self.folder / self.settings.folders.results
+
+
+def shown(path: Path) -> str:
+    """A path as a person at the prompt would write it: from the current folder where it lies in there."""
+    path, here = path.resolve(), Path.cwd()
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
+
+
+def command(verb: str, *arguments: str, into: Path) -> str:
+    """A command as it works when it is pasted, whatever the current folder: 'featcache init --resplit --into p'.
+
+    into : the project's folder
+    """
+    here, into = Path.cwd(), into.resolve()
+    place: list[str] = []
+    if verb == "init" and into != here:
+        place = ["--into", shown(into)]
+    elif verb != "init" and not here.is_relative_to(into):
+        place = ["-C", shown(into)]
+    return shlex.join(["featcache", *verb.split(" "), *arguments, *place])
 
 
 def changed(section: Section, changes: Mapping[str, Any]) -> Section:

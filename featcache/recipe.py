@@ -18,8 +18,11 @@ RECIPE_FORMAT = 1
 RENDERING_VERSION = 1
 """Raised by hand when decoding or rendering gives other pixels; a golden test guards it."""
 
-LEFT_OUT = frozenset({"precision"})
+LEFT_OUT = frozenset({"precision", "resize"})
 """Fields that a recipe says only where they are not as they were before there was such a field."""
+
+Resize = Literal["stretch", "pad", "crop"]
+RESIZES: tuple[Resize, ...] = ("stretch", "pad", "crop")
 
 FillMode = Literal["constant", "nearest", "reflect", "wrap"]
 FILL_MODES: tuple[FillMode, ...] = ("constant", "nearest", "reflect", "wrap")
@@ -77,6 +80,7 @@ class FeatureSpace:
 
     weights_digest : over the weights' tensors, so that two file formats of the same weights agree
     precision : of the network's arithmetic; written only where it is not float32, which recipes say by leaving it out
+    resize : how an image that is not square becomes so; written only where it is not "stretch", as all once were
     """
 
     backbone: str
@@ -89,12 +93,15 @@ class FeatureSpace:
     segmentation: str = "none"
     rendering: int = RENDERING_VERSION
     precision: str = "float32"
+    resize: str = "stretch"
 
     def to_dict(self) -> dict[str, Any]:
         """The space as it stands in recipe.json."""
         value = asdict(self)
         if self.precision == "float32":
             del value["precision"]
+        if self.resize == "stretch":
+            del value["resize"]
         return value
 
     @cached_property

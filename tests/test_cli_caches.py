@@ -72,9 +72,7 @@ def test_verify_where_there_is_nothing(run: Run, project: Path, made: Made) -> N
         assert "no finished cache" in run("verify", odd, cwd=project).error
     (project / "cache" / name / "manifest.json").unlink()
     assert "(there: none)" in run("verify", name, cwd=project).error
-    assert (
-        "it was never finished: run its 'featcache extract' again" in run("verify", f"cache/{name}", cwd=project).error
-    )
+    assert "it was never finished: run its extract command again" in run("verify", f"cache/{name}", cwd=project).error
     ran = run("verify", cwd=project)
     assert (ran.code, f"{name}: unfinished" in ran.out, "no finished caches" in ran.out) == (1, True, True)
     assert run("verify", "--json", cwd=project).out.strip() == "[]"

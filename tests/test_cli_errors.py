@@ -232,7 +232,7 @@ def test_several_caches(run: Run, project: Path, made: Made) -> None:
     names = [item["name"] for item in run("ls", "--json", cwd=project).value]
     assert len(names) == 2
     message = refused(run, project, "fit-head", "--cache", "mobile")
-    assert message.endswith(f"several caches could be meant: {', '.join(names)}: name one with --cache NAME")
+    assert message.endswith(f"several caches could be meant: {', '.join(names)}: name one of them")
     assert "no finished cache 'vgg'" in refused(run, project, "fit-head", "--cache", "vgg")
     assert "several caches" in refused(run, project, "info")
     value = run("fit-head", "--cache", made.cache.name[:-3], "--epochs", "1", "--json", cwd=project).value
@@ -270,7 +270,11 @@ def test_fit_head_with_impossible_options(run: Run, project: Path, args: tuple[s
         ("recipe.json", lambda data: data.replace(b"64", b"65"), "recipe.json: is not the recipe of the manifest"),
         ("dataset.parquet", lambda data: data[:50] + b"\xff" + data[51:], "is not that of the manifest"),
         ("features.zarr/c/0/0/0/0", lambda data: data[:-7], "expected"),
-        ("features.zarr/c/0/0/0/0", lambda data: data[:999] + bytes(99) + data[1098:], "run its 'featcache extract'"),
+        (
+            "features.zarr/c/0/0/0/0",
+            lambda data: data[:999] + bytes(99) + data[1098:],
+            "run the extract command that made it",
+        ),
     ],
 )
 def test_fit_head_on_a_damaged_cache(run: Run, project: Path, made: Made, name: str, change, said: str) -> None:  # type: ignore[no-untyped-def]

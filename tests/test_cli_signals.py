@@ -74,7 +74,7 @@ def unfinished(project: Path, run: Run) -> None:
     """The one cache is listed as such, and nobody takes it for a finished one."""
     (listed,) = run("ls", "--json", cwd=project).value
     assert listed["status"] == "unfinished"
-    assert "it was never finished: run its 'featcache extract' again" in run("info", listed["path"], cwd=project).error
+    assert "it was never finished: run its extract command again" in run("info", listed["path"], cwd=project).error
     assert "unfinished" in run("fit-head", cwd=project).error
 
 

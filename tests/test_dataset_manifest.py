@@ -197,10 +197,10 @@ def test_safe_relative_keeps_harmless_paths(path: str) -> None:
     assert safe_relative(path, "") == path
 
 
-def test_read_dataset_of_very_long_cells_is_a_dataset_error_or_an_image(tmp_path: Path) -> None:
-    assert len(read(tmp_path, HEAD + "a" * 10_000 + ",x,train\n").images[0].path) == 10_000
-    with pytest.raises(DatasetError, match="line 2"):
-        read(tmp_path, HEAD + "a" * 200_000 + ",x,train\n")
+@pytest.mark.parametrize("length", [10_000, 200_000])
+def test_read_dataset_takes_cells_of_any_length(tmp_path: Path, length: int) -> None:
+    """Also beyond the 131,072 characters at which Python's csv ends by default."""
+    assert len(read(tmp_path, HEAD + "a" * length + ",x,train\n").images[0].path) == length
 
 
 BAD_BOXES = [
@@ -265,7 +265,7 @@ def test_read_dataset_says_what_is_wrong_and_where(tmp_path: Path, content: str 
 
 
 def test_read_csv_of_no_file_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no such file; 'featcache init'"):
+    with pytest.raises(DatasetError, match="no such file; 'featcache init --into "):
         read_csv(tmp_path / "dataset.csv")
     with pytest.raises(DatasetError, match="cannot be read"):
         read_csv(tmp_path)

@@ -13,6 +13,7 @@ from featcache.dataset.manifest import Box
 from featcache.dataset.sources import find_images
 from featcache.dataset.synthetic import CLASSES, smear_labels, write_cells, write_smears
 from featcache.errors import DatasetError
+from featcache.project import DatasetSection
 
 PIXELS = b"not looked at here"
 
@@ -308,7 +309,7 @@ def test_generated_smears_are_voc(tmp_path: Path) -> None:
 def test_voc_boxes_count_from_one_and_include_the_last_pixel(tmp_path: Path) -> None:
     source = find_images(voc(tmp_path, {"1": annotation(("wbc", "1", "2", "640", "480.4"))}, "1.jpg,a"))
     assert [c.box for c in source.candidates] == [Box(0, 1, 640, 480)]
-    source = find_images(tmp_path, margin=0.1)
+    source = find_images(tmp_path, DatasetSection(margin=0.1))
     assert [c.box for c in source.candidates] == [Box(0, 0, 704, 544)]
 
 
@@ -349,7 +350,19 @@ OUTER = '<!DOCTYPE l [<!ENTITY a SYSTEM "file:///etc/hostname">]><annotation><fi
         BOMB,
         OUTER,
         '<?xml version="1.0" encoding="no-such-code"?><annotation/>',
-        annotation(("WBC", "50", "21", "11", "60")),
+        "<annotations><image/></annotations>",
+    ],
+)
+def test_voc_leaves_an_annotation_out_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    for lines in (("1.jpg,a", "2.jpg,a"), ()):
+        source = find_images(voc(tmp_path / str(len(lines)), {"1": annotation(WBC), "2": text}, *lines))
+        assert [c.path for c in source.candidates] == ["images/1.jpg"]
+        assert reasons(source)["annotations/2.xml"].startswith("the annotation cannot be read (")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         annotation(("WBC", "inf", "1", "2", "3")),
         annotation(("WBC", "1", "1", "2", "-inf")),
         annotation(("WBC", "nan", "1", "2", "3")),
@@ -357,13 +370,13 @@ OUTER = '<!DOCTYPE l [<!ENTITY a SYSTEM "file:///etc/hostname">]><annotation><fi
         annotation(("", "1", "1", "2", "3")),
         annotation(("WBC", "a", "1", "2", "3")),
         "<annotation><object><name>WBC</name></object></annotation>",
+        "<annotation><object><name>WBC</name><polygon><x1>1</x1></polygon></object></annotation>",
     ],
 )
-def test_voc_leaves_an_annotation_out_that_cannot_be_read(tmp_path: Path, text: str) -> None:
-    for lines in (("1.jpg,a", "2.jpg,a"), ()):
-        source = find_images(voc(tmp_path / str(len(lines)), {"1": annotation(WBC), "2": text}, *lines))
-        assert [c.path for c in source.candidates] == ["images/1.jpg"]
-        assert reasons(source)["2.xml"].startswith("the annotation cannot be read (")
+def test_voc_leaves_an_object_out_that_has_no_box_or_name(tmp_path: Path, text: str) -> None:
+    source = find_images(voc(tmp_path, {"1": annotation(WBC), "2": text}))
+    assert [c.path for c in source.candidates] == ["images/1.jpg"]
+    assert reasons(source)["annotations/2.xml"].startswith("an object is left out")
 
 
 def test_voc_without_labels_takes_the_objects_names(tmp_path: Path) -> None:
@@ -377,13 +390,13 @@ def test_voc_without_labels_takes_the_objects_names(tmp_path: Path) -> None:
         ("images/1.jpg", "b"),
         ("images/2.jpg", "a"),
     ]
-    assert reasons(source) == {"3": "there is no such image"}
+    assert reasons(source) == {"annotations/3.xml": "there is no such image"}
 
 
 def test_voc_object_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
     voc(tmp_path, {"1": annotation(WBC, ("RBC", "1", "1", "9", "9"))}, "1.jpg,a")
     with pytest.raises(DatasetError, match=r"no object is named 'cell'; found WBC \(1\), RBC \(1\).*--voc-object"):
-        find_images(tmp_path, voc_object="cell")
+        find_images(tmp_path, DatasetSection(voc_object="cell"))
 
 
 def test_voc_in_a_wrapper_folder(tmp_path: Path) -> None:
@@ -407,11 +420,17 @@ def test_an_xml_file_beside_class_folders_is_no_annotation(tmp_path: Path) -> No
     assert find_images(tmp_path).layout == "class-folders"
 
 
-def test_voc_images_of_one_name_are_refused(tmp_path: Path) -> None:
-    voc(tmp_path, {"1": annotation(WBC)}, "1.jpg,a")
-    put(tmp_path, "images/more/1.jpg")
-    with pytest.raises(DatasetError, match="have one name"):
-        find_images(tmp_path)
+def test_voc_images_of_one_name_are_left_out_unless_folders_tell_them_apart(tmp_path: Path) -> None:
+    voc(tmp_path, {"x/1": annotation(WBC), "y/1": annotation(WBC), "z": annotation(WBC)})
+    put(tmp_path, "images/v/z.jpg", "images/w/z.jpg")
+    (tmp_path / "images" / "z.jpg").unlink()
+    source = find_images(tmp_path)
+    assert [c.path for c in source.candidates] == ["images/x/1.jpg", "images/y/1.jpg"]
+    assert reasons(source)["annotations/z.xml"] == "it may be of several images (images/v/z.jpg, images/w/z.jpg)"
+    put_list(tmp_path / "labels.csv", "image,label", "1.jpg,a", "x/1.jpg,b")
+    source = find_images(tmp_path)
+    assert [(c.path, c.label) for c in source.candidates] == [("images/x/1.jpg", "b")]
+    assert reasons(source)["1.jpg"] == "2 images have this name"
 
 
 def test_voc_ignores_pictures_of_the_project_itself(tmp_path: Path) -> None:

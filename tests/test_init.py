@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import unicodedata
 from collections import Counter
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from featcache.dataset.images import decode
-from featcache.dataset.manifest import SPLITS, read_dataset
+from featcache.dataset.manifest import SPLITS, Box, read_dataset
 from featcache.dataset.synthetic import CLASSES, write_image, write_smears
 from featcache.errors import DatasetError, FeatcacheError, ProjectError
 from featcache.pipeline.dataset import current_dataset, preview
@@ -147,13 +148,34 @@ def test_labels_edited_by_hand_are_not_overwritten_unasked(tmp_path: Path) -> No
     file = tmp_path / DATASET_FILE
     file.write_text(file.read_text().replace("a/s0-0.png,a,", "a/s0-0.png,b,"))
     before = files(tmp_path)
-    with pytest.raises(
-        ProjectError, match=r"1 images different labels \(a/s0-0\.png: b in dataset\.csv, a in the .*--rel"
-    ):
-        init(None, tmp_path)
-    assert files(tmp_path) == before
+    done = init(None, tmp_path)
+    said = "kept 1 label of dataset.csv that the source does not give (a/s0-0.png: b): --relabel takes the source's"
+    assert done.remarks == (said,)
+    assert set(file.read_text().splitlines()) == set(before[DATASET_FILE].decode().splitlines())
     done = init(None, tmp_path, InitOptions(relabel=True))
     assert {image.path: image.label for image in done.dataset.images}["a/s0-0.png"] == "a"
+
+
+def test_a_label_edited_by_hand_stays_where_its_image_is_saved_anew(tmp_path: Path) -> None:
+    class_folders(tmp_path / "images")
+    init(tmp_path / "images", tmp_path)
+    file = tmp_path / DATASET_FILE
+    file.write_text(file.read_text().replace("a/s0-0.png,a,", "a/s0-0.png,b,"))
+    picture(tmp_path / "images" / "a" / "s0-0.png", 4711)
+    assert {image.path: image.label for image in init(None, tmp_path).dataset.images}["a/s0-0.png"] == "b"
+
+
+def test_images_are_found_whatever_the_unicode_form_of_their_names(tmp_path: Path) -> None:
+    """A project that is copied from macOS to Linux, or the images alone."""
+    composed, apart = (unicodedata.normalize(form, "a/zellé.png") for form in ("NFC", "NFD"))
+    class_folders(tmp_path / "images")
+    picture(tmp_path / "images" / composed, 99)
+    done = init(tmp_path / "images", tmp_path)
+    (tmp_path / "images" / composed).rename(tmp_path / "images" / apart)
+    dataset, left_out = current_dataset(done.project)
+    assert not left_out
+    assert {image.image_id for image in dataset.images} == {image.image_id for image in done.dataset.images}
+    assert apart in {image.path for image in read_dataset(tmp_path / DATASET_FILE, tmp_path / "images").images}
 
 
 def test_groups_and_splits_edited_by_hand_stay(tmp_path: Path) -> None:
@@ -294,11 +316,16 @@ def test_the_generated_set(tmp_path: Path) -> None:
     assert same.dataset.digest == done.dataset.digest
 
 
-def test_a_folder_in_the_place_of_the_generated_set_is_not_touched(tmp_path: Path) -> None:
+def test_a_folder_in_the_place_of_the_generated_set_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class_folders(tmp_path / GENERATED_FOLDER)
     before = files(tmp_path)
-    with pytest.raises(ProjectError, match="'featcache init leukocytes' takes it as it is"):
-        init(None, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.chdir(tmp_path.parent)
+        hint = f"'featcache init {tmp_path.name}/leukocytes --into {tmp_path.name}' takes it as it is"
+        with pytest.raises(ProjectError, match=hint):
+            init(None, tmp_path)
     assert files(tmp_path) == before
 
 
@@ -420,3 +447,49 @@ def test_preview_says_what_it_cannot_read_or_write(tmp_path: Path) -> None:
     (tmp_path / "images" / first).write_bytes(io.BytesIO().getvalue())
     with pytest.raises(DatasetError, match=f"{first}: the file is empty"):
         preview(done.project)
+
+
+@pytest.mark.parametrize("label", ["nan", "None", "NA", "null", "true", "1", "1e5", "=cmd|' /C'", 'ä, "b"; c', "#x"])
+def test_labels_survive_whatever_they_look_like(tmp_path: Path, label: str) -> None:
+    class_folders(tmp_path / "images", 6)
+    lines = ["path,label", *(f"{name}/s{n // 2}-{n}.png,{name}" for name in "b" for n in range(6))]
+    quoted = '"' + label.replace('"', '""') + '"'
+    lines += [f"a/s{n // 2}-{n}.png,{quoted}" for n in range(6)]
+    (tmp_path / "images" / "list.csv").write_text("\n".join(lines) + "\n")
+    done = init(tmp_path / "images" / "list.csv", tmp_path)
+    assert set(done.dataset.classes) == {"b", label}
+    assert read_dataset(tmp_path / DATASET_FILE, tmp_path / "images").images == done.dataset.images
+    assert init(None, tmp_path).dataset.images == done.dataset.images
+
+
+def test_a_blank_folder_name_is_no_label(tmp_path: Path) -> None:
+    class_folders(tmp_path / "images")
+    picture(tmp_path / "images" / " " / "1.png", 77)
+    done = init(tmp_path / "images", tmp_path)
+    assert set(done.dataset.classes) == {"a", "b"}
+    assert [item.reason for item in done.left_out] == ["its folder's name is blank, and would be its label"]
+
+
+def test_a_split_edited_by_hand_stays_where_the_source_gives_another(tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "val", "test")):
+        class_folders(tmp_path / "images" / split, 6, "ab")
+        for path in (tmp_path / "images" / split).rglob("*.png"):
+            picture(path, 100 * number + 7 * int(path.stem.split("-")[1]) + ord(path.parent.name))
+    init(tmp_path / "images", tmp_path)
+    file = tmp_path / DATASET_FILE
+    file.write_text(file.read_text().replace("train/a/s0-0.png,a,train", "train/a/s0-0.png,a,test"))
+    done = init(None, tmp_path)
+    assert splits(done)["train/a/s0-0.png"] == "test"
+    (remark,) = done.remarks
+    assert remark.startswith("kept 1 split of dataset.csv that the source does not give (train/a/s0-0.png: test)")
+    assert splits(init(None, tmp_path, InitOptions(relabel=True)))["train/a/s0-0.png"] == "train"
+
+
+def test_columns_that_were_named_once_are_remembered(tmp_path: Path) -> None:
+    class_folders(tmp_path / "images", 6)
+    lines = ["scan,kind,l,t,w,h", *(f"{name}/s{n // 2}-{n}.png,{name},1,2,3,4" for name in "ab" for n in range(6))]
+    (tmp_path / "images" / "list.csv").write_text("\n".join(lines) + "\n")
+    named = {"path_column": "scan", "label_column": "kind", "box_columns": ("l", "t", "w", "h")}
+    done = init(tmp_path / "images" / "list.csv", tmp_path, InitOptions(dataset=named))
+    assert {image.box for image in done.dataset.images} == {Box(1, 2, 4, 6)}
+    assert init(None, tmp_path).dataset.images == done.dataset.images

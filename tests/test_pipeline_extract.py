@@ -109,9 +109,13 @@ def test_new_labels_are_taken_over_without_computing(project: Path, run: Run, ma
     frame.loc[[a, b], "label"] = frame.loc[[b, a], "label"].to_numpy()
     edit(project, frame)
     before = contents(project / "cache")
-    refused = run("fit-head", "--epochs", "1", cwd=project).error
-    assert "dataset.csv gives 2 images of mobilenetv2-" in refused
-    assert "run 'featcache extract --model mobilenetv2' again" in refused
+    fitted = run("fit-head", "--epochs", "1", cwd=project)
+    assert "2 images of mobilenetv2-" in fitted.out
+    assert contents(project / "cache").items() >= before.items()
+    (folder,) = (project / "results").glob("head-*")
+    assert json.loads((folder / "config.json").read_text())["relabelled_images"] == 2
+    predicted = pd.read_csv(folder / "predictions.csv").set_index("path")["label"]
+    assert set(predicted[frame.loc[a, "path"]]) == {frame.loc[a, "label"]}
     done = run(*EXTRACT, cwd=project)
     assert "nothing to compute; its labels and splits were brought up to date" in done.out
     cache = featcache.open_cache(project / "cache" / made.cache.name)
@@ -121,9 +125,30 @@ def test_new_labels_are_taken_over_without_computing(project: Path, run: Run, ma
     assert {name for name in after if after[name] != before.get(name)} == {
         f"{made.cache.name}/manifest.json",
         f"{made.cache.name}/dataset.parquet",
-    }
+    } | {name for name in after if name not in before}
     assert extract(run, project)["computed"] == 0
-    assert run("fit-head", "--epochs", "1", cwd=project).code == 0
+    assert "this very run is there already" in run("fit-head", "--epochs", "1", cwd=project).out
+
+
+def test_an_image_in_another_split_needs_an_extraction_where_that_has_other_views(project: Path, run: Run) -> None:
+    frame = lines(project)
+    first = frame.index[(frame["split"] == "train") & (frame["label"] == frame.loc[0, "label"])][0]
+    frame.loc[first, "split"] = "val"
+    edit(project, frame)
+    message = run("fit-head", "--epochs", "1", cwd=project).error
+    assert "into another split, which has other numbers of views" in message
+    assert f"({frame.loc[first, 'path']} is in val now)" in message
+    once = extract(run, project, "--views", "1")["cache"]
+    frame.loc[first, "split"] = "train"
+    edit(project, frame)
+    assert "1 images of " in run("fit-head", "--cache", once, "--epochs", "1", cwd=project).out
+
+
+def test_an_image_that_is_no_longer_listed_is_said_to_be_used(project: Path, run: Run) -> None:
+    edit(project, lines(project).drop(index=0))
+    said = run("fit-head", "--epochs", "1", cwd=project).out
+    assert "1 of the 24 images of mobilenetv2-" in said
+    assert "are not in dataset.csv" in said
 
 
 def test_new_splits_are_taken_over_without_computing(project: Path, run: Run, made: Made) -> None:
@@ -140,11 +165,12 @@ def test_new_splits_are_taken_over_without_computing(project: Path, run: Run, ma
     assert dict(copy) == dict(zip(frame["path"], split, strict=True))
 
 
-def test_a_new_group_must_be_taken_over_too(project: Path, run: Run) -> None:
+def test_a_new_group_needs_no_extraction(project: Path, run: Run) -> None:
     frame = lines(project)
     frame.loc[0, "group"] = "patient 7"
     edit(project, frame)
-    assert "another label, split or group" in run("fit-head", "--epochs", "1", cwd=project).error
+    done = run("fit-head", "--epochs", "1", cwd=project)
+    assert "1 images of " in done.out
     assert extract(run, project)["computed"] == 0
     assert run("fit-head", "--epochs", "1", cwd=project).code == 0
     edit(project, frame.assign(group=""))  # a list written by hand may say nothing of groups

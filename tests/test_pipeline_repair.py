@@ -267,7 +267,7 @@ def test_what_the_project_does_not_give_back_is_refused(small: Small, cache: Cac
     assert settings.read_text() != text
     (cache.folder / name).write_bytes(b"")
     refused(
-        small, cache.folder, CacheError, r"featcache\.toml as it is now gives another cache: run the 'featcache extr"
+        small, cache.folder, CacheError, r"featcache\.toml as it is now gives another cache: run the extract command"
     )
     settings.write_text(text)
     assert repair(small.project, verify(cache.folder)) == 0

@@ -79,6 +79,21 @@ def extracted(project: Path, size_px: int = PX, **storage: Any) -> Any:
     return done
 
 
+def test_padded_views_make_a_cache_of_their_own(project: Path) -> None:
+    file = project / "featcache.toml"
+    stretched = extracted(project).cache
+    for resize in ("pad", "crop"):
+        run_command("init", "--resize", resize, cwd=project, check=True)
+        assert f'resize = "{resize}"' in file.read_text()
+        cache = open_cache(extracted(project).path)
+        assert cache.recipe.space.resize == resize
+        assert cache.name != stretched
+        np.testing.assert_array_equal(cache.features[:], by_hand(project, cache))
+        assert verify_cache(cache.folder).sound
+    run_command("init", "--resize", "stretch", cwd=project, check=True)
+    assert extracted(project).cache == stretched
+
+
 def by_hand(project: Path, cache: Cache) -> np.ndarray:
     """Every row of a cache, rendered one by one."""
     found, _ = current_dataset(find_project(project))
@@ -87,7 +102,7 @@ def by_hand(project: Path, cache: Cache) -> np.ndarray:
     rendered = []
     for line in cache.views.to_dict("records"):
         parameters = ViewParameters(**{name: line[name] for name in names})
-        rendered += render_views(images[line["image_id"]], found.folder, PX, [parameters])
+        rendered += render_views(images[line["image_id"]], found.folder, cache.recipe.space, [parameters])
     return np.stack(rendered)
 
 

@@ -55,6 +55,14 @@ def test_precision_is_left_out_where_it_is_what_it_always_was() -> None:
         Recipe.from_dict(written)
 
 
+def test_resize_is_left_out_where_it_is_what_it_always_was() -> None:
+    padded = Recipe(replace(SPACE, resize="pad"))
+    assert "resize" not in RECIPE.to_dict()["space"]
+    assert padded.to_dict()["space"] == {**RECIPE.to_dict()["space"], "resize": "pad"}
+    assert Recipe.from_dict(padded.to_dict()) == padded
+    assert padded.digest != RECIPE.digest
+
+
 def test_digest_is_sha256_of_the_canonical_json() -> None:
     text = json.dumps(RECIPE.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert RECIPE.digest == hashlib.sha256(text.encode()).hexdigest()

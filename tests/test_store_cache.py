@@ -583,7 +583,7 @@ def test_the_message_of_a_newer_or_older_format_says_so(manifest: Path) -> None:
     with pytest.raises(CacheError, match="newer than this featcache"):
         open_cache(manifest.parent)
     amend(manifest.parent, format=CACHE_FORMAT - 1)
-    with pytest.raises(CacheError, match="is of an older featcache: 'featcache extract' makes it again"):
+    with pytest.raises(CacheError, match="is of an older featcache: its extract command makes it again"):
         open_cache(manifest.parent)
 
 

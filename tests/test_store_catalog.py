@@ -57,7 +57,7 @@ def test_the_only_cache_needs_no_name(tmp_path: Path) -> None:
 def test_of_several_the_name_must_say_which(tmp_path: Path) -> None:
     caches = [a_cache(tmp_path, seed) for seed in (0, 1)]
     for name in (None, "tiny-"):
-        with pytest.raises(UsageError, match=f"{min(c.name for c in caches)}.*--cache"):
+        with pytest.raises(UsageError, match=f"{min(c.name for c in caches)}.*name one of them"):
             find_cache(tmp_path, name)
     for cache in caches:
         assert find_cache(tmp_path, cache.name[:7]).name == cache.name

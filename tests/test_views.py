@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -262,6 +263,27 @@ def test_shrinking_one_side_while_the_other_grows_does_not_alias(shape: tuple[in
     pixels[(slice(None, None, 2), slice(None)) if shape[0] > shape[1] else (slice(None), slice(None, None, 2))] = 254
     plain = cut_and_resize(pixels, None, 40)
     assert abs(plain.astype(int) - 127).max() <= 1
+
+
+def test_padding_and_cropping_keep_the_aspect_ratio() -> None:
+    disc = cv2.circle(np.full((40, 80, 3), 200, np.uint8), (40, 20), 15, (90, 10, 10), -1)
+    for resize, side_px in (("pad", 40), ("crop", 20)):
+        plain = cut_and_resize(disc, None, side_px * 2, resize)
+        rows, columns = (np.flatnonzero((plain == (90, 10, 10)).all(2).any(axis)) for axis in (1, 0))
+        assert abs(np.ptp(rows) - np.ptp(columns)) <= 2
+        assert abs(rows.mean() - (side_px - 0.5)) < 1
+    padded = cut_and_resize(disc, None, 80, "pad")
+    assert not padded[:20].any()
+    assert not padded[60:].any()
+    np.testing.assert_array_equal(padded[20:60], disc)
+    np.testing.assert_array_equal(cut_and_resize(disc, None, 40, "crop"), disc[:, 20:60])
+    square = disc[:, 20:60]
+    for resize in ("pad", "crop"):
+        np.testing.assert_array_equal(cut_and_resize(square, None, 30, resize), cut_and_resize(square, None, 30))
+    for shape in ((1, 3000), (3000, 1)):
+        assert cut_and_resize(np.full((*shape, 3), 7, np.uint8), None, 224, "pad").max() == 7
+    with pytest.raises(DatasetError, match="resize 'fit': expected one of stretch, pad, crop"):
+        cut_and_resize(disc, None, 40, "fit")
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (1, 40_000), (40_000, 1), (5, 7), (224, 224)])

@@ -185,7 +185,7 @@ def _building(model: str, side_px: int) -> Iterator[None]:
         raise BackboneError(f"{model}: it cannot be built for {side_px} px: {one_line(error)}") from error
 
 
-def space_of(cut: Cut, dtype: str) -> FeatureSpace:
+def space_of(cut: Cut, dtype: str, resize: str = "stretch") -> FeatureSpace:
     """The feature space of one output of a network, kept in `dtype`; of pixels, whatever that is, in uint8."""
     return FeatureSpace(
         backbone=cut.backbone,
@@ -196,4 +196,5 @@ def space_of(cut: Cut, dtype: str) -> FeatureSpace:
         weights_digest=cut.weights_digest,
         dtype=cut.dtype if cut.dtype == "uint8" else dtype,
         precision=cut.precision,
+        resize=resize,
     )

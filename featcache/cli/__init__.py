@@ -153,7 +153,9 @@ class _Printable(io.StringIO):
 
 def _message(error: BaseException) -> str:
     if isinstance(error, FeatcacheError):
-        return str(error)
+        from featcache.cli.left_out import left_out_lines
+
+        return "\n".join([str(error), *left_out_lines(error)])
     if isinstance(error, MemoryError):
         return "not enough memory: use fewer rows, a smaller backbone or --pooling avg"
     if isinstance(error, OSError):

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from featcache.cli.left_out import listing_left_out
 from featcache.cli.options import (
     AUGMENTATION_NAMES,
     augmentation_options,
@@ -30,11 +31,14 @@ def check(folder: Path, as_json: bool) -> None:
     """Look at every image of dataset.csv: broken files, duplicates, groups in two splits, empty classes."""
     from featcache.dataset.manifest import check as check_images
     from featcache.pipeline.dataset import current_dataset
+    from featcache.project import command
 
     project = open_project(folder)
-    dataset, left_out = current_dataset(project, track=track)
+    with listing_left_out(as_json):
+        dataset, left_out = current_dataset(project, track=track)
     say_left_out(left_out, as_json)
-    check_images(dataset.images, str(project.dataset_file))
+    with listing_left_out(as_json):
+        check_images(dataset.images, str(project.dataset_file), repr(command("init", "--resplit", into=project.folder)))
     counts = dataset.counts()
     if as_json:
         listed = [{"path": item.path, "reason": item.reason} for item in left_out]
@@ -73,15 +77,9 @@ def preview(out: Path | None, per_class: int, views: int, folder: Path, as_json:
 @json_option
 def generate(folder: Path, per_class: int, smears: int, size_px: int, seed: int, as_json: bool) -> None:
     """Draw leukocytes of four classes: class folders of cells, or smears with Pascal VOC annotations."""
-    from featcache.dataset.synthetic import write_cells, write_smears
-    from featcache.errors import DatasetError
+    from featcache.pipeline.dataset import generate as draw
 
-    if folder.exists() and any(folder.iterdir()):
-        raise DatasetError(f"{folder}: is not empty: name a new folder")
-    if smears:
-        write_smears(folder, smears, seed)
-    else:
-        write_cells(folder, per_class, seed, size_px)
+    draw(folder, per_class, smears, seed, size_px)
     if as_json:
         print_json({"path": str(folder.resolve()), "images": smears or 4 * per_class})
     else:

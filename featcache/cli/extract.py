@@ -16,7 +16,7 @@ from featcache.cli.options import (
     open_project,
     project_option,
 )
-from featcache.cli.output import duration, print_json, say, say_left_out, size, track
+from featcache.cli.output import duration, print_json, say, say_left_out, say_next, size, track
 
 if TYPE_CHECKING:
     from featcache.pipeline.extract import Extracted, Pass
@@ -65,7 +65,7 @@ def command(models: tuple[str, ...], dry_run: bool, folder: Path, as_json: bool,
         objects = [_as_json(cache, done) for cache in done.caches]
         print_json(objects[0] if len(objects) == 1 else objects)
     elif any(cache.dtype != "uint8" for cache in done.caches):
-        say("next: featcache fit-head")
+        say_next("fit-head", into=project.folder)
 
 
 def _say_event(message: str) -> None:

@@ -10,16 +10,16 @@ import click
 
 from featcache.cli.head_options import (
     cache_option,
-    chosen_cache,
     given_head,
     head_of,
     head_options,
+    labelled_cache,
     preset_head,
     solver_option,
 )
 from featcache.cli.live import Live, in_words
 from featcache.cli.options import json_option, open_project, project_option
-from featcache.cli.output import print_json, print_table, say, say_measures, track
+from featcache.cli.output import print_json, print_table, say, say_measures, say_next, track
 
 if TYPE_CHECKING:
     from featcache.heads.config import HeadConfig
@@ -73,7 +73,7 @@ def command(
     """
     from featcache.cli.interrupts import finishing_in_hand
     from featcache.pipeline.fit_classical import fit_classical
-    from featcache.pipeline.fit_head import fit_head, refuse_stale
+    from featcache.pipeline.fit_head import fit_head
     from featcache.pipeline.resume import interrupted
 
     if seeds > 1 and (more_epochs or resumed is not None):
@@ -88,9 +88,7 @@ def command(
         cache_name, config, solver = interrupted(project, resumed, given)
     else:
         config = head_of(preset, values)
-    cache = chosen_cache(project, cache_name, as_json)
-    if cache.folder.parent.resolve() == project.cache_folder.resolve():
-        refuse_stale(project, cache)
+    cache = labelled_cache(project, cache_name, as_json)
     if kind != "dense":
         _say_run(fit_classical(cache, project.results_folder, kind, config.seed, again, track), as_json)
         return
@@ -179,7 +177,7 @@ def _fit_seeds(
         [str(line.split), str(line.measure), f"{line.mean:.4f}", f"{line.std:.4f}"] for line in done.table.itertuples()
     ]
     print_table(["split", "measure", f"mean of {seeds}", "std"], rows)
-    say("next: featcache report")
+    say_next("report", into=project.folder)
 
 
 def _sentence(done: Fitted) -> str:

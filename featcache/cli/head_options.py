@@ -208,6 +208,16 @@ def chosen_cache(project: Project, name: str | None, as_json: bool) -> Cache:
     return caches[0]
 
 
+def labelled_cache(project: Project, name: str | None, as_json: bool) -> Cache:
+    """`chosen_cache` with the labels that dataset.csv gives now, which is said where they are others."""
+    from featcache.pipeline.labels import with_current_labels
+
+    found = with_current_labels(project, chosen_cache(project, name, as_json))
+    for remark in found.remarks:
+        say(remark, as_json)
+    return found.cache
+
+
 def _on_remote(project: Project, name: str) -> bool:
     """Whether a name means a cache on a remote; nothing of remotes is loaded for one that cannot."""
     if "/" not in name and not name.endswith(".zip"):

@@ -7,14 +7,20 @@ from typing import Any
 
 import click
 
+from featcache.cli.left_out import listing_left_out
 from featcache.cli.options import AUGMENTATION_NAMES, given, given_views, json_option, strict_option, views_options
-from featcache.cli.output import print_counts, print_json, say, say_left_out, track
+from featcache.cli.output import print_counts, print_json, say, say_left_out, say_next, track
+
+_DATASET_NAMES = (
+    *("split_seed", "group_pattern", "voc_object", "margin", "class_level"),
+    *("path_column", "label_column", "group_column", "split_column"),
+)
 
 
 @click.command("init")
 @click.argument("source", required=False, type=click.Path(path_type=Path), metavar="[FOLDER]")
 @click.option("--into", type=click.Path(path_type=Path, file_okay=False), default=Path(), help="Where to write.")
-@click.option("--relabel", is_flag=True, help="Take the source's labels where dataset.csv says otherwise.")
+@click.option("--relabel", is_flag=True, help="Take the source's labels and splits where dataset.csv was edited.")
 @click.option("--resplit", is_flag=True, help="Make new splits even where the source has some.")
 @click.option("--split", metavar="TRAIN/VAL/TEST", help="Shares of the splits.  [default: 70/15/15]")
 @click.option("--split-counts", metavar="TRAIN/VAL/TEST", help="Images a class, e.g. 100/10/10.")
@@ -22,8 +28,25 @@ from featcache.cli.output import print_counts, print_json, say, say_left_out, tr
 @click.option("--group-pattern", metavar="REGEX", help="What it finds in a path is the image's group.")
 @click.option("--without", multiple=True, metavar="LABEL", help="Leave a class out (may be repeated).")
 @click.option("--voc-object", help="Annotated object that the labels belong to.  [default: WBC]")
+@click.option(
+    "--class-level", type=click.IntRange(1, 20), help="Folders that name the class: 1 those of FOLDER, 2 those in them."
+)
+@click.option("--path-column", metavar="NAME", help="Column of a CSV that names the images.")
+@click.option("--label-column", metavar="NAME", help="Column of a CSV that holds the labels.")
+@click.option("--group-column", metavar="NAME", help="Column of a CSV that holds the groups; none: there is none.")
+@click.option("--split-column", metavar="NAME", help="Column of a CSV that holds the splits; none: there is none.")
+@click.option(
+    "--box-columns",
+    metavar="A,B,C,D",
+    help="Columns of a CSV that hold boxes: left, top, right, bottom; or left, top, width, height; none: no boxes.",
+)
 @click.option("--margin", type=click.FloatRange(0, 5), help="Grow boxes by this part of their side.")
 @click.option("--per-class", type=click.IntRange(3), default=80, show_default=True, help="Generated cells a class.")
+@click.option(
+    "--resize",
+    type=click.Choice(["stretch", "pad", "crop"]),
+    help="How images and boxes become square: stretched, padded with black, or cropped.  [default: stretch]",
+)
 @views_options
 @strict_option
 @json_option
@@ -32,13 +55,17 @@ def command(source: Path | None, into: Path, as_json: bool, **values: Any) -> No
 
     FOLDER may hold class folders, class folders in train, val and test, a CSV with the columns path and
     label (and split, group, x_min, y_min, x_max, y_max if there are any), or Pascal VOC annotations with a
-    label file. Without FOLDER, leukocytes are generated into leukocytes/.
+    label file. Annotations and lists may lie in train, val and test, too. Without FOLDER, leukocytes are
+    generated into leukocytes/.
 
-    Run again, it reads the images again; those known keep their split and group.
+    Run again, it reads the images again; those known keep their split and group, and what was edited in
+    dataset.csv stays.
     """
     from featcache.pipeline.init import InitOptions, init
 
-    dataset = given(values, ("split_seed", "group_pattern", "voc_object", "margin"))
+    dataset = given(values, _DATASET_NAMES)
+    if values["box_columns"]:
+        dataset["box_columns"] = tuple(name.strip() for name in values["box_columns"].split(","))
     if values["without"]:
         dataset["without"] = values["without"]
     if values["split"]:
@@ -47,11 +74,12 @@ def command(source: Path | None, into: Path, as_json: bool, **values: Any) -> No
         dataset["split_counts"] = _numbers(values["split_counts"], "--split-counts")
     options = InitOptions(
         dataset=dataset,
-        views=given_views(values),
+        views={**given_views(values), **given(values, ("resize",))},
         augmentation=given(values, AUGMENTATION_NAMES),
         **{name: values[name] for name in ("per_class", "resplit", "relabel", "strict")},
     )
-    done = init(source, into, options, track)
+    with listing_left_out(as_json):
+        done = init(source, into, options, track)
     say(f"took it for {done.about}", as_json)
     for remark in done.remarks:
         say(remark, as_json)
@@ -73,7 +101,7 @@ def command(source: Path | None, into: Path, as_json: bool, **values: Any) -> No
         return
     print_counts(counts)
     say(f"wrote featcache.toml and dataset.csv ({len(done.dataset.images)} images)")
-    say("next: featcache extract --model efficientnet-lite0")
+    say_next("extract", "--model", "efficientnet-lite0", into=done.project.folder)
 
 
 def _numbers(text: str, option: str) -> list[float]:

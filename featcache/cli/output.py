@@ -176,7 +176,19 @@ def say_measures(run: Run) -> None:
         f"the most frequent class alone gives {percent(metrics['test']['majority'])} %"
     )
     say(f"run: {shown(run.folder)}")
-    say("next: featcache report")
+    say_next("report", into=run.folder)
+
+
+def say_next(verb: str, *arguments: str, into: Path) -> None:
+    """Name the command that usually follows, as it works from the current folder.
+
+    into : the project's folder, or one in it
+    """
+    from featcache.project import PROJECT_FILE, command
+
+    into = into.resolve()
+    project = next((folder for folder in (into, *into.parents) if (folder / PROJECT_FILE).is_file()), into)
+    say(f"next: {command(verb, *arguments, into=project)}")
 
 
 def shown(path: Path) -> str:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     "trusted",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     metavar="FILE",
-    help="File of trusted keys, instead of that of `featcache key trust`.",
+    help="File of trusted keys, instead of that of `featcache key trust NAME KEY`.",
 )
 @click.option("--allow-older", is_flag=True, help="Though the remote had a later one before.")
 @project_option

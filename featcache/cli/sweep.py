@@ -9,8 +9,8 @@ import click
 
 from featcache.cli.head_options import (
     cache_option,
-    chosen_cache,
     given_head,
+    labelled_cache,
     points_of,
     solver_option,
     swept_options,
@@ -48,16 +48,13 @@ def command(
     """
     from featcache.cli.interrupts import finishing_in_hand
     from featcache.heads.config import from_preset
-    from featcache.pipeline.fit_head import refuse_stale
     from featcache.pipeline.sweep import grid, random_points, sweep
 
     space = points_of(values)
     config = from_preset(preset, **given_head({name: value for name, value in values.items() if name not in space}))
     points = random_points(space, n_random, config.seed) if n_random else grid(space)
     project = open_project(folder)
-    cache = chosen_cache(project, cache_name, as_json)
-    if cache.folder.parent.resolve() == project.cache_folder.resolve():
-        refuse_stale(project, cache)
+    cache = labelled_cache(project, cache_name, as_json)
     live = Live()
     done = sweep(cache, project.results_folder, config, points, seeds, solver, live.track, finishing_in_hand)
     run = done.winner.run

@@ -8,8 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from featcache.dataset.candidates import Candidate, LeftOut, Source
-from featcache.dataset.manifest import SPLITS, Box, LabelledImage, check, image_id_of, in_order, safe_relative
+from featcache.dataset.boxes import placed
+from featcache.dataset.candidates import Candidate, LeftOut, Source, composed, explaining
+from featcache.dataset.edits import (
+    Edited,
+    edited_lines,
+    odd_labels,
+    said_of_edits,
+    with_edited_labels,
+    with_edited_splits,
+)
+from featcache.dataset.manifest import SPLITS, LabelledImage, check, image_id_of, in_order, safe_relative
 from featcache.dataset.scan import ImageFile, remarks_on, scan
 from featcache.dataset.splits import DEFAULT_FRACTIONS, small_classes, split_by_counts, split_by_hash
 from featcache.errors import DatasetError
@@ -50,24 +59,44 @@ def build(
     kept: Sequence[LabelledImage] = (),
     stamps: Path | None = None,
     on_file: Callable[[], object] = lambda: None,
+    relabel: bool = False,
 ) -> Built:
     """Make the images of a dataset manifest.
 
     without : labels to leave out
-    kept : images of an earlier manifest, whose splits and groups stay as they are
+    kept : images of an earlier manifest, whose splits and groups stay as they are, and so do labels and splits that
+        were edited there
+    relabel : take the source's labels and splits instead
     stamps, on_file : see `featcache.dataset.scan.scan`
 
     Raises DatasetError for what no honest training can use.
     """
-    unknown = set(without) - {candidate.label for candidate in source.candidates}
+    left_out = list(source.left_out)
+    with explaining(left_out):
+        edited = {} if relabel else edited_lines(kept)
+        excluded = [composed(label) for label in without]
+        return _build(source, rule, excluded, kept, edited, stamps, on_file, left_out)
+
+
+def _build(
+    source: Source,
+    rule: SplitRule,
+    without: Sequence[str],
+    kept: Sequence[LabelledImage],
+    edited: Edited,
+    stamps: Path | None,
+    on_file: Callable[[], object],
+    left_out: list[LeftOut],
+) -> Built:
+    unknown = set(without) - {one.label for one in source.candidates} - {one.label for one in edited.values()}
     if unknown:
         raise DatasetError(f"{source.folder}: no image has the label {', '.join(sorted(unknown))} to leave out")
     candidates = [candidate for candidate in source.candidates if candidate.label not in without]
     files = scan(source.folder, (candidate.path for candidate in candidates), stamps, on_file)
-    left_out = list(source.left_out)
-    usable = _usable(candidates, files, left_out)
+    usable = _usable(source.folder, candidates, files, left_out)
     images = [_image(candidate, files[candidate.path], rule.group_pattern) for candidate in usable]
     _refuse_empty_classes(source, candidates, images)
+    images, relabelled = with_edited_labels(images, edited, without)
     if rule.resplit:
         images = [replace(image, split="") for image in images]
     images = _without_duplicates(images, left_out)
@@ -78,15 +107,16 @@ def build(
     if not images:
         raise DatasetError(f"{source.folder}: no class can be used: {'; '.join(remarks)}")
     images, more_remarks = _with_splits(images, rule, known, left_out)
-    remarks += more_remarks
-    check(images, str(source.folder))
+    images, moved = with_edited_splits(images, {} if rule.resplit or rule.counts else edited)
+    remarks = [*source.remarks, *remarks, *more_remarks, *said_of_edits(relabelled, moved), *odd_labels(images)]
+    check(images, str(source.folder), "'--resplit'")
     return Built(in_order(images), tuple(left_out), (*remarks, *remarks_on(files)))
 
 
 def _usable(
-    candidates: Sequence[Candidate], files: Mapping[str, ImageFile], left_out: list[LeftOut]
+    folder: Path, candidates: Sequence[Candidate], files: Mapping[str, ImageFile], left_out: list[LeftOut]
 ) -> list[Candidate]:
-    """Candidates whose file decodes and whose box lies in it; boxes are cut at the image's border."""
+    """Candidates whose file decodes and whose box lies in it; boxes are turned with it and cut at its border."""
     usable = []
     for candidate in candidates:
         file = files[candidate.path]
@@ -97,11 +127,12 @@ def _usable(
             left_out.append(LeftOut(candidate.path, file.problem))
         elif candidate.box is None:
             usable.append(candidate)
-        elif (box := clipped(candidate.box, file)) is not None:
-            usable.append(replace(candidate, box=box))
         else:
-            reason = f"the box {candidate.box} lies outside of the image ({file.width_px}x{file.height_px} px)"
-            left_out.append(LeftOut(candidate.path, reason))
+            try:
+                box = placed(candidate.box, candidate.size, file, folder / candidate.path)
+                usable.append(replace(candidate, box=box))
+            except DatasetError as error:
+                left_out.append(LeftOut(candidate.path, str(error)))
     return usable
 
 
@@ -113,13 +144,6 @@ def _can_be_listed(candidate: Candidate) -> bool:
     except (DatasetError, UnicodeEncodeError):
         return False
     return same and not {"\r", "\n"} & set(candidate.path + candidate.label)
-
-
-def clipped(box: Box, file: ImageFile) -> Box | None:
-    """The part of a box that lies in the image, or None if none does."""
-    if box.x_min >= file.width_px or box.y_min >= file.height_px:
-        return None
-    return Box(box.x_min, box.y_min, min(box.x_max, file.width_px), min(box.y_max, file.height_px))
 
 
 def default_group(file_sha256: str) -> str:
@@ -140,8 +164,7 @@ def _image(candidate: Candidate, file: ImageFile, group_pattern: str) -> Labelle
 
 def _refuse_empty_classes(source: Source, candidates: Sequence[Candidate], images: Sequence[LabelledImage]) -> None:
     if not candidates:
-        reasons = f"; left out: {source.left_out[0].path}: {source.left_out[0].reason}" if source.left_out else ""
-        raise DatasetError(f"{source.folder}: no labelled image found{reasons}")
+        raise DatasetError(f"{source.folder}: no labelled image found")
     empty = {candidate.label for candidate in candidates} - {image.label for image in images}
     if empty:
         raise DatasetError(
@@ -151,14 +174,21 @@ def _refuse_empty_classes(source: Source, candidates: Sequence[Candidate], image
 
 
 def _without_duplicates(images: Sequence[LabelledImage], left_out: list[LeftOut]) -> list[LabelledImage]:
-    """One image for the same bytes (and box). With two labels nobody knows which is right: DatasetError."""
+    """One image for the same bytes (and box). With two labels nobody knows which is right.
+
+    A box that has two is left out; of whole images DatasetError names them, since one of the files must go.
+    """
     same = defaultdict(list)
     for image in images:
         same[image.image_id].append(image)
     kept = []
     contradictions = []
     for twins in same.values():
-        if len({image.label for image in twins}) > 1:
+        labels = sorted({image.label for image in twins})
+        if len(labels) > 1 and twins[0].box is not None and len({image.path for image in twins}) == 1:
+            left_out.append(LeftOut(twins[0].path, f"one box has different labels: {', '.join(labels)}"))
+            continue
+        if len(labels) > 1:
             contradictions.append(" and ".join(f"{image.path} ({image.label})" for image in twins))
             continue
         first, *others = sorted(twins, key=lambda image: (_SPLIT_TO_KEEP[image.split], image.path))

@@ -1,13 +1,37 @@
-"""Looking at folders: what is visible, what holds images."""
+"""Looking at folders: what is visible, what holds images, and what in them is not read, with the reason."""
 
 from __future__ import annotations
 
+import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from featcache.dataset.images import is_image_name
 
 _HIDDEN = (".", "__")
+_SYSTEM = frozenset(
+    {
+        *("#recycle", "#snapshot", "~snapshot", ".snapshot", ".zfs", "$recycle.bin", "recycler", "recycled"),
+        *("system volume information", "lost+found", "network trash folder", "temporary items"),
+        *(".thumbnails", ".thumbs", ".@__thumb", ".trash", ".trashes"),
+    }
+)
+_SYSTEM_PATTERN = re.compile(r"@.+|\$.+|found\.\d{3}|\.trash-\d+")
+"""@eaDir, @Recycle, @tmp, ... of Synology and QNAP; $RECYCLE.BIN, $Extend, ... of Windows."""
+
+_OTHER_PICTURES = frozenset(
+    f".{ending}"
+    for line in (
+        "jfif jpe jif jp2 j2k jpf jpx jxl jxr wdp heic heif avif apng dib tga pnm pbm pam pfm pcx psd xcf svg eps",
+        "ico svs ndpi mrxs scn vms vmu bif czi lif nd2 lsm oib oif vsi zvi qptiff btf stk dcm dicom dng raw cr2 cr3",
+        "nef arw orf rw2 raf exr hdr fits fit mha mhd nii nrrd npy",
+    )
+    for ending in line.split(" ")
+)
+_IMAGES_FOLDERS = frozenset({"images", "image", "imgs", "img", "jpegimages", "pictures", "photos", "data"})
+_NOT_FETCHED = "the file was not fetched, only a link to it is here: run 'git annex get', 'dvc pull' or the like"
 
 
 def descend(folder: Path, own: frozenset[Path]) -> Path:
@@ -24,9 +48,23 @@ def descend(folder: Path, own: frozenset[Path]) -> Path:
 
 
 def visible_folders(folder: Path, own: frozenset[Path] = frozenset()) -> list[Path]:
-    """Subfolders that are neither hidden nor among `own` (resolved paths)."""
-    folders = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(_HIDDEN))
-    return sorted(path for path in folders if path.resolve() not in own)
+    """Subfolders that are not hidden, no system's, not among `own` (resolved paths) and no way back up."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if not _is_passed(entry.name) and _is_folder(entry))
+    except OSError:  # `look` lists it with the reason
+        return []
+    above = own | {folder.resolve(), *folder.resolve().parents} if names else own
+    return [path for path in (folder / name for name in names) if path.resolve() not in above]
+
+
+def _is_passed(name: str) -> bool:
+    return name.startswith(_HIDDEN) or is_system_folder(name)
+
+
+def is_system_folder(name: str) -> bool:
+    """Whether a folder holds what a NAS or an operating system keeps: thumbnails, deleted files, snapshots."""
+    return name.lower() in _SYSTEM or _SYSTEM_PATTERN.fullmatch(name.lower()) is not None
 
 
 def is_file(path: Path, suffix: str) -> bool:
@@ -34,24 +72,107 @@ def is_file(path: Path, suffix: str) -> bool:
 
 
 def is_images_folder(folder: Path) -> bool:
-    return folder.name.lower() in ("images", "image", "imgs", "jpegimages", "pictures", "data")
+    return folder.name.lower() in _IMAGES_FOLDERS
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Images at any depth, past hidden folders such as .ipynb_checkpoints and __MACOSX."""
-    return sorted(path for path in _named_as_images(folder) if path.is_file())
+def look(folder: Path, own: frozenset[Path] = frozenset()) -> Iterator[tuple[Path, str]]:
+    """Images at any depth, in order, each with ""; and what looks like images and is not read, with the reason.
+
+    Links to folders are followed, but not back up. Hidden folders such as .git are passed in silence.
+    """
+    above = frozenset(map(_identity, (folder, *folder.resolve().parents)))
+    yield from _look(folder, own, {path.name for path in own}, above)
+
+
+def _look(folder: Path, own: frozenset[Path], names: set[str], above: frozenset[object]) -> Iterator[tuple[Path, str]]:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        yield folder, f"the folder cannot be read: {error.strerror}"
+        return
+    for entry in entries:
+        path = folder / entry.name
+        if entry.name in names and path.resolve() in own:
+            continue
+        if not _is_folder(entry):
+            reason = _why_unread(path, entry)
+            if reason is not None:
+                yield path, reason
+        elif is_system_folder(entry.name):
+            yield path, "a folder of the system (thumbnails, deleted files): not looked into"
+        elif not entry.name.startswith(_HIDDEN):
+            identity = _identity(path)
+            if identity in above:
+                yield path, "a link to a folder that it lies in: not followed"
+            else:
+                yield from _look(path, own, names, above | {identity})
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _identity(folder: Path) -> object:
+    try:
+        status = folder.stat()
+    except OSError:
+        return folder
+    return status.st_dev, status.st_ino
+
+
+def _why_unread(path: Path, entry: os.DirEntry[str]) -> str | None:
+    """ "" for an image, the reason for what looks like one and cannot be read, None for any other file."""
+    suffix = path.suffix.lower()
+    if path.name.startswith("."):
+        is_placeholder = suffix == ".icloud" and is_image_name(Path(path.stem[1:]))
+        return "the file is in iCloud, only a placeholder is here: download it" if is_placeholder else None
+    if suffix in _OTHER_PICTURES:
+        return f"files that end in {path.suffix} are not read: save it as PNG (or, if it is a JPEG, rename it to .jpg)"
+    if suffix == ".dvc" and is_image_name(Path(path.stem)) and not path.with_suffix("").exists():
+        return _NOT_FETCHED
+    if not is_image_name(path):
+        return None
+    if entry.is_file():
+        return ""
+    return _NOT_FETCHED if entry.is_symlink() else "it is no regular file"
+
+
+def image_files(folder: Path, own: frozenset[Path] = frozenset()) -> list[Path]:
+    """Images at any depth."""
+    return [path for path, reason in look(folder, own) if not reason]
 
 
 def has_images(folder: Path) -> bool:
-    return any(True for _ in _named_as_images(folder))
+    """Whether there are images at any depth, or what looks like some."""
+    return any(True for path, _ in look(folder) if not is_system_folder(path.name))
 
 
-def _named_as_images(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        inner = path.relative_to(folder).parts[:-1]
-        if is_image_name(path) and not any(part.startswith(_HIDDEN) for part in inner):
-            yield path
+def files_below(folder: Path, suffix: str, own: frozenset[Path] = frozenset()) -> list[Path]:
+    """Files of an ending at any depth, past hidden folders and those of the system."""
+    try:
+        with os.scandir(folder) as entries:
+            named = sorted(folder / entry.name for entry in entries if entry.name.lower().endswith(suffix))
+    except OSError:
+        return []
+    here = [path for path in named if is_file(path, suffix) and path.resolve() not in own]
+    return here + [path for sub in visible_folders(folder, own) for path in files_below(sub, suffix, own)]
 
 
-def names_of(paths: Iterable[Path]) -> str:
-    return ", ".join(path.name for path in paths)
+def seen(folders: Iterable[Path]) -> str:
+    """What lies in folders, at any depth: '16 .jpg, 8 .xml'."""
+    endings = Counter(
+        path.suffix.lower() or "without an ending"
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    )
+    return ", ".join(f"{number} {ending}" for ending, number in endings.most_common(4)) or "no files"
+
+
+def names_of(paths: Iterable[Path], most: int = 8) -> str:
+    """Names of folders or files, not more than a line can hold."""
+    names = [path.name for path in paths]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections import Counter, defaultdict
@@ -14,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from featcache.dataset.csv_files import read_csv
 from featcache.errors import DatasetError
 from featcache.files import write_text
 from featcache.recipe import digest
@@ -98,8 +97,11 @@ def in_order(images: Iterable[LabelledImage]) -> tuple[LabelledImage, ...]:
     return tuple(sorted(images, key=lambda i: (SPLITS.index(i.split), i.label, i.path, i.box or Box(0, 0, 1, 1))))
 
 
-def check(images: Sequence[LabelledImage], where: str) -> None:
-    """Refuse what no honest training can use. Raises DatasetError with all that is wrong at once."""
+def check(images: Sequence[LabelledImage], where: str, remedy: str = "'featcache init --resplit'") -> None:
+    """Refuse what no honest training can use. Raises DatasetError with all that is wrong at once.
+
+    remedy : what makes new splits
+    """
     if not images:
         raise DatasetError(f"{where}: no usable image")
     labels = {image.label for image in images}
@@ -123,9 +125,7 @@ def check(images: Sequence[LabelledImage], where: str) -> None:
         elif labels - present:
             problems.append(f"the split {split!r} has no images of {', '.join(sorted(labels - present))}")
     if problems:
-        raise DatasetError(
-            f"{where}: " + "; ".join(problems) + ". 'featcache init --resplit' makes new splits from all images"
-        )
+        raise DatasetError(f"{where}: " + "; ".join(problems) + f". {remedy} makes new splits from all images")
 
 
 def write_dataset(path: Path, images: Sequence[LabelledImage]) -> None:
@@ -157,52 +157,6 @@ def read_dataset(path: Path, folder: Path) -> Dataset:
     if not images:
         raise DatasetError(f"{path}: no images are listed")
     return Dataset(tuple(images), folder)
-
-
-def read_csv(path: Path) -> pd.DataFrame:
-    """A CSV with all cells as text, missing cells as ""; its index is the number of each line in the file.
-
-    Raises DatasetError where it cannot be read, naming the line.
-    """
-    try:
-        data = path.read_bytes()
-        text = data.decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path}: there is no such file; 'featcache init' writes one") from error
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DatasetError(f"{path}, line {line}: is not UTF-8 ({error.reason}): save the file as UTF-8") from error
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
-    lines, numbers, start = [], [], 1
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), skipinitialspace=True, strict=True)
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                lines.append(cells)
-                numbers.append(start)
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise DatasetError(f"{path}, line {start}: cannot be read as CSV: {error}") from error
-    if not lines:
-        raise DatasetError(f"{path}: is empty; expected a line with the names of the columns")
-    header = [name.strip() for name in lines[0]]
-    for number, cells in zip(numbers, lines, strict=True):
-        if any(cell.strip() for cell in cells[len(header) :]):
-            raise DatasetError(f"{path}, line {number}: {len(cells)} cells for {len(header)} columns")
-    rows = [(cells + [""] * len(header))[: len(header)] for cells in lines[1:]]
-    twice = [name for name, times in Counter(header).items() if name and times > 1]
-    if twice:
-        raise DatasetError(f"{path}, line {numbers[0]}: two columns are named {twice[0]!r}")
-    named = [place for place, name in enumerate(header) if name]
-    cells_named = [[row[place] for place in named] for row in rows]
-    return pd.DataFrame(cells_named, columns=[header[place] for place in named], index=numbers[1:], dtype=object)
-
-
-def _delimiter(text: str) -> str:
-    """A comma; or the semicolon or tab that spreadsheets write, where the first line has no comma."""
-    header = text.lstrip().partition("\n")[0]
-    return next((mark for mark in (",", ";", "\t") if mark in header), ",")
 
 
 def safe_relative(path: str, where: str) -> str:

@@ -149,6 +149,7 @@ def _look(path: Path) -> _Stamp:
     data = b""
     try:
         data = read_bytes(path)
+        _refuse_pointers(data)
         found = read_picture(data)
         height_px, width_px, _ = found.pixels.shape
         seen = (found.rules, found.remark, found.brightest, found.full)
@@ -156,6 +157,14 @@ def _look(path: Path) -> _Stamp:
     except ImageError as error:
         file = ImageFile(sha256_bytes(data) if data else "", problem=str(error))
     return _Stamp(state, seen_ns, file)
+
+
+def _refuse_pointers(data: bytes) -> None:
+    """Raise ImageError for the small text that stands in for a file that was not fetched."""
+    if data.startswith(b"version https://git-lfs"):
+        raise ImageError("only a Git LFS pointer to the file is here: run 'git lfs pull'")
+    if len(data) < 4096 and b"annex/objects/" in data:
+        raise ImageError("only a git-annex pointer to the file is here: run 'git annex get'")
 
 
 def _read_stamps(path: Path) -> dict[str, _Stamp]:

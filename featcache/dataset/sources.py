@@ -2,100 +2,158 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
-from featcache.dataset.candidates import Candidate, LeftOut, Source
+from featcache.dataset.annotations import annotations_beside, placed_annotations
+from featcache.dataset.candidates import LeftOut, Source, explaining
+from featcache.dataset.class_folders import from_class_folders, note_strays
+from featcache.dataset.coco import coco_files
 from featcache.dataset.folders import (
     descend,
     has_images,
-    image_files,
     is_images_folder,
     names_of,
+    seen,
     visible_folders,
 )
 from featcache.dataset.images import is_image_name
-from featcache.dataset.lists import SPLIT_NAMES, from_csv, label_lists
-from featcache.dataset.voc import annotation_files, from_voc
+from featcache.dataset.lists import from_csv, label_lists
+from featcache.dataset.other_formats import refuse_other_annotations
+from featcache.dataset.split_names import is_like_a_split, split_of, split_of_path
+from featcache.dataset.voc import from_coco, from_voc
 from featcache.errors import DatasetError
+from featcache.project import DatasetSection
 
 _EXPECTED = (
     "expected class folders (FOLDER/eosinophil/1.png), split folders (FOLDER/train/eosinophil/1.png), "
-    "a CSV with the columns path and label, or Pascal VOC (annotations/*.xml, images/, labels.csv)"
+    "a CSV with the columns path and label, Pascal VOC (annotations/*.xml, images/, labels.csv), or COCO"
 )
 
 
-def find_images(
-    place: Path, voc_object: str = "WBC", margin: float = 0.0, ignore: frozenset[Path] = frozenset()
-) -> Source:
+_SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+
+_AS_USUAL = DatasetSection()
+
+
+def find_images(place: Path, asked: DatasetSection = _AS_USUAL, ignore: frozenset[Path] = frozenset()) -> Source:
     """Recognise the layout of a folder (or take a CSV file) and list the images it names.
 
-    voc_object : name of the annotated objects that the labels of a VOC label file belong to
-    margin : grows each VOC box by this fraction of its longer side on every side
+    asked : how the source is read; its splits and places are not looked at
     ignore : files and folders in `place` that are no source: a project's own
 
     Raises DatasetError where the place is absent, empty or of no known layout.
     """
     if place.is_file():
-        return from_csv(place)
+        return _with_splits_of_paths(from_csv(place, asked))
     if not place.is_dir():
         raise DatasetError(f"{place}: there is no such folder or file")
     own = frozenset(path.resolve() for path in ignore)
-    folder = descend(place, own)
-    annotations = annotation_files(folder)
-    if annotations:
-        return from_voc(folder, annotations, voc_object, margin, own)
+    try:
+        return _recognised(place, descend(place, own), asked, own)
+    except DatasetError as error:
+        if sheets := [path for path in sorted(place.iterdir()) if path.suffix.lower() in _SHEETS]:
+            error.args = (
+                f"{error}. {names_of(sheets)} may hold labels: save the sheet as 'CSV UTF-8' to have it read",
+            )
+        raise
+    except PermissionError as error:
+        raise DatasetError(f"{error.filename}: the folder cannot be read: {error.strerror}") from error
+
+
+def _recognised(place: Path, folder: Path, asked: DatasetSection, own: frozenset[Path]) -> Source:
+    """place : what the user named; folder : the one in it that is looked at."""
     subfolders = visible_folders(folder, own)
-    lists = label_lists(folder, own)
-    by_split = {sub: SPLIT_NAMES[sub.name.lower()] for sub in subfolders if sub.name.lower() in SPLIT_NAMES}
-    if by_split and any(visible_folders(sub) for sub in by_split):
-        return _from_split_folders(folder, by_split, subfolders, own)
-    listed = lists and (len(subfolders) == 1 or any(is_images_folder(sub) for sub in subfolders))
+    lists = label_lists(folder, asked, own)
+    splits = _split_folders(subfolders)
+    annotations = placed_annotations(folder, own)
+    if not annotations and (not splits or lists):
+        annotations = annotations_beside(folder, own)
+    if annotations:
+        return _with_splits_of_paths(from_voc(folder, annotations, asked, own))
+    if coco := coco_files(folder, own):
+        return _with_splits_of_paths(from_coco(folder, coco, asked, own))
+    if splits and not (lists and not any(map(visible_folders, splits))):
+        return _from_split_folders(folder, splits, subfolders, asked, own)
+    if not asked.class_level:
+        refuse_other_annotations(folder, own)
+    listed = lists and (len(subfolders) == 1 or splits or any(is_images_folder(sub) for sub in subfolders))
     if any(has_images(sub) for sub in subfolders) and not listed:
-        return _from_class_folders(folder, subfolders, own)
+        return from_class_folders(folder, subfolders, asked, own)
     if len(lists) == 1:
-        return from_csv(lists[0])
+        return _with_splits_of_paths(from_csv(lists[0], asked))
     if len(lists) > 1:
         names = ", ".join(path.name for path in lists)
-        raise DatasetError(f"{place}: several lists with labels ({names}): name one, 'featcache init {lists[0]}'")
+        raise DatasetError(f"{place}: several lists with labels ({names}): name one instead of the folder, {lists[0]}")
     images = sum(1 for path in folder.iterdir() if is_image_name(path))
     found = f"{images} images without a label" if images else "no images"
     raise DatasetError(f"{place}: {found}: {_EXPECTED}")
 
 
-def _from_class_folders(folder: Path, subfolders: list[Path], own: frozenset[Path]) -> Source:
-    source = Source("class-folders", folder, f"class folders: {names_of(subfolders)}")
-    for sub in subfolders:
-        _add_class_folder(source, sub, split="")
-    _note_strays(source, folder, own)
-    return source
+def _split_folders(subfolders: list[Path]) -> dict[Path, str]:
+    """Folders that are splits: by name, and unless one of them alone stands among class folders ('test', 'control')."""
+    splits = {sub: split for sub in subfolders if (split := split_of(sub.name))}
+    others = [sub for sub in subfolders if sub not in splits and not is_like_a_split(sub)]
+    several = len(set(splits.values())) > 1 or "train" in splits.values() or not others
+    return splits if several or any(map(visible_folders, splits)) else {}
 
 
 def _from_split_folders(
-    folder: Path, by_split: dict[Path, str], subfolders: list[Path], own: frozenset[Path]
+    folder: Path, splits: dict[Path, str], subfolders: list[Path], asked: DatasetSection, own: frozenset[Path]
 ) -> Source:
-    source = Source("split-folders", folder, "")
-    for split_folder, split in by_split.items():
-        for sub in visible_folders(split_folder):
-            _add_class_folder(source, sub, split)
-        _note_strays(source, split_folder)
-    for other in (sub for sub in subfolders if sub not in by_split):
-        source.left_out.append(LeftOut(other.name, "a folder beside train, val and test that is none of them"))
-    _note_strays(source, folder, own)
-    classes = sorted({candidate.label for candidate in source.candidates})
-    source.about = f"class folders split already ({names_of(by_split)}): {', '.join(classes)}"
+    """One source of several; each split folder may hold class folders, annotations or a list."""
+    whole = Source("split-folders", folder, "")
+    kinds = set()
+    with explaining(whole.left_out):
+        for split_folder, split in splits.items():
+            part = _split_part(splits, split_folder, asked, own)
+            kinds.add(part.about.partition(":")[0])
+            if part.layout != "class-folders":
+                whole.layout = part.layout
+            _take_over(whole, part, split)
+        for other in (sub for sub in subfolders if sub not in splits):
+            whole.left_out.append(LeftOut(other.name, "a folder beside train, val and test that is none of them"))
+        note_strays(whole, folder, own)
+    classes = ", ".join(sorted({candidate.label for candidate in whole.candidates}))
+    kind = " and ".join(sorted(kinds)) if len(kinds) == 1 or whole.layout == "split-folders" else "split folders"
+    whole.about = f"{kind} split already ({names_of(splits)}): {classes}"
+    return whole
+
+
+def _split_part(splits: dict[Path, str], split_folder: Path, asked: DatasetSection, own: frozenset[Path]) -> Source:
+    subfolders = visible_folders(split_folder, own)
+    annotated = placed_annotations(split_folder, own) or coco_files(split_folder, own)
+    if not (subfolders or annotated or label_lists(split_folder, asked, own)):
+        refuse_other_annotations(split_folder, own)
+        raise DatasetError(
+            f"{split_folder.parent}: {names_of(splits)} hold no class folders, but {seen(splits)}: {_EXPECTED}"
+        )
+    inner = subfolders[0] if len(subfolders) == 1 and is_images_folder(subfolders[0]) else split_folder
+    is_wrapped = inner != split_folder and visible_folders(inner, own) and not label_lists(split_folder, asked, own)
+    return _recognised(split_folder, inner if is_wrapped else split_folder, asked, own)
+
+
+def _take_over(whole: Source, part: Source, split: str) -> None:
+    try:
+        inner = Path(os.path.normpath(part.folder)).relative_to(os.path.normpath(whole.folder))
+    except ValueError as error:
+        raise DatasetError(
+            f"{part.folder}: the list in a split folder names images outside of {whole.folder}"
+        ) from error
+    whole.candidates += [
+        replace(candidate, path=(inner / candidate.path).as_posix(), split=candidate.split or split)
+        for candidate in part.candidates
+    ]
+    whole.left_out += [LeftOut((inner / item.path).as_posix(), item.reason) for item in part.left_out]
+    whole.remarks += [f"{inner.as_posix()}: {remark}" for remark in part.remarks]
+
+
+def _with_splits_of_paths(source: Source) -> Source:
+    """Take the splits from the paths where the source says none, and every image lies in a folder named for one."""
+    splits = [split_of_path(candidate.path) for candidate in source.candidates]
+    if not splits or not all(splits) or len(set(splits)) < 2 or any(one.split for one in source.candidates):
+        return source
+    source.candidates = [replace(one, split=split) for one, split in zip(source.candidates, splits, strict=True)]
+    source.about += "; split already, by the names of the images' folders"
     return source
-
-
-def _add_class_folder(source: Source, class_folder: Path, split: str) -> None:
-    before = len(source.candidates)
-    for path in image_files(class_folder):
-        relative = path.relative_to(source.folder).as_posix()
-        source.candidates.append(Candidate(relative, class_folder.name.strip(), split))
-    if len(source.candidates) == before:
-        raise DatasetError(f"{class_folder}: a class folder without images: add some, or remove the folder")
-
-
-def _note_strays(source: Source, folder: Path, own: frozenset[Path] = frozenset()) -> None:
-    for path in sorted(folder.iterdir()):
-        if path.resolve() not in own and path.is_file() and is_image_name(path):
-            source.left_out.append(LeftOut(path.relative_to(source.folder).as_posix(), "it lies in no class folder"))

@@ -105,6 +105,18 @@ def write_cells(folder: Path, per_class: int, seed: int = 0, size_px: int = 240)
     return paths
 
 
+def is_generated(folder: Path, per_class: int, seed: int = 0, size_px: int = 240) -> bool:
+    """Whether a folder is what `write_cells` writes: by all names in it, and by the last picture of each class."""
+    if not folder.is_dir():
+        return False
+    last = {f"{label}/{label}-{per_class:04d}.png": label for label in CLASSES}
+    names = {f"{label}/{label}-{index:04d}.png" for label in CLASSES for index in range(1, per_class + 1)}
+    if {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} != names:
+        return False
+    drawn = {name: encoded(Path(name), render_cell(label, seed, per_class, size_px)) for name, label in last.items()}
+    return all((folder / name).read_bytes() == data for name, data in drawn.items())
+
+
 def write_smears(folder: Path, count: int, seed: int = 0, width_px: int = 640, height_px: int = 480) -> None:
     """Write `count` smears with `images/*.jpg`, Pascal VOC `annotations/*.xml` and `labels.csv`.
 
@@ -261,5 +273,10 @@ def voc_xml(file_name: str, image: NDArray[np.uint8], boxes: Sequence[Box]) -> s
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
     """Write RGB `image` in the format that the suffix of `path` names."""
-    _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    path.write_bytes(encoded.tobytes())  # not cv2.imwrite: it fails silently, and on some file names
+    path.write_bytes(encoded(path, image))  # not cv2.imwrite: it fails silently, and on some file names
+
+
+def encoded(path: Path, image: NDArray[np.uint8]) -> bytes:
+    """RGB `image` as a file's bytes, in the format that the suffix of `path` names."""
+    _, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    return data.tobytes()

@@ -3,165 +3,189 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import ParseError, parse
-
-from featcache.dataset.candidates import Candidate, LeftOut, Source
-from featcache.dataset.folders import image_files, is_file, is_images_folder, visible_folders
-from featcache.dataset.images import is_image_name
+from featcache.dataset.annotations import Annotated, read_annotation
+from featcache.dataset.candidates import Candidate, LeftOut, Source, composed, explaining
+from featcache.dataset.coco import read_coco
+from featcache.dataset.folders import look
 from featcache.dataset.lists import label_lists, labels_of
 from featcache.dataset.manifest import Box
+from featcache.dataset.pictures import Pictures
 from featcache.errors import DatasetError
+from featcache.project import DatasetSection
+
+_SHOWN = 3
+Smears = Mapping[Path, Annotated]
+"""Annotations by the picture that they are of."""
 
 
-def from_voc(folder: Path, annotations: list[Path], voc_object: str, margin: float, own: frozenset[Path]) -> Source:
-    lists = label_lists(folder, own)
+def from_voc(folder: Path, files: Sequence[Path], asked: DatasetSection, own: frozenset[Path]) -> Source:
+    """One image for each box of Pascal VOC files; the labels come from a label file, or are the objects' names."""
+    source = Source("voc", folder, "Pascal VOC annotations")
+    return _from_annotations(source, _read(source, files), asked, own)
+
+
+def from_coco(folder: Path, files: Sequence[Path], asked: DatasetSection, own: frozenset[Path]) -> Source:
+    """One image for each box of COCO files; labels as of `from_voc`."""
+    source = Source("coco", folder, "COCO annotations")
+    return _from_annotations(source, [one for file in files for one in read_coco(file)], asked, own)
+
+
+def _from_annotations(
+    source: Source, annotations: Sequence[Annotated], asked: DatasetSection, own: frozenset[Path]
+) -> Source:
+    folder = source.folder
+    lists = label_lists(folder, asked, own)
     if len(lists) > 1:
         raise DatasetError(f"{folder}: several label files ({', '.join(p.name for p in lists)}): keep one")
-    images = _by_name(path for path in image_files(folder) if not own & {path.resolve(), *path.resolve().parents})
-    source = Source("voc", folder, "")
-    smears = dict(_read_annotations(source, annotations))
+    paths = []
+    for path, reason in look(folder, own):
+        if reason:
+            source.leave_out(path, reason)
+        else:
+            paths.append(path)
+    pictures = Pictures(folder, paths)
+    smears = _by_picture(source, pictures, annotations)
     if lists:
-        _pair_with_labels(source, images, smears, lists[0], voc_object, margin)
-        source.about = f"Pascal VOC annotations with labels from {lists[0].name}: one image a {voc_object} box"
+        with explaining(source.left_out):
+            _pair_with_labels(source, pictures, smears, list(labels_of(lists[0], asked)), lists[0].name, asked)
+        source.about += f" with labels from {lists[0].name}: one image a {asked.voc_object} box"
     else:
-        _take_object_names(source, images, smears, margin)
+        _take_object_names(source, pictures, smears, asked.margin)
         names = sorted({candidate.label for candidate in source.candidates})
-        source.about = f"Pascal VOC annotations without a label file: one image a box ({', '.join(names)})"
+        source.about += f" without a label file: one image a box ({', '.join(names)})"
     return source
 
 
-def _by_name(paths: Iterable[Path]) -> dict[str, Path]:
-    """Images by their bare name, which is all that annotations give. Raises DatasetError where two share one."""
-    images: dict[str, Path] = {}
-    for path in paths:
-        twin = images.setdefault(path.name, path)
-        if twin is not path:
-            raise DatasetError(f"{twin} and {path} have one name: which of them an annotation means is not said")
-    return images
-
-
-@dataclass(frozen=True)
-class _Annotated:
-    """One annotation file: the picture it belongs to and its objects (name, box)."""
-
-    picture: str
-    objects: list[tuple[str, Box]]
-
-
-def _read_annotations(source: Source, files: list[Path]) -> Iterator[tuple[str, _Annotated]]:
+def _read(source: Source, files: Sequence[Path]) -> list[Annotated]:
+    read = []
     for file in files:
         try:
-            root = parse(file).getroot()
-            picture = Path((root.findtext("filename") or "").strip().replace("\\", "/")).name
-            objects = [(_text(item, "name"), _voc_box(item)) for item in root.iter("object")]
-        except (ParseError, DefusedXmlException, ValueError, OverflowError, LookupError, OSError) as error:
-            source.left_out.append(LeftOut(file.name, f"the annotation cannot be read ({error})"))
+            read.append(read_annotation(file))
+        except DatasetError as error:
+            source.leave_out(file, f"the annotation cannot be read ({error})")
+    return read
+
+
+def _by_picture(source: Source, pictures: Pictures, annotations: Sequence[Annotated]) -> dict[Path, Annotated]:
+    """Each annotation with its picture. Those of the picture's own name come first, whatever <filename> says."""
+    smears: dict[Path, Annotated] = {}
+    contested: set[Path] = set()
+    stale = []
+    by_own_name = sorted(annotations, key=lambda one: not pictures.named(one.file.stem))
+    for annotation in by_own_name:
+        found = pictures.annotated_by(annotation)
+        if len(found) != 1:
+            names = ", ".join(path.relative_to(source.folder).as_posix() for path in found[:_SHOWN])
+            reason = f"it may be of several images ({names})" if found else "there is no such image"
+            source.left_out.append(LeftOut(_name_of(annotation, source), reason))
             continue
-        yield file.stem, _Annotated(picture, objects)
+        picture = found[0]
+        if (named := pictures.named(annotation.picture)) and picture not in named:
+            stale.append(annotation)
+        other = smears.setdefault(picture, annotation)
+        if other is not annotation and (other.objects, other.size) != (annotation.objects, annotation.size):
+            source.leave_out(annotation.file, f"{picture.name} has another annotation, {other.file.name}")
+            if pictures.named(annotation.file.stem):
+                contested.add(picture)
+    for picture in contested:
+        source.leave_out(picture, f"it has several annotations that differ ({smears.pop(picture).file.name} for one)")
+    if stale:
+        some = ", ".join(f"{one.file.name}: {one.picture}" for one in stale[:_SHOWN])
+        source.remarks.append(
+            f"{len(stale)} annotations name another picture that is there in <filename> ({some}): each was taken for "
+            "the picture of its own name"
+        )
+    return smears
 
 
-def _text(item: object, name: str) -> str:
-    value = item.findtext(name)  # type: ignore[attr-defined]
-    if not value or not value.strip():
-        raise ValueError(f"no <{name}>")
-    return str(value.strip())
-
-
-def _voc_box(item: object) -> Box:
-    """VOC counts pixels from 1 and includes the last one."""
-    x_min, y_min, x_max, y_max = (float(_text(item, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
-    return Box(max(round(x_min) - 1, 0), max(round(y_min) - 1, 0), round(x_max), round(y_max))
+def _name_of(annotation: Annotated, source: Source) -> str:
+    """An annotation file; or, in one of many pictures, the picture that it names."""
+    is_of_many = annotation.file.suffix.lower() == ".json"
+    return annotation.picture if is_of_many else annotation.file.relative_to(source.folder).as_posix()
 
 
 def _pair_with_labels(
     source: Source,
-    images: dict[str, Path],
-    smears: dict[str, _Annotated],
-    labels_file: Path,
-    voc_object: str,
-    margin: float,
+    pictures: Pictures,
+    smears: Smears,
+    listed: Sequence[tuple[str, list[str]]],
+    list_name: str,
+    asked: DatasetSection,
 ) -> None:
-    listed = list(labels_of(labels_file))
-    boxes_of = {
-        stem: [box for name, box in smear.objects if name.lower() == voc_object.lower()]
-        for stem, smear in smears.items()
-    }
-    if not any(boxes_of.values()):
-        names = Counter(name for smear in smears.values() for name, _ in smear.objects)
+    wanted = composed(asked.voc_object).lower()
+    names = Counter(name for smear in smears.values() for name, _ in smear.objects)
+    if not any(name.lower() == wanted for name in names):
         found = ", ".join(f"{name} ({n})" for name, n in names.most_common())
         raise DatasetError(
-            f"{source.folder}: no object is named {voc_object!r}; found {found or 'none'}: name one with --voc-object"
+            f"{source.folder}: no object is named {asked.voc_object!r}; found {found or 'none'}: name one with "
+            "--voc-object"
         )
-    by_picture = {smear.picture: stem for stem, smear in smears.items()}
+    mentioned: set[Path] = set()
     for name, labels in listed:
-        picture = _picture_of(images, name)
-        stem = Path(name).stem if Path(name).stem in smears else by_picture.get(Path(name).name, "")
-        boxes = boxes_of.get(stem, [])
-        reason = _why_unpaired(picture, stem, labels, boxes, voc_object)
-        if picture is None or reason:
-            source.left_out.append(LeftOut(_relative(picture, source) if picture else name, reason))
+        found_pictures = pictures.named(name)
+        mentioned.update(found_pictures)
+        if len(found_pictures) != 1:
+            reason = f"{len(found_pictures)} images have this name" if found_pictures else "there is no such image"
+            source.left_out.append(LeftOut(name, reason))
             continue
-        for label, box in zip(labels, boxes, strict=True):
-            source.candidates.append(Candidate(_relative(picture, source), label, box=_grown(box, margin)))
-    unlisted = set(images.values()) - {_picture_of(images, name) for name, _ in listed}
-    for picture in sorted(unlisted):
-        source.left_out.append(LeftOut(_relative(picture, source), f"it has no line in {labels_file.name}"))
+        (picture,) = found_pictures
+        smear = smears.get(picture)
+        reason = _why_unpaired(smear, labels, asked.voc_object)
+        if reason or smear is None:
+            source.leave_out(picture, reason)
+            continue
+        boxes = [box for name, box in smear.objects if name.lower() == wanted]
+        for box in boxes:
+            _add(source, picture, labels[0], smear, box, asked.margin)
+        _note_odd(source, smear, wanted)
+    for picture in (path for path in pictures.paths if path not in mentioned):
+        source.leave_out(picture, f"it has no line in {list_name}")
 
 
-def _relative(picture: Path, source: Source) -> str:
-    return picture.relative_to(source.folder).as_posix()
-
-
-def _why_unpaired(picture: Path | None, stem: str, labels: list[str], boxes: list[Box], voc_object: str) -> str:
+def _why_unpaired(smear: Annotated | None, labels: list[str], voc_object: str) -> str:
     """Why a smear's labels and boxes do not pair up, or "" where they do."""
-    if picture is None:
-        return "there is no such image"
     if not labels:
         return "it has no label"
-    if not stem:
+    if smear is None:
         return "it has no annotation"
-    if len(labels) != len(boxes):
-        boxes_text = f"{len(boxes)} {voc_object} box{'' if len(boxes) == 1 else 'es'}"
+    wanted = composed(voc_object).lower()
+    number = sum(name.lower() == wanted for name, _ in (*smear.objects, *smear.odd))
+    if len(labels) != number:
+        boxes_text = f"{number} {voc_object} box{'' if number == 1 else 'es'}"
         return f"{len(labels)} label{'' if len(labels) == 1 else 's'} ({', '.join(labels)}) for {boxes_text}"
     if len(set(labels)) > 1:
-        return (
-            f"{len(boxes)} {voc_object} boxes with different labels ({', '.join(labels)}): which is which is not said"
-        )
+        return f"{number} {voc_object} boxes with different labels ({', '.join(labels)}): which is which is not said"
     return ""
 
 
-def _take_object_names(source: Source, images: dict[str, Path], smears: dict[str, _Annotated], margin: float) -> None:
-    for stem, smear in smears.items():
-        picture = _picture_of(images, smear.picture) or _picture_of(images, stem)
-        if picture is None:
-            source.left_out.append(LeftOut(stem, "there is no such image"))
-            continue
-        relative = _relative(picture, source)
+def _take_object_names(source: Source, pictures: Pictures, smears: Smears, margin: float) -> None:
+    for picture, smear in smears.items():
         for name, box in dict.fromkeys(smear.objects):
-            source.candidates.append(Candidate(relative, name, box=_grown(box, margin)))
+            _add(source, picture, name, smear, box, margin)
+        _note_odd(source, smear)
+        if not smear.objects and not smear.odd:
+            source.leave_out(picture, "its annotation has no object")
+    for picture in (path for path in pictures.paths if path not in smears):
+        source.leave_out(picture, "it has no annotation")
 
 
-def _picture_of(images: dict[str, Path], name: str) -> Path | None:
-    bare = Path(name).name
-    if bare in images:
-        return images[bare]
-    return next((path for path in images.values() if path.stem == bare), None)
+def _note_odd(source: Source, smear: Annotated, wanted: str = "") -> None:
+    """List the objects without a usable box, but for those of other names where one name is wanted."""
+    for name, problem in smear.odd:
+        if not wanted or name.lower() in ("", wanted):
+            named = f" ({name})" if name else ""
+            item = LeftOut(_name_of(smear, source), f"an object is left out{named}: {problem}")
+            source.left_out.append(item)
+
+
+def _add(source: Source, picture: Path, label: str, smear: Annotated, box: Box, margin: float) -> None:
+    relative = picture.relative_to(source.folder).as_posix()
+    source.candidates.append(Candidate(relative, label, box=_grown(box, margin), size=smear.size))
 
 
 def _grown(box: Box, margin: float) -> Box:
     by = round(margin * max(box.x_max - box.x_min, box.y_max - box.y_min))
     return Box(max(box.x_min - by, 0), max(box.y_min - by, 0), box.x_max + by, box.y_max + by)
-
-
-def annotation_files(folder: Path) -> list[Path]:
-    """XML files in FOLDER/annotations (any case) or beside the images."""
-    subfolders = visible_folders(folder)
-    places = [sub for sub in subfolders if sub.name.lower() in ("annotations", "annotation", "xml")]
-    if not places and (any(map(is_images_folder, subfolders)) or any(map(is_image_name, folder.iterdir()))):
-        places = [folder]
-    return sorted(path for place in places for path in place.iterdir() if is_file(path, ".xml"))

@@ -175,8 +175,8 @@ class Filling:
         return row.image_id, row.view
 
     def _render(self, job: Job) -> None:
-        size_px = self._writer.recipe.space.input_size_px
-        future = self._renderer.submit(job.image, size_px, job.parameters) if job.image else None
+        space = self._writer.recipe.space
+        future = self._renderer.submit(job.image, space, job.parameters) if job.image else None
         self._rendered.append((job, future))
         self._ahead_rows += len(job.rows)
 

@@ -17,6 +17,7 @@ from featcache.errors import DatasetError, ImageError
 from featcache.extract.shares import Shares
 from featcache.files import sha256_bytes
 from featcache.machine import usable_cores
+from featcache.recipe import FeatureSpace
 from featcache.views import Pixels, ViewParameters, cut_and_resize, render
 
 _REMEMBERED_BYTES = 192 << 20
@@ -38,28 +39,31 @@ class Renderer:
         self._files: _Once[tuple[str, Pixels]] = _Once(_REMEMBERED_BYTES, lambda found: found[1].nbytes)
         self._views: _Once[Pixels] | None = _Once(_REMEMBERED_BYTES, lambda view: view.nbytes) if for_several else None
 
-    def submit(self, image: LabelledImage, size_px: int, parameters: Sequence[ViewParameters]) -> Future[list[Pixels]]:
+    def submit(
+        self, image: LabelledImage, space: FeatureSpace, parameters: Sequence[ViewParameters]
+    ) -> Future[list[Pixels]]:
         """Begin to render views of an image. Its result raises DatasetError as `render_views` does."""
-        return self._pool.submit(self._render, image, size_px, parameters)
+        return self._pool.submit(self._render, image, space, parameters)
 
     def close(self) -> None:
         """Begin nothing more, and wait for what is under way."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _render(self, image: LabelledImage, size_px: int, parameters: Sequence[ViewParameters]) -> list[Pixels]:
+    def _render(self, image: LabelledImage, space: FeatureSpace, parameters: Sequence[ViewParameters]) -> list[Pixels]:
         plain: Pixels | None = None
 
         def view(how: ViewParameters) -> Pixels:
             nonlocal plain
             if plain is None:
                 with self._shares.of("decode"):
-                    plain = _plain(image, size_px, self._decoded)
+                    plain = _plain(image, space, self._decoded)
             with self._shares.of("render"):
                 return render(plain, how)
 
+        frame = (space.input_size_px, space.resize)
         if self._views is None:
             return [view(how) for how in parameters]
-        return [self._views.get((image.image_id, size_px, how), partial(view, how)) for how in parameters]
+        return [self._views.get((image.image_id, *frame, how), partial(view, how)) for how in parameters]
 
     def _decoded(self, image: LabelledImage) -> tuple[str, Pixels]:
         return self._files.get(image.path, lambda: _decoded(image, self._folder))
@@ -102,21 +106,21 @@ class _Once(Generic[Value]):
 
 
 def render_views(
-    image: LabelledImage, folder: Path, size_px: int, parameters: Sequence[ViewParameters]
+    image: LabelledImage, folder: Path, space: FeatureSpace, parameters: Sequence[ViewParameters]
 ) -> list[Pixels]:
-    """Read and decode an image, and render the wanted views of it, (size_px, size_px, 3) each.
+    """Read and decode an image, and render the wanted views of it, each of the input size of a feature space.
 
     Raises DatasetError, with the image's path, for what is no image, or no longer the one that it is named by.
     """
-    plain = _plain(image, size_px, lambda image: _decoded(image, folder))
+    plain = _plain(image, space, lambda image: _decoded(image, folder))
     return [render(plain, how) for how in parameters]
 
 
-def _plain(image: LabelledImage, size_px: int, decoded: Callable[[LabelledImage], tuple[str, Pixels]]) -> Pixels:
+def _plain(image: LabelledImage, space: FeatureSpace, decoded: Callable[[LabelledImage], tuple[str, Pixels]]) -> Pixels:
     try:
         identity, pixels = decoded(image)
         _check_bytes(image, identity)  # decoded, perhaps, for another box of the file
-        return cut_and_resize(pixels, image.box, size_px)
+        return cut_and_resize(pixels, image.box, space.input_size_px, space.resize)
     except DatasetError as error:
         raise DatasetError(f"{image.path}: {error}") from error
 

@@ -336,7 +336,7 @@ def row_weights(y: NDArray[np.int64], config: HeadConfig) -> Array:
 
 
 def _refuse_untrainable(cache: Cache, config: HeadConfig) -> None:
-    again = "change dataset.csv or run 'featcache init --resplit', then 'featcache extract' again"
+    again = "change dataset.csv, or run 'featcache init --resplit' and the extract command of this cache again"
     for split in ("train", "val", "test"):
         if not len(cache.numbers(split)):
             raise HeadError(f"{cache.name}: the split {split!r} has no images: {again}")

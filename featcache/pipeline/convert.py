@@ -62,8 +62,8 @@ def convert(
         )
     if (space.dtype, dtype) == ("float16", "float32"):
         raise UsageError(
-            f"{cache.name}: holds float16, and what its values were as float32 is gone: run 'featcache extract --dtype "
-            "float32'. To read them as float32: features[:].astype('float32')"
+            f"{cache.name}: holds float16, and what its values were as float32 is gone: run "
+            "'featcache extract --model NAME --dtype float32'. To read them as float32: features[:].astype('float32')"
         )
     recipe = Recipe(replace(space, dtype=dtype), cache.recipe.augmentation)
     rows = rows_in(cache.views)

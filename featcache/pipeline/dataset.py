@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 
-from featcache.dataset.build import clipped, default_group
+from featcache.dataset.boxes import clipped
+from featcache.dataset.build import default_group
 from featcache.dataset.candidates import LeftOut
 from featcache.dataset.images import read_bytes, read_picture
 from featcache.dataset.manifest import Dataset, LabelledImage, identity_of, image_id_of, read_dataset, write_dataset
 from featcache.dataset.scan import STAMPS_FILE, scan
+from featcache.dataset.synthetic import write_cells, write_smears
 from featcache.errors import DatasetError, FeatcacheError, ProjectError
 from featcache.files import sha256_bytes, write_bytes
+from featcache.locks import folder_beside
 from featcache.pipeline.progress import Track, silent
-from featcache.project import Project, changed
+from featcache.project import Project, changed, command
 from featcache.views import contact_sheet, cut_and_resize, render, view_parameters
 
 SHEET_FILE = "contact-sheet.png"
@@ -35,13 +40,14 @@ def current_dataset(
     Without `keep` dataset.csv stays as it is.
     """
     listed = read_dataset(project.dataset_file, project.images_folder)
-    paths = {image.path for image in listed.images}
+    named = [replace(image, path=_as_on_disk(listed.folder, image.path)) for image in listed.images]
+    paths = {image.path for image in named}
     with track("checking images", len(paths)) as advance:
         files = scan(listed.folder, paths, project.cache_folder / STAMPS_FILE, lambda: advance(1), check_bytes)
     images, left_out, lines = [], [], []
-    for image in listed.images:
+    for image in named:
         file = files[image.path]
-        box = clipped(image.box, file) if image.box and not file.problem else image.box
+        box = clipped(image.box, file.width_px, file.height_px) if image.box and not file.problem else image.box
         if file.problem or (image.box and box != image.box):
             reason = file.problem or f"the box reaches out of the image ({file.width_px}x{file.height_px} px)"
             left_out.append(LeftOut(image.path, reason))
@@ -59,6 +65,31 @@ def current_dataset(
         except OSError as error:
             raise ProjectError(f"{project.dataset_file}: cannot be written: {error.strerror or error}") from error
     return Dataset(tuple(images), listed.folder), left_out
+
+
+def _as_on_disk(folder: Path, path: str) -> str:
+    """A path in the Unicode form that the disk has: of a project that came from another system, say."""
+    if path.isascii() or (folder / path).exists():
+        return path
+    forms = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+    return next((form for form in forms if (folder / form).exists()), path)
+
+
+def generate(folder: Path, per_class: int, smears: int = 0, seed: int = 0, size_px: int = 240) -> None:
+    """Draw cells into class folders, or smears with annotations; all of them, or no folder.
+
+    Raises DatasetError where the folder holds something, ProjectError where it cannot be written.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise DatasetError(f"{folder}: is not empty: name a new folder")
+    try:
+        with folder_beside(folder) as partial:
+            if smears:
+                write_smears(partial, smears, seed)
+            else:
+                write_cells(partial, per_class, seed, size_px)
+    except OSError as error:
+        raise ProjectError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
 def stop_if_strict(left_out: Sequence[LeftOut], strict: bool) -> None:
@@ -80,7 +111,7 @@ def _refuse_twins(project: Project, images: Sequence[LabelledImage]) -> None:
         if twin is not image:
             raise DatasetError(
                 f"{project.dataset_file}: {twin.path} ({twin.label}, {twin.split}) and {image.path} ({image.label}, "
-                f"{image.split}) have the same bytes: remove one, or run 'featcache init' again"
+                f"{image.split}) have the same bytes: remove one, or run {command('init', into=project.folder)!r} again"
             )
 
 
@@ -105,7 +136,7 @@ def preview(
             try:
                 data = read_bytes(dataset.folder / image.path)
                 picture = read_picture(data)
-                plain = cut_and_resize(picture.pixels, image.box, size_px)
+                plain = cut_and_resize(picture.pixels, image.box, size_px, project.settings.views.resize)
             except FeatcacheError as error:
                 raise DatasetError(f"{image.path}: {error}") from error
             image_id = image_id_of(identity_of(sha256_bytes(data), picture.rules), image.box)

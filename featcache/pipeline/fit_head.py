@@ -15,8 +15,8 @@ import pandas as pd
 
 from featcache import metrics as measures
 from featcache import runs
-from featcache.dataset.manifest import SPLITS, read_dataset
-from featcache.errors import CacheError, HeadError, RunError, UsageError
+from featcache.dataset.manifest import SPLITS
+from featcache.errors import CacheError, HeadError, RunError
 from featcache.heads import checkpoint
 from featcache.heads.config import HeadConfig, Solver
 from featcache.heads.cost import Choice, Expected, expect
@@ -27,7 +27,7 @@ from featcache.heads.train import Material, Trained, plan_head, train_head
 from featcache.machine import usable_cores
 from featcache.pipeline import tensorboard as events
 from featcache.pipeline.progress import Stopping, Track, never, silent
-from featcache.project import Project, refuse_unwritable
+from featcache.project import refuse_unwritable
 from featcache.recipe import digest
 from featcache.report import figures, page
 from featcache.store.cache import Cache
@@ -251,6 +251,7 @@ def described(cache: Cache, why: str) -> dict[str, Any]:
         "why": why,
         "cores": usable_cores(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **({"relabelled_images": cache.relabelled_images} if cache.relabelled_images else {}),
     }
 
 
@@ -271,8 +272,8 @@ def refuse_missing_classes(cache: Cache) -> None:
     for split in SPLITS:
         if missing := labels - set(cache.rows["label"][cache.rows["split"] == split]):
             raise HeadError(
-                f"{cache.name}: the split {split!r} has no rows of {', '.join(sorted(missing))}: change dataset.csv "
-                "or run 'featcache init --resplit', then 'featcache extract' again"
+                f"{cache.name}: the split {split!r} has no rows of {', '.join(sorted(missing))}: change dataset.csv, "
+                "or run 'featcache init --resplit' and the extract command of this cache again"
             )
 
 
@@ -292,7 +293,7 @@ def explaining_damage(cache: Cache) -> Iterator[None]:
     try:
         yield
     except CacheError as error:
-        raise CacheError(f"{error}. Remove {cache.folder} and run its 'featcache extract' again") from error
+        raise CacheError(f"{error}. Remove {cache.folder} and run the extract command that made it again") from error
 
 
 def measure(cache: Cache, probabilities: np.ndarray[Any, Any]) -> dict[str, dict[str, Any]]:
@@ -301,29 +302,6 @@ def measure(cache: Cache, probabilities: np.ndarray[Any, Any]) -> dict[str, dict
         split: measures.evaluate(probabilities[numbers], cache.labels(split), cache.classes, groups[numbers])
         for split, numbers in ((split, cache.numbers(split)) for split in SPLITS)
     }
-
-
-def refuse_stale(project: Project, cache: Cache) -> None:
-    """Raise UsageError if dataset.csv says other labels, splits or groups than the cache's copy of it.
-
-    A project that names no images works on caches of others, and has none.
-    """
-    if "dataset" not in project.settings.model_fields_set and not project.dataset_file.exists():
-        return
-    listed = {image.image_id: image for image in read_dataset(project.dataset_file, project.images_folder).images}
-    copied = cache.dataset[["image_id", "label", "split", "group", "path"]].astype(str)
-    changed = [
-        path
-        for image_id, label, split, group, path in copied.itertuples(index=False, name=None)
-        if (image := listed.get(image_id)) is not None
-        and (image.label, image.split, image.group or group) != (label, split, group)
-    ]
-    if changed:
-        raise UsageError(
-            f"{project.dataset_file.name} gives {len(changed)} images of {cache.name} another label, split or group "
-            f"({changed[0]} for one): run 'featcache extract --model {cache.recipe.space.backbone}' again, as before; "
-            "it computes only what is new"
-        )
 
 
 def report(results: Path, out: Path | None = None) -> tuple[Path, Path, list[runs.Run]]:

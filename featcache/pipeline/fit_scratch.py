@@ -124,7 +124,7 @@ def _fit_scratch(
     refuse_unwritable(project.results_folder)
     spec, head = _asked(project, spec, config, options)
     cuts, network = identify(project.cache_folder / KNOWN_FILE, spec)
-    _refuse_other_features(head, cuts[0])
+    _refuse_other_features(head, cuts[0], project)
     cache = _views(project, cuts[0], options, track, stopping)
     refuse_missing_classes(cache)
     identity = _identity(cache, cuts[0], spec, config, head)
@@ -164,7 +164,7 @@ def expect(
     options = options or ScratchOptions()
     spec, head = _asked(project, spec, config, options)
     network = load_network(spec)
-    _refuse_other_features(head, network.cuts[0])
+    _refuse_other_features(head, network.cuts[0], project)
     side = network.cuts[0].input_size_px
     (plan,) = plan_extraction(project, ["pixels"], options.extraction(side), keep=False)
     counted = zip(plan.dataset.images, plan.views, strict=True)
@@ -253,8 +253,9 @@ def _head(project: Project, name: str) -> _StartHead:
         raise ScratchError(f"{run.folder}: is no run of a head of dense layers") from error
 
 
-def _refuse_other_features(start: _StartHead | None, cut: Cut) -> None:
-    spaces = {space_of(cut, dtype).digest for dtype in ("float32", "float16")}
+def _refuse_other_features(start: _StartHead | None, cut: Cut, project: Project) -> None:
+    resize = project.settings.views.resize
+    spaces = {space_of(cut, dtype, resize).digest for dtype in ("float32", "float16")}
     if start is not None and start.head.space not in spaces:
         mine = f"{cut.backbone}, {cut.input_size_px} px, {cut.preprocessing}, {cut.weights}"
         raise ScratchError(

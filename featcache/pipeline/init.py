@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from featcache.dataset.build import Built, SplitRule, build
@@ -15,9 +14,9 @@ from featcache.dataset.candidates import LeftOut
 from featcache.dataset.manifest import SPLITS, Dataset, LabelledImage, read_dataset, write_dataset
 from featcache.dataset.scan import STAMPS_FILE
 from featcache.dataset.sources import find_images
-from featcache.dataset.synthetic import write_cells
+from featcache.dataset.synthetic import is_generated, write_cells
 from featcache.errors import ProjectError
-from featcache.files import PARTIAL_SUFFIX
+from featcache.locks import TakenError, folder_beside, holding
 from featcache.pipeline.dataset import SHEET_FILE, stop_if_strict
 from featcache.pipeline.progress import Track, silent
 from featcache.project import (
@@ -27,7 +26,9 @@ from featcache.project import (
     Project,
     Settings,
     changed,
+    command,
     read_settings,
+    shown,
     write_project,
 )
 
@@ -41,7 +42,7 @@ class InitOptions:
 
     dataset, views, augmentation : values for those sections of featcache.toml
     resplit : make new splits even where the source, or an earlier dataset.csv, says them
-    relabel : take the source's labels where an earlier dataset.csv says others
+    relabel : take the source's labels and splits where an earlier dataset.csv says others
     """
 
     dataset: Mapping[str, Any] = field(default_factory=dict)
@@ -73,10 +74,16 @@ def init(place: Path | None, into: Path, options: InitOptions | None = None, tra
 
     place : folder of images, or a CSV; None takes the project's own, or generates leukocytes into `into`
 
-    Raises DatasetError for images that cannot be trained on, ProjectError where dataset.csv says other
-    labels than the source and `options.relabel` is not set; nothing is written then.
+    Raises DatasetError for images that cannot be trained on, ProjectError where a file is in the way; nothing is
+    written then.
     """
     options = options or InitOptions()
+    _settings(Settings(), options)  # a wrong option is said before anything is touched
+    with _alone_in(into):
+        return _init(place, into, options, track)
+
+
+def _init(place: Path | None, into: Path, options: InitOptions, track: Track) -> Initialised:
     before = _project_before(into)
     settings = _settings(before.settings if before else Settings(), options)
     about = ""
@@ -88,17 +95,32 @@ def init(place: Path | None, into: Path, options: InitOptions | None = None, tra
     own = Project(into, settings)
     ignore = frozenset({own.cache_folder, own.results_folder, own.dataset_file, into / SHEET_FILE})
     asked = settings.dataset
-    source = find_images(place, asked.voc_object, asked.margin, ignore)
+    source = find_images(place, asked, ignore)
     kept = _kept(before, settings)
     with track("checking images", len({candidate.path for candidate in source.candidates})) as advance:
         stamps = own.cache_folder / STAMPS_FILE
-        built = build(source, _rule(asked, options.resplit), asked.without, kept, stamps, lambda: advance(1))
+        rule = _rule(asked, options.resplit)
+        built = build(source, rule, asked.without, kept, stamps, lambda: advance(1), options.relabel)
     stop_if_strict(built.left_out, options.strict)
-    if not options.relabel:
-        _refuse_other_labels(into, kept, built.images)
     project = _write_project(into, settings, place, source.folder, built)
     dataset = Dataset(built.images, project.images_folder)
     return Initialised(project, dataset, source.layout, about or source.about, built.left_out, built.remarks)
+
+
+@contextmanager
+def _alone_in(into: Path) -> Iterator[None]:
+    """Keep another `init` out of a folder meanwhile; a folder that was made for it goes again if nothing came of it."""
+    made = [folder for folder in (into, *into.parents) if not folder.exists()]
+    try:
+        with ExitStack() as stack:
+            with _writing(into):
+                into.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(holding(into))
+            yield
+    finally:
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
 
 
 def _project_before(into: Path) -> Project | None:
@@ -109,7 +131,7 @@ def _project_before(into: Path) -> Project | None:
     if dataset_file.exists():
         raise ProjectError(
             f"{dataset_file} is here without {PROJECT_FILE}, so 'init' did not write it: rename it and name it as "
-            "the list to read, 'featcache init LIST.csv'"
+            f"the list to read, {command('init', 'LIST.csv', into=into)!r}"
         )
     return None
 
@@ -122,22 +144,6 @@ def _kept(before: Project | None, settings: Settings) -> tuple[LabelledImage, ..
     if before.settings.dataset.group_pattern == settings.dataset.group_pattern:
         return images
     return tuple(replace(image, group="") for image in images)
-
-
-def _refuse_other_labels(into: Path, kept: Sequence[LabelledImage], images: Sequence[LabelledImage]) -> None:
-    """dataset.csv may have been edited by hand: its labels are not overwritten unasked."""
-    listed = {(image.path, image.box, image.image_id): image.label for image in kept}
-    other = [
-        (image, label)
-        for image in images
-        if (label := listed.get((image.path, image.box, image.image_id), image.label)) != image.label
-    ]
-    if other:
-        image, label = other[0]
-        raise ProjectError(
-            f"{into / DATASET_FILE} and the images' source give {len(other)} images different labels ({image.path}: "
-            f"{label} in {DATASET_FILE}, {image.label} in the source): --relabel takes the source's"
-        )
 
 
 def _settings(settings: Settings, options: InitOptions) -> Settings:
@@ -155,17 +161,17 @@ def _rule(asked: DatasetSection, resplit: bool) -> SplitRule:
 
 
 def _generate(into: Path, settings: Settings, options: InitOptions, track: Track) -> tuple[Path, str]:
-    """Draw the generated leukocytes, unless a folder of that name is there."""
-    folder = into / GENERATED_FOLDER
-    if folder.exists():
-        raise ProjectError(f"{folder} is already here: 'featcache init {GENERATED_FOLDER}' takes it as it is")
-    with track("drawing leukocytes", 1) as advance, _writing(into):
-        into.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".", suffix=PARTIAL_SUFFIX, dir=into) as partial:
-            write_cells(Path(partial) / folder.name, options.per_class, settings.augmentation.seed)
-            (Path(partial) / folder.name).rename(folder)
-        advance(1)
-    return folder, f"generated leukocytes, {options.per_class} of each class, in {GENERATED_FOLDER}/"
+    """Draw the generated leukocytes, unless they are there: of an `init` that was stopped after it drew them."""
+    folder, seed = into / GENERATED_FOLDER, settings.augmentation.seed
+    about = f"generated leukocytes, {options.per_class} of each class, in {GENERATED_FOLDER}/"
+    if folder.exists() and not is_generated(folder, options.per_class, seed):
+        raise ProjectError(f"{folder} is already here: {command('init', shown(folder), into=into)!r} takes it as it is")
+    if not folder.exists():
+        with track("drawing leukocytes", 1) as advance, _writing(into):
+            with folder_beside(folder) as partial:
+                write_cells(partial, options.per_class, seed)
+            advance(1)
+    return folder, about
 
 
 def _split_by_counts(settings: Settings, options: InitOptions) -> Settings:
@@ -181,9 +187,12 @@ def _write_project(into: Path, settings: Settings, source: Path, images: Path, b
     with _writing(into):
         places = {"source": _relative(source, into), "images": _relative(images, into)}
         settings = settings.model_copy(update={"dataset": changed(settings.dataset, places)})
-        into.mkdir(parents=True, exist_ok=True)
-        write_project(into, settings)
+        is_new = not (into / PROJECT_FILE).exists()
+        if is_new:  # else the settings come last: until then another run of the same command changes the same things
+            write_project(into, settings)
         write_dataset(into / DATASET_FILE, built.images)
+        if not is_new:
+            write_project(into, settings)
     return Project(into, settings)
 
 
@@ -191,6 +200,8 @@ def _write_project(into: Path, settings: Settings, source: Path, images: Path, b
 def _writing(into: Path) -> Iterator[None]:
     try:
         yield
+    except TakenError as error:
+        raise ProjectError(f"{into}: another init is at work in it: run this one again when it is done") from error
     except OSError as error:
         raise ProjectError(f"{into}: cannot be written: {error.strerror or error}") from error
     except UnicodeEncodeError as error:

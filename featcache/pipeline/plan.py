@@ -20,7 +20,7 @@ from featcache.extract import rows_of
 from featcache.network import offline
 from featcache.pipeline.dataset import current_dataset
 from featcache.pipeline.progress import Track, silent
-from featcache.project import Project, StorageSection, changed
+from featcache.project import Project, StorageSection, changed, command
 from featcache.recipe import Recipe, cache_digest, cache_name
 from featcache.store.tables import Row
 from featcache.views import plan_views
@@ -131,7 +131,8 @@ def plan_extraction(
     """
     dataset, left_out = current_dataset(project, options.strict, track, options.check_bytes, keep)
     _refuse_untrainable(project, dataset, left_out)
-    views = plan_views(dataset.images, changed(project.settings.views, options.views))
+    wanted = changed(project.settings.views, options.views)
+    views = plan_views(dataset.images, wanted)
     augmentation = changed(project.settings.augmentation, options.augmentation).record()
     storage = changed(project.settings.storage, options.storage)
     plans = []
@@ -142,7 +143,7 @@ def plan_extraction(
             cuts, engine = network_for(project, options.network(model), options.engine, options.batch_rows, on_event)
             advance(1)
         for number, cut in enumerate(cuts):
-            recipe = Recipe(space_of(cut, storage.dtype), augmentation)
+            recipe = Recipe(space_of(cut, storage.dtype, wanted.resize), augmentation)
             if cut.dtype == pixels.DTYPE and "dtype" in options.storage:
                 pixels.refuse(["--dtype"])
             plans.append(Plan(dataset, left_out, cut, number, recipe, views, storage, project.cache_folder, engine))
@@ -188,7 +189,7 @@ def network_for(
 def _refuse_untrainable(project: Project, dataset: Dataset, left_out: Sequence[LeftOut]) -> None:
     """Say before the long work, not behind it, what no head could be trained on."""
     try:
-        check(dataset.images, str(project.dataset_file))
+        check(dataset.images, str(project.dataset_file), repr(command("init", "--resplit", into=project.folder)))
     except DatasetError as error:
         if not left_out:
             raise

@@ -173,7 +173,7 @@ def _planned(
             return recipe, rows
     raise CacheError(
         f"{folder.name}: {RECIPE_FILE} or {ROWS_FILE} is damaged, and featcache.toml as it is now gives another cache: "
-        "run the 'featcache extract' command that made it, which mends it"
+        "run the extract command that made it, which mends it"
     )
 
 

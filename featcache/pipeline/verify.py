@@ -100,7 +100,7 @@ def _rendered(row: Row, images: Mapping[str, LabelledImage], folder: Path, recip
     parameters = view_parameters(recipe.augmentation, row.image_id, row.view)
     if dict(row.parameters) != parameters.to_dict():
         raise CacheError(f"{ROWS_FILE}: view {row.view} of {row.image_id[:16]}.. is not what the recipe makes of it")
-    return np.stack(render_views(images[row.image_id], folder, recipe.space.input_size_px, [parameters]))
+    return np.stack(render_views(images[row.image_id], folder, recipe.space, [parameters]))
 
 
 def network_of(
@@ -129,7 +129,7 @@ def network_of(
         precision=cast(Precision, space.precision),
     )
     (cut,), engine = network_for(project, spec)
-    found = space_of(cut, space.dtype)
+    found = space_of(cut, space.dtype, space.resize)
     if found != space:
         ours, theirs = asdict(found), asdict(space)
         fields = [

@@ -158,7 +158,7 @@ def _private_in(file: Path) -> Ed25519PrivateKey:
     except (ValueError, TypeError, OSError) as error:
         raise TrustError(f"{file}: is no private key: remove it, and make another one") from error
     if not isinstance(private, Ed25519PrivateKey):
-        raise TrustError(f"{file}: expected an Ed25519 key, as 'featcache key new' makes them")
+        raise TrustError(f"{file}: expected an Ed25519 key, as 'featcache key new NAME' makes them")
     return private
 
 

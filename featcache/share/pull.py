@@ -125,7 +125,7 @@ def _here_already(folder: Path, record: Record, signed: keys.Signed) -> Pulled |
     if not (folder / MANIFEST_FILE).is_file():
         raise UsageError(
             f"{folder}: is a cache that was begun here and never finished: 'featcache rm {record.name}' lets the pull "
-            "take its place, 'featcache extract' finishes it"
+            "take its place, the extract command that began it finishes it"
         )
     cache = Cache(folder)
     if cache.manifest.digest != record.digest:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featcache.dataset.manifest import SPLITS, Dataset
+from featcache.dataset.manifest import SPLITS, Dataset, LabelledImage
 from featcache.errors import CacheError, UsageError
 from featcache.recipe import Recipe, cache_digest, cache_name
 from featcache.store import adapters
@@ -38,6 +39,9 @@ class Cache:
     Opening checks the manifest, the recipe against the name, and that every file is there in its size;
     `verify` reads every byte.
     """
+
+    relabelled_images = 0
+    """Images whose label, split or group is not that of the cache's own copy (`relabelled`)."""
 
     def __init__(self, folder: Path, reader: ReaderName = "auto") -> None:
         self.folder = folder
@@ -231,6 +235,25 @@ class Cache:
         self.manifest.write(self.folder)
         self._finish_replacing()
 
+    def relabelled(self, images: Sequence[LabelledImage], changed: int) -> Cache:
+        """This cache with other labels, splits and groups, which `images` gives for all of its images.
+
+        Nothing on the disk changes. `manifest.dataset_digest` is that of the images, so that runs are named by it.
+
+        changed : how many of the images differ from the cache's own copy
+        """
+        other = copy(self)
+        lines = {image.image_id: image for image in images}
+        frame = self.dataset.copy()
+        for name in ("label", "split", "group"):
+            frame[name] = [getattr(lines[image_id], name) for image_id in frame["image_id"]]
+        other.__dict__.update(dataset=frame, relabelled_images=changed)
+        for name in ("rows", "classes"):
+            other.__dict__.pop(name, None)
+        digest = Dataset(tuple(images), self.folder).digest
+        other.manifest = self.manifest.model_copy(update={"dataset_digest": digest})
+        return other
+
     def bytes(self) -> int:
         """Size of all files on disk."""
         return sum(entry.bytes for entry in self.manifest.files.values())
@@ -265,7 +288,7 @@ class Cache:
             path = file_of(self.folder, self.manifest, name)
             try:
                 if not path.is_file():
-                    raise CacheError(f"{self.name}: {name} is missing: 'featcache extract' computes it again")
+                    raise CacheError(f"{self.name}: {name} is missing: its extract command computes it again")
                 if path.stat().st_size != entry.bytes:
                     raise CacheError(f"{self.name}: {name}: expected {entry.bytes} bytes, found {path.stat().st_size}")
             except OSError as error:

@@ -90,4 +90,4 @@ def find_cache(parent: Path, name: str | None = None) -> Cache:
         if broken:
             wanted = f"{broken[0].folder.name}: {broken[0].problem}; {wanted}"
         raise CacheNotFoundError(f"{wanted} in {parent} (there: {names}): 'featcache extract --model NAME' makes one")
-    raise UsageError(f"several caches could be meant: {', '.join(c.name for c in meant)}: name one with --cache NAME")
+    raise UsageError(f"several caches could be meant: {', '.join(c.name for c in meant)}: name one of them")

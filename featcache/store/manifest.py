@@ -178,7 +178,7 @@ def parse_manifest(folder: Path) -> Manifest:
         raise CacheNotFoundError(f"{folder}: is no cache: a command is at work there, or left it behind (see gc)")
     try:
         if not path.is_file():
-            never = "it was never finished: run its 'featcache extract' again"
+            never = "it was never finished: run its extract command again"
             raise CacheNotFoundError(f"{folder}: {never if folder.is_dir() else 'there is no such cache'}")
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise CacheError(f"{path}: larger than any manifest")
@@ -192,7 +192,7 @@ def parse_manifest(folder: Path) -> Manifest:
     if isinstance(version, int) and version > CACHE_FORMAT:
         raise CacheError(f"{path}: format {version} is newer than this featcache ({CACHE_FORMAT}): update featcache")
     if isinstance(version, int) and 0 < version < CACHE_FORMAT:
-        raise CacheError(f"{path}: format {version} is of an older featcache: 'featcache extract' makes it again")
+        raise CacheError(f"{path}: format {version} is of an older featcache: its extract command makes it again")
     if version != CACHE_FORMAT:
         raise CacheError(f"{path}: no featcache manifest of format {CACHE_FORMAT}")
     try:

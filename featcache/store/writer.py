@@ -368,7 +368,7 @@ def images_of(dataset: Dataset, image_ids: set[str]) -> list[LabelledImage]:
     if len(images) != len(image_ids) or {image.image_id for image in images} != image_ids:
         raise CacheError(
             f"the dataset names {len({image.image_id for image in images})} of the {len(image_ids)} images of the "
-            f"cache, on {len(images)} lines: it must name each once; 'featcache extract' makes a cache of another set"
+            f"cache, on {len(images)} lines: it must name each once; extract makes a cache of another set"
         )
     return images
 
