@@ -76,7 +76,7 @@ def test_a_weights_file_with_its_top_is_said_to_be_one(tmp_path: Path) -> None:
             group.attrs["weight_names"] = [name.encode() for name in names]
             for name, weight in zip(names, layer.weights, strict=True):
                 group.create_dataset(name, data=np.asarray(weight))
-    with pytest.raises(WeightsError, match="with its top .predictions.: take the file without it"):
+    with pytest.raises(WeightsError, match=r"with its top \(predictions\): take the file without it"):
         weights.load(registry.get("mobilenetv2"), path, input_size_px=SIDE)
 
 
@@ -109,8 +109,7 @@ def test_a_model_whose_weights_lie_in_other_files_is_refused_before_keras_sees_i
     secret.write_bytes(bytes(64))
     keras = import_keras()
     model = keras.Sequential([keras.Input((SIDE, SIDE, 3)), keras.layers.Conv2D(2, 3)])
-    model.save(tmp_path / "good.keras")
-    config = json.loads(zipfile.ZipFile(tmp_path / "good.keras").read("config.json"))
+    config = json.loads(model.to_json())
     path = zipped(tmp_path / "net.keras", config, led_out(how, secret))
     with pytest.raises(BackboneError, match="another file"):
         open_own(str(path), None, unsafe)
