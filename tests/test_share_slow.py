@@ -7,6 +7,7 @@ import http.server
 import json
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,12 +18,15 @@ from typing import Any
 
 import pytest
 from conftest import FEATCACHE
+from test_store_contract import dataset, fake_features, make_cache, small_shards
 
 from featcache.errors import RemoteDroppedError, RemoteError, UsageError
 from featcache.share import bounded
 from featcache.share.catalog import find, latest, listing
 from featcache.share.contract import StalledError, read
 from featcache.share.gate import Gate
+from featcache.share.parcel import parcel_of_cache
+from featcache.share.push import push
 from featcache.share.transfer import at_once, patiently
 from featcache.share.urls import open_remote
 
@@ -170,8 +174,7 @@ def test_all_threads_end_with_an_interrupt() -> None:
         assert time.monotonic() - started < 2
 
 
-@pytest.mark.parametrize("kind", [0, 1])
-@pytest.mark.parametrize("command", [("ls", "--remote"), ("pull",)])
+@pytest.mark.parametrize(("kind", "command"), [(1, ("ls", "--remote")), (0, ("pull",))])
 def test_the_first_interrupt_ends_a_command(kind: int, command: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "featcache.toml").write_text("")
     with server(trickles) as (url, asked):
@@ -191,6 +194,58 @@ def test_the_first_interrupt_ends_a_command(kind: int, command: tuple[str, ...],
         assert (process.returncode, "Traceback" in said) == (130, False), said
         assert time.monotonic() - started < 3
         assert "interrupted; what was finished is kept" in said
+
+
+@pytest.fixture(scope="module")
+def pushed(quick: Path) -> Path:
+    """A remote folder with one cache."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        small_shards(monkeypatch, 16)
+        cache = make_cache(quick / "streamed", dataset(35), fake_features(70, (3, 4, 5)), 2)
+    push(open_remote(str(quick / "streamed-remote")), parcel_of_cache(cache.folder))
+    return quick / "streamed-remote"
+
+
+STREAMING = """
+import featcache.heads.source
+from featcache.cli import main
+featcache.heads.source.fits = lambda n_bytes: False
+main()
+"""
+
+
+@pytest.mark.parametrize("solver", ["gram", "primal"])
+def test_the_first_interrupt_ends_a_training_whose_features_do_not_come(
+    solver: str, pushed: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "featcache.toml").write_text("")
+    stuck, shards = threading.Event(), list[str]()
+
+    def shards_trickle(request: http.server.BaseHTTPRequestHandler) -> None:
+        file = pushed / request.path.lstrip("/")
+        shards.extend([request.path] if "/c/" in request.path else [])
+        if len(shards) > 1:  # the first one comes, for the estimate
+            stuck.set()
+            trickles(request)
+        else:
+            says(file.read_bytes() if file.is_file() else b"", 200 if file.is_file() else 404)(request)
+
+    with server(shards_trickle) as (url, _):
+        (name,) = (path.name for path in (pushed / "caches").iterdir())
+        process = subprocess.Popen(
+            [sys.executable, "-c", STREAMING, "fit-head", "--cache", f"{url}/{name}", "--solver", solver],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert stuck.wait(30), process.communicate(timeout=1)
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        _, said = process.communicate(timeout=20)
+        assert (process.returncode, "Traceback" in said) == (130, False), said
+        assert time.monotonic() - started < 4
+    assert not list((tmp_path / "cache").glob(".*.partial"))
 
 
 def test_an_answer_that_never_ends_in_number() -> None:
