@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,16 @@ import numpy as np
 import pytest
 from defusedxml import ElementTree
 from numpy.typing import NDArray
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from featcache.dataset.images import decode
 from featcache.dataset.synthetic import (
     CLASSES,
+    encoded,
     render_cell,
     render_smear,
     smear_labels,
@@ -214,3 +219,14 @@ def test_colour_alone_does_not_tell_the_classes_but_shape_helps() -> None:
     assert by_colour < 0.65
     assert 0.6 < by_both < 0.97
     assert by_both > by_colour + 0.1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (240, 240), (64, 700)])
+def test_png_bytes_follow_from_pixels_alone(size: tuple[int, int], tmp_path: Path) -> None:
+    """Images are named by their bytes: no compressor of this machine has a say in them."""
+    pixels = np.random.default_rng(5).integers(0, 256, (*size, 3), dtype=np.uint8)
+    data = encoded(Path("a.png"), pixels)
+    np.testing.assert_array_equal(decode(data), pixels)
+    np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(data))), pixels)
+    if size == (3, 5):
+        assert hashlib.sha256(data).hexdigest() == "d2a0dc09c726f4bdf320424220029f2ecf20237f95cfae053f42ecf333341c76"

@@ -51,11 +51,15 @@ def is_of_keras_2(config: Any) -> bool:
 
 
 def keras_version(path: Path) -> str:
-    """The Keras that wrote a whole .h5 file, as "2.15.0"; "" where it does not say."""
+    """The Keras that wrote a model's file, as "2.15.0"; "" where it does not say."""
     try:
-        with h5py.File(path, "r") as file:
-            version = file.attrs.get("keras_version", "")
-    except DAMAGED:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                version = json.loads(archive.read("metadata.json")).get("keras_version", "")
+        else:
+            with h5py.File(path, "r") as file:
+                version = file.attrs.get("keras_version", "")
+    except (*DAMAGED, RecursionError):
         return ""
     return version.decode(errors="replace") if isinstance(version, bytes) else str(version)
 

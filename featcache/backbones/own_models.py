@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _BUILDER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _BUILDER_SIDE_PX = 224
+_AGAIN = "save it as .keras with the Keras that made it"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _from_file(path: Path, unsafe: bool) -> keras.Model:
             model = keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
     except Exception as error:
         version = keras_version(path)
-        hint = f"it was saved by Keras {version}: {BY_WEIGHTS}" if version < "3" else "save it as .keras again"
+        hint = f"it was saved by Keras {version}: {BY_WEIGHTS}" if version.startswith(("1", "2")) else _AGAIN
         if "unable to lock file" in str(error):
             hint = "this disk has no locks: set HDF5_USE_FILE_LOCKING=FALSE"
         raise BackboneError(f"{path}: Keras cannot load it: {one_line(error)}; {hint}") from error

@@ -17,6 +17,7 @@ import click
 
 from featcache import __version__, files
 from featcache.cli.interrupts import noting_interrupts
+from featcache.cli.left_out import left_out_lines
 from featcache.cli.output import say
 from featcache.errors import FeatcacheError
 
@@ -140,6 +141,8 @@ def _say_error(error: BaseException, interrupted: bool) -> int:
         _give_up_stdout()  # it may be what cannot be written: a closed pipe, a full disk
     if not isinstance(error, BrokenPipeError):
         _echo(f"featcache: {_message(error)}")
+        for line in left_out_lines(error):
+            _echo(line)
     return 1
 
 
@@ -153,9 +156,7 @@ class _Printable(io.StringIO):
 
 def _message(error: BaseException) -> str:
     if isinstance(error, FeatcacheError):
-        from featcache.cli.left_out import left_out_lines
-
-        return "\n".join([str(error), *left_out_lines(error)])
+        return str(error)
     if isinstance(error, MemoryError):
         return "not enough memory: use fewer rows, a smaller backbone or --pooling avg"
     if isinstance(error, OSError):

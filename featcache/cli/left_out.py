@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from featcache.cli.output import print_json, printable
+from featcache.cli.output import print_json
 from featcache.errors import DatasetError
 
 _SHOWN = 5
@@ -29,4 +29,4 @@ def left_out_lines(error: BaseException) -> list[str]:
     lines = [f"  {path}: {reason}" for path, reason in left_out[:_SHOWN]]
     if len(left_out) > _SHOWN:
         lines.append(f"  ... and {len(left_out) - _SHOWN} more (all of them with --json)")
-    return [printable(line) for line in [f"left out: {len(left_out)}"] * bool(left_out) + lines]
+    return [f"left out: {len(left_out)}", *lines] if left_out else []

@@ -13,6 +13,8 @@ from __future__ import annotations
 import csv
 import io
 import math
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,7 @@ MIN_SIZE_PX = 16
 CELL_VIEW = 240.0  # units across one crop; a unit is a pixel of a 640x480 smear
 SMEAR_VIEW = (640.0, 480.0)
 BACKGROUND = 0.03  # optical density of the empty slide
+_STORED_BYTES = 65_535  # the most that a stored block of deflate holds
 
 
 @dataclass(frozen=True)
@@ -278,5 +281,28 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
 
 def encoded(path: Path, image: NDArray[np.uint8]) -> bytes:
     """RGB `image` as a file's bytes, in the format that the suffix of `path` names."""
+    if path.suffix == ".png":
+        return _stored_png(image)
     _, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     return data.tobytes()
+
+
+def _stored_png(image: NDArray[np.uint8]) -> bytes:
+    """A PNG whose bytes follow from its pixels alone: compressors differ, and images are named by their bytes.
+
+    By the PNG specification (3rd edition) and RFC 1950 and 1951: unfiltered lines in stored blocks.
+    """
+    height, width, _ = image.shape
+    lines = np.concatenate([np.zeros((height, 1), np.uint8), image.reshape(height, width * 3)], axis=1).tobytes()
+    blocks = [lines[start : start + _STORED_BYTES] for start in range(0, len(lines), _STORED_BYTES)]
+    stored = b"".join(
+        struct.pack("<BHH", number == len(blocks), len(block), len(block) ^ 0xFFFF) + block
+        for number, block in enumerate(blocks, start=1)
+    )
+    data = b"\x78\x01" + stored + struct.pack(">I", zlib.adler32(lines))
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
