@@ -16,8 +16,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import obstore
 import pytest
 from conftest import FEATCACHE
+from servers import S3
 from test_store_contract import dataset, fake_features, make_cache, small_shards
 
 from featcache.errors import RemoteDroppedError, RemoteError, UsageError
@@ -305,6 +307,73 @@ def test_of_amazon_only_its_own_hosts_are_reached() -> None:
     assert not allows("amazonaws.com.evil.example", 443)
     assert not allows("evil-amazonaws.com", 443)
     assert not Gate("https://s3.lab").allows("s3.lab", 80)
+
+
+# 200, with an error inside: buckets begin some answers before they know how it ends
+
+
+ERROR = (
+    b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>InternalError</Code>'
+    b"<Message>We encountered an internal error. Please try again.</Message></Error>"
+)
+BEGUN = (
+    b"<InitiateMultipartUploadResult><Bucket>b</Bucket><Key>a</Key><UploadId>u</UploadId>"
+    b"</InitiateMultipartUploadResult>"
+)
+
+
+def well_with_an_error_inside(request: http.server.BaseHTTPRequestHandler) -> None:
+    says(BEGUN if request.path.endswith("uploads=") else ERROR, 200, (("ETag", '"0"'),))(request)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featcache.share.objects._RETRIES", {"max_retries": 0})
+    monkeypatch.setattr(bounded, "SILENT_S", 30.0)
+    monkeypatch.setattr(bounded, "CALL_S", 30.0)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_200_with_an_error_inside_is_an_error(pushed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featcache.share.objects._WHOLE_BYTES", 10)
+    (folder,) = (path for path in pushed.with_name("streamed").iterdir() if path.is_dir())
+    with server(well_with_an_error_inside) as (url, asked):
+        store = open_remote(f"s3://lab/x?endpoint={url}")
+        calls: dict[str, Callable[[], object]] = {
+            "in parts": lambda: store.put("a", b"x" * 100),
+            "remove": lambda: store.remove("a"),
+            "list": lambda: store.list("caches"),
+            "folders": lambda: store.folders("caches"),
+            "listing": lambda: listing(store, "cache"),
+            "push": lambda: push(store, parcel_of_cache(folder)),
+        }
+        for call in calls.values():
+            with pytest.raises(RemoteError):
+                call()
+    assert any(line.startswith("POST /lab/x/a?uploadId=u") for line in asked)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_push_of_which_one_object_was_taken_with_an_error_inside_is_none(
+    pushed: Path, s3: S3, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway says 200 of the record, or of a file, that it then did not store."""
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_SESSION_TOKEN")
+    (folder,) = (path for path in pushed.with_name("streamed").iterdir() if path.is_dir())
+    real = obstore.put
+    for lost in ("recipe.json", "/c/", "chunks.json", "manifest.json", "00000001.json"):
+        store = open_remote(s3.url(f"{place.name}/{lost}"))
+
+        def put(bucket: Any, path: str, *args: Any, lost: str = lost, **options: Any) -> Any:
+            return None if lost in path else real(bucket, path, *args, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(obstore, "put", put)
+            with pytest.raises(RemoteDroppedError, match=r"push again"):
+                push(store, parcel_of_cache(folder))
+        assert listing(store, "cache") == []
 
 
 # What a server that is no remote says, and addresses that are none
