@@ -34,7 +34,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of whatever a shell 
 FEATCACHE = Path(sys.executable).with_name("featcache")
 EXTRACT = ("extract", "--model", "mobilenetv2", "--weights", "random", "--input-size", "64")
 """The extraction of `made`; small enough to be done in a moment."""
-LONG = ("test_cli_scratch", "test_backbones_golden", "test_docs", "test_backbones_registry", "test_heads_resume")
+LONG = (
+    "test_cli_scratch",
+    "test_docs",
+    "test_backbones_golden",
+    "test_backbones_registry",
+    "test_heads_resume",
+    "test_cli_signals",
+    "test_share_faults",
+    "test_cli_share",
+    "test_cli_caches",
+    "test_no_call_home",
+    "test_store_hostile",
+)
 """Files that take minutes. They begin first, so that at the end no process waits for another one's long file."""
 
 

@@ -25,7 +25,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ from featcache.share.subset import Part, pull_part
 from featcache.share.urls import open_remote
 from featcache.store import ledger, tables
 from featcache.store.cache import open_cache
+from featcache.store.tables import images_in
 from featcache.store.writer import CacheWriter
 
 MODEL = ("extract", "--model", "mobilenetv2")
@@ -250,6 +251,21 @@ def fit(
         open_cache(cache), Path(results), config, solver, on_epoch=lambda _: time.sleep(pause_s)
     )
     return {"run": done.run.name, "resumed_at": done.resumed_at, "reused": done.reused}
+
+
+def relabel(folder: str, letter: str, *, fault: Sequence[Any] | None = None) -> bool:
+    """Give every image of a cache a label that begins so. fault : as of `fill`, in `folder`"""
+    cache = open_cache(folder)
+    labelled = relabelled(images_in(cache.dataset), letter)
+    if fault:
+        name, *arguments = fault
+        FAULTS[name](Path(folder), CheapEngine(), *arguments)
+    return cache.replace_dataset(labelled)
+
+
+def relabelled(images: Sequence[LabelledImage], letter: str) -> Dataset:
+    """The same images with labels that begin so."""
+    return Dataset(tuple(replace(image, label=letter + image.label[1:]) for image in images), Path())
 
 
 def push(folder: str, url: str, **how: Any) -> dict[str, Any]:
@@ -497,7 +513,14 @@ FAULTS: dict[str, Callable[..., None]] = {
     "clock": _jumping_clock,
     "file limit": _file_limit,
 }
-WORK: dict[str, Callable[..., Any]] = {"fill": fill, "command": command, "fit": fit, "push": push, "pull": pull}
+WORK: dict[str, Callable[..., Any]] = {
+    "fill": fill,
+    "command": command,
+    "fit": fit,
+    "relabel": relabel,
+    "push": push,
+    "pull": pull,
+}
 
 
 def make_project(shop: Workshop, folder: Path, *options: str, per_class: int = 6) -> Path:

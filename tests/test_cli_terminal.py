@@ -15,9 +15,10 @@ import termios
 from pathlib import Path
 
 import pytest
-from conftest import run_command
+from conftest import Run
 
 from featcache.cli.output import printable
+from featcache.dataset.synthetic import write_cells
 from featcache.files import write_text
 
 HOSTILE = "\x1b]52;c;aGk=\x07\x1b[31mred\u202egnp\u2066.\x9b2J"
@@ -77,9 +78,9 @@ def test_tables_break_no_name(columns: int) -> None:
         assert any(line.split()[0] == name for line in lines), name
 
 
-def test_an_extraction_says_what_it_does_before_its_first_row(tmp_path: Path) -> None:
-    run_command("dataset", "generate", "cells", "--per-class", "4", "--size", "32", cwd=tmp_path, check=True)
-    run_command("init", "cells", "--split-counts", "2/1/1", "--views", "1", cwd=tmp_path, check=True)
+def test_an_extraction_says_what_it_does_before_its_first_row(tmp_path: Path, run: Run) -> None:
+    write_cells(tmp_path / "cells", 4, size_px=32)
+    assert run("init", "cells", "--split-counts", "2/1/1", "--views", "1", cwd=tmp_path).code == 0
     args = ["featcache", "extract", "--model", "pixels", "--input-size", "32"]
     code = f"import os, sys; os.chdir({str(tmp_path)!r}); sys.argv = {args!r}; from featcache.cli import main; main()"
     lines = in_terminal(code, 100)
@@ -102,10 +103,10 @@ def steers(text: str) -> bool:
     return bool(STEERING.search(text))
 
 
-def test_hostile_names_steer_no_terminal(tmp_path: Path) -> None:
+def test_hostile_names_steer_no_terminal(tmp_path: Path, run: Run) -> None:
     """A hostile name in every field that commands show: classes, files, settings, caches, runs, arguments."""
     label = "\x1b[31mred\u202e"
-    run_command("dataset", "generate", "cells", "--per-class", "3", "--size", "32", cwd=tmp_path, check=True)
+    write_cells(tmp_path / "cells", 3, size_px=32)
     for name in (label, "plain"):
         (tmp_path / "set" / name).mkdir(parents=True)
     cells = sorted((tmp_path / "cells").rglob("*.png"))
@@ -127,24 +128,24 @@ def test_hostile_names_steer_no_terminal(tmp_path: Path) -> None:
         ["init", "--split", label],
     ]
     for command in commands:
-        done = run_command(*command, cwd=tmp_path)
+        done = run(*command, cwd=tmp_path)
         assert not steers(done.out), (command, done.out)
         assert not steers(done.err), (command, done.err)
         assert "Traceback" not in done.err
     write_text(
         tmp_path / "featcache.toml", f'[dataset]\nsource = "set"\nimages = "set"\n"{HOSTILE[1:4]}\\u001b[31m" = 1\n'
     )
-    done = run_command("ls", cwd=tmp_path)
+    done = run("ls", cwd=tmp_path)
     assert done.code == 1
     assert not steers(done.err)
 
 
-def test_hostile_runs_steer_no_terminal(tmp_path: Path) -> None:
-    run = tmp_path / "results" / "head-\x1b[31mx"
-    run.mkdir(parents=True)
-    (run / "config.json").write_text(json.dumps({"format": 1, "backbone": HOSTILE, "classes": [HOSTILE, "b"]}))
-    (run / "metrics.json").write_text(json.dumps({"format": 1, "epochs": HOSTILE}))
+def test_hostile_runs_steer_no_terminal(tmp_path: Path, run: Run) -> None:
+    folder = tmp_path / "results" / "head-\x1b[31mx"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"format": 1, "backbone": HOSTILE, "classes": [HOSTILE, "b"]}))
+    (folder / "metrics.json").write_text(json.dumps({"format": 1, "epochs": HOSTILE}))
     write_text(tmp_path / "featcache.toml", "")
-    done = run_command("report", cwd=tmp_path)
+    done = run("report", cwd=tmp_path)
     assert not steers(done.out)
     assert not steers(done.err)

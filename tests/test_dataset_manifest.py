@@ -63,7 +63,7 @@ images_lists = st.lists(
     max_size=6,
     unique_by=lambda item: (item.path, item.box),
 )
-in_folder = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+in_folder = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @in_folder

@@ -42,7 +42,7 @@ def present(members: list[Member], splits: dict[str, str]) -> dict[str, set[str]
     return found
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(one_label_groups(), fractions, seeds)
 def test_every_group_has_one_split_and_every_class_is_in_each(
     members: list[Member], shares: dict[str, float], seed: int
@@ -52,7 +52,7 @@ def test_every_group_has_one_split_and_every_class_is_in_each(
     assert all(found == set(SPLITS) for found in present(members, splits).values())
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(mixed_groups, fractions, seeds)
 def test_groups_of_several_classes_are_split_or_refused(
     members: list[Member], shares: dict[str, float], seed: int
@@ -72,7 +72,7 @@ def test_many_groups_of_several_classes_are_split() -> None:
     assert all(found == set(SPLITS) for found in present(members, splits).values())
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(one_label_groups() | mixed_groups, seeds, st.randoms())
 def test_the_order_of_the_images_changes_nothing(members: list[Member], seed: int, rng: random.Random) -> None:
     try:
@@ -101,7 +101,7 @@ def needed_no_repair(members: list[Member], shares: dict[str, float]) -> bool:
     return True
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(one_label_groups(20, 60), st.integers(1, 60))
 def test_new_groups_move_no_old_one(members: list[Member], new: int) -> None:
     shares = dict(DEFAULT_FRACTIONS)
@@ -168,7 +168,7 @@ def test_counts_are_exact(seed: int) -> None:
     assert splits == split_by_counts(members[::-1], PAPER, seed)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(one_label_groups(1, 30), st.tuples(*[st.integers(1, 12)] * 3), seeds)
 def test_counts_are_exact_or_refused(members: list[Member], numbers: tuple[int, int, int], seed: int) -> None:
     counts = dict(zip(SPLITS, numbers, strict=True))

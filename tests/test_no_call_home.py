@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 from conftest import run_command
 
+from featcache.dataset.synthetic import write_cells
 from featcache.errors import OfflineError, UsageError
 from featcache.network import offline, refuse_offline
+from featcache.pipeline.init import InitOptions, init
 from featcache.share.urls import open_remote
 
 COMMANDS = (
@@ -116,8 +118,8 @@ def test_no_client_id_is_left_in_the_home_folder(recorded: tuple[dict[str, Any],
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_no_library_connects_past_python(tmp_path: Path) -> None:
     """Sockets that compiled code opens, seen by the kernel: an extraction on OpenVINO, and one on Keras."""
-    run_command("dataset", "generate", "cells", "--per-class", "4", "--size", "32", cwd=tmp_path, check=True)
-    run_command("init", "cells", "--split-counts", "2/1/1", "--views", "1", cwd=tmp_path, check=True)
+    write_cells(tmp_path / "cells", 4, size_px=32)
+    init(tmp_path / "cells", tmp_path, InitOptions({"split_counts": (2, 1, 1)}, {"train": 1}))
     trace = tmp_path / "trace"
     code = "from featcache.cli import main; main()"
     strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=connect,sendto,sendmsg", "-o", str(trace)]
@@ -178,8 +180,8 @@ def test_a_download_that_a_network_of_ones_own_begins_is_refused_offline(tmp_pat
     (tmp_path / "mine.py").write_text(
         "import urllib.request\n\n\ndef net():\n    urllib.request.urlopen('http://example.invalid/weights')\n"
     )
-    run_command("dataset", "generate", "cells", "--per-class", "4", "--size", "32", cwd=tmp_path, check=True)
-    run_command("init", "cells", "--split-counts", "2/1/1", "--views", "1", cwd=tmp_path, check=True)
+    write_cells(tmp_path / "cells", 4, size_px=32)
+    init(tmp_path / "cells", tmp_path, InitOptions({"split_counts": (2, 1, 1)}, {"train": 1}))
     done = run_command("extract", "--model", "mine:net", "--offline", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
     assert done.code == 1
     assert "example.invalid was about to be reached, and --offline allows no network" in done.err

@@ -7,6 +7,7 @@ import http.server
 import json
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,14 +16,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import obstore
 import pytest
 from conftest import FEATCACHE
+from servers import S3
+from test_store_contract import dataset, fake_features, make_cache, small_shards
 
 from featcache.errors import RemoteDroppedError, RemoteError, UsageError
 from featcache.share import bounded
 from featcache.share.catalog import find, latest, listing
 from featcache.share.contract import StalledError, read
 from featcache.share.gate import Gate
+from featcache.share.parcel import parcel_of_cache
+from featcache.share.push import push
 from featcache.share.transfer import at_once, patiently
 from featcache.share.urls import open_remote
 
@@ -170,8 +176,7 @@ def test_all_threads_end_with_an_interrupt() -> None:
         assert time.monotonic() - started < 2
 
 
-@pytest.mark.parametrize("kind", [0, 1])
-@pytest.mark.parametrize("command", [("ls", "--remote"), ("pull",)])
+@pytest.mark.parametrize(("kind", "command"), [(1, ("ls", "--remote")), (0, ("pull",))])
 def test_the_first_interrupt_ends_a_command(kind: int, command: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "featcache.toml").write_text("")
     with server(trickles) as (url, asked):
@@ -189,8 +194,60 @@ def test_the_first_interrupt_ends_a_command(kind: int, command: tuple[str, ...],
         started = time.monotonic()
         _, said = process.communicate(timeout=20)
         assert (process.returncode, "Traceback" in said) == (130, False), said
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 15
         assert "interrupted; what was finished is kept" in said
+
+
+@pytest.fixture(scope="module")
+def pushed(quick: Path) -> Path:
+    """A remote folder with one cache."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        small_shards(monkeypatch, 16)
+        cache = make_cache(quick / "streamed", dataset(35), fake_features(70, (3, 4, 5)), 2)
+    push(open_remote(str(quick / "streamed-remote")), parcel_of_cache(cache.folder))
+    return quick / "streamed-remote"
+
+
+STREAMING = """
+import featcache.heads.cost, featcache.heads.source
+from featcache.cli import main
+featcache.heads.source.fits = lambda n_bytes: False
+featcache.heads.cost._read_s_a_row = lambda cache: 1.0  # reads all of so small a cache
+main()
+"""
+
+
+@pytest.mark.parametrize("solver", ["gram", "primal"])
+def test_the_first_interrupt_ends_a_training_whose_features_do_not_come(
+    solver: str, pushed: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "featcache.toml").write_text("")
+    stuck = threading.Event()
+
+    def shards_trickle(request: http.server.BaseHTTPRequestHandler) -> None:
+        file = pushed / request.path.lstrip("/")
+        if "/c/" in request.path:
+            stuck.set()
+            trickles(request)
+        else:
+            says(file.read_bytes() if file.is_file() else b"", 200 if file.is_file() else 404)(request)
+
+    with server(shards_trickle) as (url, _):
+        (name,) = (path.name for path in (pushed / "caches").iterdir())
+        process = subprocess.Popen(
+            [sys.executable, "-c", STREAMING, "fit-head", "--cache", f"{url}/{name}", "--solver", solver],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert stuck.wait(30), process.communicate(timeout=1)
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        _, said = process.communicate(timeout=20)
+        assert (process.returncode, "Traceback" in said) == (130, False), said
+        assert time.monotonic() - started < 15
+    assert not list((tmp_path / "cache").glob(".*.partial"))
 
 
 def test_an_answer_that_never_ends_in_number() -> None:
@@ -250,6 +307,73 @@ def test_of_amazon_only_its_own_hosts_are_reached() -> None:
     assert not allows("amazonaws.com.evil.example", 443)
     assert not allows("evil-amazonaws.com", 443)
     assert not Gate("https://s3.lab").allows("s3.lab", 80)
+
+
+# 200, with an error inside: buckets begin some answers before they know how it ends
+
+
+ERROR = (
+    b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>InternalError</Code>'
+    b"<Message>We encountered an internal error. Please try again.</Message></Error>"
+)
+BEGUN = (
+    b"<InitiateMultipartUploadResult><Bucket>b</Bucket><Key>a</Key><UploadId>u</UploadId>"
+    b"</InitiateMultipartUploadResult>"
+)
+
+
+def well_with_an_error_inside(request: http.server.BaseHTTPRequestHandler) -> None:
+    says(BEGUN if request.path.endswith("uploads=") else ERROR, 200, (("ETag", '"0"'),))(request)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featcache.share.objects._RETRIES", {"max_retries": 0})
+    monkeypatch.setattr(bounded, "SILENT_S", 30.0)
+    monkeypatch.setattr(bounded, "CALL_S", 30.0)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_200_with_an_error_inside_is_an_error(pushed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featcache.share.objects._WHOLE_BYTES", 10)
+    (folder,) = (path for path in pushed.with_name("streamed").iterdir() if path.is_dir())
+    with server(well_with_an_error_inside) as (url, asked):
+        store = open_remote(f"s3://lab/x?endpoint={url}")
+        calls: dict[str, Callable[[], object]] = {
+            "in parts": lambda: store.put("a", b"x" * 100),
+            "remove": lambda: store.remove("a"),
+            "list": lambda: store.list("caches"),
+            "folders": lambda: store.folders("caches"),
+            "listing": lambda: listing(store, "cache"),
+            "push": lambda: push(store, parcel_of_cache(folder)),
+        }
+        for call in calls.values():
+            with pytest.raises(RemoteError):
+                call()
+    assert any(line.startswith("POST /lab/x/a?uploadId=u") for line in asked)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_push_of_which_one_object_was_taken_with_an_error_inside_is_none(
+    pushed: Path, s3: S3, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway says 200 of the record, or of a file, that it then did not store."""
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_SESSION_TOKEN")
+    (folder,) = (path for path in pushed.with_name("streamed").iterdir() if path.is_dir())
+    real = obstore.put
+    for lost in ("recipe.json", "/c/", "chunks.json", "manifest.json", "00000001.json"):
+        store = open_remote(s3.url(f"{place.name}/{lost}"))
+
+        def put(bucket: Any, path: str, *args: Any, lost: str = lost, **options: Any) -> Any:
+            return None if lost in path else real(bucket, path, *args, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(obstore, "put", put)
+            with pytest.raises(RemoteDroppedError, match=r"push again"):
+                push(store, parcel_of_cache(folder))
+        assert listing(store, "cache") == []
 
 
 # What a server that is no remote says, and addresses that are none

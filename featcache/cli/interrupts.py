@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: what was finished is kept, and what is in hand is finished where that can be done."""
+"""Ctrl-C and SIGTERM: what was finished is kept, and what is in hand is finished where that can be done.
+
+Nobody waits for a remote any more, in whatever thread, once there was a signal: what is in hand there may never end.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+
+from featcache.share.bounded import ending_with
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _noted: list[int] = []
@@ -23,7 +28,8 @@ def noting_interrupts() -> Iterator[list[int]]:
         _noted.append(number)
         raise KeyboardInterrupt
 
-    with _handled(note, lambda before: before in (signal.default_int_handler, signal.SIG_DFL)):
+    ours = (signal.default_int_handler, signal.SIG_DFL)
+    with ending_with(lambda: bool(_noted)), _handled(note, lambda before: before in ours):
         yield _noted
 
 
@@ -42,7 +48,7 @@ def finishing_in_hand() -> Iterator[Callable[[], bool]]:
         with suppress(OSError):  # printed as it is: a handler may come in the middle of another print
             os.write(2, b"interrupted: finishing what is in hand; once more ends it at once\n")
 
-    with _handled(note, callable):
+    with ending_with(lambda: bool(noted)), _handled(note, callable):
         yield lambda: bool(noted)
 
 

@@ -82,7 +82,7 @@ def _say_none(folder: Path, as_json: bool) -> bool:
 
     begun = cache_folders(open_project(folder).cache_folder)
     for one in begun:
-        say(f"{one.name}: unfinished: its 'featcache extract' finishes it", as_json)
+        say(f"{one.name}: unfinished: the 'extract' that began it finishes it", as_json)
     say("no finished caches: 'featcache extract --model NAME' makes one", as_json)
     return not begun
 

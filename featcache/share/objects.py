@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import os
 import re
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -139,12 +140,16 @@ class ObjectStore:
         """As of `Store`."""
         with self._explaining(folder):
             found = obstore.list_with_delimiter(self._bucket, f"{folder}/")["common_prefixes"]
+        if not found:
+            self._refuse_errors_as_answers(folder)
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
 
     def list(self, folder: str) -> list[Item]:
         """As of `Store`."""
         with self._explaining(folder):
             found = list(islice(chain.from_iterable(obstore.list(self._bucket, f"{folder}/")), _MAX_OBJECTS + 1))
+        if not found:
+            self._refuse_errors_as_answers(folder)
         return [Item(item["path"], item["size"], _md5(item["e_tag"])) for item in found]
 
     def size(self, path: str) -> int:
@@ -188,6 +193,16 @@ class ObjectStore:
                 obstore.delete(self._bucket, path)
             except FileNotFoundError:
                 return
+
+    def _refuse_errors_as_answers(self, folder: str) -> None:
+        """Raise RemoteError where a server says of all that it is well: its errors would look like an empty list."""
+        path = f"{folder}/{uuid.uuid4().hex}"
+        with self._explaining(path):
+            try:
+                obstore.head(self._bucket, path)
+            except (FileNotFoundError, exceptions.PermissionDeniedError):
+                return
+        raise RemoteDroppedError(f"{self.url}: has an answer for every name, so what it lists means nothing: try later")
 
     @contextmanager
     def _explaining(self, path: str) -> Iterator[None]:

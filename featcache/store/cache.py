@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from copy import copy
 from functools import cached_property
 from pathlib import Path
@@ -47,14 +47,14 @@ class Cache:
         self.folder = folder
         self.manifest: Manifest = read_manifest(folder)
         for more in (True, True, False):
-            self._finish_replacing()
             try:
                 self._check_sizes()
                 break
             except CacheError:  # somebody may be giving it other labels
-                before, self.manifest = self.manifest, read_manifest(folder)
-                if not more or (self.manifest == before and not (folder / LEASES_FOLDER).exists()):
+                if not more:
                     raise
+                self.manifest = read_manifest(folder)
+        self._finish_stopped_replacing()
         self.recipe = self._read_recipe()
         store = open_store(self.manifest.array.format, folder, self.manifest.array.layout)
         self.features = Features(choose_reader(store, reader))
@@ -210,21 +210,25 @@ class Cache:
         """
         if dataset.digest == self.manifest.dataset_digest:
             return False
-        leases = Leases(self.folder / LEASES_FOLDER)
-        with writing(self.folder):
-            try:
-                with leases.holding("labels"):
-                    self.manifest = read_manifest(self.folder)  # another process may have been quicker
-                    changed = dataset.digest != self.manifest.dataset_digest
-                    if changed:
-                        self._replace_labels(dataset)
-            finally:
-                leases.close()
-                with suppress(OSError):  # others wait in it
-                    leases.folder.rmdir()
+        with writing(self.folder), self._replacing() as leases, leases.holding("labels"):
+            self.manifest = read_manifest(self.folder)  # another process may have been quicker
+            changed = dataset.digest != self.manifest.dataset_digest
+            if changed:
+                self._finish_replacing()  # it may have been stopped: what is promised must not be written over
+                self._replace_labels(dataset)
         for name in ("dataset", "rows", "classes"):
             self.__dict__.pop(name, None)
         return changed
+
+    @contextmanager
+    def _replacing(self) -> Iterator[Leases]:
+        leases = Leases(self.folder / LEASES_FOLDER)
+        try:
+            yield leases
+        finally:
+            leases.close()
+            with suppress(OSError):  # others wait in it
+                leases.folder.rmdir()
 
     def _replace_labels(self, dataset: Dataset) -> None:
         waiting = self.folder / LABELS_WAITING_FILE
@@ -274,14 +278,19 @@ class Cache:
         return recipe
 
     def _finish_replacing(self) -> None:
-        """Give a waiting dataset copy its name, if it is the one that the manifest promises.
-
-        Where that cannot be done it is read under the name that it has.
-        """
+        """Give a waiting dataset copy its name, if it is the one that the manifest promises. Hold "labels" for it."""
         waiting = self.folder / LABELS_WAITING_FILE
-        with suppress(OSError):  # somebody else was quicker; or it may only be read
-            if file_of(self.folder, self.manifest, DATASET_FILE) == waiting:
-                waiting.replace(self.folder / DATASET_FILE)
+        if file_of(self.folder, self.manifest, DATASET_FILE) == waiting:
+            waiting.replace(self.folder / DATASET_FILE)
+
+    def _finish_stopped_replacing(self) -> None:
+        """The same for what a stopped process left; where that cannot be done it is read under the name that it has."""
+        if file_of(self.folder, self.manifest, DATASET_FILE).name != LABELS_WAITING_FILE:
+            return
+        with suppress(OSError), self._replacing() as leases:  # it may only be read; or somebody else was quicker
+            if leases.claim("labels"):
+                self.manifest = read_manifest(self.folder)
+                self._finish_replacing()
 
     def _check_sizes(self) -> None:
         for name, entry in self.manifest.files.items():
@@ -297,7 +306,10 @@ class Cache:
     def _check_digest(self, name: str) -> None:
         """The tables are small, and a wrong one gives every feature another meaning: their bytes are checked."""
         try:
-            found = file_entry(file_of(self.folder, self.manifest, name))
+            try:
+                found = file_entry(file_of(self.folder, self.manifest, name))
+            except FileNotFoundError:  # labels that waited and have their name now
+                found = file_entry(self.folder / name)
         except OSError as error:
             raise CacheError(f"{self.name}: {name}: cannot be read: {error.strerror}") from error
         if found != self.manifest.files[name]:
