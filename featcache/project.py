@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import tempfile
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from featcache.errors import ProjectError
 from featcache.files import write_text
 from featcache.recipe import FILL_MODES, Augmentation, FillMode, Resize
+from featcache.strict import strict_toml
 
 PROJECT_FILE = "featcache.toml"
 DATASET_FILE = "dataset.csv"
@@ -248,12 +248,12 @@ def find_project(start: Path) -> Project:
 def read_settings(path: Path) -> Settings:
     """Parse and check featcache.toml. Raises ProjectError naming each wrong key."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        values = strict_toml(path.read_text(encoding="utf-8-sig"))
         return Settings.model_validate(values)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProjectError(f"{path}: not readable as TOML: {error}") from error
-    except ValidationError as error:
+    except ValidationError as error:  # a ValueError as well
         raise ProjectError(f"{path}: {explain(error)}") from error
+    except ValueError as error:
+        raise ProjectError(f"{path}: not readable as TOML: {error}") from error
     except OSError as error:
         raise ProjectError(f"{path}: cannot be read: {error.strerror}") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 import os
 import shutil
 import uuid
@@ -22,6 +22,7 @@ from featcache.files import PARTIAL_SUFFIX, is_hidden, sync, visible_folders, wr
 from featcache.heads.history import Epoch
 from featcache.recipe import digest
 from featcache.store.leases import Leases
+from featcache.strict import MAX_TEXT_BYTES, read_bounded, read_json
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.json"
@@ -65,7 +66,7 @@ class Run:
         """One line an epoch: epoch, loss, accuracy, val_loss, val_accuracy, lr, seconds."""
         path = self.folder / HISTORY_FILE
         try:
-            frame = pd.read_csv(path)
+            frame = pd.read_csv(io.BytesIO(read_bounded(path, MAX_TEXT_BYTES)))
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read: {error}") from error
         if frame.empty:
@@ -84,8 +85,8 @@ class Run:
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            value = read_json(path)
+        except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read: {error}") from error
         if not isinstance(value, dict) or value.get("format", RUN_FORMAT) != RUN_FORMAT:
             raise RunError(f"{path}: not of this featcache's format ({RUN_FORMAT})")

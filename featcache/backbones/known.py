@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from featcache.backbones.network import Cut, Network, NetworkSpec, load_network
 from featcache.backbones.weights import source_of
 from featcache.files import expanded, write_json
 from featcache.recipe import digest
+from featcache.strict import read_json
 
 KNOWN_FILE = ".backbones.json"
 
@@ -81,7 +81,7 @@ def _write(path: Path, known: dict[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

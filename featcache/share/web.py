@@ -20,7 +20,7 @@ from featcache.errors import FeatcacheError, RemoteAccessError, RemoteDroppedErr
 from featcache.files import user_path
 from featcache.share.contract import BLOCK_BYTES, Item, NoRangesError, PausedError, read
 from featcache.share.urls import redacted
-from featcache.store.strict import strict_json
+from featcache.strict import strict_json
 
 INDEX_FILE = "index.json"
 INDEX_FORMAT = 1

@@ -24,7 +24,7 @@ from featcache.store.layout import (
     ROWS_FILE,
     Layout,
 )
-from featcache.store.strict import strict_json
+from featcache.strict import strict_json
 
 CACHE_FORMAT = 2
 MAX_MANIFEST_BYTES = 16 << 20
