@@ -263,7 +263,8 @@ def explain(error: ValidationError) -> str:
     parts = []
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"]) or "the whole"
-        found = "" if item["type"] in ("missing", "extra_forbidden") else f", found {item['input']!r:.80}"
+        is_secret = item["type"] in ("missing", "extra_forbidden") or "remotes" in item["loc"]  # or may hold one
+        found = "" if is_secret else f", found {item['input']!r:.80}"
         parts.append(f"{key}: {item['msg']}{found}")
     return "; ".join(parts)
 

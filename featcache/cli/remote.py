@@ -48,14 +48,16 @@ def add(name: str, url: str, signed: bool, user: bool, folder: Path, as_json: bo
 def list_all(folder: Path, as_json: bool) -> None:
     """List the remotes of this project and of the user."""
     from featcache.pipeline.remote import remotes_of
+    from featcache.share.urls import presentable
 
     known = remotes_of(project_or_none(folder))
+    urls = {name: presentable(remote.url) for name, remote in known.items()}
     if as_json:
-        print_json([{"name": name, "url": remote.url, "signed": remote.signed} for name, remote in known.items()])
+        print_json([{"name": name, "url": urls[name], "signed": known[name].signed} for name in known])
     elif not known:
         say("no remotes: 'featcache remote add NAME URL' adds one")
     else:
-        rows = [[name, remote.url, "signed only" if remote.signed else ""] for name, remote in known.items()]
+        rows = [[name, urls[name], "signed only" if known[name].signed else ""] for name in known]
         print_table(["remote", "url", ""], rows, numbers=False)
 
 
