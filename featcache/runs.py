@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featcache.errors import FeatcacheError, HeadError, RunError
-from featcache.files import PARTIAL_SUFFIX, is_hidden, sync, visible_folders, write_json, write_text
+from featcache.files import PARTIAL_SUFFIX, is_hidden, safe_cell, sync, visible_folders, write_json, write_text
 from featcache.heads.history import Epoch
 from featcache.recipe import digest
 from featcache.store.leases import Leases
@@ -229,4 +229,12 @@ def write_predictions(
     predicted = pd.Series([classes[index] for index in probabilities.argmax(axis=1)], rows.index, name="predicted")
     columns = [f"p_{label}" for label in classes]
     frame = pd.concat([rows, predicted, pd.DataFrame(probabilities.round(6), rows.index, columns)], axis=1)
-    write_text(folder / PREDICTIONS_FILE, frame.to_csv(index=False, lineterminator="\n"))
+    write_text(folder / PREDICTIONS_FILE, csv_of(frame))
+
+
+def csv_of(frame: pd.DataFrame) -> str:
+    """A table as CSV, its texts as `featcache.files.safe_cell` writes them, its numbers as they are."""
+    safe = frame.copy()
+    for name in safe.select_dtypes(exclude=["number", "bool"]).columns:
+        safe[name] = safe[name].map(lambda value: safe_cell(value) if isinstance(value, str) else value)
+    return str(safe.to_csv(index=False, lineterminator="\n"))
