@@ -74,6 +74,8 @@ class Run:
         for column in (field.name for field in fields(Epoch)):
             if column not in frame or not pd.api.types.is_numeric_dtype(frame[column]):
                 raise RunError(f"{path}: no column {column} of numbers")
+        if not pd.api.types.is_integer_dtype(frame["epoch"]):
+            raise RunError(f"{path}: the column epoch does not hold whole numbers")
         return frame
 
     @property

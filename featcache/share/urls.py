@@ -53,6 +53,8 @@ def parse_url(url: str) -> Place:
 
     Raises UsageError for an unknown kind, and for credentials in the URL: they would be written to files, and shown.
     """
+    if "\0" in url or any("\ud800" <= char <= "\udfff" for char in url.partition("://")[2]):
+        raise UsageError(f"{redacted(url)!r}: is no URL: it holds what is no text")
     if "://" not in url:
         url = Path(url).resolve().as_uri()
     try:
@@ -94,12 +96,14 @@ def parse_url(url: str) -> Place:
     host = (parts.hostname or "") + (f":{port}" if port else "")
     if parts.scheme in _OBJECTS:
         host = parts.netloc  # bucket names may hold capital letters
-    path = unquote(parts.path).strip("/")
+    path = unquote(parts.path, errors="surrogateescape").strip("/")
     if parts.scheme not in ("http", "https"):  # a web server may tell one slash from two
         path = "/".join(part for part in path.split("/") if part not in ("", "."))
     if ".." in path.split("/") or "\0" in path:
         raise UsageError(f"{redacted(url)}: expected a path without '..'")
-    shown = urlunsplit((parts.scheme, parts.netloc, quote(f"/{path}" if path else ""), parts.query, ""))
+    shown = urlunsplit(
+        (parts.scheme, parts.netloc, quote(f"/{path}" if path else "", errors="surrogateescape"), parts.query, "")
+    )
     return Place(parts.scheme, host, path, parts.username or "", options, shown)
 
 
