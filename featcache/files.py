@@ -44,6 +44,11 @@ def expanded(path: str | Path) -> Path:
     return user_path(path) or Path(path)
 
 
+def resolved(path: str | Path) -> Path:
+    """An absolute path without links. Of links in a circle, on which Path.resolve fails, as far as they lead."""
+    return Path(os.path.realpath(path))
+
+
 def sha256_bytes(data: bytes | memoryview) -> str:
     """Hex SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()

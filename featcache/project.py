@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from featcache.errors import ProjectError
-from featcache.files import write_text
+from featcache.files import resolved, write_text
 from featcache.recipe import FILL_MODES, Augmentation, FillMode, Resize
 from featcache.strict import strict_toml
 
@@ -27,6 +27,13 @@ _Count = Annotated[int, Field(ge=1)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("holds a character that no name of a file can have")
+        return value
 
 
 class DatasetSection(_Section):
@@ -191,7 +198,7 @@ class Project:
 
 def shown(path: Path) -> str:
     """A path as a person at the prompt would write it: from the current folder where it lies in there."""
-    path, here = path.resolve(), Path.cwd()
+    path, here = resolved(path), Path.cwd()
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
 
 
@@ -200,7 +207,7 @@ def command(verb: str, *arguments: str, into: Path) -> str:
 
     into : the project's folder
     """
-    here, into = Path.cwd(), into.resolve()
+    here, into = Path.cwd(), resolved(into)
     place: list[str] = []
     if verb == "init" and into != here:
         place = ["--into", shown(into)]
@@ -235,7 +242,7 @@ def find_project(start: Path) -> Project:
 
     Raises ProjectError where there is none, or where it says something impossible.
     """
-    start = start.resolve()
+    start = resolved(start)
     for folder in (start, *start.parents):
         if (folder / PROJECT_FILE).is_file():
             return Project(folder, read_settings(folder / PROJECT_FILE))

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.errors import refuse_shortage
 from featcache.files import beside
 from featcache.heads import gram, primal
 from featcache.heads.history import Epoch
@@ -46,7 +47,8 @@ def load(path: Path, identity: str, like: AnyState) -> tuple[AnyState, AnyState 
                 return None
             best = _state(arrays, "best.", like) if "best.history" in arrays else None
             return _state(arrays, "", like), best
-    except NPZ_DAMAGE:
+    except NPZ_DAMAGE as error:
+        refuse_shortage(error, path)
         return None
 
 

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import HeadError
+from featcache.errors import HeadError, refuse_shortage
 from featcache.files import beside
 from featcache.heads import products
 from featcache.heads.stack import forward, sigmoid, softmax
@@ -92,6 +92,7 @@ class Head:
                     space=str(arrays["space"]),
                 )
         except NPZ_DAMAGE as error:
+            refuse_shortage(error, path)
             raise HeadError(f"{path}: cannot be read: {error}") from error
 
     def _write_keras(self, path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from featcache.errors import ProjectError, UsageError, nearest
-from featcache.files import write_text
+from featcache.files import resolved, write_text
 from featcache.pipeline.progress import Track, silent
 from featcache.project import (
     PROJECT_FILE,
@@ -163,7 +163,7 @@ def resolve(spec: str, project: Project | None, remote: str | None = None) -> Ta
 
 
 def _there(pack: str) -> str | Path:
-    return pack if "://" in pack else Path(pack).resolve()
+    return pack if "://" in pack else resolved(Path(pack))
 
 
 def trust_of(target: Target, require: bool = False, allow_older: bool = False, file: Path | None = None) -> Trust:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.errors import refuse_shortage
 from featcache.files import beside
 from featcache.heads.history import Epoch
 from featcache.npz import NPZ_DAMAGE, reading_npz
@@ -65,7 +66,8 @@ def load(folder: Path, course: str) -> tuple[Progress, Arrays] | None:
             history = [Epoch(int(line[0]), *map(float, line[1:])) for line in arrays["history"]]
             part, loss, right, rows, seconds, best = map(float, arrays["progress"])
             variables = [arrays[f"variable{number}"] for number in range(len(arrays) - 4)]
-    except NPZ_DAMAGE:
+    except NPZ_DAMAGE as error:
+        refuse_shortage(error, folder)
         return None
     if best and load_best(folder, int(best)) is None:
         return None
@@ -82,7 +84,8 @@ def load_best(folder: Path, epoch: int) -> Arrays | None:
     try:
         with reading_npz(folder / _BEST.format(epoch)) as arrays:
             return [arrays[f"variable{number}"] for number in range(len(arrays))]
-    except NPZ_DAMAGE:
+    except NPZ_DAMAGE as error:
+        refuse_shortage(error, folder)
         return None
 
 

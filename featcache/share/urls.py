@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from featcache.errors import UsageError
+from featcache.files import resolved
 from featcache.network import refuse_offline
 from featcache.share.bounded import bounded
 from featcache.share.contract import Store
@@ -56,7 +57,7 @@ def parse_url(url: str) -> Place:
     if "\0" in url or any("\ud800" <= char <= "\udfff" for char in url.partition("://")[2]):
         raise UsageError(f"{redacted(url)!r}: is no URL: it holds what is no text")
     if "://" not in url:
-        url = Path(url).resolve().as_uri()
+        url = resolved(Path(url)).as_uri()
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featcache.dataset.manifest import SPLITS, Box, LabelledImage
-from featcache.errors import CacheError
+from featcache.errors import CacheError, refuse_shortage
 from featcache.files import beside
 from featcache.store.pages import sizes_of
 
@@ -116,10 +116,11 @@ def _write(path: Path, frame: pd.DataFrame) -> None:
 def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
         table = _bounded_table(path)
-        frame = table.to_pandas()
+        frame = table.to_pandas(use_threads=False)  # small; and a process may have no more
     except CacheError:
         raise
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
+        refuse_shortage(error, path)
         raise CacheError(f"{path}: cannot be read as Parquet: {error}") from error
     missing = [column for column in columns if column not in frame.columns]
     if missing:
@@ -153,7 +154,7 @@ def _bounded_table(path: Path) -> pa.Table:
     _refuse_bombs(path, size, said.rows, said.bytes)
     schema = pq.read_schema(path)
     with pq.ParquetFile(path, read_dictionary=said.texts) as file:
-        table = file.read().replace_schema_metadata(None)
+        table = file.read(use_threads=False).replace_schema_metadata(None)
     table.validate(full=True)  # what follows trusts the numbers of dictionaries
     for place, column in enumerate(table.columns):
         if pa.types.is_dictionary(column.type):

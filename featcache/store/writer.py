@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.dataset.manifest import Dataset, LabelledImage
-from featcache.errors import CacheError, CacheWriteError, FeatcacheError, UsageError
+from featcache.errors import CacheError, CacheWriteError, FeatcacheError, UsageError, refuse_shortage
 from featcache.files import PARTIAL_SUFFIX, sha256_file, write_json
 from featcache.recipe import Recipe, cache_digest, cache_name
 from featcache.store import ledger
@@ -357,6 +357,7 @@ def read_recipe(folder: Path) -> Recipe:
     try:
         return Recipe.from_dict(read_json(path, _MAX_RECIPE_BYTES))
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        refuse_shortage(error, path)
         raise CacheError(f"{path}: not a recipe: {error}") from error
 
 
