@@ -11,6 +11,7 @@
     │   ├── CacheNotFoundError (FileNotFoundError) no such cache, or it was never finished
     │   └── CacheWriteError    (OSError)           a cache cannot be written
     ├── HeadError             (ValueError)         a head cannot be trained as asked
+    ├── ShortageError                          the machine has no more threads, files or memory
     ├── ScratchError          (ValueError)         a whole network cannot be trained as asked
     ├── RunError              (RuntimeError)       a run's files are missing or damaged
     └── RemoteError           (RuntimeError)       a remote cannot be used, or holds what it should not
@@ -27,6 +28,7 @@ line prints it and exits with 1; a traceback that reaches a user is a defect.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -121,6 +123,43 @@ class OfflineError(RemoteError, ConnectionError):
     """Something was about to reach another machine, and `offline` allows no network."""
 
     __str__ = Exception.__str__
+
+
+class ShortageError(FeatcacheError):
+    """The machine gives no more threads, processes, open files or memory; nothing is damaged."""
+
+
+_SHORTAGES = {
+    errno.EMFILE: "this process may open no more files: see 'ulimit -n'",
+    errno.ENFILE: "this machine can open no more files",
+    errno.ENOMEM: "not enough memory",
+    errno.EAGAIN: "this user or container may have no more threads or processes: see 'ulimit -u'",
+}
+_NO_THREADS = ("can't start new thread", "Resource temporarily unavailable")
+_LOCKED = "lock"
+"""In the message of an error whose number is that of missing threads, where another process holds a file."""
+
+
+def shortage(error: BaseException | None) -> str:
+    """What the machine has no more of, where that is what an error, or one below it, says; else ""."""
+    seen = 0
+    while error is not None and seen < 20:
+        if isinstance(error, OSError) and error.errno in _SHORTAGES and _LOCKED not in str(error):
+            return _SHORTAGES[error.errno]
+        if isinstance(error, MemoryError):
+            return _SHORTAGES[errno.ENOMEM]
+        if isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_THREADS):
+            return _SHORTAGES[errno.EAGAIN]
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return ""
+
+
+def refuse_shortage(error: BaseException, where: object) -> None:
+    """Raise ShortageError where an error says nothing of a file, but that the machine has no more to read it with."""
+    if short := shortage(error):
+        raise ShortageError(
+            f"{where}: cannot be read now, {short}: free some and run it again; nothing is damaged"
+        ) from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 """What link and renameat2 say where a file system does not know them, as those of most USB sticks."""
 _NOREPLACE = 1
+_FORMULA = re.compile("'*[=+\\-@\t\r]")
+"""How what a spreadsheet computes begins, or what looks like such a text that was made safe."""
 _LOCK_S, _LOOK_S = 10.0, 0.05
 
 on_remark: Callable[[str], object] = lambda _: None  # noqa: E731 - the command line puts its own in this place
@@ -39,6 +42,11 @@ def user_path(path: str | Path) -> Path | None:
 def expanded(path: str | Path) -> Path:
     """`user_path`, or the path as it is written where there is no home."""
     return user_path(path) or Path(path)
+
+
+def resolved(path: str | Path) -> Path:
+    """An absolute path without links. Of links in a circle, on which Path.resolve fails, as far as they lead."""
+    return Path(os.path.realpath(path))
 
 
 def sha256_bytes(data: bytes | memoryview) -> str:
@@ -262,6 +270,19 @@ def _is_there(name: str, folder: int) -> bool:
 def write_text(path: Path, text: str) -> None:
     """`write_bytes` for UTF-8 text with Unix line ends."""
     write_bytes(path, text.encode())
+
+
+def safe_cell(text: str) -> str:
+    """A text as it stands in a CSV file: with an apostrophe before what a spreadsheet would take for a formula.
+
+    `plain_cell` gives the text back, whatever it is.
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def plain_cell(cell: str) -> str:
+    """The inverse of `safe_cell`."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
-from featcache.files import PARTIAL_SUFFIX
+from featcache.files import PARTIAL_SUFFIX, resolved
 
 
 class TakenError(OSError):
@@ -50,7 +50,7 @@ def folder_beside(final: Path) -> Iterator[Path]:
 
     What a process that was killed has left behind of one goes first.
     """
-    final = final.resolve()
+    final = resolved(final)
     final.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{final.name}-"
     for old in final.parent.iterdir():

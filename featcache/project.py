@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import tempfile
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -14,8 +13,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from featcache.errors import ProjectError
-from featcache.files import write_text
+from featcache.files import resolved, write_text
 from featcache.recipe import FILL_MODES, Augmentation, FillMode, Resize
+from featcache.strict import strict_toml
 
 PROJECT_FILE = "featcache.toml"
 DATASET_FILE = "dataset.csv"
@@ -27,6 +27,13 @@ _Count = Annotated[int, Field(ge=1)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("holds a character that no name of a file can have")
+        return value
 
 
 class DatasetSection(_Section):
@@ -191,7 +198,7 @@ class Project:
 
 def shown(path: Path) -> str:
     """A path as a person at the prompt would write it: from the current folder where it lies in there."""
-    path, here = path.resolve(), Path.cwd()
+    path, here = resolved(path), Path.cwd()
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
 
 
@@ -200,7 +207,7 @@ def command(verb: str, *arguments: str, into: Path) -> str:
 
     into : the project's folder
     """
-    here, into = Path.cwd(), into.resolve()
+    here, into = Path.cwd(), resolved(into)
     place: list[str] = []
     if verb == "init" and into != here:
         place = ["--into", shown(into)]
@@ -235,7 +242,7 @@ def find_project(start: Path) -> Project:
 
     Raises ProjectError where there is none, or where it says something impossible.
     """
-    start = start.resolve()
+    start = resolved(start)
     for folder in (start, *start.parents):
         if (folder / PROJECT_FILE).is_file():
             return Project(folder, read_settings(folder / PROJECT_FILE))
@@ -248,12 +255,12 @@ def find_project(start: Path) -> Project:
 def read_settings(path: Path) -> Settings:
     """Parse and check featcache.toml. Raises ProjectError naming each wrong key."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        values = strict_toml(path.read_text(encoding="utf-8-sig"))
         return Settings.model_validate(values)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProjectError(f"{path}: not readable as TOML: {error}") from error
-    except ValidationError as error:
+    except ValidationError as error:  # a ValueError as well
         raise ProjectError(f"{path}: {explain(error)}") from error
+    except ValueError as error:
+        raise ProjectError(f"{path}: not readable as TOML: {error}") from error
     except OSError as error:
         raise ProjectError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -263,7 +270,8 @@ def explain(error: ValidationError) -> str:
     parts = []
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"]) or "the whole"
-        found = "" if item["type"] in ("missing", "extra_forbidden") else f", found {item['input']!r:.80}"
+        is_secret = item["type"] in ("missing", "extra_forbidden") or "remotes" in item["loc"]  # or may hold one
+        found = "" if is_secret else f", found {item['input']!r:.80}"
         parts.append(f"{key}: {item['msg']}{found}")
     return "; ".join(parts)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 import os
 import shutil
 import uuid
@@ -18,10 +18,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featcache.errors import FeatcacheError, HeadError, RunError
-from featcache.files import PARTIAL_SUFFIX, is_hidden, sync, visible_folders, write_json, write_text
+from featcache.files import PARTIAL_SUFFIX, is_hidden, safe_cell, sync, visible_folders, write_json, write_text
 from featcache.heads.history import Epoch
 from featcache.recipe import digest
 from featcache.store.leases import Leases
+from featcache.strict import MAX_TEXT_BYTES, read_bounded, read_json
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.json"
@@ -65,7 +66,7 @@ class Run:
         """One line an epoch: epoch, loss, accuracy, val_loss, val_accuracy, lr, seconds."""
         path = self.folder / HISTORY_FILE
         try:
-            frame = pd.read_csv(path)
+            frame = pd.read_csv(io.BytesIO(read_bounded(path, MAX_TEXT_BYTES)))
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read: {error}") from error
         if frame.empty:
@@ -73,6 +74,8 @@ class Run:
         for column in (field.name for field in fields(Epoch)):
             if column not in frame or not pd.api.types.is_numeric_dtype(frame[column]):
                 raise RunError(f"{path}: no column {column} of numbers")
+        if not pd.api.types.is_integer_dtype(frame["epoch"]):
+            raise RunError(f"{path}: the column epoch does not hold whole numbers")
         return frame
 
     @property
@@ -84,8 +87,8 @@ class Run:
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            value = read_json(path)
+        except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read: {error}") from error
         if not isinstance(value, dict) or value.get("format", RUN_FORMAT) != RUN_FORMAT:
             raise RunError(f"{path}: not of this featcache's format ({RUN_FORMAT})")
@@ -228,4 +231,12 @@ def write_predictions(
     predicted = pd.Series([classes[index] for index in probabilities.argmax(axis=1)], rows.index, name="predicted")
     columns = [f"p_{label}" for label in classes]
     frame = pd.concat([rows, predicted, pd.DataFrame(probabilities.round(6), rows.index, columns)], axis=1)
-    write_text(folder / PREDICTIONS_FILE, frame.to_csv(index=False, lineterminator="\n"))
+    write_text(folder / PREDICTIONS_FILE, csv_of(frame))
+
+
+def csv_of(frame: pd.DataFrame) -> str:
+    """A table as CSV, its texts as `featcache.files.safe_cell` writes them, its numbers as they are."""
+    safe = frame.copy()
+    for name in safe.select_dtypes(exclude=["number", "bool"]).columns:
+        safe[name] = safe[name].map(lambda value: safe_cell(value) if isinstance(value, str) else value)
+    return str(safe.to_csv(index=False, lineterminator="\n"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -325,3 +326,19 @@ def test_check_does_not_offer_new_splits_where_they_do_not_help() -> None:
     with pytest.raises(DatasetError) as caught:
         check(spread("x", ("train",)), "here")
     assert "--resplit" not in str(caught.value)
+
+
+def test_labels_that_look_like_formulas_or_like_nothing_survive(tmp_path: Path) -> None:
+    texts = ["=cmd|'/c calc'!A1", "'=x", "''-x", "-1", "@a", "+1", "'", "nan", "None", "NA", "1", "NULL"]
+    written = [image(path=f"{text.replace('/', '_')}.png", label=text, group=text) for text in texts]
+    write_dataset(tmp_path / "dataset.csv", written)
+    assert list(read_dataset(tmp_path / "dataset.csv", tmp_path).images) == written
+    with (tmp_path / "dataset.csv").open(newline="", encoding="utf-8") as file:
+        cells = [cell for line in csv.reader(file) for cell in line[:4]]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+
+
+def test_a_list_by_hand_may_hold_labels_that_begin_like_formulas(tmp_path: Path) -> None:
+    (tmp_path / "dataset.csv").write_text(HEAD + "a.png,-1,train\nb.png,+1,val\n")
+    found = read_dataset(tmp_path / "dataset.csv", tmp_path)
+    assert [one.label for one in found.images] == ["-1", "+1"]

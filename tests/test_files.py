@@ -11,8 +11,19 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from featcache.files import beside, sha256_bytes, sha256_file, write_bytes, write_json, write_text
+from featcache.files import (
+    beside,
+    plain_cell,
+    safe_cell,
+    sha256_bytes,
+    sha256_file,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def test_beside_gives_the_file_its_name_only_at_the_end(tmp_path: Path) -> None:
@@ -120,3 +131,11 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
     assert path.read_bytes() == b"after"
     left = {entry.name for entry in tmp_path.iterdir()} - {"a.bin"}
     assert all(name.startswith(".") and ".partial" in name for name in left)
+
+
+@given(st.text(st.sampled_from("'=+-@\t\ra1 "), max_size=6))
+@settings(derandomize=True, max_examples=300)
+def test_a_text_in_a_table_is_no_formula_and_is_read_back(text: str) -> None:
+    cell = safe_cell(text)
+    assert plain_cell(cell) == text
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 
 from featcache.errors import CacheNotFoundError, RunError
+from featcache.files import plain_cell
 from featcache.heads.history import Epoch
 from featcache.runs import (
     Run,
@@ -199,6 +201,18 @@ def test_predictions_hold_every_row_and_class(tmp_path: Path) -> None:
     assert list(found["predicted"]) == ["y", "x"]
     np.testing.assert_allclose(found[["p_x", "p_y"]], probabilities, atol=5.1e-7)
     assert list(rows.columns) == ["row", "path", "label"]
+
+
+def test_labels_survive_in_predictions_whatever_they_look_like(tmp_path: Path) -> None:
+    labels = ["nan", "None", "NA", "1", "=cmd|'/c calc'!A1", "'=x", "-1", "@a", "+", "'"]
+    rows = pd.DataFrame({"row": range(len(labels)), "path": labels, "label": labels, "x": -0.5})
+    write_predictions(tmp_path, rows, np.eye(len(labels)), labels)
+    with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    for column in ("path", "label", "predicted"):
+        assert [plain_cell(line[column]) for line in lines] == labels
+        assert not any(line[column].startswith(("=", "+", "-", "@")) for line in lines)
+    assert {line["x"] for line in lines} == {"-0.5"}
 
 
 def test_a_training_writes_and_removes_nothing_behind_a_link(tmp_path: Path) -> None:

@@ -280,7 +280,7 @@ def test_a_manifest_that_is_none(zarr_cache: Path, text: bytes) -> None:
 def test_values_that_no_manifest_is_written_with(zarr_cache: Path, spelled: str) -> None:
     path = zarr_cache / "manifest.json"
     path.write_text(path.read_text().replace('"engine": "none"', f'"engine": {spelled}'))
-    refused(zarr_cache, "its seal does not fit")
+    refused(zarr_cache, "manifest.json")
 
 
 def test_a_key_that_stands_there_twice(zarr_cache: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
@@ -12,8 +11,9 @@ from typing import Any
 from featcache.backbones import own_models, registry
 from featcache.backbones.network import Cut, Network, NetworkSpec, load_network
 from featcache.backbones.weights import source_of
-from featcache.files import expanded, write_json
+from featcache.files import expanded, resolved, write_json
 from featcache.recipe import digest
+from featcache.strict import read_json
 
 KNOWN_FILE = ".backbones.json"
 
@@ -66,7 +66,7 @@ def _state(path: Path) -> list[str | int] | None:
         status = path.stat()
     except OSError:
         return None
-    return [str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    return [str(resolved(path)), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _cut(value: Any) -> Cut:
@@ -81,7 +81,7 @@ def _write(path: Path, known: dict[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -19,7 +19,7 @@ from featcache import __version__, files
 from featcache.cli.interrupts import noting_interrupts
 from featcache.cli.left_out import left_out_lines
 from featcache.cli.output import say
-from featcache.errors import FeatcacheError
+from featcache.errors import FeatcacheError, shortage
 
 COMMANDS = {
     "demo": "the whole job on generated leukocytes, offline, with a report",
@@ -94,6 +94,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line. Every error ends as one message and an exit code: 1, 2 for usage, 130 interrupted."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that a terminal cannot show must not end a command
             stream.reconfigure(errors="backslashreplace")
@@ -107,6 +108,16 @@ def main() -> None:
             _exit(_say_error(error, interrupted=True))
     if isinstance(ended, int):  # what a command gave to click's Exit
         sys.exit(ended)
+
+
+def _open_closed_streams() -> None:
+    """Let what was closed by whoever started us lead nowhere: else the next file that is opened takes its number."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(handle)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - until the end
 
 
 _LEFT_TO_THEMSELVES = ("featcache-compute", "featcache-call")
@@ -159,6 +170,8 @@ def _message(error: BaseException) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return "not enough memory: use fewer rows, a smaller backbone or --pooling avg"
+    if short := shortage(error):
+        return f"{short}: free some and run it again; what was finished is kept"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}"

@@ -8,6 +8,7 @@ import click
 
 from featcache.cli.options import find_cache_of, json_option, project_option
 from featcache.cli.output import print_json, say, shown, size, track
+from featcache.files import resolved
 
 
 @click.command("convert")
@@ -34,7 +35,7 @@ def command(
         print_json(
             {
                 "cache": made.name,
-                "path": str(made.folder.resolve()),
+                "path": str(resolved(made.folder)),
                 "source": done.source,
                 "reused": done.reused,
                 "format": made.manifest.array.format,
@@ -50,4 +51,4 @@ def command(
     say(f"{made.name}: {verb}; {made.manifest.rows} rows, {size(made.bytes())} ({size(cache.bytes())} before)")
     if done.faint_rows:
         say(f"  {done.faint_rows} rows hold only tiny values, of which float16 keeps few digits: use float32")
-    say(f"folder: {shown(made.folder.resolve())}")
+    say(f"folder: {shown(resolved(made.folder))}")

@@ -17,6 +17,7 @@ from featcache.cli.options import (
     project_option,
 )
 from featcache.cli.output import print_counts, print_json, say, say_left_out, shown, track
+from featcache.files import resolved
 
 
 @click.group("dataset")
@@ -63,7 +64,7 @@ def preview(out: Path | None, per_class: int, views: int, folder: Path, as_json:
 
     path = draw(open_project(folder), out, per_class, views, augmentation=given(values, AUGMENTATION_NAMES))
     if as_json:
-        print_json({"path": str(path.resolve())})
+        print_json({"path": str(resolved(path))})
     else:
         say(f"wrote {shown(path)}")
 
@@ -81,6 +82,6 @@ def generate(folder: Path, per_class: int, smears: int, size_px: int, seed: int,
 
     draw(folder, per_class, smears, seed, size_px)
     if as_json:
-        print_json({"path": str(folder.resolve()), "images": smears or 4 * per_class})
+        print_json({"path": str(resolved(folder)), "images": smears or 4 * per_class})
     else:
         say(f"drew {smears or 4 * per_class} {'smears' if smears else 'cells'} into {folder}/")

@@ -8,6 +8,7 @@ import click
 
 from featcache.cli.options import json_option
 from featcache.cli.output import percent, print_json, print_table, say, track
+from featcache.files import resolved
 
 
 @click.command("demo")
@@ -31,10 +32,10 @@ def command(folder: Path, epochs: int, as_json: bool) -> None:
     say(f"head      {metrics['epochs']} epochs by the {fitted.run.config['solver']} solver", as_json)
     if as_json:
         print_json(
-            {"cache": extracted.cache, "run": fitted.run.name, "report": str(html.resolve()), "test": metrics["test"]}
+            {"cache": extracted.cache, "run": fitted.run.name, "report": str(resolved(html)), "test": metrics["test"]}
         )
         return
     for table in tables.per_class([fitted.run]):
         print_table(table.headers, table.rows, title="accuracy on test, %")
     say(f"all classes together: {percent(metrics['test']['accuracy'])} % on {metrics['test']['rows']} test images")
-    say(f"report: {html.resolve()}")
+    say(f"report: {resolved(html)}")

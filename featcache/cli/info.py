@@ -9,6 +9,7 @@ import click
 from featcache.cli.options import find_cache_of, json_option, project_option, remote_option
 from featcache.cli.output import print_json, print_table, say, shown, size
 from featcache.cli.remote_output import info_on_remote
+from featcache.files import resolved
 
 
 @click.command("info")
@@ -27,7 +28,7 @@ def command(name: str | None, remote: str | None, folder: Path, as_json: bool) -
     cache = find_cache_of(folder, name)
     manifest = cache.manifest.model_dump(mode="json")
     if as_json:
-        print_json({**manifest, "path": str(cache.folder.resolve()), "recipe": cache.recipe.to_dict()})
+        print_json({**manifest, "path": str(resolved(cache.folder)), "recipe": cache.recipe.to_dict()})
         return
     space, made = cache.recipe.space, manifest["provenance"]
     print_table(
@@ -47,4 +48,4 @@ def command(name: str | None, remote: str | None, folder: Path, as_json: bool) -
     splits = [split for split in ("train", "val", "test") if split in counts.columns]
     rows = [[str(label), *(str(counts.at[label, split]) for split in splits)] for label in counts.index]
     print_table(["rows", *splits], rows)
-    say(f"folder: {shown(cache.folder.resolve())}")
+    say(f"folder: {shown(resolved(cache.folder))}")

@@ -10,6 +10,7 @@ import click
 from featcache.cli.left_out import listing_left_out
 from featcache.cli.options import AUGMENTATION_NAMES, given, given_views, json_option, strict_option, views_options
 from featcache.cli.output import print_counts, print_json, say, say_left_out, say_next, track
+from featcache.files import resolved
 
 _DATASET_NAMES = (
     *("split_seed", "group_pattern", "voc_object", "margin", "class_level"),
@@ -88,7 +89,7 @@ def command(source: Path | None, into: Path, as_json: bool, **values: Any) -> No
     if as_json:
         print_json(
             {
-                "project": str(done.project.folder.resolve()),
+                "project": str(resolved(done.project.folder)),
                 "layout": done.layout,
                 "about": done.about,
                 "images": len(done.dataset.images),

@@ -205,9 +205,10 @@ def named_models(models: Sequence[str]) -> list[str]:
 
 def project_or_none(folder: Path) -> Project | None:
     """The project that `folder` lies in, for commands that work without one, too."""
+    from featcache.files import resolved
     from featcache.project import PROJECT_FILE, find_project
 
-    start = folder.resolve()
+    start = resolved(folder)
     there = any((parent / PROJECT_FILE).is_file() for parent in (start, *start.parents))
     return find_project(start) if there else None
 

@@ -184,9 +184,10 @@ def say_next(verb: str, *arguments: str, into: Path) -> None:
 
     into : the project's folder, or one in it
     """
+    from featcache.files import resolved
     from featcache.project import PROJECT_FILE, command
 
-    into = into.resolve()
+    into = resolved(into)
     project = next((folder for folder in (into, *into.parents) if (folder / PROJECT_FILE).is_file()), into)
     say(f"next: {command(verb, *arguments, into=project)}")
 

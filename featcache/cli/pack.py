@@ -10,6 +10,7 @@ import click
 from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import print_json, say, shown, size, track
 from featcache.cli.push import push_options, words_options
+from featcache.files import resolved
 
 
 @click.command("pack")
@@ -30,6 +31,6 @@ def command(names: tuple[str, ...], file: Path | None, folder: Path, as_json: bo
     options = push_options(values)
     folders = [find_pushable(project, name) for name in names or (None,)]
     done = pack(folders, file or Path(f"{folders[0].name}.zip"), options, track, finishing_in_hand)
-    say(f"{shown(done.file.resolve())}: {', '.join(done.names)}, {size(done.bytes)}", as_json)
+    say(f"{shown(resolved(done.file))}: {', '.join(done.names)}, {size(done.bytes)}", as_json)
     if as_json:
-        print_json({"path": str(done.file.resolve()), "names": list(done.names), "bytes": done.bytes})
+        print_json({"path": str(resolved(done.file)), "names": list(done.names), "bytes": done.bytes})

@@ -10,6 +10,7 @@ import click
 from featcache.cli.options import json_option, open_project, project_option, project_or_none
 from featcache.cli.output import print_json, printable, say, shown, size, track
 from featcache.cli.remote_output import record_as_json, signature_in_words
+from featcache.files import resolved
 
 if TYPE_CHECKING:
     from featcache.share.pull import Pulled
@@ -77,7 +78,7 @@ def command(
         print_json(
             {
                 "name": done.name,
-                "path": str(done.folder.resolve()),
+                "path": str(resolved(done.folder)),
                 **record_as_json(done.record, target.store.url),
                 "of": done.record.name,
                 "reused": done.reused,
@@ -89,7 +90,7 @@ def command(
             }
         )
     else:
-        say(f"folder: {shown(done.folder.resolve())}")
+        say(f"folder: {shown(resolved(done.folder))}")
 
 
 def _sentence(done: Pulled) -> str:

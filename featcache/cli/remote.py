@@ -8,6 +8,7 @@ import click
 
 from featcache.cli.options import json_option, project_option, project_or_none
 from featcache.cli.output import print_json, print_table, say, shown
+from featcache.files import resolved
 
 _user_option = click.option("--user", is_flag=True, help="In ~/.config/featcache, for all projects.")
 
@@ -37,7 +38,7 @@ def add(name: str, url: str, signed: bool, user: bool, folder: Path, as_json: bo
     project = project_or_none(folder)
     file = own_config_folder() / USER_FILE if user else (project.folder if project else folder) / PROJECT_FILE
     remote = add_remote(name, url, file, signed)
-    say(f"{name} is {remote.url}, in {shown(file.resolve())}", as_json)
+    say(f"{name} is {remote.url}, in {shown(resolved(file))}", as_json)
     if as_json:
         print_json({"name": name, "url": remote.url, "signed": signed, "file": str(file)})
 
@@ -48,14 +49,16 @@ def add(name: str, url: str, signed: bool, user: bool, folder: Path, as_json: bo
 def list_all(folder: Path, as_json: bool) -> None:
     """List the remotes of this project and of the user."""
     from featcache.pipeline.remote import remotes_of
+    from featcache.share.urls import presentable
 
     known = remotes_of(project_or_none(folder))
+    urls = {name: presentable(remote.url) for name, remote in known.items()}
     if as_json:
-        print_json([{"name": name, "url": remote.url, "signed": remote.signed} for name, remote in known.items()])
+        print_json([{"name": name, "url": urls[name], "signed": known[name].signed} for name in known])
     elif not known:
         say("no remotes: 'featcache remote add NAME URL' adds one")
     else:
-        rows = [[name, remote.url, "signed only" if remote.signed else ""] for name, remote in known.items()]
+        rows = [[name, urls[name], "signed only" if known[name].signed else ""] for name in known]
         print_table(["remote", "url", ""], rows, numbers=False)
 
 
@@ -73,6 +76,6 @@ def remove(name: str, folder: Path, as_json: bool) -> None:
     files = [project.folder / PROJECT_FILE] if project else []
     own = config_folder()
     file = remove_remote(name, [*files, *([own / USER_FILE] if own else [])])
-    say(f"{name} is no longer in {shown(file.resolve())}", as_json)
+    say(f"{name} is no longer in {shown(resolved(file))}", as_json)
     if as_json:
         print_json({"name": name, "file": str(file)})

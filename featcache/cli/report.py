@@ -8,6 +8,7 @@ import click
 
 from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import print_json, print_table, say, shown
+from featcache.files import resolved
 
 
 @click.command("report")
@@ -22,7 +23,7 @@ def command(out: Path | None, folder: Path, as_json: bool) -> None:
     markdown, html, finished = report(open_project(folder).results_folder, out)
     if as_json:
         print_json(
-            {"markdown": str(markdown.resolve()), "html": str(html.resolve()), "runs": [run.name for run in finished]}
+            {"markdown": str(resolved(markdown)), "html": str(resolved(html)), "runs": [run.name for run in finished]}
         )
         return
     for table in tables.per_class(finished):

@@ -11,6 +11,7 @@ import click
 from featcache.cli.options import json_option, open_project, project_option, remote_option
 from featcache.cli.output import print_json, say, size, track
 from featcache.cli.remote_output import verify_on_remote
+from featcache.files import resolved
 
 if TYPE_CHECKING:
     from featcache.pipeline.verify import Recomputed
@@ -129,7 +130,7 @@ def _say_recomputed(found: Verified, again: Recomputed, as_json: bool) -> None:
 def _as_json(found: Verified, again: Recomputed | None, computed: int | None) -> dict[str, Any]:
     return {
         "cache": found.name,
-        "path": str(found.folder.resolve()),
+        "path": str(resolved(found.folder)),
         "sound": found.sound,
         "files": found.files,
         "bytes": found.bytes,

@@ -17,6 +17,7 @@ from featcache.dataset.folders import files_below, is_images_folder, visible_fol
 from featcache.dataset.images import is_image_name
 from featcache.dataset.manifest import Box
 from featcache.errors import DatasetError
+from featcache.files import resolved
 
 PLACES = ("annotations", "annotation", "xml", "xmls", "labels", "voc")
 _DECLARED = re.compile(rb"""^<\?xml[^>]*encoding\s*=\s*["']([\w.:-]+)["']""")
@@ -48,7 +49,7 @@ def placed_annotations(folder: Path, own: frozenset[Path]) -> list[Path]:
     found = [path for place in places for path in files_below(place, ".xml", own)]
     beside = any(map(is_images_folder, subfolders)) or any(map(is_image_name, folder.iterdir()))
     if not found and beside:
-        inner = frozenset(sub.resolve() for sub in subfolders)
+        inner = frozenset(resolved(sub) for sub in subfolders)
         found = files_below(folder, ".xml", own | inner)
     return found
 

@@ -9,6 +9,7 @@ from featcache.dataset.candidates import Candidate, Source, composed, explaining
 from featcache.dataset.folders import has_images, look, names_of, visible_folders
 from featcache.dataset.split_names import is_an_origin, is_fold, is_like_a_split, split_of
 from featcache.errors import DatasetError
+from featcache.files import resolved
 from featcache.project import DatasetSection
 
 _NO_CLASSES = frozenset(
@@ -64,7 +65,7 @@ def _add_class_folder(source: Source, folder: Path, above: tuple[Path, ...], own
 def note_strays(source: Source, folder: Path, own: frozenset[Path] = frozenset()) -> None:
     """List the images that lie right in a folder, beside class folders, and what else is passed there."""
     folders = set(visible_folders(folder, own))
-    for path, reason in look(folder, own | {sub.resolve() for sub in folders}):
+    for path, reason in look(folder, own | {resolved(sub) for sub in folders}):
         if path.parent == folder:
             source.leave_out(path, reason or "it lies in no class folder")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from featcache.dataset.candidates import UNKNOWN_SIZE, Size, composed
 from featcache.dataset.folders import visible_folders
 from featcache.dataset.manifest import Box
 from featcache.errors import DatasetError
+from featcache.strict import read_bounded
 
 _MAX_FILE_BYTES = 512 << 20
 _MAX_SIDE_PX = 1_000_000_000
@@ -41,9 +41,7 @@ def is_coco(path: Path) -> bool:
 def read_coco(path: Path) -> list[Annotated]:
     """The annotations of a COCO file, one for each of its pictures. Raises DatasetError where it is none."""
     try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise DatasetError(f"{path}: has more than {_MAX_FILE_BYTES:,} bytes")
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_bounded(path, _MAX_FILE_BYTES))
         names = {item["id"]: _name(item) for item in value["categories"]}
         by_picture = {item["id"]: _picture(path, item) for item in value["images"]}
         listed = [(item["image_id"], item) for item in value["annotations"]]
@@ -81,7 +79,7 @@ def _box(item: Mapping[str, Any]) -> Box:
     bounds = item.get("bbox")
     if not isinstance(bounds, list) or len(bounds) != 4:
         raise ValueError("an object without a box")
-    if not all(isinstance(side, (int, float)) and math.isfinite(side) and abs(side) < _MAX_SIDE_PX for side in bounds):
+    if not all(isinstance(side, (int, float)) and abs(side) < _MAX_SIDE_PX for side in bounds):  # nor is NaN
         raise ValueError(f"an object with the box {bounds!s:.80}")
     left, top, width, height = bounds
     return Box(max(round(left), 0), max(round(top), 0), round(left + width), round(top + height))

@@ -6,9 +6,11 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from featcache.dataset.images import is_image_name
+from featcache.files import resolved
 
 _HIDDEN = (".", "__")
 _SYSTEM = frozenset(
@@ -40,7 +42,7 @@ def descend(folder: Path, own: frozenset[Path]) -> Path:
     files = [
         path
         for path in folder.iterdir()
-        if (is_image_name(path) or is_file(path, ".csv")) and path.resolve() not in own
+        if (is_image_name(path) or is_file(path, ".csv")) and resolved(path) not in own
     ]
     if len(subfolders) == 1 and not files and visible_folders(subfolders[0]):
         return descend(subfolders[0], own)
@@ -54,8 +56,8 @@ def visible_folders(folder: Path, own: frozenset[Path] = frozenset()) -> list[Pa
             names = sorted(entry.name for entry in entries if not _is_passed(entry.name) and _is_folder(entry))
     except OSError:  # `look` lists it with the reason
         return []
-    above = own | {folder.resolve(), *folder.resolve().parents} if names else own
-    return [path for path in (folder / name for name in names) if path.resolve() not in above]
+    above = own | {resolved(folder), *resolved(folder).parents} if names else own
+    return [path for path in (folder / name for name in names) if resolved(path) not in above]
 
 
 def _is_passed(name: str) -> bool:
@@ -75,16 +77,22 @@ def is_images_folder(folder: Path) -> bool:
     return folder.name.lower() in _IMAGES_FOLDERS
 
 
+_MAX_DEPTH = 200
+
+
 def look(folder: Path, own: frozenset[Path] = frozenset()) -> Iterator[tuple[Path, str]]:
     """Images at any depth, in order, each with ""; and what looks like images and is not read, with the reason.
 
     Links to folders are followed, but not back up. Hidden folders such as .git are passed in silence.
     """
-    above = frozenset(map(_identity, (folder, *folder.resolve().parents)))
+    above = frozenset(map(_identity, (folder, *resolved(folder).parents)))
     yield from _look(folder, own, {path.name for path in own}, above)
 
 
 def _look(folder: Path, own: frozenset[Path], names: set[str], above: frozenset[object]) -> Iterator[tuple[Path, str]]:
+    if len(above) > _MAX_DEPTH:
+        yield folder, f"lies in {_MAX_DEPTH} folders and more: not looked into"
+        return
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -92,7 +100,7 @@ def _look(folder: Path, own: frozenset[Path], names: set[str], above: frozenset[
         return
     for entry in entries:
         path = folder / entry.name
-        if entry.name in names and path.resolve() in own:
+        if entry.name in names and resolved(path) in own:
             continue
         if not _is_folder(entry):
             reason = _why_unread(path, entry)
@@ -135,8 +143,9 @@ def _why_unread(path: Path, entry: os.DirEntry[str]) -> str | None:
         return _NOT_FETCHED
     if not is_image_name(path):
         return None
-    if entry.is_file():
-        return ""
+    with suppress(OSError):  # links in a circle
+        if entry.is_file():
+            return ""
     return _NOT_FETCHED if entry.is_symlink() else "it is no regular file"
 
 
@@ -157,7 +166,7 @@ def files_below(folder: Path, suffix: str, own: frozenset[Path] = frozenset()) -
             named = sorted(folder / entry.name for entry in entries if entry.name.lower().endswith(suffix))
     except OSError:
         return []
-    here = [path for path in named if is_file(path, suffix) and path.resolve() not in own]
+    here = [path for path in named if is_file(path, suffix) and resolved(path) not in own]
     return here + [path for sub in visible_folders(folder, own) for path in files_below(sub, suffix, own)]
 
 

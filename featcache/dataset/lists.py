@@ -25,6 +25,7 @@ from featcache.dataset.folders import is_file, is_images_folder, visible_folders
 from featcache.dataset.images import is_image_name
 from featcache.dataset.split_names import split_of
 from featcache.errors import DatasetError
+from featcache.files import resolved
 from featcache.project import DatasetSection
 
 
@@ -72,7 +73,7 @@ def _without_folds(source: Source, frame: pd.DataFrame, columns: Columns) -> Col
 def _name_from_common_folder(source: Source, files: list[Path]) -> None:
     """Make the paths of a list relative: to the list's folder, or to the one that holds all images."""
     if not all(file.is_relative_to(source.folder) and ".." not in file.parts for file in files):
-        files = [file.resolve() for file in files]
+        files = [resolved(file) for file in files]
         source.folder = Path(os.path.commonpath([file.parent for file in files]))
     source.candidates = [
         replace(candidate, path=file.relative_to(source.folder).as_posix())
@@ -154,7 +155,7 @@ def label_lists(folder: Path, asked: DatasetSection, own: frozenset[Path] = froz
     headers = {
         path: header_of(path)
         for path in sorted(folder.iterdir())
-        if is_file(path, ".csv") and path.resolve() not in own
+        if is_file(path, ".csv") and resolved(path) not in own
     }
     for usual_only in (True, False):
         if found := [path for path, names in headers.items() if has_path_and_label(names, asked, usual_only)]:

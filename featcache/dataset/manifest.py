@@ -14,12 +14,13 @@ import pandas as pd
 
 from featcache.dataset.csv_files import read_csv
 from featcache.errors import DatasetError
-from featcache.files import write_text
+from featcache.files import plain_cell, safe_cell, write_text
 from featcache.recipe import digest
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "label", "split", "group", "x_min", "y_min", "x_max", "y_max", "image_id")
 _BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
+_TEXT_COLUMNS = ("path", "label", "group")
 _MAX_SIDE_PX = 1_000_000_000
 _PLAIN_PATH = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*")
 """Names that begin with a letter, digit, underscore or hyphen: not absolute, and no part is '.' or '..'."""
@@ -131,6 +132,7 @@ def check(images: Sequence[LabelledImage], where: str, remedy: str = "'featcache
 def write_dataset(path: Path, images: Sequence[LabelledImage]) -> None:
     """Write dataset.csv; the box columns are there only if some image has a box."""
     frame = pd.DataFrame([_cells(image) for image in images], columns=list(COLUMNS))
+    frame[list(_TEXT_COLUMNS)] = frame[list(_TEXT_COLUMNS)].map(safe_cell)
     if all(image.box is None for image in images):
         frame = frame.drop(columns=list(_BOX_COLUMNS))
     else:
@@ -186,6 +188,7 @@ def parse_box(cells: dict[str, str], where: str) -> Box | None:
 
 
 def _parse(cells: dict[str, str], where: str) -> LabelledImage:
+    cells = {**cells, **{name: plain_cell(cells.get(name, "").strip()) for name in _TEXT_COLUMNS}}
     path = safe_relative(cells["path"], where)
     label, split = cells["label"].strip(), cells["split"].strip()
     if not label:

@@ -19,7 +19,7 @@ from joblib import Parallel, delayed
 from featcache.dataset.images import read_bytes, read_picture
 from featcache.dataset.manifest import identity_of
 from featcache.errors import ImageError
-from featcache.files import sha256_bytes, write_text
+from featcache.files import plain_cell, safe_cell, sha256_bytes, write_text
 
 STAMPS_FILE = ".images.csv"
 _SETTLED_NS = 2_000_000_000
@@ -173,7 +173,7 @@ def _read_stamps(path: Path) -> dict[str, _Stamp]:
         text = path.read_text(encoding="utf-8")
         rows = list(csv.DictReader(io.StringIO(text))) if text.endswith("\n") else []
         return {
-            row["path"]: _Stamp(
+            plain_cell(row["path"]): _Stamp(
                 row["state"],
                 int(row["seen_ns"]),
                 _file(row),
@@ -195,6 +195,6 @@ def _write_stamps(path: Path, stamps: dict[str, _Stamp | None]) -> None:
     writer.writerow(_COLUMNS)
     for name, stamp in stamps.items():
         if stamp is not None:
-            writer.writerow([name, stamp.state, stamp.seen_ns, *astuple(stamp.file)])
+            writer.writerow([safe_cell(name), stamp.state, stamp.seen_ns, *astuple(stamp.file)])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, buffer.getvalue())

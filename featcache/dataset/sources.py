@@ -24,6 +24,7 @@ from featcache.dataset.other_formats import refuse_other_annotations
 from featcache.dataset.split_names import is_like_a_split, split_of, split_of_path
 from featcache.dataset.voc import from_coco, from_voc
 from featcache.errors import DatasetError
+from featcache.files import resolved
 from featcache.project import DatasetSection
 
 _EXPECTED = (
@@ -49,7 +50,7 @@ def find_images(place: Path, asked: DatasetSection = _AS_USUAL, ignore: frozense
         return _with_splits_of_paths(from_csv(place, asked))
     if not place.is_dir():
         raise DatasetError(f"{place}: there is no such folder or file")
-    own = frozenset(path.resolve() for path in ignore)
+    own = frozenset(resolved(path) for path in ignore)
     try:
         return _recognised(place, descend(place, own), asked, own)
     except DatasetError as error:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import struct
 import time
-import zipfile
-import zlib
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,19 +10,18 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.errors import refuse_shortage
 from featcache.files import beside
 from featcache.heads import gram, primal
 from featcache.heads.history import Epoch
 from featcache.heads.stack import Stack
+from featcache.npz import NPZ_DAMAGE, reading_npz
 
 State = gram.State | primal.State
 AnyState = TypeVar("AnyState", gram.State, primal.State)
 
 EVERY_S = 5.0
 _FORMAT = 1
-_NO_NUMBERS = (ValueError, TypeError, LookupError, OverflowError, RuntimeError, MemoryError)
-_DAMAGE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, *_NO_NUMBERS)
-"""What NumPy and zipfile raise for files that are none of theirs, or no longer."""
 
 
 def save(path: Path, state: State, best: State | None, identity: str) -> None:
@@ -46,12 +42,13 @@ def load(path: Path, identity: str, like: AnyState) -> tuple[AnyState, AnyState 
     like : a state of that training, for the shapes and dtypes of its arrays and for its settings
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with reading_npz(path) as arrays:
             if str(arrays["identity"]) != identity or int(arrays["format"]) != _FORMAT:
                 return None
             best = _state(arrays, "best.", like) if "best.history" in arrays else None
             return _state(arrays, "", like), best
-    except _DAMAGE:
+    except NPZ_DAMAGE as error:
+        refuse_shortage(error, path)
         return None
 
 

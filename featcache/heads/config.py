@@ -164,6 +164,8 @@ class HeadConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HeadConfig:
         """The inverse of `to_dict`. Raises HeadError or TypeError for what is none."""
+        if not isinstance(values, Mapping):
+            raise TypeError(f"expected the fields of a head, found {values!r:.80}")
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**fields)
 

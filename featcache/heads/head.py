@@ -14,10 +14,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import HeadError
+from featcache.errors import HeadError, refuse_shortage
 from featcache.files import beside
 from featcache.heads import products
 from featcache.heads.stack import forward, sigmoid, softmax
+from featcache.npz import NPZ_DAMAGE, reading_npz
 from featcache.store.cache import Cache
 
 Array = NDArray[np.floating[Any]]
@@ -77,8 +78,8 @@ class Head:
         """
         path = folder / "head.npz"
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                n_layers = sum(name.startswith("W") for name in arrays.files)
+            with reading_npz(path) as arrays:
+                n_layers = sum(name.startswith("W") for name in arrays)
                 layers = [(arrays[f"W{number}"], arrays[f"b{number}"]) for number in range(n_layers)]
                 return cls(
                     row_shape=tuple(int(n) for n in arrays["row_shape"]),
@@ -90,7 +91,8 @@ class Head:
                     output=str(arrays["output"]),
                     space=str(arrays["space"]),
                 )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except NPZ_DAMAGE as error:
+            refuse_shortage(error, path)
             raise HeadError(f"{path}: cannot be read: {error}") from error
 
     def _write_keras(self, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from featcache.heads import products
 from featcache.recipe import digest
 from featcache.store.cache import Cache
 from featcache.store.layout import ROWS_FILE
+from featcache.strict import read_json
 
 Array = NDArray[np.floating[Any]]
 Numbers = NDArray[np.intp]
@@ -109,7 +109,7 @@ def fits(shape: tuple[int, int], dtype: DTypeLike) -> bool:
 def _load(file: Path, shape: tuple[int, int], dtype: DTypeLike) -> Array | None:
     """The matrix that lies in `file`, if it is the whole one that was written."""
     try:
-        written = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        written = read_json(file.with_suffix(".json"))
         if written != _record(file):
             return None
         K: Array = np.load(file, mmap_mode="r")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from featcache.dataset.manifest import Dataset
 from featcache.errors import CacheError, CacheWriteError, UsageError
+from featcache.files import resolved
 from featcache.pipeline.progress import Stopping, Track, never, silent
 from featcache.project import refuse_unwritable
 from featcache.recipe import Recipe, cache_digest, cache_name, row_id
@@ -71,7 +72,7 @@ def convert(
         rows = [replace(row, row_id=row_id(recipe.space, row.image_id, row.parameters)) for row in rows]
     digest = cache_digest(recipe, ((row.image_id, row.view) for row in rows))
     folder = parent / cache_name(space.backbone, digest, format_)
-    if folder.resolve() == cache.folder.resolve():
+    if resolved(folder) == resolved(cache.folder):
         raise UsageError(f"{cache.name}: is {format_} and {dtype} already: name another --format, --dtype or --to")
     if (folder / MANIFEST_FILE).is_file():
         return Converted(cache.name, open_cache(folder), reused=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from featcache.store.layout import MANIFEST_FILE
 from featcache.store.manifest import CACHE_FORMAT
 from featcache.store.reach import Reach
 from featcache.store.writer import CacheWriter, writing
+from featcache.strict import read_json
 
 _PACKAGES = (
     "featcache",
@@ -281,7 +281,7 @@ def _brought_up_to_date(folder: Path, digest: str, dataset: Dataset) -> tuple[bo
 def _is_newer(manifest: Path) -> bool:
     """Whether another featcache, newer than this one, wrote a manifest."""
     try:
-        value = json.loads(manifest.read_text(encoding="utf-8"))
+        value = read_json(manifest)
         return int(value["format"]) > CACHE_FORMAT
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return False

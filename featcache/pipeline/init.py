@@ -16,6 +16,7 @@ from featcache.dataset.scan import STAMPS_FILE
 from featcache.dataset.sources import find_images
 from featcache.dataset.synthetic import is_generated, write_cells
 from featcache.errors import ProjectError
+from featcache.files import resolved
 from featcache.locks import TakenError, folder_beside, holding
 from featcache.pipeline.dataset import SHEET_FILE, stop_if_strict
 from featcache.pipeline.progress import Track, silent
@@ -209,4 +210,4 @@ def _writing(into: Path) -> Iterator[None]:
 
 
 def _relative(path: Path, start: Path) -> str:
-    return Path(os.path.relpath(path.resolve(), start.resolve())).as_posix()
+    return Path(os.path.relpath(resolved(path), resolved(start))).as_posix()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from featcache.dataset.manifest import LabelledImage, read_dataset
 from featcache.errors import UsageError
+from featcache.files import resolved
 from featcache.project import Project
 from featcache.store.cache import Cache
 from featcache.store.tables import images_in
@@ -28,7 +29,7 @@ def with_current_labels(project: Project, cache: Cache) -> Relabelled:
 
     Raises UsageError where images have come into a split that has other numbers of views.
     """
-    is_own = cache.folder.parent.resolve() == project.cache_folder.resolve()
+    is_own = resolved(cache.folder.parent) == resolved(project.cache_folder)
     if not is_own or ("dataset" not in project.settings.model_fields_set and not project.dataset_file.exists()):
         return Relabelled(cache)
     listed = {image.image_id: image for image in read_dataset(project.dataset_file, project.images_folder).images}

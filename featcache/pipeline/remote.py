@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tempfile
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from featcache.errors import ProjectError, UsageError, nearest
-from featcache.files import write_text
+from featcache.files import resolved, write_text
 from featcache.pipeline.progress import Track, silent
 from featcache.project import (
     PROJECT_FILE,
@@ -31,6 +30,7 @@ from featcache.share.pull import Trust
 from featcache.share.record import FOLDERS, Kind
 from featcache.share.tidy import RemoteVerified, removable, remove, verify_remote
 from featcache.share.urls import PACK_SUFFIX, open_remote, parse_url, place_of
+from featcache.strict import strict_toml
 
 USER_FILE = "config.toml"
 
@@ -58,12 +58,16 @@ def _user_remotes() -> dict[str, RemoteSection]:
     folder = config_folder()
     if folder is None or not (file := folder / USER_FILE).is_file():
         return {}
+    return _user_settings(file).remotes
+
+
+def _user_settings(file: Path) -> _UserSettings:
     try:
-        return _UserSettings.model_validate(tomllib.loads(file.read_text("utf-8"))).remotes
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ProjectError(f"{file}: not readable as TOML: {error}") from error
-    except ValidationError as error:
+        return _UserSettings.model_validate(strict_toml(file.read_text("utf-8-sig")))
+    except ValidationError as error:  # a ValueError as well
         raise ProjectError(f"{file}: {explain(error)}") from error
+    except (OSError, ValueError) as error:
+        raise ProjectError(f"{file}: not readable as TOML: {error}") from error
 
 
 def add_remote(name: str, url: str, file: Path, signed: bool = False) -> RemoteSection:
@@ -102,7 +106,7 @@ def _remotes_in(file: Path) -> Mapping[str, RemoteSection]:
         return {}
     if file.name == PROJECT_FILE:
         return read_settings(file).remotes
-    return _UserSettings.model_validate(tomllib.loads(file.read_text("utf-8"))).remotes
+    return _user_settings(file).remotes
 
 
 def _write(file: Path, text: str) -> None:
@@ -159,7 +163,7 @@ def resolve(spec: str, project: Project | None, remote: str | None = None) -> Ta
 
 
 def _there(pack: str) -> str | Path:
-    return pack if "://" in pack else Path(pack).resolve()
+    return pack if "://" in pack else resolved(Path(pack))
 
 
 def trust_of(target: Target, require: bool = False, allow_older: bool = False, file: Path | None = None) -> Trust:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ from featcache.files import visible_folders
 from featcache.heads.config import HeadConfig, Solver
 from featcache.project import Project
 from featcache.runs import CONFIG_FILE, TRAINING_SUFFIX
+from featcache.strict import read_json
 
 
 def interrupted(project: Project, name: str, given: Mapping[str, Any]) -> tuple[str, HeadConfig, Solver]:
@@ -30,7 +30,7 @@ def interrupted(project: Project, name: str, given: Mapping[str, Any]) -> tuple[
         raise RunError(f"no training {name!r:.200} in {results} (interrupted ones there: {there})")
     path = found[0] / CONFIG_FILE
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path)
         config, solver, cache = HeadConfig.from_dict(stored["head"]), stored["solver"], str(stored["cache_name"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError, HeadError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from error

@@ -138,7 +138,7 @@ def _write(
     described = {**described, "cache_digest": cache.manifest.digest, "dataset": cache.manifest.dataset_digest}
     name = f"sweep-{cache.recipe.space.backbone}-{digest(described)[:8]}"
     with runs.new_run(results, name) as folder:
-        write_text(folder / HEADS_FILE, table.to_csv(index=False, lineterminator="\n"))
+        write_text(folder / HEADS_FILE, runs.csv_of(table))
         write_json(folder / SWEEP_FILE, {**described, "winner": winner.run.name})
         figures.write_sweep(table, config.monitor, folder / figures.SWEEP_FIGURE)
     return results / name

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import struct
 import time
-import zipfile
-import zlib
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,16 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.errors import refuse_shortage
 from featcache.files import beside
 from featcache.heads.history import Epoch
+from featcache.npz import NPZ_DAMAGE, reading_npz
 
 STATE_FILE = "state.npz"
 _BEST = "best-{}.npz"
 _FORMAT = 1
 _LEAST_S, _COST = 15.0, 30
 """Checkpoints are written so seldom that they take a thirtieth of the time."""
-_NO_NUMBERS = (ValueError, TypeError, LookupError, OverflowError, RuntimeError, MemoryError)
-_DAMAGE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, *_NO_NUMBERS)
 
 Arrays = list[NDArray[Any]]
 
@@ -63,13 +60,14 @@ def save(folder: Path, course: str, progress: Progress, variables: Arrays) -> No
 def load(folder: Path, course: str) -> tuple[Progress, Arrays] | None:
     """What `save` wrote, if it is of that training and whole, with the best state that it names; else None."""
     try:
-        with (folder / STATE_FILE).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with reading_npz(folder / STATE_FILE) as arrays:
             if str(arrays["course"]) != course or int(arrays["format"]) != _FORMAT:
                 return None
             history = [Epoch(int(line[0]), *map(float, line[1:])) for line in arrays["history"]]
             part, loss, right, rows, seconds, best = map(float, arrays["progress"])
-            variables = [arrays[f"variable{number}"] for number in range(len(arrays.files) - 4)]
-    except _DAMAGE:
+            variables = [arrays[f"variable{number}"] for number in range(len(arrays) - 4)]
+    except NPZ_DAMAGE as error:
+        refuse_shortage(error, folder)
         return None
     if best and load_best(folder, int(best)) is None:
         return None
@@ -84,9 +82,10 @@ def save_best(folder: Path, epoch: int, variables: Arrays) -> None:
 def load_best(folder: Path, epoch: int) -> Arrays | None:
     """The model's variables after an epoch, if they are there and whole."""
     try:
-        with (folder / _BEST.format(epoch)).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return [arrays[f"variable{number}"] for number in range(len(arrays.files))]
-    except _DAMAGE:
+        with reading_npz(folder / _BEST.format(epoch)) as arrays:
+            return [arrays[f"variable{number}"] for number in range(len(arrays))]
+    except NPZ_DAMAGE as error:
+        refuse_shortage(error, folder)
         return None
 
 

@@ -10,7 +10,7 @@ from featcache.errors import RemoteError
 from featcache.files import sha256_bytes
 from featcache.recipe import canonical_json
 from featcache.store.layout import Layout
-from featcache.store.strict import strict_json
+from featcache.strict import strict_json
 
 CHUNKS_FORMAT = 1
 MAX_CHUNKS_BYTES = 256 << 20

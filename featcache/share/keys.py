@@ -212,7 +212,7 @@ def read_trusted(file: Path | None) -> dict[str, str]:
     for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         parts = line.partition("#")[0].split()
         if parts and (len(parts) != 2 or not _PUBLIC.fullmatch(parts[1])):
-            raise TrustError(f"{file}, line {number}: expected 'NAME KEY', found {line!r:.80}")
+            raise TrustError(f"{file}, line {number}: expected 'NAME KEY', KEY of 44 characters")
         if parts:
             found[parts[1]] = parts[0]
     return found
@@ -250,7 +250,9 @@ def _public_of(private: Ed25519PrivateKey) -> str:
 
 def _checked(public: str) -> str:
     if not _PUBLIC.fullmatch(public):
-        raise UsageError(f"{public!r:.80}: expected a public key of 44 characters, as 'featcache key ls' shows it")
+        raise UsageError(
+            f"this is no public key ({len(public)} characters): expected one of 44, as 'featcache key ls' shows it"
+        )
     return public
 
 

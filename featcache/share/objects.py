@@ -111,13 +111,22 @@ def _aws_settings() -> dict[str, str]:
         file = user_path(os.environ.get(variable, usual))
         try:
             parser.read(file or [], encoding="utf-8")
-        except (configparser.Error, UnicodeDecodeError) as error:
-            raise RemoteAccessError(f"{usual}: cannot be read: {' '.join(str(error).split())}") from error
+        except (configparser.Error, UnicodeDecodeError) as error:  # whose messages quote lines, and so secrets
+            raise RemoteAccessError(
+                f"{usual}: cannot be read{_line_of(error)}: expected [PROFILE] and NAME = VALUE"
+            ) from None
         for section in (profile, f"profile {profile}"):
             if parser.has_section(section):
                 values = dict(parser.items(section))
                 found = {**{name: values[key] for key, name in names.items() if key in values}, **found}
     return found
+
+
+def _line_of(error: Exception) -> str:
+    """Where a file was found to be wrong, as far as that is known."""
+    places = getattr(error, "errors", None) or [(getattr(error, "lineno", None), "")]
+    number = places[0][0]
+    return f", line {number}" if number else ""
 
 
 class ObjectStore:

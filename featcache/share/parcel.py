@@ -20,7 +20,7 @@ from featcache.share.record import FOLDERS, RUN_FILE, Kind
 from featcache.store.cache import file_of, open_cache
 from featcache.store.layout import DATASET_FILE, MANIFEST_FILE, Layout
 from featcache.store.manifest import FileEntry, Manifest
-from featcache.store.strict import strict_json
+from featcache.strict import strict_json
 
 _MAX_FILES = 10_000
 _SAFE_PATH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}){0,9}")

@@ -24,7 +24,7 @@ from featcache.recipe import canonical_json
 from featcache.runs import PULLED_FILE
 from featcache.store.layout import DATASET_FILE, MANIFEST_FILE
 from featcache.store.manifest import FileEntry, Sha256
-from featcache.store.strict import strict_json
+from featcache.strict import strict_json
 
 RECORD_FORMAT = 1
 MAX_RECORD_BYTES = 1 << 20

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from featcache.errors import RemoteError
 from featcache.files import write_json
 from featcache.share.catalog import Entry
 from featcache.share.urls import place_of
+from featcache.strict import read_json
 
 SEEN_FILE = ".remotes.json"
 
@@ -46,7 +46,7 @@ def _key(place: str, entry: Entry) -> str:
 
 def _read(parent: Path) -> dict[str, tuple[int, str]]:
     try:
-        value = json.loads((parent / SEEN_FILE).read_text(encoding="utf-8"))
+        value = read_json(parent / SEEN_FILE)
         return {str(key): (int(generation), str(sha256)) for key, (generation, sha256) in value.items()}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}

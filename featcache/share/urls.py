@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from featcache.errors import UsageError
+from featcache.files import resolved
 from featcache.network import refuse_offline
 from featcache.share.bounded import bounded
 from featcache.share.contract import Store
@@ -25,6 +26,10 @@ _USUAL_PORTS = {"http": 80, "https": 443, "sftp": 22}
 _SECRET = re.compile(r"(?i)key|secret|token|pass|pwd|sig|cred|auth|sas|x-amz|^s[epvr]$")
 """Names of what stands behind a '?' that may be followed by a secret."""
 _OPTIONS = {"s3": {"endpoint", "region"}}
+_HARMLESS = re.compile(r"[A-Za-z0-9+.-]+://[^/?#:@;&]*(:[0-9]{1,5})?(/[^?#@]*)?")
+"""The beginning of a URL in which no password can stand."""
+_ENDPOINT = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?")
+_REGION = re.compile(r"[A-Za-z0-9-]{0,40}")
 
 
 @dataclass(frozen=True)
@@ -49,21 +54,24 @@ def parse_url(url: str) -> Place:
 
     Raises UsageError for an unknown kind, and for credentials in the URL: they would be written to files, and shown.
     """
+    if "\0" in url or any("\ud800" <= char <= "\udfff" for char in url.partition("://")[2]):
+        raise UsageError(f"{redacted(url)!r}: is no URL: it holds what is no text")
     if "://" not in url:
-        url = Path(url).resolve().as_uri()
-    parts = urlsplit(url)
+        url = resolved(Path(url)).as_uri()
     try:
-        password, port = parts.password, parts.port
-    except ValueError as error:
-        raise UsageError(f"{redacted(url)}: {error}") from error
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:  # whose message may quote a password
+        raise UsageError(f"{redacted(url)}: is no URL: expected SCHEME://HOST:PORT/PATH, the port a number") from error
     if parts.scheme not in _SCHEMES:
         raise UsageError(f"{redacted(url)}: expected a URL that begins with {', '.join(f'{s}://' for s in _SCHEMES)}")
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    options = dict(pairs)
     strange = sorted(
         set(options) - _OPTIONS.get(parts.scheme, set()) | ({""} if parts.query and not options else set())
     )
     secret = any(_SECRET.search(name) for name in strange)
-    if password is not None or secret or (parts.username and parts.scheme != "sftp"):
+    if secret or _has_credentials(parts.netloc, parts.scheme):
         raise UsageError(
             f"{redacted(url)}: credentials and keys do not belong into a URL, which is kept and shown: "
             "leave them to the environment (AWS_ACCESS_KEY_ID, ...), ~/.aws/credentials, ~/.netrc or ~/.ssh"
@@ -76,21 +84,27 @@ def parse_url(url: str) -> Place:
             f"{redacted(url)}: behind the '?' is {strange[0]!r:.40}, which is no option (known for {parts.scheme}://: "
             f"{known}): write %3F where it is part of a name"
         )
+    if len(pairs) != len(options):
+        raise UsageError(f"{redacted(url)}: an option stands there twice")
+    if not _REGION.fullmatch(options.get("region", "")):
+        raise UsageError(f"{redacted(url)}: the region: expected letters, digits and -")
     if "endpoint" in options:
         refuse_endpoint(options["endpoint"], redacted(url))
     if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
-        raise UsageError(f"{url}: expected file:///FOLDER, with three slashes")
+        raise UsageError(f"{redacted(url)}: expected file:///FOLDER, with three slashes")
     if parts.scheme != "file" and not parts.hostname:
-        raise UsageError(f"{url}: names no host or bucket")
+        raise UsageError(f"{redacted(url)}: names no host or bucket")
     host = (parts.hostname or "") + (f":{port}" if port else "")
     if parts.scheme in _OBJECTS:
         host = parts.netloc  # bucket names may hold capital letters
-    path = unquote(parts.path).strip("/")
+    path = unquote(parts.path, errors="surrogateescape").strip("/")
     if parts.scheme not in ("http", "https"):  # a web server may tell one slash from two
         path = "/".join(part for part in path.split("/") if part not in ("", "."))
     if ".." in path.split("/") or "\0" in path:
-        raise UsageError(f"{url}: expected a path without '..'")
-    shown = urlunsplit((parts.scheme, parts.netloc, quote(f"/{path}" if path else ""), parts.query, ""))
+        raise UsageError(f"{redacted(url)}: expected a path without '..'")
+    shown = urlunsplit(
+        (parts.scheme, parts.netloc, quote(f"/{path}" if path else "", errors="surrogateescape"), parts.query, "")
+    )
     return Place(parts.scheme, host, path, parts.username or "", options, shown)
 
 
@@ -123,16 +137,49 @@ def _host_of(place: Place) -> str:
     return name if port in _USUAL_PORTS.values() else f"{name}:{port}"
 
 
+def _has_credentials(netloc: str, scheme: str) -> bool:
+    """Whether something stands before the host, also in escapes; a server that is reached by SSH has a user there."""
+    before, at, _ = _without_escapes(netloc).rpartition("@")
+    return bool(at) and (scheme != "sftp" or ":" in before or "@" in before)
+
+
+def _without_escapes(text: str) -> str:
+    """A text without escapes of URLs, nor escapes of these."""
+    while (plain := unquote(text)) != text:
+        text = plain
+    return text
+
+
 def redacted(url: str) -> str:
-    """A URL without what may be secret in it."""
-    return re.split(r"[?#]", re.sub(r"//[^/@]*@", "//...@", url))[0][:200]
+    """A URL without what may be secret in it: who stands before the host, what stands behind '?' and '#'.
+
+    Passwords hold '/', '?', '@' and escapes, too: in doubt more goes.
+    """
+    plain = _without_escapes(url)
+    harmless = _HARMLESS.match(plain)
+    if harmless and plain[harmless.end() : harmless.end() + 1] in ("", "?", "#"):
+        return harmless[0][:200]
+    before, at, behind = plain.rpartition("@")
+    host = re.split(r"[?#;&]", behind)[0]
+    if at:
+        scheme = re.match(r"[A-Za-z0-9+.-]+://", before)
+        return f"{scheme[0] if scheme else ''}...@{host}"[:200]
+    return re.sub(r"^((?:[A-Za-z0-9+.-]+://)?[^/:]*:)(?![0-9]{1,5}(?:/|$)).*", r"\1...", host)[:200]
+
+
+def presentable(url: str) -> str:
+    """A URL to be shown that nobody has checked: of a file that was written by hand, say."""
+    try:
+        parse_url(url)
+    except UsageError:
+        return redacted(url)
+    return url
 
 
 def refuse_endpoint(endpoint: str, where: str) -> None:
     """Raise UsageError for the address of a bucket's server that is none, or that holds a password."""
     with suppress(ValueError):
-        parts = urlsplit(endpoint)
-        if parts.scheme in ("http", "https") and parts.hostname and not parts.username and parts.port != 0:
+        if _ENDPOINT.fullmatch(endpoint) and urlsplit(endpoint).port != 0:
             return
     raise UsageError(f"{where}: the endpoint {redacted(endpoint)!r}: expected http(s)://HOST or http(s)://HOST:PORT")
 

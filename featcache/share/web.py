@@ -20,7 +20,7 @@ from featcache.errors import FeatcacheError, RemoteAccessError, RemoteDroppedErr
 from featcache.files import user_path
 from featcache.share.contract import BLOCK_BYTES, Item, NoRangesError, PausedError, read
 from featcache.share.urls import redacted
-from featcache.store.strict import strict_json
+from featcache.strict import strict_json
 
 INDEX_FILE = "index.json"
 INDEX_FORMAT = 1
@@ -184,8 +184,11 @@ def _login(url: str) -> dict[str, str]:
     file = user_path(os.environ.get("NETRC", "~/.netrc"))
     try:
         found = netrc.netrc(file).hosts.get(host) if file and file.is_file() else None  # never the default entry
-    except (OSError, netrc.NetrcParseError) as error:
-        raise RemoteAccessError(f"{file}: cannot be read: {error}") from error
+    except OSError as error:
+        raise RemoteAccessError(f"{file}: cannot be read: {error.strerror}") from error
+    except (netrc.NetrcParseError, ValueError) as error:  # whose messages quote words, and so passwords
+        line = f", line {error.lineno}" if isinstance(error, netrc.NetrcParseError) and error.lineno else ""
+        raise RemoteAccessError(f"{file}{line}: cannot be read: expected 'machine HOST login NAME ...'") from None
     if not found:
         return {}
     return {"Authorization": "Basic " + b64encode(f"{found[0]}:{found[2]}".encode()).decode()}

@@ -23,7 +23,7 @@ import numpy as np
 from h5py._objects import phil  # the lock that h5py holds around HDF5, but not around direct chunks
 from numpy.typing import NDArray
 
-from featcache.errors import CacheError
+from featcache.errors import CacheError, refuse_shortage
 from featcache.files import beside
 from featcache.store.contract import Stored, check_shard
 from featcache.store.layout import FEATURES_HDF5, PARTS_FOLDER, Format, Layout
@@ -76,7 +76,8 @@ class Hdf5Store:
         """Size and digest of the shard's chunks, one behind the other, in its part or in the finished file."""
         try:
             return _digest(self._stored_chunks(shard))
-        except (CacheError, *_DAMAGE):
+        except (CacheError, *_DAMAGE) as error:
+            refuse_shortage(error, self.path)
             return None
 
     def finish(self) -> None:
@@ -102,6 +103,7 @@ class Hdf5Store:
                 with opened as array:
                     rows[first - start : last - start] = self._rows(array, first - begin, last - begin)
         except _DAMAGE as error:
+            refuse_shortage(error, self.path)
             raise CacheError(f"{self.path}: rows {start} to {stop} cannot be read: {error}") from error
         return rows
 
@@ -192,6 +194,7 @@ class _Opened:
         try:
             self._file = h5py.File(path, "r", locking=False)
         except _DAMAGE as error:
+            refuse_shortage(error, path)
             raise CacheError(f"{path}: not an HDF5 file: {error}") from error
         try:
             if not isinstance(self._file.get(DATASET, getlink=True), h5py.HardLink):
@@ -199,6 +202,7 @@ class _Opened:
             array = self._file[DATASET]
             found = (array.shape, str(array.dtype), array.chunks, _filters(array))
         except _DAMAGE as error:
+            refuse_shortage(error, path)
             self._file.close()
             raise CacheError(f"{path}: has no array {DATASET!r}: {error}") from error
         if found != expected:

@@ -9,6 +9,7 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 from featcache.files import sync_handle, write_text
+from featcache.strict import strict_json
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def read(path: Path) -> dict[int, ShardRecord]:
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                record = ShardRecord(**json.loads(line))
+                record = ShardRecord(**strict_json(line))
             except (ValueError, TypeError, RecursionError):
                 continue
             if [type(value) for value in astuple(record)] == [int, int, int, int, str]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from featcache.errors import CacheError, CacheNotFoundError
+from featcache.errors import CacheError, CacheNotFoundError, refuse_shortage
 from featcache.files import is_hidden, write_text
 from featcache.project import explain
 from featcache.recipe import digest
@@ -24,7 +24,7 @@ from featcache.store.layout import (
     ROWS_FILE,
     Layout,
 )
-from featcache.store.strict import strict_json
+from featcache.strict import strict_json
 
 CACHE_FORMAT = 2
 MAX_MANIFEST_BYTES = 16 << 20
@@ -187,6 +187,7 @@ def parse_manifest(folder: Path) -> Manifest:
     except CacheError:
         raise
     except (OSError, ValueError, RecursionError) as error:
+        refuse_shortage(error, path)
         raise CacheError(f"{path}: cannot be read as JSON: {error}") from error
     version = value.get("format") if isinstance(value, dict) else None
     if isinstance(version, int) and version > CACHE_FORMAT:

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featcache.dataset.manifest import SPLITS, Box, LabelledImage
-from featcache.errors import CacheError
+from featcache.errors import CacheError, refuse_shortage
 from featcache.files import beside
+from featcache.store.pages import sizes_of
 
 ROW_COLUMNS = ["row", "image_id", "view", "row_id"]
 DATASET_COLUMNS = ["image_id", "path", "label", "split", "group", "x_min", "y_min", "x_max", "y_max"]
-_MAX_ROWS_PER_BYTE, _MAX_GROWTH, _MAX_SMALL_BYTES = 8, 200, 1 << 20
+_MAX_ROWS_PER_BYTE, _MAX_GROWTH, _MAX_SMALL_BYTES = 2, 200, 1 << 20
 """Real tables have one row a byte at most, and are a fortieth of what they hold at least."""
 TEXT_COLUMNS = {"image_id", "row_id", "path", "label", "split", "group"}
 
@@ -113,12 +115,12 @@ def _write(path: Path, frame: pd.DataFrame) -> None:
 
 def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
-        _refuse_bombs(path)
-        table = pq.read_table(path).replace_schema_metadata(None)
-        frame = table.to_pandas()
+        table = _bounded_table(path)
+        frame = table.to_pandas(use_threads=False)  # small; and a process may have no more
     except CacheError:
         raise
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
+        refuse_shortage(error, path)
         raise CacheError(f"{path}: cannot be read as Parquet: {error}") from error
     missing = [column for column in columns if column not in frame.columns]
     if missing:
@@ -142,14 +144,34 @@ def _is_text(column: pa.ChunkedArray, values: pd.Series[Any]) -> bool:
     return all(isinstance(value, str) for value in values.tolist())
 
 
-def _refuse_bombs(path: Path) -> None:
-    """Raise CacheError for a small file that says it would fill the memory."""
-    size, said = path.stat().st_size, pq.read_metadata(path)
-    data = sum(said.row_group(number).total_byte_size for number in range(said.num_row_groups))
-    if said.num_rows > _MAX_ROWS_PER_BYTE * size or data > _MAX_GROWTH * size + _MAX_SMALL_BYTES:
-        raise CacheError(
-            f"{path}: {size} bytes that say to be {said.num_rows} rows, {data} bytes: more than tables are"
-        )
+def _bounded_table(path: Path) -> pa.Table:
+    """The table in a file, each value in a place of its own. Raises CacheError for one that would fill the memory.
+
+    By what its pages say, not its footer; and text is read as numbers of a dictionary before it is known how much.
+    """
+    size = path.stat().st_size
+    said = sizes_of(path)
+    _refuse_bombs(path, size, said.rows, said.bytes)
+    schema = pq.read_schema(path)
+    with pq.ParquetFile(path, read_dictionary=said.texts) as file:
+        table = file.read(use_threads=False).replace_schema_metadata(None)
+    table.validate(full=True)  # what follows trusts the numbers of dictionaries
+    for place, column in enumerate(table.columns):
+        if pa.types.is_dictionary(column.type):
+            _refuse_bombs(path, size, table.num_rows, sum(map(_text_bytes, column.chunks)))
+            table = table.set_column(place, schema.field(place).name, column.cast(schema.field(place).type))
+    return table
+
+
+def _text_bytes(texts: pa.DictionaryArray) -> int:
+    """Bytes of all values of an array, each with its own text."""
+    return pc.sum(pc.take(pc.binary_length(texts.dictionary), texts.indices)).as_py() or 0
+
+
+def _refuse_bombs(path: Path, size: int, rows: int, data: int) -> None:
+    """Raise CacheError for a small file that would fill the memory."""
+    if rows > _MAX_ROWS_PER_BYTE * size or data > _MAX_GROWTH * size + _MAX_SMALL_BYTES:
+        raise CacheError(f"{path}: {size} bytes that say to be {rows} rows, {data} bytes: more than tables are")
 
 
 def _check_parameter(path: Path, field: pa.Field, values: pd.Series[Any]) -> None:

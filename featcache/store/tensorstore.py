@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 
-from featcache.errors import CacheError, UsageError
+from featcache.errors import CacheError, UsageError, refuse_shortage
+from featcache.files import resolved
 from featcache.store.contract import FeatureStore
 from featcache.store.features import Array, Reader, Span
 
@@ -113,6 +114,7 @@ class TensorstoreReader:
             self._store.check_files(start, stop)
             target.write(array[start:stop]).result()
         except _DAMAGE as error:
+            refuse_shortage(error, self._store.path)
             raise CacheError(f"{self._store.path}: rows {start} to {stop} cannot be read: {error}") from error
 
     def _orders(self, array: Any) -> tuple[Sequence[int], list[int]]:
@@ -139,6 +141,7 @@ class TensorstoreReader:
             for read in reads:
                 read.result()
         except _DAMAGE as error:
+            refuse_shortage(error, self._store.path)
             where = f"rows {spans[0][0]} to {spans[-1][1]}"
             raise CacheError(f"{self._store.path}: {where} cannot be read: {error}") from error
         return rows.transpose(back)
@@ -148,7 +151,7 @@ class TensorstoreReader:
         self._store.read(0, 0)
         spec = {
             "driver": "zarr3",
-            "kvstore": {"driver": "file", "path": str(self._store.path.resolve())},
+            "kvstore": {"driver": "file", "path": str(resolved(self._store.path))},
             "fill_missing_data_reads": False,  # a chunk that is not there is an error, and not zeros
             "recheck_cached_data": True,
             "context": {"cache_pool": {"total_bytes_limit": 0}},
@@ -156,6 +159,7 @@ class TensorstoreReader:
         try:
             self._array = tensorstore.open(spec, read=True).result()
         except _DAMAGE as error:
+            refuse_shortage(error, self._store.path)
             raise CacheError(f"{self._store.path}: not a Zarr v3 array: {error}") from error
         return self._array
 

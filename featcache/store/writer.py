@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import shutil
 import time
 from collections import Counter
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.dataset.manifest import Dataset, LabelledImage
-from featcache.errors import CacheError, CacheWriteError, FeatcacheError, UsageError
+from featcache.errors import CacheError, CacheWriteError, FeatcacheError, UsageError, refuse_shortage
 from featcache.files import PARTIAL_SUFFIX, sha256_file, write_json
 from featcache.recipe import Recipe, cache_digest, cache_name
 from featcache.store import ledger
@@ -37,6 +36,7 @@ from featcache.store.layout import (
 from featcache.store.leases import POLL_S, Leases
 from featcache.store.manifest import CACHE_FORMAT, ArrayEntry, FileEntry, Manifest, Tolerance, leads_out, read_manifest
 from featcache.store.tables import Row, images_in, read_dataset_copy, read_rows, write_dataset_copy, write_rows
+from featcache.strict import read_json, strict_json
 
 TOLERANCES = {
     "float32": Tolerance(relative=1e-4, absolute=1e-4),
@@ -215,7 +215,7 @@ class CacheWriter:
         file, images = self.folder / DATASET_FILE, images_of(dataset, {row.image_id for row in self.rows})
         if self._kept is not None:
             with suppress(CacheError, OSError, ValueError, TypeError, KeyError):
-                promised = FileEntry(**json.loads(self._manifest_before)["files"][DATASET_FILE])
+                promised = FileEntry(**strict_json(self._manifest_before)["files"][DATASET_FILE])
                 if file_entry(file) == promised and list(images_in(read_dataset_copy(file))) == images:
                     return
         write_dataset_copy(file, images)
@@ -355,10 +355,9 @@ def read_recipe(folder: Path) -> Recipe:
     """The recipe of the cache in `folder`. Raises CacheError where it is damaged or missing."""
     path = folder / RECIPE_FILE
     try:
-        if path.stat().st_size > _MAX_RECIPE_BYTES:
-            raise ValueError("larger than any recipe")
-        return Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return Recipe.from_dict(read_json(path, _MAX_RECIPE_BYTES))
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        refuse_shortage(error, path)
         raise CacheError(f"{path}: not a recipe: {error}") from error
 
 

@@ -19,7 +19,7 @@ from zarr.core.buffer import Buffer
 from zarr.core.buffer.cpu import NDBuffer
 from zarr.storage import MemoryStore
 
-from featcache.errors import CacheError
+from featcache.errors import CacheError, refuse_shortage
 from featcache.files import make_folder, sha256_bytes, sha256_file, write_bytes
 from featcache.store.contract import Stored, check_shard
 from featcache.store.layout import FEATURES_FOLDER, Format, Layout
@@ -94,6 +94,7 @@ class ZarrStore:
             self.check_files(start, stop)
             return np.asarray(array[start:stop])
         except _DAMAGE as error:
+            refuse_shortage(error, self.path)
             raise CacheError(f"{self.path}: rows {start} to {stop} cannot be read: {error}") from error
 
     def read_into(self, start: int, stop: int, target: NDArray[np.number[Any]]) -> None:
@@ -103,6 +104,7 @@ class ZarrStore:
             self.check_files(start, stop)
             array.get_basic_selection(slice(start, stop), out=NDBuffer.from_numpy_array(target))
         except _DAMAGE as error:
+            refuse_shortage(error, self.path)
             raise CacheError(f"{self.path}: rows {start} to {stop} cannot be read: {error}") from error
 
     def check_files(self, start: int, stop: int) -> None:
@@ -131,6 +133,7 @@ class ZarrStore:
             array = zarr.open_array(self.path, mode="r")
             found = _description(array)
         except _DAMAGE as error:
+            refuse_shortage(error, self.path)
             raise CacheError(f"{self.path}: not a Zarr v3 array: {error}") from error
         expected = _description(self._encoder.array)
         differing = [

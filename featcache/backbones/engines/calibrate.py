@@ -6,7 +6,6 @@ should take the same one.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from featcache.backbones.network import Network
 from featcache.files import write_json
 from featcache.machine import usable_cores
 from featcache.recipe import digest
+from featcache.strict import read_json
 
 _LIMIT_S = 4.0
 _SAMPLE_S = 0.25
@@ -129,7 +129,7 @@ def _read(memory: Path | None) -> dict[str, Any]:
     if memory is None:
         return {}
     try:
-        value = json.loads(memory.read_text(encoding="utf-8"))
+        value = read_json(memory)
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -1,0 +1,182 @@
+"""What a Parquet file unpacks to, by the headers of its pages: its footer may say otherwise.
+
+Footer and headers are structs in the compact protocol of Thrift, of which a few fields are read here: FileMetaData and
+PageHeader in parquet.thrift of apache/parquet-format. (pyarrow shows no page, and ends the process on some footers.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+_MAGIC = b"PAR1"
+_DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
+_ABOUT = {_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}
+"""Kinds of pages, and the field of PageHeader that describes each."""
+_ENCODING = {_DATA: 2, _DICTIONARY: 2, _DATA_V2: 4}
+"""Where the description says how the values are written."""
+_PLAIN = {0, 2, 3, 4, 8}
+"""Values one after the other, or numbers of a dictionary; of others, few bytes could be much text."""
+_TEXT = 6
+_TYPES = {0, 1, 2, 4, 5, _TEXT}
+"""Truth values, numbers and text; not INT96, and no bytes of a length that the footer gives."""
+_REPEATED = 2
+_MAX_COLUMNS = 256
+_MAX_DEPTH = 8
+_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """rows : of all row groups; bytes : of all pages, unpacked; texts : columns of text, by name"""
+
+    rows: int
+    bytes: int
+    texts: tuple[str, ...]
+
+
+def sizes_of(path: Path) -> Sizes:
+    """Look at every page of a flat table, by its header alone.
+
+    Raises ValueError where the pages are not those of the footer, or where a value in them may be any number of values.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        footer = _footer(file, size)
+        columns = [_Struct(fields) for fields in footer.list(2)[1:]]
+        if not 0 < len(columns) <= _MAX_COLUMNS:
+            raise ValueError(f"{len(columns)} columns")
+        if any(c.get(5) or c.number(1) not in _TYPES or c.get(3) == _REPEATED for c in columns):
+            raise ValueError("a column that does not hold a number or a text in each row")
+        rows = unpacked = 0
+        for group in map(_Struct, footer.list(4)):
+            chunks = [_Struct(fields).struct(3) for fields in group.list(1) if 1 not in fields]  # in no other file
+            if len(chunks) != len(columns):
+                raise ValueError("row groups of other columns")
+            rows += group.number(3)
+            unpacked += sum(_unpacked(_chunk(file, chunk, size), group.number(3)) for chunk in chunks)
+    names = [cast("bytes", column.get(4, b"")).decode() for column in columns if column.number(1) == _TEXT]
+    return Sizes(rows, unpacked, tuple(names))
+
+
+class _Struct(dict[int, Any]):
+    """A struct by the numbers of its fields. Raises ValueError where one is not there, or of another kind."""
+
+    def number(self, field: int) -> int:
+        return cast("int", self._of(field, int))
+
+    def list(self, field: int) -> list[dict[int, Any]]:
+        found = self._of(field, list)
+        if not all(isinstance(item, dict) for item in found):
+            raise ValueError("a list of what it should not hold")
+        return cast("list[dict[int, Any]]", found)
+
+    def struct(self, field: int) -> _Struct:
+        return _Struct(self._of(field, dict))
+
+    def _of(self, field: int, kind: type) -> Any:
+        if not isinstance(value := self.get(field), kind):
+            raise ValueError("a header that says too little")
+        return value
+
+
+def _footer(file: BinaryIO, size: int) -> _Struct:
+    file.seek(max(0, size - 8))
+    end = file.read()
+    length = int.from_bytes(end[:4], "little")
+    if end[4:] != _MAGIC or length > size - 12:
+        raise ValueError("no Parquet file, or not all of it")
+    file.seek(size - 8 - length)
+    return _Reader(file.read(length), 0).struct()
+
+
+def _chunk(file: BinaryIO, chunk: _Struct, size: int) -> bytes:
+    """The bytes of one column in one row group."""
+    start, length = chunk.number(9), chunk.number(7)
+    if 11 in chunk:
+        start = min(start, chunk.number(11) or start)
+    if start < 0 or length < 0 or start + length > size:
+        raise ValueError("a column outside of the file")
+    file.seek(start)
+    return file.read(length)
+
+
+def _unpacked(chunk: bytes, rows: int) -> int:
+    """Bytes that the pages of one column unpack to."""
+    total = values = place = 0
+    while place < len(chunk):
+        reader = _Reader(chunk, place)
+        header = reader.struct()
+        kind, unpacked, packed = header.number(1), header.number(2), header.number(3)
+        if kind not in _ABOUT or min(unpacked, packed) < 0:
+            raise ValueError("a page that holds no values")
+        about = header.struct(_ABOUT[kind])
+        if about.number(_ENCODING[kind]) not in _PLAIN:
+            raise ValueError("a page in an encoding that tables of a cache have not")
+        if kind != _DICTIONARY:
+            values += about.number(1)
+        elif about.number(1) > unpacked:
+            raise ValueError("a dictionary of more values than bytes")
+        total += unpacked
+        place = reader.place + packed
+    if place != len(chunk) or values != rows:
+        raise ValueError(f"{values} values in the pages of a column of {rows} rows")
+    return total
+
+
+class _Reader:
+    """Thrift's compact protocol. Raises ValueError for what is none."""
+
+    def __init__(self, data: bytes, place: int) -> None:
+        self._data, self.place = data, place
+
+    def struct(self, depth: int = 0) -> _Struct:
+        """A struct's numbers, bytes, lists and structs; all else is passed over."""
+        found, field = _Struct(), 0
+        while head := self._byte():
+            field = field + (head >> 4) if head >> 4 else self._zigzag()
+            kind = head & 15
+            found[field] = kind == _TRUE if kind in (_TRUE, _FALSE) else self._value(kind, depth)
+        return found
+
+    def _value(self, kind: int, depth: int) -> Any:
+        if depth > _MAX_DEPTH:
+            raise ValueError("a header without end")
+        if kind in (_TRUE, _FALSE, _BYTE):
+            return self._byte()
+        if kind in (_I16, _I32, _I64):
+            return self._zigzag()
+        if kind == _DOUBLE:
+            return self._bytes(8)
+        if kind == _BINARY:
+            return self._bytes(self._varint())
+        if kind in (_LIST, _SET):
+            head = self._byte()
+            count = self._varint() if head >> 4 == 15 else head >> 4
+            return [self._value(head & 15, depth + 1) for _ in range(count)]  # each takes a byte, of those that are
+        if kind == _STRUCT:
+            return self.struct(depth + 1)
+        raise ValueError("a header with what no header has")
+
+    def _byte(self) -> int:
+        return self._bytes(1)[0]
+
+    def _bytes(self, count: int) -> bytes:
+        start, self.place = self.place, self.place + count
+        if self.place > len(self._data):
+            raise ValueError("a page that is cut off")
+        return self._data[start : self.place]
+
+    def _varint(self) -> int:
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = self._byte()
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+        raise ValueError("a number without end")
+
+    def _zigzag(self) -> int:
+        value = self._varint()
+        return (value >> 1) ^ -(value & 1)
