@@ -38,7 +38,9 @@ remote_option = click.option(
 )
 _ASKING = (
     click.option("--no-remote", is_flag=True, help="Ask no remote whether it has these features."),
-    click.option("--offline", is_flag=True, help="Keep every library off the network; weights have to be on this machine."),
+    click.option(
+        "--offline", is_flag=True, help="Keep every library off the network; weights must be on this machine."
+    ),
 )
 strict_option = click.option("--strict", is_flag=True, help="Stop at an image that cannot be used.")
 
