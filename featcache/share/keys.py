@@ -251,9 +251,7 @@ def _public_of(private: Ed25519PrivateKey) -> str:
 
 def _checked(public: str) -> str:
     if not _PUBLIC.fullmatch(public):
-        raise UsageError(
-            f"this is no public key ({len(public)} characters): expected one of 44, as 'featcache key ls' shows it"
-        )
+        raise UsageError(f"{len(public)} characters: expected a public key of 44, as 'featcache key ls' shows it")
     return public
 
 
