@@ -11,7 +11,7 @@
     │   ├── CacheNotFoundError (FileNotFoundError) no such cache, or it was never finished
     │   └── CacheWriteError    (OSError)           a cache cannot be written
     ├── HeadError             (ValueError)         a head cannot be trained as asked
-    ├── ShortageError                          the machine has no more threads, files or memory
+    ├── ShortageError                          the machine has no more threads or open files
     ├── ScratchError          (ValueError)         a whole network cannot be trained as asked
     ├── RunError              (RuntimeError)       a run's files are missing or damaged
     └── RemoteError           (RuntimeError)       a remote cannot be used, or holds what it should not
@@ -126,13 +126,15 @@ class OfflineError(RemoteError, ConnectionError):
 
 
 class ShortageError(FeatcacheError):
-    """The machine gives no more threads, processes, open files or memory; nothing is damaged."""
+    """The machine gives no more threads or open files; nothing is damaged.
+
+    Memory is not among it: a damaged file may ask for any.
+    """
 
 
 _SHORTAGES = {
     errno.EMFILE: "this process may open no more files: see 'ulimit -n'",
     errno.ENFILE: "this machine can open no more files",
-    errno.ENOMEM: "not enough memory",
     errno.EAGAIN: "this user or container may have no more threads or processes: see 'ulimit -u'",
 }
 _NO_THREADS = ("can't start new thread", "Resource temporarily unavailable")
@@ -146,8 +148,6 @@ def shortage(error: BaseException | None) -> str:
     while error is not None and seen < 20:
         if isinstance(error, OSError) and error.errno in _SHORTAGES and _LOCKED not in str(error):
             return _SHORTAGES[error.errno]
-        if isinstance(error, MemoryError):
-            return _SHORTAGES[errno.ENOMEM]
         if isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_THREADS):
             return _SHORTAGES[errno.EAGAIN]
         error, seen = error.__cause__ or error.__context__, seen + 1

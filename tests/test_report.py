@@ -313,7 +313,7 @@ def test_write_report_of_damaged_runs_only(made: Path, tmp_path: Path) -> None:
         ("config.json", {"backbone": 7}, "backbone: Input should be a valid string"),
         ("metrics.json", {"test": {"rows": 3, "accuracy": 1.5}}, "test.accuracy: Input should be less than"),
         ("metrics.json", {"test": {"rows": 3, "accuracy": 0.5}}, "per_class and confusion are needed"),
-        ("metrics.json", {"seconds": NAN}, "seconds: Input should be a finite number"),
+        ("metrics.json", {"seconds": NAN}, "metrics.json: cannot be read: NaN is no JSON number"),
     ],
 )
 def test_read_records_says_what_is_wrong(

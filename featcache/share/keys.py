@@ -150,12 +150,13 @@ def open_key(name: str, folder: Path | None) -> tuple[Key, Ed25519PrivateKey]:
 def _private_in(file: Path) -> Ed25519PrivateKey:
     """The private key in a file. TrustError where it is none."""
     _refuse_no_cryptography()
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization as forms
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     try:
         private = forms.load_pem_private_key(file.read_bytes(), None)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, UnsupportedAlgorithm) as error:
         raise TrustError(f"{file}: is no private key: remove it, and make another one") from error
     if not isinstance(private, Ed25519PrivateKey):
         raise TrustError(f"{file}: expected an Ed25519 key, as 'featcache key new NAME' makes them")
@@ -250,9 +251,7 @@ def _public_of(private: Ed25519PrivateKey) -> str:
 
 def _checked(public: str) -> str:
     if not _PUBLIC.fullmatch(public):
-        raise UsageError(
-            f"this is no public key ({len(public)} characters): expected one of 44, as 'featcache key ls' shows it"
-        )
+        raise UsageError(f"{len(public)} characters: expected a public key of 44, as 'featcache key ls' shows it")
     return public
 
 
