@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from featcache.errors import (
 )
 from featcache.share import push as pushing
 from featcache.share import seen
+from featcache.share.bounded import THREAD_NAME
 from featcache.share.catalog import find, latest, listing
 from featcache.share.commit import Words
 from featcache.share.contract import Store, read
@@ -432,14 +434,20 @@ def test_a_damaged_object_is_mended_by_push_with_check(bucket: Store, cache: Cac
 
 def test_a_push_goes_on_where_it_stopped(bucket: Store, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     parcel = parcel_of_cache(cache.folder)
-    calls: list[int] = []
+    sent: list[str] = []
+    put = bucket.put
 
-    def stop() -> bool:
-        calls.append(1)
-        return len(calls) > 4
+    def noted(path: str, data: Any) -> None:
+        put(path, data)
+        sent.append(path)
 
-    with pytest.raises(KeyboardInterrupt):
-        push(bucket, parcel, stopped=stop)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("featcache.share.transfer.THREADS", 1)
+        patch.setattr(bucket, "put", noted)
+        push(bucket, parcel, stopped=lambda: len(sent) > 1)
+    for thread in threading.enumerate():  # what was on its way may still arrive
+        if thread.name == THREAD_NAME:
+            thread.join(10)
     assert listing(bucket, "cache") == []
     there = {item.path for item in bucket.list(parcel.root)}
     assert 0 < len(there) < len(parcel.files)

@@ -463,7 +463,7 @@ def test_flipped_bytes_of_a_table_are_never_a_traceback(zarr_cache: Path) -> Non
     generator = np.random.default_rng(0)
     for name in ("rows.parquet", "dataset.parquet"):
         whole = (zarr_cache / name).read_bytes()
-        for place in generator.integers(0, len(whole), 60):
+        for place in generator.integers(0, len(whole), 25):
             data = bytearray(whole)
             data[place] ^= 1 << int(generator.integers(8))
             (zarr_cache / name).write_bytes(data)
