@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from featcache.dataset import jpeg, tiff
 from featcache.dataset.pixels import MAX_PIXELS, ROOM, Decoded, Samples, check_size, finished, over_white
-from featcache.errors import ImageError
+from featcache.errors import ImageError, refuse_shortage
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"})
 
@@ -107,6 +107,7 @@ def read_picture(data: bytes) -> Decoded:
     except Image.DecompressionBombError as error:
         raise ImageError(f"the image is too large: at most {MAX_PIXELS:,} pixels are read") from error
     except _BAD_FILE as error:
+        refuse_shortage(error, "an image")
         raise ImageError(f"the file is damaged or truncated ({error})") from error
 
 
