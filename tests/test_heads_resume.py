@@ -340,7 +340,7 @@ def test_patience_that_would_have_ended_a_training_sooner(cache: Cache, results:
 
 def test_more_epochs(cache: Cache, results: Path, whole: Whole) -> None:
     expected = whole(replace(PLAIN, epochs=30))
-    with pytest.raises(HeadError, match="no finished run of these settings to add epochs to"):
+    with pytest.raises(HeadError, match="no finished run of these settings that was made here"):
         fit_head(cache, results / "grown", PLAIN, more_epochs=10)
     fit_head(cache, results / "grown", PLAIN, "gram")
     fit_head(cache, results / "grown", replace(PLAIN, epochs=20), "gram")
