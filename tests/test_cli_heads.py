@@ -17,7 +17,7 @@ def test_more_epochs_and_what_was_there(run: Run, project: Path) -> None:
     more = run(*QUICK, "--more-epochs", "3", "--json", cwd=project).value
     assert (more["resumed_at"], more["epochs"]) == (4, 7)
     said = run(*QUICK, "--epochs", "9", cwd=project)
-    assert "9 epochs (went on after epoch 7) on" in said.out
+    assert f"9 epochs (went on after epoch 7 of {more['run']}) on" in said.out
     assert run(*QUICK, "--epochs", "7", "--json", cwd=project).value["reused"]
     assert "no finished run of these settings" in run(*QUICK, "--seed", "3", "--more-epochs", "1", cwd=project).error
 

@@ -12,6 +12,7 @@ from test_extract import RECIPE, SIZE_PX, GridMeans, by_hand, cells, run  # noqa
 from test_store_contract import small_shards
 
 from featcache.dataset.manifest import Dataset
+from featcache.dataset.pixels import Decoded
 from featcache.extract import Target, computing, extract, filling, rendering, rows_of
 from featcache.extract.shares import Shares
 from featcache.recipe import Recipe
@@ -44,18 +45,18 @@ def fill(targets: list[Target], cells: Dataset, **more: Any) -> Any:
 def made(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each view was rendered and each file decoded."""
     counts: Counter[str] = Counter()
-    render, decode = rendering.render, rendering.decode
+    render, decode = rendering.render, rendering.read_picture
 
     def rendered(plain: np.ndarray, how: Any) -> np.ndarray:
         counts["rendered"] += 1
         return render(plain, how)
 
-    def decoded(data: bytes) -> np.ndarray:
+    def decoded(data: bytes) -> Decoded:
         counts["decoded"] += 1
         return decode(data)
 
     monkeypatch.setattr(rendering, "render", rendered)
-    monkeypatch.setattr(rendering, "decode", decoded)
+    monkeypatch.setattr(rendering, "read_picture", decoded)
     return counts
 
 

@@ -36,7 +36,7 @@ COMMANDS = (
     "fit-head --cache CACHE --head logreg",
     "sweep --cache CACHE --epochs 2 --lr 0.1,0.01",
     "fit-scratch --model resnet20 --input-size 32 --epochs 1 --recipe study",
-    "fine-tune --model efficientnet-lite0 --input-size 64 --epochs 1 --train-blocks 1",
+    "fine-tune --model efficientnet-lite0 --input-size 64 --epochs 2 --train-blocks 1",
     "report",
     "ls",
     "info CACHE",
