@@ -396,7 +396,7 @@ def test_an_ssh_server_that_is_not_known_or_knows_us_not(place: Path, home: Path
         ("s3://", "names no host or bucket"),
         ("file://host/x", "three slashes"),
         ("https://host/a/../../x", "without '..'"),
-        ("https://host:port/x", "Port could not be"),
+        ("https://host:port/x", "the port a number"),
     ],
 )
 def test_urls_that_are_refused_are_not_shown_with_their_secrets(url: str, said: str) -> None:
