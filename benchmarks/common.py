@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.dataset.manifest import Dataset, LabelledImage
-from featcache.recipe import FeatureSpace, Recipe, row_id
+from featcache.core.recipe import FeatureSpace, Recipe, row_id
+from featcache.datasets.manifest import Dataset, LabelledImage
 from featcache.store.layout import Format
 from featcache.store.tables import Row
 from featcache.store.writer import CacheWriter

@@ -27,15 +27,15 @@ from common import print_machine
 from numpy.typing import NDArray
 
 from featcache.backbones.engines.choose import ENGINES, open_engine
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import Network, NetworkSpec, load_network
 from featcache.backbones.preprocess import preprocess
-from featcache.backbones.quiet_keras import import_keras
-from featcache.dataset.synthetic import write_cells
-from featcache.pipeline.extract import extract
-from featcache.pipeline.init import InitOptions, init
-from featcache.pipeline.plan import ExtractOptions
-from featcache.pipeline.verify import verify_cache
-from featcache.project import Project
+from featcache.core.project import Project
+from featcache.datasets._init import InitOptions, init
+from featcache.extraction._extract import extract
+from featcache.extraction._recompute import verify_cache
+from featcache.extraction.plan import ExtractOptions
+from featcache.synthetic.drawing import write_cells
 
 SIZE_PX, VIEWS = 224, 5
 MODELS = {

@@ -18,16 +18,16 @@ import numpy as np
 import pandas as pd
 
 from featcache.backbones.network import NetworkSpec
+from featcache.core.project import find_project
+from featcache.datasets._init import InitOptions, init
+from featcache.extraction._extract import extract
+from featcache.extraction.plan import ExtractOptions
+from featcache.heads._fit_head import fit_head
 from featcache.heads.config import HeadConfig
-from featcache.pipeline.extract import extract
-from featcache.pipeline.fit_head import fit_head
-from featcache.pipeline.fit_scratch import ScratchOptions, fit_scratch
-from featcache.pipeline.init import InitOptions, init
-from featcache.pipeline.plan import ExtractOptions
-from featcache.project import find_project
-from featcache.runs import PREDICTIONS_FILE, Run
-from featcache.scratch.config import from_recipe
+from featcache.networks._fit_scratch import ScratchOptions, fit_scratch
+from featcache.networks.config import from_recipe
 from featcache.store.cache import open_cache
+from featcache.training.runs import PREDICTIONS_FILE, Run
 
 _RESAMPLES = 5000
 

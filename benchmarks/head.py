@@ -18,7 +18,7 @@ import numpy as np
 from common import best_of, cache_of, print_machine
 from numpy.typing import NDArray
 
-from featcache.heads import gram, products, random
+from featcache.heads import gram, initializers as random, products
 from featcache.heads.config import HeadConfig
 from featcache.heads.stack import Stack
 from featcache.store.cache import open_cache
@@ -130,7 +130,7 @@ def peak_mb() -> float:
 
 def keras_fit(X: NDArray[np.float32], y: NDArray[np.int64], config: HeadConfig) -> float:
     """Seconds of an epoch of keras.Model.fit on arrays in memory, without validation; the first one warms up."""
-    from featcache.backbones.quiet_keras import import_keras
+    from featcache.backbones.import_keras import import_keras
 
     keras = import_keras()
     layers = [keras.layers.Dense(HIDDEN, "relu"), keras.layers.Dropout(0.5), keras.layers.Dense(CLASSES, "softmax")]

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import NetworkSpec
-from featcache.backbones.quiet_keras import import_keras
-from featcache.pipeline.fit_scratch import MODEL_FILE, ScratchOptions, fit_scratch
-from featcache.pipeline.init import InitOptions, init
-from featcache.project import Project, find_project
-from featcache.scratch.config import ScratchConfig, from_recipe
+from featcache.core.project import Project, find_project
+from featcache.datasets._init import InitOptions, init
+from featcache.networks._fit_scratch import MODEL_FILE, ScratchOptions, fit_scratch
+from featcache.networks.config import ScratchConfig, from_recipe
 from featcache.store.catalog import find_cache
 
 SIDE = 48

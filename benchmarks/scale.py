@@ -36,7 +36,7 @@ def main() -> None:
             peaks.append(peak_mb)
             print(f"{n_rows:6d} rows: {seconds:6.1f} s, peak memory {peak_mb:6.0f} MB")
         start_up = min(run(project, "extract", "--help")[0] for _ in range(3))
-        imports = min(run_python("import featcache.pipeline.extract") for _ in range(3))
+        imports = min(run_python("import featcache.extraction._extract") for _ in range(3))
         again = min(run(project, *EXTRACT)[0] for _ in range(3))
         print(f"peak memory, {asked.rows[1]} rows / {asked.rows[0]} rows: {peaks[1] / peaks[0]:.3f}")
         print(

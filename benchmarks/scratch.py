@@ -20,16 +20,16 @@ from typing import Any
 
 import numpy as np
 
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import NetworkSpec, load_network
 from featcache.backbones.preprocess import preprocess
-from featcache.backbones.quiet_keras import import_keras
-from featcache.machine import usable_cores
-from featcache.recipe import Augmentation
-from featcache.scratch import classifier
-from featcache.scratch.config import ScratchConfig
-from featcache.scratch.feed import Feed
-from featcache.scratch.training import Training
-from featcache.scratch.views import Live, Views
+from featcache.core.machine import usable_cores
+from featcache.core.recipe import Augmentation
+from featcache.networks import classifier
+from featcache.networks.config import ScratchConfig
+from featcache.networks.feed import Feed
+from featcache.networks.training import Training
+from featcache.networks.views import Live, Views
 
 N_CLASSES = 4
 

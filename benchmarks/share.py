@@ -24,15 +24,15 @@ from common import features_like, print_machine
 from numpy.typing import NDArray
 from obstore.store import S3Store
 
-from featcache.dataset.manifest import Dataset, LabelledImage
-from featcache.recipe import FeatureSpace, Recipe, row_id
-from featcache.share.catalog import find
-from featcache.share.parcel import parcel_of_cache
-from featcache.share.pull import pull
-from featcache.share.push import push
-from featcache.share.subset import Part, pull_part
-from featcache.share.transfer import THREADS
-from featcache.share.urls import open_remote
+from featcache.core.recipe import FeatureSpace, Recipe, row_id
+from featcache.datasets.manifest import Dataset, LabelledImage
+from featcache.remotes.urls import open_remote
+from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.catalog import find
+from featcache.sharing.receive import pull
+from featcache.sharing.send import push
+from featcache.sharing.subset import Part, pull_part
+from featcache.sharing.transfer import THREADS
 from featcache.store.cache import Cache, open_cache
 from featcache.store.tables import Row
 from featcache.store.writer import CacheWriter

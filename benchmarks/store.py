@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from featcache.store.cache import open_cache
 from featcache.store.layout import Format, Layout, layout_for
-from featcache.store.tensorstore import ReaderName
-from featcache.store.zarr import new_array
+from featcache.store.tensorstore_reader import ReaderName
+from featcache.store.zarr_store import new_array
 
 ROW_SHAPE = (7, 7, 512)
 

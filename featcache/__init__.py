@@ -10,7 +10,7 @@
     cache.to_tf("train"), cache.to_torch("train"), cache.to_sklearn("train")
     featcache.HeadClassifier().fit(X, y)    # the head as a scikit-learn estimator, without Keras
 
-What goes wrong is raised as one of `featcache.errors`. Importing featcache is quick: what needs NumPy and
+What goes wrong is raised as one of `featcache.core.errors`. Importing featcache is quick: what needs NumPy and
 more is imported when it is first asked for.
 """
 
@@ -20,9 +20,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featcache import errors
-    from featcache.heads.estimator import HeadClassifier
-    from featcache.store.cache import Cache, open_cache
+    from featcache.core import errors
+    from featcache.heads import HeadClassifier
+    from featcache.store import Cache, open_cache
 
 __version__ = "0.1.0"
 __all__ = ["Cache", "HeadClassifier", "__version__", "errors", "open_cache"]
@@ -37,7 +37,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     """Import a public name's module when the name is first used (PEP 562)."""
     if name == "errors":
-        return import_module("featcache.errors")
+        return import_module("featcache.core.errors")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

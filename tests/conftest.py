@@ -20,12 +20,12 @@ import pytest
 from faults import Shops, make_cells
 from servers import S3, s3_server
 
-from featcache.backbones import known
+from featcache.backbones import remembered as known
 from featcache.backbones.engines.calibrate import key_of, recall
 from featcache.backbones.engines.choose import ChosenEngine, OnEvent, open_engine
 from featcache.backbones.network import Network, NetworkSpec, load_network
 from featcache.cli import main
-from featcache.pipeline import plan
+from featcache.extraction import plan
 from featcache.store.layout import FORMATS
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of whatever a shell started in the background
@@ -196,7 +196,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def place(quick: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """As `tmp_path`, in memory where there is such a disk; what is tried again on a remote is so at once."""
-    monkeypatch.setattr("featcache.share.transfer._PAUSE_S", 0.001)
+    monkeypatch.setattr("featcache.sharing.transfer._PAUSE_S", 0.001)
     return Path(tempfile.mkdtemp(dir=quick))
 
 

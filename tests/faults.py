@@ -31,41 +31,45 @@ from typing import Any
 
 import numpy as np
 
-import featcache.extract.computing
-import featcache.extract.filling
+import featcache.core.leases
+import featcache.extraction._extract
+import featcache.extraction._recompute
+import featcache.extraction.cache_filler
+import featcache.extraction.computing
+import featcache.extraction.plan
+import featcache.heads._fit_head
 import featcache.heads.checkpoint
 import featcache.heads.source
-import featcache.pipeline.extract
-import featcache.pipeline.fit_head
-import featcache.pipeline.plan
-import featcache.pipeline.verify
-import featcache.share.pull
-import featcache.share.push
-import featcache.store.hdf5
+import featcache.sharing.receive
+import featcache.sharing.send
+import featcache.store.hdf5_store
 import featcache.store.layout
-import featcache.store.leases
-import featcache.store.zarr
+import featcache.store.zarr_store
 from featcache.backbones.network import Cut
-from featcache.cli import extract as _extract_command  # noqa: F401
-from featcache.cli import main
-from featcache.cli import verify as _verify_command  # noqa: F401
-from featcache.dataset.manifest import SPLITS, Dataset, LabelledImage, image_id_of
-from featcache.dataset.synthetic import write_cells
-from featcache.errors import FeatcacheError
-from featcache.extract import Target, extract, rows_of
-from featcache.files import sha256_file
+from featcache.cli import (
+    extract as _extract_command,  # noqa: F401
+    main,
+    verify as _verify_command,  # noqa: F401
+)
+from featcache.core.errors import FeatcacheError
+from featcache.core.files import sha256_file
+from featcache.core.recipe import FeatureSpace, Recipe
+from featcache.datasets.manifest import SPLITS, Dataset, LabelledImage
+from featcache.extraction.one_pass import Target, extract
+from featcache.extraction.rows import rows_of
 from featcache.heads.config import HeadConfig
-from featcache.recipe import FeatureSpace, Recipe
-from featcache.report import figures
-from featcache.share.catalog import find
-from featcache.share.contract import Store
-from featcache.share.parcel import parcel_of_cache
-from featcache.share.subset import Part, pull_part
-from featcache.share.urls import open_remote
+from featcache.images.identity import image_id_of
+from featcache.remotes.contract import Store
+from featcache.remotes.urls import open_remote
+from featcache.reporting import figures
+from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.catalog import find
+from featcache.sharing.subset import Part, pull_part
 from featcache.store import ledger, tables
 from featcache.store.cache import open_cache
 from featcache.store.tables import images_in
 from featcache.store.writer import CacheWriter
+from featcache.synthetic.drawing import write_cells
 
 MODEL = ("extract", "--model", "mobilenetv2")
 """The command whose backbone is the cheap engine."""
@@ -155,11 +159,11 @@ def fill(
     """
     featcache.store.layout._MAX_ROWS_PER_SHARD = ROWS_PER_SHARD
     if host:
-        featcache.store.leases._process = lambda pid: {"host": host, "pid": pid, "started": ""}
-        featcache.store.leases._has_ended = lambda content: None
+        featcache.core.leases._process = lambda pid: {"host": host, "pid": pid, "started": ""}
+        featcache.core.leases._has_ended = lambda content: None
     if dead_after_s:
-        featcache.store.leases.DEAD_AFTER_S = dead_after_s
-        featcache.store.leases.BEAT_S = dead_after_s / 10
+        featcache.core.leases.DEAD_AFTER_S = dead_after_s
+        featcache.core.leases.BEAT_S = dead_after_s / 10
     small_batches()
     engine = CheapEngine(log, pause_s)
     if fault:
@@ -176,17 +180,17 @@ def fill(
 
 def small_batches() -> None:
     """A batch a shard, and little rendered ahead."""
-    featcache.extract.computing._CALL_ROWS = ROWS_PER_SHARD
-    featcache.extract.filling._AHEAD_ROWS = ROWS_PER_SHARD
+    featcache.extraction.computing._CALL_ROWS = ROWS_PER_SHARD
+    featcache.extraction.cache_filler._AHEAD_ROWS = ROWS_PER_SHARD
 
 
 def use_cheap_engine(log: str | None = None, pause_s: float = 0.0) -> None:
     """Let every backbone be the cheap engine, and shards be small."""
     featcache.store.layout._MAX_ROWS_PER_SHARD = ROWS_PER_SHARD
     small_batches()
-    featcache.pipeline.plan.identify = lambda *_: ((CUT,), None)
-    featcache.pipeline.plan.load_network = lambda spec: None
-    featcache.pipeline.plan.open_engine = lambda *_: CheapEngine(log, pause_s)
+    featcache.extraction.plan.identify = lambda *_: ((CUT,), None)
+    featcache.extraction.plan.load_network = lambda spec: None
+    featcache.extraction.plan.open_engine = lambda *_: CheapEngine(log, pause_s)
 
 
 def command(
@@ -238,7 +242,7 @@ def fit(
     fault : name of one of FAULTS and its arguments
     """
     featcache.heads.checkpoint.EVERY_S = 0.0
-    featcache.pipeline.fit_head._LIVE_S = 0.0
+    featcache.heads._fit_head._LIVE_S = 0.0
     if streams:
         featcache.heads.source.fits = lambda n_bytes: False
     for name in ("write_curves", "write_confusion"):
@@ -247,7 +251,7 @@ def fit(
         name, *arguments = fault
         FAULTS[name](Path(results), CheapEngine(), *arguments)
     config = HeadConfig.from_dict(settings)
-    done = featcache.pipeline.fit_head.fit_head(
+    done = featcache.heads._fit_head.fit_head(
         open_cache(cache), Path(results), config, solver, on_epoch=lambda _: time.sleep(pause_s)
     )
     return {"run": done.run.name, "resumed_at": done.resumed_at, "reused": done.reused}
@@ -271,7 +275,7 @@ def relabelled(images: Sequence[LabelledImage], letter: str) -> Dataset:
 def push(folder: str, url: str, **how: Any) -> dict[str, Any]:
     """Push a cache. how : see `_disturbed`"""
     remote = _disturbed(url, url, **how)
-    done = featcache.share.push.push(remote, parcel_of_cache(Path(folder)))
+    done = featcache.sharing.send.push(remote, parcel_of_cache(Path(folder)))
     return {"reused": done.reused, "sent": done.sent_files}
 
 
@@ -282,7 +286,7 @@ def pull(url: str, parent: str, part: bool = False, **how: Any) -> dict[str, Any
     if part:
         done = pull_part(remote, entry, Path(parent), Part(splits=("train",)))
     else:
-        done = featcache.share.pull.pull(remote, entry, Path(parent))
+        done = featcache.sharing.receive.pull(remote, entry, Path(parent))
     return {"reused": done.reused, "name": done.name}
 
 
@@ -328,7 +332,7 @@ class Steps:
             module.open = self._opening(io.open if module is io else open)
         os.open = self._opening_raw(os.open)
         tables.pq.write_table = self._around(tables.pq.write_table, "parquet", 1)
-        featcache.store.hdf5.Hdf5Store._write = self._writing_hdf5(featcache.store.hdf5.Hdf5Store._write)
+        featcache.store.hdf5_store.Hdf5Store._write = self._writing_hdf5(featcache.store.hdf5_store.Hdf5Store._write)
 
     def tell(self, name: str, what: object) -> None:
         with self._lock:

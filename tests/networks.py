@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from featcache.backbones import registry, weights
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import Cut, Network, Precision, network_of
 from featcache.backbones.preprocess import preprocess
-from featcache.backbones.quiet_keras import import_keras
 from featcache.backbones.weights_h5 import settle
 
 _GAINS = {"resnet": 1.0, "resnext": 1.0, "xception": 1.0, "nasnet": 1.0, "efficientnetv2": 1.2}

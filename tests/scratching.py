@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import Cut, Network
-from featcache.backbones.quiet_keras import import_keras
 from featcache.backbones.weights import randomize
-from featcache.recipe import Augmentation
-from featcache.scratch import classifier
-from featcache.scratch.classifier import Classifier
-from featcache.scratch.config import ScratchConfig
-from featcache.scratch.feed import Feed
-from featcache.scratch.training import Training
-from featcache.scratch.views import Live, Views
+from featcache.core.recipe import Augmentation
+from featcache.networks import classifier
+from featcache.networks.classifier import Classifier
+from featcache.networks.config import ScratchConfig
+from featcache.networks.feed import Feed
+from featcache.networks.training import Training
+from featcache.networks.views import Live, Views
 
 SIDE = 16
 CONFIG = ScratchConfig(lr=0.05, momentum=0.9, batch=8, epochs=3, augment="planned")

@@ -13,7 +13,7 @@ import pytest
 from featcache.backbones.imagenet import local_file
 from featcache.backbones.registry import get
 from featcache.backbones.torch_checkpoint import read_checkpoint
-from featcache.errors import WeightsError
+from featcache.core.errors import WeightsError
 
 # --- a writer, instruction by instruction ---------------------------------------------------------
 

@@ -9,10 +9,10 @@ import pytest
 from networks import base, network, pixels
 
 from featcache.backbones.cuts import cut, layers_of
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import NetworkSpec, layers_to_cut, load_network, space_of
 from featcache.backbones.preprocess import preprocess
-from featcache.backbones.quiet_keras import import_keras
-from featcache.errors import BackboneError
+from featcache.core.errors import BackboneError
 
 
 def outputs(model: Any, x: Any) -> list[Any]:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from networks import randomize
 
-from featcache.backbones.building import finished, image_input
-from featcache.backbones.drop_path import drop_path_join_class, without_drop_path
-from featcache.backbones.fractalnet import fractal
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import NetworkSpec, load_network
-from featcache.backbones.quiet_keras import import_keras
+from featcache.backbones.zoo.building import finished, image_input
+from featcache.backbones.zoo.drop_path import drop_path_join_class, without_drop_path
+from featcache.backbones.zoo.fractalnet import fractal
 
 # Keras' own saving reads TensorFlow's variables in a way that NumPy 2 frowns on.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

@@ -17,12 +17,12 @@ from networks import LARGE, base, keras_features, network, pixels, without_drawi
 from featcache.backbones import registry, weights
 from featcache.backbones.cuts import layers_of
 from featcache.backbones.engines.agreement import deviation
-from featcache.backbones.engines.keras import KerasEngine
-from featcache.backbones.engines.openvino import OpenvinoEngine, is_installed
+from featcache.backbones.engines.keras_engine import KerasEngine
+from featcache.backbones.engines.openvino_engine import OpenvinoEngine, is_installed
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.preprocess import preprocess
-from featcache.backbones.quiet_keras import import_keras
-from featcache.dataset.images import decode
-from featcache.views import cut_and_resize
+from featcache.images.decode import decode
+from featcache.images.views import cut_and_resize
 from tests.test_backbones_weights import write_legacy
 
 Array = np.ndarray[Any, np.dtype[np.float32]]

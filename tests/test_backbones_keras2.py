@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from featcache.backbones import registry, weights
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.model_file import read_config
 from featcache.backbones.own_models import open_own
-from featcache.backbones.quiet_keras import import_keras
-from featcache.errors import BackboneError, WeightsError
+from featcache.core.errors import BackboneError, WeightsError
 
 SIDE = 32
 WAY_OUT = "--model mobilenetv2 --weights FILE"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from featcache.backbones import known
-from featcache.backbones.known import identify
+from featcache.backbones import remembered as known
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import NetworkSpec
-from featcache.backbones.quiet_keras import import_keras
-from featcache.errors import BackboneError
+from featcache.backbones.remembered import identify
+from featcache.core.errors import BackboneError
 
 SPEC = NetworkSpec("mobilenetv2", "random", 3, input_size_px=32, layers=("Conv_1", "out_relu"), pooling="avg")
 

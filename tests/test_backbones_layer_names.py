@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from featcache.backbones import registry, weights
 from featcache.backbones.cuts import layers_of
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.layer_names import stable_names
-from featcache.backbones.quiet_keras import import_keras
 
 KINDS = ("Conv2D", "Activation", "BatchNormalization")
 PREFIXES = {"Conv2D": "conv2d", "Activation": "activation", "BatchNormalization": "batch_normalization"}

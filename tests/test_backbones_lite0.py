@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from featcache.backbones import registry, weights
-from featcache.backbones.efficientnet_lite0 import EfficientNetLite0, assign_checkpoint
-from featcache.backbones.engines.keras import KerasEngine
+from featcache.backbones.engines.keras_engine import KerasEngine
 from featcache.backbones.imagenet import local_file
 from featcache.backbones.network import NetworkSpec, load_network
 from featcache.backbones.preprocess import preprocess
 from featcache.backbones.torch_checkpoint import read_checkpoint
-from featcache.dataset.images import decode, read_bytes
-from featcache.errors import WeightsError
-from featcache.views import cut_and_resize
+from featcache.backbones.zoo.efficientnet_lite0 import EfficientNetLite0, assign_checkpoint
+from featcache.core.errors import WeightsError
+from featcache.images.decode import decode, read_bytes
+from featcache.images.views import cut_and_resize
 
 ROW = registry.get("efficientnet-lite0")
 

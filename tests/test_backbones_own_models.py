@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from networks import randomize
 
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.model_file import architecture_name, read_config
 from featcache.backbones.network import Network, NetworkSpec, layers_to_cut, load_network
-from featcache.backbones.quiet_keras import import_keras
-from featcache.errors import BackboneError, FeatcacheError, WeightsError
+from featcache.core.errors import BackboneError, FeatcacheError, WeightsError
 
 # Keras' own saving, which only these tests use, reads TensorFlow's variables in a way that NumPy 2 frowns on.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -245,8 +245,8 @@ FOREIGN: dict[str, tuple[Any, str]] = {
         "os.DropPathJoin is not part of Keras",
     ),
     "another class of our name": (
-        last(module="featcache.backbones.drop_path", class_name="Other", registered_name="featcache>DropPathJoin"),
-        "featcache.backbones.drop_path.Other is not part of Keras",
+        last(module="featcache.backbones.zoo.drop_path", class_name="Other", registered_name="featcache>DropPathJoin"),
+        "featcache.backbones.zoo.drop_path.Other is not part of Keras",
     ),
     "a class that Keras never had": (last(module=None, class_name="Foo"), "'Foo' is no class of Keras"),
 }

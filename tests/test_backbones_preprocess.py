@@ -9,7 +9,7 @@ import pytest
 
 from featcache.backbones.preprocess import MODES, check_mode, preprocess
 from featcache.backbones.registry import BACKBONES
-from featcache.errors import BackboneError
+from featcache.core.errors import BackboneError
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from networks import without_drawing
 
 from featcache.backbones import registry, weights
 from featcache.backbones.cuts import layers_of
-from featcache.backbones.quiet_keras import import_keras
-from featcache.errors import BackboneError
+from featcache.backbones.import_keras import import_keras
+from featcache.core.errors import BackboneError
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ from featcache.backbones.engines import choose, keras, openvino
 assert not {"keras", "tensorflow", "torch", "openvino"} & set(sys.modules)
 [imagenet.available(row) for row in registry.BACKBONES.values()]
 assert not {"keras", "tensorflow", "torch"} & set(sys.modules)
-from featcache.backbones.quiet_keras import import_keras
+from featcache.backbones.import_keras import import_keras
 assert float(import_keras().ops.sum(import_keras().ops.ones(3))) == 3
 """
     command, environment = [sys.executable, "-c", script], os.environ.copy()

@@ -17,12 +17,12 @@ import pytest
 from networks import randomize, without_drawing
 
 from featcache.backbones import imagenet, registry, weights
-from featcache.backbones.building import finished, image_input
-from featcache.backbones.fractalnet import fractal
-from featcache.backbones.grouped_conv import grouped_conv_class
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.model_file import read_config
-from featcache.backbones.quiet_keras import import_keras
-from featcache.errors import WeightsError
+from featcache.backbones.zoo.building import finished, image_input
+from featcache.backbones.zoo.fractalnet import fractal
+from featcache.backbones.zoo.grouped_conv import grouped_conv_class
+from featcache.core.errors import WeightsError
 
 # Keras' own saving reads TensorFlow's variables in a way that NumPy 2 frowns on.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -134,11 +134,11 @@ def test_a_step_reaches_every_weight(name: str) -> None:
 
 JAX = """
     import numpy as np
-    from featcache.backbones.building import conv, finished, image_input
-    from featcache.backbones.fractalnet import fractal
-    from featcache.backbones.grouped_conv import grouped_conv_class
-    from featcache.backbones.quiet_keras import import_keras
-    from featcache.backbones.stochastic_depth import dropped
+    from featcache.backbones.zoo.building import conv, finished, image_input
+    from featcache.backbones.zoo.fractalnet import fractal
+    from featcache.backbones.zoo.grouped_conv import grouped_conv_class
+    from featcache.backbones.import_keras import import_keras
+    from featcache.backbones.zoo.stochastic_depth import dropped
     keras = import_keras()
     inputs = image_input((32, 32, 3))
     x = fractal(inputs, 2, (8,), seed=1)

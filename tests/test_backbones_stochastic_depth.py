@@ -10,10 +10,10 @@ import pytest
 from networks import randomize, without_drawing
 
 from featcache.backbones import registry, weights
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.model_file import read_config
-from featcache.backbones.quiet_keras import import_keras
-from featcache.backbones.stochastic_depth import linear_rates, with_stochastic_depth
-from featcache.errors import BackboneError
+from featcache.backbones.zoo.stochastic_depth import linear_rates, with_stochastic_depth
+from featcache.core.errors import BackboneError
 
 # Keras' own saving reads TensorFlow's variables in a way that NumPy 2 frowns on.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from featcache.backbones import imagenet, registry, weights
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.layer_names import snake_case
-from featcache.backbones.quiet_keras import import_keras
 from featcache.backbones.registry import get
-from featcache.errors import BackboneError, WeightsError
+from featcache.core.errors import BackboneError, WeightsError
 
 # Keras' own saving, which only these tests use, reads TensorFlow's variables in a way that NumPy 2 frowns on.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

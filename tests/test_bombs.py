@@ -18,20 +18,20 @@ from conftest import Run
 from test_report import FAIR, make_run
 from test_store_contract import dataset, fake_features, make_cache
 
-from featcache.errors import CacheError, FeatcacheError, ProjectError
+from featcache.core.errors import CacheError, FeatcacheError, ProjectError
+from featcache.core.npz import NPZ_DAMAGE, reading_npz
+from featcache.core.project import read_settings
+from featcache.core.strict_json import strict_json, strict_toml
 from featcache.heads import checkpoint
 from featcache.heads.head import Head
-from featcache.npz import NPZ_DAMAGE, reading_npz
-from featcache.pipeline.remote import remotes_of
-from featcache.project import read_settings
-from featcache.report.records import read_records
-from featcache.runs import list_runs
-from featcache.share.catalog import listing
-from featcache.share.parcel import parcel_of_cache
-from featcache.share.push import push
-from featcache.share.urls import open_remote
+from featcache.remotes.urls import open_remote
+from featcache.reporting.records import read_records
+from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.catalog import listing
+from featcache.sharing.remote import remotes_of
+from featcache.sharing.send import push
 from featcache.store.tables import read_rows
-from featcache.strict import strict_json, strict_toml
+from featcache.training.runs import list_runs
 
 DEEP, LONG = "[" * 100_000 + "]" * 100_000, "1" + "0" * 400
 

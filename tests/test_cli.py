@@ -23,7 +23,7 @@ from featcache.backbones.preprocess import MODES
 from featcache.backbones.registry import STUDY
 from featcache.cli import COMMANDS, cli, options
 from featcache.cli.options import named_models
-from featcache.errors import BackboneError
+from featcache.core.errors import BackboneError
 
 ROOT = Path(__file__).parents[1]
 RUN_FILES = {

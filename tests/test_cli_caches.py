@@ -16,8 +16,8 @@ import pytest
 from conftest import EXTRACT, Made, Ran, Run, contents
 from test_store_hostile import relist, reseal
 
+from featcache.store._verify import verify
 from featcache.store.cache import open_cache
-from featcache.store.verify import verify
 
 
 def cache_of(project: Path, made: Made) -> Path:
@@ -131,7 +131,7 @@ def test_recompute_finds_a_value_whose_digests_all_fit(run: Run, project: Path, 
     cache = open_cache(folder)
     features = cache.features[:].copy()
     features[40] *= 1.02
-    from featcache.store.zarr import ZarrStore
+    from featcache.store.zarr_store import ZarrStore
 
     ZarrStore(folder, cache.features.layout).write_shard(0, np.ascontiguousarray(features))
     relist(folder)
@@ -422,7 +422,7 @@ def test_gc(run: Run, project: Path, made: Made) -> None:
 def test_a_cache_that_is_written_or_cannot_be_removed(
     run: Run, project: Path, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from featcache.store.leases import Leases
+    from featcache.core.leases import Leases
 
     folder = cache_of(project, made)
     leases = Leases(folder / "leases")

@@ -311,7 +311,7 @@ def test_fit_head_where_a_split_has_no_row_of_a_class(run: Run, project: Path) -
     frame.loc[one, "label"] = "neutrophil"
     edit(project, frame)
     # what `extract` refuses may have been done by an older version, or through Python
-    from featcache.dataset.manifest import read_dataset
+    from featcache.datasets.manifest import read_dataset
     from featcache.store.cache import open_cache
 
     open_cache(project / "cache" / cache).replace_dataset(read_dataset(project / "dataset.csv", project / "leukocytes"))

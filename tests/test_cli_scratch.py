@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from conftest import Ran, Run, run_command
 
-from featcache.backbones.quiet_keras import import_keras
+from featcache.backbones.import_keras import import_keras
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
@@ -28,7 +28,7 @@ QUICK = ("--epochs", "2", "--warmup", "0", "--views", "1")
 KILLS = int(os.environ.get("FEATCACHE_KILLS", "2"))
 """Each takes as long as loading TensorFlow and compiling; twenty are a matter of minutes."""
 OFTEN = """
-from featcache.scratch import checkpoint
+from featcache.networks import checkpoint
 checkpoint._LEAST_S = checkpoint._COST = 0
 from featcache.cli import main
 main()

@@ -13,11 +13,11 @@ import servers
 from conftest import Made, Run, contents, run_command, without_networks
 from servers import S3, netrc_in, web_server
 
-from featcache.pipeline.pull import ask_remotes
-from featcache.project import find_project
-from featcache.recipe import Recipe
-from featcache.share.contract import read
-from featcache.share.urls import open_remote, redacted
+from featcache.core.project import find_project
+from featcache.core.recipe import Recipe
+from featcache.remotes.contract import read
+from featcache.remotes.urls import open_remote, redacted
+from featcache.sharing._pull import ask_remotes
 from featcache.store.cache import open_cache
 from featcache.store.tables import rows_in
 
@@ -289,7 +289,7 @@ def test_what_is_refused_says_what_to_do(run: Run, project: Path, made: Made, s3
 def test_a_missing_package_is_named_with_what_installs_it(
     run: Run, project: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.share.urls.find_spec", lambda name: None)
+    monkeypatch.setattr("featcache.remotes.urls.find_spec", lambda name: None)
     for url, extra in (("s3://b/x", "s3"), ("gs://b/x", "gs"), ("az://b/x", "az"), ("sftp://h/x", "sftp")):
         assert f"pip install 'featcache[{extra}]'" in run("ls", "--remote", url, cwd=project).error
     assert "pip install 'featcache[share]'" in run("key", "new", "x", cwd=project).error

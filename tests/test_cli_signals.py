@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from conftest import FEATCACHE, Made, Ran, Run, contents, run_command
 
-from featcache.backbones.known import KNOWN_FILE, identify
 from featcache.backbones.network import NetworkSpec
+from featcache.backbones.remembered import KNOWN_FILE, identify
 from featcache.store.cache import open_cache
 from featcache.store.layout import layout_for
 
@@ -118,7 +118,7 @@ def test_an_interrupted_extract_goes_on_where_it_stopped(
 WITH_A_QUICK_ENGINE = """
 import sys, time
 import numpy as np
-import featcache.pipeline.plan as pipeline
+import featcache.extraction.plan as pipeline
 from featcache.cli import main
 
 class Engine:

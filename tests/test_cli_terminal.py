@@ -18,8 +18,8 @@ import pytest
 from conftest import Run
 
 from featcache.cli.output import printable
-from featcache.dataset.synthetic import write_cells
-from featcache.files import write_text
+from featcache.core.files import write_text
+from featcache.synthetic.drawing import write_cells
 
 HOSTILE = "\x1b]52;c;aGk=\x07\x1b[31mred\u202egnp\u2066.\x9b2J"
 STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -46,7 +46,7 @@ def in_terminal(code: str, columns: int) -> list[str]:
 TRAINING = """
 import time
 from featcache.cli.live import Live
-from featcache.heads.history import Epoch
+from featcache.training.history import Epoch
 live = Live()
 with live.track("training head-inceptionresnetv2-1234abcd", 5000) as advance:
     for number in range(1, 2001):

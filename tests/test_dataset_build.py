@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featcache.dataset.build import Built, SplitRule, build, split_counts_text
-from featcache.dataset.candidates import Candidate, Source
-from featcache.dataset.manifest import SPLITS, Box, LabelledImage, image_id_of, read_dataset, write_dataset
-from featcache.dataset.sources import find_images
-from featcache.dataset.synthetic import write_image
-from featcache.errors import DatasetError
-from featcache.files import sha256_file
+from featcache.core.errors import DatasetError
+from featcache.core.files import sha256_file
+from featcache.datasets.build import Built, SplitRule, build, split_counts_text
+from featcache.datasets.candidates import Candidate, Source
+from featcache.datasets.manifest import SPLITS, LabelledImage, read_dataset, write_dataset
+from featcache.datasets.sources import find_images
+from featcache.images.identity import Box, image_id_of
+from featcache.synthetic.drawing import write_image
 
 
 def picture(path: Path, number: int, size: tuple[int, int] = (4, 6)) -> None:

@@ -29,15 +29,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from test_dataset_images import chunk, png, saved
 
-from featcache.dataset.images import decode, read_picture
-from featcache.dataset.manifest import LabelledImage, image_id_of
-from featcache.dataset.pixels import _Room
-from featcache.dataset.scan import scan
-from featcache.errors import ImageError
-from featcache.extract import render_views
-from featcache.files import sha256_bytes
-from featcache.recipe import FeatureSpace
-from featcache.views import PLAIN
+from featcache.core.errors import ImageError
+from featcache.core.files import sha256_bytes
+from featcache.core.recipe import FeatureSpace
+from featcache.datasets.manifest import LabelledImage
+from featcache.extraction.rendering import render_views
+from featcache.images.decode import decode, read_picture
+from featcache.images.identity import image_id_of
+from featcache.images.pixels import _Room
+from featcache.images.scanning import scan
+from featcache.images.views import PLAIN
 
 H, W = 37, 53
 _YY, _XX = np.mgrid[0:H, 0:W]

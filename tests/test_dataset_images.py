@@ -12,14 +12,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from featcache.dataset.images import MAX_PIXELS, decode, is_image_name, read_bytes
-from featcache.dataset.synthetic import render_cell
-from featcache.errors import ImageError
+from featcache.core.errors import ImageError
+from featcache.images.decode import MAX_PIXELS, decode, is_image_name, read_bytes
+from featcache.synthetic.drawing import render_cell
 
 RNG = np.random.default_rng(7)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)

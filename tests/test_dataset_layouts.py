@@ -12,15 +12,15 @@ import pytest
 from PIL import Image, ImageDraw
 from test_dataset_sources import annotation, found, put, put_list, reasons, voc
 
-from featcache.dataset.boxes import placed, turned
-from featcache.dataset.build import Built, build
-from featcache.dataset.candidates import UNKNOWN_SIZE
-from featcache.dataset.images import decode
-from featcache.dataset.manifest import Box
-from featcache.dataset.scan import ImageFile, scan
-from featcache.dataset.sources import find_images
-from featcache.errors import DatasetError
-from featcache.project import DatasetSection
+from featcache.core.errors import DatasetError
+from featcache.core.project import DatasetSection
+from featcache.datasets.boxes import placed, turned
+from featcache.datasets.build import Built, build
+from featcache.datasets.candidates import UNKNOWN_SIZE
+from featcache.datasets.sources import find_images
+from featcache.images.decode import decode
+from featcache.images.identity import Box
+from featcache.images.scanning import ImageFile, scan
 
 WBC = ("WBC", "11", "21", "50", "60")
 
@@ -384,7 +384,7 @@ def test_files_that_were_not_fetched_are_listed(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_read_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from featcache.dataset import folders
+    from featcache.images import folders
 
     put(tmp_path, "a/1.png", "a/p/2.png", "b/3.png")
     scandir = folders.os.scandir

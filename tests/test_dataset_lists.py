@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from test_dataset_sources import found, put, put_list, reasons
 
-from featcache.dataset.csv_files import read_csv
-from featcache.dataset.manifest import Box
-from featcache.dataset.sources import find_images
-from featcache.errors import DatasetError
-from featcache.project import DatasetSection
+from featcache.core.errors import DatasetError
+from featcache.core.project import DatasetSection
+from featcache.datasets.csv_files import read_csv
+from featcache.datasets.sources import find_images
+from featcache.images.identity import Box
 
 BOX = Box(10, 30, 40, 70)
 

@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from featcache.dataset.manifest import (
+from featcache.core.errors import DatasetError
+from featcache.datasets.manifest import (
     SPLITS,
-    Box,
     Dataset,
     LabelledImage,
     check,
-    image_id_of,
     in_order,
     parse_box,
     read_csv,
@@ -26,7 +24,7 @@ from featcache.dataset.manifest import (
     safe_relative,
     write_dataset,
 )
-from featcache.errors import DatasetError
+from featcache.images.identity import Box, image_id_of
 
 HEAD = "path,label,split\n"
 BOXES = "path,label,split,x_min,y_min,x_max,y_max\n"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from featcache.dataset import scan as scan_module
-from featcache.dataset.images import decode
-from featcache.dataset.scan import ImageFile, scan
-from featcache.dataset.synthetic import render_cell, write_image
-from featcache.files import sha256_bytes
+from featcache.core.files import sha256_bytes
+from featcache.images import scan as scan_module
+from featcache.images.decode import decode
+from featcache.images.scanning import ImageFile, scan
+from featcache.synthetic.drawing import render_cell, write_image
 
 NAMES = ("a.png", "ä b/c.png", "broken, one.png")
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from featcache.dataset.candidates import Source
-from featcache.dataset.manifest import Box
-from featcache.dataset.sources import find_images
-from featcache.dataset.synthetic import CLASSES, smear_labels, write_cells, write_smears
-from featcache.errors import DatasetError
-from featcache.project import DatasetSection
+from featcache.core.errors import DatasetError
+from featcache.core.project import DatasetSection
+from featcache.datasets.candidates import Source
+from featcache.datasets.sources import find_images
+from featcache.images.identity import Box
+from featcache.synthetic.drawing import CLASSES, smear_labels, write_cells, write_smears
 
 PIXELS = b"not looked at here"
 

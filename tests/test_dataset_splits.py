@@ -7,12 +7,11 @@ import random
 from collections import Counter, defaultdict
 
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
-from featcache.dataset.manifest import SPLITS
-from featcache.dataset.splits import DEFAULT_FRACTIONS, Member, small_classes, split_by_counts, split_by_hash
-from featcache.errors import DatasetError
+from featcache.core.errors import DatasetError
+from featcache.datasets.manifest import SPLITS
+from featcache.datasets.splits import DEFAULT_FRACTIONS, Member, small_classes, split_by_counts, split_by_hash
 
 seeds = st.integers(0, 2**32)
 fractions = st.tuples(*[st.integers(1, 90)] * 3).map(

@@ -19,8 +19,9 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from featcache.dataset.images import decode
-from featcache.dataset.synthetic import (
+from featcache.core.errors import DatasetError
+from featcache.images.decode import decode
+from featcache.synthetic.drawing import (
     CLASSES,
     encoded,
     render_cell,
@@ -29,7 +30,6 @@ from featcache.dataset.synthetic import (
     write_cells,
     write_smears,
 )
-from featcache.errors import DatasetError
 
 
 @pytest.mark.parametrize("label", CLASSES)

@@ -18,7 +18,7 @@ import pytest
 from conftest import Ran, Run, without_networks
 
 from featcache.cli import COMMANDS
-from featcache.dataset.synthetic import CLASSES, render_cell
+from featcache.synthetic.drawing import CLASSES, render_cell
 
 ROOT = Path(__file__).parents[1]
 PAGES = (

@@ -5,19 +5,18 @@ from __future__ import annotations
 import networks
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from networks import keras_features
 
 from featcache.backbones.engines.affine import affine_of
 from featcache.backbones.engines.agreement import deviation
 from featcache.backbones.engines.contract import Engine
-from featcache.backbones.engines.keras import KerasEngine
-from featcache.backbones.engines.openvino import OpenvinoEngine, is_installed
+from featcache.backbones.engines.keras_engine import KerasEngine
+from featcache.backbones.engines.openvino_engine import OpenvinoEngine, is_installed
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import Cut, Network
 from featcache.backbones.preprocess import MODES, preprocess
-from featcache.backbones.quiet_keras import import_keras
-from featcache.errors import BackboneError
+from featcache.core.errors import BackboneError
 
 needs_openvino = pytest.mark.skipif(not is_installed(), reason="OpenVINO is not installed")
 ENGINES = [KerasEngine, pytest.param(OpenvinoEngine, marks=needs_openvino)]

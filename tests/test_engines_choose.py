@@ -12,8 +12,8 @@ from featcache.backbones.engines import choose
 from featcache.backbones.engines.batches import is_out_of_memory
 from featcache.backbones.engines.calibrate import BatchSize, calibrate, key_of, recall, remember, row_bytes
 from featcache.backbones.engines.choose import ChosenEngine, open_engine
-from featcache.backbones.engines.openvino import is_installed
-from featcache.errors import BackboneError
+from featcache.backbones.engines.openvino_engine import is_installed
+from featcache.core.errors import BackboneError
 
 needs_openvino = pytest.mark.skipif(not is_installed(), reason="OpenVINO is not installed")
 
@@ -66,7 +66,7 @@ def test_auto_without_openvino(mobilenet, monkeypatch):
 
 
 def test_openvino_that_is_not_installed(mobilenet, monkeypatch):
-    monkeypatch.setattr("featcache.backbones.engines.openvino.is_installed", lambda: False)
+    monkeypatch.setattr("featcache.backbones.engines.openvino_engine.is_installed", lambda: False)
     with pytest.raises(
         BackboneError, match=r"not installed: pip install 'featcache\[openvino\]', or take --engine keras"
     ):
@@ -83,7 +83,7 @@ def test_auto_in_other_precision_is_keras():
 def test_auto_takes_keras_where_openvino_computes_otherwise(mobilenet, monkeypatch):
     """A conversion that lost the preprocessing."""
     monkeypatch.setattr(
-        "featcache.backbones.engines.openvino._with_preprocessing",
+        "featcache.backbones.engines.openvino_engine._with_preprocessing",
         lambda graph, names, mode, real=choose.OpenvinoEngine.__init__.__globals__["_with_preprocessing"]: real(
             graph, names, "none"
         ),
@@ -114,7 +114,7 @@ def test_calibration_of_a_real_engine(mobilenet):
 def test_calibration_stops_where_memory_does(mobilenet, monkeypatch):
     assert calibrate(Small(1, room=4), mobilenet, (8, 16)) == BatchSize(8)
     assert calibrate(Small(1, room=4), mobilenet, (1, 8)).batch_rows == 1
-    monkeypatch.setattr("featcache.machine.available_bytes", lambda: 10 * row_bytes(mobilenet))
+    monkeypatch.setattr("featcache.core.machine.available_bytes", lambda: 10 * row_bytes(mobilenet))
     assert calibrate(Small(1, room=4, error=ValueError("was tried")), mobilenet, (4, 8)).batch_rows == 4
 
 

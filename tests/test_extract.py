@@ -13,18 +13,22 @@ import pytest
 from test_store_contract import feature_bytes, recipe, small_shards
 
 from featcache.backbones.engines.contract import Engine
-from featcache.dataset.images import decode
-from featcache.dataset.manifest import SPLITS, Box, Dataset, LabelledImage, image_id_of
-from featcache.dataset.synthetic import write_cells
-from featcache.errors import CacheError, DatasetError
-from featcache.extract import Counts, Target, computing, extract, filling, rendering, rows_of
-from featcache.files import sha256_file
-from featcache.recipe import Recipe
+from featcache.core.errors import CacheError, DatasetError
+from featcache.core.files import sha256_file
+from featcache.core.recipe import Recipe
+from featcache.datasets.manifest import SPLITS, Dataset, LabelledImage
+from featcache.extraction import cache_filler as filling, computing, rendering
+from featcache.extraction.cache_filler import Counts
+from featcache.extraction.one_pass import Target, extract
+from featcache.extraction.rows import rows_of
+from featcache.images.decode import decode
+from featcache.images.identity import Box, image_id_of
+from featcache.images.views import PLAIN, cut_and_resize, render, view_parameters
 from featcache.store.cache import Cache, open_cache
+from featcache.store.donors import Reach
 from featcache.store.layout import FORMATS, Format
-from featcache.store.reach import Reach
 from featcache.store.writer import CacheWriter
-from featcache.views import PLAIN, cut_and_resize, render, view_parameters
+from featcache.synthetic.drawing import write_cells
 
 RECIPE = recipe()
 SIZE_PX = RECIPE.space.input_size_px

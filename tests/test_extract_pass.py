@@ -11,11 +11,13 @@ import pytest
 from test_extract import RECIPE, SIZE_PX, GridMeans, by_hand, cells, run  # noqa: F401
 from test_store_contract import small_shards
 
-from featcache.dataset.manifest import Dataset
-from featcache.dataset.pixels import Decoded
-from featcache.extract import Target, computing, extract, filling, rendering, rows_of
-from featcache.extract.shares import Shares
-from featcache.recipe import Recipe
+from featcache.core.recipe import Recipe
+from featcache.datasets.manifest import Dataset
+from featcache.extraction import cache_filler as filling, computing, rendering
+from featcache.extraction.one_pass import Target, extract
+from featcache.extraction.rows import rows_of
+from featcache.extraction.stage_times import Shares
+from featcache.images.pixels import Decoded
 from featcache.store.writer import CacheWriter
 
 VIEWS, ROWS = 5, 80

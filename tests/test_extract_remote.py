@@ -11,12 +11,12 @@ import pytest
 from test_pipeline_verify import Small, small  # noqa: F401
 
 from featcache.backbones import imagenet
-from featcache.errors import WeightsError
-from featcache.pipeline import plan
-from featcache.pipeline.extract import extract
-from featcache.pipeline.plan import ExtractOptions
-from featcache.pipeline.push import push
-from featcache.pipeline.remote import add_remote, open_named
+from featcache.core.errors import WeightsError
+from featcache.extraction import plan
+from featcache.extraction._extract import extract
+from featcache.extraction.plan import ExtractOptions
+from featcache.sharing._push import push
+from featcache.sharing.remote import add_remote, open_named
 from featcache.store.cache import Cache, open_cache
 
 

@@ -17,9 +17,9 @@ import pytest
 from conftest import EXTRACT, Made
 from faults import FORMATS, Shops, Workshop, contents, lines, only_cache, rows_recorded, same
 
-from featcache.errors import CacheNotFoundError
+from featcache.core.errors import CacheNotFoundError
+from featcache.store._verify import verify
 from featcache.store.cache import open_cache
-from featcache.store.verify import verify
 
 VIEWS = 2
 ROWS = 12 * VIEWS

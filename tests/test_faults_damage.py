@@ -15,8 +15,8 @@ import h5py
 import pytest
 from faults import FORMATS, MODEL, Shops, Workshop, contents, lines, make_project, same
 
-from featcache.errors import CacheNotFoundError
-from featcache.store.verify import Verified, verify
+from featcache.core.errors import CacheNotFoundError
+from featcache.store._verify import Verified, verify
 
 ROWS = 16 * 3 + 8 * 1
 """Of 24 images, 16 of them for training, three views each: three shards and a short one."""

@@ -24,8 +24,8 @@ from faults import (
     small_disk,
 )
 
-from featcache.errors import CacheNotFoundError
-from featcache.store.verify import verify
+from featcache.core.errors import CacheNotFoundError
+from featcache.store._verify import verify
 
 VIEWS = 5
 ROWS = 12 * VIEWS

@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 from faults import FORMATS, MODEL, SIZE_PX, Shops, Workshop, lines, make_project
 
-from featcache.dataset.synthetic import CLASSES, render_cell, write_image
+from featcache.store._verify import verify
 from featcache.store.cache import open_cache
-from featcache.store.verify import verify
+from featcache.synthetic.drawing import CLASSES, render_cell, write_image
 
 VIEWS = {"train": 3, "val": 1, "test": 1}
 

@@ -10,10 +10,10 @@ import pytest
 from faults import Shops, Workshop, contents, relabelled
 from test_store_contract import dataset, fake_features, make_cache, small_shards
 
+from featcache.store._verify import verify
 from featcache.store.cache import open_cache
 from featcache.store.manifest import Manifest
 from featcache.store.tables import images_in
-from featcache.store.verify import verify
 
 
 @pytest.fixture

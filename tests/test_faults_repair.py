@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from faults import FORMATS, MODEL, Shops, Workshop, contents, make_project
 
+from featcache.store._verify import verify
 from featcache.store.catalog import finished_folders
-from featcache.store.verify import verify
 
 
 @pytest.fixture(scope="module", params=FORMATS)

@@ -12,10 +12,10 @@ import pytest
 from faults import Shops, Workshop
 from test_store_contract import dataset, fake_features, make_cache, small_shards
 
-from featcache.share import keys
+from featcache.sharing import keys
+from featcache.store._verify import verify
 from featcache.store.cache import open_cache
 from featcache.store.catalog import list_caches
-from featcache.store.verify import verify
 
 X = fake_features(70, (3, 4, 5))
 

@@ -27,8 +27,8 @@ from faults import (
     same,
 )
 
+from featcache.store._verify import verify
 from featcache.store.cache import open_cache
-from featcache.store.verify import verify
 
 VIEWS = 30
 ROWS = 12 * VIEWS

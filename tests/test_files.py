@@ -11,10 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from featcache.files import (
+from featcache.core.files import (
     beside,
     plain_cell,
     safe_cell,
@@ -96,7 +95,7 @@ def test_sha256_of_file_and_bytes_agree(tmp_path: Path, size: int) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from featcache.files import write_bytes
+from featcache.core.files import write_bytes
 number = 0
 while True:
     number += 1

@@ -18,40 +18,39 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, given, seed, settings, strategies as st
 from test_heads_checkpoint import start, trained
 from test_report import FAIR, make_run
 from test_store_contract import dataset, fake_features, make_cache
 from test_store_hostile import reseal
 
-from featcache.backbones import known
-from featcache.dataset.build import SplitRule, build
-from featcache.dataset.manifest import read_dataset, write_dataset
-from featcache.dataset.scan import scan
-from featcache.dataset.sources import find_images
-from featcache.dataset.synthetic import write_image
-from featcache.errors import FeatcacheError
+from featcache.backbones import remembered as known
+from featcache.core.errors import FeatcacheError
+from featcache.core.project import Project, Settings, find_project, read_settings, write_project
+from featcache.datasets.build import SplitRule, build
+from featcache.datasets.manifest import read_dataset, write_dataset
+from featcache.datasets.sources import find_images
 from featcache.heads import checkpoint
 from featcache.heads.head import Head
-from featcache.pipeline.remote import add_remote, remotes_of
-from featcache.pipeline.resume import interrupted
-from featcache.project import Project, Settings, find_project, read_settings, write_project
-from featcache.report import content, tables
-from featcache.report.records import read_history, read_records
-from featcache.runs import list_runs
-from featcache.share.catalog import listing
-from featcache.share.chunks import parse_chunks
-from featcache.share.index import write_index
-from featcache.share.keys import new_key, open_key, own_keys, read_public, read_trusted, unusable
-from featcache.share.objects import _aws_settings
-from featcache.share.parcel import parcel_of_cache, parcel_of_run, parse_run_files
-from featcache.share.push import push
-from featcache.share.urls import open_remote, parse_url, redacted
-from featcache.share.web import _login
+from featcache.heads.resume import interrupted
+from featcache.images.scanning import scan
+from featcache.remotes.objects import _aws_settings
+from featcache.remotes.urls import open_remote, parse_url, redacted
+from featcache.remotes.web import _login
+from featcache.reporting import content, tables
+from featcache.reporting.records import read_history, read_records
+from featcache.sharing.bundle import parcel_of_cache, parcel_of_run, parse_run_files
+from featcache.sharing.catalog import listing
+from featcache.sharing.chunks import parse_chunks
+from featcache.sharing.keys import new_key, open_key, own_keys, read_public, read_trusted, unusable
+from featcache.sharing.remote import add_remote, remotes_of
+from featcache.sharing.send import push
+from featcache.sharing.web_index import write_index
+from featcache.store._verify import verify
 from featcache.store.cache import open_cache
 from featcache.store.catalog import list_caches
-from featcache.store.verify import verify
+from featcache.synthetic.drawing import write_image
+from featcache.training.runs import list_runs
 
 EXAMPLES = int(os.environ.get("FEATCACHE_FUZZ_EXAMPLES", "40"))
 SEED = int(os.environ.get("FEATCACHE_FUZZ_SEED", "0"))

@@ -14,7 +14,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from test_heads_train import IMAGES, separable
 from test_store_contract import make_cache
 
-from featcache.errors import HeadError
+from featcache.core.errors import HeadError
 from featcache.heads.classical import (
     KINDS,
     Balanced,

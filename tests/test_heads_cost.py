@@ -13,7 +13,7 @@ from test_heads_train import CONFIG, IMAGES, separable
 from test_store_contract import make_cache
 
 from featcache.cli.live import duration, in_words
-from featcache.errors import HeadError
+from featcache.core.errors import HeadError
 from featcache.heads import cost
 from featcache.heads.config import HeadConfig
 from featcache.heads.cost import Choice, choose_solver, expect
@@ -46,7 +46,7 @@ def test_a_gram_matrix_is_said_to_be_computed_until_it_is_kept(cache: Cache) -> 
 def test_a_matrix_that_memory_does_not_hold_is_said_to_be_used_from_the_disk(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.machine.available_bytes", lambda: 4096)
+    monkeypatch.setattr("featcache.core.machine.available_bytes", lambda: 4096)
     found = expect(cache, CONFIG, GRAM)
     assert not found.gram_in_memory
     assert "used from the disk" in in_words(found)
@@ -97,7 +97,7 @@ def test_every_kind_of_head_can_be_estimated(cache: Cache, changes: dict[str, An
 
 @pytest.fixture
 def half_a_gib(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.machine.available_bytes", lambda: 2**29)
+    monkeypatch.setattr("featcache.core.machine.available_bytes", lambda: 2**29)
 
 
 @pytest.mark.parametrize("asked", ["gram", "primal", "auto"])

@@ -21,7 +21,7 @@ from test_heads_train import IMAGES, separable
 from test_store_contract import make_cache
 
 import featcache
-from featcache.errors import HeadError
+from featcache.core.errors import HeadError
 from featcache.heads.config import HeadConfig
 from featcache.heads.estimator import HeadClassifier
 from featcache.heads.train import train_head
@@ -346,7 +346,7 @@ def test_rows_that_cannot_be_trained_on_are_refused(monkeypatch: pytest.MonkeyPa
     with pytest.raises(HeadError, match=r"y_val has the classes \[5, 6\], which no training row has"):
         model.fit(X, y, X_val=X[:3], y_val=[5, 0, 6])
     assert np.isfinite(model.fit(np.zeros((4, 2)), [0, 1, 0, 1]).predict_proba(np.zeros((1, 2)))).all()
-    monkeypatch.setattr("featcache.machine.available_bytes", lambda: 50_000)
+    monkeypatch.setattr("featcache.core.machine.available_bytes", lambda: 50_000)
     with pytest.raises(HeadError, match="the Gram matrix of 120 rows needs"):
         model.fit(X, y)
 

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from featcache.errors import HeadError
-from featcache.heads import gram, random
+from featcache.core.errors import HeadError
+from featcache.heads import gram, initializers as random
 from featcache.heads.config import HeadConfig
-from featcache.heads.history import Epoch
 from featcache.heads.stack import Stack
 from featcache.heads.train import row_weights
+from featcache.training.history import Epoch
 
 N, M, D, CLASSES = 333, 50, 40, 4  # 333 is divided by no batch here, nor by a block of 256
 

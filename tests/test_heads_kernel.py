@@ -15,9 +15,8 @@ import pytest
 from test_heads_train import CONFIG, separable
 from test_store_contract import dataset, make_cache, small_shards
 
-from featcache.errors import HeadError
-from featcache.heads import kernel as module
-from featcache.heads import products
+from featcache.core.errors import HeadError
+from featcache.heads import kernel as module, products
 from featcache.heads.kernel import kernel, kernels_folder
 from featcache.heads.train import Material, train_head
 from featcache.store.cache import Cache, open_cache
@@ -50,7 +49,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """So little that no matrix of these tests fits, nor all features."""
-    monkeypatch.setattr("featcache.machine.available_bytes", lambda: 4096)
+    monkeypatch.setattr("featcache.core.machine.available_bytes", lambda: 4096)
 
 
 def course(cache: Cache, **settings: Any) -> Any:
@@ -67,7 +66,7 @@ def files(cache: Cache) -> list[str]:
 def test_it_is_right_and_symmetric(
     cache: Cache, dtype: str, tolerance: float, free_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.machine.available_bytes", lambda: free_bytes)
+    monkeypatch.setattr("featcache.core.machine.available_bytes", lambda: free_bytes)
     train, val = cache.numbers("train"), cache.numbers("val")
     for _ in range(2):  # computed, then read
         K, K_val = kernel(cache, train, train, dtype), kernel(cache, val, train, dtype)

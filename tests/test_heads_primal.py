@@ -14,17 +14,16 @@ import pytest
 from test_heads_gram import CLASSES, OPTIONS, in_gram_space, problem_of
 from test_store_contract import dataset, fake_features, make_cache, small_shards
 
-from featcache.backbones.quiet_keras import import_keras
-from featcache.errors import HeadError
-from featcache.heads import primal, products, random
-from featcache.heads import source as source_module
+from featcache.backbones.import_keras import import_keras
+from featcache.core.errors import HeadError
+from featcache.heads import initializers as random, primal, products, source as source_module
 from featcache.heads.config import HeadConfig
-from featcache.heads.history import Epoch
 from featcache.heads.source import InMemory, Source, Streamed, cache_order, fits, source_of
 from featcache.heads.train import _Course, row_weights, train_head
 from featcache.store.cache import Cache
 from featcache.store.features import Features
 from featcache.store.layout import Layout
+from featcache.training.history import Epoch
 
 DATA = problem_of(n=69, m=20, d=24)  # 69 rows: the last batch of 16 or of 10 is a short one
 
@@ -356,7 +355,7 @@ def test_streamed_batches_are_those_of_the_same_rows_in_memory(
 def test_the_order_depends_on_the_cache_alone(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exactly at the border, and whatever memory is free."""
     n_bytes = len(cache.numbers("train")) * 24 * 4
-    monkeypatch.setattr("featcache.machine.available_bytes", lambda: 0)
+    monkeypatch.setattr("featcache.core.machine.available_bytes", lambda: 0)
     monkeypatch.setattr(source_module, "_SHUFFLED_BYTES", n_bytes)
     assert cache_order(cache, 16) is random.order
     monkeypatch.setattr(source_module, "_SHUFFLED_BYTES", n_bytes - 1)
@@ -389,7 +388,7 @@ def test_what_does_not_fit_into_memory_is_streamed(cache: Cache, monkeypatch: py
     n_bytes = (len(y) + len(y_val)) * 24 * 4
     weights = np.ones(len(y), "float32")
     for free, kind in ((n_bytes / 0.8 + 2, InMemory), (n_bytes / 0.8 - 2, Streamed)):
-        monkeypatch.setattr("featcache.machine.available_bytes", lambda free=free: int(free))
+        monkeypatch.setattr("featcache.core.machine.available_bytes", lambda free=free: int(free))
         assert fits(n_bytes) == (kind is InMemory)
         source = source_of(cache, y, weights, y_val, 16)
         assert type(source) is kind

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_store_contract import dataset, fake_features, make_cache, small_shards
 
-from featcache import machine
+from featcache.core import machine
 from featcache.heads import products
 from featcache.store.cache import Features
 
@@ -51,7 +51,7 @@ def test_products_are_those_of_numpy(features: Features, numbers: np.ndarray, dt
 def test_the_gram_matrix_is_symmetric_to_the_bit_however_little_memory_there_is(
     features: Features, dtype: str, free_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.machine.available_bytes", lambda: free_bytes)
+    monkeypatch.setattr("featcache.core.machine.available_bytes", lambda: free_bytes)
     spans = list(products._held_spans(features, N, dtype))
     assert len(spans) == (1 if free_bytes == 1 << 40 else 3)
     assert [number for span in spans for number in range(N)[span]] == list(range(N))

@@ -20,19 +20,18 @@ from faults import Shops, Workshop, lines
 from test_heads_train import separable
 from test_store_contract import dataset, make_cache
 
-from featcache import runs
-from featcache.errors import HeadError, RemoteError, RunError
-from featcache.heads import checkpoint
+from featcache.core.errors import HeadError, RemoteError, RunError
+from featcache.heads import _fit_head as module, checkpoint
+from featcache.heads._fit_head import Fitted, fit_head
 from featcache.heads.config import HeadConfig
-from featcache.pipeline import fit_head as module
-from featcache.pipeline.fit_head import Fitted, fit_head
-from featcache.runs import Run, own_states
-from featcache.share.catalog import find
-from featcache.share.parcel import parcel_of_run
-from featcache.share.pull import pull
-from featcache.share.push import push
-from featcache.share.urls import open_remote
+from featcache.remotes.urls import open_remote
+from featcache.sharing.bundle import parcel_of_run
+from featcache.sharing.catalog import find
+from featcache.sharing.receive import pull
+from featcache.sharing.send import push
 from featcache.store.cache import Cache
+from featcache.training import runs
+from featcache.training.runs import Run, own_states
 
 IMAGES = dataset(72)
 PLAIN = HeadConfig((8,), 0.5, lr=0.01, epochs=12, batch=7)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from test_store_contract import LABELS, dataset, fake_features, image, make_cache
 
-from featcache.backbones.quiet_keras import import_keras
-from featcache.dataset.manifest import Dataset
-from featcache.errors import HeadError
-from featcache.heads import random
+from featcache.backbones.import_keras import import_keras
+from featcache.core.errors import HeadError
+from featcache.datasets.manifest import Dataset
+from featcache.heads import initializers as random
 from featcache.heads.config import PRESETS, HeadConfig, from_preset
 from featcache.heads.head import Head
 from featcache.heads.train import choose_solver, plan_head, row_weights, train_head
@@ -42,7 +42,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> Any:
     def gives(gib: float) -> None:
-        monkeypatch.setattr("featcache.machine.available_bytes", lambda: int(gib * 2**30))
+        monkeypatch.setattr("featcache.core.machine.available_bytes", lambda: int(gib * 2**30))
 
     gives(16)
     return gives

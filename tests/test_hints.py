@@ -14,7 +14,7 @@ from conftest import Run
 
 import featcache
 from featcache.cli import COMMANDS, cli
-from featcache.dataset.synthetic import write_cells
+from featcache.synthetic.drawing import write_cells
 
 HINT = re.compile(r"[\"'`](featcache [a-z][^\"'`]*)[\"'`]")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")

@@ -14,13 +14,15 @@ import cv2
 import numpy as np
 import pytest
 
-from featcache.dataset.images import decode
-from featcache.dataset.manifest import SPLITS, Box, read_dataset
-from featcache.dataset.synthetic import CLASSES, write_image, write_smears
-from featcache.errors import DatasetError, FeatcacheError, ProjectError
-from featcache.pipeline.dataset import current_dataset, preview
-from featcache.pipeline.init import GENERATED_FOLDER, Initialised, InitOptions, init
-from featcache.project import DATASET_FILE, PROJECT_FILE, find_project, read_settings
+from featcache.core.errors import DatasetError, FeatcacheError, ProjectError
+from featcache.core.project import DATASET_FILE, PROJECT_FILE, find_project, read_settings
+from featcache.datasets._init import GENERATED_FOLDER, Initialised, InitOptions, init
+from featcache.datasets._preview import preview
+from featcache.datasets.current import current_dataset
+from featcache.datasets.manifest import SPLITS, read_dataset
+from featcache.images.decode import decode
+from featcache.images.identity import Box
+from featcache.synthetic.drawing import CLASSES, write_image, write_smears
 
 
 def picture(path: Path, number: int) -> None:
@@ -240,7 +242,7 @@ def test_an_error_while_writing_leaves_no_part(tmp_path: Path, blocked: str) -> 
 def test_an_interrupted_drawing_leaves_no_folder_that_counts_as_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from featcache.pipeline import init as module
+    from featcache.datasets import _init as module
 
     def interrupted(folder: Path, *_: object) -> None:
         picture(folder / CLASSES[0] / "1.png", 1)

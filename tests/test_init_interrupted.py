@@ -12,20 +12,20 @@ from pathlib import Path
 import pytest
 from conftest import Run
 
-from featcache.dataset.synthetic import write_cells
-from featcache.errors import ProjectError
-from featcache.locks import folder_beside, holding
-from featcache.pipeline.dataset import generate
-from featcache.pipeline.init import InitOptions, init
-from featcache.project import PROJECT_FILE
+from featcache.core.errors import ProjectError
+from featcache.core.locks import folder_beside, holding
+from featcache.core.project import PROJECT_FILE
+from featcache.datasets._init import InitOptions, init
+from featcache.synthetic._generate import generate
+from featcache.synthetic.drawing import write_cells
 
 WORKER = """
 import os, sys, traceback
 from pathlib import Path
 from functools import partial
-from featcache.pipeline import init as module
-from featcache.pipeline.dataset import generate
-from featcache.pipeline.init import InitOptions, init
+from featcache.datasets import _init as module
+from featcache.datasets.current import generate
+from featcache.datasets._init import InitOptions, init
 
 module.write_cells = partial(module.write_cells, size_px=16)
 module.is_generated = partial(module.is_generated, size_px=16)

@@ -6,12 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from sklearn.metrics import accuracy_score, log_loss, recall_score
 
 from featcache.heads.stack import softmax
-from featcache.metrics import evaluate, interval_over_groups
+from featcache.training.metrics import evaluate, interval_over_groups
 
 CLASSES = ("a", "b", "c")
 

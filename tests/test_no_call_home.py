@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from conftest import run_command
 
-from featcache.dataset.synthetic import write_cells
-from featcache.errors import OfflineError, UsageError
-from featcache.network import offline, refuse_offline
-from featcache.pipeline.init import InitOptions, init
-from featcache.share.urls import open_remote
+from featcache.core.errors import OfflineError, UsageError
+from featcache.core.offline import offline, refuse_offline
+from featcache.datasets._init import InitOptions, init
+from featcache.remotes.urls import open_remote
+from featcache.synthetic.drawing import write_cells
 
 COMMANDS = (
     "models",

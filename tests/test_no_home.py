@@ -11,11 +11,11 @@ import pytest
 from conftest import run_command
 
 from featcache.backbones.imagenet import models_folder
-from featcache.errors import UsageError
-from featcache.files import expanded, user_path
-from featcache.pipeline.remote import Target, remotes_of, trust_of
-from featcache.share import keys
-from featcache.share.urls import open_remote
+from featcache.core.errors import UsageError
+from featcache.core.files import expanded, user_path
+from featcache.remotes.urls import open_remote
+from featcache.sharing import keys
+from featcache.sharing.remote import Target, remotes_of, trust_of
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_without_a_home_there_is_nothing_of_the_user(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.getuid() != 0, reason="becomes another user, which only root may")
 def test_commands_of_a_user_without_a_home_say_no_defect(tmp_path: Path) -> None:
     script = (
-        "import os, sys; sys.argv[0] = 'featcache'; import featcache.cli.key, featcache.share.keys, cryptography; "
+        "import os, sys; sys.argv[0] = 'featcache'; import featcache.cli.key, featcache.sharing.keys, cryptography; "
         "os.setuid(12345); featcache.cli.main()"
     )
     environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "FEATCACHE_CONFIG")}

@@ -13,12 +13,12 @@ import pytest
 from conftest import contents
 from test_store_contract import dataset, fake_features, make_cache
 
-from featcache import files
-from featcache.share.catalog import find
-from featcache.share.parcel import parcel_of_cache
-from featcache.share.pull import pull
-from featcache.share.push import push
-from featcache.share.urls import open_remote
+from featcache.core import files
+from featcache.remotes.urls import open_remote
+from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.catalog import find
+from featcache.sharing.receive import pull
+from featcache.sharing.send import push
 from featcache.store.cache import open_cache
 
 

@@ -13,11 +13,11 @@ from conftest import contents
 from test_pipeline_verify import Small, begun, prepared
 from test_store_contract import dataset, fake_features, make_cache, rows_for, small_shards
 
-from featcache.errors import CacheError, FeatcacheError, UsageError
-from featcache.pipeline.convert import convert
+from featcache.core.errors import CacheError, FeatcacheError, UsageError
+from featcache.store._convert import convert
+from featcache.store._verify import verify
 from featcache.store.cache import Cache, open_cache
 from featcache.store.layout import Format
-from featcache.store.verify import verify
 from featcache.store.writer import CacheWriter
 
 IMAGES = dataset(35)

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import Run, contents
 
-from featcache.pipeline import demo as demo_module
-from featcache.pipeline.extract import ExtractOptions
-from featcache.pipeline.extract import extract as real_extract
-from featcache.pipeline.init import InitOptions
+from featcache import demo_project as demo_module
+from featcache.datasets._init import InitOptions
+from featcache.extraction._extract import ExtractOptions, extract as real_extract
 
 
 @pytest.fixture

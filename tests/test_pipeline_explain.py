@@ -15,11 +15,11 @@ from conftest import contents
 from test_pipeline_verify import ROWS, SIZE_PX, Small, begun, prepared
 from test_store_contract import dataset, fake_features, make_cache
 
-from featcache.dataset.synthetic import write_cells
-from featcache.errors import UsageError
-from featcache.pipeline.explain import Explanation, diff, explain
-from featcache.pipeline.plan import ExtractOptions
+from featcache.core.errors import UsageError
+from featcache.extraction._explain import Explanation, diff, explain
+from featcache.extraction.plan import ExtractOptions
 from featcache.store.cache import open_cache
+from featcache.synthetic.drawing import write_cells
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_other_images(small: Small, name: str) -> None:
 
 
 def lines_with_ids(small: Small) -> pd.DataFrame:
-    from featcache.pipeline.dataset import current_dataset
+    from featcache.datasets.current import current_dataset
 
     ids = {image.path: image.image_id for image in current_dataset(small.project)[0].images}
     frame = small.lines()
@@ -255,7 +255,7 @@ def test_what_differs_is_counted(tmp_path: Path) -> None:
     Y[[3, 4]] += 1
     Y[5] = np.nan
     other = replace(images, images=tuple(replace(i, label="x", group=f"{i.group}!") for i in images.images))
-    from featcache.extract import rows_of
+    from featcache.extraction.rows import rows_of
     from featcache.store.writer import CacheWriter
 
     rows = rows_of(other.images, [1] * 30, a.recipe)

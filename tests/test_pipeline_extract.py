@@ -15,7 +15,7 @@ import pytest
 from conftest import EXTRACT, Made, Run, contents
 
 import featcache
-from featcache.dataset.synthetic import CLASSES
+from featcache.synthetic.drawing import CLASSES
 
 
 def lines(project: Path) -> pd.DataFrame:

@@ -11,21 +11,21 @@ import pytest
 from test_heads_train import CONFIG, IMAGES, cache_of, separable
 from test_store_contract import image, make_cache
 
-from featcache.backbones.quiet_keras import import_keras
-from featcache.dataset.manifest import Dataset
-from featcache.errors import HeadError
-from featcache.heads import products
+from featcache.backbones.import_keras import import_keras
+from featcache.core.errors import HeadError
+from featcache.core.machine import usable_cores
+from featcache.core.project import Project, Settings
+from featcache.datasets.manifest import Dataset
+from featcache.heads import _fit_head as module, products
+from featcache.heads._fit_head import fit_head
 from featcache.heads.config import Activation, HeadConfig
 from featcache.heads.head import Head
+from featcache.heads.resume import interrupted
 from featcache.heads.train import Choice, choose_solver, train_head
-from featcache.machine import usable_cores
-from featcache.pipeline import fit_head as module
-from featcache.pipeline.fit_head import fit_head, report
-from featcache.pipeline.resume import interrupted
-from featcache.project import Project, Settings
-from featcache.report import figures
-from featcache.report.content import facts
-from featcache.report.records import read_record
+from featcache.reporting import figures
+from featcache.reporting._report import report
+from featcache.reporting.content import facts
+from featcache.reporting.records import read_record
 from featcache.store.cache import Cache
 
 NOISY = replace(CONFIG, lr=0.003, epochs=60, dropout=0.5, seed=2)
@@ -135,7 +135,7 @@ def test_a_class_that_a_split_lacks_is_refused(tmp_path: Path) -> None:
 def test_too_little_memory_is_said_before_anything_is_read(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.machine.available_bytes", lambda: 4096)
+    monkeypatch.setattr("featcache.core.machine.available_bytes", lambda: 4096)
     monkeypatch.setattr(products, "blocks", None)
     for solver in ("gram", "primal", "auto"):
         with pytest.raises(HeadError, match=r"solver needs .* GiB for 8 units .* GiB are free"):
@@ -144,7 +144,7 @@ def test_too_little_memory_is_said_before_anything_is_read(
 
 
 def test_a_gram_matrix_larger_than_memory_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.machine.available_bytes", lambda: 4 << 30)
+    monkeypatch.setattr("featcache.core.machine.available_bytes", lambda: 4 << 30)
     assert choose_solver(60_000, 1000, 4096, 4, HeadConfig(epochs=1000), "gram").solver == "gram"  # K: 13 GiB
 
 

@@ -16,10 +16,10 @@ from conftest import contents
 from test_pipeline_verify import ROWS, Small, begun, prepared
 from test_store_hostile import put, relist, reseal, shard_of
 
-from featcache.errors import CacheError, DatasetError, FeatcacheError, WeightsError
-from featcache.pipeline.repair import repair
+from featcache.core.errors import CacheError, DatasetError, FeatcacheError, WeightsError
+from featcache.extraction._repair import repair
+from featcache.store._verify import verify
 from featcache.store.cache import Cache
-from featcache.store.verify import verify
 
 SHARD = "features.zarr/c/{}/0/0/0"
 

@@ -15,16 +15,15 @@ import pytest
 from test_heads_train import CONFIG, IMAGES, separable
 from test_store_contract import make_cache
 
-from featcache import metrics
-from featcache.errors import HeadError
-from featcache.heads import products
+from featcache.core.errors import HeadError
+from featcache.heads import _sweep as module, products
+from featcache.heads._sweep import fit_seeds, grid, random_points, sweep
 from featcache.heads.head import Head
-from featcache.heads.history import best_of
 from featcache.heads.kernel import kernels_folder
 from featcache.heads.train import train_head
-from featcache.pipeline import sweep as module
-from featcache.pipeline.sweep import fit_seeds, grid, random_points, sweep
 from featcache.store.cache import Cache
+from featcache.training import metrics
+from featcache.training.history import best_of
 
 FAR_TOO_FAST = 1e6
 

@@ -14,14 +14,14 @@ from conftest import Run
 from test_heads_resume import IMAGES, PLAIN, _no_figures, interrupted, separable  # noqa: F401
 from test_store_contract import make_cache
 
-from featcache.backbones.quiet_keras import import_keras
-from featcache.errors import UsageError
+from featcache.backbones.import_keras import import_keras
+from featcache.core.errors import UsageError
+from featcache.heads import _fit_head as module
+from featcache.heads._fit_head import Fitted, fit_head
 from featcache.heads.config import HeadConfig
-from featcache.pipeline import fit_head as module
-from featcache.pipeline import tensorboard
-from featcache.pipeline.fit_head import Fitted, fit_head
-from featcache.runs import Run as Finished
 from featcache.store.cache import Cache
+from featcache.training import tensorboard
+from featcache.training.runs import Run as Finished
 
 CONFIG = replace(PLAIN, val_every=5, epochs=12)
 

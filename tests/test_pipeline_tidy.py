@@ -13,19 +13,19 @@ import pytest
 from conftest import contents
 from test_store_contract import dataset, fake_features, make_cache, recipe, rows_for, small_shards
 
-from featcache.dataset.manifest import Dataset
-from featcache.errors import CacheError, CacheNotFoundError, CacheWriteError, UsageError
+from featcache.cleanup import find_garbage, find_removable, remove, size_of
+from featcache.core.errors import CacheError, CacheNotFoundError, CacheWriteError, UsageError
+from featcache.core.leases import Leases
+from featcache.core.project import Project, Settings
+from featcache.datasets.manifest import Dataset
 from featcache.heads.kernel import kernel, kernels_folder
-from featcache.pipeline.push import find_pushable
-from featcache.pipeline.tidy import find_garbage, find_removable, remove, size_of
-from featcache.project import Project, Settings
-from featcache.share.parcel import parcel_of_cache
+from featcache.sharing._push import find_pushable
+from featcache.sharing.bundle import parcel_of_cache
+from featcache.store._verify import verify
 from featcache.store.cache import Cache, open_cache
 from featcache.store.catalog import find_cache, finished_folders, list_caches
+from featcache.store.donors import Reach
 from featcache.store.layout import Format
-from featcache.store.leases import Leases
-from featcache.store.reach import Reach
-from featcache.store.verify import verify
 from featcache.store.writer import CacheWriter
 
 IMAGES = dataset(35)

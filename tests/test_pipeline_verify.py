@@ -17,17 +17,16 @@ from conftest import contents, run_command
 from test_store_hostile import put, renamed, reseal
 
 from featcache.backbones.network import Cut, NetworkSpec
-from featcache.dataset.synthetic import write_cells
-from featcache.errors import CacheError, CacheNotFoundError, DatasetError, WeightsError
-from featcache.pipeline import plan as plan_module
-from featcache.pipeline import verify as verify_module
-from featcache.pipeline.extract import Extracted, extract
-from featcache.pipeline.plan import ExtractOptions, space_of
-from featcache.pipeline.verify import recompute, verify_cache
-from featcache.project import Project, find_project
-from featcache.recipe import row_id
+from featcache.core.errors import CacheError, CacheNotFoundError, DatasetError, WeightsError
+from featcache.core.project import Project, find_project
+from featcache.core.recipe import row_id
+from featcache.extraction import _recompute as verify_module, plan as plan_module
+from featcache.extraction._extract import Extracted, extract
+from featcache.extraction._recompute import recompute, verify_cache
+from featcache.extraction.plan import ExtractOptions, space_of
 from featcache.store.cache import Cache, open_cache
 from featcache.store.tables import rows_in
+from featcache.synthetic.drawing import write_cells
 
 SIZE_PX = 32
 ROWS = 16 * 3 + 8
@@ -77,7 +76,7 @@ def load_network(spec: NetworkSpec) -> tuple[Cut, Cheap]:
 
 
 def identify(_: Path, spec: NetworkSpec) -> tuple[tuple[Cut, ...], tuple[Cut, Cheap]]:
-    """As `featcache.backbones.known.identify`."""
+    """As `featcache.backbones.remembered.identify`."""
     loaded = load_network(spec)
     return (loaded[0],), loaded
 

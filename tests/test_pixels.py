@@ -15,37 +15,36 @@ import numpy as np
 import pytest
 import zarr
 from conftest import Run, contents, run_command
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from test_store_contract import dataset, fill, make_cache, recipe, rows_for, small_shards
 
 from featcache.backbones.engines.choose import ChosenEngine
 from featcache.backbones.network import NetworkSpec, load_network
 from featcache.backbones.pixels import NO_WEIGHTS_DIGEST, PixelsEngine, cut_of
-from featcache.dataset.images import decode
-from featcache.dataset.synthetic import write_cells
-from featcache.errors import BackboneError, CacheError, UsageError
-from featcache.extract import render_views
-from featcache.files import sha256_file
-from featcache.pipeline.convert import convert
-from featcache.pipeline.dataset import current_dataset
-from featcache.pipeline.extract import extract
-from featcache.pipeline.plan import ExtractOptions
-from featcache.pipeline.repair import repair
-from featcache.pipeline.verify import recompute, verify_cache
-from featcache.project import find_project
-from featcache.recipe import cache_digest, cache_name, digest
-from featcache.share.catalog import find, latest
-from featcache.share.packs import PackWriter
-from featcache.share.parcel import parcel_of_cache
-from featcache.share.pull import pull
-from featcache.share.push import push
-from featcache.share.subset import Part, pull_part
-from featcache.share.urls import open_remote
+from featcache.core.errors import BackboneError, CacheError, UsageError
+from featcache.core.files import sha256_file
+from featcache.core.project import find_project
+from featcache.core.recipe import cache_digest, cache_name, digest
+from featcache.datasets.current import current_dataset
+from featcache.extraction._extract import extract
+from featcache.extraction._recompute import recompute, verify_cache
+from featcache.extraction._repair import repair
+from featcache.extraction.plan import ExtractOptions
+from featcache.extraction.rendering import render_views
+from featcache.images.decode import decode
+from featcache.images.views import ViewParameters
+from featcache.remotes.packs import PackWriter
+from featcache.remotes.urls import open_remote
+from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.catalog import find, latest
+from featcache.sharing.receive import pull
+from featcache.sharing.send import push
+from featcache.sharing.subset import Part, pull_part
+from featcache.store._convert import convert
 from featcache.store.cache import Cache, open_cache
 from featcache.store.tables import rows_in, write_rows
 from featcache.store.writer import CacheWriter
-from featcache.views import ViewParameters
+from featcache.synthetic.drawing import write_cells
 
 EXTRACT = ("extract", "--model", "pixels", "--input-size", "32")
 PX, ROWS = 32, 40

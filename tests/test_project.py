@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from featcache.errors import ProjectError
-from featcache.project import (
+from featcache.core.errors import ProjectError
+from featcache.core.project import (
     PROJECT_FILE,
     AugmentationSection,
     DatasetSection,
@@ -24,7 +23,7 @@ from featcache.project import (
     read_settings,
     write_project,
 )
-from featcache.recipe import FILL_MODES, Augmentation
+from featcache.core.recipe import FILL_MODES, Augmentation
 
 
 def is_pattern(text: str) -> bool:

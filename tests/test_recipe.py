@@ -10,10 +10,9 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from featcache.recipe import (
+from featcache.core.recipe import (
     Augmentation,
     FeatureSpace,
     Recipe,

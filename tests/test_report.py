@@ -18,11 +18,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from featcache import runs
-from featcache.errors import RunError
-from featcache.heads.history import Epoch
-from featcache.report import figures, page, tables
-from featcache.report.records import best_by_validation, read_records
+from featcache.core.errors import RunError
+from featcache.reporting import figures, page, tables
+from featcache.reporting.records import best_by_validation, read_records
+from featcache.training import runs
+from featcache.training.history import Epoch
 
 CELLS = ("eosinophil", "lymphocyte", "monocyte")
 HOSTILE = ('<script>alert("1")</script>', "a|b `c` *d*", "Größe 'é' & $x$")
@@ -30,7 +30,7 @@ NAN = float("nan")
 
 
 def measures(confusion: list[list[int]], classes: tuple[str, ...]) -> dict[str, Any]:
-    """Measures of a split as featcache.metrics gives them, from its confusion matrix alone."""
+    """Measures of a split as featcache.training.metrics gives them, from its confusion matrix alone."""
     counts = np.array(confusion)
     support, right = counts.sum(axis=1), counts.diagonal()
     accuracy = float(right.sum() / counts.sum())

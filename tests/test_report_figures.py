@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from featcache.errors import RunError
-from featcache.heads.history import Epoch
-from featcache.report import figures
-from featcache.runs import Run, write_run
+from featcache.core.errors import RunError
+from featcache.reporting import figures
+from featcache.training.history import Epoch
+from featcache.training.runs import Run, write_run
 
 
 def history(epochs: int, val: bool = True, seed: int = 0) -> list[Epoch]:
@@ -126,7 +126,7 @@ def test_drawing_touches_no_global_state_and_importing_loads_no_matplotlib() -> 
     code = (
         "import sys, pandas as pd\n"
         "from pathlib import Path\n"
-        "from featcache.report import figures, page\n"
+        "from featcache.reporting import figures, page\n"
         "assert 'matplotlib' not in sys.modules\n"
         "figures._figure(3, 3)\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
@@ -136,7 +136,7 @@ def test_drawing_touches_no_global_state_and_importing_loads_no_matplotlib() -> 
 
 def test_a_matplotlibrc_in_the_folder_is_not_obeyed(tmp_path: Path) -> None:
     code = (
-        "import numpy as np, sys; from featcache.report.figures import confusion_matrix;"
+        "import numpy as np, sys; from featcache.reporting.figures import confusion_matrix;"
         "sys.stdout.buffer.write(confusion_matrix([[3, 1], [0, 4]], ['a', 'b'], 'title'))"
     )
     drawn = []

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from featcache.errors import CacheNotFoundError, RunError
-from featcache.files import plain_cell
-from featcache.heads.history import Epoch
-from featcache.runs import (
+from featcache.core.errors import CacheNotFoundError, RunError
+from featcache.core.files import plain_cell
+from featcache.training.history import Epoch
+from featcache.training.runs import (
     Run,
     is_finished,
     list_runs,

@@ -16,7 +16,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import numpy as np
-from featcache.backbones.quiet_keras import spread_over
+from featcache.backbones.import_keras import spread_over
 spread_over(int(sys.argv[2]))
 from scratching import opened, weights
 folder = Path(sys.argv[1])

@@ -7,8 +7,8 @@ from typing import Any
 import networks
 import pytest
 
-from featcache.backbones.quiet_keras import import_keras
-from featcache.scratch.blocks import blocks_of
+from featcache.backbones.import_keras import import_keras
+from featcache.networks.blocks import blocks_of
 
 _CHAINS = {
     "vgg16": (5, "block5"),

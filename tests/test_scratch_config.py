@@ -9,8 +9,8 @@ from itertools import pairwise
 import pytest
 
 from featcache.cli import scratch_options
-from featcache.errors import ScratchError
-from featcache.scratch.config import RECIPES, ScratchConfig, from_recipe
+from featcache.core.errors import ScratchError
+from featcache.networks.config import RECIPES, ScratchConfig, from_recipe
 
 
 @pytest.mark.parametrize(

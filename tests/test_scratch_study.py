@@ -9,14 +9,14 @@ import networks
 import numpy as np
 import pytest
 
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import NetworkSpec, load_network
-from featcache.backbones.quiet_keras import import_keras
 from featcache.backbones.registry import STUDY
-from featcache.scratch import classifier
-from featcache.scratch.config import ScratchConfig
-from featcache.scratch.feed import Feed
-from featcache.scratch.training import Training
-from featcache.scratch.views import Views
+from featcache.networks import classifier
+from featcache.networks.config import ScratchConfig
+from featcache.networks.feed import Feed
+from featcache.networks.training import Training
+from featcache.networks.views import Views
 
 SIDE = 224
 

@@ -13,23 +13,23 @@ import numpy as np
 import pytest
 from scratching import CONFIG, network, opened, views, weights
 
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.preprocess import MODES, preprocess
-from featcache.backbones.quiet_keras import import_keras
-from featcache.dataset.synthetic import write_cells
-from featcache.errors import ScratchError
+from featcache.core.errors import ScratchError
+from featcache.core.project import find_project
+from featcache.core.recipe import Augmentation
+from featcache.datasets._init import InitOptions, init
+from featcache.extraction._extract import extract
+from featcache.extraction.plan import ExtractOptions
 from featcache.heads.head import Head
-from featcache.heads.random import order
-from featcache.pipeline.extract import extract
-from featcache.pipeline.init import InitOptions, init
-from featcache.pipeline.plan import ExtractOptions
-from featcache.project import find_project
-from featcache.recipe import Augmentation
-from featcache.scratch import checkpoint, classifier
-from featcache.scratch.config import ScratchConfig
-from featcache.scratch.feed import Feed
-from featcache.scratch.views import Live, held, numbers_of
+from featcache.heads.initializers import order
+from featcache.images.views import render, view_parameters
+from featcache.networks import checkpoint, classifier
+from featcache.networks.config import ScratchConfig
+from featcache.networks.feed import Feed
+from featcache.networks.views import Live, held, numbers_of
 from featcache.store.cache import open_cache
-from featcache.views import render, view_parameters
+from featcache.synthetic.drawing import write_cells
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
@@ -143,7 +143,7 @@ def test_rows_of_a_cache_are_held_each_split_by_itself(
     write_cells(tmp_path / "cells", 4)
     init(tmp_path / "cells", tmp_path, InitOptions())
     cache = open_cache(extract(find_project(tmp_path), ["pixels"], ExtractOptions(input_size_px=16)).caches[0].path)
-    monkeypatch.setattr("featcache.scratch.views.available_bytes", lambda: free_bytes)
+    monkeypatch.setattr("featcache.networks.views.available_bytes", lambda: free_bytes)
     files = {split: tmp_path / f"{split}.npy" for split in ("train", "val")}
     with ExitStack() as stack:
         numbers = {split: numbers_of(cache, split, CONFIG) for split in files}

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from conftest import Run
 
-from featcache.errors import FeatcacheError, ProjectError
-from featcache.project import read_settings
-from featcache.share.keys import read_trusted
-from featcache.share.objects import _aws_settings
-from featcache.share.urls import open_remote, parse_url, redacted
-from featcache.share.web import _login
+from featcache.core.errors import FeatcacheError, ProjectError
+from featcache.core.project import read_settings
+from featcache.remotes.objects import _aws_settings
+from featcache.remotes.urls import open_remote, parse_url, redacted
+from featcache.remotes.web import _login
+from featcache.sharing.keys import read_trusted
 
 SECRET = "hunter2"  # noqa: S105 - nobody's
 URLS = [

@@ -19,8 +19,7 @@ from conftest import contents
 from servers import S3, netrc_in, ssh_server, web_server
 from test_store_contract import dataset, fake_features, make_cache, rows_for, small_shards
 
-from featcache.dataset.manifest import Dataset
-from featcache.errors import (
+from featcache.core.errors import (
     CacheError,
     RemoteAccessError,
     RemoteDroppedError,
@@ -28,20 +27,20 @@ from featcache.errors import (
     RemoteNotFoundError,
     UsageError,
 )
-from featcache.share import push as pushing
-from featcache.share import seen
-from featcache.share.bounded import THREAD_NAME
-from featcache.share.catalog import find, latest, listing
-from featcache.share.commit import Words
-from featcache.share.contract import Store, read
-from featcache.share.index import write_index
-from featcache.share.parcel import parcel_of_cache
-from featcache.share.pull import Pulled, Trust, pull
-from featcache.share.push import Pushed, push
-from featcache.share.urls import open_remote
+from featcache.datasets.manifest import Dataset
+from featcache.remotes.bounded import THREAD_NAME
+from featcache.remotes.contract import Store, read
+from featcache.remotes.urls import open_remote
+from featcache.sharing import rollback_guard as seen, send as pushing
+from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.catalog import find, latest, listing
+from featcache.sharing.commit import Words
+from featcache.sharing.receive import Pulled, Trust, pull
+from featcache.sharing.send import Pushed, push
+from featcache.sharing.web_index import write_index
+from featcache.store._verify import verify
 from featcache.store.cache import Cache, open_cache
 from featcache.store.layout import FORMATS
-from featcache.store.verify import verify
 from featcache.store.writer import CacheWriter
 
 IMAGES = dataset(35)
@@ -186,9 +185,9 @@ def test_a_web_server_with_a_certificate_of_the_house(
 
 
 def test_large_files_go_in_parts(bucket: Store, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("featcache.share.objects._WHOLE_BYTES", "featcache.share.push.IN_MEMORY_BYTES"):
+    for name in ("featcache.remotes.objects._WHOLE_BYTES", "featcache.sharing.send.IN_MEMORY_BYTES"):
         monkeypatch.setattr(name, 6 << 20)
-    monkeypatch.setattr("featcache.share.objects._PART_BYTES", 5 << 20)
+    monkeypatch.setattr("featcache.remotes.objects._PART_BYTES", 5 << 20)
     noise = np.random.default_rng(0).standard_normal((70, 60_000)).astype(np.float32)
     large = make_cache(place / "large", IMAGES, noise, 2, format_="hdf5")
     assert (large.folder / "features.h5").stat().st_size > 12 << 20
@@ -442,7 +441,7 @@ def test_a_push_goes_on_where_it_stopped(bucket: Store, cache: Cache, monkeypatc
         sent.append(path)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("featcache.share.transfer.THREADS", 1)
+        patch.setattr("featcache.sharing.transfer.THREADS", 1)
         patch.setattr(bucket, "put", noted)
         push(bucket, parcel, stopped=lambda: len(sent) > 1)
     for thread in threading.enumerate():  # what was on its way may still arrive

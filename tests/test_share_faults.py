@@ -22,17 +22,17 @@ from servers import S3
 from test_share import only_in
 from test_store_contract import dataset, fake_features, make_cache, small_shards
 
-from featcache.errors import CacheWriteError, FeatcacheError, RemoteDroppedError, RemoteError
-from featcache.share.catalog import find, latest, listing
-from featcache.share.packs import PackWriter
-from featcache.share.parcel import parcel_of_cache
-from featcache.share.pull import pull
-from featcache.share.push import push
-from featcache.share.subset import Part, pull_part
-from featcache.share.urls import open_remote
+from featcache.core.errors import CacheWriteError, FeatcacheError, RemoteDroppedError, RemoteError
+from featcache.remotes.packs import PackWriter
+from featcache.remotes.urls import open_remote
+from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.catalog import find, latest, listing
+from featcache.sharing.receive import pull
+from featcache.sharing.send import push
+from featcache.sharing.subset import Part, pull_part
+from featcache.store._verify import verify
 from featcache.store.cache import Cache, open_cache
 from featcache.store.catalog import list_caches
-from featcache.store.verify import verify
 
 IMAGES = dataset(35)
 X = fake_features(70, (3, 4, 5))
@@ -62,8 +62,8 @@ def keys(s3: S3, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_hundred_faults_on_the_way_let_no_wrong_byte_in(
     s3: S3, cache: Cache, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.share.objects._RETRIES", {"max_retries": 0})
-    monkeypatch.setattr("featcache.share.objects._SILENT_S", 0.2)
+    monkeypatch.setattr("featcache.remotes.objects._RETRIES", {"max_retries": 0})
+    monkeypatch.setattr("featcache.remotes.objects._SILENT_S", 0.2)
     expected, said = contents(cache.folder), set()
     with proxy_to(s3.port, silence_s=0.3) as proxy:
         for trial in range(200):
@@ -222,7 +222,7 @@ def test_a_disk_that_fills_while_pulling(place: Path, monkeypatch: pytest.Monkey
         (disk / "b").mkdir()
         with pytest.raises(CacheWriteError, match=r"are to come, and .* are free: make room, or pull a part"):
             pull(store, find(store, ""), disk / "b")
-        monkeypatch.setattr("featcache.share.pull._SPARE_BYTES", -(1 << 40))
+        monkeypatch.setattr("featcache.sharing.receive._SPARE_BYTES", -(1 << 40))
         with pytest.raises(CacheWriteError, match="No space left on device"):
             pull(store, find(store, ""), disk / "b")
         assert list_caches(disk / "b") == []
@@ -396,6 +396,6 @@ def test_a_file_that_comes_and_goes_is_tried_again(cache: Cache, place: Path, mo
     assert open_cache(pull(store, find(store, ""), place / "b").folder).name == cache.name
     assert len(failed) == 10
     failed.clear()
-    monkeypatch.setattr("featcache.share.transfer._TRIES", 2)
+    monkeypatch.setattr("featcache.sharing.transfer._TRIES", 2)
     with pytest.raises(RemoteDroppedError, match=r"expected \d+ bytes, got"):
         pull(store, find(store, ""), place / "c")

@@ -12,15 +12,15 @@ from conftest import contents
 from servers import ssh_server
 from test_store_contract import dataset, fake_features, make_cache, recipe, rows_for, small_shards
 
-from featcache.errors import CacheError, RemoteError, UsageError
-from featcache.pipeline.remote import find_removable, remove_from_remote
-from featcache.share.catalog import find, latest, listing
-from featcache.share.contract import Store, read
-from featcache.share.parcel import parcel_of_cache
-from featcache.share.pull import pull
-from featcache.share.push import push
-from featcache.share.rooted import LinkError
-from featcache.share.urls import open_remote
+from featcache.core.errors import CacheError, RemoteError, UsageError
+from featcache.remotes.contract import Store, read
+from featcache.remotes.rooted import LinkError
+from featcache.remotes.urls import open_remote
+from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.catalog import find, latest, listing
+from featcache.sharing.receive import pull
+from featcache.sharing.remote import find_removable, remove_from_remote
+from featcache.sharing.send import push
 from featcache.store.cache import Cache
 from featcache.store.writer import CacheWriter
 

@@ -20,27 +20,27 @@ from servers import S3, netrc_in, web_server
 from test_share import only_in
 from test_store_contract import dataset, fake_features, image, make_cache, recipe, rows_for, small_shards
 
-from featcache.dataset.manifest import Dataset
-from featcache.errors import RemoteError, UsageError
-from featcache.extract import rows_of
+from featcache import cleanup as tidy
+from featcache.core.errors import RemoteError, UsageError
+from featcache.core.project import Project, Settings
+from featcache.core.recipe import Augmentation, Recipe
+from featcache.datasets.manifest import Dataset
+from featcache.extraction.rows import rows_of
+from featcache.heads._fit_head import fit_head
 from featcache.heads.config import HeadConfig
-from featcache.pipeline import tidy
-from featcache.pipeline.fit_head import fit_head
-from featcache.project import Project, Settings
-from featcache.recipe import Augmentation, Recipe
-from featcache.share.catalog import find, latest
-from featcache.share.contract import Store
-from featcache.share.parcel import parcel_of_cache
-from featcache.share.pull import Trust, pull
-from featcache.share.push import push
-from featcache.share.reach import ask
-from featcache.share.reading import RemoteCache
-from featcache.share.subset import Part, pull_part, select
-from featcache.share.urls import open_remote
+from featcache.remotes.contract import Store
+from featcache.remotes.urls import open_remote
+from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.catalog import find, latest
+from featcache.sharing.reading import RemoteCache
+from featcache.sharing.receive import Trust, pull
+from featcache.sharing.remote_donors import ask
+from featcache.sharing.send import push
+from featcache.sharing.subset import Part, pull_part, select
+from featcache.store._verify import verify
 from featcache.store.cache import Cache, open_cache
+from featcache.store.donors import Reach
 from featcache.store.layout import FORMATS
-from featcache.store.reach import Reach
-from featcache.store.verify import verify
 from featcache.store.writer import CacheWriter
 
 CLASSES = [f"class-{number}" for number in range(10)]
@@ -96,7 +96,7 @@ def remote(
 
 
 def packed(parcel: Any, file: Path) -> Store:
-    from featcache.share.packs import PackWriter
+    from featcache.remotes.packs import PackWriter
 
     with PackWriter(file) as pack:
         push(pack, parcel)
@@ -363,7 +363,7 @@ def test_a_list_of_chunks_that_lies_is_refused(caches: dict[str, Cache], place: 
         file.write_text(lie)
         with RemoteCache(store, entry.record, place / "b") as there, pytest.raises(RemoteError):
             _ = there.features[0]
-        from featcache.files import sha256_bytes
+        from featcache.core.files import sha256_bytes
         from featcache.store.manifest import FileEntry
 
         promised = FileEntry(bytes=len(lie.encode()), sha256=sha256_bytes(lie.encode()))

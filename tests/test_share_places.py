@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from test_store_contract import dataset, fake_features, make_cache
 
-from featcache.errors import RemoteError, TrustError
-from featcache.pipeline.pull import pull
-from featcache.pipeline.remote import add_remote, open_named, resolve
-from featcache.project import Project, RemoteSection, Settings
-from featcache.share import seen
-from featcache.share.catalog import latest
-from featcache.share.commit import Words
-from featcache.share.parcel import parcel_of_cache
-from featcache.share.push import push
-from featcache.share.urls import open_remote, place_of
+from featcache.core.errors import RemoteError, TrustError
+from featcache.core.project import Project, RemoteSection, Settings
+from featcache.remotes.urls import open_remote, place_of
+from featcache.sharing import rollback_guard as seen
+from featcache.sharing._pull import pull
+from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.catalog import latest
+from featcache.sharing.commit import Words
+from featcache.sharing.remote import add_remote, open_named, resolve
+from featcache.sharing.send import push
 
 SAME = [
     ("https://lab.example/a/b", "https://LAB.example:443//a/./b/"),

@@ -22,15 +22,15 @@ from conftest import FEATCACHE
 from servers import S3
 from test_store_contract import dataset, fake_features, make_cache, small_shards
 
-from featcache.errors import RemoteDroppedError, RemoteError, UsageError
-from featcache.share import bounded
-from featcache.share.catalog import find, latest, listing
-from featcache.share.contract import StalledError, read
-from featcache.share.gate import Gate
-from featcache.share.parcel import parcel_of_cache
-from featcache.share.push import push
-from featcache.share.transfer import at_once, patiently
-from featcache.share.urls import open_remote
+from featcache.core.errors import RemoteDroppedError, RemoteError, UsageError
+from featcache.remotes import bounded
+from featcache.remotes.contract import StalledError, read
+from featcache.remotes.gate import Gate
+from featcache.remotes.urls import open_remote
+from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.catalog import find, latest, listing
+from featcache.sharing.send import push
+from featcache.sharing.transfer import at_once, patiently
 
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
 
@@ -119,7 +119,7 @@ def trickles_at_its_headers(request: http.server.BaseHTTPRequestHandler) -> None
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded, "SILENT_S", 0.3)
     monkeypatch.setattr(bounded, "CALL_S", 0.5)
-    monkeypatch.setattr("featcache.share.transfer._PAUSE_S", 0.001)
+    monkeypatch.setattr("featcache.sharing.transfer._PAUSE_S", 0.001)
     for name, value in (("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "y"), ("AWS_REGION", "us-east-1")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_SESSION_TOKEN", "secret-token")
@@ -328,7 +328,7 @@ def well_with_an_error_inside(request: http.server.BaseHTTPRequestHandler) -> No
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.share.objects._RETRIES", {"max_retries": 0})
+    monkeypatch.setattr("featcache.remotes.objects._RETRIES", {"max_retries": 0})
     monkeypatch.setattr(bounded, "SILENT_S", 30.0)
     monkeypatch.setattr(bounded, "CALL_S", 30.0)
 
@@ -336,7 +336,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("hasty")
 def test_200_with_an_error_inside_is_an_error(pushed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_SESSION_TOKEN")
-    monkeypatch.setattr("featcache.share.objects._WHOLE_BYTES", 10)
+    monkeypatch.setattr("featcache.remotes.objects._WHOLE_BYTES", 10)
     (folder,) = (path for path in pushed.with_name("streamed").iterdir() if path.is_dir())
     with server(well_with_an_error_inside) as (url, asked):
         store = open_remote(f"s3://lab/x?endpoint={url}")
@@ -393,7 +393,7 @@ def test_a_server_that_answers_everything_with_a_page() -> None:
 
 def test_a_server_that_asks_for_a_pause_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     paused: list[float] = []
-    monkeypatch.setattr("featcache.share.transfer.time", SimpleNamespace(sleep=paused.append))
+    monkeypatch.setattr("featcache.sharing.transfer.time", SimpleNamespace(sleep=paused.append))
 
     def busy(request: http.server.BaseHTTPRequestHandler) -> None:
         first = len(paused) == 0

@@ -13,31 +13,30 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import contents
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from test_share import copy_of, only_in
 from test_store_contract import dataset, fake_features, make_cache, recipe, rows_for, small_shards
 from test_store_hostile import MANIFESTS, reseal
 
-from featcache.dataset.manifest import Dataset
-from featcache.errors import FeatcacheError, RemoteError, TrustError, UsageError
-from featcache.files import sha256_bytes
-from featcache.share import keys
-from featcache.share.catalog import Entry, find, latest
-from featcache.share.commit import Words
-from featcache.share.contract import Store
-from featcache.share.parcel import Parcel, parcel_of_cache, parcel_of_run
-from featcache.share.private import private_parcel, read_secret
-from featcache.share.pull import Pulled, Trust, pull
-from featcache.share.push import push
-from featcache.share.record import Record
-from featcache.share.tidy import verify_remote
-from featcache.share.urls import open_remote
+from featcache.core.errors import FeatcacheError, RemoteError, TrustError, UsageError
+from featcache.core.files import sha256_bytes
+from featcache.datasets.manifest import Dataset
+from featcache.remotes.contract import Store
+from featcache.remotes.urls import open_remote
+from featcache.sharing import keys
+from featcache.sharing.bundle import Parcel, parcel_of_cache, parcel_of_run
+from featcache.sharing.catalog import Entry, find, latest
+from featcache.sharing.cleanup import verify_remote
+from featcache.sharing.commit import Words
+from featcache.sharing.private import private_parcel, read_secret
+from featcache.sharing.receive import Pulled, Trust, pull
+from featcache.sharing.record import Record
+from featcache.sharing.send import push
+from featcache.store._verify import verify
 from featcache.store.cache import Cache, open_cache
+from featcache.store.donors import Reach
 from featcache.store.manifest import FileEntry
-from featcache.store.reach import Reach
 from featcache.store.tables import rows_in
-from featcache.store.verify import verify
 
 IMAGES = dataset(35)
 X = fake_features(70, (3, 4, 5))

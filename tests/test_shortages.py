@@ -11,11 +11,11 @@ import pytest
 from conftest import FEATCACHE, Run
 from test_store_contract import dataset, fake_features, make_cache
 
-from featcache.dataset.sources import find_images
-from featcache.errors import CacheError, DatasetError, ProjectError, ShortageError, shortage
-from featcache.files import resolved
+from featcache.core.errors import CacheError, DatasetError, ProjectError, ShortageError, shortage
+from featcache.core.files import resolved
+from featcache.core.project import read_settings
+from featcache.datasets.sources import find_images
 from featcache.heads import checkpoint
-from featcache.project import read_settings
 from featcache.store import tables
 from featcache.store.cache import Cache, open_cache
 from featcache.store.layout import FORMATS

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from test_store_contract import dataset, fake_features, make_cache, small_shards
 
-from featcache.backbones.quiet_keras import import_keras
-from featcache.errors import UsageError
+from featcache.backbones.import_keras import import_keras
+from featcache.core.errors import UsageError
 from featcache.store.cache import Cache
 
 N, SHAPE, VIEWS = 120, (3, 4), 2
@@ -138,7 +138,7 @@ def test_a_library_that_is_missing_is_named(
     cache: Cache, monkeypatch: pytest.MonkeyPatch, method: str, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, "featcache.store.torch", raising=False)
+    monkeypatch.delitem(sys.modules, "featcache.store.torch_adapter", raising=False)
     with pytest.raises(UsageError, match=rf"{method} needs {package}.*: pip install {package}$"):
         getattr(cache, method)("train")
 

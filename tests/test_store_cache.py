@@ -15,17 +15,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from test_store_contract import dataset, fake_features, feature_bytes, make_cache, small_shards
 
-from featcache.dataset.manifest import Dataset
-from featcache.errors import CacheError, CacheNotFoundError, UsageError
-from featcache.share.parcel import parcel_of_cache
+from featcache.core.errors import CacheError, CacheNotFoundError, UsageError
+from featcache.datasets.manifest import Dataset
+from featcache.sharing.bundle import parcel_of_cache
+from featcache.store._verify import verify
 from featcache.store.cache import Cache, Features, open_cache
 from featcache.store.manifest import CACHE_FORMAT
 from featcache.store.tables import write_dataset_copy
-from featcache.store.verify import verify
 from featcache.store.writer import file_entry
 
 N, SHAPE, VIEWS = 70, (3, 4, 5), 2

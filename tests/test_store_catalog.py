@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_store_contract import dataset, fake_features, make_cache, recipe, rows_for
 
-from featcache.errors import CacheError, CacheNotFoundError, UsageError
+from featcache.core.errors import CacheError, CacheNotFoundError, UsageError
 from featcache.store.cache import Cache
 from featcache.store.catalog import find_cache, list_caches
 from featcache.store.writer import CacheWriter

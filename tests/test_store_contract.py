@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featcache.dataset.manifest import SPLITS, Dataset, LabelledImage
-from featcache.errors import CacheError
-from featcache.extract import rows_of
-from featcache.files import PARTIAL_SUFFIX
-from featcache.recipe import Augmentation, FeatureSpace, Recipe
+from featcache.core.errors import CacheError
+from featcache.core.files import PARTIAL_SUFFIX
+from featcache.core.recipe import Augmentation, FeatureSpace, Recipe
+from featcache.datasets.manifest import SPLITS, Dataset, LabelledImage
+from featcache.extraction.rows import rows_of
 from featcache.store.cache import Cache, open_cache
 from featcache.store.contract import FeatureStore, Stored
 from featcache.store.layout import Format, Layout

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from test_store_contract import FeatureStoreContract, all_bytes, fake_features, is_caught, others, written
 
-from featcache.errors import CacheError
+from featcache.core.errors import CacheError
 from featcache.store.contract import FeatureStore
-from featcache.store.hdf5 import Hdf5Store
+from featcache.store.hdf5_store import Hdf5Store
 from featcache.store.layout import Layout
 
 LAYOUT = Layout(70, (2, 3, 4), "float32", 16, 32)

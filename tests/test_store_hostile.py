@@ -27,14 +27,14 @@ import zarr
 from numcodecs import Zstd
 from test_store_contract import dataset, fake_features, make_cache, small_shards
 
-from featcache.errors import CacheError, CacheNotFoundError
-from featcache.files import sha256_file
-from featcache.recipe import FeatureSpace, digest, row_id
+from featcache.core.errors import CacheError, CacheNotFoundError
+from featcache.core.files import sha256_file
+from featcache.core.recipe import FeatureSpace, digest, row_id
+from featcache.store._verify import Verified, verify
 from featcache.store.cache import open_cache
 from featcache.store.catalog import list_caches
 from featcache.store.ledger import read as read_ledger
 from featcache.store.manifest import parse_manifest, read_manifest
-from featcache.store.verify import Verified, verify
 
 N, SHAPE, VIEWS = 70, (3, 4, 5), 2
 IMAGES = dataset(N // VIEWS)
@@ -359,7 +359,7 @@ def test_a_ledger_of_other_shards_is_found(zarr_cache: Path, change: Callable[[l
 
 def renamed(folder: Path) -> Path:
     """Give the cache the names that follow from its recipe and rows as they are: a consistent lie."""
-    from featcache.recipe import cache_digest, cache_name
+    from featcache.core.recipe import cache_digest, cache_name
     from featcache.store.writer import read_recipe
 
     recipe, frame = read_recipe(folder), pd.read_parquet(folder / "rows.parquet")
@@ -800,10 +800,10 @@ MEASURE = """
 import json, resource, sys, time
 from pathlib import Path
 import numpy as np
-import featcache.store.zarr, featcache.store.hdf5
-from featcache.errors import CacheError
+import featcache.store.zarr_store, featcache.store.hdf5_store
+from featcache.core.errors import CacheError
 from featcache.store.cache import open_cache
-from featcache.store.verify import verify
+from featcache.store._verify import verify
 limit = 6 << 30
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 open_cache(sys.argv[1]).features[:]

@@ -19,14 +19,14 @@ from typing import Any
 
 import pytest
 
-from featcache.files import PARTIAL_SUFFIX
-from featcache.store import leases as module
-from featcache.store.leases import Leases
+from featcache.core import leases as module
+from featcache.core.files import PARTIAL_SUFFIX
+from featcache.core.leases import Leases
 
 WORKER = """
 import errno, os, random, sys, time
 from pathlib import Path
-from featcache.store.leases import Leases
+from featcache.core.leases import Leases
 folder, names, go, links = Path(sys.argv[1]), sys.argv[2].split(), Path(sys.argv[3]), sys.argv[4]
 if links == "no links":
     def refuse(*_):

@@ -16,11 +16,11 @@ from test_pipeline_verify import ROWS, Small, begun, prepared
 from test_store_contract import dataset, fake_features, fill, make_cache, recipe, rows_for, small_shards
 from test_store_hostile import put, relist, reseal, shard_of
 
-from featcache.dataset.manifest import Dataset
-from featcache.recipe import Recipe
+from featcache.core.recipe import Recipe
+from featcache.datasets.manifest import Dataset
 from featcache.store.cache import Cache
+from featcache.store.donors import Reach
 from featcache.store.layout import Format
-from featcache.store.reach import Reach
 from featcache.store.tables import Row
 from featcache.store.writer import CacheWriter
 

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from test_store_contract import dataset, fake_features, make_cache, small_shards
 
-from featcache.errors import CacheError, UsageError
+from featcache.core.errors import CacheError, UsageError
 from featcache.store.batches import Batches, default_buffer_rows
 from featcache.store.cache import Cache, open_cache
 from featcache.store.features import Array, Features

@@ -18,14 +18,14 @@ from test_store_contract import (
     zarr_shard_bytes,
 )
 
-import featcache.store.tensorstore as module
-from featcache.errors import CacheError, UsageError
+import featcache.store.tensorstore_reader as module
+from featcache.core.errors import CacheError, UsageError
 from featcache.store.cache import Cache, open_cache
 from featcache.store.contract import FeatureStore
 from featcache.store.features import Array, Features
 from featcache.store.layout import Layout
-from featcache.store.tensorstore import TensorstoreReader, choose_reader
-from featcache.store.zarr import ZarrStore
+from featcache.store.tensorstore_reader import TensorstoreReader, choose_reader
+from featcache.store.zarr_store import ZarrStore
 
 pytest.importorskip("tensorstore", reason="the optional reader is not installed")
 

@@ -28,15 +28,15 @@ from test_store_contract import (
     small_shards,
 )
 
-from featcache.dataset.manifest import Dataset
-from featcache.errors import CacheError, CacheNotFoundError, CacheWriteError, UsageError
-from featcache.extract import rows_of
-from featcache.store import leases, ledger
-from featcache.store import writer as writer_module
+from featcache.core import leases
+from featcache.core.errors import CacheError, CacheNotFoundError, CacheWriteError, UsageError
+from featcache.datasets.manifest import Dataset
+from featcache.extraction.rows import rows_of
+from featcache.store import ledger, writer as writer_module
 from featcache.store.cache import open_cache
 from featcache.store.layout import FORMATS, Format
 from featcache.store.writer import CacheWriter
-from featcache.store.zarr import ZarrStore
+from featcache.store.zarr_store import ZarrStore
 
 SHAPE = (2, 2, 3)
 IMAGES = dataset(70)
@@ -371,7 +371,7 @@ import featcache.store.layout as layout
 layout._MAX_ROWS_PER_SHARD = 16
 sys.path.insert(0, {tests!r})
 from test_store_contract import dataset, fake_features, fill, recipe, rows_for
-from featcache.errors import CacheWriteError
+from featcache.core.errors import CacheWriteError
 from featcache.store.writer import CacheWriter
 from pathlib import Path
 IMAGES, FEATURES = dataset(70), fake_features(70, (2, 2, 3))

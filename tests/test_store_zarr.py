@@ -10,10 +10,10 @@ import pytest
 import zarr
 from test_store_contract import FeatureStoreContract, fake_features, written, zarr_shard_bytes
 
-from featcache.errors import CacheError
+from featcache.core.errors import CacheError
 from featcache.store.contract import FeatureStore
 from featcache.store.layout import FORMATS, Format, Layout, layout_for
-from featcache.store.zarr import ZarrStore
+from featcache.store.zarr_store import ZarrStore
 
 LAYOUT = Layout(70, (2, 3, 4), "float32", 16, 32)
 

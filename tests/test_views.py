@@ -13,24 +13,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
-from featcache.dataset.manifest import SPLITS, Box, LabelledImage
-from featcache.dataset.synthetic import render_cell
-from featcache.errors import DatasetError
-from featcache.project import ViewsSection
-from featcache.recipe import FILL_MODES, Augmentation, canonical_json
-from featcache.views import (
-    PLAIN,
-    ViewParameters,
-    contact_sheet,
-    cut_and_resize,
-    plan_views,
-    render,
-    view_parameters,
-)
+from featcache.core.errors import DatasetError
+from featcache.core.project import ViewsSection
+from featcache.core.recipe import FILL_MODES, Augmentation, canonical_json
+from featcache.datasets.manifest import SPLITS, LabelledImage
+from featcache.datasets.view_plan import plan_views
+from featcache.images.identity import Box
+from featcache.images.views import PLAIN, ViewParameters, contact_sheet, cut_and_resize, render, view_parameters
+from featcache.synthetic.drawing import render_cell
 
 GOLDEN = Path(__file__).parent / "data" / "views.npz"
 RNG = np.random.default_rng(3)
@@ -477,7 +470,7 @@ def golden_views(original: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def test_rendering_is_what_it_was() -> None:
-    """Run this file as a script to store new ones, after raising RENDERING_VERSION in featcache/recipe.py."""
+    """Run this file as a script to store new ones, after raising RENDERING_VERSION in featcache/core/recipe.py."""
     with np.load(GOLDEN) as stored:
         original, expected = stored["original"], stored["views"]
     found = golden_views(original)

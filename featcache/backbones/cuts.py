@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.layer_names import stable_names
-from featcache.backbones.quiet_keras import import_keras
-from featcache.errors import BackboneError, nearest
+from featcache.core.errors import BackboneError, nearest
 
 if TYPE_CHECKING:
     import keras

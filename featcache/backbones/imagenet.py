@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.progress import wrap_file
 
 from featcache.backbones.registry import Backbone
-from featcache.errors import WeightsError
-from featcache.files import expanded
+from featcache.core.errors import WeightsError
+from featcache.core.files import expanded
 
 _TIMEOUT_S = 20.0  # without a byte, not for the whole file
 

@@ -19,11 +19,11 @@ from typing import Any
 
 import h5py
 
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.layer_names import stable_names
-from featcache.backbones.quiet_keras import import_keras
 from featcache.backbones.weights_h5 import DAMAGED, refuse_outside
-from featcache.errors import BackboneError
-from featcache.recipe import digest
+from featcache.core.errors import BackboneError
+from featcache.core.recipe import digest
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 _CONFIG_BYTES = 1 << 26
@@ -39,7 +39,7 @@ BY_WEIGHTS = (
 )
 _MARKERS = {"__keras_tensor__", "__tuple__", "__numpy__", "__tensor__", "__bytes__", "__ellipsis__", "__slice__"}
 _FOREIGN_CODE = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"}
-_OUR_LAYERS = {"featcache>DropPathJoin": "featcache.backbones.drop_path"}
+_OUR_LAYERS = {"featcache>DropPathJoin": "featcache.backbones.zoo.drop_path"}
 _NOT_ARCHITECTURE = re.compile(
     r"shared_object_id|build_config|compile_config|trainable|seed|network_seed|\w+_(initializer|regularizer|constraint)"
 )

@@ -11,8 +11,8 @@ from featcache.backbones import own_models, registry, weights
 from featcache.backbones.cuts import CutLayer, check_pooling, check_precision, cut, last_feature_map, layers_of
 from featcache.backbones.own_models import one_line
 from featcache.backbones.preprocess import check_mode
-from featcache.errors import BackboneError
-from featcache.recipe import FeatureSpace
+from featcache.core.errors import BackboneError
+from featcache.core.recipe import FeatureSpace
 
 if TYPE_CHECKING:
     import keras

@@ -11,14 +11,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.backbones.drop_path import drop_path_join_class
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.model_file import BY_WEIGHTS, SUFFIXES, architecture_name, keras_version, read_config
 from featcache.backbones.preprocess import MODES
-from featcache.backbones.quiet_keras import import_keras
 from featcache.backbones.weights import label, randomize
 from featcache.backbones.weights_h5 import assign_file
-from featcache.errors import BackboneError, WeightsError
-from featcache.files import expanded
+from featcache.backbones.zoo.drop_path import drop_path_join_class
+from featcache.core.errors import BackboneError, WeightsError
+from featcache.core.files import expanded
 
 if TYPE_CHECKING:
     import keras

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from featcache.backbones.engines.batches import check_rows
 from featcache.backbones.network import Cut, NetworkSpec
 from featcache.backbones.registry import PIXELS
-from featcache.errors import BackboneError
-from featcache.files import sha256_bytes
+from featcache.core.errors import BackboneError
+from featcache.core.files import sha256_bytes
 
 LAYER = "input"
 DTYPE = "uint8"

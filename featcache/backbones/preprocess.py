@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import BackboneError, nearest
+from featcache.core.errors import BackboneError, nearest
 
 # Means and deviations of ImageNet's training pixels: BGR in 0..255 as Caffe's models were trained,
 # RGB in 0..1 as Torch's were.

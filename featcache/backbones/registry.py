@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urljoin
 
-from featcache.errors import BackboneError, nearest
+from featcache.core.errors import BackboneError, nearest
 
 _KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/"
 _NOTOP = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
@@ -72,7 +72,7 @@ def _keras(
     file in the cache).
     """
     module, _, function = builder.partition(":")
-    ours = "featcache.backbones.efficientnet" if module == "efficientnet" else "keras.applications"
+    ours = "featcache.backbones.zoo.efficientnet" if module == "efficientnet" else "keras.applications"
     return Backbone(
         name=name,
         builder=f"{ours}:{function}",
@@ -238,7 +238,7 @@ _ROWS = (
            "de3f8a54174130e0cecdc71583354753d557fcf1f4487331558e2a16ba0cfe05"),
     Backbone(
         name="efficientnet-lite0",
-        builder="featcache.backbones.efficientnet_lite0:EfficientNetLite0",
+        builder="featcache.backbones.zoo.efficientnet_lite0:EfficientNetLite0",
         preprocess_input=None,
         preprocessing="lite0",
         input_size_px=224,

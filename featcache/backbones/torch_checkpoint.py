@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones.torch_pickle import BadCheckpointError, Storage, Tensor, take, unpickle
-from featcache.errors import WeightsError
+from featcache.core.errors import WeightsError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001

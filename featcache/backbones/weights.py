@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones.imagenet import fetch
-from featcache.backbones.quiet_keras import import_keras
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.registry import Backbone
 from featcache.backbones.weights_h5 import assign_file
-from featcache.errors import BackboneError, WeightsError
-from featcache.files import expanded
+from featcache.core.errors import BackboneError, WeightsError
+from featcache.core.files import expanded
 
 if TYPE_CHECKING:
     import keras
@@ -124,7 +124,8 @@ def source_of(backbone: Backbone, spec: str | Path) -> Path | None:
 
 
 def _assign_checkpoint(backbone: Backbone, model: keras.Model, path: Path) -> None:
-    from featcache.backbones import efficientnet_lite0, torch_checkpoint
+    from featcache.backbones import torch_checkpoint
+    from featcache.backbones.zoo import efficientnet_lite0
 
     if backbone.name != "efficientnet-lite0":
         raise WeightsError(f"{path}: only efficientnet-lite0 takes PyTorch checkpoints, not {backbone.name}")

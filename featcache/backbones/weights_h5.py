@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones.weights_layouts import pairs_of
-from featcache.errors import WeightsError
+from featcache.core.errors import WeightsError
 
 if TYPE_CHECKING:
     import keras

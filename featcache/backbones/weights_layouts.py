@@ -19,7 +19,7 @@ from typing import Any
 import h5py
 
 from featcache.backbones.layer_names import snake_case, stable_names
-from featcache.errors import WeightsError
+from featcache.core.errors import WeightsError
 
 Pair = tuple[Any, Any, str]  # weight, dataset, where
 Pairs = Iterator[Pair]

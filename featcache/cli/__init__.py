@@ -15,11 +15,12 @@ from typing import NoReturn
 
 import click
 
-from featcache import __version__, files
+from featcache import __version__
 from featcache.cli.interrupts import noting_interrupts
 from featcache.cli.left_out import left_out_lines
 from featcache.cli.output import say
-from featcache.errors import FeatcacheError, shortage
+from featcache.core import files
+from featcache.core.errors import FeatcacheError, shortage
 
 COMMANDS = {
     "demo": "the whole job on generated leukocytes, offline, with a report",
@@ -70,7 +71,7 @@ class _Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        from featcache.errors import nearest
+        from featcache.core.errors import nearest
 
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             ctx.fail(f"no such command {args[0]!r}: {nearest(args[0], COMMANDS)}")

@@ -8,7 +8,7 @@ import click
 
 from featcache.cli.options import find_cache_of, json_option, project_option
 from featcache.cli.output import print_json, say, shown, size, track
-from featcache.files import resolved
+from featcache.core.files import resolved
 
 
 @click.command("convert")
@@ -26,7 +26,7 @@ def command(
     CACHE is a cache's name, how its name begins, or its folder; without one, the project's only cache.
     """
     from featcache.cli.interrupts import finishing_in_hand
-    from featcache.pipeline.convert import convert
+    from featcache.store import convert
 
     cache = find_cache_of(folder, name)
     done = convert(cache, format_, dtype, parent, track, finishing_in_hand)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from featcache.cli.options import (
     project_option,
 )
 from featcache.cli.output import print_counts, print_json, say, say_left_out, shown, track
-from featcache.files import resolved
+from featcache.core.files import resolved
 
 
 @click.group("dataset")
@@ -30,9 +30,8 @@ def command() -> None:
 @json_option
 def check(folder: Path, as_json: bool) -> None:
     """Look at every image of dataset.csv: broken files, duplicates, groups in two splits, empty classes."""
-    from featcache.dataset.manifest import check as check_images
-    from featcache.pipeline.dataset import current_dataset
-    from featcache.project import command
+    from featcache.core.project import command
+    from featcache.datasets import check as check_images, current_dataset
 
     project = open_project(folder)
     with listing_left_out(as_json):
@@ -60,7 +59,7 @@ def check(folder: Path, as_json: bool) -> None:
 @json_option
 def preview(out: Path | None, per_class: int, views: int, folder: Path, as_json: bool, **values: Any) -> None:
     """Draw a contact sheet: images of every class, plain first, then their augmented views."""
-    from featcache.pipeline.dataset import preview as draw
+    from featcache.datasets import preview as draw
 
     path = draw(open_project(folder), out, per_class, views, augmentation=given(values, AUGMENTATION_NAMES))
     if as_json:
@@ -78,7 +77,7 @@ def preview(out: Path | None, per_class: int, views: int, folder: Path, as_json:
 @json_option
 def generate(folder: Path, per_class: int, smears: int, size_px: int, seed: int, as_json: bool) -> None:
     """Draw leukocytes of four classes: class folders of cells, or smears with Pascal VOC annotations."""
-    from featcache.pipeline.dataset import generate as draw
+    from featcache.synthetic import generate as draw
 
     draw(folder, per_class, smears, seed, size_px)
     if as_json:

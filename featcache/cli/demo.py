@@ -8,7 +8,7 @@ import click
 
 from featcache.cli.options import json_option
 from featcache.cli.output import percent, print_json, print_table, say, track
-from featcache.files import resolved
+from featcache.core.files import resolved
 
 
 @click.command("demo")
@@ -21,8 +21,8 @@ def command(folder: Path, epochs: int, as_json: bool) -> None:
     Leukocytes of four classes are generated, run through EfficientNet-Lite0 with its ImageNet weights, and a
     head is trained on the features.
     """
-    from featcache.pipeline.demo import demo
-    from featcache.report import tables
+    from featcache.demo_project import demo
+    from featcache.reporting import tables
 
     say(f"featcache demo in {folder}/", as_json)
     made, extracted, fitted, html = demo(folder, epochs, track)

@@ -22,7 +22,7 @@ def command(a: str, b: str, values: bool, folder: Path, as_json: bool) -> None:
 
     A and B are caches' names, how their names begin, or their folders.
     """
-    from featcache.pipeline.explain import diff
+    from featcache.extraction import diff
 
     found = diff(find_cache_of(folder, a), find_cache_of(folder, b), values, track)
     if as_json:

@@ -20,7 +20,7 @@ from featcache.cli.options import (
 from featcache.cli.output import print_json, print_table, say, track
 
 if TYPE_CHECKING:
-    from featcache.pipeline.explain import Explanation, Neighbour
+    from featcache.extraction import Explanation, Neighbour
 
 _SHOWN = 6
 
@@ -35,7 +35,7 @@ def command(models: tuple[str, ...], folder: Path, as_json: bool, **values: Any)
 
     Takes the options of extract and says what it would do: which rows are there, copied, computed.
     """
-    from featcache.pipeline.explain import explain
+    from featcache.extraction import explain
 
     project = open_project(folder)
     options = extraction_of(values)

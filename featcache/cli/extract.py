@@ -19,9 +19,8 @@ from featcache.cli.options import (
 from featcache.cli.output import duration, print_json, say, say_left_out, say_next, size, track
 
 if TYPE_CHECKING:
-    from featcache.pipeline.extract import Extracted, Pass
-    from featcache.pipeline.plan import ExtractOptions
-    from featcache.project import Project
+    from featcache.core.project import Project
+    from featcache.extraction import Extracted, ExtractOptions, Pass
 
 
 _STAGES = ("open", "decode", "render", "wait", "compute", "write")
@@ -42,7 +41,7 @@ def command(models: tuple[str, ...], dry_run: bool, folder: Path, as_json: bool,
     caches in one pass.
     """
     from featcache.cli.interrupts import finishing_in_hand
-    from featcache.pipeline.extract import extract
+    from featcache.extraction import extract
 
     options = extraction_of(values)
     named = named_models(models)
@@ -81,7 +80,7 @@ def _where_the_time_went(done: Pass) -> str:
 
 def _say_estimates(project: Project, models: list[str], options: ExtractOptions, as_json: bool) -> None:
     from featcache.cli.explain import work
-    from featcache.pipeline.estimate import estimate
+    from featcache.extraction import estimate
 
     estimates = estimate(project, models, options, track, _say_event)
     names = ("name", "state", "rows", "compute", "copy", "sources")

@@ -22,11 +22,9 @@ from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import print_json, print_table, say, say_measures, say_next, track
 
 if TYPE_CHECKING:
-    from featcache.heads.config import HeadConfig
-    from featcache.heads.cost import Expected
-    from featcache.pipeline.fit_head import Fitted
-    from featcache.project import Project
-    from featcache.store.cache import Cache
+    from featcache.core.project import Project
+    from featcache.heads import Expected, Fitted, HeadConfig
+    from featcache.store import Cache
 
 
 @click.command("fit-head")
@@ -72,9 +70,7 @@ def command(
     run again. The memory and the time that a training is expected to take are said before it begins.
     """
     from featcache.cli.interrupts import finishing_in_hand
-    from featcache.pipeline.fit_classical import fit_classical
-    from featcache.pipeline.fit_head import fit_head
-    from featcache.pipeline.resume import interrupted
+    from featcache.heads import fit_classical, fit_head, interrupted
 
     if seeds > 1 and (more_epochs or resumed is not None):
         raise click.UsageError("--seeds goes with neither --more-epochs nor --resume")
@@ -124,8 +120,7 @@ def command(
 def _say_expected(
     cache: Cache, project: Project, config: HeadConfig, solver: Any, more_epochs: int, as_json: bool
 ) -> None:
-    from featcache.heads.cost import expect
-    from featcache.pipeline.fit_head import explaining_damage, planned
+    from featcache.heads import expect, explaining_damage, planned
 
     config, choice = planned(cache, project.results_folder, config, solver, more_epochs)
     with explaining_damage(cache):
@@ -154,7 +149,7 @@ def _fit_seeds(
     as_json: bool,
 ) -> None:
     from featcache.cli.interrupts import finishing_in_hand
-    from featcache.pipeline.sweep import fit_seeds
+    from featcache.heads import fit_seeds
 
     done = fit_seeds(
         cache,

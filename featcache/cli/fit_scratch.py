@@ -14,7 +14,7 @@ from featcache.cli.output import duration, print_json, say, say_measures
 from featcache.cli.scratch_options import network_of, recipe_option, scratch_of, scratch_options
 
 if TYPE_CHECKING:
-    from featcache.pipeline.fit_scratch import Expected, Fitted
+    from featcache.networks import Expected, Fitted
 
 
 @click.command("fit-scratch")
@@ -49,7 +49,7 @@ def fit(
 ) -> None:
     """Train, and say what came of it: for both commands."""
     from featcache.cli.interrupts import finishing_in_hand
-    from featcache.pipeline.fit_scratch import ScratchOptions, expect, fit_scratch
+    from featcache.networks import ScratchOptions, expect, fit_scratch
 
     config = scratch_of(recipe, values)
     named_models([values["model"]])

@@ -23,6 +23,6 @@ def command(unfinished: bool, yes: bool, dry_run: bool, folder: Path, as_json: b
     caches that are gone, or of splits that a cache no longer has; and caches all of whose rows another finished one
     holds.
     """
-    from featcache.pipeline.tidy import find_garbage
+    from featcache.cleanup import find_garbage
 
     remove_all(find_garbage(open_project(folder), unfinished), yes, dry_run, as_json)

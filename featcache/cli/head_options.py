@@ -11,9 +11,9 @@ import click
 from featcache.cli.output import say
 
 if TYPE_CHECKING:
-    from featcache.heads.config import HeadConfig
-    from featcache.project import Project
-    from featcache.store.cache import Cache
+    from featcache.core.project import Project
+    from featcache.heads import HeadConfig
+    from featcache.store import Cache
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -132,14 +132,14 @@ def given_head(values: dict[str, Any]) -> dict[str, Any]:
 
 def head_of(preset: str, values: dict[str, Any]) -> HeadConfig:
     """The head that the options describe."""
-    from featcache.heads.config import from_preset
+    from featcache.heads import from_preset
 
     return from_preset(preset, **given_head(values))
 
 
 def preset_head(preset: str) -> dict[str, Any]:
     """The settings that a preset changes."""
-    from featcache.heads.config import PRESETS
+    from featcache.heads import PRESETS
 
     before = vars(PRESETS["default"])
     return {name: value for name, value in vars(PRESETS[preset]).items() if value != before[name]}
@@ -186,10 +186,10 @@ def chosen_cache(project: Project, name: str | None, as_json: bool) -> Cache:
 
     Pixels are for whoever trains networks: a head is trained on them where they are named, or all that is there.
     """
-    from featcache.store.catalog import find_cache, list_caches
+    from featcache.store import find_cache, list_caches
 
     if name is not None and _on_remote(project, name):
-        from featcache.pipeline.pull import open_on_remote
+        from featcache.sharing import open_on_remote
 
         return open_on_remote(name, project)
     finished = [entry.cache for entry in list_caches(project.cache_folder) if entry.cache is not None]
@@ -210,7 +210,7 @@ def chosen_cache(project: Project, name: str | None, as_json: bool) -> Cache:
 
 def labelled_cache(project: Project, name: str | None, as_json: bool) -> Cache:
     """`chosen_cache` with the labels that dataset.csv gives now, which is said where they are others."""
-    from featcache.pipeline.labels import with_current_labels
+    from featcache.training import with_current_labels
 
     found = with_current_labels(project, chosen_cache(project, name, as_json))
     for remark in found.remarks:
@@ -222,7 +222,7 @@ def _on_remote(project: Project, name: str) -> bool:
     """Whether a name means a cache on a remote; nothing of remotes is loaded for one that cannot."""
     if "/" not in name and not name.endswith(".zip"):
         return False
-    from featcache.pipeline.remote import is_remote
+    from featcache.sharing import is_remote
 
     return is_remote(name, project)
 

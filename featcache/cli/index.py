@@ -26,7 +26,7 @@ def command(
     FOLDER may be a folder of caches as `extract` makes them (by default this project's), or what was pushed to.
     """
     from featcache.cli.options import open_project
-    from featcache.pipeline.index import index
+    from featcache.sharing import index
 
     where = remote if remote is not None else str(open_project(folder).cache_folder)
     done = index(

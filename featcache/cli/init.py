@@ -10,7 +10,7 @@ import click
 from featcache.cli.left_out import listing_left_out
 from featcache.cli.options import AUGMENTATION_NAMES, given, given_views, json_option, strict_option, views_options
 from featcache.cli.output import print_counts, print_json, say, say_left_out, say_next, track
-from featcache.files import resolved
+from featcache.core.files import resolved
 
 _DATASET_NAMES = (
     *("split_seed", "group_pattern", "voc_object", "margin", "class_level"),
@@ -62,7 +62,7 @@ def command(source: Path | None, into: Path, as_json: bool, **values: Any) -> No
     Run again, it reads the images again; those known keep their split and group, and what was edited in
     dataset.csv stays.
     """
-    from featcache.pipeline.init import InitOptions, init
+    from featcache.datasets import InitOptions, init
 
     dataset = given(values, _DATASET_NAMES)
     if values["box_columns"]:

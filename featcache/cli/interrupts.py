@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from featcache.share.bounded import ending_with
+from featcache.remotes import ending_with
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _noted: list[int] = []

@@ -20,7 +20,7 @@ def command() -> None:
 @json_option
 def new(name: str, as_json: bool) -> None:
     """Make a key pair NAME; the private half is a file that only you may read. Give the public half to others."""
-    from featcache.share import keys
+    from featcache.sharing import keys
 
     key = keys.new_key(name, keys.own_config_folder() / keys.KEYS_FOLDER)
     say(f"{name}: {key.public}", as_json)
@@ -33,7 +33,7 @@ def new(name: str, as_json: bool) -> None:
 @json_option
 def list_all(as_json: bool) -> None:
     """List your own keys and those that pulls trust."""
-    from featcache.share import keys
+    from featcache.sharing import keys
 
     folder = keys.config_folder()
     own = keys.own_keys(folder / keys.KEYS_FOLDER if folder else None)
@@ -63,7 +63,7 @@ def trust(name: str, public: str, as_json: bool) -> None:
 
     Get it from the owner by another way than the remote: whoever can change the cache there could change the key, too.
     """
-    from featcache.share import keys
+    from featcache.sharing import keys
 
     if Path(public).is_file():
         _, public = keys.read_public(Path(public))
@@ -78,7 +78,7 @@ def trust(name: str, public: str, as_json: bool) -> None:
 @json_option
 def distrust(name: str, as_json: bool) -> None:
     """No longer trust the key of NAME. What was pulled before stays."""
-    from featcache.share import keys
+    from featcache.sharing import keys
 
     keys.distrust(name, keys.own_config_folder() / keys.TRUST_FILE)
     say(f"{name} is no longer trusted", as_json)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from featcache.cli.output import print_json
-from featcache.errors import DatasetError
+from featcache.core.errors import DatasetError
 
 _SHOWN = 5
 

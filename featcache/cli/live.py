@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from featcache.cli.output import bar, duration, printable, size
 
 if TYPE_CHECKING:
-    from featcache.heads.cost import Expected
-    from featcache.heads.history import Epoch
-    from featcache.pipeline.progress import Advance
+    from featcache.core.progress import Advance
+    from featcache.heads import Expected
+    from featcache.training import Epoch
 
 
 class Live:

@@ -12,7 +12,7 @@ from featcache.cli.output import print_json, print_table, say, size
 from featcache.cli.remote_output import list_on_remote
 
 if TYPE_CHECKING:
-    from featcache.store.catalog import Listed
+    from featcache.store import Listed
 
 
 @click.command("ls")
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @json_option
 def command(remote: str | None, folder: Path, as_json: bool) -> None:
     """List the caches of this project; unfinished and damaged ones with the reason. With --remote, what is there."""
-    from featcache.store.catalog import list_caches
+    from featcache.store import list_caches
 
     if remote is not None:
         list_on_remote(remote, folder, as_json)
@@ -46,7 +46,7 @@ def command(remote: str | None, folder: Path, as_json: bool) -> None:
 
 
 def _as_json(entry: Listed) -> dict[str, Any]:
-    from featcache.heads.kernel import kernels_folder
+    from featcache.heads import kernels_folder
 
     cache = entry.cache
     return {

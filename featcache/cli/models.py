@@ -10,7 +10,7 @@ from featcache.cli.options import json_option
 from featcache.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
-    from featcache.backbones.registry import Backbone
+    from featcache.backbones import Backbone
 
 
 @click.command("models")
@@ -34,8 +34,7 @@ def command(
         return
     if input_size_px is not None or unsafe:
         raise click.UsageError("--input-size and --unsafe go with --layers")
-    from featcache.backbones import registry
-    from featcache.backbones.imagenet import available
+    from featcache.backbones import available, registry
 
     rows = [registry.get(name)] if name else list(registry.BACKBONES.values())
     found = [(row, available(row)) for row in rows]
@@ -59,7 +58,7 @@ def _cells(row: Backbone, where: str) -> list[str]:
 
 
 def _as_json(row: Backbone, where: str) -> dict[str, Any]:
-    from featcache.backbones.registry import STUDY
+    from featcache.backbones import STUDY
 
     return {
         "name": row.name,
@@ -77,7 +76,7 @@ def _as_json(row: Backbone, where: str) -> dict[str, Any]:
 
 
 def _print_layers(name: str, input_size_px: int | None, unsafe: bool, as_json: bool) -> None:
-    from featcache.backbones.network import NetworkSpec, layers_to_cut
+    from featcache.backbones import NetworkSpec, layers_to_cut
 
     found = layers_to_cut(NetworkSpec(name, input_size_px=input_size_px, unsafe=unsafe))
     layers = [layer for layer in found if not layer.problem]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from featcache.pipeline.plan import ExtractOptions
-    from featcache.project import Project
-    from featcache.store.cache import Cache
+    from featcache.core.project import Project
+    from featcache.extraction import ExtractOptions
+    from featcache.store import Cache
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -134,7 +134,7 @@ def extraction_options(command: Command) -> Command:
 
 def extraction_of(values: dict[str, Any]) -> ExtractOptions:
     """The options that were given, as the pipeline takes them."""
-    from featcache.pipeline.plan import ExtractOptions
+    from featcache.extraction import ExtractOptions
 
     return ExtractOptions(
         views=given_views(values),
@@ -185,9 +185,7 @@ def given(values: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 def find_cache_of(folder: Path, name: str | None) -> Cache:
     """The cache that `name` means: its folder, or a name in the project that `folder` lies in."""
-    from featcache.store.cache import open_cache
-    from featcache.store.catalog import find_cache
-    from featcache.store.layout import RECIPE_FILE
+    from featcache.store import RECIPE_FILE, find_cache, open_cache
 
     if name is not None and (Path(name) / RECIPE_FILE).is_file():
         return open_cache(name)
@@ -207,8 +205,8 @@ def named_models(models: Sequence[str]) -> list[str]:
 
 def project_or_none(folder: Path) -> Project | None:
     """The project that `folder` lies in, for commands that work without one, too."""
-    from featcache.files import resolved
-    from featcache.project import PROJECT_FILE, find_project
+    from featcache.core.files import resolved
+    from featcache.core.project import PROJECT_FILE, find_project
 
     start = resolved(folder)
     there = any((parent / PROJECT_FILE).is_file() for parent in (start, *start.parents))
@@ -217,6 +215,6 @@ def project_or_none(folder: Path) -> Project | None:
 
 def open_project(folder: Path) -> Project:
     """The project that `folder` lies in."""
-    from featcache.project import find_project
+    from featcache.core.project import find_project
 
     return find_project(folder)

@@ -16,9 +16,9 @@ import click
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from featcache.dataset.candidates import LeftOut
-    from featcache.pipeline.progress import Advance
-    from featcache.runs import Run
+    from featcache.core.progress import Advance
+    from featcache.datasets import LeftOut
+    from featcache.training import Run
 
 _LISTED = 8
 _WIDE = 160
@@ -184,8 +184,8 @@ def say_next(verb: str, *arguments: str, into: Path) -> None:
 
     into : the project's folder, or one in it
     """
-    from featcache.files import resolved
-    from featcache.project import PROJECT_FILE, command
+    from featcache.core.files import resolved
+    from featcache.core.project import PROJECT_FILE, command
 
     into = resolved(into)
     project = next((folder for folder in (into, *into.parents) if (folder / PROJECT_FILE).is_file()), into)

@@ -10,7 +10,7 @@ import click
 from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import print_json, say, shown, size, track
 from featcache.cli.push import push_options, words_options
-from featcache.files import resolved
+from featcache.core.files import resolved
 
 
 @click.command("pack")
@@ -25,7 +25,7 @@ def command(names: tuple[str, ...], file: Path | None, folder: Path, as_json: bo
     Nothing in it is compressed again, so that a pack behind a URL can be read in parts without fetching all of it.
     """
     from featcache.cli.interrupts import finishing_in_hand
-    from featcache.pipeline.push import find_pushable, pack
+    from featcache.sharing import find_pushable, pack
 
     project = open_project(folder)
     options = push_options(values)

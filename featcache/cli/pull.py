@@ -10,10 +10,10 @@ import click
 from featcache.cli.options import json_option, open_project, project_option, project_or_none
 from featcache.cli.output import print_json, printable, say, shown, size, track
 from featcache.cli.remote_output import record_as_json, signature_in_words
-from featcache.files import resolved
+from featcache.core.files import resolved
 
 if TYPE_CHECKING:
-    from featcache.share.pull import Pulled
+    from featcache.sharing import Pulled
 
 
 @click.command("pull")
@@ -60,9 +60,7 @@ def command(
     and only what holds them is fetched. What arrived whole before an interruption is kept: the same command goes on.
     """
     from featcache.cli.interrupts import finishing_in_hand
-    from featcache.pipeline.pull import pull
-    from featcache.pipeline.remote import resolve, trust_of
-    from featcache.share.subset import Part
+    from featcache.sharing import Part, pull, resolve, trust_of
 
     project = project_or_none(folder) if parent else open_project(folder)
     target = resolve(name, project, remote)

@@ -12,8 +12,7 @@ from featcache.cli.output import print_json, printable, say, size, track
 from featcache.cli.remote_output import record_as_json
 
 if TYPE_CHECKING:
-    from featcache.pipeline.push import PushOptions
-    from featcache.share.push import Pushed
+    from featcache.sharing import Pushed, PushOptions
 
 _WORDS = (
     click.option("--sign", is_flag=True, help="Sign with the only key of `featcache key ls`."),
@@ -39,7 +38,7 @@ def words_options(command: Command) -> Command:
 
 def push_options(values: dict[str, Any]) -> PushOptions:
     """The options as the pipeline takes them."""
-    from featcache.pipeline.push import PushOptions
+    from featcache.sharing import PushOptions
 
     sign, key_name = values.pop("sign"), values.pop("key_name")
     return PushOptions(sign=key_name if key_name is not None else "" if sign else None, **values)
@@ -63,9 +62,8 @@ def command(
     interruption the same command goes on. A remote is never written where the key may only read.
     """
     from featcache.cli.interrupts import finishing_in_hand
-    from featcache.pipeline.push import find_pushable, push
-    from featcache.pipeline.remote import open_named
-    from featcache.share.contract import refuse_writing
+    from featcache.remotes import refuse_writing
+    from featcache.sharing import find_pushable, open_named, push
 
     project = open_project(folder)
     options = push_options(values)
@@ -86,7 +84,7 @@ def command(
 
 
 def _say_plans(folders: list[Path], url: str, as_json: bool) -> None:
-    from featcache.pipeline.tidy import size_of
+    from featcache.cleanup import size_of
 
     for each in folders:
         say(f"{each.name}: {size(size_of(each))} at most would go to {url}", as_json)

@@ -8,7 +8,7 @@ import click
 
 from featcache.cli.options import json_option, project_option, project_or_none
 from featcache.cli.output import print_json, print_table, say, shown
-from featcache.files import resolved
+from featcache.core.files import resolved
 
 _user_option = click.option("--user", is_flag=True, help="In ~/.config/featcache, for all projects.")
 
@@ -31,9 +31,8 @@ def add(name: str, url: str, signed: bool, user: bool, folder: Path, as_json: bo
     URL is s3://BUCKET/PREFIX (?endpoint=https://HOST for a server of one's own), gs://, az://, https://HOST/PATH,
     sftp://USER@HOST/PATH or a folder. Credentials come from the environment, ~/.aws, ~/.netrc or ~/.ssh.
     """
-    from featcache.pipeline.remote import USER_FILE, add_remote
-    from featcache.project import PROJECT_FILE
-    from featcache.share.keys import own_config_folder
+    from featcache.core.project import PROJECT_FILE
+    from featcache.sharing import USER_FILE, add_remote, own_config_folder
 
     project = project_or_none(folder)
     file = own_config_folder() / USER_FILE if user else (project.folder if project else folder) / PROJECT_FILE
@@ -48,8 +47,8 @@ def add(name: str, url: str, signed: bool, user: bool, folder: Path, as_json: bo
 @json_option
 def list_all(folder: Path, as_json: bool) -> None:
     """List the remotes of this project and of the user."""
-    from featcache.pipeline.remote import remotes_of
-    from featcache.share.urls import presentable
+    from featcache.remotes import presentable
+    from featcache.sharing import remotes_of
 
     known = remotes_of(project_or_none(folder))
     urls = {name: presentable(remote.url) for name, remote in known.items()}
@@ -68,9 +67,8 @@ def list_all(folder: Path, as_json: bool) -> None:
 @json_option
 def remove(name: str, folder: Path, as_json: bool) -> None:
     """Forget the remote NAME; what is on it stays."""
-    from featcache.pipeline.remote import USER_FILE, remove_remote
-    from featcache.project import PROJECT_FILE
-    from featcache.share.keys import config_folder
+    from featcache.core.project import PROJECT_FILE
+    from featcache.sharing import USER_FILE, config_folder, remove_remote
 
     project = project_or_none(folder)
     files = [project.folder / PROJECT_FILE] if project else []

@@ -12,17 +12,15 @@ import click
 from featcache.cli.options import project_or_none
 from featcache.cli.output import print_json, print_table, printable, say, size, track
 from featcache.cli.tidying import confirm_removal
-from featcache.errors import TrustError
+from featcache.core.errors import TrustError
 
 if TYPE_CHECKING:
-    from featcache.share.catalog import Listed
-    from featcache.share.keys import Signed
-    from featcache.share.record import Record
+    from featcache.sharing import Listed, Record, Signed
 
 
 def list_on_remote(remote: str, folder: Path, as_json: bool) -> None:
     """Every cache and run of a remote."""
-    from featcache.pipeline.remote import list_remote, open_named, trust_of
+    from featcache.sharing import list_remote, open_named, trust_of
 
     target = open_named(remote, project_or_none(folder))
     store, trusted = target.store, trust_of(target).trusted
@@ -54,7 +52,7 @@ def _row(listed: Listed, trusted: Mapping[str, str]) -> list[str]:
 
 def _signer(record: Record, trusted: Mapping[str, str]) -> tuple[str, str]:
     """What a signature is worth ("false" where it does not fit), and whose it is, or pretends to be."""
-    from featcache.share.keys import check_signature
+    from featcache.sharing import check_signature
 
     try:
         signed = check_signature(record, trusted)
@@ -76,8 +74,7 @@ def _as_json(listed: Listed, trusted: Mapping[str, str]) -> dict[str, Any]:
 
 def info_on_remote(remote: str, name: str | None, folder: Path, as_json: bool) -> None:
     """The record of a cache or run on a remote, and who signed it."""
-    from featcache.pipeline.remote import find_remote, resolve, trust_of
-    from featcache.share.keys import check_signature
+    from featcache.sharing import check_signature, find_remote, resolve, trust_of
 
     target = resolve(name or "", project_or_none(folder), remote)
     record = find_remote(target).record
@@ -109,8 +106,7 @@ def signature_in_words(signed: Signed) -> str:
 
 def verify_on_remote(remote: str, names: Sequence[str], folder: Path, as_json: bool) -> None:
     """Read every byte of caches and runs on a remote. Exit code 1 where something is damaged."""
-    from featcache.pipeline.remote import Target, find_remote, list_remote, open_named
-    from featcache.pipeline.remote import verify_on_remote as verify
+    from featcache.sharing import Target, find_remote, list_remote, open_named, verify_on_remote as verify
 
     store = open_named(remote, project_or_none(folder)).store
     entries = [find_remote(Target(store, name)) for name in names]
@@ -143,7 +139,7 @@ def verify_on_remote(remote: str, names: Sequence[str], folder: Path, as_json: b
 
 def remove_on_remote(remote: str, names: Sequence[str], folder: Path, yes: bool, dry_run: bool, as_json: bool) -> None:
     """Show what is to go, ask, and remove it."""
-    from featcache.pipeline.remote import find_removable, open_named, remove_from_remote
+    from featcache.sharing import find_removable, open_named, remove_from_remote
 
     store = open_named(remote, project_or_none(folder)).store
     found = find_removable(store, names)

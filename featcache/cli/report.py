@@ -8,7 +8,7 @@ import click
 
 from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import print_json, print_table, say, shown
-from featcache.files import resolved
+from featcache.core.files import resolved
 
 
 @click.command("report")
@@ -17,8 +17,7 @@ from featcache.files import resolved
 @json_option
 def command(out: Path | None, folder: Path, as_json: bool) -> None:
     """Every run in results/ as tables, figures, Markdown and one self-contained HTML page."""
-    from featcache.pipeline.fit_head import report
-    from featcache.report import tables
+    from featcache.reporting import report, tables
 
     markdown, html, finished = report(open_project(folder).results_folder, out)
     if as_json:

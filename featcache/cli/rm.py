@@ -29,7 +29,7 @@ def command(
     if remote is not None:
         remove_on_remote(remote, names, folder, yes, dry_run, as_json)
         return
-    from featcache.pipeline.tidy import find_removable
+    from featcache.cleanup import find_removable
 
     found = find_removable(open_project(folder).cache_folder, names, force)
     remove_all(found, yes, dry_run, as_json)

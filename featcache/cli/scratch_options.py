@@ -10,8 +10,8 @@ import click
 from featcache.cli.options import MODES, json_option, project_option, view_count_options
 
 if TYPE_CHECKING:
-    from featcache.backbones.network import NetworkSpec
-    from featcache.scratch.config import ScratchConfig
+    from featcache.backbones import NetworkSpec
+    from featcache.networks import ScratchConfig
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -131,14 +131,14 @@ def scratch_options(command: Command) -> Command:
 
 def scratch_of(recipe: str, values: dict[str, Any]) -> ScratchConfig:
     """The training that the options describe."""
-    from featcache.scratch.config import from_recipe
+    from featcache.networks import from_recipe
 
     return from_recipe(recipe, **{name: values[name] for name in (*_TRAINING, *_FINE_TUNING)})
 
 
 def network_of(weights: str, values: dict[str, Any]) -> NetworkSpec:
     """The network that the options describe."""
-    from featcache.backbones.network import NetworkSpec
+    from featcache.backbones import NetworkSpec
 
     names = ("model", "input_size_px", "preprocessing", "unsafe")
     return NetworkSpec(weights=weights, **{name: values[name] for name in names})

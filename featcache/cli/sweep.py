@@ -7,14 +7,7 @@ from typing import Any
 
 import click
 
-from featcache.cli.head_options import (
-    cache_option,
-    given_head,
-    labelled_cache,
-    points_of,
-    solver_option,
-    swept_options,
-)
+from featcache.cli.head_options import cache_option, given_head, labelled_cache, points_of, solver_option, swept_options
 from featcache.cli.live import Live
 from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import percent, print_json, print_table, say, shown
@@ -47,8 +40,7 @@ def command(
     looked at once, with the winner's best epoch.
     """
     from featcache.cli.interrupts import finishing_in_hand
-    from featcache.heads.config import from_preset
-    from featcache.pipeline.sweep import grid, random_points, sweep
+    from featcache.heads import from_preset, grid, random_points, sweep
 
     space = points_of(values)
     config = from_preset(preset, **given_head({name: value for name, value in values.items() if name not in space}))

@@ -11,7 +11,7 @@ import click
 from featcache.cli.output import print_json, print_table, say, shown, size
 
 if TYPE_CHECKING:
-    from featcache.pipeline.tidy import Removable
+    from featcache.cleanup import Removable
 
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
@@ -19,7 +19,7 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would go
 
 def confirm_removal(n_bytes: int, yes: bool, as_json: bool) -> None:
     """Ask. UsageError where nobody can be asked and --yes was not given."""
-    from featcache.errors import UsageError
+    from featcache.core.errors import UsageError
 
     if yes:
         return
@@ -30,7 +30,7 @@ def confirm_removal(n_bytes: int, yes: bool, as_json: bool) -> None:
 
 def remove_all(found: Sequence[Removable], yes: bool, dry_run: bool, as_json: bool) -> None:
     """Show what is to go, ask, and remove it. Where nobody can be asked, --yes is needed."""
-    from featcache.pipeline.tidy import remove
+    from featcache.cleanup import remove
 
     total, stay = sum(item.bytes for item in found), {}
     if found and not as_json:

@@ -11,11 +11,11 @@ import click
 from featcache.cli.options import json_option, open_project, project_option, remote_option
 from featcache.cli.output import print_json, say, size, track
 from featcache.cli.remote_output import verify_on_remote
-from featcache.files import resolved
+from featcache.core.files import resolved
 
 if TYPE_CHECKING:
-    from featcache.pipeline.verify import Recomputed
-    from featcache.store.verify import Verified
+    from featcache.extraction import Recomputed
+    from featcache.store import Verified
 
 
 @click.command("verify")
@@ -43,8 +43,7 @@ def command(
     Exit code 1 where something is damaged, and stays so, or where no cache was ever finished.
     """
     from featcache.cli.interrupts import finishing_in_hand
-    from featcache.pipeline.repair import repair, sweep
-    from featcache.pipeline.verify import recompute, verify_cache
+    from featcache.extraction import recompute, repair, sweep, verify_cache
 
     if remote is not None:
         if n_rows or mend or weights:
@@ -79,7 +78,7 @@ def command(
 
 def _say_none(folder: Path, as_json: bool) -> bool:
     """Say that there are no finished caches. False where some were begun, which is not as it should be."""
-    from featcache.store.catalog import cache_folders
+    from featcache.store import cache_folders
 
     begun = cache_folders(open_project(folder).cache_folder)
     for one in begun:
@@ -90,7 +89,7 @@ def _say_none(folder: Path, as_json: bool) -> bool:
 
 def _folders(names: tuple[str, ...], folder: Path) -> list[Path]:
     """Finished caches, damaged ones too; what a name means is decided by the folder's name, which no damage changes."""
-    from featcache.store.catalog import cache_folder, finished_folders
+    from featcache.store import cache_folder, finished_folders
 
     def meant(name: str) -> Path:
         path = Path(name)

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import refuse_shortage
-from featcache.files import beside
+from featcache.core.errors import refuse_shortage
+from featcache.core.files import beside
+from featcache.core.npz import NPZ_DAMAGE, reading_npz
 from featcache.heads import gram, primal
-from featcache.heads.history import Epoch
 from featcache.heads.stack import Stack
-from featcache.npz import NPZ_DAMAGE, reading_npz
+from featcache.training import Epoch
 
 State = gram.State | primal.State
 AnyState = TypeVar("AnyState", gram.State, primal.State)

@@ -34,10 +34,10 @@ from sklearn.svm import SVC
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 from threadpoolctl import threadpool_limits
 
-from featcache.errors import HeadError, nearest
+from featcache.core.errors import HeadError, nearest
 from featcache.heads import products
 from featcache.heads.stack import sigmoid, softmax
-from featcache.store.cache import Features
+from featcache.store import Features
 
 Array = NDArray[np.floating[Any]]
 Kind = Literal["logreg", "linear-svm", "rbf-svm", "knn", "mlp"]

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from featcache.errors import HeadError, nearest
+from featcache.core.errors import HeadError, nearest
 
 Solver = Literal["auto", "gram", "primal"]
 Activation = Literal["relu", "elu", "tanh", "sigmoid", "linear"]

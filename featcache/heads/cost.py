@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache import machine
-from featcache.errors import HeadError
-from featcache.heads import gram, products, random
+from featcache.core import machine
+from featcache.core.errors import HeadError
+from featcache.heads import gram, initializers as random, products
 from featcache.heads.config import HeadConfig, Solver
 from featcache.heads.kernel import fits, is_kept
 from featcache.heads.stack import Stack
-from featcache.store.cache import Cache
+from featcache.store import Cache
 
 _OPERATIONS_A_WEIGHT = 240
 """What reading and writing the first weights costs an update: 3 passes of 4 bytes, 20 operations a byte of memory."""

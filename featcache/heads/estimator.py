@@ -22,12 +22,12 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from featcache import machine
-from featcache.errors import HeadError
-from featcache.heads import gram, random
+from featcache.core import machine
+from featcache.core.errors import HeadError
+from featcache.heads import gram, initializers as random
 from featcache.heads.config import Activation, HeadConfig, Monitor, Schedule
-from featcache.heads.history import best_of
 from featcache.heads.stack import Stack, forward, sigmoid, softmax
+from featcache.training import best_of
 
 Array = NDArray[np.floating[Any]]
 ArrayLike = Any

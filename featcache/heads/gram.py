@@ -27,10 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from featcache.heads import random
-from featcache.heads.history import Epoch, refuse_divergence, timed
+from featcache.heads import initializers as random
 from featcache.heads.stack import Stack, flat, losses, put, targets_of
 from featcache.heads.steps import ACTIVATIONS, add_rows, gather, mix, train_block
+from featcache.training import Epoch, refuse_divergence, timed
 
 Array = NDArray[np.floating[Any]]
 BLOCK_ROWS = 512

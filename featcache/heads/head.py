@@ -14,12 +14,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import HeadError, refuse_shortage
-from featcache.files import beside
+from featcache.core.errors import HeadError, refuse_shortage
+from featcache.core.files import beside
+from featcache.core.npz import NPZ_DAMAGE, reading_npz
 from featcache.heads import products
 from featcache.heads.stack import forward, sigmoid, softmax
-from featcache.npz import NPZ_DAMAGE, reading_npz
-from featcache.store.cache import Cache
+from featcache.store import Cache
 
 Array = NDArray[np.floating[Any]]
 

@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from featcache import machine
-from featcache.dataset.manifest import SPLITS
-from featcache.errors import FeatcacheError, HeadError
-from featcache.files import beside, sha256_bytes, sha256_file, write_json
+from featcache.core import machine
+from featcache.core.errors import FeatcacheError, HeadError
+from featcache.core.files import beside, sha256_bytes, sha256_file, write_json
+from featcache.core.recipe import digest
+from featcache.core.strict_json import read_json
+from featcache.datasets import SPLITS
 from featcache.heads import products
-from featcache.recipe import digest
-from featcache.store.cache import Cache
-from featcache.store.layout import ROWS_FILE
-from featcache.strict import read_json
+from featcache.store import ROWS_FILE, Cache
 
 Array = NDArray[np.floating[Any]]
 Numbers = NDArray[np.intp]

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.backbones.quiet_keras import import_keras
+from featcache.backbones import import_keras
 from featcache.heads.config import HeadConfig
 from featcache.heads.gram import accuracy_of
-from featcache.heads.history import Epoch, refuse_divergence, timed
 from featcache.heads.source import Source, refuse_not_finite
 from featcache.heads.stack import forward, losses, targets_of
+from featcache.training import Epoch, refuse_divergence, timed
 
 Array = NDArray[np.floating[Any]]
 Layers = list[tuple[Array, Array]]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from featcache import machine
-from featcache.store.cache import Features
+from featcache.core import machine
+from featcache.store import Features
 
 Array = NDArray[np.floating[Any]]
 Numbers = NDArray[np.intp]

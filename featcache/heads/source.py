@@ -9,11 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache import machine
-from featcache.errors import HeadError
-from featcache.heads import products, random
-from featcache.store.batches import BUFFER_BYTES
-from featcache.store.cache import Cache
+from featcache.core import machine
+from featcache.core.errors import HeadError
+from featcache.heads import initializers as random, products
+from featcache.store import BUFFER_BYTES, Cache
 
 Array = NDArray[np.floating[Any]]
 Numbers = NDArray[np.intp]
@@ -73,7 +72,7 @@ class InMemory:
         self._order = order
 
     def batches(self, size: int, seed: int, epoch: int) -> Iterator[tuple[Numbers, Array]]:
-        """As of `Source`, in the order of `featcache.heads.random.order` where no other is given."""
+        """As of `Source`, in the order of `featcache.heads.initializers.order` where no other is given."""
         order = self._order(seed, epoch, len(self.y))
         for start in range(0, len(order), size):
             places = order[start : start + size]
@@ -127,7 +126,7 @@ class Streamed:
 def cache_order(cache: Cache, batch: int) -> Order:
     """The order of a cache's training rows, which depends on nothing but the cache, batch size, seed and epoch.
 
-    That of `featcache.heads.random.order`, as in Gram space; of rows too large for it that of `Cache.batches`.
+    That of `featcache.heads.initializers.order`, as in Gram space; of rows too large for it that of `Cache.batches`.
     """
     rows = cache.numbers("train")
     if len(rows) * products.width(cache.features) * 4 <= _SHUFFLED_BYTES:

@@ -13,17 +13,17 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import HeadError
-from featcache.heads import checkpoint, gram, primal, products, random
+from featcache.core.errors import HeadError
+from featcache.heads import checkpoint, gram, initializers as random, primal, products
 from featcache.heads.checkpoint import AnyState
 from featcache.heads.config import HeadConfig, Solver
 from featcache.heads.cost import Choice, choose_solver
 from featcache.heads.head import Head
-from featcache.heads.history import Epoch, best_of
 from featcache.heads.kernel import kernel
 from featcache.heads.source import refuse_not_finite, source_of
 from featcache.heads.stack import Stack
-from featcache.store.cache import Cache
+from featcache.store import Cache
+from featcache.training import Epoch, best_of
 
 Array = NDArray[np.floating[Any]]
 Layers = list[tuple[Array, Array]]

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import UsageError
+from featcache.core.errors import UsageError
 from featcache.store.batches import Batches
 
 if TYPE_CHECKING:
-    from featcache.store.torch import TorchBatches
+    from featcache.store.torch_adapter import TorchBatches
 
 
 def to_tf(batches: Batches, n_classes: int, one_hot: bool) -> Any:
@@ -38,9 +38,9 @@ def to_tf(batches: Batches, n_classes: int, one_hot: bool) -> Any:
 
 
 def to_torch(batches: Batches) -> TorchBatches:
-    """A `torch.utils.data.IterableDataset` of `batches`. See `featcache.store.torch.TorchBatches`."""
+    """A `torch.utils.data.IterableDataset` of `batches`. See `featcache.store.torch_adapter.TorchBatches`."""
     try:
-        from featcache.store.torch import TorchBatches
+        from featcache.store.torch_adapter import TorchBatches
     except ImportError as error:
         raise _missing("to_torch", "torch", error) from error
     return TorchBatches(batches)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import UsageError
+from featcache.core.errors import UsageError
 from featcache.store.features import Array, Features
 from featcache.store.layout import Layout
 

@@ -13,22 +13,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featcache.dataset.manifest import SPLITS, Dataset, LabelledImage
-from featcache.errors import CacheError, UsageError
-from featcache.recipe import Recipe, cache_digest, cache_name
+from featcache.core.errors import CacheError, UsageError
+from featcache.core.leases import Leases
+from featcache.core.recipe import Recipe, cache_digest, cache_name
+from featcache.datasets import SPLITS, Dataset, LabelledImage
 from featcache.store import adapters
 from featcache.store.batches import Batches, default_buffer_rows
 from featcache.store.features import Array, Features
 from featcache.store.formats import open_store
 from featcache.store.layout import DATASET_FILE, LABELS_WAITING_FILE, LEASES_FOLDER, RECIPE_FILE, ROWS_FILE
-from featcache.store.leases import Leases
 from featcache.store.manifest import Manifest, read_manifest
 from featcache.store.tables import read_dataset_copy, read_rows, write_dataset_copy
-from featcache.store.tensorstore import ReaderName, choose_reader
+from featcache.store.tensorstore_reader import ReaderName, choose_reader
 from featcache.store.writer import file_entry, images_of, read_recipe, writing
 
 if TYPE_CHECKING:
-    from featcache.store.torch import TorchBatches
+    from featcache.store.torch_adapter import TorchBatches
 
 __all__ = ["Array", "Cache", "Features", "open_cache"]
 

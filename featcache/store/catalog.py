@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache.errors import CacheError, CacheNotFoundError, UsageError
-from featcache.files import visible_folders
+from featcache.core.errors import CacheError, CacheNotFoundError, UsageError
+from featcache.core.files import visible_folders
 from featcache.store.cache import Cache, open_cache
 from featcache.store.layout import MANIFEST_FILE, RECIPE_FILE
 

@@ -11,9 +11,9 @@ from featcache.store.layout import Format, Layout
 def open_store(format_: Format, folder: Path, layout: Layout) -> FeatureStore:
     """The feature array in a cache's folder, to be created, written or read."""
     if format_ == "zarr":
-        from featcache.store.zarr import ZarrStore
+        from featcache.store.zarr_store import ZarrStore
 
         return ZarrStore(folder, layout)
-    from featcache.store.hdf5 import Hdf5Store
+    from featcache.store.hdf5_store import Hdf5Store
 
     return Hdf5Store(folder, layout)

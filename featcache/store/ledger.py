@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
-from featcache.files import sync_handle, write_text
-from featcache.strict import strict_json
+from featcache.core.files import sync_handle, write_text
+from featcache.core.strict_json import strict_json
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,14 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from featcache.errors import CacheError, CacheNotFoundError, refuse_shortage
-from featcache.files import is_hidden, write_text
-from featcache.project import explain
-from featcache.recipe import digest
+from featcache.core.errors import CacheError, CacheNotFoundError, refuse_shortage
+from featcache.core.files import is_hidden, write_text
+from featcache.core.project import explain
+from featcache.core.recipe import digest
+from featcache.core.strict_json import strict_json
 from featcache.store.contract import FeatureStore
 from featcache.store.formats import open_store
-from featcache.store.layout import (
-    DATASET_FILE,
-    LEDGER_FILE,
-    MANIFEST_FILE,
-    RECIPE_FILE,
-    ROWS_FILE,
-    Layout,
-)
-from featcache.strict import strict_json
+from featcache.store.layout import DATASET_FILE, LEDGER_FILE, MANIFEST_FILE, RECIPE_FILE, ROWS_FILE, Layout
 
 CACHE_FORMAT = 2
 MAX_MANIFEST_BYTES = 16 << 20

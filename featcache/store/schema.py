@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from featcache.files import write_json
-from featcache.recipe import LEFT_OUT, RECIPE_FORMAT, Augmentation, FeatureSpace
+from featcache.core.files import write_json
+from featcache.core.recipe import LEFT_OUT, RECIPE_FORMAT, Augmentation, FeatureSpace
 from featcache.store.layout import MANIFEST_FILE, RECIPE_FILE
 from featcache.store.manifest import CACHE_FORMAT, Manifest
 

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from featcache.dataset.manifest import SPLITS, Box, LabelledImage
-from featcache.errors import CacheError, refuse_shortage
-from featcache.files import beside
+from featcache.core.errors import CacheError, refuse_shortage
+from featcache.core.files import beside
+from featcache.datasets import SPLITS, LabelledImage
+from featcache.images import Box
 from featcache.store.pages import sizes_of
 
 ROW_COLUMNS = ["row", "image_id", "view", "row_id"]
@@ -30,7 +31,7 @@ TEXT_COLUMNS = {"image_id", "row_id", "path", "label", "split", "group"}
 class Row:
     """One (image, view) of a cache.
 
-    row_id : names the value: image, view parameters and feature space (`featcache.recipe.row_id`)
+    row_id : names the value: image, view parameters and feature space (`featcache.core.recipe.row_id`)
     parameters : the view's own
     """
 

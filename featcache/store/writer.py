@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.dataset.manifest import Dataset, LabelledImage
-from featcache.errors import CacheError, CacheWriteError, FeatcacheError, UsageError, refuse_shortage
-from featcache.files import PARTIAL_SUFFIX, sha256_file, write_json
-from featcache.recipe import Recipe, cache_digest, cache_name
+from featcache.core.errors import CacheError, CacheWriteError, FeatcacheError, UsageError, refuse_shortage
+from featcache.core.files import PARTIAL_SUFFIX, sha256_file, write_json
+from featcache.core.leases import POLL_S, Leases
+from featcache.core.recipe import Recipe, cache_digest, cache_name
+from featcache.core.strict_json import read_json, strict_json
+from featcache.datasets import Dataset, LabelledImage
 from featcache.store import ledger
 from featcache.store.contract import Stored
 from featcache.store.formats import open_store
@@ -33,10 +35,8 @@ from featcache.store.layout import (
     Format,
     layout_for,
 )
-from featcache.store.leases import POLL_S, Leases
 from featcache.store.manifest import CACHE_FORMAT, ArrayEntry, FileEntry, Manifest, Tolerance, leads_out, read_manifest
 from featcache.store.tables import Row, images_in, read_dataset_copy, read_rows, write_dataset_copy, write_rows
-from featcache.strict import read_json, strict_json
 
 TOLERANCES = {
     "float32": Tolerance(relative=1e-4, absolute=1e-4),

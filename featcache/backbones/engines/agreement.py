@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones.engines.contract import Engine
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import Network
 from featcache.backbones.preprocess import preprocess
-from featcache.backbones.quiet_keras import import_keras
-from featcache.errors import BackboneError
+from featcache.core.errors import BackboneError
 
 RELATIVE, ABSOLUTE = 1e-4, 1e-4
 """Tolerance for float32 in a cache's manifest: |new - old| <= RELATIVE * |old| + ABSOLUTE * max |old| of the row."""

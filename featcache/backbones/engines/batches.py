@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones.preprocess import check_pixels
-from featcache.errors import BackboneError
+from featcache.core.errors import BackboneError
 
 _NO_MEMORY = ("MemoryError", "OutOfMemoryError", "ResourceExhaustedError")
 _NO_MEMORY_WORDS = re.compile(

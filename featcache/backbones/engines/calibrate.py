@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from featcache import machine
 from featcache.backbones.engines.batches import is_out_of_memory
 from featcache.backbones.engines.contract import Engine
 from featcache.backbones.network import Network
-from featcache.files import write_json
-from featcache.machine import usable_cores
-from featcache.recipe import digest
-from featcache.strict import read_json
+from featcache.core import machine
+from featcache.core.files import write_json
+from featcache.core.machine import usable_cores
+from featcache.core.recipe import digest
+from featcache.core.strict_json import read_json
 
 _LIMIT_S = 4.0
 _SAMPLE_S = 0.25

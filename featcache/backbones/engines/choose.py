@@ -13,11 +13,11 @@ from featcache.backbones.engines.agreement import check_agreement
 from featcache.backbones.engines.batches import check_batch_rows, is_out_of_memory
 from featcache.backbones.engines.calibrate import BatchSize, calibrate, key_of, recall, remember
 from featcache.backbones.engines.contract import Engine
-from featcache.backbones.engines.keras import KerasEngine, has_accelerator
-from featcache.backbones.engines.openvino import INSTALL, OpenvinoEngine, is_installed
+from featcache.backbones.engines.keras_engine import KerasEngine, has_accelerator
+from featcache.backbones.engines.openvino_engine import INSTALL, OpenvinoEngine, is_installed
 from featcache.backbones.network import Network
-from featcache.errors import BackboneError, nearest
-from featcache.machine import usable_cores
+from featcache.core.errors import BackboneError, nearest
+from featcache.core.machine import usable_cores
 
 ENGINES = ("auto", "keras", "openvino")
 CALIBRATION_FILE = ".engines.json"

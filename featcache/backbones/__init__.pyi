@@ -1,0 +1,30 @@
+from . import own_models as own_models, pixels as pixels, registry as registry
+from .engines.affine import affine_of as affine_of
+from .engines.batches import is_out_of_memory as is_out_of_memory
+from .engines.choose import (
+    CALIBRATION_FILE as CALIBRATION_FILE,
+    ChosenEngine as ChosenEngine,
+    OnEvent as OnEvent,
+    open_engine as open_engine,
+)
+from .engines.contract import Engine as Engine
+from .imagenet import available as available
+from .import_keras import (
+    compute_deterministically as compute_deterministically,
+    import_keras as import_keras,
+    spread_over as spread_over,
+)
+from .model_file import is_own_name as is_own_name
+from .network import (
+    Cut as Cut,
+    Network as Network,
+    NetworkSpec as NetworkSpec,
+    Precision as Precision,
+    layers_to_cut as layers_to_cut,
+    load_network as load_network,
+    space_of as space_of,
+)
+from .registry import PIXELS as PIXELS, STUDY as STUDY, Backbone as Backbone
+from .remembered import KNOWN_FILE as KNOWN_FILE, identify as identify
+from .weights import glorot_uniform as glorot_uniform, tensors_digest as tensors_digest
+from .zoo.stochastic_depth import with_stochastic_depth as with_stochastic_depth

@@ -1,0 +1,171 @@
+"""OpenVINO: the same network, converted, on the processor in float32; the quick engine where there is no accelerator.
+
+What makes it quick was measured: batch normalisation goes into the convolutions, a core works on rows of its own
+instead of sharing layers with others, and so few rows at a time that what a layer writes is still in the core's cache
+when the next one reads it. Pixels go in as bytes: preprocessing is the graph's first layer.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.backbones.engines.affine import affine_of
+from featcache.backbones.engines.batches import batches, check_batch_rows, check_rows, empty_features
+from featcache.backbones.import_keras import import_keras
+from featcache.backbones.network import Network
+from featcache.core.errors import BackboneError
+from featcache.core.machine import usable_cores
+from featcache.core.offline import without_telemetry
+
+if TYPE_CHECKING:
+    import keras
+
+INSTALL = "pip install 'featcache[openvino]'"
+_WAITING = 2
+"""Requests a core: one that is computed and one that waits, so that no core does."""
+
+
+def import_openvino() -> Any:
+    """The `openvino` module, without what it would report to its makers (and keep in the home folder) when imported."""
+    without_telemetry()
+    return importlib.import_module("openvino")
+
+
+def is_installed() -> bool:
+    """Whether OpenVINO is there; nothing is imported."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+class OpenvinoEngine:
+    """An `Engine` on OpenVINO, float32 whatever the processor could do in less.
+
+    Parameters
+    ----------
+    network : a float32 network with its cuts
+    batch_rows : rows that are computed at once, shared out evenly to the cores; fewer rows than cores keep
+        some idle
+
+    Raises
+    ------
+    BackboneError : OpenVINO is not installed, or cannot compute this network; a batch size below 1.
+    """
+
+    name = "openvino"
+
+    def __init__(self, network: Network, batch_rows: int | None = None) -> None:
+        if not is_installed():
+            raise BackboneError(f"the engine openvino is not installed: {INSTALL}, or take --engine keras")
+        self.feature_shapes: Sequence[tuple[int, ...]] = [cut.feature_shape for cut in network.cuts]
+        self._label = network.cuts[0].backbone
+        self._size_px = network.cuts[0].input_size_px
+        self._graph = _converted(network)
+        self._compile(usable_cores() if batch_rows is None else batch_rows)
+
+    def resized(self, batch_rows: int) -> Self:
+        """See `Engine.resized`."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._compile(batch_rows)
+        return other
+
+    def features(self, pixels: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
+        """See `Engine.features`."""
+        check_rows(pixels, self._size_px)
+        features = empty_features(len(pixels), self.feature_shapes)
+
+        def keep(request: Any, work: tuple[slice, NDArray[np.uint8]]) -> None:
+            place, _ = work
+            for number, target in enumerate(features):
+                target[place] = request.get_output_tensor(number).data[: place.stop - place.start]
+
+        self._queue.set_callback(keep)
+        for place, rows in batches(pixels, self._request_rows):
+            self._queue.start_async({0: rows}, (place, rows), share_inputs=True)
+        self._queue.wait_all()
+        return features
+
+    def _compile(self, batch_rows: int) -> None:
+        openvino = import_openvino()
+        cores = min(usable_cores(), check_batch_rows(batch_rows))
+        self._request_rows = -(-batch_rows // cores)
+        self.batch_rows = self._request_rows * cores
+        graph = self._graph.clone()
+        graph.reshape([self._request_rows, self._size_px, self._size_px, 3])
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",  # else it is bfloat16 where the processor has it
+            "NUM_STREAMS": cores,
+            "INFERENCE_NUM_THREADS": cores,
+            "ENABLE_CPU_PINNING": False,  # rendering threads run beside it
+        }
+        compiled = openvino.Core().compile_model(graph, "CPU", settings)
+        self._queue = openvino.AsyncInferQueue(compiled, _WAITING * cores)
+
+
+def _converted(network: Network) -> Any:
+    """openvino.Model from pixels (n, s, s, 3), uint8, to the outputs of `network` in their order."""
+    cut = network.cuts[0]
+    if cut.precision != "float32":
+        raise BackboneError(f"{cut.backbone}: the engine openvino computes in float32, not in {cut.precision}")
+    if (backend := import_keras().backend.backend()) != "tensorflow":
+        raise BackboneError(f"the engine openvino needs Keras on TensorFlow, not on {backend}: take --engine keras")
+    try:
+        graph, names = _read(network.model)
+        return _with_preprocessing(graph, names, cut.preprocessing)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError, OSError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise BackboneError(
+            f"{cut.backbone}: OpenVINO cannot convert this network ({reason[0]:.200}): take --engine keras"
+        ) from error
+
+
+def _read(model: keras.Model) -> tuple[Any, list[str]]:
+    """The network as an openvino.Model, and its outputs' names.
+
+    It goes through a TensorFlow graph in which the weights are constants. `openvino.convert_model` comes to the
+    same, but follows the graph node by node in Python, which takes longer.
+    """
+    import tensorflow as tf
+
+    openvino = import_openvino()
+    trainable = [variable.numpy() for variable in model.trainable_variables]
+    others = [variable.numpy() for variable in model.non_trainable_variables]
+
+    def forward(x: Any) -> Any:
+        return model.stateless_call(trainable, others, x, training=False)[0]
+
+    spec = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
+    with tf.device("/CPU:0"):
+        traced = tf.function(forward, autograph=False).get_concrete_function(spec)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "network.pb"
+        file.write_bytes(traced.graph.as_graph_def().SerializeToString())
+        graph = openvino.Core().read_model(file)
+    return graph, [output.name for output in traced.outputs]
+
+
+def _with_preprocessing(graph: Any, names: Sequence[str], mode: str) -> Any:
+    """`graph` behind the preprocessing called `mode`: from uint8 pixels to the outputs called `names`."""
+    openvino = import_openvino()
+    ops = openvino.opset13
+    affine = affine_of(mode)
+    if affine is None:
+        raise ValueError(f"preprocessing {mode} is no scale and shift")
+    (old,) = graph.get_parameters()
+    pixels = ops.parameter(old.get_partial_shape(), openvino.Type.u8, name="pixels")
+    x = ops.convert(pixels, "f32")
+    if affine.order != (0, 1, 2):
+        x = ops.gather(x, np.array(affine.order), np.array(3))
+    if (affine.scale != 1).any():
+        x = ops.multiply(x, affine.scale)
+    if affine.offset.any():
+        x = ops.add(x, affine.offset)
+    old.output(0).replace(x.output(0))
+    return openvino.Model([graph.output(name).get_node() for name in names], [pixels], "network")

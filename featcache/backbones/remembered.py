@@ -1,0 +1,87 @@
+"""Remembers what a network with given weights computes, so that a cache can be named without building it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from featcache.backbones import own_models, registry
+from featcache.backbones.network import Cut, Network, NetworkSpec, load_network
+from featcache.backbones.weights import source_of
+from featcache.core.files import expanded, resolved, write_json
+from featcache.core.recipe import digest
+from featcache.core.strict_json import read_json
+
+KNOWN_FILE = ".backbones.json"
+
+
+def identify(memory: Path, spec: NetworkSpec) -> tuple[tuple[Cut, ...], Network | None]:
+    """What the network of `spec` computes, and the network itself if it had to be built.
+
+    Files are known again by their path, size and times. A network that a function of the user's builds is built
+    anew each time, since nothing tells whether the function is still the same.
+
+    memory : file that remembers; losing it only costs building the network once more
+
+    Raises what `load_network` raises.
+    """
+    key = _key(spec)
+    known = _read(memory)
+    with suppress(KeyError, TypeError):
+        if key is not None:
+            return tuple(_cut(value) for value in known[key]), None
+    network = load_network(spec)
+    if key is not None:
+        _write(memory, {**known, key: [asdict(cut) for cut in network.cuts]})
+    return network.cuts, network
+
+
+def _key(spec: NetworkSpec) -> str | None:
+    """A name of all that decides what a network computes; None where that cannot be said without building it."""
+    if own_models.is_builder(spec.model):
+        return None
+    asked = {**asdict(spec), "keras": version("keras")}
+    if own_models.is_file(spec.model):
+        asked["model"] = _state(expanded(spec.model))
+        named = spec.weights not in ("imagenet", "random")
+        asked["weights"] = _state(expanded(spec.weights)) if named else spec.weights
+    else:
+        backbone = registry.get(spec.model)
+        asked["model"] = asdict(backbone)
+        asked["weights"] = _source(backbone, spec.weights)
+    return digest(asked)
+
+
+def _source(backbone: registry.Backbone, weights: str | Path) -> list[str | int] | None:
+    source = source_of(backbone, weights)
+    return _state(source) if source else None
+
+
+def _state(path: Path) -> list[str | int] | None:
+    """What tells a file from another or a later one; None where there is none, which whoever reads it will say."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [str(resolved(path)), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _cut(value: Any) -> Cut:
+    return Cut(**{**value, "feature_shape": tuple(value["feature_shape"])})
+
+
+def _write(path: Path, known: dict[str, Any]) -> None:
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, known)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

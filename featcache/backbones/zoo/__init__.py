@@ -1,0 +1,1 @@
+"""Networks that Keras does not have, written here of its own layers."""

@@ -1,0 +1,319 @@
+"""featcache.toml: where a project's images, caches and runs lie, and which views it asks for."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from featcache.core.errors import ProjectError
+from featcache.core.files import resolved, write_text
+from featcache.core.recipe import FILL_MODES, Augmentation, FillMode, Resize
+from featcache.core.strict_json import strict_toml
+
+PROJECT_FILE = "featcache.toml"
+DATASET_FILE = "dataset.csv"
+
+_Fraction = Annotated[float, Field(ge=0, le=0.5)]
+_Share = Annotated[float, Field(gt=0, le=1e9)]
+_Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("holds a character that no name of a file can have")
+        return value
+
+
+class DatasetSection(_Section):
+    """[dataset]: what `init` reads and how; and the folder that the paths in dataset.csv start from.
+
+    source and images are relative to the folder of featcache.toml.
+
+    split : shares of train, val and test; split_counts : images a class in each, instead
+    group_pattern : regular expression; what it finds in a path (its first group, if it has one) is the group
+    without : labels that are left out
+    voc_object : annotated object that the labels of a VOC label file belong to
+    margin : grows each VOC box by this part of its longer side on every side
+    class_level : which level of folders names the class: 1 the folders of the source, 2 those in them; 0 finds out
+    path_column, label_column, group_column, split_column, box_columns : names in a list; "none" takes none
+    """
+
+    source: str = "."
+    images: str = "."
+    split: tuple[_Share, _Share, _Share] = (70, 15, 15)
+    split_counts: tuple[_Count, _Count, _Count] | None = None
+    split_seed: int = Field(default=0, ge=0)
+    group_pattern: str = ""
+    without: tuple[str, ...] = ()
+    voc_object: str = "WBC"
+    margin: float = Field(default=0.0, ge=0, le=5)
+    class_level: int = Field(default=0, ge=0, le=20)
+    path_column: str = ""
+    label_column: str = ""
+    group_column: str = ""
+    split_column: str = ""
+    box_columns: tuple[str, ...] = ()
+
+    @field_validator("group_pattern")
+    @classmethod
+    def _is_a_pattern(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        return pattern
+
+
+class ViewsSection(_Section):
+    """[views]: how many views an image gets, or how many rows a split gets in total.
+
+    Totals (train_rows and so on) are spread evenly over the classes, then over a class's images.
+
+    resize : how an image or box that is not square becomes so: stretched, padded with black, or cropped at the middle
+    """
+
+    train: int = Field(default=4, ge=1, le=100_000)
+    val: int = Field(default=1, ge=1, le=100_000)
+    test: int = Field(default=1, ge=1, le=100_000)
+    train_rows: int | None = Field(default=None, ge=1)
+    val_rows: int | None = Field(default=None, ge=1)
+    test_rows: int | None = Field(default=None, ge=1)
+    resize: Resize = "stretch"
+
+    def views_per_image(self, split: str) -> int:
+        """Views an image of `split` gets where no total is asked for."""
+        return int(getattr(self, split))
+
+    def total_rows(self, split: str) -> int | None:
+        """Rows that `split` gets in total, or None where views an image decide."""
+        total: int | None = getattr(self, f"{split}_rows")
+        return total
+
+
+class AugmentationSection(_Section):
+    """[augmentation]: the fields of `featcache.core.recipe.Augmentation`, with their bounds."""
+
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    rotation_deg: float = Field(default=20.0, ge=0, le=180)
+    shift: _Fraction = 0.10
+    horizontal_flip: bool = True
+    vertical_flip: bool = True
+    brightness: _Fraction = 0.10
+    contrast: _Fraction = 0.15
+    saturation: float = Field(default=0.20, ge=0, le=1)
+    hue_deg: float = Field(default=6.0, ge=0, le=180)
+    fill_modes: tuple[FillMode, ...] = Field(default=FILL_MODES, min_length=1)
+    fill_value: int = Field(default=0, ge=0, le=255)
+
+    def record(self) -> Augmentation:
+        """The same as the frozen record that recipes hold."""
+        return Augmentation(**self.model_dump())
+
+
+class StorageSection(_Section):
+    """[storage]: how the features of a cache are kept."""
+
+    format: Literal["zarr", "hdf5"] = "zarr"
+    dtype: Literal["float32", "float16"] = "float32"
+
+
+class FoldersSection(_Section):
+    """[folders]: where caches and runs are kept, relative to featcache.toml."""
+
+    cache: str = "cache"
+    results: str = "results"
+
+
+class RemoteSection(_Section):
+    """[remotes.NAME]: where caches and runs are exchanged.
+
+    url : never with credentials in it
+    signed : whether pulls from there must be signed by a key that is trusted here
+    """
+
+    url: str = Field(min_length=1, max_length=2000)
+    signed: bool = False
+
+
+RemoteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Section = TypeVar("Section", DatasetSection, ViewsSection, AugmentationSection, StorageSection)
+
+
+class Settings(_Section):
+    """A whole featcache.toml."""
+
+    dataset: DatasetSection = DatasetSection()
+    views: ViewsSection = ViewsSection()
+    augmentation: AugmentationSection = AugmentationSection()
+    storage: StorageSection = StorageSection()
+    folders: FoldersSection = FoldersSection()
+    remotes: dict[RemoteName, RemoteSection] = {}
+
+    @model_validator(mode="after")
+    def _folders_differ(self) -> Settings:
+        if self.folders.cache == self.folders.results:
+            raise ValueError("folders.cache and folders.results must be two folders")
+        return self
+
+
+class Project:
+    """A folder with featcache.toml, and the paths that follow from it."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self.folder = folder
+        self.settings = settings
+
+    @property
+    def dataset_file(self) -> Path:
+        """dataset.csv"""
+        return self.folder / DATASET_FILE
+
+    @property
+    def images_folder(self) -> Path:
+        """The folder that the paths in dataset.csv start from."""
+        return self.folder / self.settings.dataset.images
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where this project's caches lie."""
+        return self.folder / self.settings.folders.cache
+
+    @property
+    def results_folder(self) -> Path:
+        """Where this project's runs lie."""
+        return self.folder / self.settings.folders.results
+
+
+def shown(path: Path) -> str:
+    """A path as a person at the prompt would write it: from the current folder where it lies in there."""
+    path, here = resolved(path), Path.cwd()
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
+
+
+def command(verb: str, *arguments: str, into: Path) -> str:
+    """A command as it works when it is pasted, whatever the current folder: 'featcache init --resplit --into p'.
+
+    into : the project's folder
+    """
+    here, into = Path.cwd(), resolved(into)
+    place: list[str] = []
+    if verb == "init" and into != here:
+        place = ["--into", shown(into)]
+    elif verb != "init" and not here.is_relative_to(into):
+        place = ["-C", shown(into)]
+    return shlex.join(["featcache", *verb.split(" "), *arguments, *place])
+
+
+def changed(section: Section, changes: Mapping[str, Any]) -> Section:
+    """A section with some values changed and checked. Raises ProjectError naming what is wrong."""
+    try:
+        return type(section).model_validate({**section.model_dump(), **changes})
+    except ValidationError as error:
+        raise ProjectError(explain(error)) from error
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Say before long work, not behind it, that its result cannot be kept in `folder`: ProjectError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ProjectError(
+            f"{folder}: cannot be written ({error.strerror}): free the folder, or name another one under [folders] "
+            f"in {PROJECT_FILE}"
+        ) from error
+
+
+def find_project(start: Path) -> Project:
+    """The project whose featcache.toml lies in `start` or in the nearest folder above it.
+
+    Raises ProjectError where there is none, or where it says something impossible.
+    """
+    start = resolved(start)
+    for folder in (start, *start.parents):
+        if (folder / PROJECT_FILE).is_file():
+            return Project(folder, read_settings(folder / PROJECT_FILE))
+    raise ProjectError(
+        f"no {PROJECT_FILE} in {start} or above it: run 'featcache init FOLDER' with your images' folder, "
+        "or 'featcache init' for generated ones"
+    )
+
+
+def read_settings(path: Path) -> Settings:
+    """Parse and check featcache.toml. Raises ProjectError naming each wrong key."""
+    try:
+        values = strict_toml(path.read_text(encoding="utf-8-sig"))
+        return Settings.model_validate(values)
+    except ValidationError as error:  # a ValueError as well
+        raise ProjectError(f"{path}: {explain(error)}") from error
+    except ValueError as error:
+        raise ProjectError(f"{path}: not readable as TOML: {error}") from error
+    except OSError as error:
+        raise ProjectError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error as one line: each wrong key, what is wrong with it, what was found."""
+    parts = []
+    for item in error.errors(include_url=False):
+        key = ".".join(str(part) for part in item["loc"]) or "the whole"
+        is_secret = item["type"] in ("missing", "extra_forbidden") or "remotes" in item["loc"]  # or may hold one
+        found = "" if is_secret else f", found {item['input']!r:.80}"
+        parts.append(f"{key}: {item['msg']}{found}")
+    return "; ".join(parts)
+
+
+def write_project(folder: Path, settings: Settings) -> None:
+    """Write featcache.toml with a word on every line that is worth changing."""
+    lines = ["# featcache: what 'extract', 'fit-head' and 'report' take from this folder.", ""]
+    comments = {
+        "dataset": "what 'init' reads; the paths in dataset.csv start from the folder 'images'",
+        "views": "views an image; or train_rows = 4394 and so on: rows in total, spread evenly over classes",
+        "augmentation": "how views 1, 2, ... differ from view 0, the plain one; the study's values",
+        "storage": "of new caches: format zarr or hdf5, dtype float32 or float16",
+        "folders": "where caches and runs are kept",
+    }
+    sections = settings.model_dump(exclude_none=True)
+    remotes = sections.pop("remotes")
+    for section, values in sections.items():
+        lines += [f"[{section}]  # {comments[section]}"]
+        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+        lines += [""]
+    for name, values in remotes.items():
+        lines += [f"[remotes.{name}]", *(f"{key} = {_toml(value)}" for key, value in values.items()), ""]
+    write_text(folder / PROJECT_FILE, "\n".join(lines))
+
+
+def with_remote(text: str, name: str, remote: RemoteSection) -> str:
+    """The text of a TOML file with a remote added behind all that stands there, comments and all."""
+    lines = [f"[remotes.{name}]", *(f"{key} = {_toml(value)}" for key, value in remote.model_dump().items())]
+    return text.rstrip() + ("\n\n" if text.strip() else "") + "\n".join(lines) + "\n"
+
+
+def without_remote(text: str, name: str) -> str:
+    """The text of a TOML file without a remote's section; as it is where it has none that stands by itself."""
+    section = re.compile(rf"^\[remotes\.{re.escape(name)}\][^\n]*\n(?:(?!\[)[^\n]*(?:\n|\Z))*", re.MULTILINE)
+    return section.sub("", text)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return repr(value)

@@ -1,0 +1,18 @@
+from ._init import (
+    GENERATED_FOLDER as GENERATED_FOLDER,
+    GENERATED_PER_CLASS as GENERATED_PER_CLASS,
+    Initialised as Initialised,
+    InitOptions as InitOptions,
+    init as init,
+)
+from ._preview import preview as preview
+from .candidates import LeftOut as LeftOut
+from .current import current_dataset as current_dataset
+from .manifest import (
+    SPLITS as SPLITS,
+    Dataset as Dataset,
+    LabelledImage as LabelledImage,
+    check as check,
+    read_dataset as read_dataset,
+)
+from .view_plan import plan_views as plan_views

@@ -1,0 +1,214 @@
+"""init: look at images, write featcache.toml and dataset.csv."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from featcache.core.errors import ProjectError
+from featcache.core.files import resolved
+from featcache.core.locks import TakenError, folder_beside, holding
+from featcache.core.progress import Track, silent
+from featcache.core.project import (
+    DATASET_FILE,
+    PROJECT_FILE,
+    DatasetSection,
+    Project,
+    Settings,
+    changed,
+    command,
+    read_settings,
+    shown,
+    write_project,
+)
+from featcache.datasets._preview import SHEET_FILE
+from featcache.datasets.build import Built, SplitRule, build
+from featcache.datasets.candidates import LeftOut
+from featcache.datasets.current import stop_if_strict
+from featcache.datasets.manifest import SPLITS, Dataset, LabelledImage, read_dataset, write_dataset
+from featcache.datasets.sources import find_images
+from featcache.images import STAMPS_FILE
+from featcache.synthetic import is_generated, write_cells
+
+GENERATED_FOLDER = "leukocytes"
+GENERATED_PER_CLASS = 80
+
+
+@dataclass(frozen=True)
+class InitOptions:
+    """How `init` reads a source and what it changes in featcache.toml; see `featcache init --help`.
+
+    dataset, views, augmentation : values for those sections of featcache.toml
+    resplit : make new splits even where the source, or an earlier dataset.csv, says them
+    relabel : take the source's labels and splits where an earlier dataset.csv says others
+    """
+
+    dataset: Mapping[str, Any] = field(default_factory=dict)
+    views: Mapping[str, Any] = field(default_factory=dict)
+    augmentation: Mapping[str, Any] = field(default_factory=dict)
+    per_class: int = GENERATED_PER_CLASS
+    resplit: bool = False
+    relabel: bool = False
+    strict: bool = False
+
+
+@dataclass(frozen=True)
+class Initialised:
+    """What `init` found and wrote."""
+
+    project: Project
+    dataset: Dataset
+    layout: str
+    about: str
+    left_out: Sequence[LeftOut]
+    remarks: Sequence[str]
+
+
+def init(place: Path | None, into: Path, options: InitOptions | None = None, track: Track = silent) -> Initialised:
+    """Write featcache.toml and dataset.csv into the folder `into`.
+
+    Over a project that is there already, the images are read again: those known keep their split and
+    group, settings stay unless `options` changes them.
+
+    place : folder of images, or a CSV; None takes the project's own, or generates leukocytes into `into`
+
+    Raises DatasetError for images that cannot be trained on, ProjectError where a file is in the way; nothing is
+    written then.
+    """
+    options = options or InitOptions()
+    _settings(Settings(), options)  # a wrong option is said before anything is touched
+    with _alone_in(into):
+        return _init(place, into, options, track)
+
+
+def _init(place: Path | None, into: Path, options: InitOptions, track: Track) -> Initialised:
+    before = _project_before(into)
+    settings = _settings(before.settings if before else Settings(), options)
+    about = ""
+    if place is None and before:
+        place = into / settings.dataset.source
+    elif place is None:
+        place, about = _generate(into, settings, options, track)
+        settings = _split_by_counts(settings, options)
+    own = Project(into, settings)
+    ignore = frozenset({own.cache_folder, own.results_folder, own.dataset_file, into / SHEET_FILE})
+    asked = settings.dataset
+    source = find_images(place, asked, ignore)
+    kept = _kept(before, settings)
+    with track("checking images", len({candidate.path for candidate in source.candidates})) as advance:
+        stamps = own.cache_folder / STAMPS_FILE
+        rule = _rule(asked, options.resplit)
+        built = build(source, rule, asked.without, kept, stamps, lambda: advance(1), options.relabel)
+    stop_if_strict(built.left_out, options.strict)
+    project = _write_project(into, settings, place, source.folder, built)
+    dataset = Dataset(built.images, project.images_folder)
+    return Initialised(project, dataset, source.layout, about or source.about, built.left_out, built.remarks)
+
+
+@contextmanager
+def _alone_in(into: Path) -> Iterator[None]:
+    """Keep another `init` out of a folder meanwhile; a folder that was made for it goes again if nothing came of it."""
+    made = [folder for folder in (into, *into.parents) if not folder.exists()]
+    try:
+        with ExitStack() as stack:
+            with _writing(into):
+                into.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(holding(into))
+            yield
+    finally:
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
+
+
+def _project_before(into: Path) -> Project | None:
+    """The project that lies in `into` already, if only its settings; None where there is none."""
+    file, dataset_file = into / PROJECT_FILE, into / DATASET_FILE
+    if file.is_file():
+        return Project(into, read_settings(file))
+    if dataset_file.exists():
+        raise ProjectError(
+            f"{dataset_file} is here without {PROJECT_FILE}, so 'init' did not write it: rename it and name it as "
+            f"the list to read, {command('init', 'LIST.csv', into=into)!r}"
+        )
+    return None
+
+
+def _kept(before: Project | None, settings: Settings) -> tuple[LabelledImage, ...]:
+    """The images of the earlier dataset.csv; without their groups where another pattern makes the groups now."""
+    if before is None or not before.dataset_file.exists():
+        return ()
+    images = read_dataset(before.dataset_file, before.images_folder).images
+    if before.settings.dataset.group_pattern == settings.dataset.group_pattern:
+        return images
+    return tuple(replace(image, group="") for image in images)
+
+
+def _settings(settings: Settings, options: InitOptions) -> Settings:
+    dataset = changed(settings.dataset, options.dataset)
+    views = changed(settings.views, options.views)
+    augmentation = changed(settings.augmentation, options.augmentation)
+    changes = {"dataset": dataset, "views": views, "augmentation": augmentation}
+    return settings.model_copy(update=changes)
+
+
+def _rule(asked: DatasetSection, resplit: bool) -> SplitRule:
+    shares = {split: share / sum(asked.split) for split, share in zip(SPLITS, asked.split, strict=True)}
+    counts = dict(zip(SPLITS, asked.split_counts, strict=True)) if asked.split_counts else None
+    return SplitRule(shares, counts, asked.split_seed, resplit, asked.group_pattern)
+
+
+def _generate(into: Path, settings: Settings, options: InitOptions, track: Track) -> tuple[Path, str]:
+    """Draw the generated leukocytes, unless they are there: of an `init` that was stopped after it drew them."""
+    folder, seed = into / GENERATED_FOLDER, settings.augmentation.seed
+    about = f"generated leukocytes, {options.per_class} of each class, in {GENERATED_FOLDER}/"
+    if folder.exists() and not is_generated(folder, options.per_class, seed):
+        raise ProjectError(f"{folder} is already here: {command('init', shown(folder), into=into)!r} takes it as it is")
+    if not folder.exists():
+        with track("drawing leukocytes", 1) as advance, _writing(into):
+            with folder_beside(folder) as partial:
+                write_cells(partial, options.per_class, seed)
+            advance(1)
+    return folder, about
+
+
+def _split_by_counts(settings: Settings, options: InitOptions) -> Settings:
+    """Equal counts a class, since nobody adds images to a generated set; unless another split is asked for."""
+    if {"split", "split_counts"} & set(options.dataset):
+        return settings
+    part = max(options.per_class * 3 // 16, 1)
+    counts = (options.per_class - 2 * part, part, part)
+    return settings.model_copy(update={"dataset": changed(settings.dataset, {"split_counts": counts})})
+
+
+def _write_project(into: Path, settings: Settings, source: Path, images: Path, built: Built) -> Project:
+    with _writing(into):
+        places = {"source": _relative(source, into), "images": _relative(images, into)}
+        settings = settings.model_copy(update={"dataset": changed(settings.dataset, places)})
+        is_new = not (into / PROJECT_FILE).exists()
+        if is_new:  # else the settings come last: until then another run of the same command changes the same things
+            write_project(into, settings)
+        write_dataset(into / DATASET_FILE, built.images)
+        if not is_new:
+            write_project(into, settings)
+    return Project(into, settings)
+
+
+@contextmanager
+def _writing(into: Path) -> Iterator[None]:
+    try:
+        yield
+    except TakenError as error:
+        raise ProjectError(f"{into}: another init is at work in it: run this one again when it is done") from error
+    except OSError as error:
+        raise ProjectError(f"{into}: cannot be written: {error.strerror or error}") from error
+    except UnicodeEncodeError as error:
+        raise ProjectError(f"{into}: {error.object!r:.200} cannot be written as UTF-8: rename it") from error
+
+
+def _relative(path: Path, start: Path) -> str:
+    return Path(os.path.relpath(resolved(path), resolved(start))).as_posix()

@@ -1,0 +1,65 @@
+"""preview: a contact sheet of some images and their augmented views."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from featcache.core.errors import DatasetError, FeatcacheError, ProjectError
+from featcache.core.files import sha256_bytes, write_bytes
+from featcache.core.project import Project, changed
+from featcache.datasets.manifest import read_dataset
+from featcache.images import (
+    contact_sheet,
+    cut_and_resize,
+    identity_of,
+    image_id_of,
+    read_bytes,
+    read_picture,
+    render,
+    view_parameters,
+)
+
+SHEET_FILE = "contact-sheet.png"
+MOST_LINES = 60
+"""Images on a contact sheet."""
+
+
+def preview(
+    project: Project,
+    out: Path | None = None,
+    per_class: int = 2,
+    n_views: int = 8,
+    size_px: int = 224,
+    augmentation: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a contact sheet: some images of each class, view 0 first, then their augmented views.
+
+    Of many classes the first are drawn, `MOST_LINES` images in all.
+    """
+    dataset = read_dataset(project.dataset_file, project.images_folder)
+    plan = changed(project.settings.augmentation, augmentation or {}).record()
+    tiles, captions = [], []
+    for label in dataset.classes[: max(MOST_LINES // per_class, 1)]:
+        images = [image for image in dataset.images if image.label == label][:per_class]
+        for image in images:
+            try:
+                data = read_bytes(dataset.folder / image.path)
+                picture = read_picture(data)
+                plain = cut_and_resize(picture.pixels, image.box, size_px, project.settings.views.resize)
+            except FeatcacheError as error:
+                raise DatasetError(f"{image.path}: {error}") from error
+            image_id = image_id_of(identity_of(sha256_bytes(data), picture.rules), image.box)
+            tiles.append([render(plain, view_parameters(plan, image_id, view)) for view in range(n_views)])
+            captions.append(f"{label}   {image.path}   {image.split}")
+    path = out or project.folder / SHEET_FILE
+    sheet = contact_sheet(tiles, captions)
+    _, encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    try:
+        write_bytes(path, encoded.tobytes())
+    except OSError as error:
+        raise ProjectError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return path

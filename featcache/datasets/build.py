@@ -1,0 +1,285 @@
+"""From what a source names to the images of a dataset manifest: scanned, deduplicated, grouped, split."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from featcache.core.errors import DatasetError
+from featcache.datasets.boxes import placed
+from featcache.datasets.candidates import Candidate, LeftOut, Source, composed, explaining
+from featcache.datasets.edits import (
+    Edited,
+    edited_lines,
+    odd_labels,
+    said_of_edits,
+    with_edited_labels,
+    with_edited_splits,
+)
+from featcache.datasets.manifest import SPLITS, LabelledImage, check, in_order, safe_relative
+from featcache.datasets.splits import DEFAULT_FRACTIONS, small_classes, split_by_counts, split_by_hash
+from featcache.images import ImageFile, image_id_of, remarks_on, scan
+
+_SPLIT_TO_KEEP = {"test": 0, "val": 1, "train": 2, "": 3}
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How splits are made where the source does not say them.
+
+    counts : images a class for each split; None splits by `fractions`
+    resplit : make new splits even where the source says them
+    group_pattern : regular expression; what it finds in a path (its first group, if it has one) is the
+        image's group
+    """
+
+    fractions: Mapping[str, float] | None = None
+    counts: Mapping[str, int] | None = None
+    seed: int = 0
+    resplit: bool = False
+    group_pattern: str = ""
+
+
+@dataclass(frozen=True)
+class Built:
+    """The images of a manifest, those left out with the reason, and remarks for people."""
+
+    images: tuple[LabelledImage, ...]
+    left_out: tuple[LeftOut, ...]
+    remarks: tuple[str, ...] = ()
+
+
+def build(
+    source: Source,
+    rule: SplitRule = SplitRule(),
+    without: Sequence[str] = (),
+    kept: Sequence[LabelledImage] = (),
+    stamps: Path | None = None,
+    on_file: Callable[[], object] = lambda: None,
+    relabel: bool = False,
+) -> Built:
+    """Make the images of a dataset manifest.
+
+    without : labels to leave out
+    kept : images of an earlier manifest, whose splits and groups stay as they are, and so do labels and splits that
+        were edited there
+    relabel : take the source's labels and splits instead
+    stamps, on_file : see `featcache.images.scanning.scan`
+
+    Raises DatasetError for what no honest training can use.
+    """
+    left_out = list(source.left_out)
+    with explaining(left_out):
+        edited = {} if relabel else edited_lines(kept)
+        excluded = [composed(label) for label in without]
+        return _build(source, rule, excluded, kept, edited, stamps, on_file, left_out)
+
+
+def _build(
+    source: Source,
+    rule: SplitRule,
+    without: Sequence[str],
+    kept: Sequence[LabelledImage],
+    edited: Edited,
+    stamps: Path | None,
+    on_file: Callable[[], object],
+    left_out: list[LeftOut],
+) -> Built:
+    unknown = set(without) - {one.label for one in source.candidates} - {one.label for one in edited.values()}
+    if unknown:
+        raise DatasetError(f"{source.folder}: no image has the label {', '.join(sorted(unknown))} to leave out")
+    candidates = [candidate for candidate in source.candidates if candidate.label not in without]
+    files = scan(source.folder, (candidate.path for candidate in candidates), stamps, on_file)
+    usable = _usable(source.folder, candidates, files, left_out)
+    images = [_image(candidate, files[candidate.path], rule.group_pattern) for candidate in usable]
+    _refuse_empty_classes(source, candidates, images)
+    images, relabelled = with_edited_labels(images, edited, without)
+    if rule.resplit:
+        images = [replace(image, split="") for image in images]
+    images = _without_duplicates(images, left_out)
+    earlier = {} if rule.resplit else _earlier(images, kept)
+    images = [_as_before(image, earlier.get(image.image_id), rule) for image in images]
+    known = {image.group: earlier[image.image_id].split for image in images if image.image_id in earlier}
+    images, remarks = _without_small_classes(images, left_out)
+    if not images:
+        raise DatasetError(f"{source.folder}: no class can be used: {'; '.join(remarks)}")
+    images, more_remarks = _with_splits(images, rule, known, left_out)
+    images, moved = with_edited_splits(images, {} if rule.resplit or rule.counts else edited)
+    remarks = [*source.remarks, *remarks, *more_remarks, *said_of_edits(relabelled, moved), *odd_labels(images)]
+    check(images, str(source.folder), "'--resplit'")
+    return Built(in_order(images), tuple(left_out), (*remarks, *remarks_on(files)))
+
+
+def _usable(
+    folder: Path, candidates: Sequence[Candidate], files: Mapping[str, ImageFile], left_out: list[LeftOut]
+) -> list[Candidate]:
+    """Candidates whose file decodes and whose box lies in it; boxes are turned with it and cut at its border."""
+    usable = []
+    for candidate in candidates:
+        file = files[candidate.path]
+        if not _can_be_listed(candidate):
+            reason = "dataset.csv cannot hold its name: rename it to plain UTF-8, without backslash and outer spaces"
+            left_out.append(LeftOut(candidate.path.encode(errors="replace").decode(), reason))
+        elif file.problem:
+            left_out.append(LeftOut(candidate.path, file.problem))
+        elif candidate.box is None:
+            usable.append(candidate)
+        else:
+            try:
+                box = placed(candidate.box, candidate.size, file, folder / candidate.path)
+                usable.append(replace(candidate, box=box))
+            except DatasetError as error:
+                left_out.append(LeftOut(candidate.path, str(error)))
+    return usable
+
+
+def _can_be_listed(candidate: Candidate) -> bool:
+    """Whether dataset.csv gives back the path and label that are written to it."""
+    try:
+        same = safe_relative(candidate.path, "") == candidate.path
+        f"{candidate.path}{candidate.label}{candidate.group}".encode()
+    except (DatasetError, UnicodeEncodeError):
+        return False
+    return same and not {"\r", "\n"} & set(candidate.path + candidate.label)
+
+
+def default_group(file_sha256: str) -> str:
+    """By default a file is its own group, whatever its name; boxes of one file stay together."""
+    return file_sha256[:16]
+
+
+def _image(candidate: Candidate, file: ImageFile, group_pattern: str) -> LabelledImage:
+    group = candidate.group or default_group(file.sha256)
+    if group_pattern and not candidate.group:
+        found = re.search(group_pattern, candidate.path)
+        group = (found.group(1 if found.re.groups else 0) if found else "") or ""
+        if not group:
+            raise DatasetError(f"{candidate.path}: the group pattern {group_pattern!r} finds nothing in this path")
+    image_id = image_id_of(file.identity, candidate.box)
+    return LabelledImage(candidate.path, candidate.label, candidate.split, group, image_id, candidate.box)
+
+
+def _refuse_empty_classes(source: Source, candidates: Sequence[Candidate], images: Sequence[LabelledImage]) -> None:
+    if not candidates:
+        raise DatasetError(f"{source.folder}: no labelled image found")
+    empty = {candidate.label for candidate in candidates} - {image.label for image in images}
+    if empty:
+        raise DatasetError(
+            f"{source.folder}: no usable image with the label {', '.join(map(repr, sorted(empty)))}: every file of "
+            f"it was left out. Mend the files, or leave the label out: --without {min(empty)}"
+        )
+
+
+def _without_duplicates(images: Sequence[LabelledImage], left_out: list[LeftOut]) -> list[LabelledImage]:
+    """One image for the same bytes (and box). With two labels nobody knows which is right.
+
+    A box that has two is left out; of whole images DatasetError names them, since one of the files must go.
+    """
+    same = defaultdict(list)
+    for image in images:
+        same[image.image_id].append(image)
+    kept = []
+    contradictions = []
+    for twins in same.values():
+        labels = sorted({image.label for image in twins})
+        if len(labels) > 1 and twins[0].box is not None and len({image.path for image in twins}) == 1:
+            left_out.append(LeftOut(twins[0].path, f"one box has different labels: {', '.join(labels)}"))
+            continue
+        if len(labels) > 1:
+            contradictions.append(" and ".join(f"{image.path} ({image.label})" for image in twins))
+            continue
+        first, *others = sorted(twins, key=lambda image: (_SPLIT_TO_KEEP[image.split], image.path))
+        kept.append(first)
+        for other in others:
+            why = ", where it is kept so that no test image is trained on" if other.split != first.split else ""
+            left_out.append(LeftOut(other.path, f"it has the same bytes as {first.path}{why}"))
+    if contradictions:
+        raise DatasetError(
+            f"{len(contradictions)} images stand there twice, the same bytes under different labels: "
+            f"{'; '.join(contradictions[:5])}. Keep the one that is right"
+        )
+    return kept
+
+
+def _earlier(images: Sequence[LabelledImage], kept: Sequence[LabelledImage]) -> dict[str, LabelledImage]:
+    """{image_id: what an earlier manifest said of the image}; found by bytes, else by path."""
+    by_path = {(image.path, image.box): image for image in kept}
+    by_id = {image.image_id: image for image in kept}
+    found = {image.image_id: by_id.get(image.image_id) or by_path.get((image.path, image.box)) for image in images}
+    return {image_id: before for image_id, before in found.items() if before is not None}
+
+
+def _as_before(image: LabelledImage, before: LabelledImage | None, rule: SplitRule) -> LabelledImage:
+    """An image with the group and split it had, unless its source says one; under counts the split stays open."""
+    if before is None or image.split:
+        return image
+    return replace(image, split="" if rule.counts else before.split, group=before.group or image.group)
+
+
+def _without_small_classes(
+    images: Sequence[LabelledImage], left_out: list[LeftOut]
+) -> tuple[list[LabelledImage], list[str]]:
+    """Leave out classes that cannot be in train, val and test; only where splits are still to be made."""
+    if all(image.split for image in images):
+        return list(images), []
+    small = small_classes([(image.group, image.label) for image in images])
+    left_out += [
+        LeftOut(image.path, f"its class {image.label!r} is too small to be in train, val and test")
+        for image in images
+        if image.label in small
+    ]
+    remarks = [
+        f"class {label!r} is left out: it has {number} image{'s' if number > 1 else ''} of different groups, and 3 "
+        "are needed, one each for train, val and test"
+        for label, number in sorted(small.items())
+    ]
+    return [image for image in images if image.label not in small], remarks
+
+
+def _with_splits(
+    images: Sequence[LabelledImage], rule: SplitRule, known: Mapping[str, str], left_out: list[LeftOut]
+) -> tuple[list[LabelledImage], list[str]]:
+    """Fill in the splits that are still open; groups in `known` stay where they were if that can be."""
+    given = {image.group: image.split for image in images if image.split}
+    if all(image.split for image in images):
+        if set(given.values()) == {"train", "test"}:
+            return _take_val_from_train(images, rule, known)
+        return list(images), []
+    members = [(image.group, image.label) for image in images]
+    if rule.counts:
+        splits = split_by_counts(members, rule.counts, rule.seed, known)
+    else:
+        splits = split_by_hash(members, rule.fractions or DEFAULT_FRACTIONS, rule.seed)
+    splits.update(given)
+    done = []
+    for image in images:
+        if image.group in splits:
+            done.append(replace(image, split=splits[image.group]))
+        else:
+            left_out.append(LeftOut(image.path, "it is beyond the number of images asked for a class"))
+    return done, []
+
+
+def _take_val_from_train(
+    images: Sequence[LabelledImage], rule: SplitRule, known: Mapping[str, str]
+) -> tuple[list[LabelledImage], list[str]]:
+    """A source with train and test only: part of the training groups becomes the validation split."""
+    members = [(image.group, image.label) for image in images if image.split == "train"]
+    fraction = DEFAULT_FRACTIONS["val"] / (DEFAULT_FRACTIONS["train"] + DEFAULT_FRACTIONS["val"])
+    half = {"train": 1 - fraction, "val": fraction / 2, "test": fraction / 2}
+    splits = split_by_hash(members, half, rule.seed)
+    splits.update((group, split) for group, split in known.items() if group in splits and split != "test")
+    done = [
+        replace(image, split="val") if image.split == "train" and splits[image.group] != "train" else image
+        for image in images
+    ]
+    moved = sum(image.split == "val" for image in done)
+    return done, [f"no val split was given: {moved} of the train images were taken for it, by hash"]
+
+
+def split_counts_text(images: Sequence[LabelledImage]) -> str:
+    """`168 train, 36 val, 36 test`"""
+    return ", ".join(f"{sum(image.split == split for image in images)} {split}" for split in SPLITS)

@@ -1,0 +1,162 @@
+"""A CSV that lists images: found, its columns recognised, its lines read."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from featcache.core.errors import DatasetError
+from featcache.core.files import resolved
+from featcache.core.project import DatasetSection
+from featcache.datasets.candidates import Candidate, LeftOut, Source, composed
+from featcache.datasets.columns import (
+    Columns,
+    box_of,
+    has_path_and_label,
+    headerless,
+    path_and_label,
+    recognise,
+    size_of,
+)
+from featcache.datasets.csv_files import header_of, read_csv
+from featcache.datasets.split_names import split_of
+from featcache.images import is_file, is_image_name, is_images_folder, visible_folders
+
+
+def from_csv(path: Path, asked: DatasetSection) -> Source:
+    """The images of a list, with their boxes, groups and splits where it has columns for them."""
+    frame = read_csv(path, headerless)
+    header = [str(name) for name in frame.columns]
+    source = Source("csv", path.parent, f"a list, {path.name}: columns {', '.join(header)}")
+    columns = _without_folds(source, frame, recognise(str(path), header, asked))
+    places = _Places(path.parent)
+    files: list[Path] = []
+    for line, row in zip(frame.index, frame.to_dict("records"), strict=True):
+        cells = {str(key): str(value).strip() for key, value in row.items()}
+        name, where = cells[columns.path], f"{path}, line {line}"
+        file = places.find(name)
+        if not cells[columns.label]:
+            source.left_out.append(LeftOut(name, "it has no label"))
+        elif isinstance(file, str):
+            source.left_out.append(LeftOut(name, file))
+        else:
+            source.candidates.append(_candidate(cells, columns, where))
+            files.append(file)
+    _name_from_common_folder(source, files)
+    return source
+
+
+def _candidate(cells: dict[str, str], columns: Columns, where: str) -> Candidate:
+    split = _split_name(cells[columns.split], where) if columns.split else ""
+    group = composed(cells[columns.group]) if columns.group else ""
+    box = box_of(cells, columns, where) if columns.box else None
+    size = size_of(cells, columns) if box else None
+    return Candidate("", composed(cells[columns.label]), split, group, box, size)
+
+
+def _without_folds(source: Source, frame: pd.DataFrame, columns: Columns) -> Columns:
+    """A column of numbers that is named fold is for cross-validation: it makes no splits, and that is said."""
+    if not columns.split or columns.split.lower() != "fold":
+        return columns
+    if not all(str(value).strip().isdigit() for value in frame[columns.split] if str(value).strip()):
+        return columns
+    source.remarks.append(f"the column {columns.split} holds numbers and not train, val and test: it makes no splits")
+    return replace(columns, split="")
+
+
+def _name_from_common_folder(source: Source, files: list[Path]) -> None:
+    """Make the paths of a list relative: to the list's folder, or to the one that holds all images."""
+    if not all(file.is_relative_to(source.folder) and ".." not in file.parts for file in files):
+        files = [resolved(file) for file in files]
+        source.folder = Path(os.path.commonpath([file.parent for file in files]))
+    source.candidates = [
+        replace(candidate, path=file.relative_to(source.folder).as_posix())
+        for candidate, file in zip(source.candidates, files, strict=True)
+    ]
+
+
+def _split_name(name: str, where: str) -> str:
+    split = split_of(name)
+    if name and not split:
+        raise DatasetError(
+            f"{where}: split {name!r}: expected train, val or test; --split-column none takes no splits from the list"
+        )
+    return split
+
+
+class _Places:
+    """Where the images of a list may lie: in its folder, in one of images beside it, in any other beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        subfolders = visible_folders(folder)
+        self._usual = [folder, *filter(is_images_folder, subfolders)]
+        self._all = [*self._usual, *(sub for sub in subfolders if not is_images_folder(sub))]
+        self._listed: dict[Path, dict[str, list[Path]]] = {}
+
+    def find(self, name: str) -> Path | str:
+        """The file that a name means, or why there is none. A name may lack its ending, or write it otherwise."""
+        name = name.replace("\\", "/")
+        if not name:
+            return "there is no such file"
+        try:
+            for place in self._usual:
+                if (file := Path(os.path.normpath(place / name))).is_file():
+                    return file
+            return self._alike(name)
+        except (OSError, ValueError):  # a name that no file can have
+            return "there is no such file"
+
+    def _alike(self, name: str) -> Path | str:
+        found: dict[Path, None] = {}
+        for place in self._all:
+            file = Path(os.path.normpath(place / name))
+            listed = self._listing(file.parent)
+            alike = next((listed[key] for key in _keys(file) if key in listed), [])
+            found.update(dict.fromkeys(alike))
+        if len(found) > 1:
+            return f"it may be any of several files: {', '.join(map(str, list(found)[:3]))}"
+        return next(iter(found), "there is no such file")
+
+    def _listing(self, folder: Path) -> dict[str, list[Path]]:
+        if folder not in self._listed:
+            listed: dict[str, list[Path]] = {}
+            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if is_image_name(path) and path.is_file():
+                    for key in {*_keys(path), composed(path.stem)}:
+                        listed.setdefault(key, []).append(path)
+            self._listed[folder] = listed
+        return self._listed[folder]
+
+
+def _keys(path: Path) -> tuple[str, str]:
+    """How a name is looked for: as it is but for its Unicode form, then with its ending in small letters."""
+    name = composed(path.name)
+    stem, dot, ending = name.rpartition(".")
+    return name, f"{stem}{dot}{ending.lower()}/"
+
+
+def labels_of(path: Path, asked: DatasetSection) -> Iterator[tuple[str, list[str]]]:
+    """Lines of a label file: an image's name and the labels of its cells ("a, b": two cells)."""
+    frame = read_csv(path, headerless)
+    path_column, label_column = path_and_label(str(path), [str(name) for name in frame.columns], asked)
+    for _, row in frame.iterrows():
+        labels = [composed(label.strip()) for label in re.split(r"[,;|]", str(row[label_column]))]
+        yield str(row[path_column]).strip(), [label for label in labels if label]
+
+
+def label_lists(folder: Path, asked: DatasetSection, own: frozenset[Path] = frozenset()) -> Sequence[Path]:
+    """CSV files in `folder` with a path and a label column; those of the usual names before all others."""
+    headers = {
+        path: header_of(path)
+        for path in sorted(folder.iterdir())
+        if is_file(path, ".csv") and resolved(path) not in own
+    }
+    for usual_only in (True, False):
+        if found := [path for path, names in headers.items() if has_path_and_label(names, asked, usual_only)]:
+            return found
+    return []

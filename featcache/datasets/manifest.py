@@ -1,0 +1,174 @@
+"""The dataset manifest: dataset.csv, one line an image, with its label, split, group and box."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from featcache.core.errors import DatasetError
+from featcache.core.files import plain_cell, safe_cell, write_text
+from featcache.core.recipe import digest
+from featcache.datasets.csv_files import read_csv
+from featcache.images import Box, sides_px
+
+SPLITS = ("train", "val", "test")
+COLUMNS = ("path", "label", "split", "group", "x_min", "y_min", "x_max", "y_max", "image_id")
+_BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
+_TEXT_COLUMNS = ("path", "label", "group")
+_PLAIN_PATH = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*")
+"""Names that begin with a letter, digit, underscore or hyphen: not absolute, and no part is '.' or '..'."""
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One line of dataset.csv: an original, or one box cut out of it.
+
+    path : relative to the images' folder, with forward slashes
+    image_id : digest of the file's bytes, and of the box where there is one (`image_id_of`)
+    """
+
+    path: str
+    label: str
+    split: str
+    group: str
+    image_id: str
+    box: Box | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The images of a project in the order of its dataset.csv, and the folder their paths start from."""
+
+    images: tuple[LabelledImage, ...]
+    folder: Path
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """All labels, sorted."""
+        return tuple(sorted({image.label for image in self.images}))
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex SHA-256 over every line, in any order: what a run was trained on."""
+        lines = [list(_cells(image)) for image in self.images]
+        return digest(sorted(lines, key=lambda line: [-1 if cell is None else cell for cell in line]))
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Images a class and split: {label: {split: n}}."""
+        counts: Counter[tuple[str, str]] = Counter((image.label, image.split) for image in self.images)
+        return {label: {split: counts[label, split] for split in SPLITS} for label in self.classes}
+
+
+def in_order(images: Iterable[LabelledImage]) -> tuple[LabelledImage, ...]:
+    """Images as dataset.csv lists them: split by split, classes together, then by path and box."""
+    return tuple(sorted(images, key=lambda i: (SPLITS.index(i.split), i.label, i.path, i.box or Box(0, 0, 1, 1))))
+
+
+def check(images: Sequence[LabelledImage], where: str, remedy: str = "'featcache init --resplit'") -> None:
+    """Refuse what no honest training can use. Raises DatasetError with all that is wrong at once.
+
+    remedy : what makes new splits
+    """
+    if not images:
+        raise DatasetError(f"{where}: no usable image")
+    labels = {image.label for image in images}
+    if len(labels) < 2:
+        raise DatasetError(f"{where}: all images have the label {min(labels)!r}: at least two classes are needed")
+    problems = []
+    by_group = defaultdict(set)
+    for image in images:
+        by_group[image.group].add(image.split)
+    torn = sorted(group for group, splits in by_group.items() if len(splits) > 1)
+    if torn:
+        splits = " and ".join(sorted(by_group[torn[0]]))
+        problems.append(
+            f"{len(torn)} groups stand in several splits ({torn[0]!r} in {splits}): "
+            "a group must stay on one side, or the test leaks into the training"
+        )
+    for split in SPLITS:
+        present = {image.label for image in images if image.split == split}
+        if not present:
+            problems.append(f"the split {split!r} has no images")
+        elif labels - present:
+            problems.append(f"the split {split!r} has no images of {', '.join(sorted(labels - present))}")
+    if problems:
+        raise DatasetError(f"{where}: " + "; ".join(problems) + f". {remedy} makes new splits from all images")
+
+
+def write_dataset(path: Path, images: Sequence[LabelledImage]) -> None:
+    """Write dataset.csv; the box columns are there only if some image has a box."""
+    frame = pd.DataFrame([_cells(image) for image in images], columns=list(COLUMNS))
+    frame[list(_TEXT_COLUMNS)] = frame[list(_TEXT_COLUMNS)].map(safe_cell)
+    if all(image.box is None for image in images):
+        frame = frame.drop(columns=list(_BOX_COLUMNS))
+    else:
+        frame = frame.astype(dict.fromkeys(_BOX_COLUMNS, "Int64"))
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def read_dataset(path: Path, folder: Path) -> Dataset:
+    """Parse dataset.csv. Every line is checked; DatasetError names the first line that is wrong.
+
+    The column image_id may be absent or empty (a list written by hand): it is then "".
+    """
+    frame = read_csv(path)
+    missing = {"path", "label", "split"} - set(frame.columns)
+    if missing:
+        raise DatasetError(f"{path}: no column {', '.join(sorted(missing))}; found {', '.join(frame.columns)}")
+    images, seen = [], set()
+    for line, cells in zip(frame.index, frame.to_dict("records"), strict=True):
+        image = _parse({str(key): str(value) for key, value in cells.items()}, f"{path}, line {line}")
+        if (image.path, image.box) in seen:
+            raise DatasetError(f"{path}, line {line}: {image.path} is listed twice")
+        seen.add((image.path, image.box))
+        images.append(image)
+    if not images:
+        raise DatasetError(f"{path}: no images are listed")
+    return Dataset(tuple(images), folder)
+
+
+def safe_relative(path: str, where: str) -> str:
+    """`path` with forward slashes. Raises DatasetError if it is empty, absolute or climbs out with '..'."""
+    if _PLAIN_PATH.fullmatch(path):  # nearly all are, and there may be a hundred thousand
+        return path
+    cleaned = path.strip().replace("\\", "/")
+    pure = PurePosixPath(cleaned)
+    outside = pure.is_absolute() or ".." in pure.parts or re.match("[A-Za-z]:", cleaned)
+    if not pure.parts or outside or "\0" in cleaned:
+        raise DatasetError(f"{where}: path {path!r:.200}: expected one relative to the images' folder, without '..'")
+    return pure.as_posix()
+
+
+def parse_box(cells: dict[str, str], where: str) -> Box | None:
+    """The box in the cells x_min, y_min, x_max, y_max (or xmin, ...), or None where all are empty or absent."""
+    values = [(cells.get(name) or cells.get(name.replace("_", ""), "")).strip() for name in _BOX_COLUMNS]
+    if not any(values):
+        return None
+    try:
+        return Box(*map(round, sides_px(values)))
+    except ValueError as error:
+        raise DatasetError(f"{where}: box {', '.join(values)}: expected four whole numbers of pixels") from error
+
+
+def _parse(cells: dict[str, str], where: str) -> LabelledImage:
+    cells = {**cells, **{name: plain_cell(cells.get(name, "").strip()) for name in _TEXT_COLUMNS}}
+    path = safe_relative(cells["path"], where)
+    label, split = cells["label"].strip(), cells["split"].strip()
+    if not label:
+        raise DatasetError(f"{where}: {path} has no label")
+    if split not in SPLITS:
+        raise DatasetError(f"{where}: split {split!r}: expected train, val or test")
+    box = parse_box(cells, where)
+    image_id = cells.get("image_id", "").strip()
+    return LabelledImage(path, label, split, cells.get("group", "").strip(), image_id, box)
+
+
+def _cells(image: LabelledImage) -> tuple[str | int | None, ...]:
+    box = (None,) * 4 if image.box is None else astuple(image.box)
+    return (image.path, image.label, image.split, image.group, *box, image.image_id)

@@ -1,0 +1,46 @@
+"""demo: the whole job on generated leukocytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from featcache.core.errors import ProjectError
+from featcache.core.progress import Track, silent
+from featcache.core.project import DATASET_FILE, PROJECT_FILE, find_project
+from featcache.datasets import GENERATED_FOLDER, GENERATED_PER_CLASS, Initialised, InitOptions, init, read_dataset
+from featcache.extraction import Extracted, extract
+from featcache.heads import Fitted, HeadConfig, fit_head
+from featcache.reporting import report
+from featcache.store import open_cache
+
+_PART = GENERATED_PER_CLASS * 3 // 16
+_SPLIT = {"split_counts": (GENERATED_PER_CLASS - 2 * _PART, _PART, _PART)}
+
+
+def demo(folder: Path, epochs: int, track: Track = silent) -> tuple[Initialised, Extracted, Fitted, Path]:
+    """The whole job on generated leukocytes: init, extract, fit-head, report. What is done already is kept."""
+    made = _made_before(folder) or init(_drawn_before(folder), folder, InitOptions(dataset=_SPLIT), track)
+    (extracted,) = extract(made.project, ["efficientnet-lite0"], track=track).caches
+    cache = open_cache(extracted.path)
+    fitted = fit_head(cache, made.project.results_folder, HeadConfig(epochs=epochs), track=track)
+    _, html, _ = report(made.project.results_folder)
+    return made, extracted, fitted, html
+
+
+def _made_before(folder: Path) -> Initialised | None:
+    """The project of an earlier demo, as it is. Raises ProjectError for a project of other images."""
+    if not (folder / PROJECT_FILE).is_file():
+        return None
+    project = find_project(folder)
+    if project.settings.dataset.source != GENERATED_FOLDER:
+        raise ProjectError(f"{folder}: holds a project of other images: name a new folder, 'featcache demo FOLDER'")
+    if not (folder / DATASET_FILE).exists():
+        return None
+    dataset = read_dataset(project.dataset_file, project.images_folder)
+    return Initialised(project, dataset, "class-folders", "the generated leukocytes of an earlier demo", (), ())
+
+
+def _drawn_before(folder: Path) -> Path | None:
+    """The leukocytes that a demo drew before it was interrupted."""
+    drawn = folder / GENERATED_FOLDER
+    return drawn if drawn.is_dir() else None

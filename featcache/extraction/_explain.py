@@ -1,0 +1,194 @@
+"""explain: why a cache has its name, and why it is there or not, field by field; diff: two caches side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.core.errors import CacheError, UsageError
+from featcache.core.progress import Track, silent
+from featcache.core.project import Project
+from featcache.core.recipe import Recipe
+from featcache.extraction.plan import ExtractOptions, Plan, plan_extraction
+from featcache.store import MANIFEST_FILE, ROWS_FILE, Cache, Reach, list_caches, read_recipe, read_rows
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One field of two recipes that is not the same."""
+
+    field: str
+    ours: Any
+    theirs: Any
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """Another cache of the same backbone, and why it is not the one that is asked for.
+
+    missing, extra : rows (image, view) that it lacks, and that it has besides
+    """
+
+    name: str
+    finished: bool
+    fields: tuple[Difference, ...]
+    missing: int
+    extra: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a cache is named by, and what `extract` would have to do.
+
+    state : "hit", "unfinished" or "miss"
+    compute, copy : rows that extract would compute, and copy from `sources`; the rest is there
+    """
+
+    name: str
+    digest: str
+    state: str
+    fields: Mapping[str, Any]
+    images: int
+    rows: int
+    compute: int
+    copy: int
+    sources: tuple[str, ...]
+    neighbours: tuple[Neighbour, ...]
+
+
+def explain(
+    project: Project, models: Sequence[str], options: ExtractOptions | None = None, track: Track = silent
+) -> list[Explanation]:
+    """Say what `extract` with these arguments is of and would do, a cache each. Nothing is computed."""
+    options = options or ExtractOptions()
+    plans = plan_extraction(project, models, options, track, keep=False)
+    return [explain_plan(plan, options) for plan in plans]
+
+
+def explain_plan(plan: Plan, options: ExtractOptions) -> Explanation:
+    """What a plan is of, and what of it is there."""
+    state = "hit" if (plan.folder / MANIFEST_FILE).is_file() else "unfinished" if plan.folder.is_dir() else "miss"
+    compute = copy = 0
+    sources: tuple[str, ...] = ()
+    if state != "hit":
+        parents = (plan.parent, *options.reuse_from)
+        reach = Reach(parents, plan.recipe.space, plan.cut.feature_shape, first=plan.folder)
+        reach.look_for(plan.rows)
+        held = [name for row in plan.rows if (name := reach.holder(row))]
+        copy = sum(name != plan.name for name in held)
+        compute = len(plan.rows) - len(held)
+        sources = tuple(sorted(set(held) - {plan.name}))
+    return Explanation(
+        name=plan.name,
+        digest=plan.digest,
+        state=state,
+        fields=flat(plan.recipe),
+        images=len(plan.dataset.images),
+        rows=sum(plan.views),
+        compute=compute,
+        copy=copy,
+        sources=sources,
+        neighbours=tuple(_neighbours(plan)),
+    )
+
+
+def flat(recipe: Recipe) -> dict[str, Any]:
+    """A recipe's fields by their full names."""
+    value = recipe.to_dict()
+    return {f"{part}.{name}": field for part in ("space", "augmentation") for name, field in value[part].items()}
+
+
+def differences(ours: Recipe, theirs: Recipe) -> tuple[Difference, ...]:
+    """The fields of two recipes that differ."""
+    one, other = flat(ours), flat(theirs)
+    return tuple(Difference(name, one[name], other[name]) for name in one if one[name] != other[name])
+
+
+def _neighbours(plan: Plan) -> Iterator[Neighbour]:
+    """Other caches of this backbone, those that differ least first."""
+    wanted = {(row.image_id, row.view) for row in plan.rows}
+    found = []
+    for entry in list_caches(plan.parent):
+        try:
+            recipe, frame = read_recipe(entry.folder), read_rows(entry.folder / ROWS_FILE)
+        except CacheError:  # ls and verify say what is wrong with it
+            continue
+        if entry.folder != plan.folder and recipe.space.backbone == plan.recipe.space.backbone:
+            theirs = set(zip(frame["image_id"], frame["view"], strict=True))
+            fields = differences(plan.recipe, recipe)
+            finished = entry.cache is not None
+            found.append(Neighbour(entry.folder.name, finished, fields, len(wanted - theirs), len(theirs - wanted)))
+    yield from sorted(found, key=lambda n: (len(n.fields), n.missing + n.extra, n.name))
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Two caches side by side.
+
+    common : rows that both hold, by what they are of; only_a, only_b : rows of one alone
+    relabelled : images of both with another label, split, group or path, by column
+    differing, largest : of the common rows, where values were compared: how many differ, and by how much at most
+    """
+
+    a: str
+    b: str
+    fields: tuple[Difference, ...]
+    storage: tuple[Difference, ...]
+    common: int
+    only_a: int
+    only_b: int
+    relabelled: Mapping[str, int]
+    differing: int | None = None
+    largest: float | None = None
+
+
+def diff(a: Cache, b: Cache, values: bool = False, track: Track = silent) -> Diff:
+    """Compare recipes, rows and labels of two caches; with `values` also the features of rows that both hold."""
+    ours, theirs = a.views, b.views
+    comparable = a.recipe.space == b.recipe.space
+    of = [name for name in ours.columns if name not in ("row", "row_id")]
+    key = ["row_id", "image_id", "view"] if comparable else of
+    joined = ours.merge(theirs, on=key, suffixes=("_a", "_b"))
+    images = a.dataset.merge(b.dataset, on="image_id", suffixes=("_a", "_b"))
+    columns = ("label", "split", "group", "path")
+    changed = {name: int((images[f"{name}_a"] != images[f"{name}_b"]).sum()) for name in columns}
+    one, other = a.manifest.array, b.manifest.array
+    storage = [(name, getattr(one, name), getattr(other, name)) for name in ("format", "shape", "dtype")]
+    differing = largest = None
+    if values:
+        differing, largest = _compared(a, b, joined["row_a"].to_numpy(), joined["row_b"].to_numpy(), track)
+    return Diff(
+        a.name,
+        b.name,
+        differences(a.recipe, b.recipe),
+        tuple(Difference(*item) for item in storage if item[1] != item[2]),
+        len(joined),
+        len(ours) - len(joined),
+        len(theirs) - len(joined),
+        changed,
+        differing,
+        largest,
+    )
+
+
+def _compared(
+    a: Cache, b: Cache, rows_a: NDArray[np.intp], rows_b: NDArray[np.intp], track: Track
+) -> tuple[int, float]:
+    """How many of the paired rows differ, and the largest difference. Raises UsageError for rows of other shapes."""
+    if a.features.shape[1:] != b.features.shape[1:]:
+        raise UsageError(f"rows of {a.features.shape[1:]} and of {b.features.shape[1:]} cannot be compared")
+    differing, largest = 0, 0.0
+    with track("comparing features", len(rows_a)) as advance:
+        for place, block in a.features.blocks(rows_a):
+            ours = block.reshape(len(block), -1).astype(np.float64)
+            theirs = b.features[rows_b[place]].reshape(len(block), -1).astype(np.float64)
+            same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+            off = np.where(same, 0.0, np.abs(ours - theirs))
+            differing += int((~same).any(axis=1).sum())
+            largest = max(largest, float(np.nan_to_num(off, nan=np.inf, posinf=np.inf).max(initial=0.0)))
+            advance(len(block))
+    return differing, largest

@@ -1,0 +1,150 @@
+"""Views of images, rendered in threads ahead of the networks; each file is decoded once, each view rendered once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import Generic, TypeVar
+
+from featcache.core.errors import DatasetError, ImageError
+from featcache.core.files import sha256_bytes
+from featcache.core.machine import usable_cores
+from featcache.core.recipe import FeatureSpace
+from featcache.datasets import LabelledImage
+from featcache.extraction.stage_times import Shares
+from featcache.images import (
+    RULES,
+    Pixels,
+    ViewParameters,
+    cut_and_resize,
+    identity_of,
+    image_id_of,
+    read_bytes,
+    read_picture,
+    render,
+)
+
+_REMEMBERED_BYTES = 192 << 20
+
+Value = TypeVar("Value")
+
+
+class Renderer:
+    """Renders what several caches ask for. What two of them ask for at about the same time is made once.
+
+    folder : what the images' paths start from
+    for_several : whether views are remembered for other caches; decoded files always are, for their other boxes
+    """
+
+    def __init__(self, folder: Path, shares: Shares, for_several: bool) -> None:
+        self._folder = folder
+        self._shares = shares
+        self._pool = ThreadPoolExecutor(usable_cores(), "featcache-render")
+        self._files: _Once[tuple[str, Pixels]] = _Once(_REMEMBERED_BYTES, lambda found: found[1].nbytes)
+        self._views: _Once[Pixels] | None = _Once(_REMEMBERED_BYTES, lambda view: view.nbytes) if for_several else None
+
+    def submit(
+        self, image: LabelledImage, space: FeatureSpace, parameters: Sequence[ViewParameters]
+    ) -> Future[list[Pixels]]:
+        """Begin to render views of an image. Its result raises DatasetError as `render_views` does."""
+        return self._pool.submit(self._render, image, space, parameters)
+
+    def close(self) -> None:
+        """Begin nothing more, and wait for what is under way."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _render(self, image: LabelledImage, space: FeatureSpace, parameters: Sequence[ViewParameters]) -> list[Pixels]:
+        plain: Pixels | None = None
+
+        def view(how: ViewParameters) -> Pixels:
+            nonlocal plain
+            if plain is None:
+                with self._shares.of("decode"):
+                    plain = _plain(image, space, self._decoded)
+            with self._shares.of("render"):
+                return render(plain, how)
+
+        frame = (space.input_size_px, space.resize)
+        if self._views is None:
+            return [view(how) for how in parameters]
+        return [self._views.get((image.image_id, *frame, how), partial(view, how)) for how in parameters]
+
+    def _decoded(self, image: LabelledImage) -> tuple[str, Pixels]:
+        return self._files.get(image.path, lambda: _decoded(image, self._folder))
+
+
+class _Once(Generic[Value]):
+    """Values by key, each made by whoever asks first; the latest are remembered, up to so many bytes."""
+
+    def __init__(self, most_bytes: int, size: Callable[[Value], int]) -> None:
+        self._most_bytes, self._size = most_bytes, size
+        self._lock = Lock()
+        self._made: OrderedDict[Hashable, Future[Value]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        with self._lock:
+            future = self._made.get(key)
+            is_mine = future is None
+            if future is None:
+                future = self._made[key] = Future()
+            self._made.move_to_end(key)
+        if is_mine:
+            try:
+                future.set_result(make())
+            except BaseException as error:
+                future.set_exception(error)
+                raise
+            self._remember(future)
+        return future.result()
+
+    def _remember(self, future: Future[Value]) -> None:
+        with self._lock:
+            self._bytes += self._size(future.result())
+            for key, old in list(self._made.items()):
+                if self._bytes <= self._most_bytes:
+                    break
+                if old.done() and old is not future:
+                    del self._made[key]
+                    self._bytes -= self._size(old.result()) if old.exception() is None else 0
+
+
+def render_views(
+    image: LabelledImage, folder: Path, space: FeatureSpace, parameters: Sequence[ViewParameters]
+) -> list[Pixels]:
+    """Read and decode an image, and render the wanted views of it, each of the input size of a feature space.
+
+    Raises DatasetError, with the image's path, for what is no image, or no longer the one that it is named by.
+    """
+    plain = _plain(image, space, lambda image: _decoded(image, folder))
+    return [render(plain, how) for how in parameters]
+
+
+def _plain(image: LabelledImage, space: FeatureSpace, decoded: Callable[[LabelledImage], tuple[str, Pixels]]) -> Pixels:
+    try:
+        identity, pixels = decoded(image)
+        _check_bytes(image, identity)  # decoded, perhaps, for another box of the file
+        return cut_and_resize(pixels, image.box, space.input_size_px, space.resize)
+    except DatasetError as error:
+        raise DatasetError(f"{image.path}: {error}") from error
+
+
+def _decoded(image: LabelledImage, folder: Path) -> tuple[str, Pixels]:
+    """What names an image's file, and its pixels."""
+    data = read_bytes(folder / image.path)
+    sha256 = sha256_bytes(data)
+    _check_bytes(image, *(identity_of(sha256, rules) for rules in RULES))
+    picture = read_picture(data)
+    identity = identity_of(sha256, picture.rules)
+    _check_bytes(image, identity)
+    return identity, picture.pixels
+
+
+def _check_bytes(image: LabelledImage, *identities: str) -> None:
+    """The bytes must be those that the image is named by: no feature is of another picture."""
+    if image.image_id not in (image_id_of(identity, image.box) for identity in identities):
+        raise ImageError("its bytes changed while features were computed: run the command again")

@@ -1,0 +1,22 @@
+from ._fit_classical import fit_classical as fit_classical
+from ._fit_head import (
+    Fitted as Fitted,
+    described as described,
+    draw as draw,
+    explaining_damage as explaining_damage,
+    fit_head as fit_head,
+    measure as measure,
+    planned as planned,
+    readable as readable,
+    refuse_missing_classes as refuse_missing_classes,
+)
+from ._sweep import fit_seeds as fit_seeds, grid as grid, random_points as random_points, sweep as sweep
+from .config import PRESETS as PRESETS, HeadConfig as HeadConfig, from_preset as from_preset
+from .cost import Expected as Expected, expect as expect
+from .estimator import HeadClassifier as HeadClassifier
+from .gram import accuracy_of as accuracy_of
+from .head import Head as Head
+from .initializers import order as order
+from .kernel import KERNELS_SUFFIX as KERNELS_SUFFIX, kernels_folder as kernels_folder, unwanted as unwanted
+from .resume import interrupted as interrupted
+from .stack import losses as losses, softmax as softmax

@@ -1,0 +1,78 @@
+"""fit-head --head logreg and the like: scikit-learn's classifiers on the Gram matrices of a cache, for comparison."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featcache.core.progress import Track, silent
+from featcache.core.project import refuse_unwritable
+from featcache.datasets import SPLITS
+from featcache.heads import classical
+from featcache.heads._fit_head import (
+    Fitted,
+    described,
+    draw,
+    explaining_damage,
+    measure,
+    readable,
+    refuse_missing_classes,
+)
+from featcache.heads.config import HeadConfig
+from featcache.heads.head import Array
+from featcache.heads.kernel import kernel
+from featcache.heads.train import plan_head
+from featcache.store import Cache
+from featcache.training import Epoch, runs
+
+
+def fit_classical(
+    cache: Cache, results: Path, kind: str, seed: int = 0, again: bool = False, track: Track = silent
+) -> Fitted:
+    """Fit one of `featcache.heads.classical.KINDS` to the train rows and write its run; features are never held.
+
+    Raises HeadError for an unknown kind and for what cannot be trained, RunError where the run cannot be written.
+    """
+    plan_head(cache, HeadConfig(batch=1), "gram")
+    refuse_missing_classes(cache)
+    identity: dict[str, Any] = {
+        "kind": "head",
+        "cache": cache.manifest.digest,
+        "dataset": cache.manifest.dataset_digest,
+        "head": {"kind": kind, "seed": seed},
+        "solver": "scikit-learn",
+    }
+    name = runs.run_name(kind, cache.recipe.space.backbone, identity)
+    if runs.is_finished(results / name) and not again:
+        return Fitted(readable(runs.Run(results / name)), cache.name, reused=True)
+    refuse_unwritable(results)
+    started = time.perf_counter()
+    with explaining_damage(cache):
+        probabilities = _probabilities(cache, kind, seed, track)
+    splits = measure(cache, probabilities)
+    seconds = time.perf_counter() - started
+    train, val = splits["train"], splits["val"]
+    entry = Epoch(1, train["loss"], train["accuracy"], val["loss"], val["accuracy"], 0.0, seconds)
+    with runs.new_run(results, name) as folder:
+        runs.write_predictions(folder, cache.rows, probabilities, cache.classes)
+        config = {**identity, **described(cache, "by scikit-learn, on the Gram matrix")}
+        timing = {"epochs": 1, "seconds": round(seconds, 3), "s_per_epoch": seconds}
+        runs.write_run(folder, config, {**timing, **splits}, [entry])
+    return Fitted(draw(runs.Run(results / name), with_curves=False), cache.name, reused=False)
+
+
+def _probabilities(cache: Cache, kind: str, seed: int, track: Track) -> Array:
+    """Of every row of the cache, (n, classes)."""
+    numbers = {split: cache.numbers(split) for split in SPLITS}
+    train = numbers["train"]
+    with track(f"Gram matrices of {cache.name}", len(cache.features)) as advance:
+        products = {split: kernel(cache, rows, train, "float32", advance) for split, rows in numbers.items()}
+    model = classical.fit_classical(kind, products["train"], cache.labels("train"), seed, n_classes=len(cache.classes))
+    probabilities = np.zeros((len(cache.features), len(cache.classes)))
+    for split, rows in numbers.items():
+        norms = classical.squared_norms(cache.features, rows) if model.needs_norms else None
+        probabilities[rows] = model.probabilities(products[split], norms)
+    return probabilities

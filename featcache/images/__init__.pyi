@@ -1,0 +1,29 @@
+from .decode import is_image_name as is_image_name, read_bytes as read_bytes, read_picture as read_picture
+from .folders import (
+    descend as descend,
+    files_below as files_below,
+    has_images as has_images,
+    is_file as is_file,
+    is_images_folder as is_images_folder,
+    look as look,
+    names_of as names_of,
+    seen as seen,
+    visible_folders as visible_folders,
+)
+from .identity import (
+    MAX_SIDE_PX as MAX_SIDE_PX,
+    Box as Box,
+    identity_of as identity_of,
+    image_id_of as image_id_of,
+    sides_px as sides_px,
+)
+from .pixels import RULES as RULES
+from .scanning import STAMPS_FILE as STAMPS_FILE, ImageFile as ImageFile, remarks_on as remarks_on, scan as scan
+from .views import (
+    Pixels as Pixels,
+    ViewParameters as ViewParameters,
+    contact_sheet as contact_sheet,
+    cut_and_resize as cut_and_resize,
+    render as render,
+    view_parameters as view_parameters,
+)

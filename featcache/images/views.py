@@ -1,0 +1,216 @@
+"""Views: the augmentation plan, its parameters, and rendering with OpenCV.
+
+View 0 of an image is the plain one; views 1, 2, ... are augmented. Every parameter follows from
+(seed, image_id, view) and its own name alone, so nothing depends on order, worker or batch, and a new
+kind of parameter leaves the others as they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.core.errors import DatasetError
+from featcache.core.recipe import RESIZES, Augmentation, FillMode
+from featcache.images.identity import Box
+
+Pixels = NDArray[np.uint8]
+
+_BORDERS: dict[FillMode, int] = {
+    "constant": cv2.BORDER_CONSTANT,
+    "nearest": cv2.BORDER_REPLICATE,
+    "reflect": cv2.BORDER_REFLECT,
+    "wrap": cv2.BORDER_WRAP,
+}
+_GREY = np.array([0.299, 0.587, 0.114])
+"""Weights of R, G, B in the luma of ITU-R BT.601."""
+
+
+@dataclass(frozen=True)
+class ViewParameters:
+    """What one view does to an image. The defaults are the plain view.
+
+    rotation_deg : counter-clockwise
+    shift_x, shift_y : as fractions of the side, to the right and down
+    brightness : added, as a fraction of full white
+    contrast, saturation : factors
+    hue_deg : turn about the grey axis
+    fill_value : grey level of points outside the border, where fill_mode is "constant"
+    """
+
+    rotation_deg: float = 0.0
+    shift_x: float = 0.0
+    shift_y: float = 0.0
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+    brightness: float = 0.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    hue_deg: float = 0.0
+    fill_mode: FillMode = "constant"
+    fill_value: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The parameters as they stand in the row table."""
+        return asdict(self)
+
+
+PLAIN = ViewParameters()
+
+
+def view_parameters(augmentation: Augmentation, image_id: str, view: int) -> ViewParameters:
+    """Parameters of one view of one image. View 0 is plain under every augmentation."""
+    if view == 0:
+        return PLAIN
+
+    def unit(name: str) -> float:
+        """A number in [0, 1) that only (seed, image_id, view, name) decide; SHA-256 stands for the generator."""
+        identity = f"{augmentation.seed}\n{image_id}\n{view}\n{name}"
+        return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:6], "big") / 2**48
+
+    def within(name: str, bound: float) -> float:
+        """Uniform in [-bound, bound), rounded so that every language prints it alike."""
+        return round((2 * unit(name) - 1) * bound, 9) + 0.0  # -0.0 becomes 0.0
+
+    modes = augmentation.fill_modes
+    return ViewParameters(
+        rotation_deg=within("rotation", augmentation.rotation_deg),
+        shift_x=within("shift_x", augmentation.shift),
+        shift_y=within("shift_y", augmentation.shift),
+        flip_horizontal=augmentation.horizontal_flip and unit("flip_horizontal") < 0.5,
+        flip_vertical=augmentation.vertical_flip and unit("flip_vertical") < 0.5,
+        brightness=within("brightness", augmentation.brightness),
+        contrast=1 + within("contrast", augmentation.contrast),
+        saturation=1 + within("saturation", augmentation.saturation),
+        hue_deg=within("hue", augmentation.hue_deg),
+        fill_mode=modes[int(unit("fill_mode") * len(modes))],
+        fill_value=augmentation.fill_value,
+    )
+
+
+# Rendering
+
+
+def cut_and_resize(pixels: Pixels, box: Box | None, size_px: int, resize: str = "stretch") -> Pixels:
+    """The plain view: the box (or the whole image) as a square of `size_px`.
+
+    Shrinking averages over areas, so nothing aliases; growing is bicubic.
+
+    pixels : ndarray of shape (height, width, 3), uint8, RGB
+    resize : "stretch" each side to the square; "pad": keep the aspect ratio, black beside the image; "crop": keep the
+        aspect ratio, the square in the middle
+    """
+    if resize not in RESIZES:
+        raise DatasetError(f"resize {resize!r:.80}: expected one of {', '.join(RESIZES)}; update featcache")
+    if box is not None:
+        if box.x_max > pixels.shape[1] or box.y_max > pixels.shape[0]:
+            raise DatasetError(f"{box} reaches out of an image of {pixels.shape[1]}x{pixels.shape[0]} px")
+        pixels = pixels[box.y_min : box.y_max, box.x_min : box.x_max]
+    if resize == "crop":
+        pixels = _middle(pixels)
+    if resize == "pad" and pixels.shape[0] != pixels.shape[1]:
+        return _padded(pixels, size_px)
+    return _stretched(pixels, size_px, size_px)
+
+
+def _middle(pixels: Pixels) -> Pixels:
+    """The square in the middle of an image, as large as its shorter side."""
+    side_px = min(pixels.shape[:2])
+    top, left = (pixels.shape[0] - side_px) // 2, (pixels.shape[1] - side_px) // 2
+    return pixels[top : top + side_px, left : left + side_px]
+
+
+def _padded(pixels: Pixels, size_px: int) -> Pixels:
+    """An image in the middle of a black square that its longer side fills."""
+    longer_px = max(pixels.shape[:2])
+    height_px, width_px = (max(round(size_px * side_px / longer_px), 1) for side_px in pixels.shape[:2])
+    top, left = (size_px - height_px) // 2, (size_px - width_px) // 2
+    square = np.zeros((size_px, size_px, 3), np.uint8)
+    square[top : top + height_px, left : left + width_px] = _stretched(pixels, height_px, width_px)
+    return square
+
+
+def _stretched(pixels: Pixels, to_height_px: int, to_width_px: int) -> Pixels:
+    height_px, width_px = min(pixels.shape[0], to_height_px), min(pixels.shape[1], to_width_px)
+    if (height_px, width_px) != pixels.shape[:2]:
+        pixels = np.asarray(cv2.resize(pixels, (width_px, height_px), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    if (height_px, width_px) != (to_height_px, to_width_px):
+        size = (to_width_px, to_height_px)
+        pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
+    return np.array(pixels, order="C")
+
+
+def render(plain: Pixels, parameters: ViewParameters) -> Pixels:
+    """One view of a plain square image: geometry in one warp, then colour in one matrix.
+
+    plain : ndarray of shape (size, size, 3), uint8, RGB; never changed
+    """
+    if parameters == PLAIN:
+        return plain
+    warped = cv2.warpAffine(
+        plain,
+        _geometry(parameters, plain.shape[0]),
+        (plain.shape[1], plain.shape[0]),
+        flags=cv2.INTER_LINEAR,
+        borderMode=_BORDERS[parameters.fill_mode],
+        borderValue=(parameters.fill_value,) * 3,
+    )
+    coloured = cv2.transform(warped.astype(np.float32), _colour(parameters).astype(np.float32))
+    return np.asarray(cv2.add(coloured, 0, dtype=cv2.CV_8U))  # rounded half to even, and kept within 0 to 255
+
+
+def _geometry(parameters: ViewParameters, size_px: int) -> NDArray[np.float64]:
+    """The (2, 3) matrix from source to view pixels: flips, then rotation, about the centre; then the shift."""
+    angle = math.radians(parameters.rotation_deg)
+    rotation = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    flips = np.diag([-1.0 if parameters.flip_horizontal else 1.0, -1.0 if parameters.flip_vertical else 1.0])
+    linear = rotation @ flips
+    centre = np.full(2, (size_px - 1) / 2)
+    shift = size_px * np.array([parameters.shift_x, parameters.shift_y])
+    return np.column_stack([linear, centre - linear @ centre + shift])
+
+
+def _colour(parameters: ViewParameters) -> NDArray[np.float64]:
+    """The (3, 4) matrix on RGB in [0, 255]: hue, saturation, contrast about mid-grey, brightness."""
+    matrix = parameters.contrast * _saturation(parameters.saturation) @ _hue(parameters.hue_deg)
+    offset = 127.5 * (1 - parameters.contrast) + 255 * parameters.brightness
+    return np.column_stack([matrix, np.full(3, offset)])
+
+
+def _saturation(factor: float) -> NDArray[np.float64]:
+    return factor * np.eye(3) + (1 - factor) * np.outer(np.ones(3), _GREY)
+
+
+def _hue(degrees: float) -> NDArray[np.float64]:
+    """Rotation about the grey axis (1, 1, 1) by Rodrigues' formula."""
+    angle = math.radians(degrees)
+    axis = np.ones(3) / math.sqrt(3)
+    cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    return np.asarray(np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross)
+
+
+def contact_sheet(tiles: Sequence[Sequence[Pixels]], captions: Sequence[str], tile_px: int = 128) -> Pixels:
+    """Views side by side, one image a line, its caption above: ndarray (height, width, 3), uint8, RGB.
+
+    tiles : for each image its views; a line may be shorter than the others
+    """
+    gap, text_px = 6, 22
+    columns = max(len(line) for line in tiles)
+    line_px = tile_px + text_px + gap
+    sheet = np.full((line_px * len(tiles) + gap, columns * (tile_px + gap) + gap, 3), 255, np.uint8)
+    for row, (line, caption) in enumerate(zip(tiles, captions, strict=True)):
+        top = row * line_px + gap
+        printable = caption.encode("ascii", "replace").decode()
+        cv2.putText(sheet, printable, (gap, top + 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 40), 1, cv2.LINE_AA)
+        for column, tile in enumerate(line):
+            left = gap + column * (tile_px + gap)
+            small = cv2.resize(tile, (tile_px, tile_px), interpolation=cv2.INTER_AREA)
+            sheet[top + text_px : top + text_px + tile_px, left : left + tile_px] = small
+    return sheet

@@ -1,0 +1,384 @@
+"""fit-scratch and fine-tune: train a whole network on the views of the project and write its run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featcache.backbones import (
+    KNOWN_FILE,
+    Cut,
+    Network,
+    NetworkSpec,
+    compute_deterministically,
+    identify,
+    import_keras,
+    load_network,
+    space_of,
+    spread_over,
+)
+from featcache.core.errors import ScratchError
+from featcache.core.files import beside
+from featcache.core.offline import offline
+from featcache.core.progress import Stopping, Track, never, silent
+from featcache.core.project import Project, refuse_unwritable
+from featcache.core.recipe import digest
+from featcache.extraction import ExtractOptions, extract, plan_extraction
+from featcache.heads import Head, described, draw, explaining_damage, measure, readable, refuse_missing_classes
+from featcache.networks import classifier
+from featcache.networks.config import ScratchConfig
+from featcache.networks.feed import Feed
+from featcache.networks.training import Training
+from featcache.networks.views import Live, held, numbers_of
+from featcache.store import Cache, open_cache
+from featcache.training import Epoch, runs
+
+MODEL_FILE, LAST_FILE = "model.keras", "last.keras"
+
+
+@dataclass(frozen=True)
+class ScratchOptions:
+    """What a whole network is trained on, besides how: the views, and where its weights begin.
+
+    head : name of a run of a head, which the top begins as
+    views : what differs from featcache.toml
+    devices : that each part of a batch is spread over
+    """
+
+    head: str | None = None
+    views: Mapping[str, Any] = field(default_factory=dict)
+    devices: int = 1
+    no_remote: bool = False
+    offline: bool = False
+    strict: bool = False
+
+    def extraction(self, side_px: int) -> ExtractOptions:
+        """How the views are rendered."""
+        return ExtractOptions(
+            input_size_px=side_px,
+            views=self.views,
+            no_remote=self.no_remote,
+            offline=self.offline,
+            strict=self.strict,
+        )
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What `fit_scratch` did: the run, whether it was there already, and after which epoch of which run it went on."""
+
+    run: runs.Run
+    cache: str
+    reused: bool
+    resumed_at: int = 0
+    resumed_from: str = ""
+
+
+def fit_scratch(
+    project: Project,
+    spec: NetworkSpec,
+    config: ScratchConfig,
+    options: ScratchOptions | None = None,
+    again: bool = False,
+    track: Track = silent,
+    on_epoch: Callable[[Sequence[Epoch]], object] = lambda _: None,
+    stopping: Stopping = never,
+    on_event: Callable[[str], object] = lambda _: None,
+) -> Fitted:
+    """Train a whole network, from the weights that `spec` names, on the rendered views of the project.
+
+    Views are rendered once, into a cache of their own. An interrupted training goes on where its last checkpoint
+    stands, a longer one where a shorter run of the same settings ended.
+
+    again : train from the beginning even so, and put the new run in the old one's place
+    on_event : told, in a sentence, what is to be trained
+
+    Raises ScratchError for what cannot be trained and for a training whose loss is no number any more, DatasetError,
+    BackboneError and WeightsError for images and networks that cannot be had, RunError where the run cannot be written.
+    """
+    options = options or ScratchOptions()
+    with offline(options.offline):
+        return _fit_scratch(project, spec, config, options, again, track, on_epoch, stopping, on_event)
+
+
+def _fit_scratch(
+    project: Project,
+    spec: NetworkSpec,
+    config: ScratchConfig,
+    options: ScratchOptions,
+    again: bool,
+    track: Track,
+    on_epoch: Callable[[Sequence[Epoch]], object],
+    stopping: Stopping,
+    on_event: Callable[[str], object],
+) -> Fitted:
+    started = time.perf_counter()
+    refuse_unwritable(project.results_folder)
+    spec, head = _asked(project, spec, config, options)
+    cuts, network = identify(project.cache_folder / KNOWN_FILE, spec)
+    _refuse_other_features(head, cuts[0], project)
+    cache = _views(project, cuts[0], options, track, stopping)
+    refuse_missing_classes(cache)
+    identity = _identity(cache, cuts[0], spec, config, head)
+    name = runs.run_name(str(identity["kind"]), cuts[0].backbone, identity)
+    results = project.results_folder
+    if runs.is_finished(results / name) and not again:
+        return Fitted(readable(runs.Run(results / name)), cache.name, reused=True)
+    with runs.training(results, name, {**identity, "cache_name": cache.name}, anew=again) as folder:
+        if runs.is_finished(results / name) and not again:  # by another process, just now
+            return Fitted(readable(runs.Run(results / name)), cache.name, reused=True)
+        job = _Job(project, cache, cuts[0], spec, config, identity, name, started)
+        with explaining_damage(cache), ExitStack() as open_parts:
+            run, resumed_at, resumed_from = job.run(
+                folder, open_parts, network or load_network(spec), head, again, track, on_epoch, stopping, on_event
+            )
+    return Fitted(run, cache.name, False, resumed_at, resumed_from)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a training is expected to take: rows and updates an epoch, the weights that are trained, seconds in all."""
+
+    rows: int
+    updates: int
+    weights: int
+    trained_weights: int
+    seconds: float
+
+
+def expect(
+    project: Project, spec: NetworkSpec, config: ScratchConfig, options: ScratchOptions | None = None
+) -> Expected:
+    """What `fit_scratch` would take, from a few steps on made-up pixels; nothing is written.
+
+    Raises what `fit_scratch` raises for what cannot be trained.
+    """
+    options = options or ScratchOptions()
+    spec, head = _asked(project, spec, config, options)
+    network = load_network(spec)
+    _refuse_other_features(head, network.cuts[0], project)
+    side = network.cuts[0].input_size_px
+    (plan,) = plan_extraction(project, ["pixels"], options.extraction(side), keep=False)
+    counted = zip(plan.dataset.images, plan.views, strict=True)
+    counts = [
+        min(views, 1) if config.augment == "none" else views for image, views in counted if image.split == "train"
+    ]
+    n_classes = len({image.label for image in plan.dataset.images})
+    made = classifier.build(network, n_classes, config, head.head if head else None)
+    made.compile(config.most_blocks(len(made.blocks)))
+    step_s = made.time_step(np.zeros((config.part_rows, side, side, 3), np.float32))
+    updates = -(-sum(counts) // config.batch)
+    return Expected(
+        rows=sum(counts),
+        updates=updates,
+        weights=made.model.count_params(),
+        trained_weights=sum(math.prod(weight.shape) for weight in made.model.trainable_weights),
+        seconds=config.epochs * updates * config.accumulate * step_s,
+    )
+
+
+def _identity(
+    cache: Cache, cut: Cut, spec: NetworkSpec, config: ScratchConfig, head: _StartHead | None
+) -> dict[str, Any]:
+    """All that decides a run's result."""
+    names = ("backbone", "layer", "input_size_px", "preprocessing", "pooling", "weights_digest")
+    return {
+        "kind": "scratch" if spec.weights == "random" else "fine-tune",
+        "cache": cache.manifest.digest,
+        "dataset": cache.manifest.dataset_digest,
+        "network": {name: getattr(cut, name) for name in names},
+        "training": config.to_dict(),
+        "start_head": head.name if head else "",
+    }
+
+
+def _course(identity: Mapping[str, Any], config: ScratchConfig) -> str:
+    """Digest of all that decides each epoch: a shorter training of the same course is the beginning of a longer one."""
+    free = {"patience"} if config.schedule == "cosine" else {"patience", "epochs"}
+    training = {name: value for name, value in identity["training"].items() if name not in free}
+    return digest({**identity, "training": training, "backend": import_keras().backend.backend()})
+
+
+def _asked(
+    project: Project, spec: NetworkSpec, config: ScratchConfig, options: ScratchOptions
+) -> tuple[NetworkSpec, _StartHead | None]:
+    """The network as it is to be built, on the devices that it is to be built for, and the head it begins with."""
+    if config.part_rows % options.devices:
+        raise ScratchError(f"{config.part_rows} rows at a time cannot be spread evenly over {options.devices} devices")
+    spread_over(options.devices)
+    head = _head(project, options.head) if options.head else None
+    pooling = head.pooling if head else spec.pooling
+    return replace(spec, precision=config.precision, weights_seed=config.seed, pooling=pooling), head
+
+
+# --- what it is trained on -----------------------------------------------------------------------
+
+
+def _views(project: Project, cut: Cut, options: ScratchOptions, track: Track, stopping: Stopping) -> Cache:
+    """The cache of the project's rendered views at the network's size; rendered now if it is not there."""
+    done = extract(project, ["pixels"], options.extraction(cut.input_size_px), track, stopping)
+    return open_cache(done.caches[0].path)
+
+
+@dataclass(frozen=True)
+class _StartHead:
+    name: str
+    head: Head
+    pooling: str
+    described: str
+
+
+def _head(project: Project, name: str) -> _StartHead:
+    found = {run.name: run for run in runs.list_runs(project.results_folder)}
+    if name not in found:
+        there = ", ".join(run for run in found if run.startswith("head-")) or "none"
+        raise ScratchError(f"there is no run {name!r:.200} to start from: heads here are {there}")
+    run = found[name]
+    try:
+        space, dropout = run.config["recipe"]["space"], float(run.config["head"]["dropout"])
+        described = (
+            f"{space['backbone']}, {space['input_size_px']} px, {space['preprocessing']}, {run.config['weights']}"
+        )
+        head = Head.load(run.folder, dropout)
+        return _StartHead(run.name, head, str(space["pooling"]), described)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ScratchError(f"{run.folder}: is no run of a head of dense layers") from error
+
+
+def _refuse_other_features(start: _StartHead | None, cut: Cut, project: Project) -> None:
+    resize = project.settings.views.resize
+    spaces = {space_of(cut, dtype, resize).digest for dtype in ("float32", "float16")}
+    if start is not None and start.head.space not in spaces:
+        mine = f"{cut.backbone}, {cut.input_size_px} px, {cut.preprocessing}, {cut.weights}"
+        raise ScratchError(
+            f"{start.name} was trained on features of another network ({start.described}), this one is {mine}: name "
+            "the same --model, --from, --input-size and --preprocess"
+        )
+
+
+# --- the training --------------------------------------------------------------------------------
+
+
+@dataclass
+class _Job:
+    """A training of one network, from its beginning to the run that it leaves."""
+
+    project: Project
+    cache: Cache
+    cut: Cut
+    spec: NetworkSpec
+    config: ScratchConfig
+    identity: dict[str, Any]
+    name: str
+    started: float
+
+    def run(
+        self,
+        folder: Path,
+        open_parts: ExitStack,
+        network: Network,
+        head: _StartHead | None,
+        again: bool,
+        track: Track,
+        on_epoch: Callable[[Sequence[Epoch]], object],
+        stopping: Stopping,
+        on_event: Callable[[str], object],
+    ) -> tuple[runs.Run, int, str]:
+        """Train, measure and write the run. Returns it, and after which epoch of which run the training went on."""
+        cache, config = self.cache, self.config
+        if config.deterministic:
+            compute_deterministically()
+        if head is not None and head.head.classes != cache.classes:
+            raise ScratchError(f"{head.name} knows the classes {', '.join(head.head.classes)}, the data set others")
+        made = classifier.build(network, len(cache.classes), config, head.head if head else None)
+        on_event(_in_words(made, config))
+        train, val = (
+            open_parts.enter_context(held(cache, numbers_of(cache, split, config), folder / f"{split}.npy"))
+            for split in ("train", "val")
+        )
+        live = Live(train, cache.recipe.augmentation) if config.augment == "live" else None
+        feed = open_parts.enter_context(Feed(train, len(cache.classes), config, live))
+        training = Training(made, feed, val, config, _course(self.identity, config), folder)
+        frozen = training.frozen_digest()
+        earlier = [] if again else runs.own_states(folder.parent)
+        resumed_at = training.resume(earlier)
+        told = resumed_at
+        with stopping() as stopped:
+            with track(f"training {self.name}", config.epochs) as advance:
+                advance(resumed_at)
+
+                def one_epoch(history: Sequence[Epoch]) -> None:
+                    nonlocal told
+                    advance(len(history) - told)
+                    told = len(history)
+                    runs.write_history(folder, history)
+                    on_epoch(history)
+
+                training.train(one_epoch, stopped)
+            return self._write(training, frozen), resumed_at, training.resumed_from
+
+    def _write(self, training: Training, frozen: str) -> runs.Run:
+        cache, history = self.cache, training.progress.history
+        with runs.new_run(self.project.results_folder, self.name) as folder:
+            savable = training.classifier.savable()
+            if training.progress.best_epoch not in (0, training.epoch):
+                _save_model(savable, folder / LAST_FILE)
+            epoch = training.take_best()
+            if training.frozen_digest() != frozen:
+                raise ScratchError("frozen layers changed while others were trained: this run proves nothing")
+            _save_model(savable, folder / MODEL_FILE)
+            probabilities = training.probabilities(cache.features.blocks(), len(cache.features))
+            splits = measure(cache, probabilities)
+            runs.write_predictions(folder, cache.rows, probabilities, cache.classes)
+            training.keep_state(folder)
+            seconds = [entry.seconds for entry in history]
+            timing = {
+                "epochs": len(history),
+                "epoch_of_model": epoch,
+                "seconds": round(time.perf_counter() - self.started, 3),
+                "s_per_epoch": sum(seconds) / len(seconds),
+                "images_per_s": _rate(training),
+                "shares_s": {name: round(value, 3) for name, value in asdict(training.shares).items()},
+                "frozen": frozen,
+            }
+            runs.write_run(folder, {**self.identity, **self._described()}, {**timing, **splits}, history)
+        return draw(runs.Run(self.project.results_folder / self.name))
+
+    def _described(self) -> dict[str, Any]:
+        """What config.json says besides, for people and reports."""
+        facts = described(self.cache, f"the full graph, {self.config.precision}")
+        space = {**self.cache.recipe.to_dict()["space"], **self.identity["network"]}
+        return {
+            **facts,
+            "backbone": self.cut.backbone,
+            "weights": self.cut.weights,
+            "recipe": {**facts["recipe"], "space": space},
+            "solver": f"keras-{import_keras().backend.backend()}",
+        }
+
+
+def _rate(training: Training) -> float:
+    """Images a second, of the epochs trained here, validation and checkpoints left out; 0 where there were none."""
+    seconds = training.shares.input + training.shares.train
+    return round(training.images / seconds, 3) if seconds else 0.0
+
+
+def _save_model(model: Any, path: Path) -> None:
+    with beside(path) as partial:
+        model.save(partial)
+
+
+def _in_words(made: classifier.Classifier, config: ScratchConfig) -> str:
+    n_trained = config.most_blocks(len(made.blocks))
+    weights = made.model.count_params()
+    if n_trained == len(made.blocks):
+        return f"training all of {weights:,} weights"
+    names = ", ".join(block.name for block in made.blocks[len(made.blocks) - n_trained :]) or "none"
+    return f"training the top and {n_trained} of {len(made.blocks)} blocks ({names}) of {weights:,} weights"

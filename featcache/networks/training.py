@@ -1,0 +1,285 @@
+"""The course of a training: parts, updates, epochs, checkpoints; the same from any of them on."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.backbones import is_out_of_memory
+from featcache.core.errors import ScratchError
+from featcache.heads import accuracy_of, losses, softmax
+from featcache.networks import checkpoint
+from featcache.networks.checkpoint import Arrays, Progress
+from featcache.networks.classifier import Classifier
+from featcache.networks.config import ScratchConfig
+from featcache.networks.feed import Feed, Part
+from featcache.networks.views import Views
+from featcache.store import Array
+from featcache.training import Epoch, best_of
+
+_PREDICTED_ROWS = 32
+
+
+@dataclass
+class Shares:
+    """Seconds that a training spent: waiting for rows, in updates, in looking at validation rows, in checkpoints."""
+
+    input: float = 0.0
+    train: float = 0.0
+    validate: float = 0.0
+    checkpoint: float = 0.0
+
+    @contextmanager
+    def of(self, stage: str) -> Iterator[None]:
+        """Adds the wall-clock time of the block to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self, stage, getattr(self, stage) + time.perf_counter() - start)
+
+
+@dataclass
+class Training:
+    """A classifier under training on the rows of a feed.
+
+    course : digest of all that decides the training
+    folder : where its state is kept
+    """
+
+    classifier: Classifier
+    feed: Feed
+    validation: Views
+    config: ScratchConfig
+    course: str
+    folder: Path
+    progress: Progress = field(default_factory=Progress)
+    shares: Shares = field(default_factory=Shares)
+    images: int = 0
+    resumed_from: str = ""
+
+    def __post_init__(self) -> None:
+        self._n_trained = -1
+        self._best: tuple[int, Arrays] | None = None  # of config.restore_best: an epoch, and the weights after it
+        self._clock = checkpoint.Clock()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch under way, counted from 0."""
+        return len(self.progress.history)
+
+    def resume(self, earlier: Sequence[Path] = ()) -> int:
+        """Go on where a state of this training, here or in a folder of `earlier`, stands. Returns its epochs.
+
+        Of several the longest is taken that is not longer than what is asked for.
+        """
+        found = [
+            (folder, state) for folder in (self.folder, *earlier) if (state := checkpoint.load(folder, self.course))
+        ]
+        found = [(folder, state) for folder, state in found if len(state[0].history) <= self.config.epochs]
+        if not found:
+            return 0
+        folder, (progress, variables) = max(found, key=lambda pair: (len(pair[1][0].history), pair[1][0].part))
+        best = checkpoint.load_best(folder, progress.best_epoch) if progress.best_epoch else None
+        self.progress = progress
+        self._compile(self.epoch if progress.part else max(self.epoch - 1, 0))  # as it was when the state was saved
+        if not _fits(variables, self._variables()):
+            self.progress = Progress()
+            return 0
+        for variable, value in zip(self._variables(), variables, strict=True):
+            variable.assign(value)
+        self.resumed_from = folder.name
+        if best is not None:
+            self._best = (progress.best_epoch, best)
+            if folder != self.folder:
+                checkpoint.save_best(self.folder, *self._best)
+        return self.epoch
+
+    def train(
+        self,
+        on_epoch: Callable[[Sequence[Epoch]], object] = lambda _: None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Train on to config.epochs, from wherever it stands, or until `patience` is over.
+
+        on_epoch : told the history after each epoch
+        stopped : once it says True, the state is saved after the part in hand, and KeyboardInterrupt raised
+
+        Raises ScratchError for a loss that is no finite number, and for parts that do not fit into memory.
+        """
+        while self.epoch < self.config.epochs and not self._is_over():
+            self._compile(self.epoch)
+            self._one_epoch(stopped)
+            on_epoch(self.progress.history)
+        self._checkpoint()
+
+    def probabilities(self, blocks: Iterator[tuple[slice, Array]], n_rows: int) -> NDArray[np.float32]:
+        """Class probabilities of rows, given as blocks of pixels: ndarray of shape (n_rows, classes)."""
+        result: NDArray[np.float32] | None = None
+        for place, pixels in blocks:
+            logits = self._logits(pixels)
+            if result is None:
+                result = np.empty((n_rows, logits.shape[1]), np.float32)
+            result[place] = softmax(logits)
+        if result is None:
+            raise ScratchError("there are no rows to predict")
+        return result
+
+    def take_best(self) -> int:
+        """Give the classifier the weights of the epoch that config.restore_best asks for. Returns it, from 1."""
+        if not (self.config.restore_best and self._best):
+            return self.epoch
+        epoch, values = self._best
+        for variable, value in zip(self._of_model(), values, strict=True):
+            variable.assign(value)
+        return epoch
+
+    def frozen_digest(self) -> str:
+        """Digest of the weights that no epoch trains."""
+        return self.classifier.frozen_digest(self.config.most_blocks(len(self.classifier.blocks)))
+
+    def keep_state(self, folder: Path) -> None:
+        """Copy the state into the folder of the finished run: a longer training may go on from it."""
+        for path in self.folder.glob("*.npz"):
+            shutil.copyfile(path, folder / path.name)
+
+    # --- an epoch ---------------------------------------------------------------------------------
+
+    def _one_epoch(self, stopped: Callable[[], bool]) -> None:
+        progress, started = self.progress, time.perf_counter() - self.progress.seconds
+        parts = self.feed.epoch(self.epoch, progress.part)
+        first_rate = self.config.lr_at(self.epoch * self.feed.updates, self.feed.updates)
+        for _ in range(progress.part, self.feed.parts):
+            with self.shares.of("input"):
+                part = next(parts)
+            with self.shares.of("train"):
+                self._step(part)
+            progress.seconds = time.perf_counter() - started
+            if self._clock.due():
+                self._checkpoint()
+            if stopped():
+                self._checkpoint()
+                raise KeyboardInterrupt
+        with self.shares.of("validate"):
+            val_loss, val_accuracy = self._validate()
+        if not (math.isnan(val_accuracy) or math.isfinite(val_loss)):
+            self._refuse_not_finite(val_loss, (self.epoch + 1) * self.feed.updates - 1)
+        entry = Epoch(
+            self.epoch + 1,
+            progress.loss / progress.rows,
+            progress.right / progress.rows,
+            val_loss,
+            val_accuracy,
+            first_rate,
+            time.perf_counter() - started,
+        )
+        self.progress = Progress([*progress.history, entry], best_epoch=progress.best_epoch)
+        self._keep_best()
+
+    def _step(self, part: Part) -> None:
+        progress, config, model = self.progress, self.config, self.classifier.model
+        update = self.epoch * self.feed.updates + progress.part // config.accumulate
+        model.optimizer.learning_rate = config.lr_at(update, self.feed.updates)
+        with self._explaining_memory():
+            logs = model.train_on_batch(part.x, part.y, part.weights, return_dict=True)
+        if not math.isfinite(float(logs["loss"])):
+            self._refuse_not_finite(float(logs["loss"]), update)
+        progress.part += 1
+        progress.loss += float(logs["rows_loss"]) / part.factor
+        progress.right += float(logs["rows_right"])
+        progress.rows += part.n_rows
+        self.images += part.n_rows
+
+    def _refuse_not_finite(self, loss: float, update: int) -> None:
+        kept = self.folder / checkpoint.STATE_FILE
+        state = f"; the state of the last checkpoint is in {kept}" if kept.is_file() else ""
+        rate = self.config.lr_at(update, self.feed.updates)
+        raise ScratchError(
+            f"the loss is {loss} in epoch {self.epoch + 1}, step {update % self.feed.updates + 1} of "
+            f"{self.feed.updates}, at learning rate {rate:.3g}: try --lr {self.config.lr / 10:g}, or --clip 1{state}"
+        )
+
+    def _validate(self) -> tuple[float, float]:
+        number = self.epoch + 1
+        if not len(self.validation) or (number % self.config.val_every and number < self.config.epochs):
+            return math.nan, math.nan
+        logits, y = self._logits(self.validation.pixels), self.validation.y
+        of_rows = losses(logits.astype(np.float64), np.eye(logits.shape[1])[y], "softmax")
+        return float(of_rows.mean()), accuracy_of(logits, y)
+
+    def _logits(self, pixels: Any) -> NDArray[np.float32]:
+        """In inference mode, padded to batches of one size."""
+        model, rows = self.classifier.predictor, _PREDICTED_ROWS
+        parts = []
+        with self._explaining_memory():
+            for start in range(0, len(pixels), rows):
+                x = np.zeros((rows, *pixels.shape[1:]), np.float32)
+                block = pixels[start : start + rows]
+                x[: len(block)] = block
+                parts.append(np.asarray(model.predict_on_batch(x))[: len(block)])
+        return np.concatenate(parts)
+
+    # --- best, checkpoints ------------------------------------------------------------------------
+
+    def _is_over(self) -> bool:
+        best = best_of(self.progress.history, self.config.monitor)
+        return bool(self.config.patience and best) and self.epoch - best >= self.config.patience
+
+    def _keep_best(self) -> None:
+        if not self.config.restore_best:
+            return
+        self.progress.best_epoch = best_of(self.progress.history, self.config.monitor)
+        if self.progress.best_epoch == self.epoch:
+            self._best = (self.epoch, [np.array(variable.numpy()) for variable in self._of_model()])
+
+    def _checkpoint(self) -> None:
+        """Save the state, if it is sound: a loss that was finite may have led to weights that are not."""
+        started = time.perf_counter()
+        with self.shares.of("checkpoint"):
+            variables = [np.array(variable.numpy()) for variable in self._variables()]
+            if not all(np.isfinite(array).all() for array in variables if array.dtype.kind == "f"):
+                return
+            if self._best is not None and self._best[0] == self.progress.best_epoch:
+                checkpoint.save_best(self.folder, *self._best)
+            checkpoint.save(self.folder, self.course, self.progress, variables)
+        self._clock.took(time.perf_counter() - started)
+
+    def _compile(self, epoch: int) -> None:
+        n_trained = self.config.blocks_at(epoch, len(self.classifier.blocks))
+        if n_trained != self._n_trained:
+            self.classifier.compile(n_trained)
+            self._n_trained = n_trained
+
+    def _of_model(self) -> list[Any]:
+        measured = {id(variable) for variable in self.classifier.model.metrics_variables}
+        return [variable for variable in self.classifier.model.variables if id(variable) not in measured]
+
+    def _variables(self) -> list[Any]:
+        return [*self._of_model(), *self.classifier.model.optimizer.variables]
+
+    @contextmanager
+    def _explaining_memory(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            config = self.config
+            rows = config.part_rows
+            way = f"try --batch {config.batch} --accumulate {2 * config.accumulate}, which gives the same updates"
+            if rows % 2:
+                way = "try a smaller --input-size or --batch"
+            raise ScratchError(f"{rows} rows at a time do not fit into memory: {way}") from error
+
+
+def _fits(values: Arrays, variables: Sequence[Any]) -> bool:
+    return [value.shape for value in values] == [tuple(variable.shape) for variable in variables]

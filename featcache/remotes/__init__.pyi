@@ -1,0 +1,22 @@
+from .bounded import ending_with as ending_with
+from .contract import (
+    BLOCK_BYTES as BLOCK_BYTES,
+    Item as Item,
+    NoRangesError as NoRangesError,
+    PausedError as PausedError,
+    StalledError as StalledError,
+    Store as Store,
+    read as read,
+    refuse_writing as refuse_writing,
+)
+from .folder import FolderStore as FolderStore
+from .packs import PackWriter as PackWriter
+from .urls import (
+    PACK_SUFFIX as PACK_SUFFIX,
+    open_remote as open_remote,
+    parse_url as parse_url,
+    place_of as place_of,
+    presentable as presentable,
+    refuse_missing as refuse_missing,
+)
+from .web import INDEX_FILE as INDEX_FILE, INDEX_FORMAT as INDEX_FORMAT

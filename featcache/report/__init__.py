@@ -1,1 +1,0 @@
-"""Reports: every run in results/ as tables, figures, Markdown and one HTML page."""

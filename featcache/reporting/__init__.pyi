@@ -1,0 +1,2 @@
+from . import figures as figures, tables as tables
+from ._report import report as report

@@ -1,0 +1,190 @@
+"""Runs as reports need them: read from disk, checked once, trusted after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+from featcache.core.errors import RunError
+from featcache.reporting.text import clean
+from featcache.training import CONFIG_FILE, METRICS_FILE, Run
+
+HISTORY_COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy")
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+_T = TypeVar("_T", bound=_Record)
+
+
+class Measures(_Record):
+    """Measures of one split, as `featcache.training.metrics.evaluate` gives them.
+
+    accuracy_interval : 95 %, over groups; loss : nats; confusion : rows true, columns predicted
+    """
+
+    rows: Count
+    accuracy: Fraction
+    groups: Count | None = None
+    loss: FiniteFloat | None = None
+    accuracy_interval: tuple[Fraction, Fraction] | None = None
+    balanced_accuracy: Fraction | None = None
+    majority: Fraction | None = None
+    per_class: dict[str, Fraction | None] = {}
+    confusion: list[list[Count]] = []
+
+
+class _Config(_Record):
+    kind: str = "head"
+    backbone: str
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    cache_name: str | None = None
+    weights: Any = None
+    recipe: dict[str, Any] = {}
+    head: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    solver: str | None = None
+    why: str | None = None
+    cores: int | None = None
+    dataset: str = ""
+    created: str = ""
+
+
+class _Results(_Record):
+    epochs: Count
+    seconds: FiniteFloat
+    s_per_epoch: FiniteFloat | None = None
+    train: Measures | None = None
+    val: Measures | None = None
+    test: Measures
+
+    @model_validator(mode="after")
+    def _test_is_whole(self) -> _Results:
+        if not self.test.per_class or not self.test.confusion:
+            raise ValueError("test: per_class and confusion are needed")
+        return self
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run whose config.json and metrics.json hold what a report needs."""
+
+    run: Run
+    config: _Config
+    results: _Results
+
+    @property
+    def name(self) -> str:
+        """The run's name on one line."""
+        return clean(self.run.name)
+
+    @property
+    def is_classical(self) -> bool:
+        """Whether scikit-learn fitted it: there are no epochs then."""
+        return self.config.solver == "scikit-learn"
+
+    @property
+    def kind(self) -> str:
+        """head, scratch, ...; of a classical head which one."""
+        kind = self.config.head.get("kind") if self.is_classical else self.config.kind
+        return clean(kind or self.config.kind)
+
+    @property
+    def test(self) -> Measures:
+        """Measures on the test split: the only one that every run has."""
+        return self.results.test
+
+    @property
+    def splits(self) -> dict[str, Measures]:
+        """Measures of each split that the run has."""
+        named = {"train": self.results.train, "validation": self.results.val, "test": self.results.test}
+        return {name: measures for name, measures in named.items() if measures is not None}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a report could not read, and why."""
+
+    name: str
+    reason: str
+
+
+def read_record(run: Run) -> RunRecord:
+    """A run's configuration and metrics. Raises RunError, with the reason, for a damaged run."""
+    config = _parsed(_Config, run.config, CONFIG_FILE)
+    results = _parsed(_Results, run.metrics, METRICS_FILE)
+    size = len(config.classes)
+    for split in (results.train, results.val, results.test):
+        confusion = split.confusion if split else []
+        if confusion and (len(confusion) != size or any(len(row) != size for row in confusion)):
+            raise RunError(f"{METRICS_FILE}: confusion: expected {size} x {size} counts, one row and column a class")
+    return RunRecord(run, config, results)
+
+
+def read_records(runs: Sequence[Run]) -> tuple[list[RunRecord], list[Problem]]:
+    """Every run that can be read, in order, and why the others cannot."""
+    records, problems = [], []
+    for run in runs:
+        try:
+            records.append(read_record(run))
+        except RunError as error:
+            problems.append(Problem(clean(run.name), _without_folder(error, run)))
+    return records, problems
+
+
+def read_history(run: Run) -> pd.DataFrame:
+    """A run's history with its columns checked. Raises RunError, with the reason, for a damaged one."""
+    try:
+        return run.history
+    except RunError as error:
+        raise RunError(_without_folder(error, run)) from error
+
+
+def best_by_validation(records: Sequence[RunRecord]) -> RunRecord | None:
+    """The run with the highest validation accuracy, of equals the one with the lowest validation loss.
+
+    Never chosen by test: the best of many on test is no estimate of anything.
+    """
+    watched = [(record, record.results.val) for record in records if record.results.val and record.results.val.rows]
+    if not watched:
+        return None
+
+    def merit(pair: tuple[RunRecord, Measures]) -> tuple[float, float]:
+        loss = pair[1].loss
+        return pair[1].accuracy, -loss if loss is not None else -np.inf
+
+    return max(watched, key=merit)[0]
+
+
+def by_dataset(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Records by the digest of the data set they were made on, in order of appearance."""
+    groups: dict[str, list[RunRecord]] = {}
+    for record in records:
+        groups.setdefault(record.config.dataset, []).append(record)
+    return groups
+
+
+def _parsed(model: type[_T], value: dict[str, Any], file: str) -> _T:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first, *others = error.errors(include_url=False, include_context=False)
+        where = ".".join(str(part) for part in first["loc"])
+        more = f" (and {len(others)} more)" if others else ""
+        reason = first["msg"].removeprefix("Value error, ")
+        raise RunError(f"{file}: {where + ': ' if where else ''}{reason}{more}") from error
+
+
+def _without_folder(error: RunError, run: Run) -> str:
+    """The reason without the run's own folder: a report is sent to others, the run's name says where."""
+    return clean(str(error).replace(f"{run.folder}/", "").replace(str(run.folder), run.name))

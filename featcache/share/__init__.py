@@ -1,1 +1,0 @@
-"""Sharing caches and runs: remotes, push and pull, signatures, packs. Nothing here computes a feature."""

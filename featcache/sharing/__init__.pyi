@@ -1,0 +1,32 @@
+from . import keys as keys
+from ._index import index as index
+from ._pull import ask_remotes as ask_remotes, open_on_remote as open_on_remote, pull as pull
+from ._push import PushOptions as PushOptions, find_pushable as find_pushable, pack as pack, push as push
+from .catalog import Listed as Listed
+from .keys import (
+    Signed as Signed,
+    check_signature as check_signature,
+    config_folder as config_folder,
+    own_config_folder as own_config_folder,
+)
+from .receive import Pulled as Pulled
+from .record import Record as Record
+from .remote import (
+    USER_FILE as USER_FILE,
+    Target as Target,
+    add_remote as add_remote,
+    find_remote as find_remote,
+    find_removable as find_removable,
+    is_remote as is_remote,
+    list_remote as list_remote,
+    open_named as open_named,
+    remotes_of as remotes_of,
+    remove_from_remote as remove_from_remote,
+    remove_remote as remove_remote,
+    resolve as resolve,
+    trust_of as trust_of,
+    verify_on_remote as verify_on_remote,
+)
+from .remote_donors import Reached as Reached
+from .send import Pushed as Pushed
+from .subset import Part as Part

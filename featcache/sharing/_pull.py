@@ -1,0 +1,114 @@
+"""pull: a cache, a part of one, or a run from a remote; open one where it lies; ask remotes before extracting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from featcache.core.errors import RemoteError, UsageError
+from featcache.core.progress import Stopping, Track, never, silent
+from featcache.core.project import Project
+from featcache.core.recipe import Recipe
+from featcache.remotes import ending_with
+from featcache.sharing.catalog import Entry
+from featcache.sharing.reading import RemoteCache
+from featcache.sharing.receive import Pulled, Trust, accept, pull as fetch
+from featcache.sharing.remote import Target, find_remote, open_named, remotes_of, resolve, trust_of
+from featcache.sharing.remote_donors import Reached, ask
+from featcache.sharing.rollback_guard import remember
+from featcache.sharing.subset import Part, pull_part
+from featcache.store import Format, Row, writing
+
+
+def pull(
+    target: Target,
+    caches: Path,
+    results: Path,
+    part: Part | None = None,
+    trust: Trust | None = None,
+    track: Track = silent,
+    stopping: Stopping = never,
+) -> Pulled:
+    """Pull what a target means: a cache into `caches`, a run into `results`. See `featcache.sharing.receive.pull`.
+
+    part : which rows of a cache, as a cache of their own; all of it by default
+
+    Raises UsageError for a part of a run.
+    """
+    entry = find_remote(target)
+    record = entry.record
+    parent = caches if record.kind == "cache" else results
+    whole = part is None or part.is_whole
+    if record.kind == "run" and not whole:
+        raise UsageError(f"{record.name}: is a run: only of caches can parts be pulled")
+    trust = trust or trust_of(target)
+    parent.mkdir(parents=True, exist_ok=True)
+    total = _whole(entry, "bytes" if whole else "rows")
+    with stopping() as stopped, ending_with(stopped), track(f"pulling {record.name}", total) as advance:
+        if whole:
+            return fetch(target.store, entry, parent, trust, advance, stopped)
+        return pull_part(target.store, entry, parent, part or Part(), trust, advance, stopped)
+
+
+def _whole(entry: Entry, name: str) -> int:
+    value = entry.record.about.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def open_on_remote(spec: str, project: Project) -> RemoteCache:
+    """Open a cache where it lies, checked as a pull is; its features come when they are read."""
+    target = resolve(spec, project)
+    entry = find_remote(target)
+    if entry.record.kind != "cache":
+        raise UsageError(f"{entry.record.name}: is a run, not a cache")
+    accept(project.cache_folder, target.store, entry, trust_of(target))
+    with writing(project.cache_folder):
+        cache = RemoteCache(target.store, entry.record, project.cache_folder)
+    remember(project.cache_folder, target.store.url, entry)
+    return cache
+
+
+def ask_remotes(
+    project: Project,
+    recipe: Recipe,
+    rows: Sequence[Row],
+    format_: Format = "zarr",
+    wanted: Sequence[Row] | None = None,
+    track: Track = silent,
+    stopping: Stopping = never,
+) -> Reached:
+    """Ask each remote that is known, in the order of their names, until one has the very cache or all wanted rows.
+
+    See `featcache.sharing.remote_donors.ask`. `forget` on the result removes the donors once their rows were copied.
+    """
+    missing = list(rows if wanted is None else wanted)
+    reached = Reached()
+    for name in sorted(remotes_of(project)):
+        try:
+            target = open_named(name, project)
+        except (UsageError, RemoteError) as error:
+            reached = replace(reached, remarks=(*reached.remarks, f"{name}: {error}"))
+            continue
+        with stopping() as stopped, ending_with(stopped), track(f"asking {name}", 0) as advance:
+            found = ask(
+                target.store, recipe, rows, project.cache_folder, format_, missing, trust_of(target), advance, stopped
+            )
+        reached = _both(reached, found, name)
+        if reached.whole is not None:
+            reached.forget()
+            return replace(reached, donors=())
+        missing = [row for row in missing if row.row_id not in found.row_ids]
+        if not missing:
+            break
+    return reached
+
+
+def _both(before: Reached, found: Reached, name: str) -> Reached:
+    return Reached(
+        whole=found.whole,
+        donors=(*before.donors, *found.donors),
+        row_ids=before.row_ids | found.row_ids,
+        leases=(*before.leases, *found.leases),
+        remarks=(*before.remarks, *(f"{name}: {remark}" for remark in found.remarks)),
+    )

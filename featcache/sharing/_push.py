@@ -1,0 +1,141 @@
+"""push: a cache or a run to a remote; pack: several into one file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from featcache.core.errors import CacheNotFoundError, CacheWriteError, RunError, UsageError
+from featcache.core.files import beside, is_hidden
+from featcache.core.progress import Stopping, Track, never, silent
+from featcache.core.project import Project
+from featcache.remotes import PACK_SUFFIX, PackWriter, ending_with
+from featcache.sharing import keys
+from featcache.sharing.bundle import Parcel, parcel_of_cache, parcel_of_run
+from featcache.sharing.commit import Words
+from featcache.sharing.private import private_parcel, read_secret
+from featcache.sharing.remote import Target
+from featcache.sharing.rollback_guard import remember
+from featcache.sharing.send import Pushed, push as send
+from featcache.store import MANIFEST_FILE, cache_folder, find_cache
+from featcache.training import is_finished, list_runs
+
+
+@dataclass(frozen=True)
+class PushOptions:
+    """How to push. sign : name of a key, "" for the only one, None for no signature
+
+    private : leave out paths and groups' names; pseudonyms : file of a secret that image ids are replaced by
+    """
+
+    sign: str | None = None
+    licence: str = ""
+    contact: str = ""
+    private: bool = False
+    pseudonyms: Path | None = None
+    replace: bool = False
+    check: bool = False
+
+
+def push(
+    folder: Path,
+    target: Target,
+    options: PushOptions | None = None,
+    seen_in: Path | None = None,
+    track: Track = silent,
+    stopping: Stopping = never,
+) -> Pushed:
+    """Push the cache or run in a folder. See `featcache.sharing.send.push`.
+
+    seen_in : folder of caches where it is noted which record is there now
+    """
+    options = options or PushOptions()
+    key = keys.open_key(options.sign, keys.own_config_folder() / keys.KEYS_FOLDER) if options.sign is not None else None
+    with _parcel(folder, options) as parcel, stopping() as stopped, ending_with(stopped):
+        total = sum(entry.bytes for entry in parcel.entries.values())
+        with track(f"pushing {parcel.name}", total) as advance:
+            words = Words(options.licence, options.contact)
+            done = send(target.store, parcel, key, words, options.replace, options.check, advance, stopped)
+    if seen_in is not None:
+        remember(seen_in, target.store.url, done.entry)
+    return done
+
+
+@contextmanager
+def _parcel(folder: Path, options: PushOptions) -> Iterator[Parcel]:
+    """What is to be pushed; tables that are written anew for it last as long as the context."""
+    hidden = options.private or options.pseudonyms is not None
+    if not (folder / MANIFEST_FILE).is_file():
+        if hidden:
+            raise UsageError(
+                f"{folder.name}: is no cache: --private is for caches; a run names the files of its predictions"
+            )
+        yield parcel_of_run(folder)
+    elif not hidden:
+        yield parcel_of_cache(folder)
+    else:
+        secret = read_secret(options.pseudonyms) if options.pseudonyms is not None else None
+        with tempfile.TemporaryDirectory(prefix="featcache-") as work:
+            yield private_parcel(folder, Path(work), secret)
+
+
+def find_pushable(project: Project, name: str | None) -> Path:
+    """The folder of the cache or run that a name means: a path, a name or how it begins; the only cache without one.
+
+    Raises CacheNotFoundError where there is none, UsageError where several could be meant.
+    """
+    if name is None:
+        return find_cache(project.cache_folder).folder
+    path = Path(name)
+    if is_finished(path) or ((path / MANIFEST_FILE).is_file() and not is_hidden(path)):
+        return path
+    there = [run.folder for run in list_runs(project.results_folder)]
+    runs = [run for run in there if name and run.name.startswith(name)]
+    exact = [run for run in runs if run.name == name]
+    try:
+        return cache_folder(project.cache_folder, name)
+    except CacheNotFoundError:
+        if len(exact or runs) == 1:
+            return (exact or runs)[0]
+        if runs:
+            names = ", ".join(run.name for run in runs)
+            raise UsageError(f"{name!r:.80} could be {names}: name one of them") from None
+        raise
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A pack that was written."""
+
+    file: Path
+    names: tuple[str, ...]
+    bytes: int
+
+
+def pack(
+    folders: Sequence[Path],
+    file: Path,
+    options: PushOptions | None = None,
+    track: Track = silent,
+    stopping: Stopping = never,
+) -> Packed:
+    """Write caches and runs into one file, which is there when it is whole. UsageError where it is there already."""
+    if file.suffix != PACK_SUFFIX:
+        raise UsageError(f"{file}: expected a name that ends with {PACK_SUFFIX}")
+    if file.exists():
+        raise UsageError(f"{file}: is there already: name another file with --to")
+    names = []
+    try:
+        with beside(file) as partial, PackWriter(partial) as writer:
+            for folder in folders:
+                done = push(folder, Target(writer, ""), options, track=track, stopping=stopping)
+                names.append(done.entry.record.name)
+            writer.close()
+    except OSError as error:
+        if isinstance(error, (CacheWriteError, CacheNotFoundError, RunError)):
+            raise
+        raise CacheWriteError(f"{file}: cannot be written: {error.strerror or error}") from error
+    return Packed(file, tuple(names), file.stat().st_size)

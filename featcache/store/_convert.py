@@ -1,0 +1,117 @@
+"""convert: the rows of a cache in another format or dtype, as a cache of its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.core.errors import CacheError, CacheWriteError, UsageError
+from featcache.core.files import resolved
+from featcache.core.progress import Stopping, Track, never, silent
+from featcache.core.project import refuse_unwritable
+from featcache.core.recipe import Recipe, cache_digest, cache_name, row_id
+from featcache.datasets import Dataset
+from featcache.store.cache import Cache, open_cache
+from featcache.store.layout import MANIFEST_FILE, Format
+from featcache.store.tables import Row, images_in, rows_in
+from featcache.store.writer import CacheWriter
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A cache that holds the rows of another.
+
+    reused : whether it was there
+    faint_rows : rows, of those written now, of which float16 keeps few digits, since all their values are tiny
+    """
+
+    source: str
+    cache: Cache
+    reused: bool
+    faint_rows: int = 0
+
+
+def convert(
+    cache: Cache,
+    format_: Format | None = None,
+    dtype: str | None = None,
+    parent: Path | None = None,
+    track: Track = silent,
+    stopping: Stopping = never,
+) -> Converted:
+    """Write the rows of `cache` in another format, as another dtype or to another folder. It stays as it is.
+
+    format_, dtype : None for the cache's own
+    parent : folder of caches for the new one; None for the one that the cache lies in
+
+    Raises UsageError where there is nothing to do, for pixels in another dtype, and for float16 to float32: the digits
+    are gone, and a cache must not promise them. CacheError for values that float16 cannot hold, CacheWriteError where
+    nothing can be written.
+    """
+    array, space = cache.manifest.array, cache.recipe.space
+    format_, dtype, parent = format_ or array.format, dtype or space.dtype, parent or cache.folder.parent
+    if space.dtype == "uint8" != dtype:
+        raise UsageError(
+            f"{cache.name}: holds pixels, which are kept as uint8: leave out --dtype. To read them as {dtype}: "
+            f"features[:].astype({dtype!r})"
+        )
+    if (space.dtype, dtype) == ("float16", "float32"):
+        raise UsageError(
+            f"{cache.name}: holds float16, and what its values were as float32 is gone: run "
+            "'featcache extract --model NAME --dtype float32'. To read them as float32: features[:].astype('float32')"
+        )
+    recipe = Recipe(replace(space, dtype=dtype), cache.recipe.augmentation)
+    rows = rows_in(cache.views)
+    if recipe != cache.recipe:
+        rows = [replace(row, row_id=row_id(recipe.space, row.image_id, row.parameters)) for row in rows]
+    digest = cache_digest(recipe, ((row.image_id, row.view) for row in rows))
+    folder = parent / cache_name(space.backbone, digest, format_)
+    if resolved(folder) == resolved(cache.folder):
+        raise UsageError(f"{cache.name}: is {format_} and {dtype} already: name another --format, --dtype or --to")
+    if (folder / MANIFEST_FILE).is_file():
+        return Converted(cache.name, open_cache(folder), reused=True)
+    refuse_unwritable(parent)
+    writer = CacheWriter(parent, recipe, rows, array.layout.row_shape, format_, allow_nonfinite=True)
+    _write(cache, writer, track, stopping)
+    return Converted(cache.name, open_cache(folder), reused=False, faint_rows=writer.faint_rows)
+
+
+def _write(cache: Cache, writer: CacheWriter, track: Track, stopping: Stopping) -> None:
+    places = _places(cache, writer.rows)
+    with writer, stopping() as stopped:
+        with track(f"writing {writer.folder.name}", len(places)) as advance:
+            advance(writer.rows_done)
+            while writer.missing and not stopped():
+                shard = writer.claim()
+                if shard is None:
+                    writer.wait()
+                    continue
+                start, stop = writer.store.layout.span(shard)
+                features = cache.features[places[start:stop]]
+                try:
+                    writer.write(shard, features)
+                except CacheWriteError:
+                    raise
+                except CacheError:  # values that can never be stored so: what was begun is of no use to anybody
+                    shutil.rmtree(writer.folder, ignore_errors=True)
+                    raise
+                advance(stop - start)
+        if writer.missing:
+            raise KeyboardInterrupt
+        made = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "converted_from": cache.name}
+        dataset = Dataset(images_in(cache.dataset), Path())
+        written = writer.finish(dataset, {**cache.manifest.provenance, **made})
+        # The same copy, maybe of a larger data set.
+        written.model_copy(update={"dataset_digest": cache.manifest.dataset_digest}).sealed().write(writer.folder)
+
+
+def _places(cache: Cache, rows: Sequence[Row]) -> NDArray[np.intp]:
+    """Where in `cache` each of `rows` lies: what was begun before a relabelling may have another order."""
+    of = {(row.image_id, row.view): number for number, row in enumerate(rows_in(cache.views))}
+    return np.array([of[row.image_id, row.view] for row in rows], np.intp)

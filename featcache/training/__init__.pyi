@@ -1,0 +1,12 @@
+from . import metrics as metrics, runs as runs, tensorboard as tensorboard
+from .history import Epoch as Epoch, best_of as best_of, refuse_divergence as refuse_divergence, timed as timed
+from .labels import with_current_labels as with_current_labels
+from .runs import (
+    CONFIG_FILE as CONFIG_FILE,
+    METRICS_FILE as METRICS_FILE,
+    PULLED_FILE as PULLED_FILE,
+    TRAINING_SUFFIX as TRAINING_SUFFIX,
+    Run as Run,
+    is_finished as is_finished,
+    list_runs as list_runs,
+)

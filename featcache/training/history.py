@@ -1,0 +1,67 @@
+"""The course of a training: one entry an epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from featcache.core.errors import HeadError
+
+_ABSURD_LOSS = 1e4
+"""Mean cross-entropy, nats. Steps far too long end here, with finite weights that mean nothing, or in NaN."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch, counted from 1.
+
+    loss, accuracy : means over the epoch's batches, each before its update, with dropout on and the loss
+        weighted by class weights; as Keras does
+    val_loss, val_accuracy : after the epoch, without dropout; NaN without validation rows
+    lr : learning rate of the epoch's first update
+    seconds : wall-clock, validation included
+    """
+
+    epoch: int
+    loss: float
+    accuracy: float
+    val_loss: float
+    val_accuracy: float
+    lr: float
+    seconds: float
+
+
+@dataclass
+class Clock:
+    """Seconds that a `timed` block took."""
+
+    seconds: float = 0.0
+
+
+@contextmanager
+def timed() -> Iterator[Clock]:
+    """Measure the block's wall-clock time."""
+    clock, start = Clock(), time.perf_counter()
+    yield clock
+    clock.seconds = time.perf_counter() - start
+
+
+def refuse_divergence(entry: Epoch) -> None:
+    """Raise HeadError at the first loss that is no finite number, or larger than that of any training."""
+    watched = [entry.loss] if math.isnan(entry.val_accuracy) else [entry.loss, entry.val_loss]
+    diverged = [loss for loss in watched if not abs(loss) < _ABSURD_LOSS]
+    if diverged:
+        raise HeadError(
+            f"the loss is {diverged[0]:.4g} in epoch {entry.epoch}: the training diverges "
+            f"at learning rate {entry.lr:g}; try --lr {entry.lr / 10:g}"
+        )
+
+
+def best_of(history: Sequence[Epoch], monitor: str) -> int:
+    """The epoch, from 1, with the best of a field; the first of several. 0 where it was never looked at."""
+    sign = -1 if monitor.endswith("accuracy") else 1
+    measured = [(sign * getattr(entry, monitor), entry.epoch) for entry in history]
+    return min((pair for pair in measured if not math.isnan(pair[0])), default=(0.0, 0))[1]

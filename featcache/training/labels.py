@@ -1,0 +1,76 @@
+"""The labels, splits and groups that a head is trained with: those of dataset.csv now, not of when it was cached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from featcache.core.errors import UsageError
+from featcache.core.files import resolved
+from featcache.core.project import Project
+from featcache.datasets import LabelledImage, read_dataset
+from featcache.store import Cache, images_in
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """A cache as dataset.csv labels it, and what people should know about that."""
+
+    cache: Cache
+    remarks: tuple[str, ...] = ()
+
+
+def with_current_labels(project: Project, cache: Cache) -> Relabelled:
+    """A cache of the project with the labels, splits and groups of dataset.csv; no file of the cache changes.
+
+    Labels decide no feature, so a corrected one needs no `extract`. A split does where it has other numbers of views.
+    Caches of elsewhere stay as they are, and so do those of a project that names no images.
+
+    Raises UsageError where images have come into a split that has other numbers of views.
+    """
+    is_own = resolved(cache.folder.parent) == resolved(project.cache_folder)
+    if not is_own or ("dataset" not in project.settings.model_fields_set and not project.dataset_file.exists()):
+        return Relabelled(cache)
+    listed = {image.image_id: image for image in read_dataset(project.dataset_file, project.images_folder).images}
+    before = images_in(cache.dataset)
+    now = [_as_listed(image, listed) for image in before]
+    changed = {new.image_id: old for old, new in zip(before, now, strict=True) if old != new}
+    remarks = []
+    if gone := sum(image.image_id not in listed for image in before):
+        remarks.append(
+            f"{gone} of the {len(before)} images of {cache.name} are not in {project.dataset_file.name}, and are used "
+            "with the labels of the cache"
+        )
+    if changed:
+        _refuse_other_views(project, cache, now, changed)
+        cache = cache.relabelled(now, len(changed))
+        remarks.append(
+            f"{len(changed)} images of {cache.name} have labels, splits or groups of {project.dataset_file.name}"
+        )
+    return Relabelled(cache, tuple(remarks))
+
+
+def _as_listed(image: LabelledImage, listed: Mapping[str, LabelledImage]) -> LabelledImage:
+    line = listed.get(image.image_id)
+    if line is None:
+        return image
+    return replace(image, label=line.label, split=line.split, group=line.group or image.group)
+
+
+def _refuse_other_views(
+    project: Project, cache: Cache, now: list[LabelledImage], changed: Mapping[str, LabelledImage]
+) -> None:
+    """Raise UsageError where an image came into a split whose other images have another number of views."""
+    views = cache.views["image_id"].value_counts().to_dict()
+    usual: dict[str, set[int]] = {}
+    for image in now:
+        if image.image_id not in changed or changed[image.image_id].split == image.split:
+            usual.setdefault(image.split, set()).add(views.get(image.image_id, 0))
+    for image in now:
+        is_moved = image.image_id in changed and changed[image.image_id].split != image.split
+        if is_moved and usual.get(image.split) != {views.get(image.image_id, 0)}:
+            raise UsageError(
+                f"{project.dataset_file.name} puts images of {cache.name} into another split, which has other "
+                f"numbers of views ({image.path} is in {image.split} now): run the extract command that made "
+                f"the cache again ('featcache info {cache.name}' shows its settings); it computes only what is new"
+            )

@@ -1,0 +1,242 @@
+"""Runs: one training each, in one folder of results/, written as a whole; and read back for reports."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from featcache.core.errors import FeatcacheError, HeadError, RunError
+from featcache.core.files import PARTIAL_SUFFIX, is_hidden, safe_cell, sync, visible_folders, write_json, write_text
+from featcache.core.leases import Leases
+from featcache.core.recipe import digest
+from featcache.core.strict_json import MAX_TEXT_BYTES, read_bounded, read_json
+from featcache.training.history import Epoch
+
+CONFIG_FILE = "config.json"
+METRICS_FILE = "metrics.json"
+HISTORY_FILE = "history.csv"
+PREDICTIONS_FILE = "predictions.csv"
+STATE_FILE = "state.npz"
+PULLED_FILE = "files.json"
+"""What a pull writes into each run that it brings; no run's own file may have that name."""
+TRAINING_SUFFIX = ".training"
+RUN_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Folder name."""
+        return self.folder.name
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it was trained here, and not pulled."""
+        return is_own(self.folder)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What was trained on what: kind, cache, digests, head or network, solver."""
+        return self._read_json(CONFIG_FILE)
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """epochs, seconds, s_per_epoch and the measures of train, val and test."""
+        return self._read_json(METRICS_FILE)
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """One line an epoch: epoch, loss, accuracy, val_loss, val_accuracy, lr, seconds."""
+        path = self.folder / HISTORY_FILE
+        try:
+            frame = pd.read_csv(io.BytesIO(read_bounded(path, MAX_TEXT_BYTES)))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read: {error}") from error
+        if frame.empty:
+            raise RunError(f"{path}: no epoch")
+        for column in (field.name for field in fields(Epoch)):
+            if column not in frame or not pd.api.types.is_numeric_dtype(frame[column]):
+                raise RunError(f"{path}: no column {column} of numbers")
+        if not pd.api.types.is_integer_dtype(frame["epoch"]):
+            raise RunError(f"{path}: the column epoch does not hold whole numbers")
+        return frame
+
+    @property
+    def epochs(self) -> list[Epoch]:
+        """The history as records."""
+        names = [field.name for field in fields(Epoch)]
+        return [Epoch(int(line[0]), *map(float, line[1:])) for line in self.history[names].itertuples(index=False)]
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        try:
+            value = read_json(path)
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read: {error}") from error
+        if not isinstance(value, dict) or value.get("format", RUN_FORMAT) != RUN_FORMAT:
+            raise RunError(f"{path}: not of this featcache's format ({RUN_FORMAT})")
+        return value
+
+
+def run_name(kind: str, backbone: str, identity: dict[str, Any]) -> str:
+    """Name of a run: what it is, and eight digits of the digest of everything that decides its result."""
+    return f"{kind}-{backbone}-{digest(identity)[:8]}"
+
+
+def list_runs(results: Path) -> list[Run]:
+    """Every finished run in `results`, by name."""
+    return [Run(folder) for folder in visible_folders(results) if is_finished(folder)]
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder is a run. Runs get their name only when they are whole."""
+    return not is_hidden(folder) and (folder / METRICS_FILE).is_file()
+
+
+def is_own(folder: Path) -> bool:
+    """Whether a run, or a training, was made here: not pulled, and not behind a link."""
+    marked = os.path.lexists(folder / PULLED_FILE)
+    return not (marked or folder.is_symlink() or (folder / STATE_FILE).is_symlink())
+
+
+def own_states(results: Path) -> list[Path]:
+    """The folders of runs and trainings in `results` that were made here and keep a state to go on from.
+
+    A state decides the result of what goes on from it, and nobody can see what is in one: those of others do not count.
+    """
+    found = (folder for folder in visible_folders(results) if (folder / STATE_FILE).is_file())
+    return [folder for folder in found if is_own(folder)]
+
+
+@contextmanager
+def new_run(results: Path, name: str) -> Iterator[Path]:
+    """A folder to write a run into; it takes its name, and an older one's place, when the block ends well."""
+    final = results / name
+    partial = results / f".{uuid.uuid4().hex[:12]}{PARTIAL_SUFFIX}"
+    old = partial.with_name(partial.name + ".old")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        _replace_folder(final, partial, old)
+        sync(results)
+    except FeatcacheError:
+        raise
+    except OSError as error:
+        raise RunError(f"{final}: cannot be written: {error.strerror or error}") from error
+    finally:
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _replace_folder(final: Path, partial: Path, old: Path) -> None:
+    """Give `partial` the name of `final`; what had that name is called `old`, or gets it back on failure."""
+    replaced = final.is_dir()
+    if replaced:
+        final.replace(old)
+    try:
+        partial.replace(final)
+    except OSError:
+        if replaced:
+            old.replace(final)
+        raise
+
+
+@contextmanager
+def training(results: Path, name: str, config: dict[str, Any], anew: bool = False) -> Iterator[Path]:
+    """The folder of a training under way, `name`.training: it goes when the block ends, and stays where it does not.
+
+    It goes too where there is nothing in it to go on from, or where the training itself has failed (HeadError): it
+    would fail again.
+
+    anew : forget what an earlier attempt left there
+
+    Raises RunError where another process trains this run, or where the folder cannot be written.
+    """
+    folder = results / f"{name}{TRAINING_SUFFIX}"
+    leases = Leases(folder / "leases")
+    if folder.is_symlink():
+        raise RunError(f"{folder}: is a link, and a training would write elsewhere: remove it")
+    try:
+        leases.folder.mkdir(parents=True, exist_ok=True)
+        if not leases.claim("training"):
+            raise RunError(f"{folder}: another process trains this run; wait for it, or train with another seed")
+        if anew or not is_own(folder):
+            for left in folder.iterdir():
+                if left == leases.folder:
+                    continue
+                if left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left)
+                else:
+                    left.unlink()
+        write_json(folder / CONFIG_FILE, {"format": RUN_FORMAT, **config})
+        done = False
+        try:
+            yield folder
+            done = True
+        except HeadError:
+            done = True
+            raise
+        finally:
+            if done or not (folder / STATE_FILE).is_file():
+                _remove_at_once(folder)  # before the lease: who claims it next makes a folder of its own
+    except OSError as error:
+        if isinstance(error, FeatcacheError):
+            raise
+        raise RunError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    finally:
+        leases.close()
+
+
+def _remove_at_once(folder: Path) -> None:
+    partial = folder.with_name(f".{uuid.uuid4().hex[:12]}{PARTIAL_SUFFIX}")
+    with suppress(OSError):  # what is left of it is for gc
+        folder.replace(partial)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_history(folder: Path, history: Sequence[Epoch]) -> None:
+    """Write history.csv, a line an epoch."""
+    frame = pd.DataFrame([asdict(entry) for entry in history])
+    write_text(folder / HISTORY_FILE, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def write_run(folder: Path, config: dict[str, Any], metrics: dict[str, Any], history: Sequence[Epoch]) -> None:
+    """Write config.json, history.csv and, last, metrics.json."""
+    write_json(folder / CONFIG_FILE, {"format": RUN_FORMAT, **config})
+    write_history(folder, history)
+    write_json(folder / METRICS_FILE, {"format": RUN_FORMAT, **metrics})
+
+
+def write_predictions(
+    folder: Path, rows: pd.DataFrame, probabilities: NDArray[np.floating[Any]], classes: Sequence[str]
+) -> None:
+    """Write predictions.csv: every row of the cache, the predicted label, the probability of each class."""
+    predicted = pd.Series([classes[index] for index in probabilities.argmax(axis=1)], rows.index, name="predicted")
+    columns = [f"p_{label}" for label in classes]
+    frame = pd.concat([rows, predicted, pd.DataFrame(probabilities.round(6), rows.index, columns)], axis=1)
+    write_text(folder / PREDICTIONS_FILE, csv_of(frame))
+
+
+def csv_of(frame: pd.DataFrame) -> str:
+    """A table as CSV, its texts as `featcache.core.files.safe_cell` writes them, its numbers as they are."""
+    safe = frame.copy()
+    for name in safe.select_dtypes(exclude=["number", "bool"]).columns:
+        safe[name] = safe[name].map(lambda value: safe_cell(value) if isinstance(value, str) else value)
+    return str(safe.to_csv(index=False, lineterminator="\n"))
