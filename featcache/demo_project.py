@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from featcache.core.errors import ProjectError
-from featcache.core.progress import Track, silent
+from featcache.core.progress import SILENT, Progress
 from featcache.core.project import DATASET_FILE, PROJECT_FILE, find_project
 from featcache.datasets import GENERATED_FOLDER, GENERATED_PER_CLASS, Initialised, InitOptions, init, read_dataset
 from featcache.extraction import Extracted, extract
@@ -17,12 +17,12 @@ _PART = GENERATED_PER_CLASS * 3 // 16
 _SPLIT = {"split_counts": (GENERATED_PER_CLASS - 2 * _PART, _PART, _PART)}
 
 
-def demo(folder: Path, epochs: int, track: Track = silent) -> tuple[Initialised, Extracted, Fitted, Path]:
+def demo(folder: Path, epochs: int, progress: Progress = SILENT) -> tuple[Initialised, Extracted, Fitted, Path]:
     """The whole job on generated leukocytes: init, extract, fit-head, report. What is done already is kept."""
-    made = _made_before(folder) or init(_drawn_before(folder), folder, InitOptions(dataset=_SPLIT), track)
-    (extracted,) = extract(made.project, ["efficientnet-lite0"], track=track).caches
+    made = _made_before(folder) or init(_drawn_before(folder), folder, InitOptions(dataset=_SPLIT), progress)
+    (extracted,) = extract(made.project, ["efficientnet-lite0"], progress=progress).caches
     cache = open_cache(extracted.path)
-    fitted = fit_head(cache, made.project.results_folder, HeadConfig(epochs=epochs), track=track)
+    fitted = fit_head(cache, made.project.results_folder, HeadConfig(epochs=epochs), progress=progress)
     _, html, _ = report(made.project.results_folder)
     return made, extracted, fitted, html
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import find_cache_of, json_option, project_option
-from featcache.cli.output import print_json, say, shown, size, track
+from featcache.cli.output import print_json, say, shown
 from featcache.core.files import resolved
+from featcache.core.units import size
 
 
 @click.command("convert")
@@ -25,11 +27,10 @@ def command(
 
     CACHE is a cache's name, how its name begins, or its folder; without one, the project's only cache.
     """
-    from featcache.cli.interrupts import finishing_in_hand
     from featcache.store import convert
 
     cache = find_cache_of(folder, name)
-    done = convert(cache, format_, dtype, parent, track, finishing_in_hand)  # type: ignore[arg-type]
+    done = convert(cache, format_, dtype, parent, progress=TERMINAL)  # type: ignore[arg-type]
     made = done.cache
     if as_json:
         print_json(

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from featcache.cli.interrupts import TERMINAL
 from featcache.cli.left_out import listing_left_out
 from featcache.cli.options import (
     AUGMENTATION_NAMES,
@@ -16,7 +17,7 @@ from featcache.cli.options import (
     open_project,
     project_option,
 )
-from featcache.cli.output import print_counts, print_json, say, say_left_out, shown, track
+from featcache.cli.output import print_counts, print_json, say, say_left_out, shown
 from featcache.core.files import resolved
 
 
@@ -35,7 +36,7 @@ def check(folder: Path, as_json: bool) -> None:
 
     project = open_project(folder)
     with listing_left_out(as_json):
-        dataset, left_out = current_dataset(project, track=track)
+        dataset, left_out = current_dataset(project, progress=TERMINAL)
     say_left_out(left_out, as_json)
     with listing_left_out(as_json):
         check_images(dataset.images, str(project.dataset_file), repr(command("init", "--resplit", into=project.folder)))

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
+from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import json_option
-from featcache.cli.output import percent, print_json, print_table, say, track
+from featcache.cli.output import percent, print_json, print_table, say
 from featcache.core.files import resolved
 
 
@@ -25,7 +26,7 @@ def command(folder: Path, epochs: int, as_json: bool) -> None:
     from featcache.reporting import tables
 
     say(f"featcache demo in {folder}/", as_json)
-    made, extracted, fitted, html = demo(folder, epochs, track)
+    made, extracted, fitted, html = demo(folder, epochs, progress=TERMINAL)
     metrics = fitted.run.metrics
     say(f"images    {len(made.dataset.images)}: {made.about}", as_json)
     say(f"features  {extracted.cache}: {extracted.computed} rows computed, {extracted.reused} were there", as_json)

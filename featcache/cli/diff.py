@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import find_cache_of, json_option, project_option
-from featcache.cli.output import print_json, print_table, say, track
+from featcache.cli.output import print_json, print_table, say
 
 
 @click.command("diff")
@@ -24,7 +25,7 @@ def command(a: str, b: str, values: bool, folder: Path, as_json: bool) -> None:
     """
     from featcache.extraction import diff
 
-    found = diff(find_cache_of(folder, a), find_cache_of(folder, b), values, track)
+    found = diff(find_cache_of(folder, a), find_cache_of(folder, b), values, progress=TERMINAL)
     if as_json:
         largest = None if found.largest is None else min(found.largest, 1e308)  # JSON has no infinity
         print_json({**asdict(found), "largest": largest})

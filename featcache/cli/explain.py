@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import (
     extraction_of,
     extraction_options,
@@ -17,7 +18,7 @@ from featcache.cli.options import (
     open_project,
     project_option,
 )
-from featcache.cli.output import print_json, print_table, say, track
+from featcache.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from featcache.extraction import Explanation, Neighbour
@@ -39,7 +40,7 @@ def command(models: tuple[str, ...], folder: Path, as_json: bool, **values: Any)
 
     project = open_project(folder)
     options = extraction_of(values)
-    explained = explain(project, named_models(models), options, track)
+    explained = explain(project, named_models(models), options, progress=TERMINAL)
     if as_json:
         objects = [asdict(each) for each in explained]
         print_json(objects[0] if len(objects) == 1 else objects)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import (
     extraction_of,
     extraction_options,
@@ -16,7 +17,8 @@ from featcache.cli.options import (
     open_project,
     project_option,
 )
-from featcache.cli.output import duration, print_json, say, say_left_out, say_next, size, track
+from featcache.cli.output import print_json, say, say_left_out, say_next
+from featcache.core.units import duration, size
 
 if TYPE_CHECKING:
     from featcache.core.project import Project
@@ -40,7 +42,6 @@ def command(models: tuple[str, ...], dry_run: bool, folder: Path, as_json: bool,
     that another cache, here or on a remote, holds are copied. Several --model, or several --layer, make several
     caches in one pass.
     """
-    from featcache.cli.interrupts import finishing_in_hand
     from featcache.extraction import extract
 
     options = extraction_of(values)
@@ -49,7 +50,7 @@ def command(models: tuple[str, ...], dry_run: bool, folder: Path, as_json: bool,
     if dry_run:
         _say_estimates(project, named, options, as_json)
         return
-    done = extract(project, named, options, track, finishing_in_hand, _say_event)
+    done = extract(project, named, options, progress=TERMINAL)
     say_left_out(done.caches[0].left_out, as_json)
     for cache in done.caches:
         say(_sentence(cache), as_json)
@@ -67,10 +68,6 @@ def command(models: tuple[str, ...], dry_run: bool, folder: Path, as_json: bool,
         say_next("fit-head", into=project.folder)
 
 
-def _say_event(message: str) -> None:
-    say(message, as_json=True)
-
-
 def _where_the_time_went(done: Pass) -> str:
     """How much time each stage took, and which one the others waited for."""
     engines = dict.fromkeys(cache.engine for cache in done.caches if cache.engine)
@@ -82,7 +79,7 @@ def _say_estimates(project: Project, models: list[str], options: ExtractOptions,
     from featcache.cli.explain import work
     from featcache.extraction import estimate
 
-    estimates = estimate(project, models, options, track, _say_event)
+    estimates = estimate(project, models, options, progress=TERMINAL)
     names = ("name", "state", "rows", "compute", "copy", "sources")
     if as_json:
         objects = [

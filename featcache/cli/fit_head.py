@@ -17,13 +17,13 @@ from featcache.cli.head_options import (
     preset_head,
     solver_option,
 )
-from featcache.cli.live import Live, in_words
+from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import json_option, open_project, project_option
-from featcache.cli.output import print_json, print_table, say, say_measures, say_next, track
+from featcache.cli.output import print_json, print_table, say, say_measures, say_next
 
 if TYPE_CHECKING:
     from featcache.core.project import Project
-    from featcache.heads import Expected, Fitted, HeadConfig
+    from featcache.heads import Fitted, HeadConfig
     from featcache.store import Cache
 
 
@@ -69,7 +69,6 @@ def command(
     the published study's settings. An interrupted training goes on where it stopped when the same command is
     run again. The memory and the time that a training is expected to take are said before it begins.
     """
-    from featcache.cli.interrupts import finishing_in_hand
     from featcache.heads import fit_classical, fit_head, interrupted
 
     if seeds > 1 and (more_epochs or resumed is not None):
@@ -86,21 +85,14 @@ def command(
         config = head_of(preset, values)
     cache = labelled_cache(project, cache_name, as_json)
     if kind != "dense":
-        _say_run(fit_classical(cache, project.results_folder, kind, config.seed, again, track), as_json)
+        _say_run(fit_classical(cache, project.results_folder, kind, config.seed, again, progress=TERMINAL), as_json)
         return
     if dry_run:
         _say_expected(cache, project, config, solver, more_epochs or 0, as_json)
         return
-    expected: list[Expected] = []
     if seeds > 1:
         _fit_seeds(project, cache, config, seeds, solver, again, tensorboard, as_json)
         return
-    shown_live = Live()
-
-    def tell(found: Expected) -> None:
-        expected.append(found)
-        say(in_words(found), as_json=True)
-
     done = fit_head(
         cache,
         project.results_folder,
@@ -108,13 +100,11 @@ def command(
         solver,
         again,
         more_epochs or 0,
-        shown_live.track,
-        shown_live.tell,
-        finishing_in_hand,
-        on_expected=tell,
+        progress=TERMINAL,
+        announced="",
         tensorboard=tensorboard,
     )
-    _say_run(done, as_json, expected[0] if expected else None)
+    _say_run(done, as_json)
 
 
 def _say_expected(
@@ -125,15 +115,15 @@ def _say_expected(
     config, choice = planned(cache, project.results_folder, config, solver, more_epochs)
     with explaining_damage(cache):
         found = expect(cache, config, choice)
-    say(in_words(found), as_json)
+    say(str(found), as_json)
     if as_json:
         print_json({"cache": cache.name, **asdict(found)})
 
 
-def _say_run(done: Fitted, as_json: bool, expected: Expected | None = None) -> None:
+def _say_run(done: Fitted, as_json: bool) -> None:
     say(_sentence(done), as_json)
     if as_json:
-        print_json({**_as_json(done), "expected": asdict(expected) if expected else None})
+        print_json({**_as_json(done), "expected": asdict(done.expected) if done.expected else None})
         return
     say_measures(done.run)
 
@@ -148,7 +138,6 @@ def _fit_seeds(
     tensorboard: bool,
     as_json: bool,
 ) -> None:
-    from featcache.cli.interrupts import finishing_in_hand
     from featcache.heads import fit_seeds
 
     done = fit_seeds(
@@ -158,9 +147,8 @@ def _fit_seeds(
         seeds,
         solver,
         again,
-        track,
-        finishing_in_hand,
-        on_expected=lambda found: say(f"each: {in_words(found)}", as_json=True),
+        progress=TERMINAL,
+        announced="each: ",
         tensorboard=tensorboard,
     )
     if as_json:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.cli.live import Live
+from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import given_views, named_models, open_project
-from featcache.cli.output import duration, print_json, say, say_measures
+from featcache.cli.output import print_json, say, say_measures
 from featcache.cli.scratch_options import network_of, recipe_option, scratch_of, scratch_options
+from featcache.core.units import duration
 
 if TYPE_CHECKING:
     from featcache.networks import Expected, Fitted
@@ -48,7 +49,6 @@ def fit(
     **values: Any,
 ) -> None:
     """Train, and say what came of it: for both commands."""
-    from featcache.cli.interrupts import finishing_in_hand
     from featcache.networks import ScratchOptions, expect, fit_scratch
 
     config = scratch_of(recipe, values)
@@ -58,17 +58,13 @@ def fit(
     if dry_run:
         _say_expected(expect(project, network_of(weights, values), config, options), config.epochs, as_json)
         return
-    live = Live()
     done = fit_scratch(
         project,
         network_of(weights, values),
         config,
         options,
         again,
-        live.track,
-        live.tell,
-        finishing_in_hand,
-        lambda message: say(message, as_json=True),
+        progress=TERMINAL,
     )
     say(_sentence(done), as_json)
     if as_json:

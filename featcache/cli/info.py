@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from featcache.cli.options import find_cache_of, json_option, project_option, remote_option
-from featcache.cli.output import print_json, print_table, say, shown, size
+from featcache.cli.output import print_json, print_table, say, shown
 from featcache.cli.remote_output import info_on_remote
 from featcache.core.files import resolved
+from featcache.core.units import size
 
 
 @click.command("info")

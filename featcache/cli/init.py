@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+from featcache.cli.interrupts import TERMINAL
 from featcache.cli.left_out import listing_left_out
 from featcache.cli.options import AUGMENTATION_NAMES, given, given_views, json_option, strict_option, views_options
-from featcache.cli.output import print_counts, print_json, say, say_left_out, say_next, track
+from featcache.cli.output import print_counts, print_json, say, say_left_out, say_next
 from featcache.core.files import resolved
 
 _DATASET_NAMES = (
@@ -80,7 +81,7 @@ def command(source: Path | None, into: Path, as_json: bool, **values: Any) -> No
         **{name: values[name] for name in ("per_class", "resplit", "relabel", "strict")},
     )
     with listing_left_out(as_json):
-        done = init(source, into, options, track)
+        done = init(source, into, options, progress=TERMINAL)
     say(f"took it for {done.about}", as_json)
     for remark in done.remarks:
         say(remark, as_json)

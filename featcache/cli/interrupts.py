@@ -1,22 +1,20 @@
-"""Ctrl-C and SIGTERM: what was finished is kept, and what is in hand is finished where that can be done.
+"""Ctrl-C and SIGTERM in a command: both raise KeyboardInterrupt, and no library can swallow that.
 
 Nobody waits for a remote any more, in whatever thread, once there was a signal: what is in hand there may never end.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 
-from featcache.remotes import ending_with
+from featcache.core import interrupts
+from featcache.core.shown import Terminal
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _noted: list[int] = []
-"""Signals that came while the command ran, but for those that `finishing_in_hand` waits for."""
-_Handler = Callable[[int, FrameType | None], None]
+"""Signals that came while the command ran, but for those that `stopping` waits for."""
 
 
 @contextmanager
@@ -29,38 +27,20 @@ def noting_interrupts() -> Iterator[list[int]]:
         raise KeyboardInterrupt
 
     ours = (signal.default_int_handler, signal.SIG_DFL)
-    with ending_with(lambda: bool(_noted)), _handled(note, lambda before: before in ours):
+    with interrupts.ending_with(lambda: bool(_noted)), interrupts.handled(note, lambda before: before in ours):
         yield _noted
 
 
-@contextmanager
-def finishing_in_hand() -> Iterator[Callable[[], bool]]:
-    """The first signal is only noted, for the work inside to end in good order; the next one ends it at once."""
-    if _noted:  # and a library swallowed it, in the middle of an import
-        raise KeyboardInterrupt
-    noted: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
+class _CommandLine(Terminal):
+    """Bars and notes of commands."""
 
-    def note(number: int, frame: FrameType | None) -> None:
-        noted.append(number)
-        if len(noted) > 1 and callable(before):
-            before(number, frame)
-        with suppress(OSError):  # printed as it is: a handler may come in the middle of another print
-            os.write(2, b"interrupted: finishing what is in hand; once more ends it at once\n")
-
-    with ending_with(lambda: bool(noted)), _handled(note, callable):
-        yield lambda: bool(noted)
+    @contextmanager
+    def stopping(self) -> Iterator[Callable[[], bool]]:
+        """See `featcache.core.interrupts.finishing_in_hand`."""
+        if _noted:  # and a library swallowed it, in the middle of an import
+            raise KeyboardInterrupt
+        with interrupts.finishing_in_hand() as stopped:
+            yield stopped
 
 
-@contextmanager
-def _handled(handler: _Handler, where: Callable[[object], bool]) -> Iterator[None]:
-    """Handle the signals whose handler until now is of the kind `where` asks for; others belong to whoever set them."""
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    ours = [number for number in _SIGNALS if where(before[number])]
-    try:
-        for number in ours:
-            signal.signal(number, handler)
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, before[number])
+TERMINAL = _CommandLine()

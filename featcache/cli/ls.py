@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featcache.cli.options import json_option, open_project, project_option, remote_option
-from featcache.cli.output import print_json, print_table, say, size
+from featcache.cli.output import print_json, print_table, say
 from featcache.cli.remote_output import list_on_remote
+from featcache.core.units import size
 
 if TYPE_CHECKING:
     from featcache.store import Listed

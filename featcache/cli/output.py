@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from featcache.core.shown import printable
 
-    from featcache.core.progress import Advance
+if TYPE_CHECKING:
     from featcache.datasets import LeftOut
     from featcache.training import Run
 
@@ -98,55 +96,6 @@ def print_counts(counts: Mapping[str, Mapping[str, int]]) -> None:
     print_table(["class", "train", "val", "test"], rows)
 
 
-def printable(text: str) -> str:
-    """Text without what would steer the terminal (escapes, marks that turn its direction) or pass for another line.
-
-    Lines that are indented belong to the message before them, and stay.
-    """
-    kept = _STEERING.sub("\ufffd", text)
-    return "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in kept)
-
-
-@contextmanager
-def track(description: str, total: int) -> Iterator[Advance]:
-    """A progress bar on standard error that goes when it is done; nothing where that is no terminal."""
-    with bar(with_note=False) as progress:
-        if progress is None:
-            yield lambda steps: None
-            return
-        task = progress.add_task(printable(description), total=total, note="")
-        yield lambda steps: progress.advance(task, steps)
-
-
-@contextmanager
-def bar(with_note: bool = True) -> Iterator[Progress | None]:
-    """rich's progress bar, perhaps with room for a note, on standard error; None where that is no terminal.
-
-    Where the terminal is narrow, name and note are cut; bar, count and time left stay.
-    """
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.table import Column
-
-    console = Console(stderr=True)
-    cut: dict[str, Any] = {"no_wrap": True, "overflow": "ellipsis"}
-    whole: dict[str, Any] = {"no_wrap": True, "overflow": "crop"}
-    bar_width = min(40, max(10, console.width // 6))
-    columns: list[ProgressColumn] = [
-        TextColumn("{task.description}", markup=False, table_column=Column(ratio=2, **cut)),
-        BarColumn(bar_width, table_column=Column(min_width=bar_width, **whole)),
-        MofNCompleteColumn(table_column=Column(min_width=_COUNT_WIDTH, justify="right", **whole)),
-        TimeRemainingColumn(table_column=Column(min_width=_TIME_WIDTH, **whole)),
-    ]
-    if with_note:
-        columns.append(TextColumn("{task.fields[note]}", markup=False, table_column=Column(ratio=3, **cut)))
-    with Progress(*columns, console=console, transient=True, expand=True) as progress:
-        yield progress
-
-
 def say_left_out(left_out: Sequence[LeftOut], as_json: bool) -> None:
     """List what was not used, and why."""
     if left_out:
@@ -195,23 +144,6 @@ def say_next(verb: str, *arguments: str, into: Path) -> None:
 def shown(path: Path) -> str:
     """A path for people: from the current folder where it lies in there."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def size(n_bytes: int) -> str:
-    """1536 -> '1.5 KB'"""
-    amount = float(n_bytes)
-    for unit in ("B", "KB", "MB", "GB"):
-        if amount < 1000 or unit == "GB":
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    raise AssertionError
-
-
-def duration(seconds: float) -> str:
-    """0.034 -> '0.03 s', 3.4 -> '3.4 s', 90 -> '90 s', 400 -> '7 min', 9000 -> '2.5 h'"""
-    if seconds < 120:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def percent(share: float | None) -> str:

@@ -7,10 +7,12 @@ from typing import Any
 
 import click
 
+from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import json_option, open_project, project_option
-from featcache.cli.output import print_json, say, shown, size, track
+from featcache.cli.output import print_json, say, shown
 from featcache.cli.push import push_options, words_options
 from featcache.core.files import resolved
+from featcache.core.units import size
 
 
 @click.command("pack")
@@ -24,13 +26,12 @@ def command(names: tuple[str, ...], file: Path | None, folder: Path, as_json: bo
 
     Nothing in it is compressed again, so that a pack behind a URL can be read in parts without fetching all of it.
     """
-    from featcache.cli.interrupts import finishing_in_hand
     from featcache.sharing import find_pushable, pack
 
     project = open_project(folder)
     options = push_options(values)
     folders = [find_pushable(project, name) for name in names or (None,)]
-    done = pack(folders, file or Path(f"{folders[0].name}.zip"), options, track, finishing_in_hand)
+    done = pack(folders, file or Path(f"{folders[0].name}.zip"), options, progress=TERMINAL)
     say(f"{shown(resolved(done.file))}: {', '.join(done.names)}, {size(done.bytes)}", as_json)
     if as_json:
         print_json({"path": str(resolved(done.file)), "names": list(done.names), "bytes": done.bytes})

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import json_option, open_project, project_option, project_or_none
-from featcache.cli.output import print_json, printable, say, shown, size, track
+from featcache.cli.output import print_json, say, shown
 from featcache.cli.remote_output import record_as_json, signature_in_words
 from featcache.core.files import resolved
+from featcache.core.shown import printable
+from featcache.core.units import size
 
 if TYPE_CHECKING:
     from featcache.sharing import Pulled
@@ -59,7 +62,6 @@ def command(
     one begins. With --split, --class, --image, --pooling or --dtype it is a cache of its own, of those rows,
     and only what holds them is fetched. What arrived whole before an interruption is kept: the same command goes on.
     """
-    from featcache.cli.interrupts import finishing_in_hand
     from featcache.sharing import Part, pull, resolve, trust_of
 
     project = project_or_none(folder) if parent else open_project(folder)
@@ -68,7 +70,7 @@ def command(
     caches = parent or open_project(folder).cache_folder
     results = parent or open_project(folder).results_folder
     trust = trust_of(target, require_signed, allow_older, trusted)
-    done = pull(target, caches, results, part, trust, track, finishing_in_hand)
+    done = pull(target, caches, results, part, trust, progress=TERMINAL)
     say(_sentence(done), as_json)
     for line in (signature_in_words(done.signed), *done.remarks):
         say(f"  {line}", as_json)

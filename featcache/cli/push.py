@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import Command, json_option, open_project, project_option
-from featcache.cli.output import print_json, printable, say, size, track
+from featcache.cli.output import print_json, say
 from featcache.cli.remote_output import record_as_json
+from featcache.core.shown import printable
+from featcache.core.units import size
 
 if TYPE_CHECKING:
     from featcache.sharing import Pushed, PushOptions
@@ -61,7 +64,6 @@ def command(
     CACHE or RUN is a name, how one begins, or a folder; without one, the project's only cache. After an
     interruption the same command goes on. A remote is never written where the key may only read.
     """
-    from featcache.cli.interrupts import finishing_in_hand
     from featcache.remotes import refuse_writing
     from featcache.sharing import find_pushable, open_named, push
 
@@ -75,7 +77,7 @@ def command(
         return
     done = []
     for each in folders:
-        done.append(push(each, target, options, project.cache_folder, track, finishing_in_hand))
+        done.append(push(each, target, options, project.cache_folder, progress=TERMINAL))
         say(_sentence(done[-1], target.store.url), as_json)
         for remark in done[-1].remarks:
             say(f"  {printable(remark)}", as_json)

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import project_or_none
-from featcache.cli.output import print_json, print_table, printable, say, size, track
+from featcache.cli.output import print_json, print_table, say
 from featcache.cli.tidying import confirm_removal
 from featcache.core.errors import TrustError
+from featcache.core.shown import printable
+from featcache.core.units import size
 
 if TYPE_CHECKING:
     from featcache.sharing import Listed, Record, Signed
@@ -117,7 +120,7 @@ def verify_on_remote(remote: str, names: Sequence[str], folder: Path, as_json: b
         problems = [one for one in listed if one.entry is None]
     values: list[dict[str, Any]] = []
     for entry in entries:
-        found = verify(store, entry, track)
+        found = verify(store, entry, progress=TERMINAL)
         values.append({**asdict(found), "sound": found.sound})
         if found.sound:
             say(f"{found.name}: sound: {found.files} files, {size(found.bytes)}", as_json)
@@ -152,7 +155,7 @@ def remove_on_remote(remote: str, names: Sequence[str], folder: Path, yes: bool,
     if not dry_run:
         confirm_removal(total, yes, as_json)
         for item in found:
-            remove_from_remote(store, item, track)
+            remove_from_remote(store, item, progress=TERMINAL)
     if as_json:
         items = [{"path": item.name, "bytes": item.bytes, "why": item.kind} for item in found]
         print_json({"removed": not dry_run, "bytes": total, "items": items})

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from featcache.cli.head_options import cache_option, given_head, labelled_cache, points_of, solver_option, swept_options
-from featcache.cli.live import Live
+from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import percent, print_json, print_table, say, shown
 
@@ -39,7 +39,6 @@ def command(
     Every head shares one Gram matrix. The best value of --monitor in each head's course decides; test rows are
     looked at once, with the winner's best epoch.
     """
-    from featcache.cli.interrupts import finishing_in_hand
     from featcache.heads import from_preset, grid, random_points, sweep
 
     space = points_of(values)
@@ -47,8 +46,7 @@ def command(
     points = random_points(space, n_random, config.seed) if n_random else grid(space)
     project = open_project(folder)
     cache = labelled_cache(project, cache_name, as_json)
-    live = Live()
-    done = sweep(cache, project.results_folder, config, points, seeds, solver, live.track, finishing_in_hand)
+    done = sweep(cache, project.results_folder, config, points, seeds, solver, progress=TERMINAL)
     run = done.winner.run
     if as_json:
         print_json(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from featcache.cli.output import print_json, print_table, say, shown, size
+from featcache.cli.output import print_json, print_table, say, shown
+from featcache.core.units import size
 
 if TYPE_CHECKING:
     from featcache.cleanup import Removable

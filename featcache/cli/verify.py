@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import json_option, open_project, project_option, remote_option
-from featcache.cli.output import print_json, say, size, track
+from featcache.cli.output import print_json, say
 from featcache.cli.remote_output import verify_on_remote
 from featcache.core.files import resolved
+from featcache.core.units import size
 
 if TYPE_CHECKING:
     from featcache.extraction import Recomputed
@@ -42,7 +44,6 @@ def command(
     CACHE is a cache's name, how its name begins, or its folder; without one, every finished cache of the project.
     Exit code 1 where something is damaged, and stays so, or where no cache was ever finished.
     """
-    from featcache.cli.interrupts import finishing_in_hand
     from featcache.extraction import recompute, repair, sweep, verify_cache
 
     if remote is not None:
@@ -52,13 +53,13 @@ def command(
         return
     values, sound = [], True
     for cache_folder in _folders(names, folder):
-        found = verify_cache(cache_folder, track)
+        found = verify_cache(cache_folder, progress=TERMINAL)
         computed = None
         if mend and not found.sound:
             _say(found, as_json)
-            computed = repair(open_project(folder), found, weights, track, finishing_in_hand)
+            computed = repair(open_project(folder), found, weights, progress=TERMINAL)
             say(f"{found.folder.name}: repaired, {computed} rows computed", as_json)
-            found = verify_cache(cache_folder, track)
+            found = verify_cache(cache_folder, progress=TERMINAL)
         if mend and found.sound:
             sweep(cache_folder)
         _say(found, as_json)

@@ -12,7 +12,7 @@ from typing import Any
 from featcache.core.errors import ProjectError
 from featcache.core.files import resolved
 from featcache.core.locks import TakenError, folder_beside, holding
-from featcache.core.progress import Track, silent
+from featcache.core.progress import SILENT, Progress
 from featcache.core.project import (
     DATASET_FILE,
     PROJECT_FILE,
@@ -68,7 +68,9 @@ class Initialised:
     remarks: Sequence[str]
 
 
-def init(place: Path | None, into: Path, options: InitOptions | None = None, track: Track = silent) -> Initialised:
+def init(
+    place: Path | None, into: Path, options: InitOptions | None = None, progress: Progress = SILENT
+) -> Initialised:
     """Write featcache.toml and dataset.csv into the folder `into`.
 
     Over a project that is there already, the images are read again: those known keep their split and
@@ -82,24 +84,24 @@ def init(place: Path | None, into: Path, options: InitOptions | None = None, tra
     options = options or InitOptions()
     _settings(Settings(), options)  # a wrong option is said before anything is touched
     with _alone_in(into):
-        return _init(place, into, options, track)
+        return _init(place, into, options, progress)
 
 
-def _init(place: Path | None, into: Path, options: InitOptions, track: Track) -> Initialised:
+def _init(place: Path | None, into: Path, options: InitOptions, progress: Progress) -> Initialised:
     before = _project_before(into)
     settings = _settings(before.settings if before else Settings(), options)
     about = ""
     if place is None and before:
         place = into / settings.dataset.source
     elif place is None:
-        place, about = _generate(into, settings, options, track)
+        place, about = _generate(into, settings, options, progress)
         settings = _split_by_counts(settings, options)
     own = Project(into, settings)
     ignore = frozenset({own.cache_folder, own.results_folder, own.dataset_file, into / SHEET_FILE})
     asked = settings.dataset
     source = find_images(place, asked, ignore)
     kept = _kept(before, settings)
-    with track("checking images", len({candidate.path for candidate in source.candidates})) as advance:
+    with progress.begin("checking images", len({candidate.path for candidate in source.candidates})) as advance:
         stamps = own.cache_folder / STAMPS_FILE
         rule = _rule(asked, options.resplit)
         built = build(source, rule, asked.without, kept, stamps, lambda: advance(1), options.relabel)
@@ -162,14 +164,14 @@ def _rule(asked: DatasetSection, resplit: bool) -> SplitRule:
     return SplitRule(shares, counts, asked.split_seed, resplit, asked.group_pattern)
 
 
-def _generate(into: Path, settings: Settings, options: InitOptions, track: Track) -> tuple[Path, str]:
+def _generate(into: Path, settings: Settings, options: InitOptions, progress: Progress) -> tuple[Path, str]:
     """Draw the generated leukocytes, unless they are there: of an `init` that was stopped after it drew them."""
     folder, seed = into / GENERATED_FOLDER, settings.augmentation.seed
     about = f"generated leukocytes, {options.per_class} of each class, in {GENERATED_FOLDER}/"
     if folder.exists() and not is_generated(folder, options.per_class, seed):
         raise ProjectError(f"{folder} is already here: {command('init', shown(folder), into=into)!r} takes it as it is")
     if not folder.exists():
-        with track("drawing leukocytes", 1) as advance, _writing(into):
+        with progress.begin("drawing leukocytes", 1) as advance, _writing(into):
             with folder_beside(folder) as partial:
                 write_cells(partial, options.per_class, seed)
             advance(1)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from featcache.core.errors import DatasetError, ProjectError
-from featcache.core.progress import Track, silent
+from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project, command
 from featcache.datasets.boxes import clipped
 from featcache.datasets.build import default_group
@@ -18,7 +18,7 @@ from featcache.images import STAMPS_FILE, image_id_of, scan
 
 
 def current_dataset(
-    project: Project, strict: bool = False, track: Track = silent, check_bytes: bool = False, keep: bool = True
+    project: Project, strict: bool = False, progress: Progress = SILENT, check_bytes: bool = False, keep: bool = True
 ) -> tuple[Dataset, list[LeftOut]]:
     """The images of dataset.csv that can be used now, named by the bytes they have now.
 
@@ -30,7 +30,7 @@ def current_dataset(
     listed = read_dataset(project.dataset_file, project.images_folder)
     named = [replace(image, path=_as_on_disk(listed.folder, image.path)) for image in listed.images]
     paths = {image.path for image in named}
-    with track("checking images", len(paths)) as advance:
+    with progress.begin("checking images", len(paths)) as advance:
         files = scan(listed.folder, paths, project.cache_folder / STAMPS_FILE, lambda: advance(1), check_bytes)
     images, left_out, lines = [], [], []
     for image in named:

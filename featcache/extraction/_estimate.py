@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featcache.backbones import OnEvent
 from featcache.core.machine import usable_cores
-from featcache.core.progress import Track, silent
+from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
 from featcache.extraction._explain import Explanation, explain_plan
 from featcache.extraction.plan import ExtractOptions, Plan, plan_extraction
@@ -40,15 +39,14 @@ def estimate(
     project: Project,
     models: Sequence[str],
     options: ExtractOptions | None = None,
-    track: Track = silent,
-    on_event: OnEvent = lambda message: None,
+    progress: Progress = SILENT,
 ) -> list[Estimate]:
     """Say what `extract` with these arguments would take, a cache each. Nothing is kept but what the engine found out.
 
     Raises what `extract` raises.
     """
     options = options or ExtractOptions()
-    plans = plan_extraction(project, models, options, track, keep=False, on_event=on_event)
+    plans = plan_extraction(project, models, options, progress, keep=False)
     s_a_row: dict[Callable[[], object], float] = {}
     estimates = []
     for plan in plans:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.core.errors import CacheError, UsageError
-from featcache.core.progress import Track, silent
+from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
 from featcache.core.recipe import Recipe
 from featcache.extraction.plan import ExtractOptions, Plan, plan_extraction
@@ -61,11 +61,11 @@ class Explanation:
 
 
 def explain(
-    project: Project, models: Sequence[str], options: ExtractOptions | None = None, track: Track = silent
+    project: Project, models: Sequence[str], options: ExtractOptions | None = None, progress: Progress = SILENT
 ) -> list[Explanation]:
     """Say what `extract` with these arguments is of and would do, a cache each. Nothing is computed."""
     options = options or ExtractOptions()
-    plans = plan_extraction(project, models, options, track, keep=False)
+    plans = plan_extraction(project, models, options, progress, keep=False)
     return [explain_plan(plan, options) for plan in plans]
 
 
@@ -146,7 +146,7 @@ class Diff:
     largest: float | None = None
 
 
-def diff(a: Cache, b: Cache, values: bool = False, track: Track = silent) -> Diff:
+def diff(a: Cache, b: Cache, values: bool = False, progress: Progress = SILENT) -> Diff:
     """Compare recipes, rows and labels of two caches; with `values` also the features of rows that both hold."""
     ours, theirs = a.views, b.views
     comparable = a.recipe.space == b.recipe.space
@@ -160,7 +160,7 @@ def diff(a: Cache, b: Cache, values: bool = False, track: Track = silent) -> Dif
     storage = [(name, getattr(one, name), getattr(other, name)) for name in ("format", "shape", "dtype")]
     differing = largest = None
     if values:
-        differing, largest = _compared(a, b, joined["row_a"].to_numpy(), joined["row_b"].to_numpy(), track)
+        differing, largest = _compared(a, b, joined["row_a"].to_numpy(), joined["row_b"].to_numpy(), progress)
     return Diff(
         a.name,
         b.name,
@@ -176,13 +176,13 @@ def diff(a: Cache, b: Cache, values: bool = False, track: Track = silent) -> Dif
 
 
 def _compared(
-    a: Cache, b: Cache, rows_a: NDArray[np.intp], rows_b: NDArray[np.intp], track: Track
+    a: Cache, b: Cache, rows_a: NDArray[np.intp], rows_b: NDArray[np.intp], progress: Progress
 ) -> tuple[int, float]:
     """How many of the paired rows differ, and the largest difference. Raises UsageError for rows of other shapes."""
     if a.features.shape[1:] != b.features.shape[1:]:
         raise UsageError(f"rows of {a.features.shape[1:]} and of {b.features.shape[1:]} cannot be compared")
     differing, largest = 0, 0.0
-    with track("comparing features", len(rows_a)) as advance:
+    with progress.begin("comparing features", len(rows_a)) as advance:
         for place, block in a.features.blocks(rows_a):
             ours = block.reshape(len(block), -1).astype(np.float64)
             theirs = b.features[rows_b[place]].reshape(len(block), -1).astype(np.float64)

@@ -12,11 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from featcache.backbones import OnEvent
 from featcache.core.errors import CacheError, CacheWriteError
 from featcache.core.machine import usable_cores
 from featcache.core.offline import offline
-from featcache.core.progress import Stopping, Track, never, silent
+from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project, refuse_unwritable
 from featcache.core.strict_json import read_json
 from featcache.datasets import Dataset, LeftOut
@@ -101,9 +100,7 @@ def extract(
     project: Project,
     models: Sequence[str],
     options: ExtractOptions | None = None,
-    track: Track = silent,
-    stopping: Stopping = never,
-    on_event: OnEvent = lambda message: None,
+    progress: Progress = SILENT,
 ) -> Pass:
     """Compute the features of every row that the project asks for and that no cache in reach holds yet.
 
@@ -118,24 +115,22 @@ def extract(
     """
     options = options or ExtractOptions()
     with offline(options.offline):
-        return _extract(project, models, options, track, stopping, on_event)
+        return _extract(project, models, options, progress)
 
 
 def _extract(
     project: Project,
     models: Sequence[str],
     options: ExtractOptions,
-    track: Track,
-    stopping: Stopping,
-    on_event: OnEvent,
+    progress: Progress,
 ) -> Pass:
     started = time.perf_counter()
     refuse_unwritable(project.cache_folder)
-    plans = plan_extraction(project, models, options, track, on_event=on_event)
+    plans = plan_extraction(project, models, options, progress)
     different = {plan.folder: plan for plan in plans}  # a model may be named twice
     found = {folder: _brought_up_to_date(folder, plan.digest, plan.dataset) for folder, plan in different.items()}
     asked = {
-        folder: _ask_remotes(project, plan, options, track, stopping, on_event)
+        folder: _ask_remotes(project, plan, options, progress)
         for folder, plan in different.items()
         if not (folder / MANIFEST_FILE).is_file()
     }
@@ -144,7 +139,7 @@ def _extract(
         if reached.whole is not None:
             found[folder] = _brought_up_to_date(folder, different[folder].digest, different[folder].dataset)
     before = time.perf_counter()
-    filled, shares = _fill(unfinished, asked, options, started, track, stopping) if unfinished else ({}, Shares())
+    filled, shares = _fill(unfinished, asked, options, started, progress) if unfinished else ({}, Shares())
     now = time.perf_counter()
     extracted = []
     for plan in plans:
@@ -177,18 +172,16 @@ def _extract(
     return Pass(extracted, shares, now - before)
 
 
-def _ask_remotes(
-    project: Project, plan: Plan, options: ExtractOptions, track: Track, stopping: Stopping, on_event: OnEvent
-) -> Reached:
+def _ask_remotes(project: Project, plan: Plan, options: ExtractOptions, progress: Progress) -> Reached:
     """What the project's remotes have of a cache: the whole of it, pulled; or rows that nobody has here."""
     if options.no_remote or options.offline or not remotes_of(project):
         return Reached()
     here = Reach((plan.parent, *options.reuse_from), plan.recipe.space, plan.cut.feature_shape, first=plan.folder)
     here.look_for(plan.rows)
     wanted = [row for row in plan.rows if not here.holds(row)]
-    found = ask_remotes(project, plan.recipe, plan.rows, plan.storage.format, wanted, track, stopping)
+    found = ask_remotes(project, plan.recipe, plan.rows, plan.storage.format, wanted, progress)
     for remark in found.remarks:
-        on_event(remark)
+        progress.note(remark)
     return found
 
 
@@ -197,16 +190,15 @@ def _fill(
     asked: Mapping[Path, Reached],
     options: ExtractOptions,
     started: float,
-    track: Track,
-    stopping: Stopping,
+    progress: Progress,
 ) -> tuple[dict[Path, tuple[Counts, int]], Shares]:
     """Write what is missing, and commit. Returns what was done for each cache, and how many of its rows are faint."""
     by_id = {image.image_id: image for image in plans[0].dataset.images}
     names = ", ".join(plan.name for plan in plans)
-    with stopping() as stopped, ExitStack() as writers:
+    with progress.stopping() as stopped, ExitStack() as writers:
         targets = [_target(plan, asked[plan.folder], options, writers) for plan in plans]
-        shares = _opened(targets, track)
-        with track(f"extracting {names}", sum(len(plan.rows) for plan in plans)) as advance:
+        shares = _opened(targets, progress)
+        with progress.begin(f"extracting {names}", sum(len(plan.rows) for plan in plans)) as advance:
             advance(sum(target.writer.rows_done for target in targets))
             done = extract_rows(targets, by_id, plans[0].dataset.folder, advance, stopped, shares)
         for plan, target, counts in zip(plans, targets, done.counts, strict=True):
@@ -223,12 +215,12 @@ def _fill(
     return filled, done.shares
 
 
-def _opened(targets: Sequence[Target], track: Track) -> Shares:
+def _opened(targets: Sequence[Target], progress: Progress) -> Shares:
     """Open the networks that have rows to compute, which takes seconds, and say so. Returns what that took."""
     shares = Shares()
     needed = dict.fromkeys(target.engine for target in targets if _has_rows_to_compute(target))
     if needed:
-        with track("opening the network", len(needed)) as advance, shares.of("open"):
+        with progress.begin("opening the network", len(needed)) as advance, shares.of("open"):
             for engine in needed:
                 engine()
                 advance(1)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from featcache.backbones import Cut, Engine, NetworkSpec, Precision, is_own_name, space_of
 from featcache.core.errors import CacheError, CacheNotFoundError, DatasetError, WeightsError
-from featcache.core.progress import Track, silent
+from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
 from featcache.core.recipe import FeatureSpace, Recipe
 from featcache.datasets import LabelledImage, current_dataset
@@ -34,7 +34,7 @@ class Recomputed:
     largest_deviation: float
 
 
-def verify_cache(folder: Path, track: Track = silent) -> Verified:
+def verify_cache(folder: Path, progress: Progress = SILENT) -> Verified:
     """`featcache.store._verify.verify`, with progress."""
     try:
         total = sum(entry.bytes for entry in read_manifest(folder).files.values())
@@ -42,7 +42,7 @@ def verify_cache(folder: Path, track: Track = silent) -> Verified:
         raise
     except CacheError:
         total = 0
-    with track(f"verifying {folder.name}", total) as advance:
+    with progress.begin(f"verifying {folder.name}", total) as advance:
         return verify(folder, advance)
 
 

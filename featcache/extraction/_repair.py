@@ -13,7 +13,7 @@ from featcache.backbones import PIXELS, Cut, Engine
 from featcache.core.errors import CacheError, FeatcacheError
 from featcache.core.files import PARTIAL_SUFFIX, write_json
 from featcache.core.leases import Leases
-from featcache.core.progress import Stopping, Track, never, silent
+from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
 from featcache.core.recipe import Recipe, cache_digest, cache_name, row_id
 from featcache.datasets import Dataset, current_dataset, plan_views
@@ -64,8 +64,7 @@ def repair(
     project: Project,
     found: Verified,
     weights: str | None = None,
-    track: Track = silent,
-    stopping: Stopping = never,
+    progress: Progress = SILENT,
 ) -> int:
     """Make again what `verify` found damaged. Returns the number of rows that were computed.
 
@@ -105,8 +104,8 @@ def repair(
         _make_ready(folder, recipe, rows, damaged, same_rows)
     # What NaN the cache held, it was allowed to hold.
     arguments = (folder.parent, recipe, rows, row_shape, format_, True, kept)
-    with stopping() as stopped, CacheWriter(*arguments) as writer:
-        with track(f"repairing {folder.name}", len(rows)) as advance:
+    with progress.stopping() as stopped, CacheWriter(*arguments) as writer:
+        with progress.begin(f"repairing {folder.name}", len(rows)) as advance:
             advance(writer.rows_done)
             target = Target(writer, lambda: network()[1](), reach=reach)
             (counts,) = extract_rows([target], images, dataset.folder, advance, stopped).counts

@@ -14,7 +14,6 @@ from featcache.backbones import (
     ChosenEngine,
     Cut,
     NetworkSpec,
-    OnEvent,
     Precision,
     available,
     identify,
@@ -27,7 +26,7 @@ from featcache.backbones import (
 )
 from featcache.core.errors import DatasetError, WeightsError
 from featcache.core.offline import offline
-from featcache.core.progress import Track, silent
+from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project, StorageSection, changed, command
 from featcache.core.recipe import Recipe, cache_digest, cache_name
 from featcache.datasets import Dataset, LeftOut, check, current_dataset, plan_views
@@ -126,9 +125,8 @@ def plan_extraction(
     project: Project,
     models: Sequence[str],
     options: ExtractOptions,
-    track: Track = silent,
+    progress: Progress = SILENT,
     keep: bool = True,
-    on_event: OnEvent = lambda message: None,
 ) -> list[Plan]:
     """What `extract` with these arguments is of: a plan a cache, for each model in turn one a layer.
 
@@ -138,7 +136,7 @@ def plan_extraction(
     Raises DatasetError for images that cannot be trained on, BackboneError or WeightsError for a network that
     cannot be had.
     """
-    dataset, left_out = current_dataset(project, options.strict, track, options.check_bytes, keep)
+    dataset, left_out = current_dataset(project, options.strict, progress, options.check_bytes, keep)
     _refuse_untrainable(project, dataset, left_out)
     wanted = changed(project.settings.views, options.views)
     views = plan_views(dataset.images, wanted)
@@ -148,8 +146,8 @@ def plan_extraction(
     for model in models:
         if options.offline:
             _refuse_download(model, options.weights)
-        with offline(options.offline), track(f"looking at {model}", 1) as advance:
-            cuts, engine = network_for(project, options.network(model), options.engine, options.batch_rows, on_event)
+        with offline(options.offline), progress.begin(f"looking at {model}", 1) as advance:
+            cuts, engine = network_for(project, options.network(model), options.engine, options.batch_rows, progress)
             advance(1)
         for number, cut in enumerate(cuts):
             recipe = Recipe(space_of(cut, storage.dtype, wanted.resize), augmentation)
@@ -176,7 +174,7 @@ def network_for(
     spec: NetworkSpec,
     engine: str = "auto",
     batch_rows: int | None = None,
-    on_event: OnEvent = lambda message: None,
+    progress: Progress = SILENT,
 ) -> tuple[tuple[Cut, ...], Callable[[], ChosenEngine]]:
     """What a network computes, and how to open it; what was found out about it before is remembered in the project.
 
@@ -190,7 +188,7 @@ def network_for(
     @cache
     def opened() -> ChosenEngine:
         memory = project.cache_folder / CALIBRATION_FILE
-        return open_engine(loaded or load_network(spec), engine, batch_rows, memory, on_event)
+        return open_engine(loaded or load_network(spec), engine, batch_rows, memory, progress.note)
 
     return cuts, opened
 

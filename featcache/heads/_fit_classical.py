@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from featcache.core.progress import Track, silent
+from featcache.core.progress import SILENT, Progress
 from featcache.core.project import refuse_unwritable
 from featcache.datasets import SPLITS
 from featcache.heads import classical
@@ -30,7 +30,7 @@ from featcache.training import Epoch, runs
 
 
 def fit_classical(
-    cache: Cache, results: Path, kind: str, seed: int = 0, again: bool = False, track: Track = silent
+    cache: Cache, results: Path, kind: str, seed: int = 0, again: bool = False, progress: Progress = SILENT
 ) -> Fitted:
     """Fit one of `featcache.heads.classical.KINDS` to the train rows and write its run; features are never held.
 
@@ -51,7 +51,7 @@ def fit_classical(
     refuse_unwritable(results)
     started = time.perf_counter()
     with explaining_damage(cache):
-        probabilities = _probabilities(cache, kind, seed, track)
+        probabilities = _probabilities(cache, kind, seed, progress)
     splits = measure(cache, probabilities)
     seconds = time.perf_counter() - started
     train, val = splits["train"], splits["val"]
@@ -64,11 +64,11 @@ def fit_classical(
     return Fitted(draw(runs.Run(results / name), with_curves=False), cache.name, reused=False)
 
 
-def _probabilities(cache: Cache, kind: str, seed: int, track: Track) -> Array:
+def _probabilities(cache: Cache, kind: str, seed: int, progress: Progress) -> Array:
     """Of every row of the cache, (n, classes)."""
     numbers = {split: cache.numbers(split) for split in SPLITS}
     train = numbers["train"]
-    with track(f"Gram matrices of {cache.name}", len(cache.features)) as advance:
+    with progress.begin(f"Gram matrices of {cache.name}", len(cache.features)) as advance:
         products = {split: kernel(cache, rows, train, "float32", advance) for split, rows in numbers.items()}
     model = classical.fit_classical(kind, products["train"], cache.labels("train"), seed, n_classes=len(cache.classes))
     probabilities = np.zeros((len(cache.features), len(cache.classes)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ import pandas as pd
 
 from featcache.core.errors import CacheError, HeadError, RunError
 from featcache.core.machine import usable_cores
-from featcache.core.progress import Stopping, Track, never, silent
+from featcache.core.progress import SILENT, Progress
 from featcache.core.project import refuse_unwritable
 from featcache.core.recipe import digest
 from featcache.datasets import SPLITS
@@ -41,6 +41,7 @@ class Fitted:
     reused: bool
     resumed_at: int = 0
     resumed_from: str = ""
+    expected: Expected | None = None
 
 
 def fit_head(
@@ -50,11 +51,9 @@ def fit_head(
     solver: Solver | Choice = "auto",
     again: bool = False,
     more_epochs: int = 0,
-    track: Track = silent,
-    on_epoch: Callable[[Sequence[Epoch]], object] = lambda _: None,
-    stopping: Stopping = never,
+    progress: Progress = SILENT,
     material: Material | None = None,
-    on_expected: Callable[[Expected], object] | None = None,
+    announced: str | None = None,
     tensorboard: bool = False,
 ) -> Fitted:
     """Train a head on a cache and write its run. A run that is there already is not trained again.
@@ -64,10 +63,10 @@ def fit_head(
 
     again : train from the first epoch even so, and put the new run in the old one's place
     more_epochs : as many epochs more than the longest finished run of these settings has
-    stopping : the context of training; when it says so, the state is saved after an epoch and KeyboardInterrupt raised.
-        What comes before the epochs is outside of it: an interruption ends that at once
+    progress : asked to stop, the state is saved after an epoch and KeyboardInterrupt raised; what comes before the
+        epochs is ended at once
     material : shared by several heads on one cache
-    on_expected : told what the training is expected to take, before it begins
+    announced : note what the training is expected to take, behind these words; None: do not find out
     tensorboard : write a TensorBoard log besides, into the folder of the training and then of the run
 
     Raises HeadError for what cannot be trained and for a training that diverges, CacheError for a damaged
@@ -88,17 +87,18 @@ def fit_head(
         if runs.is_finished(results / name) and not again:  # by another process, just now
             return _there_already(cache, results / name, tensorboard)
         with explaining_damage(cache), _Live(folder, tensorboard) as live:
-            if on_expected is not None:
-                on_expected(expect(cache, config, choice))
-            material = material or Material(cache, track)
+            expected = expect(cache, config, choice) if announced is not None else None
+            if expected is not None:
+                progress.note(f"{announced}{expected}")
+            material = material or Material(cache, progress)
             material.prepare(config, choice.solver)
-            with stopping() as stopped:
-                with track(f"training {name}", config.epochs) as advance:
+            with progress.stopping() as stopped:
+                with progress.begin(f"training {name}", config.epochs) as advance:
 
                     def one_epoch(history: Sequence[Epoch]) -> None:
                         advance(len(history) - live.told)
                         live.tell(history)
-                        on_epoch(history)
+                        progress.epochs(history)
 
                     state = folder / runs.STATE_FILE
                     trained = train_head(cache, config, choice, one_epoch, material, state, earlier, course, stopped)
@@ -106,7 +106,7 @@ def fit_head(
         run = _write(
             cache, results, name, {**identity, "course": course}, config, trained, probabilities, started, tensorboard
         )
-    return Fitted(run, cache.name, False, trained.resumed_at, trained.resumed_from)
+    return Fitted(run, cache.name, False, trained.resumed_at, trained.resumed_from, expected)
 
 
 def planned(

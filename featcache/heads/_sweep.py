@@ -13,12 +13,12 @@ import pandas as pd
 
 from featcache.core.errors import HeadError
 from featcache.core.files import write_json, write_text
-from featcache.core.progress import Stopping, Track, never, silent
+from featcache.core.progress import SILENT, Progress
 from featcache.core.project import refuse_unwritable
 from featcache.core.recipe import digest
 from featcache.heads._fit_head import Fitted, fit_head
 from featcache.heads.config import HeadConfig, Solver
-from featcache.heads.cost import Choice, Expected
+from featcache.heads.cost import Choice
 from featcache.heads.train import Material, plan_head, train_course
 from featcache.reporting import figures
 from featcache.store import Cache
@@ -62,8 +62,7 @@ def sweep(
     points: Sequence[Mapping[str, Any]],
     seeds: int = 1,
     solver: Solver = "auto",
-    track: Track = silent,
-    stopping: Stopping = never,
+    progress: Progress = SILENT,
 ) -> Swept:
     """Train a head for each of `points` (fields of `config` changed) and seed, on one Gram matrix; keep the best.
 
@@ -75,11 +74,14 @@ def sweep(
     refuse_unwritable(results)
     configs = [replace(config, **point) for point in points]
     choices = [plan_head(cache, head, solver) for head in configs]  # before a Gram matrix takes its memory
-    material = Material(cache, track)
+    material = Material(cache, progress)
     for head, choice in zip(configs, choices, strict=True):  # what no head can be trained on is no divergence
         material.prepare(head, choice.solver)
     lines = []
-    with stopping() as stopped, track(f"sweeping over {len(points)} x {seeds} heads", len(points) * seeds) as advance:
+    with (
+        progress.stopping() as stopped,
+        progress.begin(f"sweeping over {len(points)} x {seeds} heads", len(points) * seeds) as advance,
+    ):
         for point, head, choice in zip(points, configs, choices, strict=True):
             found = []
             for seed in range(config.seed, config.seed + seeds):
@@ -93,7 +95,7 @@ def sweep(
     if not np.isfinite(table[config.monitor].iloc[0]):
         raise HeadError("every combination diverged: try smaller learning rates")
     chosen, choice = replace(configs[order[0]], restore_best=True), choices[order[0]]
-    winner = fit_head(cache, results, chosen, choice, track=track, stopping=stopping, material=material)
+    winner = fit_head(cache, results, chosen, choice, progress=progress, material=material)
     folder = _write(cache, results, config, points, seeds, table, winner)
     return Swept(folder, table, winner)
 
@@ -158,23 +160,17 @@ def fit_seeds(
     seeds: int,
     solver: Solver = "auto",
     again: bool = False,
-    track: Track = silent,
-    stopping: Stopping = never,
-    on_expected: Callable[[Expected], object] | None = None,
+    progress: Progress = SILENT,
+    announced: str | None = None,
     tensorboard: bool = False,
 ) -> Seeds:
-    """`fit_head` with `seeds` seeds from config.seed on, on one Gram matrix; `on_expected` is told of the first."""
-    choice, material = plan_head(cache, config, solver), Material(cache, track)
+    """`fit_head` with `seeds` seeds from config.seed on, on one Gram matrix; the first is announced."""
+    choice, material = plan_head(cache, config, solver), Material(cache, progress)
     fitted: list[Fitted] = []
     for seed in range(config.seed, config.seed + seeds):
-        told = None if any(not one.reused for one in fitted) else on_expected
+        told = None if any(not one.reused for one in fitted) else announced
         one = replace(config, seed=seed)
-        fitted.append(
-            fit_head(
-                cache, results, one, choice, again, 0, track,
-                stopping=stopping, material=material, on_expected=told, tensorboard=tensorboard,
-            )
-        )  # fmt: skip
+        fitted.append(fit_head(cache, results, one, choice, again, 0, progress, material, told, tensorboard))
     lines = []
     for split in ("train", "val", "test"):
         for measure in ("accuracy", "balanced_accuracy", "loss"):

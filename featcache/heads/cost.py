@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from featcache.core import machine
 from featcache.core.errors import HeadError
+from featcache.core.units import duration, size
 from featcache.heads import gram, initializers as random, products
 from featcache.heads.config import HeadConfig, Solver
 from featcache.heads.kernel import fits, is_kept
@@ -65,6 +66,17 @@ class Expected:
     free_bytes: int
     before_s: float
     epochs_s: float
+
+    def __str__(self) -> str:
+        """Gram space: asked for; Gram matrix 77.0 MB (kept beside the cache), memory about ..."""
+        names = {"gram": "Gram space", "primal": "primal"}
+        parts = [f"memory about {size(self.memory_bytes)} of {size(self.free_bytes)} free"]
+        if self.gram_bytes:
+            where = "kept beside the cache" if self.gram_kept else "to be computed, and kept beside the cache"
+            used = "" if self.gram_in_memory else ", used from the disk"
+            parts.insert(0, f"Gram matrix {size(self.gram_bytes)} ({where}{used})")
+        parts.append(f"about {duration(self.before_s)} besides {duration(self.epochs_s)} for {self.epochs} epochs")
+        return f"{names[self.solver]}: {self.why}; {', '.join(parts)}"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.core.errors import HeadError
+from featcache.core.progress import SILENT, Progress
 from featcache.heads import checkpoint, gram, initializers as random, primal, products
 from featcache.heads.checkpoint import AnyState
 from featcache.heads.config import HeadConfig, Solver
@@ -30,8 +30,6 @@ Layers = list[tuple[Array, Array]]
 Copied = TypeVar("Copied", covariant=True)
 OnEpoch = Callable[[Sequence[Epoch]], object]
 """Given the history so far, after each epoch."""
-Track = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
-"""Shows how far something is: given what and how much, a context whose value is called with each step."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +55,11 @@ class Trained:
 class Material:
     """What every head on one cache needs: labels, norms and Gram matrices, each made once."""
 
-    def __init__(self, cache: Cache, track: Track = lambda what, total: nullcontext(lambda steps: None)) -> None:
+    def __init__(self, cache: Cache, progress: Progress = SILENT) -> None:
         self.cache = cache
         self.train, self.val = cache.numbers("train"), cache.numbers("val")
         self.y, self.y_val = cache.labels("train"), cache.labels("val")
-        self._track = track
+        self._progress = progress
         self._kernels: dict[str, tuple[Array, Array]] = {}
 
     @cached_property
@@ -90,7 +88,7 @@ class Material:
     def kernels(self, dtype: str) -> tuple[Array, Array]:
         """train x train and val x train."""
         if dtype not in self._kernels:
-            with self._track(f"Gram matrix of {self.cache.name}", len(self.train) + len(self.val)) as advance:
+            with self._progress.begin(f"Gram matrix of {self.cache.name}", len(self.train) + len(self.val)) as advance:
                 pairs = ((self.train, self.train), (self.val, self.train))
                 K, K_val = (kernel(self.cache, left, right, dtype, advance) for left, right in pairs)
             self._kernels[dtype] = (K, K_val)

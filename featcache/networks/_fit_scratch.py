@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from featcache.backbones import (
 from featcache.core.errors import ScratchError
 from featcache.core.files import beside
 from featcache.core.offline import offline
-from featcache.core.progress import Stopping, Track, never, silent
+from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project, refuse_unwritable
 from featcache.core.recipe import digest
 from featcache.extraction import ExtractOptions, extract, plan_extraction
@@ -87,10 +87,7 @@ def fit_scratch(
     config: ScratchConfig,
     options: ScratchOptions | None = None,
     again: bool = False,
-    track: Track = silent,
-    on_epoch: Callable[[Sequence[Epoch]], object] = lambda _: None,
-    stopping: Stopping = never,
-    on_event: Callable[[str], object] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> Fitted:
     """Train a whole network, from the weights that `spec` names, on the rendered views of the project.
 
@@ -105,7 +102,7 @@ def fit_scratch(
     """
     options = options or ScratchOptions()
     with offline(options.offline):
-        return _fit_scratch(project, spec, config, options, again, track, on_epoch, stopping, on_event)
+        return _fit_scratch(project, spec, config, options, again, progress)
 
 
 def _fit_scratch(
@@ -114,17 +111,14 @@ def _fit_scratch(
     config: ScratchConfig,
     options: ScratchOptions,
     again: bool,
-    track: Track,
-    on_epoch: Callable[[Sequence[Epoch]], object],
-    stopping: Stopping,
-    on_event: Callable[[str], object],
+    progress: Progress,
 ) -> Fitted:
     started = time.perf_counter()
     refuse_unwritable(project.results_folder)
     spec, head = _asked(project, spec, config, options)
     cuts, network = identify(project.cache_folder / KNOWN_FILE, spec)
     _refuse_other_features(head, cuts[0], project)
-    cache = _views(project, cuts[0], options, track, stopping)
+    cache = _views(project, cuts[0], options, progress)
     refuse_missing_classes(cache)
     identity = _identity(cache, cuts[0], spec, config, head)
     name = runs.run_name(str(identity["kind"]), cuts[0].backbone, identity)
@@ -137,7 +131,7 @@ def _fit_scratch(
         job = _Job(project, cache, cuts[0], spec, config, identity, name, started)
         with explaining_damage(cache), ExitStack() as open_parts:
             run, resumed_at, resumed_from = job.run(
-                folder, open_parts, network or load_network(spec), head, again, track, on_epoch, stopping, on_event
+                folder, open_parts, network or load_network(spec), head, again, progress
             )
     return Fitted(run, cache.name, False, resumed_at, resumed_from)
 
@@ -221,9 +215,9 @@ def _asked(
 # --- what it is trained on -----------------------------------------------------------------------
 
 
-def _views(project: Project, cut: Cut, options: ScratchOptions, track: Track, stopping: Stopping) -> Cache:
+def _views(project: Project, cut: Cut, options: ScratchOptions, progress: Progress) -> Cache:
     """The cache of the project's rendered views at the network's size; rendered now if it is not there."""
-    done = extract(project, ["pixels"], options.extraction(cut.input_size_px), track, stopping)
+    done = extract(project, ["pixels"], options.extraction(cut.input_size_px), progress)
     return open_cache(done.caches[0].path)
 
 
@@ -286,10 +280,7 @@ class _Job:
         network: Network,
         head: _StartHead | None,
         again: bool,
-        track: Track,
-        on_epoch: Callable[[Sequence[Epoch]], object],
-        stopping: Stopping,
-        on_event: Callable[[str], object],
+        progress: Progress,
     ) -> tuple[runs.Run, int, str]:
         """Train, measure and write the run. Returns it, and after which epoch of which run the training went on."""
         cache, config = self.cache, self.config
@@ -298,7 +289,7 @@ class _Job:
         if head is not None and head.head.classes != cache.classes:
             raise ScratchError(f"{head.name} knows the classes {', '.join(head.head.classes)}, the data set others")
         made = classifier.build(network, len(cache.classes), config, head.head if head else None)
-        on_event(_in_words(made, config))
+        progress.note(_in_words(made, config))
         train, val = (
             open_parts.enter_context(held(cache, numbers_of(cache, split, config), folder / f"{split}.npy"))
             for split in ("train", "val")
@@ -310,8 +301,8 @@ class _Job:
         earlier = [] if again else runs.own_states(folder.parent)
         resumed_at = training.resume(earlier)
         told = resumed_at
-        with stopping() as stopped:
-            with track(f"training {self.name}", config.epochs) as advance:
+        with progress.stopping() as stopped:
+            with progress.begin(f"training {self.name}", config.epochs) as advance:
                 advance(resumed_at)
 
                 def one_epoch(history: Sequence[Epoch]) -> None:
@@ -319,7 +310,7 @@ class _Job:
                     advance(len(history) - told)
                     told = len(history)
                     runs.write_history(folder, history)
-                    on_epoch(history)
+                    progress.epochs(history)
 
                 training.train(one_epoch, stopped)
             return self._write(training, frozen), resumed_at, training.resumed_from

@@ -1,4 +1,3 @@
-from .bounded import ending_with as ending_with
 from .contract import (
     BLOCK_BYTES as BLOCK_BYTES,
     Item as Item,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from featcache.core.errors import RemoteError
+from featcache.core.interrupts import is_stopped
 from featcache.remotes.contract import Block, Item, StalledError, Store
 
 SILENT_S = 60.0
@@ -28,18 +29,6 @@ _MAX_NAMES = 1_000_000
 _LOOK_S = 0.1
 _AHEAD_BLOCKS = 4
 Value = TypeVar("Value")
-
-_stops: list[Callable[[], bool]] = []
-
-
-@contextmanager
-def ending_with(stopped: Callable[[], bool]) -> Iterator[None]:
-    """While the block runs, every call to a remote, in any thread, ends in KeyboardInterrupt once this says so."""
-    _stops.append(stopped)
-    try:
-        yield
-    finally:
-        _stops.remove(stopped)
 
 
 def bounded(store: Store) -> Bounded:
@@ -167,7 +156,7 @@ def _next(came: Any, within_s: float) -> Any:
     """What comes next. queue.Empty where nothing does, KeyboardInterrupt where nobody wants it any more."""
     until = time.monotonic() + within_s
     while True:
-        if any(stopped() for stopped in _stops):
+        if is_stopped():
             raise KeyboardInterrupt
         left = until - time.monotonic()
         with suppress(queue.Empty):

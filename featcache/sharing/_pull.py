@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from featcache.core.errors import RemoteError, UsageError
-from featcache.core.progress import Stopping, Track, never, silent
+from featcache.core.interrupts import ending_with
+from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
 from featcache.core.recipe import Recipe
-from featcache.remotes import ending_with
 from featcache.sharing.catalog import Entry
 from featcache.sharing.reading import RemoteCache
 from featcache.sharing.receive import Pulled, Trust, accept, pull as fetch
@@ -27,8 +27,7 @@ def pull(
     results: Path,
     part: Part | None = None,
     trust: Trust | None = None,
-    track: Track = silent,
-    stopping: Stopping = never,
+    progress: Progress = SILENT,
 ) -> Pulled:
     """Pull what a target means: a cache into `caches`, a run into `results`. See `featcache.sharing.receive.pull`.
 
@@ -45,7 +44,11 @@ def pull(
     trust = trust or trust_of(target)
     parent.mkdir(parents=True, exist_ok=True)
     total = _whole(entry, "bytes" if whole else "rows")
-    with stopping() as stopped, ending_with(stopped), track(f"pulling {record.name}", total) as advance:
+    with (
+        progress.stopping() as stopped,
+        ending_with(stopped),
+        progress.begin(f"pulling {record.name}", total) as advance,
+    ):
         if whole:
             return fetch(target.store, entry, parent, trust, advance, stopped)
         return pull_part(target.store, entry, parent, part or Part(), trust, advance, stopped)
@@ -75,8 +78,7 @@ def ask_remotes(
     rows: Sequence[Row],
     format_: Format = "zarr",
     wanted: Sequence[Row] | None = None,
-    track: Track = silent,
-    stopping: Stopping = never,
+    progress: Progress = SILENT,
 ) -> Reached:
     """Ask each remote that is known, in the order of their names, until one has the very cache or all wanted rows.
 
@@ -90,7 +92,7 @@ def ask_remotes(
         except (UsageError, RemoteError) as error:
             reached = replace(reached, remarks=(*reached.remarks, f"{name}: {error}"))
             continue
-        with stopping() as stopped, ending_with(stopped), track(f"asking {name}", 0) as advance:
+        with progress.stopping() as stopped, ending_with(stopped), progress.begin(f"asking {name}", 0) as advance:
             found = ask(
                 target.store, recipe, rows, project.cache_folder, format_, missing, trust_of(target), advance, stopped
             )

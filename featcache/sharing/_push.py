@@ -10,9 +10,10 @@ from pathlib import Path
 
 from featcache.core.errors import CacheNotFoundError, CacheWriteError, RunError, UsageError
 from featcache.core.files import beside, is_hidden
-from featcache.core.progress import Stopping, Track, never, silent
+from featcache.core.interrupts import ending_with
+from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
-from featcache.remotes import PACK_SUFFIX, PackWriter, ending_with
+from featcache.remotes import PACK_SUFFIX, PackWriter
 from featcache.sharing import keys
 from featcache.sharing.bundle import Parcel, parcel_of_cache, parcel_of_run
 from featcache.sharing.commit import Words
@@ -45,8 +46,7 @@ def push(
     target: Target,
     options: PushOptions | None = None,
     seen_in: Path | None = None,
-    track: Track = silent,
-    stopping: Stopping = never,
+    progress: Progress = SILENT,
 ) -> Pushed:
     """Push the cache or run in a folder. See `featcache.sharing.send.push`.
 
@@ -54,9 +54,9 @@ def push(
     """
     options = options or PushOptions()
     key = keys.open_key(options.sign, keys.own_config_folder() / keys.KEYS_FOLDER) if options.sign is not None else None
-    with _parcel(folder, options) as parcel, stopping() as stopped, ending_with(stopped):
+    with _parcel(folder, options) as parcel, progress.stopping() as stopped, ending_with(stopped):
         total = sum(entry.bytes for entry in parcel.entries.values())
-        with track(f"pushing {parcel.name}", total) as advance:
+        with progress.begin(f"pushing {parcel.name}", total) as advance:
             words = Words(options.licence, options.contact)
             done = send(target.store, parcel, key, words, options.replace, options.check, advance, stopped)
     if seen_in is not None:
@@ -119,8 +119,7 @@ def pack(
     folders: Sequence[Path],
     file: Path,
     options: PushOptions | None = None,
-    track: Track = silent,
-    stopping: Stopping = never,
+    progress: Progress = SILENT,
 ) -> Packed:
     """Write caches and runs into one file, which is there when it is whole. UsageError where it is there already."""
     if file.suffix != PACK_SUFFIX:
@@ -131,7 +130,7 @@ def pack(
     try:
         with beside(file) as partial, PackWriter(partial) as writer:
             for folder in folders:
-                done = push(folder, Target(writer, ""), options, track=track, stopping=stopping)
+                done = push(folder, Target(writer, ""), options, progress=progress)
                 names.append(done.entry.record.name)
             writer.close()
     except OSError as error:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from featcache.core.errors import ProjectError, UsageError, nearest
 from featcache.core.files import resolved, write_text
-from featcache.core.progress import Track, silent
+from featcache.core.progress import SILENT, Progress
 from featcache.core.project import (
     PROJECT_FILE,
     Project,
@@ -183,10 +183,13 @@ def find_remote(target: Target) -> Entry:
     return find(target.store, target.name)
 
 
-def verify_on_remote(store: Store, entry: Entry, track: Track = silent) -> RemoteVerified:
+def verify_on_remote(store: Store, entry: Entry, progress: Progress = SILENT) -> RemoteVerified:
     """Read every byte that a record names."""
     total = entry.record.about.get("bytes")
-    with tempfile.TemporaryDirectory() as work, track(f"verifying {entry.record.name}", _whole(total)) as advance:
+    with (
+        tempfile.TemporaryDirectory() as work,
+        progress.begin(f"verifying {entry.record.name}", _whole(total)) as advance,
+    ):
         return verify_remote(store, entry, Path(work), advance)
 
 
@@ -219,7 +222,7 @@ def find_removable(store: Store, names: Sequence[str]) -> list[RemoteRemovable]:
     return found
 
 
-def remove_from_remote(store: Store, found: RemoteRemovable, track: Track = silent) -> None:
+def remove_from_remote(store: Store, found: RemoteRemovable, progress: Progress = SILENT) -> None:
     """Remove it."""
-    with track(f"removing {found.name}", found.bytes) as advance:
+    with progress.begin(f"removing {found.name}", found.bytes) as advance:
         remove(store, found.kind, found.name, advance)

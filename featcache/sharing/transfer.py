@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from featcache.core.errors import RemoteDroppedError, RemoteError
 from featcache.core.files import PARTIAL_SUFFIX
-from featcache.remotes import BLOCK_BYTES, NoRangesError, PausedError, StalledError, Store, ending_with
+from featcache.core.interrupts import ending_with
+from featcache.remotes import BLOCK_BYTES, NoRangesError, PausedError, StalledError, Store
 from featcache.store import FileEntry, writing
 
 THREADS = 8

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from featcache.core.errors import CacheError, CacheWriteError, UsageError
 from featcache.core.files import resolved
-from featcache.core.progress import Stopping, Track, never, silent
+from featcache.core.progress import SILENT, Progress
 from featcache.core.project import refuse_unwritable
 from featcache.core.recipe import Recipe, cache_digest, cache_name, row_id
 from featcache.datasets import Dataset
@@ -42,8 +42,7 @@ def convert(
     format_: Format | None = None,
     dtype: str | None = None,
     parent: Path | None = None,
-    track: Track = silent,
-    stopping: Stopping = never,
+    progress: Progress = SILENT,
 ) -> Converted:
     """Write the rows of `cache` in another format, as another dtype or to another folder. It stays as it is.
 
@@ -78,14 +77,14 @@ def convert(
         return Converted(cache.name, open_cache(folder), reused=True)
     refuse_unwritable(parent)
     writer = CacheWriter(parent, recipe, rows, array.layout.row_shape, format_, allow_nonfinite=True)
-    _write(cache, writer, track, stopping)
+    _write(cache, writer, progress)
     return Converted(cache.name, open_cache(folder), reused=False, faint_rows=writer.faint_rows)
 
 
-def _write(cache: Cache, writer: CacheWriter, track: Track, stopping: Stopping) -> None:
+def _write(cache: Cache, writer: CacheWriter, progress: Progress) -> None:
     places = _places(cache, writer.rows)
-    with writer, stopping() as stopped:
-        with track(f"writing {writer.folder.name}", len(places)) as advance:
+    with writer, progress.stopping() as stopped:
+        with progress.begin(f"writing {writer.folder.name}", len(places)) as advance:
             advance(writer.rows_done)
             while writer.missing and not stopped():
                 shard = writer.claim()
