@@ -225,7 +225,7 @@ def measure(name: str, features: NDArray[Any], asked: argparse.Namespace) -> Non
     """A table for one array. Sizes and rates are of raw float32, so that dtypes compare; of pixels as they are."""
     zeros = np.mean(features == 0)
     features = np.concatenate([features] * -(-asked.mb * 1_000_000 // raw_bytes(features)))
-    layout = layout_for(len(features), features.shape[1:], str(features.dtype))
+    layout = layout_for(len(features), features.shape[1:], dtype=str(features.dtype))
     rows_per_chunk = asked.rows_per_chunk or layout.rows_per_chunk
     rows_per_shard = (asked.rows_per_shard or layout.rows_per_shard) // rows_per_chunk * rows_per_chunk
     layout = replace(layout, rows_per_chunk=rows_per_chunk, rows_per_shard=max(rows_per_shard, rows_per_chunk))

@@ -33,8 +33,8 @@ def cache_of(
     images = tuple(
         LabelledImage(f"{i}.png", f"class-{i % classes}", split, str(i), f"{i:064x}") for i, split in enumerate(names)
     )
-    rows = [Row(image.image_id, 0, row_id(recipe.space, image.image_id, {}), {}) for image in images]
-    writer = CacheWriter(parent, recipe, rows, features.shape[1:], format_)
+    rows = [Row(image.image_id, 0, row_id(recipe.space, image.image_id, parameters={}), {}) for image in images]
+    writer = CacheWriter(parent, recipe, rows=rows, row_shape=features.shape[1:], format_=format_)
     with writer:
         for shard in writer.missing:
             start, stop = writer.store.layout.span(shard)

@@ -124,7 +124,7 @@ def whole(model: str, asked: argparse.Namespace) -> None:
         pixels = np.random.default_rng(0).integers(0, 256, (64, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
         engine.features(pixels)
         before = rate(lambda: engine.features(pixels), len(pixels))
-        done = extract(project, [model], options)
+        done = extract(project, [model], options=options)
         after = rate(lambda: engine.features(pixels), len(pixels))
         (cache,) = done.caches
         verified = rate(lambda: verify_cache(cache.path), cache.rows)
@@ -144,7 +144,7 @@ def passes(asked: argparse.Namespace) -> None:
         options = ExtractOptions(weights="random", input_size_px=SIZE_PX, engine=asked.engine, batch_rows=4)
 
         def seconds(models: Sequence[str]) -> float:
-            done = extract(project, models, options)
+            done = extract(project, models, options=options)
             for cache in done.caches:
                 shutil.rmtree(cache.path)
             return done.seconds - done.shares.open
@@ -169,7 +169,7 @@ def project_of(folder: Path, n_images: int) -> Project:
         path = folder / "images" / cells[number % len(cells)].parent.name / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), smear)
-    return init(folder / "images", folder, InitOptions()).project
+    return init(folder / "images", folder, options=InitOptions()).project
 
 
 def main() -> None:

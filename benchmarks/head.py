@@ -60,7 +60,7 @@ def epochs_of(n_rows: int, n_val: int, epochs: int) -> float:
     for name, extra in (("sgd", {}), ("sgd with l2", {"l2": 1e-4}), ("nesterov", {"momentum": 0.9, "nesterov": True})):
         for m in (0, n_val):
             config = HeadConfig((HIDDEN,), lr=1e-3, batch=BATCH, epochs=epochs, scale="none", **extra)  # type: ignore[arg-type]
-            (W0, b0), *rest = random.initial_weights(config, X.shape[1], CLASSES)
+            (W0, b0), *rest = random.initial_weights(config, X.shape[1], n_classes=CLASSES)
             P0 = X @ W0
             problem = gram.GramProblem(
                 K, P0[:n_rows], y[:n_rows], np.ones(n_rows, np.float32), K_val[:m], P0[n_rows:][:m], y[n_rows:][:m]
@@ -84,7 +84,7 @@ def of_width(folder: Path, n_rows: int, n_val: int, width: int, epoch: float) ->
     bare = best_of(2, partial(product, features[:n_rows].reshape(n_rows, width)))
     cache = open_cache(path)
     train = cache.numbers("train")
-    seconds = best_of(2, lambda: products.inner(cache.features, train, train, "float32"))
+    seconds = best_of(2, lambda: products.inner(cache.features, train, right=train, dtype="float32"))
     print(f"D = {width}: Gram pass from the store {seconds:.1f} s, {seconds / bare:.2f} times X X^T in memory")
     del features
     sides = {side: run_side(side, path, n_rows, n_val) for side in ("ours", "keras")}
@@ -113,7 +113,7 @@ def one_side(side: str, path: Path, n_rows: int, n_val: int) -> None:
     if side == "ours":
         from featcache.heads.train import train_head
 
-        seconds = min(entry.seconds for entry in train_head(cache, config, "gram").history)
+        seconds = min(entry.seconds for entry in train_head(cache, config, solver="gram").history)
     else:
         seconds = keras_fit(*(part.reshape(len(part), -1) for part in cache.arrays("train")), config)
     print(seconds, peak_mb())

@@ -69,7 +69,7 @@ def main() -> None:
 def made(folder: Path) -> Project:
     """A project of generated leukocytes."""
     folder.mkdir()
-    init(None, folder, InitOptions(per_class=PER_CLASS))
+    init(None, folder, options=InitOptions(per_class=PER_CLASS))
     return find_project(folder)
 
 
@@ -109,7 +109,7 @@ def accuracies(
     if originals:
         keep_few(project, originals)
     spec = NetworkSpec("resnet20", weights="random", input_size_px=SIDE)
-    done = fit_scratch(project, spec, config, options)
+    done = fit_scratch(project, spec, config=config, options=options)
     cache = find_cache(project.cache_folder, done.cache)
     splits = {}
     for name in ("train", "val", "test"):

@@ -69,8 +69,8 @@ def measure(spec: NetworkSpec, views: Views, config: ScratchConfig, rounds: int)
         for name, augment in (("planned views", "planned"), ("live views", "live")):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             live = Live(views, Augmentation()) if augment == "live" else None
-            feed = stack.enter_context(Feed(views, N_CLASSES, config, live))
-            made = classifier.build(load_network(spec), N_CLASSES, config)
+            feed = stack.enter_context(Feed(views, N_CLASSES, config=config, live=live))
+            made = classifier.build(load_network(spec), N_CLASSES, config=config)
             training = Training(made, feed, views, config, "", folder)
             training._compile(0)
             ways[name] = lambda training=training: training._one_epoch(lambda: False)

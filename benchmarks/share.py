@@ -62,8 +62,8 @@ def grouped(parent: Path, features: NDArray[np.float32]) -> Cache:
     images = tuple(
         LabelledImage(f"{i}.png", f"class-{10 * i // n_rows}", "train", str(i), f"{i:064x}") for i in range(n_rows)
     )
-    rows = [Row(image.image_id, 0, row_id(recipe.space, image.image_id, {}), {}) for image in images]
-    with CacheWriter(parent, recipe, rows, features.shape[1:]) as writer:
+    rows = [Row(image.image_id, 0, row_id(recipe.space, image.image_id, parameters={}), {}) for image in images]
+    with CacheWriter(parent, recipe, rows=rows, row_shape=features.shape[1:]) as writer:
         for shard in writer.missing:
             start, stop = writer.store.layout.span(shard)
             writer.write(shard, features[start:stop])
@@ -90,7 +90,7 @@ def measure(folder: Path, server: S3, cache: Cache, runs: int) -> None:
         ours.append(seconds(lambda into=into: pulled(server, into)))
     report("pull", megabytes, ours, theirs)
     there = remote(server, 0)
-    part = pull_part(there, find(there, ""), emptied(folder / "part"), Part(classes=("class-3",)))
+    part = pull_part(there, find(there, ""), parent=emptied(folder / "part"), part=Part(classes=("class-3",)))
     print(f"one of ten classes: {part.fetched_bytes / cache.bytes():.3f} of the bytes")
 
 
@@ -102,7 +102,7 @@ def remote(server: S3, number: int) -> object:
 def pulled(server: S3, parent: Path) -> None:
     """A whole pull."""
     there = remote(server, 0)
-    pull(there, find(there, ""), parent)
+    pull(there, find(there, ""), parent=parent)
 
 
 class Bare:

@@ -46,7 +46,7 @@ def main() -> None:
 
 def measure(format_: Format, features: NDArray[np.float32], folder: Path) -> None:
     """One format: write without and with fsync, read, size."""
-    layout = layout_for(len(features), features.shape[1:], "float32", format_)
+    layout = layout_for(len(features), features.shape[1:], dtype="float32", format_=format_)
     megabytes = features.nbytes / 1e6
     splits = {"train": len(features) - 2, "val": 1, "test": 1}
     numbers = iter(range(1000))

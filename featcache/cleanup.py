@@ -41,7 +41,7 @@ class Removable:
     stays: Callable[[], str] = _nothing
 
 
-def find_removable(folder: Path, names: Sequence[str], force: bool = False) -> list[Removable]:
+def find_removable(folder: Path, names: Sequence[str], *, force: bool = False) -> list[Removable]:
     """The caches in `folder` with these names, finished or not, and the Gram matrices beside them.
 
     A name may be shortened as long as it says which one is meant. Raises CacheNotFoundError or UsageError where it does

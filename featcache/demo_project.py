@@ -17,12 +17,14 @@ _PART = GENERATED_PER_CLASS * 3 // 16
 _SPLIT = {"split_counts": (GENERATED_PER_CLASS - 2 * _PART, _PART, _PART)}
 
 
-def demo(folder: Path, epochs: int, progress: Progress = SILENT) -> tuple[Initialised, Extracted, Fitted, Path]:
+def demo(folder: Path, epochs: int, *, progress: Progress = SILENT) -> tuple[Initialised, Extracted, Fitted, Path]:
     """The whole job on generated leukocytes: init, extract, fit-head, report. What is done already is kept."""
-    made = _made_before(folder) or init(_drawn_before(folder), folder, InitOptions(dataset=_SPLIT), progress)
+    made = _made_before(folder) or init(
+        _drawn_before(folder), folder, options=InitOptions(dataset=_SPLIT), progress=progress
+    )
     (extracted,) = extract(made.project, ["efficientnet-lite0"], progress=progress).caches
     cache = open_cache(extracted.path)
-    fitted = fit_head(cache, made.project.results_folder, HeadConfig(epochs=epochs), progress=progress)
+    fitted = fit_head(cache, made.project.results_folder, config=HeadConfig(epochs=epochs), progress=progress)
     _, html, _ = report(made.project.results_folder)
     return made, extracted, fitted, html
 

@@ -126,7 +126,7 @@ def _open_engine(
     key = (network.cuts, engine, batch_rows, *known)
     if key in _kept_engines:
         return _kept_engines[key]
-    opened = open_engine(network, engine, batch_rows, memory, on_event)
+    opened = open_engine(network, engine, batch_rows=batch_rows, memory=memory, on_event=on_event)
     if "take --engine keras" not in opened.why:  # on a disk that is full for one test, say
         _kept_engines[key] = opened
     return opened

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from watching import Watching
 
 import featcache.core.leases
 import featcache.extraction._extract
@@ -170,10 +171,10 @@ def fill(
         name, *arguments = fault
         FAULTS[name](Path(parent), engine, *arguments)
     dataset = dataset_of(Path(cells))
-    rows = rows_of(dataset.images, [views] * len(dataset.images), RECIPE)
-    with CacheWriter(Path(parent), RECIPE, rows, CheapEngine.feature_shape, format_) as writer:
+    rows = rows_of(dataset.images, [views] * len(dataset.images), recipe=RECIPE)
+    with CacheWriter(Path(parent), RECIPE, rows=rows, row_shape=CheapEngine.feature_shape, format_=format_) as writer:
         by_id = {image.image_id: image for image in dataset.images}
-        (counts,) = extract([Target(writer, lambda: engine)], by_id, dataset.folder).counts
+        (counts,) = extract([Target(writer, lambda: engine)], by_id, folder=dataset.folder).counts
         writer.finish(dataset, {"engine": "cheap", "finished": time.time()})
     return {"computed": counts.computed}
 
@@ -252,7 +253,11 @@ def fit(
         FAULTS[name](Path(results), CheapEngine(), *arguments)
     config = HeadConfig.from_dict(settings)
     done = featcache.heads._fit_head.fit_head(
-        open_cache(cache), Path(results), config, solver, on_epoch=lambda _: time.sleep(pause_s)
+        open_cache(cache),
+        Path(results),
+        config=config,
+        solver=solver,
+        progress=Watching(on_epochs=lambda _: time.sleep(pause_s)),
     )
     return {"run": done.run.name, "resumed_at": done.resumed_at, "reused": done.reused}
 
@@ -284,9 +289,9 @@ def pull(url: str, parent: str, part: bool = False, **how: Any) -> dict[str, Any
     remote = _disturbed(url, parent, **how)
     entry = find(remote, "")
     if part:
-        done = pull_part(remote, entry, Path(parent), Part(splits=("train",)))
+        done = pull_part(remote, entry, parent=Path(parent), part=Part(splits=("train",)))
     else:
-        done = featcache.sharing.receive.pull(remote, entry, Path(parent))
+        done = featcache.sharing.receive.pull(remote, entry, parent=Path(parent))
     return {"reused": done.reused, "name": done.name}
 
 

@@ -84,7 +84,7 @@ def network(
         weights_digest=f"of {row.name}, randomized",
         feature_shape=(),
     )
-    return network_of(model, made, layers or (row.layer,), pooling, precision)
+    return network_of(model, made, layers=layers or (row.layer,), pooling=pooling, precision=precision)
 
 
 def keras_features(network: Network, pixels: Any) -> list[Any]:

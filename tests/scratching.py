@@ -71,8 +71,8 @@ def opened(
     folder.mkdir(parents=True, exist_ok=True)
     train = views(n)
     live = Live(train, Augmentation()) if config.augment == "live" else None
-    made = made or classifier.build(network(norm), 4, config)
-    with Feed(train, 4, config, live) as feed:
+    made = made or classifier.build(network(norm), 4, config=config)
+    with Feed(train, 4, config=config, live=live) as feed:
         yield Training(made, feed, views(12, seed=1), config, "course", folder)
 
 

@@ -52,7 +52,7 @@ def test_pooling_is_over_all_axes_between_batch_and_channels(pooling: str) -> No
     maps = keras.layers.Conv2D(4, 3, name="maps")(inputs)
     tokens = keras.layers.Reshape((36, 4), name="tokens")(maps)
     vector = keras.layers.Dense(2, name="vector")(keras.layers.Flatten(name="flat")(tokens))
-    model, how = cut(keras.Model(inputs, vector), ("maps", "tokens", "vector"), pooling)
+    model, how = cut(keras.Model(inputs, vector), ("maps", "tokens", "vector"), pooling=pooling)
     plain, _ = cut(keras.Model(inputs, vector), ("maps", "tokens", "vector"))
     assert how == [(pooling, (4,)), (pooling, (4,)), ("none", (2,))]
     x = np.random.default_rng(0).random((3, 8, 8, 3), np.float32)

@@ -94,7 +94,7 @@ def test_the_mean_of_many_batches_is_what_inference_gives(global_share: float) -
 @pytest.fixture
 def network() -> Any:
     inputs = image_input((32, 32, 3))
-    model = finished("fractal", inputs, fractal(inputs, 3, (4, 6), seed=4), None, None)
+    model = finished("fractal", inputs, x=fractal(inputs, 3, channels=(4, 6), seed=4), weights=None, classes=None)
     randomize(model)
     return model
 

@@ -55,7 +55,7 @@ def keras_own(paths: list[Path], row: registry.Backbone) -> Array:
 
 
 def ours(paths: list[Path], row: registry.Backbone, mode: str) -> Array:
-    pixels = [cut_and_resize(decode(path.read_bytes()), None, row.min_size_px) for path in paths]
+    pixels = [cut_and_resize(decode(path.read_bytes()), None, size_px=row.min_size_px) for path in paths]
     return preprocess(np.stack(pixels), mode)
 
 

@@ -112,10 +112,10 @@ def test_a_model_whose_weights_lie_in_other_files_is_refused_before_keras_sees_i
     config = json.loads(model.to_json())
     path = zipped(tmp_path / "net.keras", config, led_out(how, secret))
     with pytest.raises(BackboneError, match="another file"):
-        open_own(str(path), None, unsafe)
+        open_own(str(path), None, unsafe=unsafe)
     whole = tmp_path / "net.h5"
     whole.write_bytes(led_out(how, secret))
     with h5py.File(whole, "r+") as file:
         file.attrs["model_config"] = json.dumps(config)
     with pytest.raises(BackboneError, match="another file"):
-        open_own(str(whole), None, unsafe)
+        open_own(str(whole), None, unsafe=unsafe)

@@ -89,7 +89,7 @@ def test_the_classifier_names_photographs(name, classes, least):
     """
     skimage = pytest.importorskip("skimage", reason="scikit-image carries the photographs")
     pixels = decode(read_bytes(Path(skimage.__file__).parent / "data" / name))
-    plain = cut_and_resize(pixels, None, 224)[None]
+    plain = cut_and_resize(pixels, None, size_px=224)[None]
     model = EfficientNetLite0(local_file(ROW), include_top=True)
     probabilities = model.predict_on_batch(preprocess(plain, ROW.preprocessing))[0]
     assert int(probabilities.argmax()) in classes

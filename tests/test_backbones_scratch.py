@@ -66,7 +66,13 @@ def test_parameters_are_those_of_the_papers(name: str, classes: int, parameters:
 def test_fractals_have_the_parameters_and_the_depth_of_the_papers_table(columns: int, millions: float) -> None:
     inputs = image_input((32, 32, 3))
     with without_drawing():
-        model = finished("fractal", inputs, fractal(inputs, columns, (16, 32, 64, 128, 128), seed=0), None, 100)
+        model = finished(
+            "fractal",
+            inputs,
+            x=fractal(inputs, columns, channels=(16, 32, 64, 128, 128), seed=0),
+            weights=None,
+            classes=100,
+        )
     assert round(count(model.trainable_weights) / 1e6, 1) == millions
     depth: dict[int, int] = {}  # tensor -> convolutions on the longest way to it
     for layer in model.layers[1:]:
@@ -77,7 +83,9 @@ def test_fractals_have_the_parameters_and_the_depth_of_the_papers_table(columns:
 
 def test_a_fractal_is_the_mean_of_a_convolution_and_two_in_a_row() -> None:
     inputs = image_input((32, 32, 3))
-    model = finished("fractal", inputs, fractal(inputs, 2, (4, 4, 4, 4, 4), seed=0), None, None)
+    model = finished(
+        "fractal", inputs, x=fractal(inputs, 2, channels=(4, 4, 4, 4, 4), seed=0), weights=None, classes=None
+    )
     randomize(model)
 
     def conv(x: Any, name: str) -> Any:

@@ -77,7 +77,7 @@ def test_branches_are_dropped_by_row_at_their_own_rates() -> None:
 
 def test_draws_follow_from_the_seed_and_go_on_from_the_variables() -> None:
     model, x = linear(), ROWS[:64]
-    first, same, other = (with_stochastic_depth(model, 0.5, seed) for seed in (1, 1, 2))
+    first, same, other = (with_stochastic_depth(model, 0.5, seed=seed) for seed in (1, 1, 2))
     draws = [out(first, x, training=True) for _ in range(2)]
     assert (draws[0] != draws[1]).any()
     np.testing.assert_array_equal(out(same, x, training=True), draws[0])

@@ -173,7 +173,7 @@ def test_arrays_that_are_larger_than_their_file_are_not_made(
     try:
         with pytest.raises(NPZ_DAMAGE), reading_npz(tmp_path / "state.npz"):
             pass
-        assert checkpoint.load(tmp_path / "state.npz", "any", None) is None  # type: ignore[type-var]
+        assert checkpoint.load(tmp_path / "state.npz", "any", like=None) is None  # type: ignore[type-var]
         with pytest.raises(FeatcacheError, match=r"head\.npz"):
             Head.load(tmp_path)
         assert tracemalloc.get_traced_memory()[1] < 10 << 20

@@ -253,7 +253,9 @@ def test_diff_of_infinite_values_is_json(run: Run, tmp_path: Path) -> None:
     for number, value in enumerate((np.inf, 0)):
         features = fake_features(30, (5,))
         features[0] = value
-        with CacheWriter(tmp_path / str(number), recipe(), rows_for(dataset(30)), (5,), allow_nonfinite=True) as writer:
+        with CacheWriter(
+            tmp_path / str(number), recipe(), rows=rows_for(dataset(30)), row_shape=(5,), allow_nonfinite=True
+        ) as writer:
             writer.write(0, features)
             writer.finish(dataset(30), {})
         folders.append(str(writer.folder))

@@ -217,7 +217,7 @@ def test_a_head_is_trained_over_the_network_without_tensorflow_or_not_at_all(
         assert all(np.array_equal(heads[0][array], heads[1][array]) for array in heads[0].files)
         there = open_remote(to)
         (shard,) = [item.path for item in there.list("caches") if item.path.endswith("c/0/0/0/0")]
-        data = read(there, shard, 1 << 30)
+        data = read(there, shard, most=1 << 30)
         there.put(shard, data[:40] + bytes([data[40] ^ 1]) + data[41:])
         shutil.rmtree(theirs / "results")
         refused = run_command(*FIT, "--cache", f"lab/{name}", cwd=theirs, env=bare)
@@ -303,13 +303,13 @@ def test_remotes_are_asked_before_an_extraction(run: Run, project: Path, made: M
     run("remote", "add", "lab", lab, cwd=theirs)
     other = find_project(theirs)
     some = rows[: len(rows) // 2]
-    reached = ask_remotes(other, cache.recipe, some)
+    reached = ask_remotes(other, cache.recipe, rows=some)
     assert reached.whole is None
     assert reached.row_ids == {row.row_id for row in some}
     assert reached.remarks[0].startswith("away: ")
     reached.forget()
     assert not list((theirs / "cache").glob(".donors*"))
-    found = ask_remotes(other, cache.recipe, rows)
+    found = ask_remotes(other, cache.recipe, rows=rows)
     assert found.whole is not None
     assert contents(found.whole.folder) == contents(made.cache)
-    assert ask_remotes(other, Recipe(cache.recipe.space), rows[:3]).row_ids
+    assert ask_remotes(other, Recipe(cache.recipe.space), rows=rows[:3]).row_ids

@@ -23,7 +23,7 @@ from featcache.store.cache import open_cache
 from featcache.store.layout import layout_for
 
 ROWS = 1280 + 4 + 4
-SHARD = layout_for(ROWS, (1, 1, 1280), "float32").rows_per_shard
+SHARD = layout_for(ROWS, (1, 1, 1280), dtype="float32").rows_per_shard
 N_SHARDS = -(-ROWS // SHARD)
 """Whole shards and a short one."""
 

@@ -45,13 +45,13 @@ def in_terminal(code: str, columns: int) -> list[str]:
 
 TRAINING = """
 import time
-from featcache.cli.live import Live
+from featcache.core.shown import Terminal
 from featcache.training.history import Epoch
-live = Live()
-with live.track("training head-inceptionresnetv2-1234abcd", 5000) as advance:
+live = Terminal()
+with live.begin("training head-inceptionresnetv2-1234abcd", 5000) as advance:
     for number in range(1, 2001):
         advance(1)
-        live.tell([Epoch(number, 0.2101, 0.95, 0.34, 0.91, 0.001, 0.012)])
+        live.epochs([Epoch(number, 0.2101, 0.95, 0.34, 0.91, 0.001, 0.012)])
         time.sleep(0.0002)
 """
 

@@ -538,7 +538,9 @@ def test_what_version_0_1_read_wrongly_has_another_name_now(tmp_path: Path) -> N
         file = scan(tmp_path, [name])[name]
         assert (file.identity == sha256_bytes(data)) is is_same, name
         image = LabelledImage(name, "a", "train", "g", image_id_of(file.identity, None))
-        (view,) = render_views(image, tmp_path, FeatureSpace("tiny", "last", 24, "none", "none", "0" * 64), [PLAIN])
+        (view,) = render_views(
+            image, tmp_path, space=FeatureSpace("tiny", "last", 24, "none", "none", "0" * 64), parameters=[PLAIN]
+        )
         assert view.shape == (24, 24, 3)
         if not is_same:
             assert file.rules == 2

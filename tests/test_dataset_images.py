@@ -293,7 +293,7 @@ def test_decode_starts_no_program_for_eps() -> None:
         decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
 
 
-CELL = render_cell("eosinophil", 0, 0, 48)
+CELL = render_cell("eosinophil", 0, index=0, size_px=48)
 CELL16 = CELL.astype(np.uint16) * 257
 FILES = {
     "png": saved(Image.fromarray(CELL), "PNG"),

@@ -235,13 +235,17 @@ def test_a_box_that_was_drawn_before_turning_is_turned_with_the_picture(tmp_path
     (file,) = scan(tmp_path, ["1.png"]).values()
     if orientation in (2, 3, 4):
         with pytest.raises(DatasetError, match=f"orientation {orientation} turns the picture, and nothing says"):
-            placed(Box(10, 20, 50, 60), (160, 120), file, tmp_path / "1.png")
-        box = turned(Box(10, 20, 50, 60), (160, 120), orientation)
+            placed(Box(10, 20, 50, 60), (160, 120), file=file, path=tmp_path / "1.png")
+        box = turned(Box(10, 20, 50, 60), (160, 120), orientation=orientation)
     else:
-        box = placed(Box(10, 20, 50, 60), (160, 120), file, tmp_path / "1.png")
+        box = placed(Box(10, 20, 50, 60), (160, 120), file=file, path=tmp_path / "1.png")
     pixels = decode((tmp_path / "1.png").read_bytes())
     assert (pixels[box.y_min : box.y_max, box.x_min : box.x_max] == (60, 20, 90)).all()
-    assert placed(box, (file.width_px, file.height_px), file, tmp_path / "1.png") == box if orientation > 4 else True
+    assert (
+        placed(box, (file.width_px, file.height_px), file=file, path=tmp_path / "1.png") == box
+        if orientation > 4
+        else True
+    )
 
 
 def test_a_box_of_a_picture_of_another_size_is_left_out_with_both_sizes(tmp_path: Path) -> None:
@@ -258,8 +262,8 @@ def test_a_box_of_a_picture_of_another_size_is_left_out_with_both_sizes(tmp_path
 def test_a_turned_picture_whose_annotation_gives_no_size_is_left_out(tmp_path: Path) -> None:
     smear(tmp_path / "1.png", 0, orientation=6)
     with pytest.raises(DatasetError, match="save the picture upright"):
-        placed(Box(1, 1, 5, 5), UNKNOWN_SIZE, ImageFile("", 120, 160), tmp_path / "1.png")
-    assert placed(Box(1, 1, 5, 5), None, ImageFile("", 120, 160), tmp_path / "1.png") == Box(1, 1, 5, 5)
+        placed(Box(1, 1, 5, 5), UNKNOWN_SIZE, file=ImageFile("", 120, 160), path=tmp_path / "1.png")
+    assert placed(Box(1, 1, 5, 5), None, file=ImageFile("", 120, 160), path=tmp_path / "1.png") == Box(1, 1, 5, 5)
 
 
 @pytest.mark.parametrize("lines", [(), ("1.jpg,a", "2.jpg,b", "3.jpg,c")])

@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
     for index, name in enumerate(NAMES[:2]):
         path = images / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_image(path, render_cell("monocyte", 0, index, 24))
+        write_image(path, render_cell("monocyte", 0, index=index, size_px=24))
     (images / NAMES[2]).write_text('no "image",\n')
     return images
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 def look(folder: Path, stamps: Path | None, names: tuple[str, ...] = NAMES) -> tuple[dict[str, ImageFile], int]:
     """What a scan finds, and how many files it read."""
     read: list[None] = []
-    found = scan(folder, names, stamps, lambda: read.append(None))
+    found = scan(folder, names, stamps=stamps, on_file=lambda: read.append(None))
     return found, len(read)
 
 
@@ -65,7 +65,7 @@ def test_scan_notes_files_that_are_gone(folder: Path, tmp_path: Path) -> None:
 
 def test_scan_sees_a_file_that_came_back(settled: Path, tmp_path: Path) -> None:
     look(settled, tmp_path / "stamps", ("late.png",))
-    write_image(settled / "late.png", render_cell("monocyte", 0, 5, 24))
+    write_image(settled / "late.png", render_cell("monocyte", 0, index=5, size_px=24))
     found, read = look(settled, tmp_path / "stamps", ("late.png",))
     assert (found["late.png"].problem, read) == ("", 1)
 
@@ -107,7 +107,7 @@ def test_scan_finds_an_edit_of_the_same_size_and_time(settled: Path, tmp_path: P
 def test_scan_finds_a_file_put_in_the_place_of_another(settled: Path, tmp_path: Path) -> None:
     look(settled, tmp_path / "stamps")
     other = tmp_path / "other.png"
-    write_image(other, render_cell("monocyte", 0, 9, 24))
+    write_image(other, render_cell("monocyte", 0, index=9, size_px=24))
     other.replace(settled / "a.png")
     found, read = look(settled, tmp_path / "stamps")
     assert read == 1

@@ -46,7 +46,7 @@ def present(members: list[Member], splits: dict[str, str]) -> dict[str, set[str]
 def test_every_group_has_one_split_and_every_class_is_in_each(
     members: list[Member], shares: dict[str, float], seed: int
 ) -> None:
-    splits = split_by_hash(members, shares, seed)
+    splits = split_by_hash(members, shares, seed=seed)
     assert set(splits) == {group for group, _ in members}
     assert all(found == set(SPLITS) for found in present(members, splits).values())
 
@@ -57,7 +57,7 @@ def test_groups_of_several_classes_are_split_or_refused(
     members: list[Member], shares: dict[str, float], seed: int
 ) -> None:
     try:
-        splits = split_by_hash(members, shares, seed)
+        splits = split_by_hash(members, shares, seed=seed)
     except DatasetError as error:
         assert "without emptying a class's other split" in str(error)
         return
@@ -131,7 +131,7 @@ def test_another_seed_gives_other_splits() -> None:
     different = {tuple(split_by_hash(members, seed=seed).items()) for seed in range(5)}
     assert len(different) == 5
     counts = {"train": 20, "val": 5, "test": 5}
-    assert split_by_counts(members, counts, 0) != split_by_counts(members, counts, 1)
+    assert split_by_counts(members, counts, seed=0) != split_by_counts(members, counts, seed=1)
 
 
 def test_a_larger_training_share_takes_no_test_group() -> None:
@@ -161,10 +161,10 @@ PAPER = {"train": 100, "val": 10, "test": 10}
 @pytest.mark.parametrize("seed", [0, 1])
 def test_counts_are_exact(seed: int) -> None:
     members = [(f"{label}{number}", label) for label in "abcd" for number in range(130)]
-    splits = split_by_counts(members, PAPER, seed)
+    splits = split_by_counts(members, PAPER, seed=seed)
     have = Counter((group[0], split) for group, split in splits.items())
     assert have == {(label, split): PAPER[split] for label in "abcd" for split in SPLITS}
-    assert splits == split_by_counts(members[::-1], PAPER, seed)
+    assert splits == split_by_counts(members[::-1], PAPER, seed=seed)
 
 
 @settings(deadline=None, max_examples=60)
@@ -174,7 +174,7 @@ def test_counts_are_exact_or_refused(members: list[Member], numbers: tuple[int, 
     label_of = dict(members)
     images = Counter(label for _, label in members)
     try:
-        splits = split_by_counts(members, counts, seed)
+        splits = split_by_counts(members, counts, seed=seed)
     except DatasetError as error:
         assert "missing in" in str(error)
         alone = all(count == 1 for count in Counter(group for group, _ in members).values())

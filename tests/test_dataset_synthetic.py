@@ -50,10 +50,10 @@ def test_render_cell_size_and_dtype(size_px: int) -> None:
 
 def test_render_cell_differs_by_label_seed_and_index() -> None:
     pictures = [
-        render_cell("eosinophil", 0, 0, 48),
-        render_cell("eosinophil", 0, 1, 48),
-        render_cell("eosinophil", 1, 0, 48),
-        render_cell("neutrophil", 0, 0, 48),
+        render_cell("eosinophil", 0, index=0, size_px=48),
+        render_cell("eosinophil", 0, index=1, size_px=48),
+        render_cell("eosinophil", 1, index=0, size_px=48),
+        render_cell("neutrophil", 0, index=0, size_px=48),
     ]
     assert len({picture.tobytes() for picture in pictures}) == len(pictures)
 
@@ -73,7 +73,7 @@ def test_render_cell_shows_the_same_at_every_size(label: str, size_px: int) -> N
 def test_render_cell_holds_a_dark_cell_about_in_the_middle() -> None:
     for label in CLASSES:
         for index in range(5):
-            red = cv2.GaussianBlur(render_cell(label, 0, index)[..., 0].astype(np.float32), (0, 0), 8)
+            red = cv2.GaussianBlur(render_cell(label, 0, index=index)[..., 0].astype(np.float32), (0, 0), 8)
             y, x = np.unravel_index(np.argmin(red), red.shape)  # a nucleus takes most of the red light
             assert np.hypot(x - 120, y - 120) < 100, (label, index)
 
@@ -114,8 +114,8 @@ def test_render_smear_boxes(width_px: int, height_px: int) -> None:
 
 def test_render_smear_is_deterministic_and_keeps_white_cells_apart() -> None:
     for index in range(4):
-        image, boxes = render_smear(["monocyte", "monocyte"], 0, index, 320, 240)
-        again, boxes_again = render_smear(["monocyte", "monocyte"], 0, index, 320, 240)
+        image, boxes = render_smear(["monocyte", "monocyte"], 0, index=index, width_px=320, height_px=240)
+        again, boxes_again = render_smear(["monocyte", "monocyte"], 0, index=index, width_px=320, height_px=240)
         np.testing.assert_array_equal(image, again)
         assert boxes == boxes_again
         first, second = (box for box in boxes if box.name == "WBC")
@@ -210,7 +210,7 @@ def shape_statistics(image: NDArray[np.uint8]) -> NDArray[np.float64]:
 def test_colour_alone_does_not_tell_the_classes_but_shape_helps() -> None:
     """A careless pipeline must score visibly worse; chance is 0.25."""
     labels = [label for label in CLASSES for _ in range(50)]
-    images = [render_cell(label, 0, index, 120) for label in CLASSES for index in range(50)]
+    images = [render_cell(label, 0, index=index, size_px=120) for label in CLASSES for index in range(50)]
     colour = np.array([colour_statistics(image) for image in images])  # (200, 6)
     shape = np.array([shape_statistics(image) for image in images])  # (200, 12)
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))

@@ -77,7 +77,7 @@ def draws_as_where_the_pages_were_made() -> bool:
     """Whether caches of generated pictures have the pages' names here: these follow from the pictures' bytes."""
     found = hashlib.sha256()
     for label, number in itertools.product(CLASSES, range(4)):
-        found.update(render_cell(label, 0, number).tobytes())
+        found.update(render_cell(label, 0, index=number).tobytes())
     return found.hexdigest() == PICTURES
 
 

@@ -106,21 +106,21 @@ def test_unknown_engine_and_batch_size(mobilenet):
 
 
 def test_calibration_of_a_real_engine(mobilenet):
-    found = calibrate(choose.KerasEngine(mobilenet), mobilenet, (2, 4))
+    found = calibrate(choose.KerasEngine(mobilenet), mobilenet, candidates=(2, 4))
     assert found.batch_rows in (2, 4)
     assert found.images_per_s > 0
 
 
 def test_calibration_stops_where_memory_does(mobilenet, monkeypatch):
-    assert calibrate(Small(1, room=4), mobilenet, (8, 16)) == BatchSize(8)
-    assert calibrate(Small(1, room=4), mobilenet, (1, 8)).batch_rows == 1
+    assert calibrate(Small(1, room=4), mobilenet, candidates=(8, 16)) == BatchSize(8)
+    assert calibrate(Small(1, room=4), mobilenet, candidates=(1, 8)).batch_rows == 1
     monkeypatch.setattr("featcache.core.machine.available_bytes", lambda: 10 * row_bytes(mobilenet))
-    assert calibrate(Small(1, room=4, error=ValueError("was tried")), mobilenet, (4, 8)).batch_rows == 4
+    assert calibrate(Small(1, room=4, error=ValueError("was tried")), mobilenet, candidates=(4, 8)).batch_rows == 4
 
 
 def test_errors_of_calibration_are_not_hidden(mobilenet):
     with pytest.raises(ValueError, match="broken"):
-        calibrate(Small(1, room=0, error=ValueError("broken")), mobilenet, (1,))
+        calibrate(Small(1, room=0, error=ValueError("broken")), mobilenet, candidates=(1,))
 
 
 def test_what_is_remembered(mobilenet, tmp_path):
@@ -130,13 +130,13 @@ def test_what_is_remembered(mobilenet, tmp_path):
     assert key_of(networks.network("mobilenetv2", pooling="avg"), "openvino") != key
     assert recall(memory, key) is None
     assert recall(None, key) is None
-    remember(memory, key, BatchSize(4, 10.5))
-    remember(memory, other, BatchSize(8, 2.0))
-    remember(memory, "untried", BatchSize(8))
-    remember(None, key, BatchSize(8, 2.0))
+    remember(memory, key, size=BatchSize(4, 10.5))
+    remember(memory, other, size=BatchSize(8, 2.0))
+    remember(memory, "untried", size=BatchSize(8))
+    remember(None, key, size=BatchSize(8, 2.0))
     assert (recall(memory, key), recall(memory, other)) == (BatchSize(4, 10.5), BatchSize(8, 2.0))
     assert recall(memory, "untried") is None
-    remember(tmp_path / "deep" / "engines.json" / "below a file", key, BatchSize(4, 1.0))
+    remember(tmp_path / "deep" / "engines.json" / "below a file", key, size=BatchSize(4, 1.0))
 
 
 @pytest.mark.parametrize("value", ["", "[]", "null", "\x00", '{"k": 3}', '{"k": {"batch_rows": 0, "images_per_s": 1}}'])
@@ -145,7 +145,7 @@ def test_a_memory_that_says_nonsense_is_none(tmp_path, value, more):
     memory = tmp_path / "engines.json"
     memory.write_text(more or value)
     assert recall(memory, "k") is None
-    remember(memory, "k", BatchSize(4, 1.0))
+    remember(memory, "k", size=BatchSize(4, 1.0))
     assert recall(memory, "k") == BatchSize(4, 1.0)
     assert json.loads(memory.read_text())["k"] == {"batch_rows": 4, "images_per_s": 1.0}
 
@@ -178,7 +178,7 @@ def test_other_errors_pass():
 
 def test_what_is_remembered_after_memory_ended(mobilenet, tmp_path, monkeypatch):
     memory = tmp_path / "engines.json"
-    remember(memory, key_of(mobilenet, "small"), BatchSize(8, 3.0))
+    remember(memory, key_of(mobilenet, "small"), size=BatchSize(8, 3.0))
     monkeypatch.setattr(choose, "_opened", lambda *asked: (Small(1, room=4), ""))
     open_engine(mobilenet, memory=memory).features(np.zeros((1, 2, 2, 3), np.uint8))
     assert recall(memory, key_of(mobilenet, "small")) == BatchSize(4, 3.0)

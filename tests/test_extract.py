@@ -79,8 +79,8 @@ def copy(cells: Dataset, folder: Path) -> Dataset:
 
 
 def writer_for(parent: Path, cells: Dataset, views: int, how: Recipe = RECIPE, format_: Format = "zarr") -> CacheWriter:
-    rows = rows_of(cells.images, [views] * len(cells.images), how)
-    return CacheWriter(parent, how, rows, GridMeans.feature_shapes[0], format_)
+    rows = rows_of(cells.images, [views] * len(cells.images), recipe=how)
+    return CacheWriter(parent, how, rows=rows, row_shape=GridMeans.feature_shapes[0], format_=format_)
 
 
 def run(writer: CacheWriter, cells: Dataset, engine: Engine | None = None, reach: Reach | None = None) -> Counts:
@@ -97,7 +97,7 @@ def counts_of(
     reach: Reach | None = None,
     **more: Any,
 ) -> Counts:
-    (counts,) = extract([Target(writer, engine, reach=reach)], images, cells.folder, **more).counts
+    (counts,) = extract([Target(writer, engine, reach=reach)], images, folder=cells.folder, **more).counts
     return counts
 
 
@@ -115,9 +115,9 @@ def by_hand(cells: Dataset, views: int) -> np.ndarray:
     for image in cells.images:
         pixels = cv2.cvtColor(cv2.imread(str(cells.folder / image.path)), cv2.COLOR_BGR2RGB)
         np.testing.assert_array_equal(decode((cells.folder / image.path).read_bytes()), pixels)
-        plain = cut_and_resize(pixels, image.box, SIZE_PX)
+        plain = cut_and_resize(pixels, image.box, size_px=SIZE_PX)
         for view in range(views):
-            parameters = view_parameters(RECIPE.augmentation, image.image_id, view)
+            parameters = view_parameters(RECIPE.augmentation, image.image_id, view=view)
             assert (parameters == PLAIN) == (view == 0)
             rows.append(GridMeans().features(render(plain, parameters)[None])[0][0])
     return np.stack(rows)
@@ -265,17 +265,17 @@ def test_features_that_are_no_numbers_are_refused_with_their_rows(tmp_path: Path
 
 
 def test_rows_stand_image_by_image_and_the_plain_view_has_one_name_under_every_plan(cells: Dataset) -> None:
-    rows = rows_of(cells.images, [2] * len(cells.images), RECIPE)
-    other = rows_of(cells.images, [2] * len(cells.images), recipe(seed=9))
+    rows = rows_of(cells.images, [2] * len(cells.images), recipe=RECIPE)
+    other = rows_of(cells.images, [2] * len(cells.images), recipe=recipe(seed=9))
     assert [(row.image_id, row.view) for row in rows] == [(i.image_id, v) for i in cells.images for v in (0, 1)]
     for one, two in zip(rows, other, strict=True):
         assert (one.row_id == two.row_id) == (one.view == 0)
-    none = rows_of(cells.images, [0] * (len(cells.images) - 1) + [3], RECIPE)
+    none = rows_of(cells.images, [0] * (len(cells.images) - 1) + [3], recipe=RECIPE)
     assert [row.view for row in none] == [0, 1, 2]
 
 
 def reach_into(parent: Path, writer: CacheWriter) -> Reach:
-    reach = Reach([parent], RECIPE.space, GridMeans.feature_shapes[0], but=writer.folder)
+    reach = Reach([parent], RECIPE.space, row_shape=GridMeans.feature_shapes[0], but=writer.folder)
     reach.look_for(writer.rows)
     return reach
 

@@ -36,11 +36,13 @@ class TwoCuts(GridMeans):
 def cache_of(parent: Path, cells: Dataset, shape: tuple[int, ...], layer: str) -> CacheWriter:
     space = RECIPE.to_dict() | {"space": RECIPE.to_dict()["space"] | {"layer": layer}}
     how = Recipe.from_dict(space)
-    return CacheWriter(parent, how, rows_of(cells.images, [VIEWS] * len(cells.images), how), shape)
+    return CacheWriter(
+        parent, how, rows=rows_of(cells.images, [VIEWS] * len(cells.images), recipe=how), row_shape=shape
+    )
 
 
 def fill(targets: list[Target], cells: Dataset, **more: Any) -> Any:
-    return extract(targets, {image.image_id: image for image in cells.images}, cells.folder, **more)
+    return extract(targets, {image.image_id: image for image in cells.images}, folder=cells.folder, **more)
 
 
 @pytest.fixture
@@ -186,10 +188,14 @@ def test_pixels_that_the_engine_gets_are_of_its_size(tmp_path: Path, cells: Data
         def features(self, pixels: np.ndarray) -> list[np.ndarray]:
             return [np.full((len(pixels), 1), pixels.shape[1], np.float32)]
 
-    small = CacheWriter(tmp_path, RECIPE, rows_of(cells.images, [2] * len(cells.images), RECIPE), (1,))
+    small = CacheWriter(
+        tmp_path, RECIPE, rows=rows_of(cells.images, [2] * len(cells.images), recipe=RECIPE), row_shape=(1,)
+    )
     value = RECIPE.to_dict()
     larger = Recipe.from_dict(value | {"space": value["space"] | {"input_size_px": 2 * SIZE_PX}})
-    large = CacheWriter(tmp_path, larger, rows_of(cells.images, [2] * len(cells.images), larger), (1,))
+    large = CacheWriter(
+        tmp_path, larger, rows=rows_of(cells.images, [2] * len(cells.images), recipe=larger), row_shape=(1,)
+    )
     fill([Target(small, Sizes), Target(large, lambda: Sizes())], cells)
     assert set(small.store.read(0, 32).ravel()) == {SIZE_PX}
     assert set(large.store.read(0, 32).ravel()) == {2 * SIZE_PX}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from test_pipeline_verify import Small, small  # noqa: F401
+from watching import Watching
 
 from featcache.backbones import imagenet
 from featcache.core.errors import WeightsError
@@ -23,7 +23,7 @@ from featcache.store.cache import Cache, open_cache
 @pytest.fixture
 def pushed(small: Small, tmp_path: Path) -> Cache:
     """A cache that is on a remote and not here any more."""
-    add_remote("lab", str(tmp_path / "lab"), small.folder / "featcache.toml")
+    add_remote("lab", str(tmp_path / "lab"), file=small.folder / "featcache.toml")
     cache = small.cache()
     assert small.computed() == len(cache.features)
     push(cache.folder, open_named("lab", small.project))
@@ -66,16 +66,16 @@ def test_only_rows_that_nobody_has_are_computed(small: Small, pushed: Cache) -> 
 
 def test_a_remote_that_is_gone_is_said_and_everything_computed(small: Small, pushed: Cache, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "lab")
-    add_remote("web", "http://127.0.0.1:9/nobody", small.folder / "featcache.toml")
-    said: Counter[str] = Counter()
-    done = extract(small.project, ["tiny"], ExtractOptions(), on_event=lambda message: said.update([message]))
+    add_remote("web", "http://127.0.0.1:9/nobody", file=small.folder / "featcache.toml")
+    watching = Watching()
+    done = extract(small.project, ["tiny"], options=ExtractOptions(), progress=watching)
     assert done.caches[0].computed == len(pushed.features)
-    assert len(said) == 1
-    assert next(iter(said)).startswith("web: ")
+    (said,) = watching.notes
+    assert said.startswith("web: ")
 
 
 def test_offline_weights_are_not_downloaded(small: Small, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(imagenet, "_download", lambda *_: pytest.fail("the network was used"))
     with pytest.raises(WeightsError, match="vgg16: the ImageNet weights are not on this machine, and --offline"):
-        extract(small.project, ["vgg16"], ExtractOptions(offline=True))
+        extract(small.project, ["vgg16"], options=ExtractOptions(offline=True))

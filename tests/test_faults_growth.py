@@ -111,7 +111,10 @@ def test_ten_more_images_cost_their_own_rows(project: Project) -> None:
     before = untouched(first)
     for number in range(10):
         label = CLASSES[number % 4]
-        write_image(project.folder / "images" / label / f"new-{number}.png", render_cell(label, 1, number, SIZE_PX))
+        write_image(
+            project.folder / "images" / label / f"new-{number}.png",
+            render_cell(label, 1, index=number, size_px=SIZE_PX),
+        )
     old = set(project.listed["path"])
     project.command("init", "images")
     new = set(project.listed["path"]) - old

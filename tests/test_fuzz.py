@@ -171,8 +171,8 @@ def _sources(root: Path) -> Iterator[tuple[str, Target]]:
     file.write_text(json.dumps({"images": images, "annotations": objects, "categories": kinds}))
     yield "COCO", Target(file, lambda: _built(root / "coco"))
     stamps = root / "stamps.csv"
-    scan(root / "stamps", names, stamps)
-    yield "stamps", Target(stamps, lambda: scan(root / "stamps", names, stamps))
+    scan(root / "stamps", names, stamps=stamps)
+    yield "stamps", Target(stamps, lambda: scan(root / "stamps", names, stamps=stamps))
 
 
 def _caches(root: Path) -> Iterator[tuple[str, Target]]:
@@ -216,12 +216,12 @@ def _runs(root: Path) -> Iterator[tuple[str, Target]]:
     )
     yield (
         "a training's config.json",
-        Target(run.folder / "config.json", lambda: interrupted(Project(root, Settings()), "one", {"epochs": 3})),
+        Target(run.folder / "config.json", lambda: interrupted(Project(root, Settings()), "one", given={"epochs": 3})),
     )
     yield "featcache.toml", Target(project, lambda: read_settings(project))
     state = trained()
-    checkpoint.save(root / "state.npz", state, state, "me")
-    yield "state.npz", Target(root / "state.npz", lambda: checkpoint.load(root / "state.npz", "me", start()))
+    checkpoint.save(root / "state.npz", state, best=state, identity="me")
+    yield "state.npz", Target(root / "state.npz", lambda: checkpoint.load(root / "state.npz", "me", like=start()))
     layers = [(np.ones((4, 3), "f4"), np.ones(3, "f4")), (np.ones((3, 2), "f4"), np.ones(2, "f4"))]
     Head((4,), 1.0, layers, 0.5, ("a", "b"), space="0" * 64).save(root)
     yield "head.npz", Target(root / "head.npz", lambda: Head.load(root))
@@ -261,7 +261,7 @@ def _settings_of_a_user(root: Path) -> Iterator[tuple[str, Target]]:
     config.mkdir(parents=True)
     key = new_key("anna", config)
     (config / "trusted").write_text(f"anna {key.public}\n")
-    add_remote("lab", "s3://lab/x?endpoint=https://host", config / "config.toml")
+    add_remote("lab", "s3://lab/x?endpoint=https://host", file=config / "config.toml")
     (home / ".netrc").write_text("machine host login anna password hunter2\n")
     (home / ".aws").mkdir()
     (home / ".aws/credentials").write_text("[default]\naws_access_key_id = a\naws_secret_access_key = hunter2\n")

@@ -58,9 +58,9 @@ def arrays_of(state: State) -> list[bytes]:
 def test_a_state_comes_back_to_the_bit(tmp_path: Path, config: HeadConfig, with_best: bool) -> None:
     state = trained(config)
     best = trained(replace(config, epochs=1)) if with_best else None
-    checkpoint.save(tmp_path / "state.npz", state, best, "me")
+    checkpoint.save(tmp_path / "state.npz", state, best=best, identity="me")
     assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
-    found = checkpoint.load(tmp_path / "state.npz", "me", start(config))
+    found = checkpoint.load(tmp_path / "state.npz", "me", like=start(config))
     assert found is not None
     for one, other in zip(found, (state, best), strict=True):
         assert (one is None) == (other is None)
@@ -70,8 +70,8 @@ def test_a_state_comes_back_to_the_bit(tmp_path: Path, config: HeadConfig, with_
 
 
 def test_what_is_not_there_is_none(tmp_path: Path) -> None:
-    assert checkpoint.load(tmp_path / "nowhere", "me", start()) is None
-    assert checkpoint.load(tmp_path, "me", start()) is None
+    assert checkpoint.load(tmp_path / "nowhere", "me", like=start()) is None
+    assert checkpoint.load(tmp_path, "me", like=start()) is None
 
 
 @pytest.mark.parametrize(
@@ -85,17 +85,17 @@ def test_what_is_not_there_is_none(tmp_path: Path) -> None:
 def test_one_of_another_head_is_none_though_it_says_otherwise(tmp_path: Path, other: dict[str, Any]) -> None:
     """Momentum is the one whose shapes would even do."""
     state, config = trained(), replace(CONFIG, **other)
-    checkpoint.save(tmp_path / "state", state, state, "me")
-    assert checkpoint.load(tmp_path / "state", "me", start(config)) is None
-    checkpoint.save(tmp_path / "state", start(config), None, "me")
-    assert checkpoint.load(tmp_path / "state", "me", start()) is None
+    checkpoint.save(tmp_path / "state", state, best=state, identity="me")
+    assert checkpoint.load(tmp_path / "state", "me", like=start(config)) is None
+    checkpoint.save(tmp_path / "state", start(config), best=None, identity="me")
+    assert checkpoint.load(tmp_path / "state", "me", like=start()) is None
 
 
 def test_one_of_another_training_is_none(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "state", trained(), None, "me")
-    assert checkpoint.load(tmp_path / "state", "you", start()) is None
-    assert checkpoint.load(tmp_path / "state", "me", start(n=N + 1)) is None
-    assert checkpoint.load(tmp_path / "state", "me", start()) is not None
+    checkpoint.save(tmp_path / "state", trained(), best=None, identity="me")
+    assert checkpoint.load(tmp_path / "state", "you", like=start()) is None
+    assert checkpoint.load(tmp_path / "state", "me", like=start(n=N + 1)) is None
+    assert checkpoint.load(tmp_path / "state", "me", like=start()) is not None
 
 
 def edited(file: Path, **changes: Any) -> Path:
@@ -109,7 +109,7 @@ def edited(file: Path, **changes: Any) -> Path:
 def test_one_that_was_edited_is_none(tmp_path: Path) -> None:
     file = tmp_path / "state.npz"
     state = trained()
-    checkpoint.save(file, state, state, "me")
+    checkpoint.save(file, state, best=state, identity="me")
     lines = checkpoint._arrays("", state)["history"]
     for changes in (
         {"format": np.array(2)}, {"format": np.array("x")}, {"A": None}, {"best.V": None}, {"history": None},
@@ -117,8 +117,8 @@ def test_one_that_was_edited_is_none(tmp_path: Path) -> None:
         {"su": np.array([1.0])}, {"A": np.array([{}], object)}, {"identity": np.array([{}], object)},
         {"stack0": np.zeros((5, 5), "float32")}, {"velocity3": np.zeros(3, "float32")},
     ):  # fmt: skip
-        assert checkpoint.load(edited(file, **changes), "me", start()) is None, changes
-    assert checkpoint.load(edited(file), "me", start()) is not None
+        assert checkpoint.load(edited(file, **changes), "me", like=start()) is None, changes
+    assert checkpoint.load(edited(file), "me", like=start()) is not None
 
 
 def test_a_pickle_in_it_is_never_run(tmp_path: Path) -> None:
@@ -127,11 +127,11 @@ def test_a_pickle_in_it_is_never_run(tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "sprung",)
 
     state = trained()
-    checkpoint.save(tmp_path / "state.npz", state, None, "me")
+    checkpoint.save(tmp_path / "state.npz", state, best=None, identity="me")
     for name in ("A", "identity", "history", "stack0"):
         trap = np.empty(1, object)
         trap[0] = Trap()
-        assert checkpoint.load(edited(tmp_path / "state.npz", **{name: trap}), "me", start()) is None
+        assert checkpoint.load(edited(tmp_path / "state.npz", **{name: trap}), "me", like=start()) is None
     assert not (tmp_path / "sprung").exists()
 
 
@@ -139,7 +139,7 @@ def test_no_damage_is_trusted(tmp_path: Path) -> None:
     """Cut anywhere, or with a bit flipped: none, or the very state where the bit decides nothing."""
     file, like = tmp_path / "state.npz", start()
     state = trained()
-    checkpoint.save(file, state, None, "me")
+    checkpoint.save(file, state, best=None, identity="me")
     whole, generator = file.read_bytes(), random.Random(0)
     damaged = [whole[: generator.randrange(len(whole))] for _ in range(100)]
     for _ in range(1500):
@@ -149,7 +149,7 @@ def test_no_damage_is_trusted(tmp_path: Path) -> None:
     refused = 0
     for data in damaged:
         file.write_bytes(data)
-        found = checkpoint.load(file, "me", like)
+        found = checkpoint.load(file, "me", like=like)
         refused += found is None
         assert found is None or arrays_of(found[0]) == arrays_of(state)
     assert refused > len(damaged) / 2
@@ -157,7 +157,7 @@ def test_no_damage_is_trusted(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "state.npz"
-    checkpoint.save(file, trained(), None, "me")
+    checkpoint.save(file, trained(), best=None, identity="me")
     before = file.read_bytes()
 
     def fail(opened: Any, **_: Any) -> None:
@@ -166,7 +166,7 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, mon
 
     monkeypatch.setattr(np, "savez", fail)
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.save(file, start(), None, "me")
+        checkpoint.save(file, start(), best=None, identity="me")
     assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
 

@@ -39,7 +39,7 @@ def rows_of(n: int, d: int, classes: int = 3, seed: int = 0) -> tuple[np.ndarray
 
 def by_products(kind: str, X: np.ndarray, y: np.ndarray, X_new: np.ndarray, **options: Any) -> np.ndarray:
     """Probabilities of new rows, by a model that has seen inner products alone."""
-    return fit_classical(kind, X @ X.T, y, **options).probabilities(X_new @ X.T, (X_new**2).sum(axis=1))
+    return fit_classical(kind, X @ X.T, y=y, **options).probabilities(X_new @ X.T, (X_new**2).sum(axis=1))
 
 
 # Inner products are enough
@@ -74,7 +74,7 @@ def test_rows_that_repeat_do_no_harm() -> None:
     X_new, _ = rows_of(20, 100, seed=1)
     for dtype in ("float32", "float64"):
         K = (X @ X.T).astype(dtype)
-        model = fit_classical("logreg", K, y)
+        model = fit_classical("logreg", K, y=y)
         assert model.coordinates is not None
         assert model.coordinates.L.shape == (39, 39)  # 40 rows that differ, centred
         expected = classical_head("logreg").fit(X, y).predict_proba(X_new)
@@ -98,7 +98,7 @@ def test_a_gram_matrix_is_only_read() -> None:
     K = X @ X.T
     K.flags.writeable = False
     for kind in KINDS:
-        fit_classical(kind, K, y).probabilities(K, np.diagonal(K))
+        fit_classical(kind, K, y=y).probabilities(K, np.diagonal(K))
 
 
 def test_the_mlp_learns_in_either_and_is_decided_by_its_seed() -> None:
@@ -123,8 +123,8 @@ def test_they_are_fed_from_a_cache(tmp_path: Any, dtype: str) -> None:
     norms = squared_norms(cache.features, test)
     np.testing.assert_allclose(norms, (X_test**2).sum(axis=1), rtol=1e-6)
     for kind in EXACT:
-        model = fit_classical(kind, kernel(cache, train, train, dtype), y)
-        p = model.probabilities(kernel(cache, test, train, dtype), norms)
+        model = fit_classical(kind, kernel(cache, train, right=train, dtype=dtype), y=y)
+        p = model.probabilities(kernel(cache, test, right=train, dtype=dtype), norms)
         np.testing.assert_allclose(p, classical_head(kind).fit(X, y).predict_proba(X_test), atol=1e-3)
         assert (p.argmax(axis=1) == y_test).mean() > 0.7
 
@@ -208,7 +208,7 @@ def test_weights_of_rows_multiply_those_of_classes(kind: str, own: Any) -> None:
 def test_a_class_without_rows_has_no_probability() -> None:
     X, y = rows_of(60, 10)
     y = np.array([0, 2, 4])[y]
-    found = fit_classical("knn", X @ X.T, y, n_classes=6).probabilities(X @ X.T, (X**2).sum(axis=1))
+    found = fit_classical("knn", X @ X.T, y=y, n_classes=6).probabilities(X @ X.T, (X**2).sum(axis=1))
     assert found.shape == (60, 6)
     assert not found[:, [1, 3, 5]].any()
     np.testing.assert_allclose(found.sum(axis=1), 1)
@@ -249,18 +249,18 @@ def test_they_are_cross_validated_by_groups(kind: str) -> None:
 def test_what_cannot_be_fitted_is_refused() -> None:
     X, y = rows_of(30, 10)
     K = X @ X.T
-    for make in (classical_head, lambda kind: fit_classical(kind, K, y)):
+    for make in (classical_head, lambda kind: fit_classical(kind, K, y=y)):
         with pytest.raises(HeadError, match="unknown head 'rbf-swm': did you mean rbf-svm"):
             make("rbf-swm")
     with pytest.raises(HeadError, match="only rows of class 2: at least two classes are needed"):
-        fit_classical("logreg", K, np.full(30, 2))
+        fit_classical("logreg", K, y=np.full(30, 2))
     for kind in ("knn", "rbf-svm"):
-        model = fit_classical(kind, K, y)
+        model = fit_classical(kind, K, y=y)
         assert model.needs_norms
         with pytest.raises(HeadError, match=f"{kind} goes by distances: expected the squared norms of the rows"):
             model.probabilities(K)
-    assert fit_classical("linear-svm", K, y).probabilities(K).shape == (30, 3)
+    assert fit_classical("linear-svm", K, y=y).probabilities(K).shape == (30, 3)
     with pytest.raises(HeadError, match="KNeighborsClassifier takes no weights of rows"):
-        fit_classical("knn", K, y, sample_weight=np.ones(30))
+        fit_classical("knn", K, y=y, sample_weight=np.ones(30))
     with pytest.raises(HeadError, match="takes no weights"):
-        Balanced(KNeighborsClassifier()).fit(X, y, np.ones(30))
+        Balanced(KNeighborsClassifier()).fit(X, y, sample_weight=np.ones(30))

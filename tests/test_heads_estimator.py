@@ -101,7 +101,7 @@ def test_it_is_the_head_of_featcache(cache: Cache, settings: dict[str, Any]) -> 
     settings = {**settings, "dtype": "float64", "random_state": 3}
     own = {name: value for name, value in settings.items() if name not in ("random_state", "class_weight")}
     weights: Any = "none" if "class_weight" in settings else "balanced"
-    trained = train_head(cache, HeadConfig(**own, seed=3, class_weights=weights), "gram")
+    trained = train_head(cache, HeadConfig(**own, seed=3, class_weights=weights), solver="gram")
     (X, y), (X_val, y_val) = cache.arrays("train"), cache.arrays("val")
     found = HeadClassifier(**settings).fit(X, y, X_val=X_val, y_val=y_val)
     course = pd.DataFrame([entry.__dict__ for entry in trained.history])
@@ -120,7 +120,7 @@ def test_it_is_the_head_of_featcache(cache: Cache, settings: dict[str, Any]) -> 
 
 
 def test_it_is_so_in_float32_and_with_labels_as_text(cache: Cache) -> None:
-    trained = train_head(cache, HeadConfig((8,), epochs=10), "gram")
+    trained = train_head(cache, HeadConfig((8,), epochs=10), solver="gram")
     X, y, _ = cache.to_sklearn("train")
     found = HeadClassifier((8,), epochs=10).fit(X, y)
     assert tuple(found.classes_) == cache.classes
@@ -340,7 +340,7 @@ def test_rows_that_cannot_be_trained_on_are_refused(monkeypatch: pytest.MonkeyPa
     with pytest.raises(HeadError, match="only the class 1: at least two classes are needed"):
         model.fit(X, np.ones(len(X), int))
     with pytest.raises(HeadError, match="only the class 0"):
-        model.fit(X, y, y == 0)
+        model.fit(X, y, sample_weight=y == 0)
     with pytest.raises(HeadError, match="X_val and y_val: expected both or none"):
         model.fit(X, y, X_val=X)
     with pytest.raises(HeadError, match=r"y_val has the classes \[5, 6\], which no training row has"):

@@ -31,11 +31,11 @@ def in_gram_space(
     on_epoch: Callable[[gram.State], object] = lambda _: None,
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[Epoch]]:  # fmt: skip
     """The trained layers, the first formed as s W0 + X^T A, and the history."""
-    (W0, b0), *rest = random.initial_weights(config, X.shape[1], CLASSES)
+    (W0, b0), *rest = random.initial_weights(config, X.shape[1], n_classes=CLASSES)
     X, X_val = X.astype(config.dtype), X_val.astype(config.dtype)
     weights = row_weights(y, config) if y.ndim == 1 else np.ones(len(y), config.dtype)
     problem = gram.GramProblem(X @ X.T, X @ W0, y, weights, X_val @ X.T, X_val @ W0, y_val)
-    state = gram.train(problem, gram.start(problem, Stack(b0, rest, config)), on_epoch)
+    state = gram.train(problem, gram.start(problem, Stack(b0, rest, config)), on_epoch=on_epoch)
     assert state.A.dtype == config.dtype
     return [(W0 * X.dtype.type(state.s) + X.T @ state.A, state.stack.bias), *state.stack.layers], state.history
 
@@ -83,7 +83,7 @@ def in_primal_space(
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[tuple[float, float, float, float]]]:
     """Minibatch SGD as in any textbook: matrices of weights, one batch after the other."""
     activate, slope = ACTIVATIONS[config.activation]
-    weights = random.initial_weights(config, X.shape[1], CLASSES)
+    weights = random.initial_weights(config, X.shape[1], n_classes=CLASSES)
     Ws, bs = [W.copy() for W, _ in weights], [b.copy() for _, b in weights]
     velocities = [(np.zeros_like(W), np.zeros_like(b)) for W, b in weights]
     weight_of_row = np.ones(len(y))
@@ -107,7 +107,13 @@ def in_primal_space(
                 keep = np.ones(z.shape)
                 if config.dropout:
                     drawn = random.keep_mask(
-                        config.seed, epoch, layer, start, start + len(rows), z.shape[1], config.dropout
+                        config.seed,
+                        epoch,
+                        layer=layer,
+                        start=start,
+                        stop=start + len(rows),
+                        units=z.shape[1],
+                        dropout=config.dropout,
                     )
                     keep = drawn / (1 - config.dropout)
                 a = activate(z) * keep
@@ -149,7 +155,7 @@ def compare(config: HeadConfig, data: tuple[np.ndarray, ...]) -> list[Epoch]:
     for (W, b), (W_expected, b_expected) in zip(layers, expected_layers, strict=True):
         np.testing.assert_allclose(W, W_expected, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(b, b_expected, rtol=1e-9, atol=1e-9)
-    assert np.abs(layers[0][0] - random.initial_weights(config, D, CLASSES)[0][0]).max() > 0.01  # it did move
+    assert np.abs(layers[0][0] - random.initial_weights(config, D, n_classes=CLASSES)[0][0]).max() > 0.01  # it did move
     assert config.epochs == 1 or history[-1].loss < history[0].loss
     assert [e.epoch for e in history] == list(range(1, config.epochs + 1))
     updates = -(-N // config.batch)
@@ -283,15 +289,15 @@ def test_a_training_that_diverges_is_an_error_with_advice(hidden: tuple[int, ...
 
 def test_order_and_masks_follow_from_their_counters_alone() -> None:
     one = random.order(5, 7, 100)
-    mask = random.keep_mask(5, 7, 1, 300, 316, 8, 0.5)
-    random.order(5, 6, 100), random.keep_mask(5, 7, 1, 0, 16, 8, 0.5)
+    mask = random.keep_mask(5, 7, layer=1, start=300, stop=316, units=8, dropout=0.5)
+    random.order(5, 6, 100), random.keep_mask(5, 7, layer=1, start=0, stop=16, units=8, dropout=0.5)
     np.testing.assert_array_equal(random.order(5, 7, 100), one)
-    np.testing.assert_array_equal(random.keep_mask(5, 7, 1, 300, 316, 8, 0.5), mask)
+    np.testing.assert_array_equal(random.keep_mask(5, 7, layer=1, start=300, stop=316, units=8, dropout=0.5), mask)
     assert sorted(one) == list(range(100))
     orders = {tuple(random.order(seed, epoch, 100)) for seed in (0, 1, 2**62) for epoch in range(10)}
     assert len(orders) == 30
     masks = {
-        random.keep_mask(seed, epoch, layer, start, start + 16, 8, 0.5).tobytes()
+        random.keep_mask(seed, epoch, layer=layer, start=start, stop=start + 16, units=8, dropout=0.5).tobytes()
         for seed in (0, 2**63 - 1)
         for epoch in range(4)
         for start in range(0, 1024, 16)
@@ -302,34 +308,36 @@ def test_order_and_masks_follow_from_their_counters_alone() -> None:
 
 @pytest.mark.parametrize("units", [1, 7, 256])
 def test_a_mask_is_a_part_of_the_masks_of_the_whole_epoch(units: int) -> None:
-    whole = random.keep_mask(1, 2, 0, 0, 1000, units, 0.3)
+    whole = random.keep_mask(1, 2, layer=0, start=0, stop=1000, units=units, dropout=0.3)
     assert whole.shape == (1000, units)
     for start, stop in [(0, 16), (250, 260), (255, 256), (256, 512), (511, 1000)]:
-        np.testing.assert_array_equal(random.keep_mask(1, 2, 0, start, stop, units, 0.3), whole[start:stop])
+        np.testing.assert_array_equal(
+            random.keep_mask(1, 2, layer=0, start=start, stop=stop, units=units, dropout=0.3), whole[start:stop]
+        )
 
 
 @pytest.mark.parametrize("dropout", [0.1, 0.5, 0.9])
 def test_masks_keep_the_right_fraction(dropout: float) -> None:
-    kept = random.keep_mask(1, 2, 0, 0, 1000, 256, dropout).mean()
+    kept = random.keep_mask(1, 2, layer=0, start=0, stop=1000, units=256, dropout=dropout).mean()
     assert kept == pytest.approx(1 - dropout, abs=5 * np.sqrt(dropout * (1 - dropout) / 256_000))
 
 
 def test_initial_weights_are_glorot_uniform_or_drawn_for_scaled_inputs() -> None:
     config = HeadConfig((64, 32), scale="none")
-    layers = random.initial_weights(config, 5000, 4)
+    layers = random.initial_weights(config, 5000, n_classes=4)
     assert [W.shape for W, _ in layers] == [(5000, 64), (64, 32), (32, 4)]
     for W, b in layers:
         bound = np.sqrt(6 / sum(W.shape))
         assert bound * 0.9 < np.abs(W).max() <= bound * (1 + 1e-6)
         assert W.dtype == b.dtype == np.float32
         assert not b.any()
-    scaled = random.initial_weights(HeadConfig((64, 32)), 5000, 4)
+    scaled = random.initial_weights(HeadConfig((64, 32)), 5000, n_classes=4)
     assert scaled[0][0].std() == pytest.approx(np.sqrt(2 / random.SCALED_SQUARED_NORM), rel=0.02)
     np.testing.assert_array_equal(scaled[1][0], layers[1][0])
-    wide = random.initial_weights(HeadConfig((64, 32), dtype="float64"), 5000, 4)
+    wide = random.initial_weights(HeadConfig((64, 32), dtype="float64"), 5000, n_classes=4)
     assert wide[0][0].dtype == np.float64
     np.testing.assert_array_equal(wide[0][0], scaled[0][0])
-    other = random.initial_weights(HeadConfig((64, 32), seed=1), 5000, 4)
+    other = random.initial_weights(HeadConfig((64, 32), seed=1), 5000, n_classes=4)
     assert abs(np.corrcoef(other[0][0].ravel(), scaled[0][0].ravel())[0, 1]) < 0.02
 
 

@@ -53,7 +53,7 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def course(cache: Cache, **settings: Any) -> Any:
-    trained = train_head(cache, replace(CONFIG, **settings), "gram")
+    trained = train_head(cache, replace(CONFIG, **settings), solver="gram")
     return [(entry.loss, entry.val_loss) for entry in trained.history], trained.head.layers[0][0]
 
 
@@ -69,7 +69,7 @@ def test_it_is_right_and_symmetric(
     monkeypatch.setattr("featcache.core.machine.available_bytes", lambda: free_bytes)
     train, val = cache.numbers("train"), cache.numbers("val")
     for _ in range(2):  # computed, then read
-        K, K_val = kernel(cache, train, train, dtype), kernel(cache, val, train, dtype)
+        K, K_val = kernel(cache, train, right=train, dtype=dtype), kernel(cache, val, right=train, dtype=dtype)
         assert K.dtype == K_val.dtype == dtype
         np.testing.assert_array_equal(K, K.T)
         np.testing.assert_allclose(K, EXACT[train] @ EXACT[train].T, rtol=tolerance)
@@ -81,8 +81,8 @@ def test_every_head_uses_the_same(cache: Cache, computed: list[tuple[int, int]])
     n, m = len(cache.numbers("train")), len(cache.numbers("val"))
     material = Material(cache)
     for seed in range(3):
-        train_head(cache, replace(CONFIG, seed=seed), "gram", material=material)
-        train_head(open_cache(cache.folder), replace(CONFIG, hidden=(4,), lr=0.01 + seed), "gram")
+        train_head(cache, replace(CONFIG, seed=seed), solver="gram", material=material)
+        train_head(open_cache(cache.folder), replace(CONFIG, hidden=(4,), lr=0.01 + seed), solver="gram")
     assert computed == [(n, n), (m, n)]
     assert files(cache) == [".json", ".json", ".npy", ".npy"]
 
@@ -95,21 +95,21 @@ def test_other_rows_and_another_dtype_are_another_one(cache: Cache, computed: li
         (train[1:], "float32"),
         (train[::-1].copy(), "float32"),
     ):
-        K = kernel(cache, rows, rows, dtype)
+        K = kernel(cache, rows, right=rows, dtype=dtype)
         np.testing.assert_allclose(K, EXACT[rows] @ EXACT[rows].T, rtol=1e-6)
     assert len(computed) == 4
-    kernel(cache, train, train, "float32")
+    kernel(cache, train, right=train, dtype="float32")
     assert len(computed) == 4
 
 
 def test_other_features_of_the_same_recipe_are_another_one(cache: Cache, computed: list[tuple[int, int]]) -> None:
     """As another engine computes them, or as a repaired cache has them."""
     train = cache.numbers("train")
-    kernel(cache, train, train, "float32")
+    kernel(cache, train, right=train, dtype="float32")
     shutil.rmtree(cache.folder)
     other = make_cache(cache.folder.parent, IMAGES, X * np.float32(1.0001))
     assert other.folder == cache.folder
-    K = kernel(other, train, train, "float32")
+    K = kernel(other, train, right=train, dtype="float32")
     assert len(computed) == 2
     np.testing.assert_allclose(K, EXACT[train] @ EXACT[train].T * 1.0001**2, rtol=1e-6)
 
@@ -133,12 +133,12 @@ def test_a_damaged_one_is_computed_again(
     cache: Cache, computed: list[tuple[int, int]], damage: Callable[[Path, Path], object]
 ) -> None:
     train = cache.numbers("train")
-    expected = kernel(cache, train, train, "float32")
+    expected = kernel(cache, train, right=train, dtype="float32")
     (npy,) = kernels_folder(cache.folder).glob("*.npy")
     damage(npy, npy.with_suffix(".json"))
-    np.testing.assert_array_equal(kernel(cache, train, train, "float32"), expected)
+    np.testing.assert_array_equal(kernel(cache, train, right=train, dtype="float32"), expected)
     assert len(computed) == 2
-    kernel(cache, train, train, "float32")
+    kernel(cache, train, right=train, dtype="float32")
     assert len(computed) == 2
 
 
@@ -175,7 +175,7 @@ def test_half_is_computed_and_only_a_part_of_the_features_held(cache: Cache, mon
     spans = products._held_spans(cache.features, len(rows), "float32")
     assert max(span.stop - span.start for span in spans) <= 64  # the least that is held
     assert len(spans) > 1
-    kernel(cache, rows, rows, "float32")
+    kernel(cache, rows, right=rows, dtype="float32")
     assert max(read) <= 64
     assert sum(read) == len(rows) + sum(span.start for span in spans)  # each span once, and all rows before it
 
@@ -188,7 +188,7 @@ def test_a_disk_without_room_is_said_before_anything_is_computed(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     train = cache.numbers("train")
     with pytest.raises(HeadError, match=r"\.gram: the Gram matrix of \d+ x \d+ rows needs .* use --solver primal"):
-        kernel(cache, train, train, "float32")
+        kernel(cache, train, right=train, dtype="float32")
     assert computed == []
 
 
@@ -226,7 +226,7 @@ def test_neither_memory_nor_a_folder_is_an_error(cache: Cache, monkeypatch: pyte
     unwritable(cache, monkeypatch)
     train = cache.numbers("train")
     with pytest.raises(HeadError, match=r"\.gram: cannot be written: Permission denied; .* use --solver primal"):
-        kernel(cache, train, train, "float32")
+        kernel(cache, train, right=train, dtype="float32")
 
 
 def test_an_error_leaves_nothing_beside(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +236,7 @@ def test_an_error_leaves_nothing_beside(cache: Cache, monkeypatch: pytest.Monkey
     monkeypatch.setattr(np, "save", fail)
     train = cache.numbers("train")
     with pytest.raises(KeyboardInterrupt):
-        kernel(cache, train, train, "float32")
+        kernel(cache, train, right=train, dtype="float32")
     assert list(kernels_folder(cache.folder).iterdir()) == []
 
 
@@ -244,5 +244,5 @@ def test_progress_counts_every_row(cache: Cache) -> None:
     train, val = cache.numbers("train"), cache.numbers("val")
     for _ in range(2):
         done: list[int] = []
-        kernel(cache, val, train, "float32", done.append)
+        kernel(cache, val, right=train, dtype="float32", on_rows=done.append)
         assert sum(done) == len(val)

@@ -35,7 +35,7 @@ def keras() -> Any:
 
 def in_memory(config: HeadConfig, data: tuple[np.ndarray, ...] = DATA, **options: Any) -> InMemory:
     X, y, X_val, y_val = data
-    return InMemory(X, y, weights_of(y, config), X_val, y_val, **options)
+    return InMemory(X, y, weights=weights_of(y, config), X_val=X_val, y_val=y_val, **options)
 
 
 def weights_of(y: np.ndarray, config: HeadConfig) -> np.ndarray:
@@ -45,9 +45,9 @@ def weights_of(y: np.ndarray, config: HeadConfig) -> np.ndarray:
 def in_primal_space(config: HeadConfig, source: Source | None = None, scale: float = 1.0, **options: Any) -> Any:
     """Weights of every layer, history, and the epoch whose weights they are."""
     source = source or in_memory(config)
-    layers = random.initial_weights(config, source.width, CLASSES)
+    layers = random.initial_weights(config, source.width, n_classes=CLASSES)
     course: Any = _Course(config, **options)
-    with primal.opened(source, layers, scale, config) as training:
+    with primal.opened(source, layers, scale=scale, config=config) as training:
         training.train(course)
         chosen = course.chosen(training.copy())
         return chosen.layers, training.history, len(chosen.history)
@@ -138,7 +138,7 @@ def fitted_by_keras(keras: Any, config: HeadConfig, optimizer: Any, smoothing: f
     sizes = [*((units, config.activation) for units in config.hidden), (CLASSES, "softmax")]
     dense = [keras.layers.Dense(units, activation, **penalty) for units, activation in sizes]
     model = keras.Sequential([keras.Input((24,)), *dense])
-    model.set_weights([array for pair in random.initial_weights(config, 24, CLASSES) for array in pair])
+    model.set_weights([array for pair in random.initial_weights(config, 24, n_classes=CLASSES) for array in pair])
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
     without_penalty = keras.metrics.CategoricalCrossentropy("data", label_smoothing=smoothing)
     model.compile(optimizer, loss, metrics=["accuracy", without_penalty])
@@ -228,10 +228,10 @@ def test_it_leaves_the_global_generators_alone(keras: Any) -> None:
 
 def test_the_weights_that_it_starts_from_are_not_changed(keras: Any) -> None:
     config = HeadConfig((8,), 0.0, epochs=2, scale="none", restore_best=True)
-    layers = random.initial_weights(config, 24, CLASSES)
-    with primal.opened(in_memory(config), layers, 1.0, config) as training:
+    layers = random.initial_weights(config, 24, n_classes=CLASSES)
+    with primal.opened(in_memory(config), layers, scale=1.0, config=config) as training:
         training.train()
-    assert_close(layers, random.initial_weights(config, 24, CLASSES), 0)
+    assert_close(layers, random.initial_weights(config, 24, n_classes=CLASSES), 0)
 
 
 # Validation, early stopping, what goes wrong
@@ -281,7 +281,9 @@ def test_whoever_watches_may_end_it(keras: Any) -> None:
         return len(training.history) == 2
 
     config = HeadConfig((8,), epochs=9, scale="none")
-    with primal.opened(in_memory(config), random.initial_weights(config, 24, CLASSES), 1.0, config) as training:
+    with primal.opened(
+        in_memory(config), random.initial_weights(config, 24, n_classes=CLASSES), scale=1.0, config=config
+    ) as training:
         training.train(watch)
         assert (seen, len(training.history)) == ([1, 2], 2)
 
@@ -325,7 +327,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 
 def streamed(cache: Cache, config: HeadConfig, **options: Any) -> Streamed:
     y = cache.labels("train")
-    return Streamed(cache, y, weights_of(y, config), cache.labels("val"), **options)
+    return Streamed(cache, y, weights=weights_of(y, config), y_val=cache.labels("val"), **options)
 
 
 @pytest.mark.parametrize("by_blocks", [False, True])
@@ -337,9 +339,9 @@ def test_streamed_batches_are_those_of_the_same_rows_in_memory(
     """In the order of Gram space, or of `Cache.batches` where the rows are too large for that."""
     monkeypatch.setattr(source_module, "_SHUFFLED_BYTES", 0 if by_blocks else 2**30)
     source, y = streamed(cache, HeadConfig(dtype="float64"), buffer_rows=buffer_rows), cache.labels("train")
-    held = source_of(cache, y, np.ones(len(y)), cache.labels("val"), batch)
+    held = source_of(cache, y, weights=np.ones(len(y)), y_val=cache.labels("val"), batch=batch)
     assert isinstance(held, InMemory)
-    found, same = (list(one.batches(batch, 4, 2)) for one in (source, held))
+    found, same = (list(one.batches(batch, 4, epoch=2)) for one in (source, held))
     for (places, X), (places_held, X_held) in zip(found, same, strict=True):
         np.testing.assert_array_equal(places, places_held)
         np.testing.assert_array_equal(X, X_held)
@@ -363,7 +365,7 @@ def test_the_order_depends_on_the_cache_alone(cache: Cache, monkeypatch: pytest.
 
 
 def test_a_source_that_is_left_in_the_middle_leaves_no_thread(cache: Cache) -> None:
-    batches: Any = streamed(cache, HeadConfig(), buffer_rows=16).batches(16, 0, 0)
+    batches: Any = streamed(cache, HeadConfig(), buffer_rows=16).batches(16, 0, epoch=0)
     next(batches)
     batches.close()
 
@@ -376,7 +378,7 @@ def test_streamed_is_in_memory_to_the_bit(
     monkeypatch.setattr(source_module, "_SHUFFLED_BYTES", 0 if by_blocks else 2**30)
     config = HeadConfig((16,), 0.5, lr=0.01, epochs=4, optimizer=optimizer)
     source = streamed(cache, config, buffer_rows=32)
-    held = source_of(cache, source.y, source.weights, source.y_val, config.batch)
+    held = source_of(cache, source.y, weights=source.weights, y_val=source.y_val, batch=config.batch)
     layers, history, _ = in_primal_space(config, source)
     expected, expected_history, _ = in_primal_space(config, held)
     assert measures(history) == measures(expected_history)
@@ -390,9 +392,9 @@ def test_what_does_not_fit_into_memory_is_streamed(cache: Cache, monkeypatch: py
     for free, kind in ((n_bytes / 0.8 + 2, InMemory), (n_bytes / 0.8 - 2, Streamed)):
         monkeypatch.setattr("featcache.core.machine.available_bytes", lambda free=free: int(free))
         assert fits(n_bytes) == (kind is InMemory)
-        source = source_of(cache, y, weights, y_val, 16)
+        source = source_of(cache, y, weights=weights, y_val=y_val, batch=16)
         assert type(source) is kind
-        seen = np.concatenate([places for places, _ in source.batches(16, 0, 0)])
+        seen = np.concatenate([places for places, _ in source.batches(16, 0, epoch=0)])
         assert sorted(seen) == list(range(len(y)))
         blocks = np.concatenate([block for _, block in source.val_blocks()])
         np.testing.assert_array_equal(blocks, cache.features[cache.numbers("val")].reshape(-1, 24))
@@ -401,8 +403,8 @@ def test_what_does_not_fit_into_memory_is_streamed(cache: Cache, monkeypatch: py
 
 def test_in_memory_a_cache_is_trained_on_as_arrays_are(keras: Any, cache: Cache) -> None:
     config = HeadConfig((8,), 0.0, epochs=3, scale="none", dtype="float64")
-    trained = train_head(cache, config, "primal")
-    other = train_head(cache, config, "gram")
+    trained = train_head(cache, config, solver="primal")
+    other = train_head(cache, config, solver="gram")
     np.testing.assert_allclose(measures(trained.history), measures(other.history), rtol=1e-9)
     assert_close(trained.head.layers, other.head.layers, 1e-6)
     assert trained.epoch == 3
@@ -412,9 +414,9 @@ def test_a_head_is_trained_on_a_cache_that_is_streamed(
     keras: Any, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = HeadConfig((8,), 0.5, epochs=5, optimizer="adam", restore_best=True, monitor="loss")
-    held = train_head(cache, config, "primal")
+    held = train_head(cache, config, solver="primal")
     monkeypatch.setattr("featcache.heads.source.fits", lambda n_bytes: False)
-    one, other = (train_head(cache, config, "primal") for _ in range(2))
+    one, other = (train_head(cache, config, solver="primal") for _ in range(2))
     assert measures(one.history) == measures(other.history) == measures(held.history)
     assert one.epoch == 1 + int(np.argmin([e.loss for e in one.history]))
     assert_close(one.head.layers, other.head.layers, 0)
@@ -440,7 +442,10 @@ def test_rows_of_a_cache_that_are_no_numbers_are_named_as_the_cache_counts_them(
         cache.features = Features(HeldRows(cache.features.layout, features))
         config = HeadConfig((8,), epochs=2, scale="none")
         y, y_val = cache.labels("train"), cache.labels("val")
-        for source in (source_of(cache, y, weights_of(y, config), y_val, 16), streamed(cache, config)):
+        for source in (
+            source_of(cache, y, weights=weights_of(y, config), y_val=y_val, batch=16),
+            streamed(cache, config),
+        ):
             with pytest.raises(HeadError, match=rf"in row {number}: "):
                 in_primal_space(config, source)
 
@@ -461,7 +466,7 @@ def test_streaming_holds_two_buffers_and_never_all_rows(tmp_path: Path, peak: An
     monkeypatch.setattr(products, "_BLOCK_BYTES", 64 * row)
     config = HeadConfig((), 0.0, epochs=2)
     source = streamed(cache, config, buffer_rows=64)
-    for _ in source.batches(16, 0, 0):  # whatever is made once
+    for _ in source.batches(16, 0, epoch=0):  # whatever is made once
         pass
     tracemalloc.clear_traces()
     tracemalloc.reset_peak()

@@ -33,10 +33,10 @@ def test_products_are_those_of_numpy(features: Features, numbers: np.ndarray, dt
     generator = np.random.default_rng(1)
     W, A = generator.standard_normal((30, 7)).astype(dtype), generator.standard_normal((len(numbers), 7)).astype(dtype)
     for found, expected in (
-        (products.times(features, numbers, W), FLAT[numbers] @ W),
-        (products.transposed_times(features, numbers, A), FLAT[numbers].T @ A),
-        (products.inner(features, numbers, SUBSETS[1], dtype), FLAT[numbers] @ FLAT[SUBSETS[1]].T),
-        (products.inner(features, numbers, numbers, dtype), FLAT[numbers] @ FLAT[numbers].T),
+        (products.times(features, numbers, W=W), FLAT[numbers] @ W),
+        (products.transposed_times(features, numbers, A=A), FLAT[numbers].T @ A),
+        (products.inner(features, numbers, right=SUBSETS[1], dtype=dtype), FLAT[numbers] @ FLAT[SUBSETS[1]].T),
+        (products.inner(features, numbers, right=numbers, dtype=dtype), FLAT[numbers] @ FLAT[numbers].T),
     ):
         assert found.dtype == dtype
         assert found.shape == expected.shape
@@ -57,16 +57,16 @@ def test_the_gram_matrix_is_symmetric_to_the_bit_however_little_memory_there_is(
     assert [number for span in spans for number in range(N)[span]] == list(range(N))
     unsorted = np.random.default_rng(2).permutation(N)
     for numbers in (np.arange(N), unsorted):
-        K = products.inner(features, numbers, numbers, dtype)
+        K = products.inner(features, numbers, right=numbers, dtype=dtype)
         np.testing.assert_array_equal(K, K.T)
         np.testing.assert_allclose(K, FLAT[numbers] @ FLAT[numbers].T, rtol=1e-5)
-        val = products.inner(features, SUBSETS[2], numbers, dtype)
+        val = products.inner(features, SUBSETS[2], right=numbers, dtype=dtype)
         np.testing.assert_allclose(val, FLAT[SUBSETS[2]] @ FLAT[numbers].T, rtol=1e-5)
 
 
 def test_blocks_are_flat_and_bounded(features: Features, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "_BLOCK_BYTES", 48 * 30 * 8)
-    seen = list(products.blocks(features, np.arange(N), "float64"))
+    seen = list(products.blocks(features, np.arange(N), dtype="float64"))
     assert [block.shape for _, block in seen] == [(48, 30)] * 3 + [(6, 30)]
     assert all(block.dtype == np.float64 for _, block in seen)
     np.testing.assert_array_equal(np.concatenate([block for _, block in seen]), FLAT)

@@ -19,6 +19,7 @@ import pytest
 from faults import Shops, Workshop, lines
 from test_heads_train import separable
 from test_store_contract import dataset, make_cache
+from watching import Watching
 
 from featcache.core.errors import HeadError, RemoteError, RunError
 from featcache.heads import _fit_head as module, checkpoint
@@ -101,7 +102,7 @@ def whole(cache: Cache, quick: Path) -> Whole:
     @functools.cache
     def trained(config: HeadConfig, solver: Any = "gram") -> dict[str, Any]:
         folder = Path(tempfile.mkdtemp(dir=quick))
-        return result(fit_head(cache, folder, config, solver).run.folder)
+        return result(fit_head(cache, folder, config=config, solver=solver).run.folder)
 
     return trained
 
@@ -109,7 +110,7 @@ def whole(cache: Cache, quick: Path) -> Whole:
 def interrupted(cache: Cache, results: Path, config: HeadConfig, after: int, solver: Any = "gram") -> Path:
     """Train, and be asked to stop in an epoch; the folder that is left."""
     with pytest.raises(KeyboardInterrupt):
-        fit_head(cache, results, config, solver, stopping=lambda: _Stop(after))
+        fit_head(cache, results, config=config, solver=solver, progress=Watching(lambda: _Stop(after)))
     (folder,) = results.glob("*.training")
     return folder
 
@@ -222,24 +223,24 @@ def test_an_interrupted_training_goes_on(
     folder = interrupted(cache, results / "cut", config, after, solver)
     assert {"config.json", "state.npz"} <= {path.name for path in folder.iterdir()}
     assert runs.list_runs(results / "cut") == []
-    done = fit_head(cache, results / "cut", config, solver)
+    done = fit_head(cache, results / "cut", config=config, solver=solver)
     assert (done.resumed_at, done.reused) == (after, False)
     same(done.run.folder, expected)
     assert [path.name for path in (results / "cut").iterdir()] == [done.run.name]
-    assert fit_head(cache, results / "cut", config, solver).reused
+    assert fit_head(cache, results / "cut", config=config, solver=solver).reused
 
 
 def test_an_interruption_before_the_first_epoch_leaves_nothing(cache: Cache, results: Path) -> None:
     for solver in ("gram", "primal"):
         with pytest.raises(KeyboardInterrupt):
-            fit_head(cache, results, PLAIN, solver, stopping=lambda: _Stop(0))  # type: ignore[arg-type]
+            fit_head(cache, results, config=PLAIN, solver=solver, progress=Watching(lambda: _Stop(0)))
         assert list(results.iterdir()) == []
 
 
 def test_again_forgets_what_an_interruption_left(cache: Cache, results: Path) -> None:
     interrupted(cache, results, PLAIN, 5)
-    assert fit_head(cache, results, PLAIN, "gram", again=True).resumed_at == 0
-    assert fit_head(cache, results, PLAIN, "gram", again=True).resumed_at == 0
+    assert fit_head(cache, results, config=PLAIN, solver="gram", again=True).resumed_at == 0
+    assert fit_head(cache, results, config=PLAIN, solver="gram", again=True).resumed_at == 0
 
 
 def test_a_damaged_state_is_not_gone_on_from(cache: Cache, results: Path, whole: Whole) -> None:
@@ -248,7 +249,7 @@ def test_a_damaged_state_is_not_gone_on_from(cache: Cache, results: Path, whole:
     state = bytearray((folder / "state.npz").read_bytes())
     state[len(state) // 2] ^= 1
     (folder / "state.npz").write_bytes(state)
-    done = fit_head(cache, results / "cut", PLAIN, "gram")
+    done = fit_head(cache, results / "cut", config=PLAIN, solver="gram")
     assert done.resumed_at == 0
     same(done.run.folder, expected)
 
@@ -257,7 +258,7 @@ def test_an_interrupted_training_with_more_epochs_is_gone_on_with(cache: Cache, 
     longer = replace(PLAIN, epochs=20)
     expected = whole(longer)
     interrupted(cache, results / "cut", PLAIN, 5)
-    done = fit_head(cache, results / "cut", longer, "gram")
+    done = fit_head(cache, results / "cut", config=longer, solver="gram")
     assert done.resumed_at == 5
     same(done.run.folder, expected)
 
@@ -273,16 +274,16 @@ def test_a_longer_training_begins_where_a_shorter_one_ended(
     short = replace(CONFIGS[name], patience=0)
     long = replace(short, epochs=40)
     expected = whole(long)
-    fit_head(cache, results / "grown", short, "gram")
-    done = fit_head(cache, results / "grown", long, "gram")
+    fit_head(cache, results / "grown", config=short, solver="gram")
+    done = fit_head(cache, results / "grown", config=long, solver="gram")
     assert done.resumed_at == resumed_at
     same(done.run.folder, expected)
-    assert fit_head(cache, results / "grown", short, "gram").reused
+    assert fit_head(cache, results / "grown", config=short, solver="gram").reused
 
 
 def test_a_pulled_state_is_never_gone_on_from(cache: Cache, results: Path, tmp_path: Path) -> None:
     """It was edited by whoever pushed it: what goes on from it would give his result out as one's own."""
-    theirs = fit_head(cache, results / "theirs", replace(PLAIN, epochs=8), "gram").run
+    theirs = fit_head(cache, results / "theirs", config=replace(PLAIN, epochs=8), solver="gram").run
     with np.load(theirs.folder / "state.npz") as state:
         arrays = {name: array + 1 if name == "A" else array for name, array in state.items()}
     np.savez(theirs.folder / "state.npz", **arrays)
@@ -290,28 +291,28 @@ def test_a_pulled_state_is_never_gone_on_from(cache: Cache, results: Path, tmp_p
     store = open_remote(str(tmp_path / "r"))
     push(store, parcel)
     (results / "mine").mkdir()
-    pulled = pull(store, find(store, ""), results / "mine").folder
+    pulled = pull(store, find(store, ""), parent=results / "mine").folder
     assert own_states(results / "mine") == []
     assert not Run(pulled).is_own
-    done = fit_head(cache, results / "mine", PLAIN, "gram")
+    done = fit_head(cache, results / "mine", config=PLAIN, solver="gram")
     assert (done.resumed_at, done.resumed_from) == (0, "")
-    clean = fit_head(cache, results / "clean", PLAIN, "gram")
+    clean = fit_head(cache, results / "clean", config=PLAIN, solver="gram")
     assert result(done.run.folder) == result(clean.run.folder)
     with pytest.raises(HeadError, match="no finished run of these settings that was made here"):
-        fit_head(cache, results / "mine", replace(PLAIN, lr=0.5 * PLAIN.lr), "gram", more_epochs=2)
+        fit_head(cache, results / "mine", config=replace(PLAIN, lr=0.5 * PLAIN.lr), solver="gram", more_epochs=2)
     shutil.copytree(pulled, results / "mine" / f"{done.run.name}.training")
-    assert fit_head(cache, results / "mine", PLAIN, "gram", again=True).resumed_at == 0
-    longer = fit_head(cache, results / "mine", replace(PLAIN, epochs=14), "gram")
+    assert fit_head(cache, results / "mine", config=PLAIN, solver="gram", again=True).resumed_at == 0
+    longer = fit_head(cache, results / "mine", config=replace(PLAIN, epochs=14), solver="gram")
     assert (longer.resumed_at, longer.resumed_from) == (12, done.run.name)
     push(store, dataclasses.replace(parcel, name=f"{done.run.name}.training"))
     with pytest.raises(RemoteError, match="runs are not named so"):
-        pull(store, find(store, f"{done.run.name}.training"), results / "mine")
+        pull(store, find(store, f"{done.run.name}.training"), parent=results / "mine")
 
 
 def test_a_shorter_training_does_not_begin_with_a_longer_one(cache: Cache, results: Path, whole: Whole) -> None:
     expected = whole(PLAIN)
-    fit_head(cache, results / "other", replace(PLAIN, epochs=20), "gram")
-    done = fit_head(cache, results / "other", PLAIN, "gram")
+    fit_head(cache, results / "other", config=replace(PLAIN, epochs=20), solver="gram")
+    done = fit_head(cache, results / "other", config=PLAIN, solver="gram")
     assert done.resumed_at == 0
     same(done.run.folder, expected)
 
@@ -320,8 +321,8 @@ def test_a_look_at_validation_that_a_longer_training_would_not_take(cache: Cache
     """Every training looks at its last epoch; the 12th of 20 is none that --val-every 5 looks at."""
     short = replace(PLAIN, val_every=5, restore_best=True, lr=0.05)
     expected = whole(replace(short, epochs=20))
-    fit_head(cache, results / "grown", short, "gram")
-    done = fit_head(cache, results / "grown", replace(short, epochs=20), "gram")
+    fit_head(cache, results / "grown", config=short, solver="gram")
+    done = fit_head(cache, results / "grown", config=replace(short, epochs=20), solver="gram")
     assert done.resumed_at == 0
     same(done.run.folder, expected)
 
@@ -331,8 +332,8 @@ def test_patience_that_would_have_ended_a_training_sooner(cache: Cache, results:
     patient = replace(endless, patience=2, epochs=60)
     expected = whole(patient)
     assert len(expected["history.csv"]) - 1 < 40
-    fit_head(cache, results / "grown", endless, "gram")
-    done = fit_head(cache, results / "grown", patient, "gram")
+    fit_head(cache, results / "grown", config=endless, solver="gram")
+    done = fit_head(cache, results / "grown", config=patient, solver="gram")
     assert done.resumed_at == 0
     same(done.run.folder, expected)
 
@@ -340,39 +341,41 @@ def test_patience_that_would_have_ended_a_training_sooner(cache: Cache, results:
 def test_more_epochs(cache: Cache, results: Path, whole: Whole) -> None:
     expected = whole(replace(PLAIN, epochs=30))
     with pytest.raises(HeadError, match="no finished run of these settings that was made here"):
-        fit_head(cache, results / "grown", PLAIN, more_epochs=10)
-    fit_head(cache, results / "grown", PLAIN, "gram")
-    fit_head(cache, results / "grown", replace(PLAIN, epochs=20), "gram")
-    other = fit_head(cache, results / "grown", replace(PLAIN, epochs=99, seed=1), "gram")
+        fit_head(cache, results / "grown", config=PLAIN, more_epochs=10)
+    fit_head(cache, results / "grown", config=PLAIN, solver="gram")
+    fit_head(cache, results / "grown", config=replace(PLAIN, epochs=20), solver="gram")
+    other = fit_head(cache, results / "grown", config=replace(PLAIN, epochs=99, seed=1), solver="gram")
     (other.run.folder / "config.json").write_text("{")  # says nothing of the others
-    done = fit_head(cache, results / "grown", PLAIN, more_epochs=10)
+    done = fit_head(cache, results / "grown", config=PLAIN, more_epochs=10)
     assert (done.resumed_at, done.run.metrics["epochs"]) == (20, 30)
     same(done.run.folder, expected)
     with pytest.raises(HeadError, match="cosine schedule ends with its last epoch"):
-        fit_head(cache, results / "grown", CONFIGS["double"], more_epochs=10)
+        fit_head(cache, results / "grown", config=CONFIGS["double"], more_epochs=10)
 
 
 def test_what_another_data_set_or_head_left_is_not_gone_on_from(cache: Cache, results: Path, quick: Path) -> None:
     interrupted(cache, results, PLAIN, 5)
     for other in (replace(PLAIN, seed=1), replace(PLAIN, lr=0.02), replace(PLAIN, dropout=0.4)):
-        assert fit_head(cache, results, other, "gram").resumed_at == 0
+        assert fit_head(cache, results, config=other, solver="gram").resumed_at == 0
     features = separable(IMAGES, (3, 2, 8)) + 1
-    assert fit_head(make_cache(results / "cache", IMAGES, features), results, PLAIN, "gram").resumed_at == 0
+    assert (
+        fit_head(make_cache(results / "cache", IMAGES, features), results, config=PLAIN, solver="gram").resumed_at == 0
+    )
 
 
 def test_primal_trainings_grow_too(cache: Cache, results: Path, whole: Whole) -> None:
     """By --epochs and by --more-epochs, which takes the solver that the longest run had."""
     config = replace(PRIMAL["l1"], restore_best=True)
     expected = whole(replace(config, epochs=25), "primal")
-    fit_head(cache, results / "grown", config, "primal")
-    assert fit_head(cache, results / "grown", replace(config, epochs=15), "primal").resumed_at == 12
-    done = fit_head(cache, results / "grown", config, more_epochs=10)
+    fit_head(cache, results / "grown", config=config, solver="primal")
+    assert fit_head(cache, results / "grown", config=replace(config, epochs=15), solver="primal").resumed_at == 12
+    done = fit_head(cache, results / "grown", config=config, more_epochs=10)
     assert (done.resumed_at, done.run.metrics["epochs"]) == (15, 25)
     same(done.run.folder, expected)
-    fit_head(cache, results / "both", replace(PLAIN, epochs=9), "primal")
-    fit_head(cache, results / "both", replace(PLAIN, epochs=7), "gram")
+    fit_head(cache, results / "both", config=replace(PLAIN, epochs=9), solver="primal")
+    fit_head(cache, results / "both", config=replace(PLAIN, epochs=7), solver="gram")
     for solver, length in (("auto", 10), ("gram", 8), ("primal", 11)):
-        done = fit_head(cache, results / "both", PLAIN, solver, more_epochs=1)  # type: ignore[arg-type]
+        done = fit_head(cache, results / "both", config=PLAIN, solver=solver, more_epochs=1)  # type: ignore[arg-type]
         assert (done.run.config["solver"], done.run.metrics["epochs"]) == ("gram" if length == 8 else "primal", length)
 
 
@@ -383,15 +386,15 @@ def test_patience_goes_on_counting(cache: Cache, results: Path, whole: Whole) ->
         ended = len(expected["history.csv"]) - 1
         assert 4 < ended < 40
         interrupted(cache, results / solver, patient, ended - 2, solver)
-        done = fit_head(cache, results / solver, patient, solver)  # type: ignore[arg-type]
+        done = fit_head(cache, results / solver, config=patient, solver=solver)  # type: ignore[arg-type]
         assert done.resumed_at == ended - 2
         same(done.run.folder, expected)
 
 
 def test_the_states_of_the_solvers_are_not_taken_for_each_other(cache: Cache, results: Path) -> None:
-    gram, primal = (fit_head(cache, results, PLAIN, solver).run for solver in ("gram", "primal"))  # type: ignore[arg-type]
+    gram, primal = (fit_head(cache, results, config=PLAIN, solver=solver).run for solver in ("gram", "primal"))  # type: ignore[arg-type]
     (gram.folder / "state.npz").replace(primal.folder / "state.npz")
-    assert fit_head(cache, results, replace(PLAIN, epochs=14), "primal").resumed_at == 0
+    assert fit_head(cache, results, config=replace(PLAIN, epochs=14), solver="primal").resumed_at == 0
 
 
 # Two at once
@@ -404,12 +407,12 @@ def test_two_processes_cannot_train_one_run(cache: Cache, results: Path, shops: 
         time.sleep(0.005)
     began = time.monotonic()
     with pytest.raises(RunError, match=r"\.training: another process trains this run; wait for it, or train with"):
-        fit_head(cache, results, config, "gram")
+        fit_head(cache, results, config=config, solver="gram")
     assert time.monotonic() - began < 2
-    assert (fit_head(cache, results, replace(config, epochs=5), "gram")).resumed_at in range(6)
+    assert (fit_head(cache, results, config=replace(config, epochs=5), solver="gram")).resumed_at in range(6)
     worker.send(9)
     worker.wait()
-    assert fit_head(cache, results, replace(config, epochs=60), "gram").run.metrics["epochs"] == 60
+    assert fit_head(cache, results, config=replace(config, epochs=60), solver="gram").run.metrics["epochs"] == 60
 
 
 def test_who_comes_as_another_one_finishes_finds_its_run(
@@ -419,12 +422,12 @@ def test_who_comes_as_another_one_finishes_finds_its_run(
 
     def late(*args: Any, **options: Any) -> Any:
         monkeypatch.setattr(runs, "training", real)
-        first = fit_head(cache, results, PLAIN, "gram")
+        first = fit_head(cache, results, config=PLAIN, solver="gram")
         assert not first.reused
         return real(*args, **options)
 
     monkeypatch.setattr(runs, "training", late)
-    done: Fitted = fit_head(cache, results, PLAIN, "gram")
+    done: Fitted = fit_head(cache, results, config=PLAIN, solver="gram")
     assert done.reused
     assert [path.name for path in results.iterdir()] == [done.run.name]
 
@@ -435,7 +438,7 @@ def test_who_comes_as_another_one_finishes_finds_its_run(
 def test_a_training_that_fails_leaves_nothing(cache: Cache, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
     with pytest.raises(HeadError, match="diverges at learning rate"):
-        fit_head(cache, results, replace(PLAIN, hidden=(8, 4), lr=1e6), "gram")
+        fit_head(cache, results, config=replace(PLAIN, hidden=(8, 4), lr=1e6), solver="gram")
     assert list(results.iterdir()) == []
 
 
@@ -450,5 +453,5 @@ def test_history_is_there_to_read_while_it_trains(cache: Cache, results: Path, m
         assert list(frame["loss"]) == pytest.approx([entry.loss for entry in history], rel=1e-12)
         seen.append(len(frame))
 
-    fit_head(cache, results, PLAIN, "gram", on_epoch=read)
+    fit_head(cache, results, config=PLAIN, solver="gram", progress=Watching(on_epochs=read))
     assert seen == list(range(1, 13))

@@ -49,31 +49,33 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_wide_features_go_to_gram_space_and_many_rows_to_primal(memory: Any) -> None:
-    wide = choose_solver(4394, 440, 25_088, 4, HeadConfig(epochs=5000))
+    wide = choose_solver(4394, 440, n_inputs=25_088, n_classes=4, config=HeadConfig(epochs=5000))
     assert wide.solver == "gram"
     assert "times fewer operations than primal" in wide.why
     assert int(wide.why.split()[0]) >= 10
-    long = choose_solver(40_000, 1000, 64, 4, HeadConfig(batch=256))
+    long = choose_solver(40_000, 1000, n_inputs=64, n_classes=4, config=HeadConfig(batch=256))
     assert long.solver == "primal"
     assert "times fewer operations than gram" in long.why
 
 
 def test_what_does_not_fit_gives_way_to_what_does(memory: Any) -> None:
     memory(1)
-    crowded = choose_solver(20_000, 100, 2048, 4, HeadConfig(epochs=1))  # K: 1.5 GiB, X: 0.15 GiB
+    crowded = choose_solver(
+        20_000, 100, n_inputs=2048, n_classes=4, config=HeadConfig(epochs=1)
+    )  # K: 1.5 GiB, X: 0.15 GiB
     assert crowded.solver == "primal"
-    wide = choose_solver(4394, 440, 100_352, 4, HeadConfig(batch=4394))  # X: 1.8 GiB
+    wide = choose_solver(4394, 440, n_inputs=100_352, n_classes=4, config=HeadConfig(batch=4394))  # X: 1.8 GiB
     assert wide.solver == "gram"
     memory(0.5)
     for asked, solver, gib in (("gram", "gram", 0.9), ("primal", "primal", 0.8), ("auto", "gram", 0.9)):
         with pytest.raises(HeadError, match=f"the {solver} solver needs {gib} GiB .* 0.4 GiB are free"):
-            choose_solver(20_000, 100, 200_000, 4, HeadConfig(), asked)  # type: ignore[arg-type]
+            choose_solver(20_000, 100, n_inputs=200_000, n_classes=4, config=HeadConfig(), asked=asked)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("asked", ["gram", "primal"])
 def test_what_is_asked_for_decides(memory: Any, asked: Any, cache: Cache) -> None:
-    assert choose_solver(4394, 440, 25_088, 4, HeadConfig(), asked).solver == asked
-    assert plan_head(cache, CONFIG, asked).why == "asked for"
+    assert choose_solver(4394, 440, n_inputs=25_088, n_classes=4, config=HeadConfig(), asked=asked).solver == asked
+    assert plan_head(cache, CONFIG, solver=asked).why == "asked for"
 
 
 # Training
@@ -82,7 +84,7 @@ def test_what_is_asked_for_decides(memory: Any, asked: Any, cache: Cache) -> Non
 @pytest.mark.parametrize("hidden", [(), (32,), (32, 16)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_separable_set_is_learnt_to_the_last_row(cache: Cache, hidden: tuple[int, ...], dtype: Any) -> None:
-    trained = train_head(cache, HeadConfig(hidden, 0.0, epochs=60, dtype=dtype), "gram")
+    trained = train_head(cache, HeadConfig(hidden, 0.0, epochs=60, dtype=dtype), solver="gram")
     assert trained.history[-1].accuracy == trained.history[-1].val_accuracy == 1.0
     for split in ("train", "val", "test"):
         found = trained.head.probabilities(cache, cache.numbers(split)).argmax(axis=1)
@@ -93,7 +95,7 @@ def test_a_separable_set_is_learnt_to_the_last_row(cache: Cache, hidden: tuple[i
 @pytest.mark.parametrize("hidden", [(), (8, 4)])
 def test_both_solvers_give_one_head(cache: Cache, hidden: tuple[int, ...]) -> None:
     config = HeadConfig(hidden, 0.0, epochs=10, decay=0.01)
-    heads = [train_head(cache, config, solver) for solver in ("gram", "primal")]  # type: ignore[arg-type]
+    heads = [train_head(cache, config, solver=solver) for solver in ("gram", "primal")]  # type: ignore[arg-type]
     gram, primal = ([(e.loss, e.accuracy, e.val_loss, e.val_accuracy) for e in h.history] for h in heads)
     np.testing.assert_allclose(gram, primal, rtol=1e-4, atol=1e-7)
     for (W, b), (W_primal, b_primal) in zip(heads[0].head.layers, heads[1].head.layers, strict=True):
@@ -103,7 +105,7 @@ def test_both_solvers_give_one_head(cache: Cache, hidden: tuple[int, ...]) -> No
 
 
 def test_the_measures_of_the_last_epoch_are_those_of_the_head(cache: Cache) -> None:
-    trained = train_head(cache, replace(CONFIG, dropout=0.5), "gram")
+    trained = train_head(cache, replace(CONFIG, dropout=0.5), solver="gram")
     y = cache.labels("val")
     p = trained.head.probabilities(cache, cache.numbers("val"))
     assert trained.history[-1].val_loss == pytest.approx(-np.log(p[range(len(y)), y]).mean(), rel=1e-4)
@@ -113,15 +115,15 @@ def test_the_measures_of_the_last_epoch_are_those_of_the_head(cache: Cache) -> N
 
 def test_scale_auto_makes_the_size_of_features_matter_not(cache: Cache, tmp_path: Path) -> None:
     X = np.asarray(cache.features)
-    trained = train_head(cache, CONFIG, "gram")
+    trained = train_head(cache, CONFIG, solver="gram")
     train = cache.numbers("train")
     norms = (X[train].reshape(len(train), -1).astype("float64") ** 2).sum(axis=1).mean()
     assert norms * trained.head.scale**2 == pytest.approx(random.SCALED_SQUARED_NORM, rel=1e-6)
-    other = train_head(make_cache(tmp_path, IMAGES, X * np.float32(7)), CONFIG, "gram")
+    other = train_head(make_cache(tmp_path, IMAGES, X * np.float32(7)), CONFIG, solver="gram")
     assert other.head.scale == pytest.approx(trained.head.scale / 7, rel=1e-6)
     courses = [[(e.loss, e.val_loss) for e in t.history] for t in (trained, other)]
     np.testing.assert_allclose(courses[0], courses[1], rtol=1e-4)
-    none = train_head(cache, replace(CONFIG, scale="none"), "gram")
+    none = train_head(cache, replace(CONFIG, scale="none"), solver="gram")
     assert none.head.scale == 1.0
 
 
@@ -140,7 +142,7 @@ def test_a_learning_rate_far_too_high_is_an_error_with_advice(cache: Cache, scal
     for hidden in ((8,), (8, 4)):  # a softmax layer alone is a perceptron, and separates these at any rate
         config = HeadConfig(hidden, 0.5, lr=1e6, scale=scale)
         with pytest.raises(HeadError, match=r"the loss is .* in epoch \d+: .* at learning rate 1e\+06; try --lr 1"):
-            train_head(cache, config, "gram")
+            train_head(cache, config, solver="gram")
 
 
 # What cannot be trained
@@ -169,7 +171,7 @@ def test_a_batch_of_more_rows_than_there_are_is_an_error(cache: Cache) -> None:
     n_train = len(cache.numbers("train"))
     with pytest.raises(HeadError, match=rf"a batch of {n_train + 1} rows is more than the {n_train} .*--batch"):
         train_head(cache, replace(CONFIG, batch=n_train + 1))
-    assert len(train_head(cache, replace(CONFIG, batch=n_train, epochs=2), "gram").history) == 2
+    assert len(train_head(cache, replace(CONFIG, batch=n_train, epochs=2), solver="gram").history) == 2
 
 
 def test_features_that_are_all_zero_are_an_error(tmp_path: Path) -> None:
@@ -199,7 +201,7 @@ def test_keras_and_numpy_load_the_head_and_predict_the_same(
     tmp_path: Path, row_shape: tuple[int, ...], hidden: tuple[int, ...]
 ) -> None:
     cache = make_cache(tmp_path, IMAGES, separable(IMAGES, row_shape))
-    trained = train_head(cache, HeadConfig(hidden, 0.5, lr=0.01, epochs=3, scale="none"), "gram").head
+    trained = train_head(cache, HeadConfig(hidden, 0.5, lr=0.01, epochs=3, scale="none"), solver="gram").head
     head = replace(trained, scale=0.37)  # logits are then of a size at which float32 is good for 1e-6
     head.save(tmp_path)
     assert sorted(path.name for path in tmp_path.glob("*head*")) == ["head.keras", "head.npz"]
@@ -221,7 +223,7 @@ def test_keras_and_numpy_load_the_head_and_predict_the_same(
 
 
 def test_the_same_head_has_the_same_files(cache: Cache, tmp_path: Path) -> None:
-    head = train_head(cache, CONFIG, "gram").head
+    head = train_head(cache, CONFIG, solver="gram").head
     for folder in (tmp_path / "one", tmp_path / "other"):
         folder.mkdir()
         head.save(folder)
@@ -240,7 +242,7 @@ def test_a_head_that_cannot_be_written_leaves_nothing(cache: Cache, tmp_path: Pa
 
 
 def test_probabilities_of_any_rows_in_any_order(cache: Cache) -> None:
-    head = train_head(cache, replace(CONFIG, epochs=2), "gram").head
+    head = train_head(cache, replace(CONFIG, epochs=2), solver="gram").head
     everything = head.probabilities(cache)
     some = np.array([5, 119, 5, 0])
     np.testing.assert_allclose(head.probabilities(cache, some), everything[some], rtol=1e-5)

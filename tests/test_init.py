@@ -6,13 +6,13 @@ import io
 import shutil
 import unicodedata
 from collections import Counter
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from watching import Watching
 
 from featcache.core.errors import DatasetError, FeatcacheError, ProjectError
 from featcache.core.project import DATASET_FILE, PROJECT_FILE, find_project, read_settings
@@ -95,7 +95,7 @@ def test_init_after_a_failed_one_in_the_same_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("asked", [{}, {"split_counts": (6, 3, 3)}, {"group_pattern": r"/(s\d+)-", "split_seed": 3}])
 def test_init_again_after_adding_images_moves_no_split(tmp_path: Path, asked: dict[str, Any]) -> None:
     class_folders(tmp_path / "images")
-    first = init(tmp_path / "images", tmp_path, InitOptions(dataset=asked))
+    first = init(tmp_path / "images", tmp_path, options=InitOptions(dataset=asked))
     for n in range(30):
         picture(tmp_path / "images" / "ab"[n % 2] / f"s{n % 9}-new{n}.png", 4000 + n)
     again = init(None, tmp_path)
@@ -108,8 +108,8 @@ def test_init_again_after_adding_images_moves_no_split(tmp_path: Path, asked: di
 
 def test_init_again_keeps_settings_but_those_named(tmp_path: Path) -> None:
     class_folders(tmp_path / "images")
-    init(tmp_path / "images", tmp_path, InitOptions(views={"train": 9}, augmentation={"seed": 5}))
-    done = init(None, tmp_path, InitOptions(views={"val": 3}))
+    init(tmp_path / "images", tmp_path, options=InitOptions(views={"train": 9}, augmentation={"seed": 5}))
+    done = init(None, tmp_path, options=InitOptions(views={"val": 3}))
     settings = done.project.settings
     assert (settings.views.train, settings.views.val, settings.augmentation.seed) == (9, 3, 5)
     assert read_settings(tmp_path / PROJECT_FILE) == settings
@@ -117,7 +117,7 @@ def test_init_again_keeps_settings_but_those_named(tmp_path: Path) -> None:
 
 def test_init_keeps_settings_where_dataset_csv_was_deleted_to_start_over(tmp_path: Path) -> None:
     class_folders(tmp_path / "images")
-    init(tmp_path / "images", tmp_path, InitOptions(views={"train": 9}))
+    init(tmp_path / "images", tmp_path, options=InitOptions(views={"train": 9}))
     (tmp_path / DATASET_FILE).unlink()
     done = init(None, tmp_path)
     assert done.project.settings.views.train == 9
@@ -127,8 +127,8 @@ def test_init_keeps_settings_where_dataset_csv_was_deleted_to_start_over(tmp_pat
 def test_init_makes_new_splits_only_when_asked(tmp_path: Path) -> None:
     class_folders(tmp_path / "images", 40)
     first = init(tmp_path / "images", tmp_path)
-    assert splits(init(None, tmp_path, InitOptions(dataset={"split_seed": 7}))) == splits(first)
-    assert splits(init(None, tmp_path, InitOptions(resplit=True))) != splits(first)
+    assert splits(init(None, tmp_path, options=InitOptions(dataset={"split_seed": 7}))) == splits(first)
+    assert splits(init(None, tmp_path, options=InitOptions(resplit=True))) != splits(first)
 
 
 def test_a_new_group_pattern_is_not_ignored(tmp_path: Path) -> None:
@@ -138,9 +138,9 @@ def test_a_new_group_pattern_is_not_ignored(tmp_path: Path) -> None:
     before = files(tmp_path)
     pattern = {"group_pattern": r"/(s\d+)-"}
     with pytest.raises(DatasetError, match=r"groups stand in several splits.*--resplit"):
-        init(None, tmp_path, InitOptions(dataset=pattern))
+        init(None, tmp_path, options=InitOptions(dataset=pattern))
     assert files(tmp_path) == before
-    done = init(None, tmp_path, InitOptions(dataset=pattern, resplit=True))
+    done = init(None, tmp_path, options=InitOptions(dataset=pattern, resplit=True))
     assert len({(image.group, image.split) for image in done.dataset.images}) == 20
 
 
@@ -160,7 +160,7 @@ def test_labels_edited_by_hand_are_not_overwritten_unasked(tmp_path: Path) -> No
     said = f"kept 1 label of dataset.csv that the source does not give ({name}: b): --relabel takes the source's"
     assert done.remarks == (said,)
     assert set(file.read_text().splitlines()) == set(before[DATASET_FILE].decode().splitlines())
-    done = init(None, tmp_path, InitOptions(relabel=True))
+    done = init(None, tmp_path, options=InitOptions(relabel=True))
     assert {image.path: image.label for image in done.dataset.images}[name] == "a"
 
 
@@ -220,7 +220,7 @@ def test_a_target_that_cannot_be_written_is_one_message(tmp_path: Path, target: 
     class_folders(tmp_path / "images")
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ProjectError, match=r"file.*cannot be written"):
-        init(None if generated else tmp_path / "images", tmp_path / target, InitOptions(per_class=3))
+        init(None if generated else tmp_path / "images", tmp_path / target, options=InitOptions(per_class=3))
     assert (tmp_path / "file").read_text() == "in the way"
 
 
@@ -253,7 +253,7 @@ def test_an_interrupted_drawing_leaves_no_folder_that_counts_as_done(
         with pytest.raises(KeyboardInterrupt):
             init(None, tmp_path)
     assert not list(tmp_path.iterdir())
-    assert len(init(None, tmp_path, InitOptions(per_class=4)).dataset.images) == 16
+    assert len(init(None, tmp_path, options=InitOptions(per_class=4)).dataset.images) == 16
 
 
 def test_strict_stops_at_the_first_image_left_out(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_strict_stops_at_the_first_image_left_out(tmp_path: Path) -> None:
     with pytest.raises(
         DatasetError, match=r"1 images cannot be used \(--strict\): a/broken\.png: the file is no image"
     ):
-        init(tmp_path / "images", tmp_path / "p", InitOptions(strict=True))
+        init(tmp_path / "images", tmp_path / "p", options=InitOptions(strict=True))
     assert not files(tmp_path / "p")
     done = init(tmp_path / "images", tmp_path / "p")
     assert [item.path for item in done.left_out] == ["a/broken.png"]
@@ -279,7 +279,7 @@ def test_strict_stops_at_the_first_image_left_out(tmp_path: Path) -> None:
 )
 def test_wrong_options_are_named_before_anything_is_read(tmp_path: Path, options: InitOptions, message: str) -> None:
     with pytest.raises(ProjectError, match=message):
-        init(tmp_path / "nowhere", tmp_path, options)
+        init(tmp_path / "nowhere", tmp_path, options=options)
     assert not files(tmp_path)
 
 
@@ -304,14 +304,7 @@ def test_names_that_are_not_utf8_are_one_message_or_left_out(tmp_path: Path) -> 
 def test_the_generated_set(tmp_path: Path) -> None:
     steps: list[int] = []
 
-    @contextmanager
-    def count(description: str, total: int) -> Any:
-        yield steps.append
-
-    def track(description: str, total: int) -> AbstractContextManager[Any]:
-        return count(description, total)
-
-    done = init(None, tmp_path / "new", InitOptions(per_class=16), track)
+    done = init(None, tmp_path / "new", options=InitOptions(per_class=16), progress=Watching(advance=steps.append))
     assert done.layout == "class-folders"
     assert done.about == "generated leukocytes, 16 of each class, in leukocytes/"
     assert done.dataset.counts() == {label: {"train": 10, "val": 3, "test": 3} for label in CLASSES}
@@ -321,7 +314,7 @@ def test_the_generated_set(tmp_path: Path) -> None:
     }  # fmt: skip
     again = init(None, tmp_path / "new")
     assert again.dataset.images == done.dataset.images
-    same = init(None, tmp_path / "same", InitOptions(per_class=16))
+    same = init(None, tmp_path / "same", options=InitOptions(per_class=16))
     assert same.dataset.digest == done.dataset.digest
 
 
@@ -340,7 +333,7 @@ def test_a_folder_in_the_place_of_the_generated_set_is_not_touched(
 
 def test_the_whole_on_voc(tmp_path: Path) -> None:
     write_smears(tmp_path / "smears", 24, width_px=320, height_px=240)
-    done = init(tmp_path / "smears", tmp_path, InitOptions(dataset={"margin": 0.1, "split": (50, 25, 25)}))
+    done = init(tmp_path / "smears", tmp_path, options=InitOptions(dataset={"margin": 0.1, "split": (50, 25, 25)}))
     assert done.layout == "voc"
     counts = Counter(image.label for image in done.dataset.images)
     assert set(counts) == set(CLASSES)
@@ -433,7 +426,7 @@ def test_preview_is_a_png_with_every_class(tmp_path: Path) -> None:
     assert path == tmp_path / "contact-sheet.png"
     sheet = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     assert sheet.shape == (6 * (128 + 22 + 6) + 6, 3 * (128 + 6) + 6, 3)
-    out = preview(project, tmp_path / "sheet.of views", 1, 1, 16)
+    out = preview(project, tmp_path / "sheet.of views", per_class=1, n_views=1, size_px=16)
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
@@ -491,7 +484,7 @@ def test_a_split_edited_by_hand_stays_where_the_source_gives_another(tmp_path: P
     assert splits(done)["train/a/s0-0.png"] == "test"
     (remark,) = done.remarks
     assert remark.startswith("kept 1 split of dataset.csv that the source does not give (train/a/s0-0.png: test)")
-    assert splits(init(None, tmp_path, InitOptions(relabel=True)))["train/a/s0-0.png"] == "train"
+    assert splits(init(None, tmp_path, options=InitOptions(relabel=True)))["train/a/s0-0.png"] == "train"
 
 
 def test_columns_that_were_named_once_are_remembered(tmp_path: Path) -> None:
@@ -499,6 +492,6 @@ def test_columns_that_were_named_once_are_remembered(tmp_path: Path) -> None:
     lines = ["scan,kind,l,t,w,h", *(f"{name}/s{n // 2}-{n}.png,{name},1,2,3,4" for name in "ab" for n in range(6))]
     (tmp_path / "images" / "list.csv").write_text("\n".join(lines) + "\n")
     named = {"path_column": "scan", "label_column": "kind", "box_columns": ("l", "t", "w", "h")}
-    done = init(tmp_path / "images" / "list.csv", tmp_path, InitOptions(dataset=named))
+    done = init(tmp_path / "images" / "list.csv", tmp_path, options=InitOptions(dataset=named))
     assert {image.box for image in done.dataset.images} == {Box(1, 2, 4, 6)}
     assert init(None, tmp_path).dataset.images == done.dataset.images

@@ -153,7 +153,7 @@ def test_the_current_folder_is_filled_and_stays_the_same_one(tmp_path: Path, mon
 def test_an_error_lists_what_was_left_out_and_why(run: Run, tmp_path: Path) -> None:
     write_cells(tmp_path / "set" / "Train", 2, size_px=16)
     for name in ("TestA", "TestB"):
-        write_cells(tmp_path / "set" / name, 2, 1, size_px=16)
+        write_cells(tmp_path / "set" / name, 2, seed=1, size_px=16)
     ran = run("init", "set", cwd=tmp_path)
     assert ran.code == 1
     lines = ran.err.splitlines()

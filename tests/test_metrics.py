@@ -22,7 +22,7 @@ def one_hot(predicted: list[int], n_classes: int = 3, certain: float = 0.8) -> n
 
 def test_every_measure_counted_by_hand() -> None:
     y = np.array([0, 0, 0, 1, 1, 2])
-    found = evaluate(one_hot([0, 0, 1, 1, 0, 2]), y, CLASSES, np.array(["p", "p", "q", "r", "s", "t"]))
+    found = evaluate(one_hot([0, 0, 1, 1, 0, 2]), y, classes=CLASSES, groups=np.array(["p", "p", "q", "r", "s", "t"]))
     assert found["rows"] == 6
     assert found["groups"] == 5
     assert found["accuracy"] == pytest.approx(4 / 6)
@@ -42,7 +42,7 @@ def test_any_predictions_against_scikit_learn(n_classes: int, seed: int, n: int)
     y = generator.integers(0, n_classes, n)
     labels = [f"class {i}" for i in range(n_classes)]
     before = probabilities.copy()
-    found = evaluate(probabilities, y, labels, np.arange(n))
+    found = evaluate(probabilities, y, classes=labels, groups=np.arange(n))
     np.testing.assert_array_equal(probabilities, before)
     predicted = probabilities.argmax(axis=1)
     exact = probabilities.astype("float64") / probabilities.astype("float64").sum(axis=1, keepdims=True)
@@ -61,7 +61,7 @@ def test_any_predictions_against_scikit_learn(n_classes: int, seed: int, n: int)
 
 
 def test_a_class_that_is_missing_in_a_split_has_no_accuracy() -> None:
-    found = evaluate(one_hot([0, 2, 2]), np.array([0, 0, 2]), CLASSES, np.arange(3))
+    found = evaluate(one_hot([0, 2, 2]), np.array([0, 0, 2]), classes=CLASSES, groups=np.arange(3))
     assert found["per_class"] == {"a": 0.5, "b": None, "c": 1.0}
     assert found["balanced_accuracy"] is None
     assert found["confusion"] == [[1, 0, 1], [0, 0, 0], [0, 0, 1]]
@@ -69,13 +69,13 @@ def test_a_class_that_is_missing_in_a_split_has_no_accuracy() -> None:
 
 
 def test_only_one_class_in_a_split() -> None:
-    found = evaluate(one_hot([0, 1]), np.array([0, 0]), CLASSES, np.arange(2))
+    found = evaluate(one_hot([0, 1]), np.array([0, 0]), classes=CLASSES, groups=np.arange(2))
     assert found["majority"] == 1.0
     assert found["per_class"] == {"a": 0.5, "b": None, "c": None}
 
 
 def test_a_certain_and_wrong_prediction_has_a_finite_loss() -> None:
-    found = evaluate(np.array([[1, 0, 0]], "float32"), np.array([2]), CLASSES, np.arange(1))
+    found = evaluate(np.array([[1, 0, 0]], "float32"), np.array([2]), classes=CLASSES, groups=np.arange(1))
     assert 30 < found["loss"] < 1000
 
 

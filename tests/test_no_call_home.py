@@ -122,7 +122,7 @@ def test_no_client_id_is_left_in_the_home_folder(recorded: tuple[dict[str, Any],
 def test_no_library_connects_past_python(tmp_path: Path) -> None:
     """Sockets that compiled code opens, seen by the kernel: an extraction on OpenVINO, and one on Keras."""
     write_cells(tmp_path / "cells", 4, size_px=32)
-    init(tmp_path / "cells", tmp_path, InitOptions({"split_counts": (2, 1, 1)}, {"train": 1}))
+    init(tmp_path / "cells", tmp_path, options=InitOptions({"split_counts": (2, 1, 1)}, {"train": 1}))
     trace = tmp_path / "trace"
     code = "from featcache.cli import main; main()"
     strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=connect,sendto,sendmsg", "-o", str(trace)]
@@ -184,7 +184,7 @@ def test_a_download_that_a_network_of_ones_own_begins_is_refused_offline(tmp_pat
         "import urllib.request\n\n\ndef net():\n    urllib.request.urlopen('http://example.invalid/weights')\n"
     )
     write_cells(tmp_path / "cells", 4, size_px=32)
-    init(tmp_path / "cells", tmp_path, InitOptions({"split_counts": (2, 1, 1)}, {"train": 1}))
+    init(tmp_path / "cells", tmp_path, options=InitOptions({"split_counts": (2, 1, 1)}, {"train": 1}))
     done = run_command("extract", "--model", "mine:net", "--offline", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
     assert done.code == 1
     assert "example.invalid was about to be reached, and --offline allows no network" in done.err

@@ -44,7 +44,7 @@ def test_a_push_to_a_stick(place: Path) -> None:
     store = open_remote(str(place / "stick"))
     done = push(store, parcel_of_cache(cache.folder))
     assert done.remarks == ()
-    pulled = pull(store, find(store, ""), place / "other" if (place / "other").mkdir() is None else place)
+    pulled = pull(store, find(store, ""), parent=place / "other" if (place / "other").mkdir() is None else place)
     assert contents(pulled.folder) == contents(cache.folder)
     assert [path.name for path in (place / "stick").rglob(".*")] == []
 

@@ -12,6 +12,7 @@ import pytest
 from conftest import contents
 from test_pipeline_verify import Small, begun, prepared
 from test_store_contract import dataset, fake_features, make_cache, rows_for, small_shards
+from watching import Watching
 
 from featcache.core.errors import CacheError, FeatcacheError, UsageError
 from featcache.store._convert import convert
@@ -54,10 +55,10 @@ def test_every_pair(parent: Path, source: tuple[Format, str], target: tuple[Form
     before = contents(cache.folder)
     if source == target or (source[1], target[1]) == ("float16", "float32"):
         with pytest.raises(UsageError, match="already" if source == target else "what its values were as float32"):
-            convert(cache, *target)
+            convert(cache, target[0], dtype=target[1])
         assert [folder.name for folder in parent.iterdir()] == [cache.name]
         return
-    done = convert(cache, *target)
+    done = convert(cache, target[0], dtype=target[1])
     assert (done.source, done.reused, done.cache.folder.parent) == (cache.name, False, parent)
     found = open_cache(done.cache.folder)
     assert (found.manifest.array.format, str(found.features.dtype)) == target
@@ -68,11 +69,11 @@ def test_every_pair(parent: Path, source: tuple[Format, str], target: tuple[Form
     assert found.manifest.provenance["converted_from"] == cache.name
     assert verify(found.folder).sound
     assert contents(cache.folder) == before
-    again = convert(cache, *target)
+    again = convert(cache, target[0], dtype=target[1])
     assert (again.reused, again.cache.name, again.faint_rows) == (True, found.name, 0)
     if source[1] == target[1]:  # and back
         shutil.rmtree(cache.folder)
-        convert(found, *source)
+        convert(found, source[0], dtype=source[1])
         after = contents(cache.folder)
         assert {name for name in before if before[name] != after.get(name)} == {"manifest.json"}
 
@@ -82,7 +83,7 @@ def cache_of(parent: Path, kind: tuple[Format, str], features: np.ndarray) -> Ca
 
     how = recipe(kind[1])
     rows = rows_for(IMAGES, 2, how)
-    with CacheWriter(parent, how, rows, SHAPE, kind[0], allow_nonfinite=True) as writer:
+    with CacheWriter(parent, how, rows=rows, row_shape=SHAPE, format_=kind[0], allow_nonfinite=True) as writer:
         fill(writer, features.astype(kind[1]))
         writer.finish(IMAGES, {"engine": "none"})
     return open_cache(writer.folder)
@@ -94,7 +95,7 @@ def test_it_is_what_extract_would_have_made(quick: Path, tmp_path: Path, monkeyp
     small = Small(Path(shutil.copytree(begun(quick), folder)))
     source = small.cache(views={"train_rows": 8})
     for format_, dtype in KINDS[1:]:
-        converted = convert(source, format_, dtype, folder / "to").cache
+        converted = convert(source, format_, dtype=dtype, parent=folder / "to").cache
         extracted = small.cache(format_, dtype, views={"train_rows": 8})
         assert converted.name == extracted.name
         one, other = contents(converted.folder), contents(extracted.folder)
@@ -114,7 +115,7 @@ def test_values_that_float16_cannot_hold_leave_nothing_behind(parent: Path, form
     with pytest.raises(
         CacheError, match=rf"float16 holds values up to 65504, .* 1 rows have larger ones: {row} \(image"
     ):
-        convert(cache, format_, "float16")
+        convert(cache, format_, dtype="float16")
     assert [folder.name for folder in parent.iterdir()] == [cache.name]
     assert not convert(cache, "hdf5").reused
 
@@ -126,7 +127,7 @@ def test_rows_of_tiny_values_are_counted(parent: Path) -> None:
     tiny[6] = 0
     tiny[6, 0, 0, 0] = 1e-9  # becomes 0
     cache = a_cache(parent, features=tiny)
-    assert convert(cache, "zarr", "float16").faint_rows == 4
+    assert convert(cache, "zarr", dtype="float16").faint_rows == 4
     assert convert(cache, "hdf5").faint_rows == 0
 
 
@@ -154,19 +155,22 @@ def test_what_was_begun_goes_on(parent: Path, format_: Format) -> None:
     def stopped() -> bool:
         return shards == 2
 
-    def counting(*_: object) -> nullcontext:  # type: ignore[type-arg]
-        def advance(rows: int) -> None:
-            nonlocal shards
-            shards += rows > 0
-
-        return nullcontext(advance)
+    def advance(rows: int) -> None:
+        nonlocal shards
+        shards += rows > 0
 
     with pytest.raises(KeyboardInterrupt):
-        convert(cache, format_, "float16", parent, counting, lambda: nullcontext(stopped))
+        convert(
+            cache,
+            format_,
+            dtype="float16",
+            parent=parent,
+            progress=Watching(lambda: nullcontext(stopped), advance=advance),
+        )
     (folder,) = parent.glob("tiny-*")
     assert not (folder / "manifest.json").exists()
     seen: list[int] = []
-    done = convert(cache, format_, "float16", parent, lambda *_: nullcontext(seen.append))
+    done = convert(cache, format_, dtype="float16", parent=parent, progress=lambda *_: nullcontext(seen.append))
     assert seen == [32, 16, 16, 6]
     same_bytes(done.cache.features[:], X.astype("float16"))
     assert verify(folder).sound
@@ -176,7 +180,7 @@ def test_what_was_begun_in_another_order_gets_the_right_rows(parent: Path) -> No
     """The same rows may be numbered otherwise in the cache that was begun."""
     cache = a_cache(parent / "a")
     backwards = list(reversed(rows_for(IMAGES, 2)))
-    with CacheWriter(parent / "b", cache.recipe, backwards, SHAPE, "hdf5") as writer:
+    with CacheWriter(parent / "b", cache.recipe, rows=backwards, row_shape=SHAPE, format_="hdf5") as writer:
         writer.write(0, X[::-1][:16])
     done = convert(cache, "hdf5", parent=parent / "b").cache
     assert list(done.views["row_id"]) == [row.row_id for row in backwards]

@@ -19,8 +19,10 @@ from featcache.extraction._extract import ExtractOptions, extract as real_extrac
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo with few cells and small inputs; the rest is as it is."""
 
-    def extract(project, model, track):  # type: ignore[no-untyped-def]
-        return real_extract(project, model, ExtractOptions(input_size_px=32, views={"train": 2}), track)
+    def extract(project, model, progress):  # type: ignore[no-untyped-def]
+        return real_extract(
+            project, model, options=ExtractOptions(input_size_px=32, views={"train": 2}), progress=progress
+        )
 
     monkeypatch.setattr(demo_module, "extract", extract)
     monkeypatch.setattr(demo_module, "InitOptions", functools.partial(InitOptions, per_class=5))

@@ -34,7 +34,7 @@ def small(quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 def told(small: Small, **options: Any) -> Explanation:
     """What explain says; extract with the same options must then do that."""
     before = contents(small.folder)
-    (found,) = explain(small.project, ["tiny"], ExtractOptions(**options))
+    (found,) = explain(small.project, ["tiny"], options=ExtractOptions(**options))
     assert contents(small.folder) == before
     small.computed()
     done = small.extract(**options)
@@ -43,7 +43,7 @@ def told(small: Small, **options: Any) -> Explanation:
     assert small.computed() == found.compute
     assert tuple(done.sources) == found.sources
     assert open_cache(done.path).manifest.digest == found.digest
-    assert explain(small.project, ["tiny"], ExtractOptions(**options))[0].state == "hit"
+    assert explain(small.project, ["tiny"], options=ExtractOptions(**options))[0].state == "hit"
     return found
 
 
@@ -258,8 +258,8 @@ def test_what_differs_is_counted(tmp_path: Path) -> None:
     from featcache.extraction.rows import rows_of
     from featcache.store.writer import CacheWriter
 
-    rows = rows_of(other.images, [1] * 30, a.recipe)
-    with CacheWriter(tmp_path / "b", a.recipe, rows, (2, 3), allow_nonfinite=True) as writer:
+    rows = rows_of(other.images, [1] * 30, recipe=a.recipe)
+    with CacheWriter(tmp_path / "b", a.recipe, rows=rows, row_shape=(2, 3), allow_nonfinite=True) as writer:
         writer.write(0, Y)
         writer.finish(other, {})
     found = diff(a, open_cache(writer.folder), values=True)

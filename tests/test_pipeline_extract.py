@@ -86,7 +86,7 @@ def test_features_of_real_imagenet_weights(project: Path, run: Run) -> None:
     done = run(*args, "--json", cwd=project).value
     assert (done["computed"], done["weights"]) == (24, "imagenet")
     found, pixels = plain_rows(featcache.open_cache(done["path"]), project)
-    model = load(get("efficientnet-lite0"), "imagenet", 0, 64)
+    model = load(get("efficientnet-lite0"), "imagenet", seed=0, input_size_px=64)
     close(found, model.predict((pixels.astype(np.float32) - 127) / 128, verbose=0))
 
 

@@ -48,10 +48,13 @@ def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_reason_of_the_solver_is_in_the_run(cache: Cache, tmp_path: Path) -> None:
-    run = fit_head(cache, tmp_path, CONFIG).run
+    run = fit_head(cache, tmp_path, config=CONFIG).run
     assert "times fewer operations than" in run.config["why"]
-    assert fit_head(cache, tmp_path, replace(CONFIG, seed=1), "gram").run.config["why"] == "asked for"
-    assert fit_head(cache, tmp_path, replace(CONFIG, seed=2), Choice("gram", "because")).run.config["why"] == "because"
+    assert fit_head(cache, tmp_path, config=replace(CONFIG, seed=1), solver="gram").run.config["why"] == "asked for"
+    assert (
+        fit_head(cache, tmp_path, config=replace(CONFIG, seed=2), solver=Choice("gram", "because")).run.config["why"]
+        == "because"
+    )
 
 
 # Ending early, and the best epoch
@@ -59,8 +62,8 @@ def test_the_reason_of_the_solver_is_in_the_run(cache: Cache, tmp_path: Path) ->
 
 @pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy", "loss"])
 def test_patience_ends_a_training(cache: Cache, tmp_path: Path, monitor: Any) -> None:
-    whole = train_head(cache, NOISY, "gram").history
-    patient = fit_head(cache, tmp_path, replace(NOISY, monitor=monitor, patience=6), "gram").run
+    whole = train_head(cache, NOISY, solver="gram").history
+    patient = fit_head(cache, tmp_path, config=replace(NOISY, monitor=monitor, patience=6), solver="gram").run
     values = [(-1 if monitor == "val_accuracy" else 1) * getattr(entry, monitor) for entry in whole]
     best, ends = 0, len(whole)
     for number, value in enumerate(values, start=1):
@@ -74,14 +77,14 @@ def test_patience_ends_a_training(cache: Cache, tmp_path: Path, monitor: Any) ->
 
 @pytest.mark.parametrize("val_every", [1, 4])
 def test_the_best_epoch_is_kept(cache: Cache, tmp_path: Path, val_every: int) -> None:
-    run = fit_head(cache, tmp_path, replace(NOISY, restore_best=True, val_every=val_every), "gram").run
+    run = fit_head(cache, tmp_path, config=replace(NOISY, restore_best=True, val_every=val_every), solver="gram").run
     history = run.history
     looked = history["val_loss"].notna()
     assert list(history["epoch"][looked]) == list(range(val_every, 61, val_every))
     best = int(history["epoch"][history["val_loss"].idxmin()])
     assert run.metrics["epoch_of_head"] == best < 60
     assert run.metrics["val"]["loss"] == pytest.approx(history["val_loss"].min(), rel=1e-4)
-    last = fit_head(cache, tmp_path, NOISY, "gram").run
+    last = fit_head(cache, tmp_path, config=NOISY, solver="gram").run
     assert last.metrics["epoch_of_head"] == 60
     assert last.metrics["val"]["loss"] == pytest.approx(last.history["val_loss"].iloc[-1], rel=1e-4)
 
@@ -103,7 +106,7 @@ def test_features_that_are_no_numbers_are_named(tmp_path: Path) -> None:
                 for scale in ("auto", "none"):
                     config = replace(CONFIG, batch=4, epochs=2, scale=scale)  # type: ignore[arg-type]
                     with pytest.raises(HeadError, match=rf"NaN or infinite, in rows? {bad[0]}"):
-                        fit_head(broken, tmp_path / "results", config, solver)  # type: ignore[arg-type]
+                        fit_head(broken, tmp_path / "results", config=config, solver=solver)  # type: ignore[arg-type]
     assert list((tmp_path / "results").iterdir()) == []
 
 
@@ -128,7 +131,7 @@ def test_a_class_that_a_split_lacks_is_refused(tmp_path: Path) -> None:
     lines = [(label, split) for split in ("train", "val", "test") for label in "ab"] * 6
     cache = cache_of(tmp_path, [line for line in lines if line != ("a", "val")])
     with pytest.raises(HeadError, match=r"the split 'val' has no rows of a: change dataset\.csv"):
-        fit_head(cache, tmp_path / "results", replace(CONFIG, batch=4))
+        fit_head(cache, tmp_path / "results", config=replace(CONFIG, batch=4))
     assert not (tmp_path / "results").exists()
 
 
@@ -139,20 +142,23 @@ def test_too_little_memory_is_said_before_anything_is_read(
     monkeypatch.setattr(products, "blocks", None)
     for solver in ("gram", "primal", "auto"):
         with pytest.raises(HeadError, match=r"solver needs .* GiB for 8 units .* GiB are free"):
-            fit_head(cache, tmp_path / "results", CONFIG, solver)  # type: ignore[arg-type]
+            fit_head(cache, tmp_path / "results", config=CONFIG, solver=solver)  # type: ignore[arg-type]
     assert not (tmp_path / "results").exists()
 
 
 def test_a_gram_matrix_larger_than_memory_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("featcache.core.machine.available_bytes", lambda: 4 << 30)
-    assert choose_solver(60_000, 1000, 4096, 4, HeadConfig(epochs=1000), "gram").solver == "gram"  # K: 13 GiB
+    assert (
+        choose_solver(60_000, 1000, n_inputs=4096, n_classes=4, config=HeadConfig(epochs=1000), asked="gram").solver
+        == "gram"
+    )  # K: 13 GiB
 
 
 # Heads know what they are for
 
 
 def test_a_head_refuses_features_of_another_space(cache: Cache, tmp_path: Path) -> None:
-    head = train_head(cache, CONFIG, "gram").head
+    head = train_head(cache, CONFIG, solver="gram").head
     half = make_cache(tmp_path, IMAGES, separable(IMAGES, (3, 2, 8)).astype("float16"), dtype="float16")
     with pytest.raises(HeadError, match="not those that the head was trained on"):
         head.probabilities(half)
@@ -163,7 +169,7 @@ def test_a_head_refuses_features_of_another_space(cache: Cache, tmp_path: Path) 
 @pytest.mark.parametrize("activation", get_args(Activation))
 def test_keras_and_numpy_predict_the_same(cache: Cache, tmp_path: Path, activation: Any, output: Any) -> None:
     config = HeadConfig((6, 5), 0.2, activation=activation, output=output, epochs=3, batch=8, lr=0.01)
-    trained = train_head(cache, config, "gram").head
+    trained = train_head(cache, config, solver="gram").head
     head = replace(trained, scale=trained.scale * 0.05)  # logits are then of a size at which float32 is good for 1e-6
     head.save(tmp_path)
     expected = head.probabilities(cache)
@@ -184,25 +190,27 @@ def test_keras_and_numpy_predict_the_same(cache: Cache, tmp_path: Path, activati
 
 def test_what_an_interrupted_training_was_of(cache: Cache, tmp_path: Path) -> None:
     project = Project(tmp_path, Settings())
-    run = fit_head(cache, project.results_folder, replace(CONFIG, hidden=(8, 4), l2=(0.1, 0.0, 0.2)), "gram").run
-    name, config, solver = interrupted(project, run.name, {"epochs": 70, "lr": 0.001, "solver": "gram"})
+    run = fit_head(
+        cache, project.results_folder, config=replace(CONFIG, hidden=(8, 4), l2=(0.1, 0.0, 0.2)), solver="gram"
+    ).run
+    name, config, solver = interrupted(project, run.name, given={"epochs": 70, "lr": 0.001, "solver": "gram"})
     assert (name, solver) == (cache.name, "gram")
     assert config == replace(CONFIG, hidden=(8, 4), l2=(0.1, 0.0, 0.2), epochs=70)
-    assert interrupted(project, f"{run.name}.training", {"cache": cache.name[:6]})[1].epochs == 10
+    assert interrupted(project, f"{run.name}.training", given={"cache": cache.name[:6]})[1].epochs == 10
     with pytest.raises(Exception, match=r"lr is 0\.001 there, 0.5 here; hidden is .8, 4. there, .8,. here; solver is"):
-        interrupted(project, run.name, {"lr": 0.5, "hidden": (8,), "solver": "primal"})
+        interrupted(project, run.name, given={"lr": 0.5, "hidden": (8,), "solver": "primal"})
     for name in ("", "x", "..", "a\0b", "x" * 5000):
         with pytest.raises(Exception, match=r"no training .* \(interrupted ones there: none\)"):
-            interrupted(project, name, {})
+            interrupted(project, name, given={})
     for text in ("{", "[]", "{}", '{"head": {"lr": -1}, "solver": "gram", "cache_name": "x"}', "[" * 100_000):
         (run.folder / "config.json").write_text(text)
         with pytest.raises(Exception, match=r"config\.json: cannot be read"):
-            interrupted(project, run.name, {})
+            interrupted(project, run.name, given={})
 
 
 def test_a_run_says_on_how_many_cores_it_was_trained(cache: Cache, tmp_path: Path) -> None:
     """Sums of Keras are split among the cores: under one name, last digits may differ."""
-    run = fit_head(cache, tmp_path, HeadConfig(epochs=1, optimizer="adam")).run
+    run = fit_head(cache, tmp_path, config=HeadConfig(epochs=1, optimizer="adam")).run
     assert run.config["cores"] == usable_cores()
     assert ("cores", f"{usable_cores()}; on another number the last digits differ") in facts(read_record(run))
 
@@ -217,7 +225,7 @@ def test_a_run_stays_where_its_pictures_cannot_be_drawn(
 
     monkeypatch.setattr(figures, "confusion_matrix", no_memory)
     monkeypatch.setattr(figures, "curves", no_memory)
-    run = fit_head(cache, tmp_path, HeadConfig(epochs=1)).run
+    run = fit_head(cache, tmp_path, config=HeadConfig(epochs=1)).run
     assert not (run.folder / figures.CURVES_FILE).exists()
     monkeypatch.undo()
     _, html, _ = report(tmp_path)

@@ -15,6 +15,7 @@ import pytest
 from conftest import contents
 from test_pipeline_verify import ROWS, Small, begun, prepared
 from test_store_hostile import put, relist, reseal, shard_of
+from watching import Watching
 
 from featcache.core.errors import CacheError, DatasetError, FeatcacheError, WeightsError
 from featcache.extraction._repair import repair
@@ -314,7 +315,7 @@ def test_an_interruption_leaves_a_cache_in_the_making(small: Small, cache: Cache
         if name.startswith("features"):
             (cache.folder / name).unlink()
     with pytest.raises(KeyboardInterrupt):
-        repair(small.project, verify(cache.folder), stopping=lambda: nullcontext(lambda: True))
+        repair(small.project, verify(cache.folder), progress=Watching(lambda: nullcontext(lambda: True)))
     done = small.extract(storage=storage_of(cache.folder))
     assert done.path == cache.folder
     assert without_provenance(cache.folder) == before
@@ -327,7 +328,7 @@ def test_a_repair_that_cannot_go_on_leaves_the_manifest(small: Small, cache: Cac
         if name.startswith("features"):
             (cache.folder / name).unlink()
     with pytest.raises(KeyboardInterrupt):
-        repair(small.project, verify(cache.folder), stopping=lambda: nullcontext(lambda: True))
+        repair(small.project, verify(cache.folder), progress=Watching(lambda: nullcontext(lambda: True)))
     assert (cache.folder / "manifest.json").read_bytes() == before
     assert not verify(cache.folder).sound
     assert repair(small.project, verify(cache.folder)) == ROWS

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from test_heads_train import CONFIG, IMAGES, separable
 from test_store_contract import make_cache
+from watching import Watching
 
 from featcache.core.errors import HeadError
 from featcache.heads import _sweep as module, products
@@ -39,12 +40,12 @@ def test_grid_and_random_points() -> None:
     points = grid(space)
     assert len(points) == 6
     assert points[0] == {"lr": 0.1, "hidden": ()}
-    some = random_points(space, 4, 7)
-    assert some == random_points(space, 4, 7)
+    some = random_points(space, 4, seed=7)
+    assert some == random_points(space, 4, seed=7)
     assert len({str(point) for point in some}) == 4
     assert all(point in points for point in some)
-    assert {str(random_points(space, 2, seed)) for seed in range(9)} != {str(random_points(space, 2, 0))}
-    assert random_points(space, 99, 0) == points
+    assert {str(random_points(space, 2, seed=seed)) for seed in range(9)} != {str(random_points(space, 2, seed=0))}
+    assert random_points(space, 99, seed=0) == points
 
 
 @pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy"])
@@ -59,7 +60,7 @@ def test_the_best_on_validation_wins(
     monkeypatch.setattr(metrics, "evaluate", lambda *a, **o: (measured.append(1), evaluate(*a, **o))[1])
     config = replace(CONFIG, monitor=monitor, hidden=(8, 4), epochs=12)
     points = grid({"lr": [0.0001, FAR_TOO_FAST, 0.003, 0.03], "dropout": [0.0, 0.5]})
-    done = sweep(cache, tmp_path, config, points, seeds=2, solver="gram")
+    done = sweep(cache, tmp_path, config=config, points=points, seeds=2, solver="gram")
     assert (len(matrices), len(predictions), len(measured)) == (2, 1, 3)
 
     table = done.table
@@ -74,7 +75,7 @@ def test_the_best_on_validation_wins(
         found = []
         for seed in (0, 1):
             head = replace(config, lr=line["lr"], dropout=line["dropout"], seed=seed)
-            history = train_head(cache, head, "gram").history
+            history = train_head(cache, head, solver="gram").history
             found.append(getattr(history[best_of(history, head.monitor) - 1], monitor))
         assert line[monitor] == pytest.approx(np.mean(found))
         assert line["spread"] == pytest.approx(np.std(found, ddof=1), abs=1e-12)
@@ -94,10 +95,10 @@ def test_the_best_on_validation_wins(
 
 def test_layers_and_epochs_can_be_swept(cache: Cache, tmp_path: Path) -> None:
     points = grid({"hidden": [(), (8,), (8, 4)], "epochs": [2, 9]})
-    done = sweep(cache, tmp_path, CONFIG, points, solver="gram")
+    done = sweep(cache, tmp_path, config=CONFIG, points=points, solver="gram")
     assert len(done.table) == 6
     assert (done.table["epoch"] <= done.table["epochs"]).all()
-    again = sweep(cache, tmp_path, CONFIG, points, solver="gram")
+    again = sweep(cache, tmp_path, config=CONFIG, points=points, solver="gram")
     assert (again.folder, again.winner.reused) == (done.folder, True)
     pd.testing.assert_frame_equal(again.table, done.table)
 
@@ -105,10 +106,10 @@ def test_layers_and_epochs_can_be_swept(cache: Cache, tmp_path: Path) -> None:
 def test_nothing_to_sweep_and_nothing_that_converges(cache: Cache, tmp_path: Path) -> None:
     for points in ([], grid({})):
         with pytest.raises(HeadError, match="nothing to sweep over"):
-            sweep(cache, tmp_path, CONFIG, points)
+            sweep(cache, tmp_path, config=CONFIG, points=points)
     config = replace(CONFIG, hidden=(8, 4))
     with pytest.raises(HeadError, match="every combination diverged"):
-        sweep(cache, tmp_path, config, grid({"lr": [FAR_TOO_FAST, 2 * FAR_TOO_FAST]}), solver="gram")
+        sweep(cache, tmp_path, config=config, points=grid({"lr": [FAR_TOO_FAST, 2 * FAR_TOO_FAST]}), solver="gram")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -118,14 +119,21 @@ def test_what_cannot_be_is_said_before_anything_is_trained(
     monkeypatch.setattr(module, "train_course", None)
     for point in ({"dropout": 1.0}, {"batch": 1000}, {"hidden": (0,)}):
         with pytest.raises(HeadError):
-            sweep(cache, tmp_path, CONFIG, [{"lr": 0.1}, point])
+            sweep(cache, tmp_path, config=CONFIG, points=[{"lr": 0.1}, point])
 
 
 def test_a_sweep_can_be_interrupted(cache: Cache, tmp_path: Path) -> None:
     left = iter(range(15))
     stopping = lambda: contextlib.nullcontext(lambda: next(left, None) is None)  # noqa: E731
     with pytest.raises(KeyboardInterrupt):
-        sweep(cache, tmp_path, CONFIG, grid({"lr": [0.01, 0.02]}), solver="gram", stopping=stopping)
+        sweep(
+            cache,
+            tmp_path,
+            config=CONFIG,
+            points=grid({"lr": [0.01, 0.02]}),
+            solver="gram",
+            progress=Watching(stopping),
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -135,11 +143,11 @@ def test_seeds(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name in ("write_curves", "write_confusion"):
         monkeypatch.setattr(module.figures, name, lambda *args, **options: None)
     config = replace(CONFIG, seed=5, dtype="float64")
-    done = fit_seeds(cache, tmp_path, config, 3, "gram")
+    done = fit_seeds(cache, tmp_path, config=config, seeds=3, solver="gram")
     assert len(matrices) == 2
     assert [one.run.config["head"]["seed"] for one in done.fitted] == [5, 6, 7]
     assert len(done.table) == 9
     for line in done.table.to_dict("records"):
         values = [one.run.metrics[line["split"]][line["measure"]] for one in done.fitted]
         assert (line["mean"], line["std"]) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
-    assert all(one.reused for one in fit_seeds(cache, tmp_path, config, 3, "gram").fitted)
+    assert all(one.reused for one in fit_seeds(cache, tmp_path, config=config, seeds=3, solver="gram").fitted)

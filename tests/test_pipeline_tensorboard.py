@@ -13,6 +13,7 @@ import pytest
 from conftest import Run
 from test_heads_resume import IMAGES, PLAIN, _no_figures, interrupted, separable  # noqa: F401
 from test_store_contract import make_cache
+from watching import Watching
 
 from featcache.backbones.import_keras import import_keras
 from featcache.core.errors import UsageError
@@ -57,7 +58,7 @@ def same(found: dict[str, dict[int, float]], run: Finished) -> None:
 
 
 def fit(cache: Cache, results: Path, config: HeadConfig = CONFIG, **options: Any) -> Fitted:
-    return fit_head(cache, results, config, "gram", tensorboard=True, **options)
+    return fit_head(cache, results, config=config, solver="gram", tensorboard=True, **options)
 
 
 def test_a_run_has_its_history_as_a_log(cache: Cache, tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_it_is_there_to_read_while_it_trains(cache: Cache, tmp_path: Path, monke
             (folder,) = tmp_path.glob("*.training")
             seen.append(list(scalars(folder)["lr"]))
 
-    fit(cache, tmp_path, on_epoch=read)
+    fit(cache, tmp_path, progress=Watching(on_epochs=read))
     assert seen == [[1], [1, 2, 3, 4, 5, 6]]
 
 
@@ -111,7 +112,7 @@ def test_again_begins_anew(cache: Cache, tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_there_gets_the_log_that_it_lacks(cache: Cache, tmp_path: Path) -> None:
-    run = fit_head(cache, tmp_path, CONFIG, "gram").run
+    run = fit_head(cache, tmp_path, config=CONFIG, solver="gram").run
     assert not (run.folder / "tensorboard").exists()
     assert fit(cache, tmp_path).reused
     same(scalars(run.folder), run)

@@ -114,7 +114,7 @@ def test_damaged_caches_can_go(project: Project, spoil: str) -> None:
 
 
 def test_what_is_being_written_stays(project: Project) -> None:
-    with CacheWriter(project.cache_folder, recipe(), rows_for(IMAGES), (3, 4, 5)) as writer:
+    with CacheWriter(project.cache_folder, recipe(), rows=rows_for(IMAGES), row_shape=(3, 4, 5)) as writer:
         assert writer.claim() == 0
         for names_ in ([writer.folder.name], ["tiny"]):
             with pytest.raises(CacheError, match="a process is writing it now: stop that first, or use --force"):
@@ -225,7 +225,7 @@ def test_a_cache_that_is_being_removed_is_no_cache_for_anybody(project: Project)
     assert [entry.folder for entry in list_caches(project.cache_folder)] == [small.folder]
     assert finished_folders(project.cache_folder) == [small.folder]
     assert find_cache(project.cache_folder).name == small.name
-    assert Reach([project.cache_folder], small.recipe.space, (3, 4, 5)).n_caches == 1
+    assert Reach([project.cache_folder], small.recipe.space, row_shape=(3, 4, 5)).n_caches == 1
     for refuses in (open_cache, verify, parcel_of_cache):
         with pytest.raises(CacheNotFoundError, match="is no cache: a command is at work there"):
             refuses(hidden)
@@ -289,7 +289,7 @@ def test_what_a_process_reads_or_repairs_stays(project: Project) -> None:
 
 def test_unfinished_caches_go_only_when_asked(project: Project) -> None:
     finished = a_cache(project, 1, seed=3)
-    unfinished = CacheWriter(project.cache_folder, recipe(), rows_for(IMAGES), (3, 4, 5)).folder
+    unfinished = CacheWriter(project.cache_folder, recipe(), rows=rows_for(IMAGES), row_shape=(3, 4, 5)).folder
     damaged = a_cache(project, 1, seed=4)
     (damaged.folder / "manifest.json").write_bytes(b"{")
     assert names(project) == {}
@@ -344,7 +344,7 @@ def test_gram_matrices_of_splits_that_a_cache_no_longer_has(project: Project) ->
     train = cache.numbers("train")
     for split in ("train", "val", "test"):
         for dtype in ("float32", "float64"):
-            kernel(cache, cache.numbers(split), train, dtype)
+            kernel(cache, cache.numbers(split), right=train, dtype=dtype)
     folder = kernels_folder(cache.folder)
     before = {path.name for path in folder.iterdir()}
     assert len(before) == 12
@@ -353,7 +353,7 @@ def test_gram_matrices_of_splits_that_a_cache_no_longer_has(project: Project) ->
     images = tuple(replace(image, split=others[image.split]) for image in IMAGES.images)
     assert cache.replace_dataset(Dataset(images, IMAGES.folder))
     now = open_cache(cache.folder)
-    kept = kernel(now, now.numbers("val"), now.numbers("train"), "float32")
+    kept = kernel(now, now.numbers("val"), right=now.numbers("train"), dtype="float32")
     found = find_garbage(project)
     assert {item.path.name for item in found} == before
     assert {item.why for item in found} == {f"Gram matrix of splits that {cache.name} no longer has"}
@@ -361,14 +361,14 @@ def test_gram_matrices_of_splits_that_a_cache_no_longer_has(project: Project) ->
     for item in found:
         remove(item)
     assert names(project) == {}
-    again = kernel(now, now.numbers("val"), now.numbers("train"), "float32")
+    again = kernel(now, now.numbers("val"), right=now.numbers("train"), dtype="float32")
     np.testing.assert_array_equal(again, kept)
     assert len(list(folder.iterdir())) == 2
 
 
 def test_a_damaged_cache_says_nothing_of_its_gram_matrices(project: Project) -> None:
     cache = a_cache(project)
-    kernel(cache, cache.numbers("train"), cache.numbers("train"), "float32")
+    kernel(cache, cache.numbers("train"), right=cache.numbers("train"), dtype="float32")
     whole = (cache.folder / "rows.parquet").read_bytes()
     (cache.folder / "rows.parquet").write_bytes(bytes(len(whole)))
     assert names(project) == {}

@@ -92,7 +92,7 @@ class Small:
         return find_project(self.folder)
 
     def extract(self, **options: Any) -> Extracted:
-        (done,) = extract(self.project, ["tiny"], ExtractOptions(**options)).caches
+        (done,) = extract(self.project, ["tiny"], options=ExtractOptions(**options)).caches
         return done
 
     def cache(self, format_: str = "zarr", dtype: str = "float32", **options: Any) -> Cache:
@@ -151,14 +151,14 @@ def test_sound_caches_are_sound_and_their_rows_are_computed_again_alike(
     assert found.files == len(cache.manifest.files) + 1
     verify_module.verify(cache.folder, seen.append)
     assert sum(seen) == found.bytes
-    again = recompute(small.project, cache.folder, 1000, seed=0)
+    again = recompute(small.project, cache.folder, n_rows=1000, seed=0)
     assert (again.rows, again.deviating) == (tuple(range(ROWS)), ())
     assert 0 <= again.largest_deviation < 1
     assert small.computed() == ROWS
-    some = recompute(small.project, cache.folder, 7, seed=3)
+    some = recompute(small.project, cache.folder, n_rows=7, seed=3)
     assert len(set(some.rows)) == 7
-    assert some == recompute(small.project, cache.folder, 7, seed=3)
-    assert some.rows != recompute(small.project, cache.folder, 7, seed=4).rows
+    assert some == recompute(small.project, cache.folder, n_rows=7, seed=3)
+    assert some.rows != recompute(small.project, cache.folder, n_rows=7, seed=4).rows
     assert contents(small.folder) == before
 
 
@@ -174,7 +174,7 @@ def test_a_value_that_is_not_of_its_image_is_found_though_every_digest_fits(
         patch.setattr(Cheap, "change", staticmethod(tampered))
         cache = small.cache(format_, dtype, pooling=pooling)
     assert verify_cache(cache.folder).sound
-    again = recompute(small.project, cache.folder, ROWS)
+    again = recompute(small.project, cache.folder, n_rows=ROWS)
     assert again.deviating == (ROWS - 1,)
     assert again.largest_deviation > 1
 
@@ -191,7 +191,7 @@ def test_the_tolerance_of_the_manifest_is_the_border(small: Small, monkeypatch: 
             return features
 
         monkeypatch.setattr(Cheap, "change", staticmethod(off))
-        again = recompute(small.project, cache.folder, 9)
+        again = recompute(small.project, cache.folder, n_rows=9)
         assert bool(again.deviating) == deviates
         assert again.largest_deviation == pytest.approx(share, rel=0.02)
 
@@ -205,9 +205,9 @@ def test_nan_and_inf_are_what_they_are(small: Small, value: float, monkeypatch: 
     with monkeypatch.context() as patch:
         patch.setattr(Cheap, "change", staticmethod(strange))
         cache = small.cache(allow_nonfinite=True)
-        assert recompute(small.project, cache.folder, 5).deviating == ()
+        assert recompute(small.project, cache.folder, n_rows=5).deviating == ()
     assert verify_cache(cache.folder).remarks == (f"{ROWS} rows hold NaN or Inf",)
-    again = recompute(small.project, cache.folder, 5)
+    again = recompute(small.project, cache.folder, n_rows=5)
     assert again.deviating == again.rows
 
 
@@ -218,27 +218,27 @@ def test_images_that_are_not_at_hand(small: Small) -> None:
         (small.folder / "images" / path).unlink()
     held = {row["image_id"] for row in small.lines().iloc[1::2].to_dict("records")}
     numbers = [number for number, row in enumerate(rows_in(cache.views)) if row.image_id in held]
-    assert recompute(small.project, cache.folder, 1000).rows == tuple(numbers)
+    assert recompute(small.project, cache.folder, n_rows=1000).rows == tuple(numbers)
     for path in paths[1::2]:
         (small.folder / "images" / path).write_bytes(b"x")
     with pytest.raises(DatasetError, match="no usable image"):
-        recompute(small.project, cache.folder, 3)
+        recompute(small.project, cache.folder, n_rows=3)
     shutil.rmtree(small.folder / "images")
     write_cells(small.folder / "images", 6, size_px=SIZE_PX, seed=1)
     with pytest.raises(DatasetError, match=r"dataset\.csv: lists none of the images of tiny-"):
-        recompute(small.project, cache.folder, 3)
+        recompute(small.project, cache.folder, n_rows=3)
     assert verify_cache(cache.folder).sound
 
 
 def test_only_the_network_that_made_it_can_judge_a_cache(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = small.cache(weights="random", weights_seed=5)
-    assert recompute(small.project, cache.folder, 3).deviating == ()
+    assert recompute(small.project, cache.folder, n_rows=3).deviating == ()
     with pytest.raises(WeightsError, match=r"not the network of the cache: weights_digest .* here, .* there"):
-        recompute(small.project, cache.folder, 3, weights="imagenet")
+        recompute(small.project, cache.folder, n_rows=3, weights="imagenet")
     with monkeypatch.context() as patch:
         patch.setattr(verify_module, "space_of", lambda *args: replace(space_of(*args), rendering=2))
         with pytest.raises(WeightsError, match="rendering 2 here, 1 there"):
-            recompute(small.project, cache.folder, 3)
+            recompute(small.project, cache.folder, n_rows=3)
 
 
 def test_a_cache_of_a_weights_file_wants_it_named(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,13 +247,13 @@ def test_a_cache_of_a_weights_file_wants_it_named(small: Small, monkeypatch: pyt
         (small.folder / name).write_text(text)
     cache = small.cache(weights="own.h5")
     with pytest.raises(WeightsError, match=r"made with the weights file own\.h5: say where it is with --weights"):
-        recompute(small.project, cache.folder, 3)
+        recompute(small.project, cache.folder, n_rows=3)
     for name in ("own.h5", "again.h5"):
-        assert recompute(small.project, cache.folder, 3, weights=name).deviating == ()
+        assert recompute(small.project, cache.folder, n_rows=3, weights=name).deviating == ()
     with pytest.raises(WeightsError, match="not the network of the cache"):
-        recompute(small.project, cache.folder, 3, weights="other.h5")
+        recompute(small.project, cache.folder, n_rows=3, weights="other.h5")
     with pytest.raises(WeightsError, match="no weights file gone"):
-        recompute(small.project, cache.folder, 3, weights="gone.h5")
+        recompute(small.project, cache.folder, n_rows=3, weights="gone.h5")
 
 
 def test_a_provenance_of_nonsense_decides_nothing(small: Small) -> None:
@@ -261,8 +261,8 @@ def test_a_provenance_of_nonsense_decides_nothing(small: Small) -> None:
     for weights in ("random-" + "9" * 5000, {"a": 1}, 7, "../../x", ""):
         reseal(cache.folder, lambda value, weights=weights: value["provenance"].update(weights=weights))
         with pytest.raises(WeightsError):
-            recompute(small.project, cache.folder, 3)
-        assert recompute(small.project, cache.folder, 3, weights="imagenet").deviating == ()
+            recompute(small.project, cache.folder, n_rows=3)
+        assert recompute(small.project, cache.folder, n_rows=3, weights="imagenet").deviating == ()
 
 
 @pytest.mark.parametrize("name", ["rotation_deg", "fill_mode", "zoom"])
@@ -271,12 +271,12 @@ def test_views_that_the_recipe_does_not_give_are_not_rendered(small: Small, name
     cache = small.cache()
     frame, space = cache.views, cache.recipe.space
     frame[name] = {"rotation_deg": 1e300, "fill_mode": "mirror", "zoom": 2}[name]
-    frame["row_id"] = [row_id(space, row.image_id, row.parameters) for row in rows_in(frame)]
+    frame["row_id"] = [row_id(space, row.image_id, parameters=row.parameters) for row in rows_in(frame)]
     put(cache.folder, "rows.parquet", frame)
     folder = renamed(cache.folder)
     assert verify_cache(folder).sound
     with pytest.raises(CacheError, match=r"rows\.parquet: view . of .* is not what the recipe makes of it"):
-        recompute(small.project, folder, 9)
+        recompute(small.project, folder, n_rows=9)
 
 
 def test_what_was_never_finished_is_not_verified(small: Small) -> None:
@@ -284,7 +284,7 @@ def test_what_was_never_finished_is_not_verified(small: Small) -> None:
     manifest = cache.folder / "manifest.json"
     text = manifest.read_text()
     manifest.unlink()
-    for act in (verify_cache, lambda folder: recompute(small.project, folder, 1)):
+    for act in (verify_cache, lambda folder: recompute(small.project, folder, n_rows=1)):
         with pytest.raises(CacheNotFoundError, match="it was never finished"):
             act(cache.folder)
         with pytest.raises(CacheNotFoundError, match="there is no such cache"):

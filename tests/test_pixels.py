@@ -74,7 +74,7 @@ def made(project: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Monk
 
 def extracted(project: Path, size_px: int = PX, **storage: Any) -> Any:
     options = ExtractOptions(input_size_px=size_px, storage=storage)
-    (done,) = extract(find_project(project), ["pixels"], options).caches
+    (done,) = extract(find_project(project), ["pixels"], options=options).caches
     return done
 
 
@@ -101,7 +101,9 @@ def by_hand(project: Path, cache: Cache) -> np.ndarray:
     rendered = []
     for line in cache.views.to_dict("records"):
         parameters = ViewParameters(**{name: line[name] for name in names})
-        rendered += render_views(images[line["image_id"]], found.folder, cache.recipe.space, [parameters])
+        rendered += render_views(
+            images[line["image_id"]], found.folder, space=cache.recipe.space, parameters=[parameters]
+        )
     return np.stack(rendered)
 
 
@@ -209,16 +211,18 @@ def test_one_pass_with_a_network_renders_the_same_views(project: Path, run: Run)
 
 
 def test_rows_are_rendered_again_and_have_to_be_the_same_bits(project: Path, made: Cache, place: Path) -> None:
-    again = recompute(find_project(project), made.folder, ROWS)
+    again = recompute(find_project(project), made.folder, n_rows=ROWS)
     assert (len(again.rows), again.deviating, again.largest_deviation) == (ROWS, (), 0.0)
     changed = made.features[:]
     changed[7, 3, 4, 1] ^= 1
     shape, format_ = made.features.shape[1:], made.manifest.array.format
-    with CacheWriter(place / "forged", made.recipe, rows_in(made.views), shape, format_) as writer:
+    with CacheWriter(
+        place / "forged", made.recipe, rows=rows_in(made.views), row_shape=shape, format_=format_
+    ) as writer:
         fill(writer, changed)
         writer.finish(current_dataset(find_project(project))[0], made.manifest.provenance)
     assert verify_cache(writer.folder).sound
-    assert recompute(find_project(project), writer.folder, ROWS).deviating == (7,)
+    assert recompute(find_project(project), writer.folder, n_rows=ROWS).deviating == (7,)
 
 
 def test_damage_is_found_and_mended(project: Path, made: Cache) -> None:
@@ -243,7 +247,7 @@ def test_a_recipe_that_is_lost_follows_from_the_project(project: Path) -> None:
 
 def test_more_views_copy_those_that_are_there(project: Path, made: Cache) -> None:
     options = ExtractOptions(input_size_px=PX, views={"train": 5}, storage={"format": "zarr"})
-    (done,) = extract(find_project(project), ["pixels"], options).caches
+    (done,) = extract(find_project(project), ["pixels"], options=options).caches
     assert (done.rows, done.copied, done.computed) == (ROWS + 8, ROWS, 8)
     cache = open_cache(done.path)
     np.testing.assert_array_equal(cache.features[:], by_hand(project, cache))
@@ -257,25 +261,27 @@ def test_a_copy_in_another_format_and_never_in_another_dtype(made: Cache) -> Non
     assert convert(done.cache, made.manifest.array.format).reused
     for dtype in ("float32", "float16"):
         with pytest.raises(UsageError, match=f"holds pixels, which are kept as uint8: .*astype.'{dtype}'"):
-            convert(made, other, dtype)
+            convert(made, other, dtype=dtype)
 
 
 def test_a_remote_gives_it_whole_and_in_parts(project: Path, made: Cache, place: Path) -> None:
     store = open_remote(f"file://{place}/remote")
     push(store, parcel_of_cache(made.folder))
-    entry = latest(store, "cache", made.name)
+    entry = latest(store, "cache", name=made.name)
     assert entry is not None
-    part = pull_part(store, entry, place / "part", Part(splits=("test",)))
+    part = pull_part(store, entry, parent=place / "part", part=Part(splits=("test",)))
     numbers = made.numbers("test")
     np.testing.assert_array_equal(open_cache(part.folder).features[:], made.features[numbers])
     for asked in (Part(dtype="float16"), Part(pooling="avg")):
         with pytest.raises(UsageError, match="holds pixels, which are kept as they are"):
-            pull_part(store, entry, place / "part", asked)
-    np.testing.assert_array_equal(open_cache(pull(store, entry, place / "whole").folder).features[:], made.features[:])
+            pull_part(store, entry, parent=place / "part", part=asked)
+    np.testing.assert_array_equal(
+        open_cache(pull(store, entry, parent=place / "whole").folder).features[:], made.features[:]
+    )
     with PackWriter(place / "pixels.zip") as pack:
         push(pack, parcel_of_cache(made.folder))
     packed = open_remote(str(place / "pixels.zip"))
-    again = pull_part(packed, find(packed, ""), place / "of the pack", Part(splits=("test",)))
+    again = pull_part(packed, find(packed, ""), parent=place / "of the pack", part=Part(splits=("test",)))
     assert again.name == part.name
     np.testing.assert_array_equal(open_cache(again.folder).features[:], made.features[numbers])
 
@@ -297,7 +303,7 @@ def test_every_value_is_kept(quick: Path, values: list[int], format_: str) -> No
 def test_floats_are_no_pixels(place: Path) -> None:
     """They are not cut off to whole numbers on the way."""
     images = dataset(12)
-    with CacheWriter(place, recipe("uint8"), rows_for(images, 1, recipe("uint8")), (2, 2, 3)) as writer:
+    with CacheWriter(place, recipe("uint8"), rows=rows_for(images, 1, recipe("uint8")), row_shape=(2, 2, 3)) as writer:
         with pytest.raises(ValueError, match="expected uint8, got float32"):
             writer.write(0, np.full((12, 2, 2, 3), 1.5, np.float32))
         assert writer.missing == [0]
@@ -316,7 +322,7 @@ def test_features_that_a_stranger_calls_pixels(place: Path, format_: str, with_r
         (folder / "recipe.json").write_text(json.dumps(lie.to_dict()))
         write_rows(folder / "rows.parquet", rows_for(dataset(12), 1, lie))
         value["digest"] = cache_digest(lie, ((row.image_id, row.view) for row in rows_for(dataset(12), 1, lie)))
-        value["recipe_digest"], value["name"] = lie.digest, cache_name("tiny", value["digest"], format_)
+        value["recipe_digest"], value["name"] = lie.digest, cache_name("tiny", value["digest"], format_=format_)
         folder = folder.rename(place / value["name"])
     for name in value["files"]:
         file = folder / name

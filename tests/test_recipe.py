@@ -36,7 +36,7 @@ def test_digests_are_what_they_were() -> None:
         == "e51fd5d82d8424f8d72ddc4a13dff0cd6fb1d98d2e82ff6ec35c8d70285f130a"
     )
     assert (
-        row_id(SPACE, "aa", {"shift": 0.5, "flip": True})
+        row_id(SPACE, "aa", parameters={"shift": 0.5, "flip": True})
         == "2cc908f824a4a4a8f0d7297ab65820e522008417a3246b1204dc743b2c769a34"
     )
     assert cache_name("vgg16", "0123456789abcdef") == "vgg16-01234567"
@@ -89,7 +89,7 @@ def test_every_field_of_the_feature_space_changes_the_digests(name: str) -> None
     changed = replace(SPACE, **{name: other(getattr(SPACE, name))})
     assert changed.digest != SPACE.digest
     assert Recipe(changed).digest != RECIPE.digest
-    assert row_id(changed, "aa", {}) != row_id(SPACE, "aa", {})
+    assert row_id(changed, "aa", parameters={}) != row_id(SPACE, "aa", parameters={})
 
 
 @pytest.mark.parametrize("name", [item.name for item in fields(Augmentation)])
@@ -107,9 +107,18 @@ def test_cache_digest_takes_rows_in_any_order(rows: list[tuple[str, int]], rng: 
 
 
 def test_row_id_depends_on_image_parameters_and_space_only() -> None:
-    one = row_id(SPACE, "aa", {"a": 1.0, "b": 2.0})
-    assert one == row_id(SPACE, "aa", {"b": 2.0, "a": 1.0})
-    assert len({one, row_id(SPACE, "bb", {"a": 1.0, "b": 2.0}), row_id(SPACE, "aa", {"a": 1.0, "b": 2.5})}) == 3
+    one = row_id(SPACE, "aa", parameters={"a": 1.0, "b": 2.0})
+    assert one == row_id(SPACE, "aa", parameters={"b": 2.0, "a": 1.0})
+    assert (
+        len(
+            {
+                one,
+                row_id(SPACE, "bb", parameters={"a": 1.0, "b": 2.0}),
+                row_id(SPACE, "aa", parameters={"a": 1.0, "b": 2.5}),
+            }
+        )
+        == 3
+    )
 
 
 @given(

@@ -76,8 +76,10 @@ def make_run(
     kept = {key: value for key, value in {**base, **config}.items() if value is not None}
     with runs.new_run(results, name) as folder:
         figures.write_curves(pd.DataFrame(course), folder / figures.CURVES_FILE, title=name)
-        figures.write_confusion(test, classes, folder / figures.CONFUSION_FILE)
-        runs.write_run(folder, kept, {"epochs": 4, "seconds": 12.5, "s_per_epoch": 0.1, **splits}, course)
+        figures.write_confusion(test, classes, path=folder / figures.CONFUSION_FILE)
+        runs.write_run(
+            folder, kept, metrics={"epochs": 4, "seconds": 12.5, "s_per_epoch": 0.1, **splits}, history=course
+        )
     return runs.Run(results / name)
 
 

@@ -80,7 +80,7 @@ def test_write_curves_of_losses_of_any_size(tmp_path: Path, factor: float) -> No
 @pytest.mark.parametrize("title", ["$x_{", "a\nb", "白血球 <b>", "\ud800", "x" * 500, "_hidden"])
 def test_titles_and_classes_are_text_and_no_formulas(tmp_path: Path, title: str) -> None:
     figures.write_curves(pd.DataFrame(history(3)), tmp_path / "curves.png", title=title)
-    figures.write_confusion([[3, 1], [0, 4]], [title, f"{title} 2"], tmp_path / "confusion.png", title=title)
+    figures.write_confusion([[3, 1], [0, 4]], [title, f"{title} 2"], path=tmp_path / "confusion.png", title=title)
     pixels(tmp_path / "curves.png")
     pixels(tmp_path / "confusion.png")
 
@@ -90,13 +90,13 @@ def test_write_confusion_from_two_to_twenty_classes(tmp_path: Path, n: int) -> N
     confusion = (np.eye(n, dtype=int) * 1000 + 1).tolist()
     confusion[0] = [0] * n
     names = [f"a class with quite a long name, number {i}" for i in range(n)]
-    figures.write_confusion(confusion, names, tmp_path / "confusion.png")
+    figures.write_confusion(confusion, names, path=tmp_path / "confusion.png")
     assert has_color(pixels(tmp_path / "confusion.png"), "#0F5F9A")
 
 
 def run_with(folder: Path, backbone: str, entries: list[Epoch]) -> Run:
     folder.mkdir()
-    write_run(folder, {"backbone": backbone}, {"epochs": len(entries)}, entries)
+    write_run(folder, {"backbone": backbone}, metrics={"epochs": len(entries)}, history=entries)
     return Run(folder)
 
 

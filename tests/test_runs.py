@@ -36,7 +36,7 @@ METRICS = {"epochs": 2, "seconds": 0.5, "test": {"accuracy": 0.1 + 0.2, "per_cla
 
 def make_run(results: Path, name: str = "head-tiny-0", **metrics: object) -> Run:
     with new_run(results, name) as folder:
-        write_run(folder, CONFIG, {**METRICS, **metrics}, HISTORY)
+        write_run(folder, CONFIG, metrics={**METRICS, **metrics}, history=HISTORY)
     return Run(results / name)
 
 
@@ -57,9 +57,9 @@ def test_a_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_the_name_is_that_of_everything_that_decides() -> None:
-    one = run_name("head", "vgg16", {"a": 1, "b": [2]})
-    assert one == run_name("head", "vgg16", {"b": [2], "a": 1})
-    assert one != run_name("head", "vgg16", {"a": 1, "b": [3]})
+    one = run_name("head", "vgg16", identity={"a": 1, "b": [2]})
+    assert one == run_name("head", "vgg16", identity={"b": [2], "a": 1})
+    assert one != run_name("head", "vgg16", identity={"a": 1, "b": [3]})
     assert one.startswith("head-vgg16-")
     assert len(one) == len("head-vgg16-") + 8
 
@@ -69,7 +69,7 @@ def test_a_run_takes_the_place_of_an_older_one_as_a_whole(tmp_path: Path) -> Non
     (run.folder / "curves.png").write_bytes(b"old")
     with new_run(tmp_path, run.name) as folder:
         assert Run(run.folder).metrics["epochs"] == 2
-        write_run(folder, CONFIG, {**METRICS, "epochs": 3}, HISTORY)
+        write_run(folder, CONFIG, metrics={**METRICS, "epochs": 3}, history=HISTORY)
         assert Run(run.folder).metrics["epochs"] == 2
         assert list_runs(tmp_path) == [run]
     assert Run(run.folder).metrics["epochs"] == 3
@@ -85,7 +85,7 @@ def test_an_error_leaves_nothing_and_keeps_the_old_run(
     if before:
         make_run(tmp_path)
     with pytest.raises(error), new_run(tmp_path, "head-tiny-0") as folder:
-        write_run(folder, CONFIG, {**METRICS, "epochs": 9}, HISTORY)
+        write_run(folder, CONFIG, metrics={**METRICS, "epochs": 9}, history=HISTORY)
         raise error
     assert names(tmp_path) == (["head-tiny-0"] if before else [])
     assert [run.metrics["epochs"] for run in list_runs(tmp_path)] == [2] * before
@@ -194,7 +194,7 @@ def test_a_missing_file_is_a_run_error(tmp_path: Path, name: str) -> None:
 def test_predictions_hold_every_row_and_class(tmp_path: Path) -> None:
     rows = pd.DataFrame({"row": [0, 1], "path": ['a,"b".png', "ä.png"], "label": ["x", "y"]})
     probabilities = np.array([[0.25, 0.75], [0.9999999, 1e-7]], "float32")
-    write_predictions(tmp_path, rows, probabilities, ["x", "y"])
+    write_predictions(tmp_path, rows, probabilities=probabilities, classes=["x", "y"])
     found = pd.read_csv(tmp_path / "predictions.csv")
     assert list(found.columns) == ["row", "path", "label", "predicted", "p_x", "p_y"]
     assert list(found["path"]) == list(rows["path"])
@@ -206,7 +206,7 @@ def test_predictions_hold_every_row_and_class(tmp_path: Path) -> None:
 def test_labels_survive_in_predictions_whatever_they_look_like(tmp_path: Path) -> None:
     labels = ["nan", "None", "NA", "1", "=cmd|'/c calc'!A1", "'=x", "-1", "@a", "+", "'"]
     rows = pd.DataFrame({"row": range(len(labels)), "path": labels, "label": labels, "x": -0.5})
-    write_predictions(tmp_path, rows, np.eye(len(labels)), labels)
+    write_predictions(tmp_path, rows, probabilities=np.eye(len(labels)), classes=labels)
     with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     for column in ("path", "label", "predicted"):
@@ -221,12 +221,12 @@ def test_a_training_writes_and_removes_nothing_behind_a_link(tmp_path: Path) -> 
     (outside / "thesis").write_text("mine")
     (tmp_path / "head-x.training").symlink_to(outside)
     refused = pytest.raises(RunError, match="is a link, and a training would write elsewhere")
-    with refused, training(tmp_path, "head-x", {}, anew=True):
+    with refused, training(tmp_path, "head-x", config={}, anew=True):
         raise AssertionError
     (tmp_path / "head-x.training").unlink()
     (tmp_path / "head-x.training").mkdir()
     (tmp_path / "head-x.training" / "state.npz").symlink_to(outside / "thesis")
     (tmp_path / "head-x.training" / "below").symlink_to(outside)
-    with training(tmp_path, "head-x", {}) as folder:
+    with training(tmp_path, "head-x", config={}) as folder:
         assert sorted(path.name for path in folder.iterdir()) == ["config.json", "leases"]
     assert [path.name for path in outside.iterdir()] == ["thesis"]

@@ -35,8 +35,8 @@ def test_it_compiles_and_learns_from_two_rows(name: str, tmp_path: Path) -> None
     config = ScratchConfig(lr=1e-4, batch=2, epochs=1, val_every=2)
     with networks.without_drawing():
         network = load_network(NetworkSpec(name, weights="random", input_size_px=SIDE))
-    made = classifier.build(network, 4, config)
-    with Feed(views, 4, config) as feed:
+    made = classifier.build(network, 4, config=config)
+    with Feed(views, 4, config=config) as feed:
         training = Training(made, feed, Views(pixels[:0], views.y[:0], (), ()), config, "", tmp_path)
         training._compile(0)
         before = [np.array(weight.numpy()) for weight in made.base.trainable_weights]

@@ -46,7 +46,7 @@ def test_it_is_keras_own_training(tmp_path: Path) -> None:
         ours, history = weights(training), training.progress.history
     base = network().model
     base.trainable = True
-    top = classifier.build(network(), 4, CONFIG).model.layers[-1]
+    top = classifier.build(network(), 4, config=CONFIG).model.layers[-1]
     x = keras.layers.GlobalAveragePooling2D()(base.outputs[0])
     dense = keras.layers.Dense(4)
     model = keras.Model(base.inputs, dense(x))
@@ -56,7 +56,7 @@ def test_it_is_keras_own_training(tmp_path: Path) -> None:
     rows = views(40)
     X = preprocess(rows.pixels, "tf")
     for epoch in range(CONFIG.epochs):
-        places = order(CONFIG.seed, epoch, len(rows))
+        places = order(CONFIG.seed, epoch, n_rows=len(rows))
         fitted = model.fit(X[places], rows.y[places], batch_size=CONFIG.batch, shuffle=False, verbose=0)
         assert history[epoch].loss == pytest.approx(fitted.history["loss"][0], abs=2e-5)
         assert history[epoch].accuracy == pytest.approx(fitted.history["accuracy"][0], abs=1e-6)
@@ -81,7 +81,7 @@ def test_it_learns_and_predicts_what_it_learned(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_preprocessing_in_the_network_is_that_of_the_backbone(mode: str) -> None:
-    made = classifier.build(network(preprocessing=mode), 4, CONFIG)
+    made = classifier.build(network(preprocessing=mode), 4, config=CONFIG)
     pixels = views(5).pixels
     features = network(preprocessing=mode).model(preprocess(pixels, mode))
     inside = made.base(classifier._preprocessed(np.asarray(pixels, np.float32), mode))
@@ -105,14 +105,14 @@ def test_every_row_comes_once_an_epoch_with_the_weight_of_its_class() -> None:
     rows = views(37)
     config = ScratchConfig(batch=8, accumulate=2, class_weights="balanced", label_smoothing=0.2)
     counts = np.bincount(rows.y, minlength=4)
-    with Feed(rows, 4, config) as feed:
+    with Feed(rows, 4, config=config) as feed:
         parts = list(feed.epoch(3))
         again = list(feed.epoch(3, start=4))
     assert len(parts) == feed.parts == 10
     assert [part.n_rows for part in parts] == [4] * 9 + [1]
     assert sum(part.n_rows for part in parts) == 37
     x = np.concatenate([part.x[: part.n_rows] for part in parts])
-    np.testing.assert_array_equal(x, rows.pixels[order(0, 3, 37)])
+    np.testing.assert_array_equal(x, rows.pixels[order(0, 3, n_rows=37)])
     y = np.concatenate([part.y[: part.n_rows] for part in parts])
     np.testing.assert_allclose(y.max(axis=1), 0.85)
     weights_ = np.concatenate([part.weights[: part.n_rows] / part.factor for part in parts])
@@ -129,7 +129,7 @@ def test_live_views_are_those_of_the_plan_and_then_new_ones() -> None:
     for epoch in range(4):
         for place in range(3, 6):
             number = rows.views[place] + 3 * epoch
-            expected = render(plain, view_parameters(Augmentation(), rows.image_ids[place], number))
+            expected = render(plain, view_parameters(Augmentation(), rows.image_ids[place], view=number))
             np.testing.assert_array_equal(live.render(place, epoch), expected)
     seen = {live.render(place, epoch).tobytes() for epoch in range(4) for place in range(3, 6)}
     assert len(seen) == 12
@@ -141,19 +141,21 @@ def test_rows_of_a_cache_are_held_each_split_by_itself(
 ) -> None:
     """Where memory is short they lie in files, which go at the end."""
     write_cells(tmp_path / "cells", 4)
-    init(tmp_path / "cells", tmp_path, InitOptions())
-    cache = open_cache(extract(find_project(tmp_path), ["pixels"], ExtractOptions(input_size_px=16)).caches[0].path)
+    init(tmp_path / "cells", tmp_path, options=InitOptions())
+    cache = open_cache(
+        extract(find_project(tmp_path), ["pixels"], options=ExtractOptions(input_size_px=16)).caches[0].path
+    )
     monkeypatch.setattr("featcache.networks.views.available_bytes", lambda: free_bytes)
     files = {split: tmp_path / f"{split}.npy" for split in ("train", "val")}
     with ExitStack() as stack:
-        numbers = {split: numbers_of(cache, split, CONFIG) for split in files}
-        rows = {split: stack.enter_context(held(cache, numbers[split], file)) for split, file in files.items()}
+        numbers = {split: numbers_of(cache, split, config=CONFIG) for split in files}
+        rows = {split: stack.enter_context(held(cache, numbers[split], file=file)) for split, file in files.items()}
         assert all(file.is_file() == (free_bytes == 0) for file in files.values())
         for split, found in rows.items():
             np.testing.assert_array_equal(found.pixels, cache.arrays(split)[0])
             assert found.y.tolist() == cache.labels(split).tolist()
     assert not any(file.is_file() for file in files.values())
-    plain = numbers_of(cache, "train", replace(CONFIG, augment="none"))
+    plain = numbers_of(cache, "train", config=replace(CONFIG, augment="none"))
     assert 0 < len(plain) < len(numbers["train"])
     assert set(cache.rows["view"].to_numpy()[plain]) == {0}
 
@@ -341,7 +343,7 @@ def test_the_top_of_a_head_gives_what_the_head_gives(tmp_path: Path) -> None:
     head = Head((4, 4, 12), 0.03, layers, 0.5, ("a", "b", "c", "d"), "elu")
     head.save(tmp_path)
     loaded = Head.load(tmp_path, 0.5)
-    made = classifier.build(network(), 4, CONFIG, loaded)
+    made = classifier.build(network(), 4, config=CONFIG, head=loaded)
     pixels = views(6).pixels
     X = np.asarray(network().model(preprocess(pixels, "tf"))).reshape(6, -1) * 0.03
     hidden = X @ layers[0][0] + layers[0][1]
@@ -351,7 +353,7 @@ def test_the_top_of_a_head_gives_what_the_head_gives(tmp_path: Path) -> None:
         made.predictor.predict_on_batch(pixels.astype(np.float32)), expected, rtol=1e-3, atol=1e-4
     )
     with pytest.raises(ScratchError, match="the head takes features of"):
-        classifier.build(network(), 4, CONFIG, replace(head, row_shape=(2, 2, 12)))
+        classifier.build(network(), 4, config=CONFIG, head=replace(head, row_shape=(2, 2, 12)))
 
 
 def test_a_stranger_loads_the_model_with_keras_alone(tmp_path: Path) -> None:
@@ -388,7 +390,7 @@ def test_low_precision_trains_too(tmp_path: Path, precision: Any) -> None:
     for layer in made.model.layers[1:]:
         layer.dtype_policy = f"mixed_{precision}"
     with opened(
-        tmp_path, precision=precision, made=classifier.build(made, 4, replace(CONFIG, precision=precision))
+        tmp_path, precision=precision, made=classifier.build(made, 4, config=replace(CONFIG, precision=precision))
     ) as t:
         t.train()
         assert all(weight.dtype == "float32" for weight in t.classifier.model.weights)

@@ -95,7 +95,7 @@ def copy_of(cache: Cache, parent: Path) -> Path:
 
 def got(store: Store, name: str, parent: Path) -> Pulled:
     parent.mkdir(exist_ok=True)
-    return pull(store, find(store, name), parent)
+    return pull(store, find(store, name), parent=parent)
 
 
 def only_in(parent: Path) -> list[str]:
@@ -125,7 +125,7 @@ def test_what_was_pushed_is_pulled_bit_for_bit(
     assert only_in(place / "b") == [cache.name]
     assert verify(pulled.folder).sound
     (listed,) = listing(remote, "cache")
-    assert listed.entry == find(remote, "t") == latest(remote, "cache", cache.name)
+    assert listed.entry == find(remote, "t") == latest(remote, "cache", name=cache.name)
     assert listing(remote, "run") == []
 
 
@@ -194,7 +194,7 @@ def test_large_files_go_in_parts(bucket: Store, place: Path, monkeypatch: pytest
     entry = push(bucket, parcel_of_cache(large.folder)).entry
     assert contents(got(bucket, "tiny", place / "b").folder) == contents(large.folder)
     assert push(bucket, parcel_of_cache(large.folder), check=True).sent_files == 1  # the manifest
-    assert latest(bucket, "cache", large.name) == entry
+    assert latest(bucket, "cache", name=large.name) == entry
 
 
 # Several at once
@@ -204,7 +204,7 @@ def test_two_pushers_of_one_cache_whose_rows_lie_otherwise(remote: Store, place:
     one = make_cache(place / "one", IMAGES, X, 2)
     order = np.argsort([row.row_id for row in rows_for(IMAGES, 2)], kind="stable")
     rows = [rows_for(IMAGES, 2)[number] for number in order]
-    with CacheWriter(place / "two", one.recipe, rows, X.shape[1:]) as writer:
+    with CacheWriter(place / "two", one.recipe, rows=rows, row_shape=X.shape[1:]) as writer:
         writer.write(0, X[order])
         writer.finish(IMAGES, {"engine": "other"})
     two = open_cache(writer.folder)
@@ -215,7 +215,7 @@ def test_two_pushers_of_one_cache_whose_rows_lie_otherwise(remote: Store, place:
     (entry,) = {found.entry.sha256 for found in done}
     assert sum(not found.reused for found in done) == 1
     pulled = got(remote, "tiny", place / "b")
-    assert latest(remote, "cache", one.name).sha256 == entry  # type: ignore[union-attr]
+    assert latest(remote, "cache", name=one.name).sha256 == entry  # type: ignore[union-attr]
     assert contents(pulled.folder) in (contents(one.folder), contents(two.folder))
     assert verify(pulled.folder).sound
 
@@ -225,7 +225,7 @@ def test_of_many_who_create_an_object_one_is_told_that_it_did(remote: Store) -> 
         with ThreadPoolExecutor(8) as pool:
             told = list(pool.map(lambda who, n=number: remote.create(f"a/b/{n}", f"{who}".encode()), range(8)))
         assert told.count(True) == 1
-        assert read(remote, f"a/b/{number}", 9) == f"{told.index(True)}".encode()
+        assert read(remote, f"a/b/{number}", most=9) == f"{told.index(True)}".encode()
     assert sorted(item.path for item in remote.list("a")) == [f"a/b/{number}" for number in range(5)]
     assert remote.folders("a") == ["b"]
     for item in remote.list("a"):
@@ -233,7 +233,7 @@ def test_of_many_who_create_an_object_one_is_told_that_it_did(remote: Store) -> 
         remote.remove(item.path)
     assert remote.list("a") == []  # SeaweedFS shows the empty folder for a while
     with pytest.raises(RemoteNotFoundError, match="is not there"):
-        read(remote, "a/b/0", 9)
+        read(remote, "a/b/0", most=9)
 
 
 def test_two_pulls_at_once_do_not_meet(bucket: Store, cache: Cache, place: Path) -> None:
@@ -245,13 +245,13 @@ def test_two_pulls_at_once_do_not_meet(bucket: Store, cache: Cache, place: Path)
         assert go_on.wait(30)
 
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(pull, bucket, entry, place, Trust(), slowly)
+        first = pool.submit(pull, bucket, entry, parent=place, trust=Trust(), advance=slowly)
         assert begun.wait(30)
         with pytest.raises(UsageError, match="another process pulls it now"):
-            pull(bucket, entry, place)
+            pull(bucket, entry, parent=place)
         go_on.set()
         assert not first.result().reused
-    assert pull(bucket, entry, place).reused
+    assert pull(bucket, entry, parent=place).reused
 
 
 def test_a_remote_that_overwrites_instead_of_refusing(
@@ -308,7 +308,7 @@ def test_another_cache_of_the_same_short_name_is_refused_on_both_sides(
     copy_of(cache, place / "b")
     foreign = replace(entry, record=entry.record.model_copy(update={"digest": other.digest}))
     with pytest.raises(UsageError, match=r"holds another cache, whose digest begins alike: pull with --to"):
-        pull(bucket, foreign, place / "b")
+        pull(bucket, foreign, parent=place / "b")
 
 
 def test_a_cache_in_the_making_here_is_not_overwritten(bucket: Store, cache: Cache, place: Path) -> None:
@@ -461,8 +461,8 @@ def test_a_pull_that_was_killed_at_its_very_end_leaves_nothing_for_ever(place: P
     store = open_remote(str(place / "r"))
     push(store, parcel_of_cache(cache.folder))
     entry = find(store, "")
-    pull(store, entry, place / "b")
+    pull(store, entry, parent=place / "b")
     left = place / "b" / f".{cache.name}-{entry.sha256[:12]}.partial"
     (left / "leases").mkdir(parents=True)
-    assert pull(store, entry, place / "b").reused
+    assert pull(store, entry, parent=place / "b").reused
     assert not left.exists()

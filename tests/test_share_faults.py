@@ -72,11 +72,11 @@ def test_a_hundred_faults_on_the_way_let_no_wrong_byte_in(
             prefix = f"{place.name}/{trial}"
             there = open_remote(s3.url(prefix, f"http://127.0.0.1:{proxy.port}"))
             said |= until_done(lambda there=there: push(there, parcel_of_cache(cache.folder)))
-            said |= until_done(lambda there=there, trial=trial: pull(there, find(there, ""), place / f"{trial}"))
+            said |= until_done(lambda there=there, trial=trial: pull(there, find(there, ""), parent=place / f"{trial}"))
             pulled = place / f"{trial}" / cache.name
             assert contents(pulled) == expected
             straight = open_remote(s3.url(prefix))
-            assert contents(pull(straight, find(straight, ""), place / f"{trial}-again").folder) == expected
+            assert contents(pull(straight, find(straight, ""), parent=place / f"{trial}-again").folder) == expected
     assert sum(proxy.faults.values()) >= WRONG, proxy.faults
     assert min(proxy.faults.values()) > 0, proxy.faults
     assert said <= {"RemoteDroppedError", "RemoteError", "RemoteAccessError", "DamagedError", "RemoteNotFoundError"}
@@ -171,14 +171,14 @@ def test_a_server_that_lies_is_refused_and_the_rest_is_kept(cache: Cache, place:
             store = open_remote(url)
             if part is not None and lie in ("other range", "too long"):
                 with pytest.raises(RemoteError):
-                    pull_part(store, find(store, cache.name), place / "b", part)
+                    pull_part(store, find(store, cache.name), parent=place / "b", part=part)
             elif lie != "other range":
                 with pytest.raises(RemoteError):
-                    pull(store, find(store, cache.name), place / "b")
+                    pull(store, find(store, cache.name), parent=place / "b")
         assert all(name.startswith(".") for name in only_in(place / "b"))
         with lying(place / "r", "") as url:
             store = open_remote(url)
-            done = pull(store, find(store, cache.name), place / "b")
+            done = pull(store, find(store, cache.name), parent=place / "b")
             assert contents(done.folder) == contents(cache.folder)
         shutil.rmtree(done.folder)
 
@@ -187,18 +187,18 @@ def test_a_server_without_ranges_gives_whole_shards(cache: Cache, place: Path, h
     push(open_remote(str(place / "r")), parcel_of_cache(cache.folder))
     with lying(place / "r", "no range") as url:
         store = open_remote(url)
-        part = pull_part(store, find(store, cache.name), place / "b", Part(images=(IMAGES.images[5].path,)))
+        part = pull_part(store, find(store, cache.name), parent=place / "b", part=Part(images=(IMAGES.images[5].path,)))
         assert verify(part.folder).sound
 
 
 def test_what_came_before_a_server_without_ranges_is_no_hindrance(cache: Cache, place: Path, home: Path) -> None:
     push(open_remote(str(place / "r")), parcel_of_cache(cache.folder))
     with lying(place / "r", "too short") as url, pytest.raises(RemoteDroppedError):
-        pull(open_remote(url), find(open_remote(url), cache.name), place / "b")
+        pull(open_remote(url), find(open_remote(url), cache.name), parent=place / "b")
     assert [file for file in (place / "b").rglob(".0.partial") if file.stat().st_size]
     with lying(place / "r", "no range") as url:
         store = open_remote(url)
-        assert contents(pull(store, find(store, cache.name), place / "b").folder) == contents(cache.folder)
+        assert contents(pull(store, find(store, cache.name), parent=place / "b").folder) == contents(cache.folder)
 
 
 # With us
@@ -221,15 +221,15 @@ def test_a_disk_that_fills_while_pulling(place: Path, monkeypatch: pytest.Monkey
     with full_disk(place / "disk", f"{large.bytes() // 2}") as disk:
         (disk / "b").mkdir()
         with pytest.raises(CacheWriteError, match=r"are to come, and .* are free: make room, or pull a part"):
-            pull(store, find(store, ""), disk / "b")
+            pull(store, find(store, ""), parent=disk / "b")
         monkeypatch.setattr("featcache.sharing.receive._SPARE_BYTES", -(1 << 40))
         with pytest.raises(CacheWriteError, match="No space left on device"):
-            pull(store, find(store, ""), disk / "b")
+            pull(store, find(store, ""), parent=disk / "b")
         assert list_caches(disk / "b") == []
         kept = [file for file in (disk / "b").rglob("c/*/0/0/0") if file.is_file()]
         assert kept
         shutil.copytree(disk / "b", place / "b", symlinks=True)
-    done = pull(store, find(store, ""), place / "b")
+    done = pull(store, find(store, ""), parent=place / "b")
     assert contents(done.folder) == contents(large.folder)
     assert done.fetched_bytes < large.bytes()
     assert only_in(place / "b") == [large.name]
@@ -250,10 +250,10 @@ def test_a_push_to_s3_killed_at_any_moment_goes_on(shops: Shops, s3: S3, cache: 
         ended = shop.run("push", cache.folder, url, die_after_s=moment, environment=environment)
         store = open_remote(url)
         killed.append(ended.code == -signal.SIGKILL)
-        if latest(store, "cache", cache.name) is None:
+        if latest(store, "cache", name=cache.name) is None:
             assert listing(store, "cache") == []
         push(store, parcel_of_cache(cache.folder))
-        assert contents(pull(store, find(store, ""), place / f"push-{number}").folder) == contents(cache.folder)
+        assert contents(pull(store, find(store, ""), parent=place / f"push-{number}").folder) == contents(cache.folder)
 
     shops.each(trial, list(enumerate(moments(MOMENTS, 0, 0.12))))
     assert any(killed), "too quick for these moments"
@@ -309,13 +309,15 @@ def test_killed_before_steps_of_writing(shops: Shops, cache: Cache, place: Path,
         store = open_remote(str(target))
         if work == "push":
             if listing(store, "cache"):
-                assert contents(pull(store, find(store, ""), place / f"early-{step}").folder) == contents(cache.folder)
+                assert contents(pull(store, find(store, ""), parent=place / f"early-{step}").folder) == contents(
+                    cache.folder
+                )
         else:
             assert all(listed.cache is not None for listed in list_caches(target))
         shop.run(work, *mine)
         folder = target / cache.name
         if work == "push":
-            folder = pull(store, find(store, ""), place / f"late-{step}").folder
+            folder = pull(store, find(store, ""), parent=place / f"late-{step}").folder
         assert contents(folder) == contents(cache.folder)
 
     steps = sorted(random.Random(1).sample(range(n_steps), MOMENTS))
@@ -333,7 +335,7 @@ def test_a_pack_that_is_cut_or_changed_is_refused(cache: Cache, place: Path) -> 
     with PackWriter(file) as pack:
         push(pack, parcel_of_cache(cache.folder))
     store = open_remote(str(file))
-    assert contents(pull(store, find(store, ""), place / "whole").folder) == contents(cache.folder)
+    assert contents(pull(store, find(store, ""), parent=place / "whole").folder) == contents(cache.folder)
     data = file.read_bytes()
     generator = random.Random(0)
     for number in range(40):
@@ -347,7 +349,7 @@ def test_a_pack_that_is_cut_or_changed_is_refused(cache: Cache, place: Path) -> 
         parent.mkdir()
         try:
             again = open_remote(str(file))
-            assert contents(pull(again, find(again, ""), parent).folder) == contents(cache.folder)
+            assert contents(pull(again, find(again, ""), parent=parent).folder) == contents(cache.folder)
         except RemoteError:
             assert all(name.startswith(".") for name in only_in(parent))
 
@@ -393,9 +395,9 @@ def test_a_file_that_comes_and_goes_is_tried_again(cache: Cache, place: Path, mo
                 yield blocks
 
     monkeypatch.setattr(store, "open", flaky)
-    assert open_cache(pull(store, find(store, ""), place / "b").folder).name == cache.name
+    assert open_cache(pull(store, find(store, ""), parent=place / "b").folder).name == cache.name
     assert len(failed) == 10
     failed.clear()
     monkeypatch.setattr("featcache.sharing.transfer._TRIES", 2)
     with pytest.raises(RemoteDroppedError, match=r"expected \d+ bytes, got"):
-        pull(store, find(store, ""), place / "c")
+        pull(store, find(store, ""), parent=place / "c")

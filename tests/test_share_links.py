@@ -74,7 +74,7 @@ def test_a_link_in_place_of_a_folder(remote: Store, cache: Cache, place: Path, l
     before = contents(outside)
     trials = [
         lambda: push(remote, parcel_of_cache(cache.folder), check=True),
-        lambda: pull(remote, latest(remote, "cache", cache.name) or entry, place / "pulled"),
+        lambda: pull(remote, latest(remote, "cache", name=cache.name) or entry, parent=place / "pulled"),
         lambda: [remove_from_remote(remote, one) for one in find_removable(remote, [cache.name])],
     ]
     (place / "pulled").mkdir()
@@ -96,7 +96,7 @@ def test_a_link_in_place_of_a_file_is_replaced_and_never_read(remote: Store, cac
     shutil.move(at, outside / "rows")
     at.symlink_to(outside / "rows")
     before = contents(outside)
-    for refused in (lambda: read(remote, path, 1 << 20), lambda: remote.size(path)):
+    for refused in (lambda: read(remote, path, most=1 << 20), lambda: remote.size(path)):
         with pytest.raises(RemoteError, match="is a link"):
             refused()
     push(remote, parcel_of_cache(cache.folder), replace=True)
@@ -136,23 +136,23 @@ def test_a_pull_writes_through_no_link(cache: Cache, place: Path) -> None:
     work.symlink_to(outside)
     before = contents(outside)
     with pytest.raises(UsageError, match="is a link where a pull writes"):
-        pull(store, find(store, ""), parent)
+        pull(store, find(store, ""), parent=parent)
     work.unlink()
     work.mkdir()
     (work / cache.name).symlink_to(outside)
     with pytest.raises(UsageError, match="is a link where a pull writes"):
-        pull(store, find(store, ""), parent)
+        pull(store, find(store, ""), parent=parent)
     assert contents(outside) == before
 
 
 @pytest.mark.parametrize("name", ["features.zarr", "leases", "ledger.jsonl", "rows.parquet"])
 def test_a_cache_in_the_making_writes_through_no_link(place: Path, name: str) -> None:
     outside = bait(place)
-    folder = CacheWriter(place / "c", recipe(), rows_for(IMAGES), (3, 4, 5)).folder
+    folder = CacheWriter(place / "c", recipe(), rows=rows_for(IMAGES), row_shape=(3, 4, 5)).folder
     at = folder / name
     shutil.rmtree(at) if at.is_dir() else at.unlink(missing_ok=True)
     at.symlink_to(outside / "below" if name in ("features.zarr", "leases") else outside / "thesis")
     before = contents(outside)
     with pytest.raises(CacheError, match=f"{name}.* is a link that leads out of the cache"):
-        CacheWriter(place / "c", recipe(), rows_for(IMAGES), (3, 4, 5))
+        CacheWriter(place / "c", recipe(), rows=rows_for(IMAGES), row_shape=(3, 4, 5))
     assert contents(outside) == before

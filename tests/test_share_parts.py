@@ -110,7 +110,9 @@ def test_one_of_ten_classes_moves_a_fifth_of_the_bytes_at_most(
     request: pytest.FixtureRequest,
 ) -> None:
     cache = caches["zarr"]
-    done = pull_part(remote, latest(remote, "cache", cache.name), place / "b", Part(classes=("class-3",)))
+    done = pull_part(
+        remote, latest(remote, "cache", name=cache.name), parent=place / "b", part=Part(classes=("class-3",))
+    )
     part = open_cache(done.folder)
     assert part.classes == ("class-3",)
     np.testing.assert_array_equal(part.features, X[72:96])
@@ -121,7 +123,9 @@ def test_one_of_ten_classes_moves_a_fifth_of_the_bytes_at_most(
     assert only_in(place / "b") == [part.name]
     share = done.fetched_bytes / cache.bytes()
     assert share < (0.2 if "without ranges" not in request.node.name else 0.35)
-    again = pull_part(remote, latest(remote, "cache", cache.name), place / "b", Part(classes=("class-3",)))
+    again = pull_part(
+        remote, latest(remote, "cache", name=cache.name), parent=place / "b", part=Part(classes=("class-3",))
+    )
     assert (again.reused, again.folder) == (True, done.folder)
 
 
@@ -137,7 +141,7 @@ def test_splits_classes_and_images_together(caches: dict[str, Cache], place: Pat
         (Part(images=(some.path,)), [5]),
         (Part(images=(some.image_id[:8], GROUPED.images[7].image_id)), [5, 7]),
     ):
-        done = pull_part(store, entry, place / "b", part)
+        done = pull_part(store, entry, parent=place / "b", part=part)
         numbers = select(cache, part) if wanted is None else np.asarray(wanted)
         np.testing.assert_array_equal(open_cache(done.folder).features, X[numbers])
         assert list(open_cache(done.folder).rows["image_id"]) == list(cache.rows.iloc[numbers]["image_id"])
@@ -157,7 +161,7 @@ def test_parts_that_mean_nothing(caches: dict[str, Cache], place: Path) -> None:
         (Part(dtype="float32"), "expected float16"),
     ):
         with pytest.raises(UsageError, match=said):
-            pull_part(store, entry, place / "b", part)
+            pull_part(store, entry, parent=place / "b", part=part)
     assert only_in(place / "b") == []
 
 
@@ -174,7 +178,7 @@ def test_pooled_and_halved_on_the_way_is_what_extract_would_have_made(
         (Part(pooling="avg", dtype="float16"), mean.astype(np.float16)),
         (Part(dtype="float16"), X.astype(np.float16)),
     ):
-        cache = open_cache(pull_part(store, entry, place / "b", part).folder)
+        cache = open_cache(pull_part(store, entry, parent=place / "b", part=part).folder)
         np.testing.assert_array_equal(cache.features, values)
         space = replace(recipe().space, pooling=part.pooling or "none", dtype=part.dtype or "float32")
         assert cache.recipe == Recipe(space, Augmentation())
@@ -184,11 +188,13 @@ def test_pooled_and_halved_on_the_way_is_what_extract_would_have_made(
     large = make_cache(place / "large", GROUPED, X * 1e6, 1, seed=3)
     entry = push(store, parcel_of_cache(large.folder)).entry
     with pytest.raises(UsageError, match="float16 holds values up to"):
-        pull_part(store, entry, place / "b", Part(dtype="float16"))
+        pull_part(store, entry, parent=place / "b", part=Part(dtype="float16"))
 
 
 def make_cache_of(parent: Path, how: Recipe, values: np.ndarray) -> Cache:
-    with CacheWriter(parent, how, rows_of(GROUPED.images, [1] * 240, how), values.shape[1:]) as writer:
+    with CacheWriter(
+        parent, how, rows=rows_of(GROUPED.images, [1] * 240, recipe=how), row_shape=values.shape[1:]
+    ) as writer:
         for shard in writer.missing:
             start, stop = writer.store.layout.span(shard)
             writer.write(shard, values[start:stop])
@@ -205,7 +211,7 @@ def grown(place: Path, features: np.ndarray) -> Cache:
     how = recipe()
     images = Dataset((*GROUPED.images, *more), Path())
     extra = fake_features(240 + len(more), SHAPE)[240:]
-    with CacheWriter(place / "grown", how, rows_for(images), SHAPE) as writer:
+    with CacheWriter(place / "grown", how, rows=rows_for(images), row_shape=SHAPE) as writer:
         values = {row.row_id: value for row, value in zip(rows_for(images), [*features, *extra], strict=True)}
         for shard in writer.missing:
             start, stop = writer.store.layout.span(shard)
@@ -224,7 +230,7 @@ def test_shards_of_rows_that_are_here_are_made_and_not_fetched(
     shutil.copytree(caches["zarr"].folder, place / "b" / caches["zarr"].name)
     for shard in range(7):  # what is here is not asked for
         (place / "r" / entry.record.path_of(f"features.zarr/c/{shard}/0/0/0")).unlink()
-    done = pull(store, entry, place / "b")
+    done = pull(store, entry, parent=place / "b")
     assert contents(done.folder) == contents(cache.folder)
     assert done.remarks == ("7 of its shards were made of rows that are here, and have the digests that they must",)
     assert done.fetched_bytes < cache.bytes() / 3
@@ -238,7 +244,7 @@ def test_shards_that_are_made_otherwise_here_are_fetched(
     cache, store = grown(place, X + 1), open_remote(str(place / "r"))
     entry = push(store, parcel_of_cache(cache.folder)).entry
     shutil.copytree(caches["zarr"].folder, place / "b" / caches["zarr"].name)
-    done = pull(store, entry, place / "b")
+    done = pull(store, entry, parent=place / "b")
     assert contents(done.folder) == contents(cache.folder)
     assert (done.remarks, done.fetched_bytes) == ((), cache.bytes())
 
@@ -248,9 +254,9 @@ def test_shards_that_are_made_otherwise_here_are_fetched(
 
 def test_a_cache_is_read_where_it_lies(remote: Store, caches: dict[str, Cache], place: Path) -> None:
     cache = caches["zarr"]
-    entry = latest(remote, "cache", cache.name)
+    entry = latest(remote, "cache", name=cache.name)
     shard_bytes = max(e.bytes for name, e in cache.manifest.files.items() if "/c/" in name)
-    with RemoteCache(remote, entry.record, place / "b", spool_bytes=3 * shard_bytes) as there:
+    with RemoteCache(remote, entry.record, parent=place / "b", spool_bytes=3 * shard_bytes) as there:
         assert there.classes == cache.classes
         tables = there.fetched_bytes
         order = np.random.default_rng(0).permutation(240)
@@ -275,8 +281,10 @@ def test_gc_leaves_what_is_being_read_from_a_remote(
     project = Project(place, Settings())
     store = open_remote(str(place / "r"))
     entry = push(store, parcel_of_cache(caches["zarr"].folder)).entry
-    with RemoteCache(store, entry.record, project.cache_folder):
-        reached = ask(store, recipe(), rows_for(Dataset(GROUPED.images[60:90], Path()), 2), project.cache_folder)
+    with RemoteCache(store, entry.record, parent=project.cache_folder):
+        reached = ask(
+            store, recipe(), rows=rows_for(Dataset(GROUPED.images[60:90], Path()), 2), parent=project.cache_folder
+        )
         assert len(list(project.cache_folder.iterdir())) == 2
         assert tidy.find_garbage(project) == []
         reached.forget()
@@ -286,7 +294,7 @@ def test_gc_leaves_what_is_being_read_from_a_remote(
 def test_workers_read_at_the_same_time(caches: dict[str, Cache], place: Path) -> None:
     store = open_remote(str(place / "r"))
     entry = push(store, parcel_of_cache(caches["zarr"].folder)).entry
-    with RemoteCache(store, entry.record, place / "b", spool_bytes=1) as there:
+    with RemoteCache(store, entry.record, parent=place / "b", spool_bytes=1) as there:
         with ProcessPoolExecutor(2, get_context("spawn")) as pool:
             parts = list(
                 pool.map(there.features.__getitem__, [slice(start, start + 60) for start in range(0, 240, 60)])
@@ -298,7 +306,7 @@ def test_workers_read_at_the_same_time(caches: dict[str, Cache], place: Path) ->
 def test_hdf5_is_read_from_a_remote_too(caches: dict[str, Cache], place: Path) -> None:
     store = open_remote(str(place / "r"))
     entry = push(store, parcel_of_cache(caches["hdf5"].folder)).entry
-    with RemoteCache(store, entry.record, place / "b") as there:
+    with RemoteCache(store, entry.record, parent=place / "b") as there:
         np.testing.assert_array_equal(there.features[[200, 3]], X[[200, 3]])
 
 
@@ -307,9 +315,9 @@ def test_a_head_is_trained_on_a_cache_that_stays_there(caches: dict[str, Cache],
     cache = caches["zarr"]
     entry = push(store, parcel_of_cache(cache.folder)).entry
     config = HeadConfig(epochs=2)
-    with RemoteCache(store, entry.record, place / "b") as there:
-        ours = fit_head(there, place / "ours", config, "gram").run
-    theirs = fit_head(cache, place / "theirs", config, "gram").run
+    with RemoteCache(store, entry.record, parent=place / "b") as there:
+        ours = fit_head(there, place / "ours", config=config, solver="gram").run
+    theirs = fit_head(cache, place / "theirs", config=config, solver="gram").run
     assert ours.name == theirs.name
     heads = [np.load(run.folder / "head.npz") for run in (ours, theirs)]
     for name in heads[0].files:
@@ -329,13 +337,13 @@ def test_a_flipped_bit_is_noticed_in_a_part_and_in_a_shard(
         data = bytearray(file.read_bytes())
         data[40] ^= 1
         file.write_bytes(data)
-    with RemoteCache(store, entry.record, place / "b") as there:
+    with RemoteCache(store, entry.record, parent=place / "b") as there:
         with pytest.raises(RemoteError, match=r"not what was pushed|damaged there"):
             there.features[0:32] if whole else there.features[2]
         if not whole:  # the chunk with the flipped bit is the first
             np.testing.assert_array_equal(there.features[9], X[9])
     with pytest.raises(RemoteError):
-        pull_part(store, entry, place / "b", Part(classes=("class-0",)))
+        pull_part(store, entry, parent=place / "b", part=Part(classes=("class-0",)))
     assert not [name for name in only_in(place / "b") if not name.startswith(".")]
 
 
@@ -348,7 +356,7 @@ def test_chunks_that_change_places_are_noticed(caches: dict[str, Cache], place: 
     index = np.frombuffer(data[-68:-4], "<u8").reshape(4, 2)[[1, 0, 2, 3]].tobytes()
     file.write_bytes(data[:-68] + index + google_crc32c.value(index).to_bytes(4, "little"))
     with (
-        RemoteCache(store, entry.record, place / "b") as there,
+        RemoteCache(store, entry.record, parent=place / "b") as there,
         pytest.raises(RemoteError, match="its table of chunks"),
     ):
         _ = there.features[0]
@@ -361,14 +369,14 @@ def test_a_list_of_chunks_that_lies_is_refused(caches: dict[str, Cache], place: 
     honest = file.read_text()
     for lie in (honest.replace('"format":1', '"format":2'), honest[:-20], "[]", honest.replace("[0,", "[-1,")):
         file.write_text(lie)
-        with RemoteCache(store, entry.record, place / "b") as there, pytest.raises(RemoteError):
+        with RemoteCache(store, entry.record, parent=place / "b") as there, pytest.raises(RemoteError):
             _ = there.features[0]
         from featcache.core.files import sha256_bytes
         from featcache.store.manifest import FileEntry
 
         promised = FileEntry(bytes=len(lie.encode()), sha256=sha256_bytes(lie.encode()))
         record = entry.record.model_copy(update={"chunks": promised})
-        with RemoteCache(store, record, place / "b") as there, pytest.raises(RemoteError):
+        with RemoteCache(store, record, parent=place / "b") as there, pytest.raises(RemoteError):
             _ = there.features[0]
 
 
@@ -376,7 +384,7 @@ def test_a_list_of_chunks_that_lies_is_refused(caches: dict[str, Cache], place: 
 
 
 def test_the_very_cache_is_pulled(remote: Store, caches: dict[str, Cache], place: Path) -> None:
-    reached = ask(remote, recipe(), rows_for(GROUPED), place / "b")
+    reached = ask(remote, recipe(), rows=rows_for(GROUPED), parent=place / "b")
     assert reached.whole is not None
     assert reached.donors == ()
     assert contents(reached.whole.folder) == contents(caches["zarr"].folder)
@@ -387,10 +395,10 @@ def test_rows_of_other_caches_are_fetched_to_be_copied(caches: dict[str, Cache],
     push(store, parcel_of_cache(caches["zarr"].folder))
     other = Dataset((*GROUPED.images[60:90], *dataset(40).images[24:]), Path())
     rows = rows_for(other, 2)
-    reached = ask(store, recipe(), rows, place / "b")
+    reached = ask(store, recipe(), rows=rows, parent=place / "b")
     assert reached.whole is None
     assert len(reached.row_ids) == 30
-    reach = Reach(reached.donors, recipe().space, SHAPE)
+    reach = Reach(reached.donors, recipe().space, row_shape=SHAPE)
     reach.look_for(rows)
     held = [row for row in rows if reach.holds(row)]
     assert len(held) == 30
@@ -404,8 +412,8 @@ def test_rows_of_other_caches_are_fetched_to_be_copied(caches: dict[str, Cache],
 def test_a_cache_that_was_begun_here_gets_its_rows(caches: dict[str, Cache], place: Path) -> None:
     store = open_remote(str(place / "r"))
     push(store, parcel_of_cache(caches["zarr"].folder))
-    begun = CacheWriter(place / "b", recipe(), rows_for(GROUPED), SHAPE)
-    reached = ask(store, recipe(), rows_for(GROUPED), place / "b")
+    begun = CacheWriter(place / "b", recipe(), rows=rows_for(GROUPED), row_shape=SHAPE)
+    reached = ask(store, recipe(), rows=rows_for(GROUPED), parent=place / "b")
     assert reached.whole is None
     assert len(reached.row_ids) == 240
     assert begun.missing
@@ -413,11 +421,11 @@ def test_a_cache_that_was_begun_here_gets_its_rows(caches: dict[str, Cache], pla
 
 def test_a_remote_that_is_of_no_use_is_no_error(caches: dict[str, Cache], place: Path) -> None:
     store = open_remote(str(place / "r"))
-    assert ask(store, recipe(), rows_for(GROUPED), place / "b").remarks == ()
+    assert ask(store, recipe(), rows=rows_for(GROUPED), parent=place / "b").remarks == ()
     push(store, parcel_of_cache(caches["zarr"].folder))
-    nobody = ask(store, recipe(), rows_for(GROUPED), place / "b", trust=Trust(require_signed=True))
+    nobody = ask(store, recipe(), rows=rows_for(GROUPED), parent=place / "b", trust=Trust(require_signed=True))
     assert (nobody.whole, nobody.donors) == (None, ())
     assert "is not signed" in nobody.remarks[0]
-    gone = ask(open_remote("http://127.0.0.1:9/x"), recipe(), rows_for(GROUPED), place / "b")
+    gone = ask(open_remote("http://127.0.0.1:9/x"), recipe(), rows=rows_for(GROUPED), parent=place / "b")
     assert "try again" in gone.remarks[0]
     assert find(store, "tiny").record.generation == 1

@@ -65,13 +65,13 @@ def test_signatures_are_asked_for_in_every_spelling(place: Path, monkeypatch: py
     cache = make_cache(place / "mine", dataset(6), fake_features(6, (5,)))
     push(open_remote(str(place / "r")), parcel_of_cache(cache.folder))
     (place / "config").mkdir()
-    add_remote("lab", str(place / "r"), place / "config" / "config.toml", signed=True)
+    add_remote("lab", str(place / "r"), file=place / "config" / "config.toml", signed=True)
     alias = Settings(remotes={"mine": RemoteSection(url=f"file://localhost{place}/r", signed=False)})
     shadow = Settings(remotes={"lab": RemoteSection(url=f"file://{place}/r", signed=False)})
     for text in spellings(place / "r"):
         assert open_named(text, None).signed, text
         with pytest.raises(TrustError, match="is not signed"):
-            pull(resolve(f"{text.rstrip('/')}/{cache.name}", None), place / "pulled", place / "runs")
+            pull(resolve(f"{text.rstrip('/')}/{cache.name}", None), place / "pulled", results=place / "runs")
     assert open_named("mine", Project(place, alias)).signed
     assert open_named("lab", Project(place, shadow)).signed
     assert not open_named(str(place), None).signed
@@ -83,8 +83,8 @@ def test_a_step_back_is_seen_in_every_spelling(place: Path) -> None:
     first = push(store, parcel_of_cache(cache.folder)).entry
     second = push(store, parcel_of_cache(cache.folder), words=Words(licence="CC0")).entry
     assert second.record.generation == 2
-    seen.remember(place, f"file://{place}/r", second)
+    seen.remember(place, f"file://{place}/r", entry=second)
     for text in spellings(place / "r"):
         with pytest.raises(RemoteError, match="a step back"):
-            seen.refuse_older(place, open_remote(text).url, first)
-    assert latest(store, "cache", cache.name) == second
+            seen.refuse_older(place, open_remote(text).url, entry=first)
+    assert latest(store, "cache", name=cache.name) == second

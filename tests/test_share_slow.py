@@ -135,7 +135,7 @@ def test_a_server_that_trickles_is_given_up(answer: Answer, kind: int) -> None:
     with server(answer) as (url, _):
         store = open_remote(remotes(url)[kind])
         calls: list[Callable[[], object]] = [
-            lambda: read(store, "caches/x/00000001.json", 1 << 31),
+            lambda: read(store, "caches/x/00000001.json", most=1 << 31),
             lambda: store.folders("caches"),
         ]
         if answer is trickles_at_its_headers:
@@ -160,7 +160,7 @@ def test_a_slow_line_is_no_dead_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(bounded, "_LEAST_BYTES", 2000)
     with server(slowly) as (url, _):
-        assert len(read(open_remote(url), "a", 1 << 20)) == 60_000
+        assert len(read(open_remote(url), "a", most=1 << 20)) == 60_000
 
 
 def test_all_threads_end_with_an_interrupt() -> None:
@@ -169,9 +169,9 @@ def test_all_threads_end_with_an_interrupt() -> None:
         bounded_s = 0.2
         with pytest.raises((KeyboardInterrupt, StalledError)):
             at_once(
-                lambda name: read(store, name, 1 << 31),
+                lambda name: read(store, name, most=1 << 31),
                 [str(number) for number in range(20)],
-                lambda: time.monotonic() - started > bounded_s,
+                stopped=lambda: time.monotonic() - started > bounded_s,
             )
         assert time.monotonic() - started < 2
 
@@ -264,7 +264,7 @@ def test_an_answer_that_never_ends_in_number() -> None:
 @pytest.mark.parametrize("target", ["ftp://127.0.0.1/x", "file:///etc/passwd", "gopher://x", "data:,x"])
 def test_other_schemes_are_not_followed(target: str) -> None:
     with server(says(b"", 302, (("Location", target),))) as (url, _), pytest.raises(RemoteError):
-        read(open_remote(url), "a", 100)
+        read(open_remote(url), "a", most=100)
 
 
 def to(url: str) -> tuple[tuple[str, str], ...]:
@@ -275,7 +275,7 @@ def test_secrets_go_to_no_other_host(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login anna password secret-password\n")
     monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
     with server(says(b"here")) as (other, told), server(lambda one: says(b"", 307, to(other))(one)) as (url, asked):
-        assert read(open_remote(url), "a", 100) == b"here"
+        assert read(open_remote(url), "a", most=100) == b"here"
     assert "Authorization" in asked[0]
     assert "Authorization" not in told[0]
     assert "secret" not in told[0]
@@ -285,7 +285,7 @@ def test_a_session_token_goes_to_no_other_host() -> None:
     """The server sends us on, as a bucket of another region would, to whoever it likes."""
     with server(says(b"here")) as (other, told), server(lambda one: says(b"", 307, to(other))(one)) as (url, asked):
         store = open_remote(f"s3://lab/x?endpoint={url}")
-        calls: list[Callable[[], object]] = [lambda: read(store, "a", 100), lambda: store.put("a", b"secret")]
+        calls: list[Callable[[], object]] = [lambda: read(store, "a", most=100), lambda: store.put("a", b"secret")]
         for call in calls:
             with pytest.raises(RemoteError):
                 call()
@@ -296,7 +296,7 @@ def test_a_session_token_goes_to_no_other_host() -> None:
 def test_with_a_session_token_all_else_is_as_without() -> None:
     with server(says(b"here")) as (url, asked):
         store = open_remote(f"s3://lab/x?endpoint={url}")
-        assert [read(store, "a b", 100) for _ in range(3)] == [b"here"] * 3
+        assert [read(store, "a b", most=100) for _ in range(3)] == [b"here"] * 3
     assert [line.split(" {")[0] for line in asked] == ["GET /lab/x/a%20b"] * 3
     assert "secret-token" in asked[0]
 
@@ -383,7 +383,7 @@ def test_a_push_of_which_one_object_was_taken_with_an_error_inside_is_none(
 def test_a_server_that_answers_everything_with_a_page() -> None:
     page = b"<!doctype html><html>log in, please</html>"
     with server(says(page)) as (url, asked):
-        for call in (lambda: latest(open_remote(url), "cache", "x"), lambda: find(open_remote(url), "x")):
+        for call in (lambda: latest(open_remote(url), "cache", name="x"), lambda: find(open_remote(url), "x")):
             with pytest.raises(RemoteError, match="answers every name with a page: this is no featcache remote"):
                 call()
         assert len(asked) < 8
@@ -400,11 +400,11 @@ def test_a_server_that_asks_for_a_pause_gets_it(monkeypatch: pytest.MonkeyPatch)
         says(b"" if first else b"here", 429 if first else 200, (("Retry-After", "7"),))(request)
 
     with server(busy) as (url, _):
-        assert patiently(lambda: read(open_remote(url), "a", 100)) == b"here"
+        assert patiently(lambda: read(open_remote(url), "a", most=100)) == b"here"
     assert paused == [7.0]
     with server(says(b"", 503, (("Retry-After", "86400"),))) as (url, asked):
         with pytest.raises(RemoteDroppedError, match="asks to come back in 86400 s"):
-            patiently(lambda: read(open_remote(url), "a", 100))
+            patiently(lambda: read(open_remote(url), "a", most=100))
         assert len(asked) == 1
 
 
@@ -435,7 +435,7 @@ def test_an_endpoint_of_the_environment_is_looked_at_too(monkeypatch: pytest.Mon
 
 def test_empty_parts_of_a_prefix_make_no_difference() -> None:
     with server(says(b"here")) as (url, asked):
-        assert read(open_remote(f"s3://lab//a///b/?endpoint={url}"), "c", 100) == b"here"
+        assert read(open_remote(f"s3://lab//a///b/?endpoint={url}"), "c", most=100) == b"here"
     assert asked[0].startswith("GET /lab/a/b/c ")
 
 
@@ -443,11 +443,11 @@ def test_why_a_connection_fails_is_said(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(bounded, "SILENT_S", 30.0)
     for url in ("s3://lab/x?endpoint=http://127.0.0.1:1", "http://127.0.0.1:1"):
         with pytest.raises(RemoteDroppedError, match="Connection refused"):
-            read(open_remote(url), "a", 100)
+            read(open_remote(url), "a", most=100)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:2")
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:2")
     with pytest.raises(RemoteDroppedError, match=r"by the proxy http://127\.0\.0\.1:2"):
-        read(open_remote("http://lab.invalid"), "a", 100)
+        read(open_remote("http://lab.invalid"), "a", most=100)
 
 
 def test_what_a_library_panics_at_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def anna(place: Path) -> Any:
 
 def got(store: Store, parent: Path, trust: Trust | None = None) -> Pulled:
     parent.mkdir(exist_ok=True)
-    return pull(store, find(store, ""), parent, trust)
+    return pull(store, find(store, ""), parent=parent, trust=trust)
 
 
 def rewrite(store: Store, record: Record, change: Callable[[dict[str, Any]], object]) -> None:
@@ -231,9 +231,9 @@ def test_a_new_key_that_was_killed_breaks_nothing_and_is_ended_by_the_next(place
 def test_trusted_keys(place: Path) -> None:
     file, a, b = place / "t/trusted.keys", "A" * 43 + "=", "B" * 43 + "="
     assert keys.read_trusted(file) == {}
-    keys.trust("anna", a, file)
-    keys.trust("anna", a, file)
-    keys.trust("bob", b, file)
+    keys.trust("anna", a, file=file)
+    keys.trust("anna", a, file=file)
+    keys.trust("bob", b, file=file)
     assert keys.read_trusted(file) == {a: "anna", b: "bob"}
     for name, public, said in (
         ("anna", "C" * 43 + "=", "has another key there"),
@@ -241,7 +241,7 @@ def test_trusted_keys(place: Path) -> None:
         ("eve", "short", "expected a public key of 44"),
     ):
         with pytest.raises(UsageError, match=said):
-            keys.trust(name, public, file)
+            keys.trust(name, public, file=file)
     keys.distrust("anna", file)
     assert keys.read_trusted(file) == {b: "bob"}
     with pytest.raises(UsageError, match=r"no key 'anna' \(there: bob\)"):
@@ -267,7 +267,7 @@ def served(store: Store, cache: Cache, change: Callable[[Path], object], place: 
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) - len(data)
     about = {**honest.record.about, "bytes": size}
     rewrite(store, honest.record, lambda value: value.update(manifest=entry.model_dump(), chunks=None, about=about))
-    found = latest(store, "cache", honest.record.name)
+    found = latest(store, "cache", name=honest.record.name)
     assert found is not None
     return found
 
@@ -279,7 +279,7 @@ def test_hostile_manifests_are_refused_and_touch_nothing(store: Store, cache: Ca
     (place / "b").mkdir()
     outside = sorted(path for path in place.rglob("*") if "b" not in path.relative_to(place).parts)
     with pytest.raises(RemoteError) as caught:
-        pull(store, entry, place / "b")
+        pull(store, entry, parent=place / "b")
     assert len(str(caught.value)) < 3000
     assert all(found.startswith(".") for found in only_in(place / "b"))
     assert sorted(path for path in place.rglob("*") if "b" not in path.relative_to(place).parts) == outside
@@ -292,7 +292,7 @@ def test_hostile_tables_are_refused(store: Store, cache: Cache, place: Path) -> 
 
     entry = served(store, cache, swap_labels, place)
     with pytest.raises(RemoteError, match="is not what it promises"):
-        pull(store, entry, place)
+        pull(store, entry, parent=place)
 
 
 @pytest.mark.parametrize(
@@ -365,7 +365,7 @@ def test_any_flipped_bit_of_any_object_is_found(store: Store, cache: Cache, plac
             got(store, place / "b")
         assert all(name.startswith(".") for name in only_in(place / "b"))
         (place / "work").mkdir()
-        assert not verify_remote(store, Entry(record, ""), place / "work").sound
+        assert not verify_remote(store, Entry(record, ""), work=place / "work").sound
     finally:
         shutil.rmtree(place / "work", ignore_errors=True)
         file.write_bytes(honest)
@@ -385,18 +385,18 @@ def test_swapped_shards_are_found(store: Store, cache: Cache, place: Path) -> No
 def test_verify_of_a_remote_names_what_is_wrong(store: Store, cache: Cache, place: Path) -> None:
     entry = push(store, parcel_of_cache(cache.folder)).entry
     (place / "w").mkdir()
-    found = verify_remote(store, entry, place / "w")
+    found = verify_remote(store, entry, work=place / "w")
     assert (found.sound, found.files) == (True, len(cache.manifest.files) + 2)
     store.remove(entry.record.path_of("features.zarr/c/1/0/0/0"))
     store.put(entry.record.path_of("ledger.jsonl"), b"x")
     store.put(entry.record.path_of("chunks.json"), b"x" * store.size(entry.record.path_of("chunks.json")))
-    said = {problem.file: problem.what for problem in verify_remote(store, entry, place / "w").problems}
+    said = {problem.file: problem.what for problem in verify_remote(store, entry, work=place / "w").problems}
     assert said["features.zarr/c/1/0/0/0"] == "is missing"
     assert "bytes, found 1" in said["ledger.jsonl"]
     assert "SHA-256" in said["chunks.json"]
     done = push(store, parcel_of_cache(cache.folder), check=True)
     assert done.reused
-    assert verify_remote(store, entry, place / "w").sound
+    assert verify_remote(store, entry, work=place / "w").sound
 
 
 # Runs
@@ -427,7 +427,7 @@ def test_a_run_is_pulled_bit_for_bit_and_any_flipped_bit_of_it_found(store: Stor
             assert all(name.startswith(".") for name in only_in(place / "b"))
             shutil.rmtree(place / "b")  # what had arrived whole would serve the next try
         store.put(path, honest)
-    assert verify_remote(store, find(store, record.name), place).sound
+    assert verify_remote(store, find(store, record.name), work=place).sound
     (place / "files.json").unlink()
     folder = got(store, place / "b", trusting).folder
     assert {**contents(folder), "files.json": b""} == {**contents(run), "files.json": b""}
@@ -491,7 +491,7 @@ def test_pseudonyms_make_another_cache_that_tells_nothing_of_its_images(store: S
     parcels: list[Parcel] = []
     for folder in ("w1", "w2"):
         (place / folder).mkdir()
-        parcels.append(private_parcel(whole.folder, place / folder, secret))
+        parcels.append(private_parcel(whole.folder, place / folder, secret=secret))
     assert parcels[0].manifest == parcels[1].manifest
     push(store, parcels[0])
     other = open_cache(got(store, place / "b").folder)
@@ -501,7 +501,7 @@ def test_pseudonyms_make_another_cache_that_tells_nothing_of_its_images(store: S
     assert not any(image.image_id.encode() in served_bytes for image in IMAGES.images)
     np.testing.assert_array_equal(other.features, whole.features)
     assert list(other.rows["label"]) == list(whole.rows["label"])
-    reach = Reach([place / "b"], recipe().space, X.shape[1:])
+    reach = Reach([place / "b"], recipe().space, row_shape=X.shape[1:])
     reach.look_for(rows_for(IMAGES, 2))
     assert len(reach) == 0
     assert not {row.row_id for row in rows_in(other.views)} & {row.row_id for row in rows_in(whole.views)}

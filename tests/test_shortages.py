@@ -85,7 +85,7 @@ def test_what_a_machine_has_no_more_of_is_no_damage(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "reading_npz", fail)
         with pytest.raises(ShortageError):  # not a training from the beginning
-            checkpoint.load(tmp_path / "state.npz", "me", None)  # type: ignore[type-var]
+            checkpoint.load(tmp_path / "state.npz", "me", like=None)  # type: ignore[type-var]
 
 
 def test_a_lock_of_another_process_is_no_shortage() -> None:

@@ -33,7 +33,7 @@ def test_no_folder_or_an_empty_one_lists_nothing(tmp_path: Path) -> None:
 def test_finished_unfinished_and_damaged_caches_are_listed_by_name(tmp_path: Path) -> None:
     finished, damaged = a_cache(tmp_path), a_cache(tmp_path, seed=1)
     (damaged.folder / "ledger.jsonl").unlink()
-    unfinished = CacheWriter(tmp_path, recipe(), rows_for(IMAGES, 1), (5,)).folder
+    unfinished = CacheWriter(tmp_path, recipe(), rows=rows_for(IMAGES, 1), row_shape=(5,)).folder
     listed = {entry.folder.name: entry for entry in list_caches(tmp_path)}
     assert list(listed) == sorted([finished.name, damaged.name, unfinished.name])
     assert listed[finished.name].cache is not None
@@ -48,7 +48,7 @@ def test_finished_unfinished_and_damaged_caches_are_listed_by_name(tmp_path: Pat
 
 def test_the_only_cache_needs_no_name(tmp_path: Path) -> None:
     cache = a_cache(tmp_path)
-    CacheWriter(tmp_path, recipe(), rows_for(IMAGES, 1), (5,))
+    CacheWriter(tmp_path, recipe(), rows=rows_for(IMAGES, 1), row_shape=(5,))
     for name in (None, "", "t", "tiny", cache.name[:-1], cache.name, str(cache.folder)):
         assert find_cache(tmp_path, name).name == cache.name
     assert find_cache(tmp_path / "nowhere", str(cache.folder)).name == cache.name
@@ -79,7 +79,7 @@ def test_a_name_that_means_none_offers_what_there_is(tmp_path: Path, name: str) 
 
 
 def test_a_name_that_means_a_broken_cache_says_what_is_wrong(tmp_path: Path) -> None:
-    unfinished = CacheWriter(tmp_path, recipe(), rows_for(IMAGES, 1), (5,)).folder
+    unfinished = CacheWriter(tmp_path, recipe(), rows=rows_for(IMAGES, 1), row_shape=(5,)).folder
     for name in (None, unfinished.name, unfinished.name[:6]):
         with pytest.raises(CacheNotFoundError, match=f"{unfinished.name}: unfinished"):
             find_cache(tmp_path, name)

@@ -72,8 +72,8 @@ def make_cache(
 ) -> Cache:
     """A finished cache of given features, `views` rows an image."""
     how = recipe(dtype, **augmentation)
-    rows = rows_of(images.images, [views] * len(images.images), how)
-    with CacheWriter(parent, how, rows, features.shape[1:], format_) as writer:
+    rows = rows_of(images.images, [views] * len(images.images), recipe=how)
+    with CacheWriter(parent, how, rows=rows, row_shape=features.shape[1:], format_=format_) as writer:
         fill(writer, features)
         writer.finish(images, {"engine": "none"})
     return open_cache(writer.folder)
@@ -92,7 +92,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch, rows_per_shard: int = 16) -> N
 
 def rows_for(images: Dataset, views: int = 1, how: Recipe | None = None) -> list[Row]:
     """The rows of `views` views an image."""
-    return rows_of(images.images, [views] * len(images.images), how or recipe())
+    return rows_of(images.images, [views] * len(images.images), recipe=how or recipe())
 
 
 def zarr_shard_bytes(store: FeatureStore, shard: int) -> tuple[Path, np.ndarray]:

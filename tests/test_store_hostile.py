@@ -950,7 +950,9 @@ def test_a_consistent_cache_of_other_images_is_sound_and_another_cache(zarr_cach
     space = FeatureSpace(**json.loads((zarr_cache / "recipe.json").read_bytes())["space"])
     frame["image_id"] = frame["image_id"].map(other)
     parameters = [name for name in frame.columns if name not in ("row", "image_id", "view", "row_id")]
-    frame["row_id"] = [row_id(space, r["image_id"], {n: r[n] for n in parameters}) for r in frame.to_dict("records")]
+    frame["row_id"] = [
+        row_id(space, r["image_id"], parameters={n: r[n] for n in parameters}) for r in frame.to_dict("records")
+    ]
     put(zarr_cache, "rows.parquet", frame)
     put(zarr_cache, "dataset.parquet", lines.assign(image_id=lines["image_id"].map(other)))
     refused(zarr_cache, "rows.parquet")

@@ -49,7 +49,7 @@ def _shards_of_16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def new_writer(parent: Path) -> CacheWriter:
-    return CacheWriter(parent, recipe(), rows_for(IMAGES), SHAPE)
+    return CacheWriter(parent, recipe(), rows=rows_for(IMAGES), row_shape=SHAPE)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_the_same_rows_in_another_order_go_on_in_the_order_that_was_begun(
     if finished:
         finish(begun)
     backwards = Dataset(tuple(reversed(IMAGES.images)), IMAGES.folder)
-    writer = CacheWriter(tmp_path, recipe(), rows_for(backwards), SHAPE)
+    writer = CacheWriter(tmp_path, recipe(), rows=rows_for(backwards), row_shape=SHAPE)
     assert (writer.folder, writer.rows) == (begun.folder, rows_for(IMAGES))
     assert fill(writer, FEATURES) == ([] if finished else [2, 3, 4])
     with writer:
@@ -245,7 +245,9 @@ def test_another_cache_whose_digest_begins_alike_is_refused(tmp_path: Path, monk
     folder = finish(writer)
     before = all_bytes(folder)
     with pytest.raises(UsageError, match="holds another cache, whose digest begins alike: move it away"):
-        CacheWriter(tmp_path, recipe(seed=1), rows_of(IMAGES.images, [1] * 70, recipe(seed=1)), SHAPE)
+        CacheWriter(
+            tmp_path, recipe(seed=1), rows=rows_of(IMAGES.images, [1] * 70, recipe=recipe(seed=1)), row_shape=SHAPE
+        )
     assert {name: data for name, data in all_bytes(folder).items() if "leases" not in name} == before
 
 
@@ -291,14 +293,21 @@ def test_nan_and_inf_are_refused_with_their_rows(tmp_path: Path, bad: float) -> 
 def test_nan_and_inf_are_stored_where_that_is_allowed(tmp_path: Path, dtype: str) -> None:
     features = FEATURES.copy()
     features[3, 0, 1, 2], features[9], features[40, 1] = np.nan, np.inf, -np.inf
-    with CacheWriter(tmp_path, recipe(dtype), rows_for(IMAGES, how=recipe(dtype)), SHAPE, "zarr", True) as writer:
+    with CacheWriter(
+        tmp_path,
+        recipe(dtype),
+        rows=rows_for(IMAGES, how=recipe(dtype)),
+        row_shape=SHAPE,
+        format_="zarr",
+        allow_nonfinite=True,
+    ) as writer:
         fill(writer, features)
         writer.finish(IMAGES, {})
     np.testing.assert_array_equal(open_cache(writer.folder).features[:], features.astype(dtype))
 
 
 def float16_writer(parent: Path) -> CacheWriter:
-    return CacheWriter(parent, recipe("float16"), rows_for(IMAGES, how=recipe("float16")), SHAPE)
+    return CacheWriter(parent, recipe("float16"), rows=rows_for(IMAGES, how=recipe("float16")), row_shape=SHAPE)
 
 
 @pytest.mark.parametrize("large", [70_000.0, -70_000.0, 65_520.0, 3e38])
@@ -330,9 +339,9 @@ def test_rows_of_which_float16_keeps_next_to_nothing_are_counted(tmp_path: Path)
 
 def test_a_cache_has_rows_and_each_once(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="0 rows"):
-        CacheWriter(tmp_path, recipe(), [], SHAPE)
+        CacheWriter(tmp_path, recipe(), rows=[], row_shape=SHAPE)
     with pytest.raises(CacheError, match="each row once"):
-        CacheWriter(tmp_path, recipe(), rows_for(IMAGES) * 2, SHAPE)
+        CacheWriter(tmp_path, recipe(), rows=rows_for(IMAGES) * 2, row_shape=SHAPE)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -519,7 +528,9 @@ def test_writers_in_one_process_share_the_shards_and_all_see_the_end(
 ) -> None:
     monkeypatch.setattr(leases, "POLL_S", 0.01)
     monkeypatch.setattr(writer_module, "POLL_S", 0.01)
-    writers = [CacheWriter(tmp_path, recipe(), rows_for(IMAGES), SHAPE, format_) for _ in range(4)]
+    writers = [
+        CacheWriter(tmp_path, recipe(), rows=rows_for(IMAGES), row_shape=SHAPE, format_=format_) for _ in range(4)
+    ]
     claims: list[int] = []
     failed: list[BaseException] = []
 
@@ -718,7 +729,9 @@ def test_lines_of_several_processes_do_not_mix_in_the_ledger(tmp_path: Path) -> 
 def test_the_ledger_ends_in_order_whatever_the_order_of_the_shards(tmp_path: Path, format_: Format) -> None:
     texts = []
     for number, order in enumerate(([0, 1, 2, 3, 4], [4, 2, 0, 3, 1])):
-        with CacheWriter(tmp_path / str(number), recipe(), rows_for(IMAGES), SHAPE, format_) as writer:
+        with CacheWriter(
+            tmp_path / str(number), recipe(), rows=rows_for(IMAGES), row_shape=SHAPE, format_=format_
+        ) as writer:
             for shard in order:
                 start, stop = writer.store.layout.span(shard)
                 writer.write(shard, FEATURES[start:stop])

@@ -98,7 +98,7 @@ def test_a_zarr_json_that_is_none_is_mended_only_where_that_is_asked(store: Zarr
 def test_shards_are_a_power_of_two_of_rows_and_of_whole_chunks(format_: Format) -> None:
     for row_shape in ((512,), (7, 7, 512), (64, 64, 2048), (1,), (3, 5, 7)):
         for dtype in ("float32", "float16"):
-            layout = layout_for(5000, row_shape, dtype, format_)
+            layout = layout_for(5000, row_shape, dtype=dtype, format_=format_)
             row_bytes = math.prod(row_shape) * np.dtype(dtype).itemsize
             assert layout.rows_per_shard % layout.rows_per_chunk == 0
             for rows in (layout.rows_per_shard, layout.rows_per_chunk):

@@ -28,7 +28,7 @@ from featcache.synthetic.drawing import render_cell
 GOLDEN = Path(__file__).parent / "data" / "views.npz"
 RNG = np.random.default_rng(3)
 NOISE = RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-SMOOTH = cut_and_resize(render_cell("neutrophil", 0, 0, 64), None, 64)
+SMOOTH = cut_and_resize(render_cell("neutrophil", 0, index=0, size_px=64), None, size_px=64)
 
 
 # Parameters
@@ -52,8 +52,8 @@ views = st.integers(1, 10**6)
 
 @given(augmentations, st.text(max_size=10), views)
 def test_parameters_are_pure_and_within_bounds(plan: Augmentation, image_id: str, view: int) -> None:
-    found = view_parameters(plan, image_id, view)
-    assert found == view_parameters(replace(plan), image_id, view)
+    found = view_parameters(plan, image_id, view=view)
+    assert found == view_parameters(replace(plan), image_id, view=view)
     tiny = 1e-9  # they are rounded to nine places
     assert abs(found.rotation_deg) <= plan.rotation_deg + tiny
     assert abs(found.shift_x) <= plan.shift + tiny
@@ -66,7 +66,7 @@ def test_parameters_are_pure_and_within_bounds(plan: Augmentation, image_id: str
     assert plan.vertical_flip or not found.flip_vertical
     assert found.fill_mode in plan.fill_modes
     assert found.fill_value == plan.fill_value
-    assert view_parameters(plan, image_id, 0) == PLAIN
+    assert view_parameters(plan, image_id, view=0) == PLAIN
 
 
 GOLDEN_PARAMETERS = {
@@ -86,7 +86,7 @@ GOLDEN_PARAMETERS = {
 
 def test_parameters_are_what_they_were() -> None:
     """Every cached row is named by these numbers."""
-    assert view_parameters(Augmentation(), "golden", 1).to_dict() == GOLDEN_PARAMETERS
+    assert view_parameters(Augmentation(), "golden", view=1).to_dict() == GOLDEN_PARAMETERS
 
 
 @given(augmentations, st.text(max_size=10), views, st.integers(0, 2**63 - 1), st.floats(0, 0.5))
@@ -94,7 +94,7 @@ def test_each_parameter_is_drawn_by_its_own_name(
     plan: Augmentation, image_id: str, view: int, seed: int, other: float
 ) -> None:
     """Changing one setting leaves what the others give, so a new kind of parameter moves none of the old."""
-    before = view_parameters(plan, image_id, view).to_dict()
+    before = view_parameters(plan, image_id, view=view).to_dict()
     changes: dict[str, tuple[Any, set[str]]] = {
         "rotation_deg": (other, {"rotation_deg"}),
         "shift": (other, {"shift_x", "shift_y"}),
@@ -109,21 +109,21 @@ def test_each_parameter_is_drawn_by_its_own_name(
     }
     assert set(changes) | {"seed"} == {item.name for item in fields(Augmentation)}
     for name, (value, affected) in changes.items():
-        after = view_parameters(replace(plan, **{name: value}), image_id, view).to_dict()
+        after = view_parameters(replace(plan, **{name: value}), image_id, view=view).to_dict()
         assert {key for key in before if before[key] != after[key]} <= affected
 
 
 def test_parameters_differ_between_seeds_images_and_views() -> None:
     plan = Augmentation()
-    drawn = [view_parameters(plan, image_id, view) for image_id in ("a", "b", "a\n1") for view in (1, 2, 11)]
-    drawn += [view_parameters(replace(plan, seed=1), "a", view) for view in (1, 2)]
+    drawn = [view_parameters(plan, image_id, view=view) for image_id in ("a", "b", "a\n1") for view in (1, 2, 11)]
+    drawn += [view_parameters(replace(plan, seed=1), "a", view=view) for view in (1, 2)]
     assert len(set(drawn)) == len(drawn)
     assert len({one.rotation_deg for one in drawn}) == len(drawn)
     assert all(one.shift_x != one.shift_y for one in drawn)
 
 
 def test_parameters_are_spread_evenly() -> None:
-    drawn = [view_parameters(Augmentation(), "image", view) for view in range(1, 4001)]
+    drawn = [view_parameters(Augmentation(), "image", view=view) for view in range(1, 4001)]
     rotations = np.array([one.rotation_deg for one in drawn])
     quarters = np.histogram(rotations, bins=4, range=(-20, 20))[0]
     assert abs(quarters - 1000).max() < 5 * math.sqrt(750)
@@ -139,7 +139,7 @@ def test_settings_at_zero_leave_no_minus_zero() -> None:
     """-0.0 is written otherwise than 0.0 and would give one row two names."""
     plan = Augmentation(0, 0, 0, False, False, 0, 0, 0, 0, ("constant",))
     for view in range(1, 30):
-        assert canonical_json(view_parameters(plan, "a", view).to_dict()) == canonical_json(PLAIN.to_dict())
+        assert canonical_json(view_parameters(plan, "a", view=view).to_dict()) == canonical_json(PLAIN.to_dict())
 
 
 # Plans
@@ -231,22 +231,22 @@ def test_a_total_for_a_split_without_images_is_no_matter() -> None:
 def test_cut_takes_the_box_and_nothing_else() -> None:
     pixels = np.zeros((40, 60, 3), dtype=np.uint8)
     pixels[5:25, 30:50] = (10, 200, 90)
-    assert (cut_and_resize(pixels, Box(30, 5, 50, 25), 20) == (10, 200, 90)).all()
+    assert (cut_and_resize(pixels, Box(30, 5, 50, 25), size_px=20) == (10, 200, 90)).all()
     marked = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(cut_and_resize(marked, Box(30, 5, 50, 25), 20), marked[5:25, 30:50])
-    np.testing.assert_array_equal(cut_and_resize(marked, Box(40, 20, 60, 40), 20), marked[20:, 40:])
+    np.testing.assert_array_equal(cut_and_resize(marked, Box(30, 5, 50, 25), size_px=20), marked[5:25, 30:50])
+    np.testing.assert_array_equal(cut_and_resize(marked, Box(40, 20, 60, 40), size_px=20), marked[20:, 40:])
 
 
 @pytest.mark.parametrize("box", [Box(0, 0, 61, 40), Box(0, 0, 60, 41), Box(60, 0, 61, 1)])
 def test_cut_refuses_a_box_that_reaches_out(box: Box) -> None:
     with pytest.raises(DatasetError, match=r"reaches out of an image of 60x40 px"):
-        cut_and_resize(np.zeros((40, 60, 3), np.uint8), box, 8)
+        cut_and_resize(np.zeros((40, 60, 3), np.uint8), box, size_px=8)
 
 
 def test_shrinking_by_a_whole_factor_is_the_mean_of_areas() -> None:
     pixels = RNG.integers(0, 256, (48, 96, 3), dtype=np.uint8)
     means = pixels.reshape(16, 3, 16, 6, 3).mean(axis=(1, 3))
-    np.testing.assert_allclose(cut_and_resize(pixels, None, 16), means, atol=0.51)
+    np.testing.assert_allclose(cut_and_resize(pixels, None, size_px=16), means, atol=0.51)
 
 
 @pytest.mark.parametrize("shape", [(400, 10), (10, 400)])
@@ -254,35 +254,37 @@ def test_shrinking_one_side_while_the_other_grows_does_not_alias(shape: tuple[in
     """Stripes of one pixel along the long side can only become grey; sampling them gives a pattern."""
     pixels = np.zeros((*shape, 3), dtype=np.uint8)
     pixels[(slice(None, None, 2), slice(None)) if shape[0] > shape[1] else (slice(None), slice(None, None, 2))] = 254
-    plain = cut_and_resize(pixels, None, 40)
+    plain = cut_and_resize(pixels, None, size_px=40)
     assert abs(plain.astype(int) - 127).max() <= 1
 
 
 def test_padding_and_cropping_keep_the_aspect_ratio() -> None:
     disc = cv2.circle(np.full((40, 80, 3), 200, np.uint8), (40, 20), 15, (90, 10, 10), -1)
     for resize, side_px in (("pad", 40), ("crop", 20)):
-        plain = cut_and_resize(disc, None, side_px * 2, resize)
+        plain = cut_and_resize(disc, None, size_px=side_px * 2, resize=resize)
         rows, columns = (np.flatnonzero((plain == (90, 10, 10)).all(2).any(axis)) for axis in (1, 0))
         assert abs(np.ptp(rows) - np.ptp(columns)) <= 2
         assert abs(rows.mean() - (side_px - 0.5)) < 1
-    padded = cut_and_resize(disc, None, 80, "pad")
+    padded = cut_and_resize(disc, None, size_px=80, resize="pad")
     assert not padded[:20].any()
     assert not padded[60:].any()
     np.testing.assert_array_equal(padded[20:60], disc)
-    np.testing.assert_array_equal(cut_and_resize(disc, None, 40, "crop"), disc[:, 20:60])
+    np.testing.assert_array_equal(cut_and_resize(disc, None, size_px=40, resize="crop"), disc[:, 20:60])
     square = disc[:, 20:60]
     for resize in ("pad", "crop"):
-        np.testing.assert_array_equal(cut_and_resize(square, None, 30, resize), cut_and_resize(square, None, 30))
+        np.testing.assert_array_equal(
+            cut_and_resize(square, None, size_px=30, resize=resize), cut_and_resize(square, None, size_px=30)
+        )
     for shape in ((1, 3000), (3000, 1)):
-        assert cut_and_resize(np.full((*shape, 3), 7, np.uint8), None, 224, "pad").max() == 7
+        assert cut_and_resize(np.full((*shape, 3), 7, np.uint8), None, size_px=224, resize="pad").max() == 7
     with pytest.raises(DatasetError, match="resize 'fit': expected one of stretch, pad, crop"):
-        cut_and_resize(disc, None, 40, "fit")
+        cut_and_resize(disc, None, size_px=40, resize="fit")
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (1, 40_000), (40_000, 1), (5, 7), (224, 224)])
 def test_any_shape_becomes_a_square_of_its_own_memory(shape: tuple[int, int]) -> None:
     pixels = np.full((*shape, 3), (9, 99, 199), dtype=np.uint8)
-    plain = cut_and_resize(pixels, None, 224)
+    plain = cut_and_resize(pixels, None, size_px=224)
     assert plain.shape == (224, 224, 3)
     assert (plain == (9, 99, 199)).all()
     assert plain.flags.c_contiguous
@@ -449,7 +451,7 @@ def test_colour_is_hue_then_saturation_then_contrast_then_brightness(
 def test_render_changes_no_input_and_gives_pixels(plan: Augmentation, view: int) -> None:
     pixels = NOISE.copy()
     pixels.flags.writeable = False
-    parameters = view_parameters(plan, "a", view)
+    parameters = view_parameters(plan, "a", view=view)
     found = render(pixels, parameters)
     assert found.shape == pixels.shape
     assert found.dtype == np.uint8
@@ -464,8 +466,8 @@ def golden_views(original: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The whole image, then a box of it, each plain and as augmented views; (n, 48, 48, 3)."""
     found = []
     for box in (None, Box(10, 4, 70, 40)):
-        plain = cut_and_resize(original, box, 48)
-        found += [render(plain, view_parameters(Augmentation(), "golden", view)) for view in range(5)]
+        plain = cut_and_resize(original, box, size_px=48)
+        found += [render(plain, view_parameters(Augmentation(), "golden", view=view)) for view in range(5)]
     return np.stack(found)
 
 
@@ -505,5 +507,5 @@ def test_contact_sheet_shows_every_tile_where_it_belongs() -> None:
 
 
 if __name__ == "__main__":
-    ORIGINAL = render_cell("eosinophil", 5, 1, 80)[8:72]
+    ORIGINAL = render_cell("eosinophil", 5, index=1, size_px=80)[8:72]
     np.savez_compressed(GOLDEN, original=ORIGINAL, views=golden_views(ORIGINAL))

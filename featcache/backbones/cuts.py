@@ -85,6 +85,7 @@ def last_feature_map(layers: Sequence[CutLayer]) -> str:
 def cut(
     model: keras.Model,
     layers: Sequence[str],
+    *,
     pooling: str = "none",
     precision: str = "float32",
     side_px: int | None = None,
@@ -223,13 +224,13 @@ def _traced(model: Any, side_px: int | None) -> _Tensors:
     outputs: dict[str, list[Any]] = {}
     keras_names = {}
 
-    def run(network: Any, tensor: Any, prefix: str) -> Any:
+    def run(network: Any, tensor: Any, *, prefix: str) -> Any:
         named = _named(network, prefix)
         paths = {id(layer): path for path, layer in named}
 
         def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
             path = paths.get(id(layer))
-            output = run(layer, args[0], f"{path}/") if path and _is_open(layer) else layer(*args, **kwargs)
+            output = run(layer, args[0], prefix=f"{path}/") if path and _is_open(layer) else layer(*args, **kwargs)
             if path:
                 outputs.setdefault(path, []).append(output)
                 keras_names[path] = layer.name
@@ -244,7 +245,7 @@ def _traced(model: Any, side_px: int | None) -> _Tensors:
             network, input_tensors=tensor, clone_function=lambda layer: layer, call_function=call
         ).output
 
-    run(model, inputs, "")
+    run(model, inputs, prefix="")
     return _Tensors(inputs, outputs, keras_names)
 
 

@@ -94,14 +94,20 @@ class Network:
 
 
 def network_of(
-    base: keras.Model, made: Cut, layers: Sequence[str], pooling: str, precision: Precision, side_px: int | None = None
+    base: keras.Model,
+    made: Cut,
+    *,
+    layers: Sequence[str],
+    pooling: str,
+    precision: Precision,
+    side_px: int | None = None,
 ) -> Network:
     """The network that cuts `base` at `layers`.
 
     made : what is the same for every cut; layer, pooling, shape and precision are put in
     side_px : side of the square input where `base` is for any; None for the size that it was built for
     """
-    model, how = cut(base, layers, pooling, precision, side_px, made.backbone)
+    model, how = cut(base, layers, pooling=pooling, precision=precision, side_px=side_px, label=made.backbone)
     cuts = (
         replace(made, layer=layer, pooling=pooled, feature_shape=shape, precision=precision)
         for layer, (pooled, shape) in zip(layers, how, strict=True)
@@ -126,7 +132,7 @@ def load_network(spec: NetworkSpec) -> Network:
         return _own_network(spec)
     backbone = registry.get(spec.model)
     size_px = weights.check_input_size(backbone, spec.input_size_px)
-    base = weights.load(backbone, spec.weights, spec.weights_seed, size_px)
+    base = weights.load(backbone, spec.weights, seed=spec.weights_seed, input_size_px=size_px)
     made = Cut(
         backbone=backbone.name,
         layer="",
@@ -137,14 +143,16 @@ def load_network(spec: NetworkSpec) -> Network:
         weights_digest=weights.weights_digest(base),
         feature_shape=(),
     )
-    return network_of(base, made, spec.layers or (backbone.layer,), spec.pooling, spec.precision)
+    return network_of(
+        base, made, layers=spec.layers or (backbone.layer,), pooling=spec.pooling, precision=spec.precision
+    )
 
 
 def _own_network(spec: NetworkSpec) -> Network:
     """The network of a model from a file or of a builder; the default "imagenet" means the weights it came with."""
-    own = own_models.open_own(spec.model, spec.input_size_px, spec.unsafe)
+    own = own_models.open_own(spec.model, spec.input_size_px, unsafe=spec.unsafe)
     mode = own_models.preprocessing_of(own, spec.preprocessing)
-    own = own_models.with_weights(own, spec.weights, spec.weights_seed)
+    own = own_models.with_weights(own, spec.weights, seed=spec.weights_seed)
     made = Cut(
         backbone=own.name,
         layer="",
@@ -157,7 +165,9 @@ def _own_network(spec: NetworkSpec) -> Network:
     )
     with _building(spec.model, own.side_px):
         layers = spec.layers or (last_feature_map(layers_of(own.model, own.side_px)),)
-        return network_of(own.model, made, layers, spec.pooling, spec.precision, own.side_px)
+        return network_of(
+            own.model, made, layers=layers, pooling=spec.pooling, precision=spec.precision, side_px=own.side_px
+        )
 
 
 def layers_to_cut(spec: NetworkSpec) -> list[CutLayer]:
@@ -168,7 +178,7 @@ def layers_to_cut(spec: NetworkSpec) -> list[CutLayer]:
     BackboneError : as of `load_network`.
     """
     if own_models.is_file(spec.model) or own_models.is_builder(spec.model):
-        own = own_models.open_own(spec.model, spec.input_size_px, spec.unsafe)
+        own = own_models.open_own(spec.model, spec.input_size_px, unsafe=spec.unsafe)
         with _building(spec.model, own.side_px):
             return layers_of(own.model, own.side_px)
     return layers_of(weights.build(registry.get(spec.model), spec.input_size_px))
@@ -185,7 +195,7 @@ def _building(model: str, side_px: int) -> Iterator[None]:
         raise BackboneError(f"{model}: it cannot be built for {side_px} px: {one_line(error)}") from error
 
 
-def space_of(cut: Cut, dtype: str, resize: str = "stretch") -> FeatureSpace:
+def space_of(cut: Cut, dtype: str, *, resize: str = "stretch") -> FeatureSpace:
     """The feature space of one output of a network, kept in `dtype`; of pixels, whatever that is, in uint8."""
     return FeatureSpace(
         backbone=cut.backbone,

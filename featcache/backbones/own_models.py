@@ -56,7 +56,7 @@ def is_builder(model: str) -> bool:
     return not is_file(model) and _BUILDER.fullmatch(model) is not None
 
 
-def open_own(model: str, input_size_px: int | None, unsafe: bool = False) -> OwnModel:
+def open_own(model: str, input_size_px: int | None, *, unsafe: bool = False) -> OwnModel:
     """The network that a file holds or a function builds.
 
     Parameters
@@ -168,7 +168,7 @@ def preprocessing_of(own: OwnModel, asked: str | None) -> str:
     )
 
 
-def with_weights(own: OwnModel, spec: str, seed: int) -> OwnModel:
+def with_weights(own: OwnModel, spec: str, *, seed: int) -> OwnModel:
     """A model with random weights, those of a file, or for "imagenet", the default, those that it came with.
 
     Raises

@@ -99,11 +99,11 @@ def _storages(stream: io.BytesIO, keys: list[str], tensors: dict[str, Tensor]) -
     values: dict[str, NDArray[Any]] = {}
     for key in keys:
         storage = declared[key]
-        count = int.from_bytes(take(stream, 8, "a storage's length"), "little", signed=True)
+        count = int.from_bytes(take(stream, 8, what="a storage's length"), "little", signed=True)
         if count != storage.count:
             raise BadCheckpointError(f"storage {key!r:.40}: expected {storage.count} values, found {count}")
         dtype = np.dtype(storage.dtype)
-        values[key] = np.frombuffer(take(stream, count * dtype.itemsize, f"storage {key!r:.40}"), dtype)
+        values[key] = np.frombuffer(take(stream, count * dtype.itemsize, what=f"storage {key!r:.40}"), dtype)
     if rest := stream.read():
         raise BadCheckpointError(f"{len(rest)} bytes follow the last storage")
     return values

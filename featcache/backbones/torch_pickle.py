@@ -61,7 +61,7 @@ class _Global:
     name: str
 
 
-def take(stream: io.BytesIO, count: int, what: str) -> bytes:
+def take(stream: io.BytesIO, count: int, *, what: str) -> bytes:
     """Exactly `count` bytes; reading past the end of the stream allocates nothing."""
     data = stream.read(count)
     if len(data) != count:
@@ -120,20 +120,20 @@ _NUMBERED = {  # instructions with a little-endian integer: name, bytes, signed
 def _instructions(stream: io.BytesIO) -> Iterator[tuple[str, Any]]:
     """(name, argument) of every instruction up to the pickle's end."""
     for _ in range(_MAX_INSTRUCTIONS):
-        code = take(stream, 1, "a pickle")
+        code = take(stream, 1, what="a pickle")
         if code == b".":
             return
         if code in _PLAIN:
             yield _PLAIN[code], None
         elif code in _NUMBERED:
             name, size, signed = _NUMBERED[code]
-            yield name, int.from_bytes(take(stream, size, "a number"), "little", signed=signed)
+            yield name, int.from_bytes(take(stream, size, what="a number"), "little", signed=signed)
         elif code == b"\x8a":  # an integer of up to 255 bytes
-            size = take(stream, 1, "a number")[0]
-            yield "LITERAL", int.from_bytes(take(stream, size, "a number"), "little", signed=True)
+            size = take(stream, 1, what="a number")[0]
+            yield "LITERAL", int.from_bytes(take(stream, size, what="a number"), "little", signed=True)
         elif code == b"X":
-            size = int.from_bytes(take(stream, 4, "a text"), "little")
-            yield "LITERAL", take(stream, size, "a text").decode()
+            size = int.from_bytes(take(stream, 4, what="a text"), "little")
+            yield "LITERAL", take(stream, size, what="a text").decode()
         elif code == b"c":
             yield "GLOBAL", " ".join(_line(stream) for _ in range(2))
         else:

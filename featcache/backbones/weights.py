@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def load(
-    backbone: Backbone, spec: str | Path = "imagenet", seed: int = 0, input_size_px: int | None = None
+    backbone: Backbone, spec: str | Path = "imagenet", *, seed: int = 0, input_size_px: int | None = None
 ) -> keras.Model:
     """`backbone` without its top, with the weights that `spec` names, not trainable.
 

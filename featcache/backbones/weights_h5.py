@@ -95,7 +95,7 @@ def _values(
     model: keras.Model, file: h5py.File, where: str, whole: bool
 ) -> Iterator[tuple[Any, NDArray[np.floating[Any] | np.integer[Any]]]]:
     """(weight, value) for every weight of the model, of equal shapes."""
-    for weight, dataset, place in pairs_of(model, file, where, whole):
+    for weight, dataset, place in pairs_of(model, file, where=where, whole=whole):
         kinds = "iu" if "int" in weight.dtype else "f"
         if dataset.dtype.kind not in kinds:
             expected = "whole numbers" if kinds == "iu" else "floating-point values"

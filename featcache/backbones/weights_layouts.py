@@ -60,7 +60,7 @@ def own_weights(layer: Any) -> list[Any]:
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
-def pairs_of(model: Any, file: h5py.File, where: str, whole: bool) -> list[Pair]:
+def pairs_of(model: Any, file: h5py.File, *, where: str, whole: bool) -> list[Pair]:
     """Every weight of a network with its tensor of the file, none left over.
 
     whole : whether the file is one of a whole model, which may go on behind the network
@@ -101,7 +101,7 @@ def _fitting(ways: Iterator[Pairs], where: str) -> list[Pair]:
     return next(iter(fits.values()))
 
 
-def check_tensor(dataset: Any, shape: tuple[int, ...], where: str) -> None:
+def check_tensor(dataset: Any, shape: tuple[int, ...], *, where: str) -> None:
     """Raise WeightsError unless `dataset` is a tensor of this shape within the file itself; reads no value."""
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
         raise WeightsError(f"{where}: expected a tensor within the file itself")
@@ -186,7 +186,7 @@ def _by_leaf(leaves: list[Leaf], stored: list[Leaf], where: str, whole: bool) ->
                 f"{place}: not of this network: expected {len(leaf.tensors)} tensors, found {len(other.tensors)}"
             )
         for weight, dataset in zip(leaf.tensors, other.tensors, strict=True):
-            check_tensor(dataset, tuple(weight.shape), place)
+            check_tensor(dataset, tuple(weight.shape), where=place)
             yield weight, dataset, place
     if len(stored) != len(leaves):
         raise WeightsError(
@@ -295,7 +295,7 @@ def _place(layer: Any, group: Any, place: str, where: str) -> Pairs:
         raise WeightsError(f"{place}: not of this network: expected {len(own)} tensors, found {len(found)}")
     for number, weight in enumerate(own):
         dataset = _member(found, str(number))
-        check_tensor(dataset, tuple(weight.shape), place)
+        check_tensor(dataset, tuple(weight.shape), where=place)
         yield weight, dataset, place
     if hasattr(layer, "layers"):
         if layer.weights:

@@ -30,7 +30,7 @@ def command(
     from featcache.store import convert
 
     cache = find_cache_of(folder, name)
-    done = convert(cache, format_, dtype, parent, progress=TERMINAL)  # type: ignore[arg-type]
+    done = convert(cache, format_, dtype=dtype, parent=parent, progress=TERMINAL)  # type: ignore[arg-type]
     made = done.cache
     if as_json:
         print_json(

@@ -39,7 +39,9 @@ def check(folder: Path, as_json: bool) -> None:
         dataset, left_out = current_dataset(project, progress=TERMINAL)
     say_left_out(left_out, as_json)
     with listing_left_out(as_json):
-        check_images(dataset.images, str(project.dataset_file), repr(command("init", "--resplit", into=project.folder)))
+        check_images(
+            dataset.images, str(project.dataset_file), remedy=repr(command("init", "--resplit", into=project.folder))
+        )
     counts = dataset.counts()
     if as_json:
         listed = [{"path": item.path, "reason": item.reason} for item in left_out]
@@ -62,7 +64,9 @@ def preview(out: Path | None, per_class: int, views: int, folder: Path, as_json:
     """Draw a contact sheet: images of every class, plain first, then their augmented views."""
     from featcache.datasets import preview as draw
 
-    path = draw(open_project(folder), out, per_class, views, augmentation=given(values, AUGMENTATION_NAMES))
+    path = draw(
+        open_project(folder), out, per_class=per_class, n_views=views, augmentation=given(values, AUGMENTATION_NAMES)
+    )
     if as_json:
         print_json({"path": str(resolved(path))})
     else:
@@ -80,7 +84,7 @@ def generate(folder: Path, per_class: int, smears: int, size_px: int, seed: int,
     """Draw leukocytes of four classes: class folders of cells, or smears with Pascal VOC annotations."""
     from featcache.synthetic import generate as draw
 
-    draw(folder, per_class, smears, seed, size_px)
+    draw(folder, per_class, smears=smears, seed=seed, size_px=size_px)
     if as_json:
         print_json({"path": str(resolved(folder)), "images": smears or 4 * per_class})
     else:

@@ -25,7 +25,7 @@ def command(a: str, b: str, values: bool, folder: Path, as_json: bool) -> None:
     """
     from featcache.extraction import diff
 
-    found = diff(find_cache_of(folder, a), find_cache_of(folder, b), values, progress=TERMINAL)
+    found = diff(find_cache_of(folder, a), find_cache_of(folder, b), values=values, progress=TERMINAL)
     if as_json:
         largest = None if found.largest is None else min(found.largest, 1e308)  # JSON has no infinity
         print_json({**asdict(found), "largest": largest})

@@ -40,7 +40,7 @@ def command(models: tuple[str, ...], folder: Path, as_json: bool, **values: Any)
 
     project = open_project(folder)
     options = extraction_of(values)
-    explained = explain(project, named_models(models), options, progress=TERMINAL)
+    explained = explain(project, named_models(models), options=options, progress=TERMINAL)
     if as_json:
         objects = [asdict(each) for each in explained]
         print_json(objects[0] if len(objects) == 1 else objects)

@@ -50,7 +50,7 @@ def command(models: tuple[str, ...], dry_run: bool, folder: Path, as_json: bool,
     if dry_run:
         _say_estimates(project, named, options, as_json)
         return
-    done = extract(project, named, options, progress=TERMINAL)
+    done = extract(project, named, options=options, progress=TERMINAL)
     say_left_out(done.caches[0].left_out, as_json)
     for cache in done.caches:
         say(_sentence(cache), as_json)
@@ -79,7 +79,7 @@ def _say_estimates(project: Project, models: list[str], options: ExtractOptions,
     from featcache.cli.explain import work
     from featcache.extraction import estimate
 
-    estimates = estimate(project, models, options, progress=TERMINAL)
+    estimates = estimate(project, models, options=options, progress=TERMINAL)
     names = ("name", "state", "rows", "compute", "copy", "sources")
     if as_json:
         objects = [

@@ -80,12 +80,15 @@ def command(
         named = {"cache": cache_name} if cache_name else {}
         asked = {"solver": solver} if solver != "auto" else {}
         given = {**named, **asked, **preset_head(preset), **given_head(values)}
-        cache_name, config, solver = interrupted(project, resumed, given)
+        cache_name, config, solver = interrupted(project, resumed, given=given)
     else:
         config = head_of(preset, values)
-    cache = labelled_cache(project, cache_name, as_json)
+    cache = labelled_cache(project, cache_name, as_json=as_json)
     if kind != "dense":
-        _say_run(fit_classical(cache, project.results_folder, kind, config.seed, again, progress=TERMINAL), as_json)
+        _say_run(
+            fit_classical(cache, project.results_folder, kind=kind, seed=config.seed, again=again, progress=TERMINAL),
+            as_json,
+        )
         return
     if dry_run:
         _say_expected(cache, project, config, solver, more_epochs or 0, as_json)
@@ -96,10 +99,10 @@ def command(
     done = fit_head(
         cache,
         project.results_folder,
-        config,
-        solver,
-        again,
-        more_epochs or 0,
+        config=config,
+        solver=solver,
+        again=again,
+        more_epochs=more_epochs or 0,
         progress=TERMINAL,
         announced="",
         tensorboard=tensorboard,
@@ -112,9 +115,9 @@ def _say_expected(
 ) -> None:
     from featcache.heads import expect, explaining_damage, planned
 
-    config, choice = planned(cache, project.results_folder, config, solver, more_epochs)
+    config, choice = planned(cache, project.results_folder, config=config, solver=solver, more_epochs=more_epochs)
     with explaining_damage(cache):
-        found = expect(cache, config, choice)
+        found = expect(cache, config, choice=choice)
     say(str(found), as_json)
     if as_json:
         print_json({"cache": cache.name, **asdict(found)})
@@ -143,10 +146,10 @@ def _fit_seeds(
     done = fit_seeds(
         cache,
         project.results_folder,
-        config,
-        seeds,
-        solver,
-        again,
+        config=config,
+        seeds=seeds,
+        solver=solver,
+        again=again,
         progress=TERMINAL,
         announced="each: ",
         tensorboard=tensorboard,

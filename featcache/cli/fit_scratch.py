@@ -41,6 +41,7 @@ def command(**values: Any) -> None:
 def fit(
     recipe: str,
     weights: str,
+    *,
     head: str | None,
     again: bool,
     dry_run: bool,
@@ -56,14 +57,16 @@ def fit(
     project = open_project(folder)
     options = ScratchOptions(head, given_views(values), values["devices"])
     if dry_run:
-        _say_expected(expect(project, network_of(weights, values), config, options), config.epochs, as_json)
+        _say_expected(
+            expect(project, network_of(weights, values), config=config, options=options), config.epochs, as_json
+        )
         return
     done = fit_scratch(
         project,
         network_of(weights, values),
-        config,
-        options,
-        again,
+        config=config,
+        options=options,
+        again=again,
         progress=TERMINAL,
     )
     say(_sentence(done), as_json)

@@ -25,4 +25,4 @@ def command(unfinished: bool, yes: bool, dry_run: bool, folder: Path, as_json: b
     """
     from featcache.cleanup import find_garbage
 
-    remove_all(find_garbage(open_project(folder), unfinished), yes, dry_run, as_json)
+    remove_all(find_garbage(open_project(folder), unfinished), yes, dry_run=dry_run, as_json=as_json)

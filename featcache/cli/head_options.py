@@ -181,7 +181,7 @@ def _factors(text: str) -> float | tuple[float, ...]:
     return factors[0] if len(factors) == 1 else factors
 
 
-def chosen_cache(project: Project, name: str | None, as_json: bool) -> Cache:
+def chosen_cache(project: Project, name: str | None, *, as_json: bool) -> Cache:
     """The cache that is named; else the only one; else the one chosen from a list, or the newest and a word.
 
     Pixels are for whoever trains networks: a head is trained on them where they are named, or all that is there.
@@ -208,11 +208,11 @@ def chosen_cache(project: Project, name: str | None, as_json: bool) -> Cache:
     return caches[0]
 
 
-def labelled_cache(project: Project, name: str | None, as_json: bool) -> Cache:
+def labelled_cache(project: Project, name: str | None, *, as_json: bool) -> Cache:
     """`chosen_cache` with the labels that dataset.csv gives now, which is said where they are others."""
     from featcache.training import with_current_labels
 
-    found = with_current_labels(project, chosen_cache(project, name, as_json))
+    found = with_current_labels(project, chosen_cache(project, name, as_json=as_json))
     for remark in found.remarks:
         say(remark, as_json)
     return found.cache

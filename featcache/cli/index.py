@@ -30,7 +30,11 @@ def command(
 
     where = remote if remote is not None else str(open_project(folder).cache_folder)
     done = index(
-        where, project_or_none(folder), key_name if key_name is not None else "" if sign else None, licence, contact
+        where,
+        project_or_none(folder),
+        sign=key_name if key_name is not None else "" if sign else None,
+        licence=licence,
+        contact=contact,
     )
     for one in done.problems:
         say(f"left out: {one.name}: {one.problem}", as_json)

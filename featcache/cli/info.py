@@ -24,7 +24,7 @@ def command(name: str | None, remote: str | None, folder: Path, as_json: bool) -
     CACHE is a cache's name, how its name begins, or its folder; without one, the project's only cache.
     """
     if remote is not None:
-        info_on_remote(remote, name, folder, as_json)
+        info_on_remote(remote, name, folder=folder, as_json=as_json)
         return
     cache = find_cache_of(folder, name)
     manifest = cache.manifest.model_dump(mode="json")

@@ -81,7 +81,7 @@ def command(source: Path | None, into: Path, as_json: bool, **values: Any) -> No
         **{name: values[name] for name in ("per_class", "resplit", "relabel", "strict")},
     )
     with listing_left_out(as_json):
-        done = init(source, into, options, progress=TERMINAL)
+        done = init(source, into, options=options, progress=TERMINAL)
     say(f"took it for {done.about}", as_json)
     for remark in done.remarks:
         say(remark, as_json)

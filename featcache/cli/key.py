@@ -67,7 +67,7 @@ def trust(name: str, public: str, as_json: bool) -> None:
 
     if Path(public).is_file():
         _, public = keys.read_public(Path(public))
-    keys.trust(name, public, keys.own_config_folder() / keys.TRUST_FILE)
+    keys.trust(name, public, file=keys.own_config_folder() / keys.TRUST_FILE)
     say(f"{name} is trusted: {public}", as_json)
     if as_json:
         print_json({"name": name, "public": public})

@@ -25,7 +25,7 @@ def command(remote: str | None, folder: Path, as_json: bool) -> None:
     from featcache.store import list_caches
 
     if remote is not None:
-        list_on_remote(remote, folder, as_json)
+        list_on_remote(remote, folder, as_json=as_json)
         return
     project = open_project(folder)
     listed = [_as_json(entry) for entry in list_caches(project.cache_folder)]

@@ -46,6 +46,7 @@ def print_json(value: Any) -> None:
 def print_table(
     headers: Sequence[str],
     rows: Sequence[Sequence[str]],
+    *,
     title: str = "",
     numbers: bool = True,
     least: Sequence[str] = (),

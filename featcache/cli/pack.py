@@ -31,7 +31,7 @@ def command(names: tuple[str, ...], file: Path | None, folder: Path, as_json: bo
     project = open_project(folder)
     options = push_options(values)
     folders = [find_pushable(project, name) for name in names or (None,)]
-    done = pack(folders, file or Path(f"{folders[0].name}.zip"), options, progress=TERMINAL)
+    done = pack(folders, file or Path(f"{folders[0].name}.zip"), options=options, progress=TERMINAL)
     say(f"{shown(resolved(done.file))}: {', '.join(done.names)}, {size(done.bytes)}", as_json)
     if as_json:
         print_json({"path": str(resolved(done.file)), "names": list(done.names), "bytes": done.bytes})

@@ -65,12 +65,12 @@ def command(
     from featcache.sharing import Part, pull, resolve, trust_of
 
     project = project_or_none(folder) if parent else open_project(folder)
-    target = resolve(name, project, remote)
+    target = resolve(name, project, remote=remote)
     part = Part(splits, classes, images, pooling=pooling or "", dtype=dtype or "")
     caches = parent or open_project(folder).cache_folder
     results = parent or open_project(folder).results_folder
-    trust = trust_of(target, require_signed, allow_older, trusted)
-    done = pull(target, caches, results, part, trust, progress=TERMINAL)
+    trust = trust_of(target, require_signed, allow_older=allow_older, file=trusted)
+    done = pull(target, caches, results=results, part=part, trust=trust, progress=TERMINAL)
     say(_sentence(done), as_json)
     for line in (signature_in_words(done.signed), *done.remarks):
         say(f"  {line}", as_json)

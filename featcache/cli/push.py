@@ -77,7 +77,7 @@ def command(
         return
     done = []
     for each in folders:
-        done.append(push(each, target, options, project.cache_folder, progress=TERMINAL))
+        done.append(push(each, target, options=options, seen_in=project.cache_folder, progress=TERMINAL))
         say(_sentence(done[-1], target.store.url), as_json)
         for remark in done[-1].remarks:
             say(f"  {printable(remark)}", as_json)

@@ -36,7 +36,7 @@ def add(name: str, url: str, signed: bool, user: bool, folder: Path, as_json: bo
 
     project = project_or_none(folder)
     file = own_config_folder() / USER_FILE if user else (project.folder if project else folder) / PROJECT_FILE
-    remote = add_remote(name, url, file, signed)
+    remote = add_remote(name, url, file=file, signed=signed)
     say(f"{name} is {remote.url}, in {shown(resolved(file))}", as_json)
     if as_json:
         print_json({"name": name, "url": remote.url, "signed": signed, "file": str(file)})

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from featcache.sharing import Listed, Record, Signed
 
 
-def list_on_remote(remote: str, folder: Path, as_json: bool) -> None:
+def list_on_remote(remote: str, folder: Path, *, as_json: bool) -> None:
     """Every cache and run of a remote."""
     from featcache.sharing import list_remote, open_named, trust_of
 
@@ -75,11 +75,11 @@ def _as_json(listed: Listed, trusted: Mapping[str, str]) -> dict[str, Any]:
     return {"kind": listed.kind, "name": listed.name, "problem": listed.problem, "record": record, "signed": signed}
 
 
-def info_on_remote(remote: str, name: str | None, folder: Path, as_json: bool) -> None:
+def info_on_remote(remote: str, name: str | None, *, folder: Path, as_json: bool) -> None:
     """The record of a cache or run on a remote, and who signed it."""
     from featcache.sharing import check_signature, find_remote, resolve, trust_of
 
-    target = resolve(name or "", project_or_none(folder), remote)
+    target = resolve(name or "", project_or_none(folder), remote=remote)
     record = find_remote(target).record
     signed = check_signature(record, trust_of(target).trusted)
     if as_json:
@@ -107,7 +107,7 @@ def signature_in_words(signed: Signed) -> str:
     }[signed.state]
 
 
-def verify_on_remote(remote: str, names: Sequence[str], folder: Path, as_json: bool) -> None:
+def verify_on_remote(remote: str, names: Sequence[str], *, folder: Path, as_json: bool) -> None:
     """Read every byte of caches and runs on a remote. Exit code 1 where something is damaged."""
     from featcache.sharing import Target, find_remote, list_remote, open_named, verify_on_remote as verify
 
@@ -140,7 +140,9 @@ def verify_on_remote(remote: str, names: Sequence[str], folder: Path, as_json: b
         raise click.exceptions.Exit(1)
 
 
-def remove_on_remote(remote: str, names: Sequence[str], folder: Path, yes: bool, dry_run: bool, as_json: bool) -> None:
+def remove_on_remote(
+    remote: str, names: Sequence[str], *, folder: Path, yes: bool, dry_run: bool, as_json: bool
+) -> None:
     """Show what is to go, ask, and remove it."""
     from featcache.sharing import find_removable, open_named, remove_from_remote
 
@@ -153,7 +155,7 @@ def remove_on_remote(remote: str, names: Sequence[str], folder: Path, yes: bool,
         ]
         print_table(["to remove", "size", "what"], rows, numbers=False)
     if not dry_run:
-        confirm_removal(total, yes, as_json)
+        confirm_removal(total, yes, as_json=as_json)
         for item in found:
             remove_from_remote(store, item, progress=TERMINAL)
     if as_json:

@@ -27,9 +27,9 @@ def command(
     With --remote, caches and runs on a remote; its administrator may not allow that.
     """
     if remote is not None:
-        remove_on_remote(remote, names, folder, yes, dry_run, as_json)
+        remove_on_remote(remote, names, folder=folder, yes=yes, dry_run=dry_run, as_json=as_json)
         return
     from featcache.cleanup import find_removable
 
-    found = find_removable(open_project(folder).cache_folder, names, force)
-    remove_all(found, yes, dry_run, as_json)
+    found = find_removable(open_project(folder).cache_folder, names, force=force)
+    remove_all(found, yes, dry_run=dry_run, as_json=as_json)

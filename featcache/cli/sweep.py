@@ -43,10 +43,12 @@ def command(
 
     space = points_of(values)
     config = from_preset(preset, **given_head({name: value for name, value in values.items() if name not in space}))
-    points = random_points(space, n_random, config.seed) if n_random else grid(space)
+    points = random_points(space, n_random, seed=config.seed) if n_random else grid(space)
     project = open_project(folder)
-    cache = labelled_cache(project, cache_name, as_json)
-    done = sweep(cache, project.results_folder, config, points, seeds, solver, progress=TERMINAL)
+    cache = labelled_cache(project, cache_name, as_json=as_json)
+    done = sweep(
+        cache, project.results_folder, config=config, points=points, seeds=seeds, solver=solver, progress=TERMINAL
+    )
     run = done.winner.run
     if as_json:
         print_json(

@@ -18,7 +18,7 @@ yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
 
 
-def confirm_removal(n_bytes: int, yes: bool, as_json: bool) -> None:
+def confirm_removal(n_bytes: int, yes: bool, *, as_json: bool) -> None:
     """Ask. UsageError where nobody can be asked and --yes was not given."""
     from featcache.core.errors import UsageError
 
@@ -29,7 +29,7 @@ def confirm_removal(n_bytes: int, yes: bool, as_json: bool) -> None:
     click.confirm(f"remove these {size(n_bytes)}?", abort=True)
 
 
-def remove_all(found: Sequence[Removable], yes: bool, dry_run: bool, as_json: bool) -> None:
+def remove_all(found: Sequence[Removable], yes: bool, *, dry_run: bool, as_json: bool) -> None:
     """Show what is to go, ask, and remove it. Where nobody can be asked, --yes is needed."""
     from featcache.cleanup import remove
 
@@ -37,7 +37,7 @@ def remove_all(found: Sequence[Removable], yes: bool, dry_run: bool, as_json: bo
     if found and not as_json:
         print_table(["to remove", "size", "why"], [[shown(i.path), size(i.bytes), i.why] for i in found], numbers=False)
     if found and not dry_run:
-        confirm_removal(total, yes, as_json)
+        confirm_removal(total, yes, as_json=as_json)
         for item in found:
             if why := remove(item):
                 stay[item.path] = why

@@ -49,7 +49,7 @@ def command(
     if remote is not None:
         if n_rows or mend or weights:
             raise click.UsageError("--remote goes with none of --recompute, --repair, --weights: pull it first")
-        verify_on_remote(remote, names, folder, as_json)
+        verify_on_remote(remote, names, folder=folder, as_json=as_json)
         return
     values, sound = [], True
     for cache_folder in _folders(names, folder):
@@ -57,7 +57,7 @@ def command(
         computed = None
         if mend and not found.sound:
             _say(found, as_json)
-            computed = repair(open_project(folder), found, weights, progress=TERMINAL)
+            computed = repair(open_project(folder), found, weights=weights, progress=TERMINAL)
             say(f"{found.folder.name}: repaired, {computed} rows computed", as_json)
             found = verify_cache(cache_folder, progress=TERMINAL)
         if mend and found.sound:
@@ -65,7 +65,7 @@ def command(
         _say(found, as_json)
         again = None
         if n_rows and found.sound:
-            again = recompute(open_project(folder), cache_folder, n_rows, weights, seed)
+            again = recompute(open_project(folder), cache_folder, n_rows=n_rows, weights=weights, seed=seed)
             _say_recomputed(found, again, as_json)
         sound &= found.sound and not (again and again.deviating)
         values.append(_as_json(found, again, computed))

@@ -136,7 +136,7 @@ def beside(final: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes | memoryview, check: bool = False) -> None:
+def write_bytes(path: Path, data: bytes | memoryview, *, check: bool = False) -> None:
     """Write a file so that a reader finds the old one or the new one, never a part.
 
     check : read it back before it gets its name, OSError where it is not what was written
@@ -166,21 +166,21 @@ def holds(file: io.FileIO, data: memoryview) -> bool:
     return place == len(data)
 
 
-def create(path: Path, data: bytes, mode: int = 0o666) -> bool:
+def create(path: Path, data: bytes, *, mode: int = 0o666) -> bool:
     """Write a file as a whole unless there is one. False where there is; of two at the same time, one is told so."""
     partial = f".{uuid.uuid4().hex[:12]}{PARTIAL_SUFFIX}"
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        with new_file(partial, folder, mode) as file:
+        with new_file(partial, folder, mode=mode) as file:
             file.write(data)
-        return name_if_free(partial, path.name, folder)
+        return name_if_free(partial, path.name, folder=folder)
     finally:
         unlink_at(partial, folder)
         os.close(folder)
 
 
 @contextmanager
-def new_file(name: str, folder: int, mode: int = 0o666) -> Iterator[BinaryIO]:
+def new_file(name: str, folder: int, *, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A file that is not there yet, in an open folder, to write to; its bytes are on the disk when the block ends."""
     handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=folder)
     with os.fdopen(handle, "wb") as file:
@@ -197,7 +197,7 @@ def unlink_at(name: str, folder: int) -> None:
         return
 
 
-def name_if_free(partial: str, final: str, folder: int) -> bool:
+def name_if_free(partial: str, final: str, *, folder: int) -> bool:
     """Give a finished file of an open folder its name, unless the name is taken: then False.
 
     By a hard link, which fails then; by a rename that does not replace, where a file system has no links; where it has

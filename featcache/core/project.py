@@ -297,7 +297,7 @@ def write_project(folder: Path, settings: Settings) -> None:
     write_text(folder / PROJECT_FILE, "\n".join(lines))
 
 
-def with_remote(text: str, name: str, remote: RemoteSection) -> str:
+def with_remote(text: str, name: str, *, remote: RemoteSection) -> str:
     """The text of a TOML file with a remote added behind all that stands there, comments and all."""
     lines = [f"[remotes.{name}]", *(f"{key} = {_toml(value)}" for key, value in remote.model_dump().items())]
     return text.rstrip() + ("\n\n" if text.strip() else "") + "\n".join(lines) + "\n"

@@ -170,7 +170,7 @@ def _known(record: Any, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def row_id(space: FeatureSpace, image_id: str, parameters: Mapping[str, Any]) -> str:
+def row_id(space: FeatureSpace, image_id: str, *, parameters: Mapping[str, Any]) -> str:
     """Name of one row's value: what was rendered how, and in which feature space it lies.
 
     parameters : the view's own parameters; those of the plain view are the same under every plan, so
@@ -184,7 +184,7 @@ def cache_digest(recipe: Recipe, rows: Iterable[tuple[str, int]]) -> str:
     return digest([recipe.digest, sorted([image_id, view] for image_id, view in rows)])
 
 
-def cache_name(backbone: str, cache_digest: str, format_: str = "zarr") -> str:
+def cache_name(backbone: str, cache_digest: str, *, format_: str = "zarr") -> str:
     """Folder name of a cache: the backbone for people, eight digits of the digest to tell them apart.
 
     The format decides no value and is in no digest. That of HDF5 stands in the name, so that both can be had.

@@ -69,7 +69,7 @@ class Initialised:
 
 
 def init(
-    place: Path | None, into: Path, options: InitOptions | None = None, progress: Progress = SILENT
+    place: Path | None, into: Path, *, options: InitOptions | None = None, progress: Progress = SILENT
 ) -> Initialised:
     """Write featcache.toml and dataset.csv into the folder `into`.
 
@@ -99,12 +99,20 @@ def _init(place: Path | None, into: Path, options: InitOptions, progress: Progre
     own = Project(into, settings)
     ignore = frozenset({own.cache_folder, own.results_folder, own.dataset_file, into / SHEET_FILE})
     asked = settings.dataset
-    source = find_images(place, asked, ignore)
+    source = find_images(place, asked, ignore=ignore)
     kept = _kept(before, settings)
     with progress.begin("checking images", len({candidate.path for candidate in source.candidates})) as advance:
         stamps = own.cache_folder / STAMPS_FILE
         rule = _rule(asked, options.resplit)
-        built = build(source, rule, asked.without, kept, stamps, lambda: advance(1), options.relabel)
+        built = build(
+            source,
+            rule,
+            without=asked.without,
+            kept=kept,
+            stamps=stamps,
+            on_file=lambda: advance(1),
+            relabel=options.relabel,
+        )
     stop_if_strict(built.left_out, options.strict)
     project = _write_project(into, settings, place, source.folder, built)
     dataset = Dataset(built.images, project.images_folder)
@@ -168,12 +176,12 @@ def _generate(into: Path, settings: Settings, options: InitOptions, progress: Pr
     """Draw the generated leukocytes, unless they are there: of an `init` that was stopped after it drew them."""
     folder, seed = into / GENERATED_FOLDER, settings.augmentation.seed
     about = f"generated leukocytes, {options.per_class} of each class, in {GENERATED_FOLDER}/"
-    if folder.exists() and not is_generated(folder, options.per_class, seed):
+    if folder.exists() and not is_generated(folder, options.per_class, seed=seed):
         raise ProjectError(f"{folder} is already here: {command('init', shown(folder), into=into)!r} takes it as it is")
     if not folder.exists():
         with progress.begin("drawing leukocytes", 1) as advance, _writing(into):
             with folder_beside(folder) as partial:
-                write_cells(partial, options.per_class, seed)
+                write_cells(partial, options.per_class, seed=seed)
             advance(1)
     return folder, about
 

@@ -31,6 +31,7 @@ MOST_LINES = 60
 def preview(
     project: Project,
     out: Path | None = None,
+    *,
     per_class: int = 2,
     n_views: int = 8,
     size_px: int = 224,
@@ -49,11 +50,11 @@ def preview(
             try:
                 data = read_bytes(dataset.folder / image.path)
                 picture = read_picture(data)
-                plain = cut_and_resize(picture.pixels, image.box, size_px, project.settings.views.resize)
+                plain = cut_and_resize(picture.pixels, image.box, size_px=size_px, resize=project.settings.views.resize)
             except FeatcacheError as error:
                 raise DatasetError(f"{image.path}: {error}") from error
             image_id = image_id_of(identity_of(sha256_bytes(data), picture.rules), image.box)
-            tiles.append([render(plain, view_parameters(plan, image_id, view)) for view in range(n_views)])
+            tiles.append([render(plain, view_parameters(plan, image_id, view=view)) for view in range(n_views)])
             captions.append(f"{label}   {image.path}   {image.split}")
     path = out or project.folder / SHEET_FILE
     sheet = contact_sheet(tiles, captions)

@@ -43,17 +43,17 @@ def placed_annotations(folder: Path, own: frozenset[Path]) -> list[Path]:
     """XML files below FOLDER/annotations (any case); or right in FOLDER, beside images or a folder of them."""
     subfolders = visible_folders(folder, own)
     places = [sub for sub in subfolders if sub.name.lower() in PLACES]
-    found = [path for place in places for path in files_below(place, ".xml", own)]
+    found = [path for place in places for path in files_below(place, ".xml", own=own)]
     beside = any(map(is_images_folder, subfolders)) or any(map(is_image_name, folder.iterdir()))
     if not found and beside:
         inner = frozenset(resolved(sub) for sub in subfolders)
-        found = files_below(folder, ".xml", own | inner)
+        found = files_below(folder, ".xml", own=own | inner)
     return found
 
 
 def annotations_beside(folder: Path, own: frozenset[Path]) -> list[Path]:
     """XML files at any depth that lie beside pictures of their names, if most pictures have one."""
-    files = files_below(folder, ".xml", own)
+    files = files_below(folder, ".xml", own=own)
     stems: dict[Path, set[str]] = {}
     for parent in {file.parent for file in files}:
         stems[parent] = {composed(path.stem) for path in parent.iterdir() if is_image_name(path)}

@@ -17,7 +17,7 @@ _SIDEWAYS = (5, 6, 7, 8)
 _UNREADABLE = (OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error, ArithmeticError)
 
 
-def placed(box: Box, size: Size | None, file: ImageFile, path: Path) -> Box:
+def placed(box: Box, size: Size | None, *, file: ImageFile, path: Path) -> Box:
     """The part of a box that lies in the upright image, turned with it where it was drawn before turning.
 
     size : of the picture that the box was drawn on; see `featcache.datasets.candidates.Candidate`
@@ -29,7 +29,7 @@ def placed(box: Box, size: Size | None, file: ImageFile, path: Path) -> Box:
         orientation = orientation_of(path)
         if _is_drawn_before_turning(size, upright, orientation):
             stored = upright[::-1] if orientation in _SIDEWAYS else upright
-            box = turned(_within(box, stored), stored, orientation)
+            box = turned(_within(box, stored), stored, orientation=orientation)
     return _within(box, upright)
 
 
@@ -51,20 +51,20 @@ def _is_drawn_before_turning(size: Size, upright: Size, orientation: int) -> boo
 
 def _within(box: Box, size: Size) -> Box:
     """The part of a box that lies in a picture; DatasetError where none does."""
-    part = clipped(box, *size)
+    part = clipped(box, size[0], height_px=size[1])
     if part is None:
         raise DatasetError(f"the box {box} lies outside of the image ({size[0]}x{size[1]} px)")
     return part
 
 
-def clipped(box: Box, width_px: int, height_px: int) -> Box | None:
+def clipped(box: Box, width_px: int, *, height_px: int) -> Box | None:
     """The part of a box that lies in a picture, or None if none does."""
     if box.x_min >= width_px or box.y_min >= height_px:
         return None
     return Box(box.x_min, box.y_min, min(box.x_max, width_px), min(box.y_max, height_px))
 
 
-def turned(box: Box, stored: Size, orientation: int) -> Box:
+def turned(box: Box, stored: Size, *, orientation: int) -> Box:
     """A box of the picture as it is stored (width, height) as a box of the picture that EXIF turns upright."""
     width, height = stored
     x, y = (box.x_min, box.x_max), (box.y_min, box.y_max)

@@ -55,6 +55,7 @@ class Built:
 def build(
     source: Source,
     rule: SplitRule = SplitRule(),
+    *,
     without: Sequence[str] = (),
     kept: Sequence[LabelledImage] = (),
     stamps: Path | None = None,
@@ -92,11 +93,11 @@ def _build(
     if unknown:
         raise DatasetError(f"{source.folder}: no image has the label {', '.join(sorted(unknown))} to leave out")
     candidates = [candidate for candidate in source.candidates if candidate.label not in without]
-    files = scan(source.folder, (candidate.path for candidate in candidates), stamps, on_file)
+    files = scan(source.folder, (candidate.path for candidate in candidates), stamps=stamps, on_file=on_file)
     usable = _usable(source.folder, candidates, files, left_out)
     images = [_image(candidate, files[candidate.path], rule.group_pattern) for candidate in usable]
     _refuse_empty_classes(source, candidates, images)
-    images, relabelled = with_edited_labels(images, edited, without)
+    images, relabelled = with_edited_labels(images, edited, without=without)
     if rule.resplit:
         images = [replace(image, split="") for image in images]
     images = _without_duplicates(images, left_out)
@@ -109,7 +110,7 @@ def _build(
     images, more_remarks = _with_splits(images, rule, known, left_out)
     images, moved = with_edited_splits(images, {} if rule.resplit or rule.counts else edited)
     remarks = [*source.remarks, *remarks, *more_remarks, *said_of_edits(relabelled, moved), *odd_labels(images)]
-    check(images, str(source.folder), "'--resplit'")
+    check(images, str(source.folder), remedy="'--resplit'")
     return Built(in_order(images), tuple(left_out), (*remarks, *remarks_on(files)))
 
 
@@ -129,7 +130,7 @@ def _usable(
             usable.append(candidate)
         else:
             try:
-                box = placed(candidate.box, candidate.size, file, folder / candidate.path)
+                box = placed(candidate.box, candidate.size, file=file, path=folder / candidate.path)
                 usable.append(replace(candidate, box=box))
             except DatasetError as error:
                 left_out.append(LeftOut(candidate.path, str(error)))
@@ -250,9 +251,9 @@ def _with_splits(
         return list(images), []
     members = [(image.group, image.label) for image in images]
     if rule.counts:
-        splits = split_by_counts(members, rule.counts, rule.seed, known)
+        splits = split_by_counts(members, rule.counts, seed=rule.seed, known=known)
     else:
-        splits = split_by_hash(members, rule.fractions or DEFAULT_FRACTIONS, rule.seed)
+        splits = split_by_hash(members, rule.fractions or DEFAULT_FRACTIONS, seed=rule.seed)
     splits.update(given)
     done = []
     for image in images:
@@ -270,7 +271,7 @@ def _take_val_from_train(
     members = [(image.group, image.label) for image in images if image.split == "train"]
     fraction = DEFAULT_FRACTIONS["val"] / (DEFAULT_FRACTIONS["train"] + DEFAULT_FRACTIONS["val"])
     half = {"train": 1 - fraction, "val": fraction / 2, "test": fraction / 2}
-    splits = split_by_hash(members, half, rule.seed)
+    splits = split_by_hash(members, half, seed=rule.seed)
     splits.update((group, split) for group, split in known.items() if group in splits and split != "test")
     done = [
         replace(image, split="val") if image.split == "train" and splits[image.group] != "train" else image

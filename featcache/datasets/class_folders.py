@@ -21,7 +21,7 @@ _NO_CLASSES = frozenset(
 )
 
 
-def from_class_folders(folder: Path, subfolders: list[Path], asked: DatasetSection, own: frozenset[Path]) -> Source:
+def from_class_folders(folder: Path, subfolders: list[Path], *, asked: DatasetSection, own: frozenset[Path]) -> Source:
     """One class a folder, `asked.class_level` levels down. Raises DatasetError where that level is not plain."""
     source = Source("class-folders", folder, "")
     with explaining(source.left_out):
@@ -29,7 +29,7 @@ def from_class_folders(folder: Path, subfolders: list[Path], asked: DatasetSecti
             _refuse_unclear_level(folder, subfolders, own)
         for sub in subfolders:
             _add_level(source, sub, asked.class_level or 1, (), own)
-        note_strays(source, folder, own)
+        note_strays(source, folder, own=own)
     labels = sorted({candidate.label for candidate in source.candidates})
     source.about = f"class folders: {', '.join(labels)}"
     return source
@@ -41,7 +41,7 @@ def _add_level(source: Source, folder: Path, level: int, above: tuple[Path, ...]
         return
     for sub in visible_folders(folder, own):
         _add_level(source, sub, level - 1, (*above, folder), own)
-    note_strays(source, folder, own)
+    note_strays(source, folder, own=own)
 
 
 def _add_class_folder(source: Source, folder: Path, above: tuple[Path, ...], own: frozenset[Path]) -> None:
@@ -62,7 +62,7 @@ def _add_class_folder(source: Source, folder: Path, above: tuple[Path, ...], own
         raise DatasetError(f"{folder}: a class folder without images: add some, or remove the folder")
 
 
-def note_strays(source: Source, folder: Path, own: frozenset[Path] = frozenset()) -> None:
+def note_strays(source: Source, folder: Path, *, own: frozenset[Path] = frozenset()) -> None:
     """List the images that lie right in a folder, beside class folders, and what else is passed there."""
     folders = set(visible_folders(folder, own))
     for path, reason in look(folder, own | {resolved(sub) for sub in folders}):

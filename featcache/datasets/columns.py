@@ -77,10 +77,10 @@ def plain(name: str) -> str:
     return re.sub(r"[\W_]", "", name.lower())
 
 
-def recognise(where: str, header: Sequence[str], asked: DatasetSection) -> Columns:
+def recognise(where: str, header: Sequence[str], *, asked: DatasetSection) -> Columns:
     """The columns of a list. Raises DatasetError where path or label is missing, or a box cannot be told."""
     by_name = {plain(name): name for name in reversed(header)}
-    path, label = path_and_label(where, header, asked)
+    path, label = path_and_label(where, header, asked=asked)
     group = _one(where, header, by_name, asked.group_column, _GROUP_COLUMNS, "--group-column")
     split = _one(where, header, by_name, asked.split_column, _SPLIT_COLUMNS, "--split-column")
     box, has_extent = _box_columns(where, header, by_name, asked.box_columns, {path, label, group, split})
@@ -89,7 +89,7 @@ def recognise(where: str, header: Sequence[str], asked: DatasetSection) -> Colum
     return Columns(path, label, group, split, box, has_extent, size if len(size) == 2 and box else (), is_ours)
 
 
-def path_and_label(where: str, header: Sequence[str], asked: DatasetSection) -> tuple[str, str]:
+def path_and_label(where: str, header: Sequence[str], *, asked: DatasetSection) -> tuple[str, str]:
     """The columns of a list that name images and say their labels. Raises DatasetError where one is missing."""
     by_name = {plain(name): name for name in reversed(header)}
     path = _one(where, header, by_name, asked.path_column, (*PATH_COLUMNS, *ALSO_PATHS), "--path-column")
@@ -103,7 +103,7 @@ def path_and_label(where: str, header: Sequence[str], asked: DatasetSection) -> 
     return path, label
 
 
-def has_path_and_label(header: Sequence[str], asked: DatasetSection, usual_only: bool) -> bool:
+def has_path_and_label(header: Sequence[str], asked: DatasetSection, *, usual_only: bool) -> bool:
     """Whether a table lists images and labels; the rarer names of such columns count only where that is asked."""
     names = {plain(name) for name in header}
     paths, labels = set(PATH_COLUMNS), set(LABEL_COLUMNS)
@@ -173,7 +173,7 @@ def _is_number(cell: str) -> bool:
         return False
 
 
-def box_of(cells: Mapping[str, str], columns: Columns, where: str) -> Box | None:
+def box_of(cells: Mapping[str, str], columns: Columns, *, where: str) -> Box | None:
     """The box of a line; None where all its cells are empty. DatasetError where it is none."""
     values = [cells[name].strip() for name in columns.box]
     if not any(values):

@@ -18,7 +18,7 @@ from featcache.images import STAMPS_FILE, image_id_of, scan
 
 
 def current_dataset(
-    project: Project, strict: bool = False, progress: Progress = SILENT, check_bytes: bool = False, keep: bool = True
+    project: Project, strict: bool = False, *, progress: Progress = SILENT, check_bytes: bool = False, keep: bool = True
 ) -> tuple[Dataset, list[LeftOut]]:
     """The images of dataset.csv that can be used now, named by the bytes they have now.
 
@@ -31,11 +31,19 @@ def current_dataset(
     named = [replace(image, path=_as_on_disk(listed.folder, image.path)) for image in listed.images]
     paths = {image.path for image in named}
     with progress.begin("checking images", len(paths)) as advance:
-        files = scan(listed.folder, paths, project.cache_folder / STAMPS_FILE, lambda: advance(1), check_bytes)
+        files = scan(
+            listed.folder,
+            paths,
+            stamps=project.cache_folder / STAMPS_FILE,
+            on_file=lambda: advance(1),
+            every=check_bytes,
+        )
     images, left_out, lines = [], [], []
     for image in named:
         file = files[image.path]
-        box = clipped(image.box, file.width_px, file.height_px) if image.box and not file.problem else image.box
+        box = (
+            clipped(image.box, file.width_px, height_px=file.height_px) if image.box and not file.problem else image.box
+        )
         if file.problem or (image.box and box != image.box):
             reason = file.problem or f"the box reaches out of the image ({file.width_px}x{file.height_px} px)"
             left_out.append(LeftOut(image.path, reason))

@@ -23,7 +23,7 @@ def edited_lines(images: Sequence[LabelledImage]) -> dict[Line, LabelledImage]:
 
 
 def with_edited_labels(
-    images: Sequence[LabelledImage], edited: Edited, without: Sequence[str]
+    images: Sequence[LabelledImage], edited: Edited, *, without: Sequence[str]
 ) -> tuple[list[LabelledImage], list[LabelledImage]]:
     """Images with the labels that dataset.csv has for them, and those of them that the source labels otherwise."""
     done, relabelled = [], []

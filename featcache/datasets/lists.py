@@ -33,7 +33,7 @@ def from_csv(path: Path, asked: DatasetSection) -> Source:
     frame = read_csv(path, headerless)
     header = [str(name) for name in frame.columns]
     source = Source("csv", path.parent, f"a list, {path.name}: columns {', '.join(header)}")
-    columns = _without_folds(source, frame, recognise(str(path), header, asked))
+    columns = _without_folds(source, frame, recognise(str(path), header, asked=asked))
     places = _Places(path.parent)
     files: list[Path] = []
     for line, row in zip(frame.index, frame.to_dict("records"), strict=True):
@@ -54,7 +54,7 @@ def from_csv(path: Path, asked: DatasetSection) -> Source:
 def _candidate(cells: dict[str, str], columns: Columns, where: str) -> Candidate:
     split = _split_name(cells[columns.split], where) if columns.split else ""
     group = composed(cells[columns.group]) if columns.group else ""
-    box = box_of(cells, columns, where) if columns.box else None
+    box = box_of(cells, columns, where=where) if columns.box else None
     size = size_of(cells, columns) if box else None
     return Candidate("", composed(cells[columns.label]), split, group, box, size)
 
@@ -143,13 +143,13 @@ def _keys(path: Path) -> tuple[str, str]:
 def labels_of(path: Path, asked: DatasetSection) -> Iterator[tuple[str, list[str]]]:
     """Lines of a label file: an image's name and the labels of its cells ("a, b": two cells)."""
     frame = read_csv(path, headerless)
-    path_column, label_column = path_and_label(str(path), [str(name) for name in frame.columns], asked)
+    path_column, label_column = path_and_label(str(path), [str(name) for name in frame.columns], asked=asked)
     for _, row in frame.iterrows():
         labels = [composed(label.strip()) for label in re.split(r"[,;|]", str(row[label_column]))]
         yield str(row[path_column]).strip(), [label for label in labels if label]
 
 
-def label_lists(folder: Path, asked: DatasetSection, own: frozenset[Path] = frozenset()) -> Sequence[Path]:
+def label_lists(folder: Path, asked: DatasetSection, *, own: frozenset[Path] = frozenset()) -> Sequence[Path]:
     """CSV files in `folder` with a path and a label column; those of the usual names before all others."""
     headers = {
         path: header_of(path)
@@ -157,6 +157,8 @@ def label_lists(folder: Path, asked: DatasetSection, own: frozenset[Path] = froz
         if is_file(path, ".csv") and resolved(path) not in own
     }
     for usual_only in (True, False):
-        if found := [path for path, names in headers.items() if has_path_and_label(names, asked, usual_only)]:
+        if found := [
+            path for path, names in headers.items() if has_path_and_label(names, asked, usual_only=usual_only)
+        ]:
             return found
     return []

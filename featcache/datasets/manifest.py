@@ -70,7 +70,7 @@ def in_order(images: Iterable[LabelledImage]) -> tuple[LabelledImage, ...]:
     return tuple(sorted(images, key=lambda i: (SPLITS.index(i.split), i.label, i.path, i.box or Box(0, 0, 1, 1))))
 
 
-def check(images: Sequence[LabelledImage], where: str, remedy: str = "'featcache init --resplit'") -> None:
+def check(images: Sequence[LabelledImage], where: str, *, remedy: str = "'featcache init --resplit'") -> None:
     """Refuse what no honest training can use. Raises DatasetError with all that is wrong at once.
 
     remedy : what makes new splits

@@ -17,14 +17,14 @@ _START_BYTES = 1 << 16
 
 def refuse_other_annotations(folder: Path, own: frozenset[Path]) -> None:
     """Raise DatasetError where a folder holds annotations of YOLO or labelme, or those of COCO at an odd place."""
-    texts = [path for path in files_below(folder, ".txt", own) if not path.name.lower().startswith("readme")]
+    texts = [path for path in files_below(folder, ".txt", own=own) if not path.name.lower().startswith("readme")]
     yolo = [path for path in texts[:_LOOKED_AT] if _is_yolo(path)]
     if yolo:
         raise DatasetError(
             f"{folder}: {len(texts)} .txt files hold boxes as YOLO writes them ({yolo[0].name} for one), which are not "
             f"read: {_WAY_OUT}"
         )
-    for path in files_below(folder, ".json", own)[:_LOOKED_AT]:
+    for path in files_below(folder, ".json", own=own)[:_LOOKED_AT]:
         if _is_labelme(path):
             raise DatasetError(f"{path}: holds annotations of labelme, which are not read: {_WAY_OUT}")
         if is_coco(path):

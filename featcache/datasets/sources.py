@@ -30,7 +30,7 @@ _SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 _AS_USUAL = DatasetSection()
 
 
-def find_images(place: Path, asked: DatasetSection = _AS_USUAL, ignore: frozenset[Path] = frozenset()) -> Source:
+def find_images(place: Path, asked: DatasetSection = _AS_USUAL, *, ignore: frozenset[Path] = frozenset()) -> Source:
     """Recognise the layout of a folder (or take a CSV file) and list the images it names.
 
     asked : how the source is read; its splits and places are not looked at
@@ -58,22 +58,22 @@ def find_images(place: Path, asked: DatasetSection = _AS_USUAL, ignore: frozense
 def _recognised(place: Path, folder: Path, asked: DatasetSection, own: frozenset[Path]) -> Source:
     """place : what the user named; folder : the one in it that is looked at."""
     subfolders = visible_folders(folder, own)
-    lists = label_lists(folder, asked, own)
+    lists = label_lists(folder, asked, own=own)
     splits = _split_folders(subfolders)
     annotations = placed_annotations(folder, own)
     if not annotations and (not splits or lists):
         annotations = annotations_beside(folder, own)
     if annotations:
-        return _with_splits_of_paths(from_voc(folder, annotations, asked, own))
+        return _with_splits_of_paths(from_voc(folder, annotations, asked=asked, own=own))
     if coco := coco_files(folder, own):
-        return _with_splits_of_paths(from_coco(folder, coco, asked, own))
+        return _with_splits_of_paths(from_coco(folder, coco, asked=asked, own=own))
     if splits and not (lists and not any(map(visible_folders, splits))):
         return _from_split_folders(folder, splits, subfolders, asked, own)
     if not asked.class_level:
         refuse_other_annotations(folder, own)
     listed = lists and (len(subfolders) == 1 or splits or any(is_images_folder(sub) for sub in subfolders))
     if any(has_images(sub) for sub in subfolders) and not listed:
-        return from_class_folders(folder, subfolders, asked, own)
+        return from_class_folders(folder, subfolders, asked=asked, own=own)
     if len(lists) == 1:
         return _with_splits_of_paths(from_csv(lists[0], asked))
     if len(lists) > 1:
@@ -107,7 +107,7 @@ def _from_split_folders(
             _take_over(whole, part, split)
         for other in (sub for sub in subfolders if sub not in splits):
             whole.left_out.append(LeftOut(other.name, "a folder beside train, val and test that is none of them"))
-        note_strays(whole, folder, own)
+        note_strays(whole, folder, own=own)
     classes = ", ".join(sorted({candidate.label for candidate in whole.candidates}))
     kind = " and ".join(sorted(kinds)) if len(kinds) == 1 or whole.layout == "split-folders" else "split folders"
     whole.about = f"{kind} split already ({names_of(splits)}): {classes}"
@@ -117,13 +117,13 @@ def _from_split_folders(
 def _split_part(splits: dict[Path, str], split_folder: Path, asked: DatasetSection, own: frozenset[Path]) -> Source:
     subfolders = visible_folders(split_folder, own)
     annotated = placed_annotations(split_folder, own) or coco_files(split_folder, own)
-    if not (subfolders or annotated or label_lists(split_folder, asked, own)):
+    if not (subfolders or annotated or label_lists(split_folder, asked, own=own)):
         refuse_other_annotations(split_folder, own)
         raise DatasetError(
             f"{split_folder.parent}: {names_of(splits)} hold no class folders, but {seen(splits)}: {_EXPECTED}"
         )
     inner = subfolders[0] if len(subfolders) == 1 and is_images_folder(subfolders[0]) else split_folder
-    is_wrapped = inner != split_folder and visible_folders(inner, own) and not label_lists(split_folder, asked, own)
+    is_wrapped = inner != split_folder and visible_folders(inner, own) and not label_lists(split_folder, asked, own=own)
     return _recognised(split_folder, inner if is_wrapped else split_folder, asked, own)
 
 

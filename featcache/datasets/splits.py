@@ -19,7 +19,7 @@ Member = tuple[str, str]
 
 
 def split_by_hash(
-    members: Sequence[Member], fractions: Mapping[str, float] = DEFAULT_FRACTIONS, seed: int = 0
+    members: Sequence[Member], fractions: Mapping[str, float] = DEFAULT_FRACTIONS, *, seed: int = 0
 ) -> dict[str, str]:
     """Split of each group, by a hash of its name: {group: split}.
 
@@ -53,7 +53,7 @@ def small_classes(members: Sequence[Member]) -> dict[str, int]:
 
 
 def split_by_counts(
-    members: Sequence[Member], counts: Mapping[str, int], seed: int = 0, known: Mapping[str, str] | None = None
+    members: Sequence[Member], counts: Mapping[str, int], *, seed: int = 0, known: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """Split of each group so that every class has `counts[split]` images in each: {group: split}.
 

@@ -20,13 +20,13 @@ Smears = Mapping[Path, Annotated]
 """Annotations by the picture that they are of."""
 
 
-def from_voc(folder: Path, files: Sequence[Path], asked: DatasetSection, own: frozenset[Path]) -> Source:
+def from_voc(folder: Path, files: Sequence[Path], *, asked: DatasetSection, own: frozenset[Path]) -> Source:
     """One image for each box of Pascal VOC files; the labels come from a label file, or are the objects' names."""
     source = Source("voc", folder, "Pascal VOC annotations")
     return _from_annotations(source, _read(source, files), asked, own)
 
 
-def from_coco(folder: Path, files: Sequence[Path], asked: DatasetSection, own: frozenset[Path]) -> Source:
+def from_coco(folder: Path, files: Sequence[Path], *, asked: DatasetSection, own: frozenset[Path]) -> Source:
     """One image for each box of COCO files; labels as of `from_voc`."""
     source = Source("coco", folder, "COCO annotations")
     return _from_annotations(source, [one for file in files for one in read_coco(file)], asked, own)
@@ -36,7 +36,7 @@ def _from_annotations(
     source: Source, annotations: Sequence[Annotated], asked: DatasetSection, own: frozenset[Path]
 ) -> Source:
     folder = source.folder
-    lists = label_lists(folder, asked, own)
+    lists = label_lists(folder, asked, own=own)
     if len(lists) > 1:
         raise DatasetError(f"{folder}: several label files ({', '.join(p.name for p in lists)}): keep one")
     paths = []

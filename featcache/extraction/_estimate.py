@@ -38,6 +38,7 @@ class Estimate:
 def estimate(
     project: Project,
     models: Sequence[str],
+    *,
     options: ExtractOptions | None = None,
     progress: Progress = SILENT,
 ) -> list[Estimate]:
@@ -46,7 +47,7 @@ def estimate(
     Raises what `extract` raises.
     """
     options = options or ExtractOptions()
-    plans = plan_extraction(project, models, options, progress, keep=False)
+    plans = plan_extraction(project, models, options=options, progress=progress, keep=False)
     s_a_row: dict[Callable[[], object], float] = {}
     estimates = []
     for plan in plans:
@@ -70,9 +71,11 @@ def _seconds_a_row(plan: Plan) -> float:
     pixels: list[Pixels] = []
     for row in rows:
         image, n_views = images[row.image_id]
-        views = [view_parameters(plan.recipe.augmentation, row.image_id, view) for view in range(n_views)[:_MOST_VIEWS]]
+        views = [
+            view_parameters(plan.recipe.augmentation, row.image_id, view=view) for view in range(n_views)[:_MOST_VIEWS]
+        ]
         start = time.perf_counter()
-        pixels += render_views(image, plan.dataset.folder, plan.recipe.space, views)[:1]
+        pixels += render_views(image, plan.dataset.folder, space=plan.recipe.space, parameters=views)[:1]
         rendered += (time.perf_counter() - start) / len(views) / len(rows) / usable_cores()
     batch = np.stack([pixels[number % len(pixels)] for number in range(max(engine.batch_rows, _SAMPLE_ROWS))])
     engine.features(batch)  # the first call is slower

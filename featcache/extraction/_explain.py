@@ -61,11 +61,11 @@ class Explanation:
 
 
 def explain(
-    project: Project, models: Sequence[str], options: ExtractOptions | None = None, progress: Progress = SILENT
+    project: Project, models: Sequence[str], *, options: ExtractOptions | None = None, progress: Progress = SILENT
 ) -> list[Explanation]:
     """Say what `extract` with these arguments is of and would do, a cache each. Nothing is computed."""
     options = options or ExtractOptions()
-    plans = plan_extraction(project, models, options, progress, keep=False)
+    plans = plan_extraction(project, models, options=options, progress=progress, keep=False)
     return [explain_plan(plan, options) for plan in plans]
 
 
@@ -76,7 +76,7 @@ def explain_plan(plan: Plan, options: ExtractOptions) -> Explanation:
     sources: tuple[str, ...] = ()
     if state != "hit":
         parents = (plan.parent, *options.reuse_from)
-        reach = Reach(parents, plan.recipe.space, plan.cut.feature_shape, first=plan.folder)
+        reach = Reach(parents, plan.recipe.space, row_shape=plan.cut.feature_shape, first=plan.folder)
         reach.look_for(plan.rows)
         held = [name for row in plan.rows if (name := reach.holder(row))]
         copy = sum(name != plan.name for name in held)
@@ -146,7 +146,7 @@ class Diff:
     largest: float | None = None
 
 
-def diff(a: Cache, b: Cache, values: bool = False, progress: Progress = SILENT) -> Diff:
+def diff(a: Cache, b: Cache, *, values: bool = False, progress: Progress = SILENT) -> Diff:
     """Compare recipes, rows and labels of two caches; with `values` also the features of rows that both hold."""
     ours, theirs = a.views, b.views
     comparable = a.recipe.space == b.recipe.space

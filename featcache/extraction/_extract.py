@@ -99,6 +99,7 @@ class Pass:
 def extract(
     project: Project,
     models: Sequence[str],
+    *,
     options: ExtractOptions | None = None,
     progress: Progress = SILENT,
 ) -> Pass:
@@ -126,7 +127,7 @@ def _extract(
 ) -> Pass:
     started = time.perf_counter()
     refuse_unwritable(project.cache_folder)
-    plans = plan_extraction(project, models, options, progress)
+    plans = plan_extraction(project, models, options=options, progress=progress)
     different = {plan.folder: plan for plan in plans}  # a model may be named twice
     found = {folder: _brought_up_to_date(folder, plan.digest, plan.dataset) for folder, plan in different.items()}
     asked = {
@@ -176,10 +177,14 @@ def _ask_remotes(project: Project, plan: Plan, options: ExtractOptions, progress
     """What the project's remotes have of a cache: the whole of it, pulled; or rows that nobody has here."""
     if options.no_remote or options.offline or not remotes_of(project):
         return Reached()
-    here = Reach((plan.parent, *options.reuse_from), plan.recipe.space, plan.cut.feature_shape, first=plan.folder)
+    here = Reach(
+        (plan.parent, *options.reuse_from), plan.recipe.space, row_shape=plan.cut.feature_shape, first=plan.folder
+    )
     here.look_for(plan.rows)
     wanted = [row for row in plan.rows if not here.holds(row)]
-    found = ask_remotes(project, plan.recipe, plan.rows, plan.storage.format, wanted, progress)
+    found = ask_remotes(
+        project, plan.recipe, rows=plan.rows, format_=plan.storage.format, wanted=wanted, progress=progress
+    )
     for remark in found.remarks:
         progress.note(remark)
     return found
@@ -200,7 +205,9 @@ def _fill(
         shares = _opened(targets, progress)
         with progress.begin(f"extracting {names}", sum(len(plan.rows) for plan in plans)) as advance:
             advance(sum(target.writer.rows_done for target in targets))
-            done = extract_rows(targets, by_id, plans[0].dataset.folder, advance, stopped, shares)
+            done = extract_rows(
+                targets, by_id, folder=plans[0].dataset.folder, on_rows=advance, stopped=stopped, shares=shares
+            )
         for plan, target, counts in zip(plans, targets, done.counts, strict=True):
             if not target.writer.missing:
                 target.writer.finish(plan.dataset, _provenance(plan, counts, time.perf_counter() - started))
@@ -236,10 +243,19 @@ def _has_rows_to_compute(target: Target) -> bool:
 def _target(plan: Plan, asked: Reached, options: ExtractOptions, writers: ExitStack) -> Target:
     """A cache to be filled, with its writer opened."""
     shape = plan.cut.feature_shape
-    reach = Reach((plan.parent, *options.reuse_from, *asked.donors), plan.recipe.space, shape, but=plan.folder)
+    reach = Reach(
+        (plan.parent, *options.reuse_from, *asked.donors), plan.recipe.space, row_shape=shape, but=plan.folder
+    )
     reach.look_for(plan.rows)
-    arguments = (plan.parent, plan.recipe, plan.rows, shape, plan.storage.format, options.allow_nonfinite)
-    return Target(writers.enter_context(CacheWriter(*arguments)), plan.engine, plan.number, reach)
+    writer = CacheWriter(
+        plan.parent,
+        plan.recipe,
+        rows=plan.rows,
+        row_shape=shape,
+        format_=plan.storage.format,
+        allow_nonfinite=options.allow_nonfinite,
+    )
+    return Target(writers.enter_context(writer), plan.engine, plan.number, reach)
 
 
 def _brought_up_to_date(folder: Path, digest: str, dataset: Dataset) -> tuple[bool, str]:

@@ -47,7 +47,7 @@ def verify_cache(folder: Path, progress: Progress = SILENT) -> Verified:
 
 
 def recompute(
-    project: Project, folder: Path, n_rows: int, weights: str | None = None, seed: int | None = None
+    project: Project, folder: Path, *, n_rows: int, weights: str | None = None, seed: int | None = None
 ) -> Recomputed:
     """Render and extract `n_rows` rows of a sound cache again, chosen at random, and compare.
 
@@ -68,7 +68,7 @@ def recompute(
         )
     some = np.random.default_rng(seed).choice(at_hand, min(n_rows, len(at_hand)), replace=False)
     numbers = np.sort(some)
-    _, engine = network_of(project, opened.recipe.space, opened.manifest.provenance, weights)
+    _, engine = network_of(project, opened.recipe.space, provenance=opened.manifest.provenance, weights=weights)
     rows = rows_in(opened.views.iloc[numbers])
     tolerance = opened.manifest.tolerance
     largest, deviating = 0.0, []
@@ -90,14 +90,14 @@ def recompute(
 
 
 def _rendered(row: Row, images: Mapping[str, LabelledImage], folder: Path, recipe: Recipe) -> NDArray[np.uint8]:
-    parameters = view_parameters(recipe.augmentation, row.image_id, row.view)
+    parameters = view_parameters(recipe.augmentation, row.image_id, view=row.view)
     if dict(row.parameters) != parameters.to_dict():
         raise CacheError(f"{ROWS_FILE}: view {row.view} of {row.image_id[:16]}.. is not what the recipe makes of it")
-    return np.stack(render_views(images[row.image_id], folder, recipe.space, [parameters]))
+    return np.stack(render_views(images[row.image_id], folder, space=recipe.space, parameters=[parameters]))
 
 
 def network_of(
-    project: Project, space: FeatureSpace, provenance: Mapping[str, Any], weights: str | None = None
+    project: Project, space: FeatureSpace, *, provenance: Mapping[str, Any], weights: str | None = None
 ) -> tuple[Cut, Callable[[], Engine]]:
     """The network that a feature space is of. Raises BackboneError or WeightsError where it cannot be had.
 
@@ -122,7 +122,7 @@ def network_of(
         precision=cast(Precision, space.precision),
     )
     (cut,), engine = network_for(project, spec)
-    found = space_of(cut, space.dtype, space.resize)
+    found = space_of(cut, space.dtype, resize=space.resize)
     if found != space:
         ours, theirs = asdict(found), asdict(space)
         fields = [

@@ -63,6 +63,7 @@ from featcache.store import (
 def repair(
     project: Project,
     found: Verified,
+    *,
     weights: str | None = None,
     progress: Progress = SILENT,
 ) -> int:
@@ -80,13 +81,15 @@ def repair(
 
     @cache
     def network() -> tuple[Cut, Callable[[], Engine]]:
-        return network_of(project, recipe.space, provenance, weights)
+        return network_of(project, recipe.space, provenance=provenance, weights=weights)
 
     row_shape = manifest.array.layout.row_shape if manifest else network()[0].feature_shape
-    reach = Reach([folder.parent], recipe.space, row_shape, but=folder)
+    reach = Reach([folder.parent], recipe.space, row_shape=row_shape, but=folder)
     reach.look_for(rows)
     images = {image.image_id: image for image in _project_images(project).images}
-    store = open_store(format_, folder, layout_for(len(rows), row_shape, recipe.space.dtype, format_))
+    store = open_store(
+        format_, folder, layout=layout_for(len(rows), row_shape, dtype=recipe.space.dtype, format_=format_)
+    )
     if manifest is None:
         same_rows = _are_rows_of(folder, rows)
     else:
@@ -103,17 +106,19 @@ def repair(
     with writing(folder):
         _make_ready(folder, recipe, rows, damaged, same_rows)
     # What NaN the cache held, it was allowed to hold.
-    arguments = (folder.parent, recipe, rows, row_shape, format_, True, kept)
-    with progress.stopping() as stopped, CacheWriter(*arguments) as writer:
+    made_anew = CacheWriter(
+        folder.parent, recipe, rows=rows, row_shape=row_shape, format_=format_, allow_nonfinite=True, kept=kept
+    )
+    with progress.stopping() as stopped, made_anew as writer:
         with progress.begin(f"repairing {folder.name}", len(rows)) as advance:
             advance(writer.rows_done)
             target = Target(writer, lambda: network()[1](), reach=reach)
-            (counts,) = extract_rows([target], images, dataset.folder, advance, stopped).counts
+            (counts,) = extract_rows([target], images, folder=dataset.folder, on_rows=advance, stopped=stopped).counts
         if writer.missing:
             raise KeyboardInterrupt
         own_labels = manifest is not None and DATASET_FILE not in damaged  # the same copy, maybe of a larger data set
         digest = manifest.dataset_digest if manifest and own_labels else ""
-        writer.finish(dataset, {**provenance, "repaired": sorted(damaged)}, digest)
+        writer.finish(dataset, {**provenance, "repaired": sorted(damaged)}, dataset_digest=digest)
     return counts.computed
 
 
@@ -151,9 +156,9 @@ def _contents(folder: Path, manifest: Manifest | None) -> tuple[Recipe, list[Row
     named = (
         digest == manifest.digest
         if manifest
-        else folder.name == cache_name(recipe.space.backbone, digest, _format(folder))
+        else folder.name == cache_name(recipe.space.backbone, digest, format_=_format(folder))
     )
-    right = all(row.row_id == row_id(recipe.space, row.image_id, row.parameters) for row in rows)
+    right = all(row.row_id == row_id(recipe.space, row.image_id, parameters=row.parameters) for row in rows)
     return (recipe, rows) if named and right else None
 
 
@@ -171,14 +176,14 @@ def _planned(
         dtypes = [{}] if model == PIXELS else [{"dtype": "float32"}, {"dtype": "float16"}]
         for dtype in dtypes:
             storage = {"format": format_, **dtype}
-            (plan,) = plan_extraction(project, [model], ExtractOptions(source, seed, storage=storage))
+            (plan,) = plan_extraction(project, [model], options=ExtractOptions(source, seed, storage=storage))
             if plan.name == folder.name:
                 return plan.recipe, plan.rows
     else:
         images = current_dataset(project)[0].images
-        rows = rows_of(images, plan_views(images, project.settings.views), recipe)
+        rows = rows_of(images, plan_views(images, project.settings.views), recipe=recipe)
         digest = cache_digest(recipe, ((row.image_id, row.view) for row in rows))
-        if folder.name == cache_name(recipe.space.backbone, digest, format_):
+        if folder.name == cache_name(recipe.space.backbone, digest, format_=format_):
             return recipe, rows
     raise CacheError(
         f"{folder.name}: {RECIPE_FILE} or {ROWS_FILE} is damaged, and featcache.toml as it is now gives another cache: "
@@ -209,7 +214,7 @@ def _dataset(
         except FeatcacheError:
             if manifest or not (folder / DATASET_FILE).is_file():
                 raise
-    copy = file_of(folder, manifest, DATASET_FILE) if manifest else folder / DATASET_FILE
+    copy = file_of(folder, manifest, name=DATASET_FILE) if manifest else folder / DATASET_FILE
     dataset = Dataset(images_in(read_dataset_copy(copy)), project.images_folder)
     images_of(dataset, image_ids)
     return dataset

@@ -66,6 +66,7 @@ class Filling:
         self,
         writer: CacheWriter,
         images: Mapping[str, LabelledImage],
+        *,
         renderer: Renderer,
         computer: Computer,
         cut: int,
@@ -174,7 +175,7 @@ class Filling:
 
     def _render(self, job: Job) -> None:
         space = self._writer.recipe.space
-        future = self._renderer.submit(job.image, space, job.parameters) if job.image else None
+        future = self._renderer.submit(job.image, space, parameters=job.parameters) if job.image else None
         self._rendered.append((job, future))
         self._ahead_rows += len(job.rows)
 
@@ -241,7 +242,7 @@ class Filling:
         keys = [self._key(number) for _, number, _ in rows]
         pixels = [pixels for _, _, pixels in rows]
         given_up = _never if self._stopped() else self._stopped
-        self._batches.append((rows, self._computer.submit(self._cut, keys, pixels, given_up)))
+        self._batches.append((rows, self._computer.submit(self._cut, keys, pixels=pixels, given_up=given_up)))
         while len(self._batches) > _BATCHES or (self._batches and self._batches[0][1].done()):
             self._receive()
 

@@ -29,7 +29,7 @@ class Computer:
     open_engine : called before the first batch
     """
 
-    def __init__(self, pool: ThreadPoolExecutor, open_engine: Callable[[], Engine], shares: Shares) -> None:
+    def __init__(self, pool: ThreadPoolExecutor, open_engine: Callable[[], Engine], *, shares: Shares) -> None:
         self._pool = pool
         self._open_engine = open_engine
         self._shares = shares
@@ -55,7 +55,7 @@ class Computer:
         return max(min(_CALL_ROWS, _CALL_BYTES // row_bytes) // step, 1) * step
 
     def submit(
-        self, cut: int, keys: Sequence[Key], pixels: Sequence[Pixels], given_up: Callable[[], bool]
+        self, cut: int, keys: Sequence[Key], *, pixels: Sequence[Pixels], given_up: Callable[[], bool]
     ) -> Future[list[Array] | None]:
         """Features of some rows at a cut, (h, w, c) or (c,) each, in the order of the keys.
 

@@ -45,6 +45,7 @@ class Extraction:
 def extract(
     targets: Sequence[Target],
     images: Mapping[str, LabelledImage],
+    *,
     folder: Path,
     on_rows: Callable[[int], object] = lambda _: None,
     stopped: Callable[[], bool] = lambda: False,
@@ -70,12 +71,20 @@ def extract(
         closing.callback(renderer.close)
         compute = ThreadPoolExecutor(1, "featcache-compute")
         closing.push(partial(_end, compute))
-        computers = {target.engine: Computer(compute, target.engine, shares) for target in targets}
+        computers = {target.engine: Computer(compute, target.engine, shares=shares) for target in targets}
         fillings = []
         for target in targets:
             computer = computers[target.engine]
             filling = Filling(
-                target.writer, images, renderer, computer, target.cut, target.reach, shares, on_rows, stopped
+                target.writer,
+                images,
+                renderer=renderer,
+                computer=computer,
+                cut=target.cut,
+                reach=target.reach,
+                shares=shares,
+                on_rows=on_rows,
+                stopped=stopped,
             )
             closing.callback(filling.close)
             fillings.append(filling)

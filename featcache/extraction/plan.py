@@ -108,7 +108,7 @@ class Plan:
     @property
     def name(self) -> str:
         """The cache's name."""
-        return cache_name(self.cut.backbone, self.digest, self.storage.format)
+        return cache_name(self.cut.backbone, self.digest, format_=self.storage.format)
 
     @property
     def folder(self) -> Path:
@@ -118,12 +118,13 @@ class Plan:
     @cached_property
     def rows(self) -> list[Row]:
         """Every row of the cache."""
-        return rows_of(self.dataset.images, self.views, self.recipe)
+        return rows_of(self.dataset.images, self.views, recipe=self.recipe)
 
 
 def plan_extraction(
     project: Project,
     models: Sequence[str],
+    *,
     options: ExtractOptions,
     progress: Progress = SILENT,
     keep: bool = True,
@@ -136,7 +137,9 @@ def plan_extraction(
     Raises DatasetError for images that cannot be trained on, BackboneError or WeightsError for a network that
     cannot be had.
     """
-    dataset, left_out = current_dataset(project, options.strict, progress, options.check_bytes, keep)
+    dataset, left_out = current_dataset(
+        project, options.strict, progress=progress, check_bytes=options.check_bytes, keep=keep
+    )
     _refuse_untrainable(project, dataset, left_out)
     wanted = changed(project.settings.views, options.views)
     views = plan_views(dataset.images, wanted)
@@ -147,10 +150,12 @@ def plan_extraction(
         if options.offline:
             _refuse_download(model, options.weights)
         with offline(options.offline), progress.begin(f"looking at {model}", 1) as advance:
-            cuts, engine = network_for(project, options.network(model), options.engine, options.batch_rows, progress)
+            cuts, engine = network_for(
+                project, options.network(model), engine=options.engine, batch_rows=options.batch_rows, progress=progress
+            )
             advance(1)
         for number, cut in enumerate(cuts):
-            recipe = Recipe(space_of(cut, storage.dtype, wanted.resize), augmentation)
+            recipe = Recipe(space_of(cut, storage.dtype, resize=wanted.resize), augmentation)
             if cut.dtype == pixels.DTYPE and "dtype" in options.storage:
                 pixels.refuse(["--dtype"])
             plans.append(Plan(dataset, left_out, cut, number, recipe, views, storage, project.cache_folder, engine))
@@ -172,6 +177,7 @@ def _refuse_download(model: str, weights: str) -> None:
 def network_for(
     project: Project,
     spec: NetworkSpec,
+    *,
     engine: str = "auto",
     batch_rows: int | None = None,
     progress: Progress = SILENT,
@@ -188,7 +194,9 @@ def network_for(
     @cache
     def opened() -> ChosenEngine:
         memory = project.cache_folder / CALIBRATION_FILE
-        return open_engine(loaded or load_network(spec), engine, batch_rows, memory, progress.note)
+        return open_engine(
+            loaded or load_network(spec), engine, batch_rows=batch_rows, memory=memory, on_event=progress.note
+        )
 
     return cuts, opened
 
@@ -196,7 +204,7 @@ def network_for(
 def _refuse_untrainable(project: Project, dataset: Dataset, left_out: Sequence[LeftOut]) -> None:
     """Say before the long work, not behind it, what no head could be trained on."""
     try:
-        check(dataset.images, str(project.dataset_file), repr(command("init", "--resplit", into=project.folder)))
+        check(dataset.images, str(project.dataset_file), remedy=repr(command("init", "--resplit", into=project.folder)))
     except DatasetError as error:
         if not left_out:
             raise

@@ -40,7 +40,7 @@ class Renderer:
     for_several : whether views are remembered for other caches; decoded files always are, for their other boxes
     """
 
-    def __init__(self, folder: Path, shares: Shares, for_several: bool) -> None:
+    def __init__(self, folder: Path, shares: Shares, *, for_several: bool) -> None:
         self._folder = folder
         self._shares = shares
         self._pool = ThreadPoolExecutor(usable_cores(), "featcache-render")
@@ -48,7 +48,7 @@ class Renderer:
         self._views: _Once[Pixels] | None = _Once(_REMEMBERED_BYTES, lambda view: view.nbytes) if for_several else None
 
     def submit(
-        self, image: LabelledImage, space: FeatureSpace, parameters: Sequence[ViewParameters]
+        self, image: LabelledImage, space: FeatureSpace, *, parameters: Sequence[ViewParameters]
     ) -> Future[list[Pixels]]:
         """Begin to render views of an image. Its result raises DatasetError as `render_views` does."""
         return self._pool.submit(self._render, image, space, parameters)
@@ -114,7 +114,7 @@ class _Once(Generic[Value]):
 
 
 def render_views(
-    image: LabelledImage, folder: Path, space: FeatureSpace, parameters: Sequence[ViewParameters]
+    image: LabelledImage, folder: Path, *, space: FeatureSpace, parameters: Sequence[ViewParameters]
 ) -> list[Pixels]:
     """Read and decode an image, and render the wanted views of it, each of the input size of a feature space.
 
@@ -128,7 +128,7 @@ def _plain(image: LabelledImage, space: FeatureSpace, decoded: Callable[[Labelle
     try:
         identity, pixels = decoded(image)
         _check_bytes(image, identity)  # decoded, perhaps, for another box of the file
-        return cut_and_resize(pixels, image.box, space.input_size_px, space.resize)
+        return cut_and_resize(pixels, image.box, size_px=space.input_size_px, resize=space.resize)
     except DatasetError as error:
         raise DatasetError(f"{image.path}: {error}") from error
 

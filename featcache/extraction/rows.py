@@ -21,12 +21,12 @@ class Job:
     parameters: tuple[ViewParameters, ...]
 
 
-def rows_of(images: Sequence[LabelledImage], views: Sequence[int], recipe: Recipe) -> list[Row]:
+def rows_of(images: Sequence[LabelledImage], views: Sequence[int], *, recipe: Recipe) -> list[Row]:
     """The rows of a cache: image by image in the order of the manifest, view by view."""
     rows = []
     for image, n_views in zip(images, views, strict=True):
         for view in range(n_views):
-            parameters = view_parameters(recipe.augmentation, image.image_id, view).to_dict()
-            identity = row_id(recipe.space, image.image_id, parameters)
+            parameters = view_parameters(recipe.augmentation, image.image_id, view=view).to_dict()
+            identity = row_id(recipe.space, image.image_id, parameters=parameters)
             rows.append(Row(image.image_id, view, identity, parameters))
     return rows

@@ -30,13 +30,13 @@ from featcache.training import Epoch, runs
 
 
 def fit_classical(
-    cache: Cache, results: Path, kind: str, seed: int = 0, again: bool = False, progress: Progress = SILENT
+    cache: Cache, results: Path, *, kind: str, seed: int = 0, again: bool = False, progress: Progress = SILENT
 ) -> Fitted:
     """Fit one of `featcache.heads.classical.KINDS` to the train rows and write its run; features are never held.
 
     Raises HeadError for an unknown kind and for what cannot be trained, RunError where the run cannot be written.
     """
-    plan_head(cache, HeadConfig(batch=1), "gram")
+    plan_head(cache, HeadConfig(batch=1), solver="gram")
     refuse_missing_classes(cache)
     identity: dict[str, Any] = {
         "kind": "head",
@@ -45,7 +45,7 @@ def fit_classical(
         "head": {"kind": kind, "seed": seed},
         "solver": "scikit-learn",
     }
-    name = runs.run_name(kind, cache.recipe.space.backbone, identity)
+    name = runs.run_name(kind, cache.recipe.space.backbone, identity=identity)
     if runs.is_finished(results / name) and not again:
         return Fitted(readable(runs.Run(results / name)), cache.name, reused=True)
     refuse_unwritable(results)
@@ -57,10 +57,10 @@ def fit_classical(
     train, val = splits["train"], splits["val"]
     entry = Epoch(1, train["loss"], train["accuracy"], val["loss"], val["accuracy"], 0.0, seconds)
     with runs.new_run(results, name) as folder:
-        runs.write_predictions(folder, cache.rows, probabilities, cache.classes)
+        runs.write_predictions(folder, cache.rows, probabilities=probabilities, classes=cache.classes)
         config = {**identity, **described(cache, "by scikit-learn, on the Gram matrix")}
         timing = {"epochs": 1, "seconds": round(seconds, 3), "s_per_epoch": seconds}
-        runs.write_run(folder, config, {**timing, **splits}, [entry])
+        runs.write_run(folder, config, metrics={**timing, **splits}, history=[entry])
     return Fitted(draw(runs.Run(results / name), with_curves=False), cache.name, reused=False)
 
 
@@ -69,8 +69,12 @@ def _probabilities(cache: Cache, kind: str, seed: int, progress: Progress) -> Ar
     numbers = {split: cache.numbers(split) for split in SPLITS}
     train = numbers["train"]
     with progress.begin(f"Gram matrices of {cache.name}", len(cache.features)) as advance:
-        products = {split: kernel(cache, rows, train, "float32", advance) for split, rows in numbers.items()}
-    model = classical.fit_classical(kind, products["train"], cache.labels("train"), seed, n_classes=len(cache.classes))
+        products = {
+            split: kernel(cache, rows, right=train, dtype="float32", on_rows=advance) for split, rows in numbers.items()
+        }
+    model = classical.fit_classical(
+        kind, products["train"], y=cache.labels("train"), seed=seed, n_classes=len(cache.classes)
+    )
     probabilities = np.zeros((len(cache.features), len(cache.classes)))
     for split, rows in numbers.items():
         norms = classical.squared_norms(cache.features, rows) if model.needs_norms else None

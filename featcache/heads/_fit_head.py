@@ -47,6 +47,7 @@ class Fitted:
 def fit_head(
     cache: Cache,
     results: Path,
+    *,
     config: HeadConfig,
     solver: Solver | Choice = "auto",
     again: bool = False,
@@ -74,20 +75,20 @@ def fit_head(
     """
     if tensorboard:
         events.refuse_missing()
-    config, choice = planned(cache, results, config, solver, more_epochs)
+    config, choice = planned(cache, results, config=config, solver=solver, more_epochs=more_epochs)
     course = _course(cache, config, choice.solver)
     identity = _identity(cache, config, choice.solver)
-    name = runs.run_name("head", cache.recipe.space.backbone, identity)
+    name = runs.run_name("head", cache.recipe.space.backbone, identity=identity)
     if runs.is_finished(results / name) and not again:
         return _there_already(cache, results / name, tensorboard)
     refuse_unwritable(results)
     started = time.perf_counter()
     earlier = [] if again else [made / runs.STATE_FILE for made in runs.own_states(results)]
-    with runs.training(results, name, {**identity, "cache_name": cache.name}, anew=again) as folder:
+    with runs.training(results, name, config={**identity, "cache_name": cache.name}, anew=again) as folder:
         if runs.is_finished(results / name) and not again:  # by another process, just now
             return _there_already(cache, results / name, tensorboard)
         with explaining_damage(cache), _Live(folder, tensorboard) as live:
-            expected = expect(cache, config, choice) if announced is not None else None
+            expected = expect(cache, config, choice=choice) if announced is not None else None
             if expected is not None:
                 progress.note(f"{announced}{expected}")
             material = material or Material(cache, progress)
@@ -101,7 +102,17 @@ def fit_head(
                         progress.epochs(history)
 
                     state = folder / runs.STATE_FILE
-                    trained = train_head(cache, config, choice, one_epoch, material, state, earlier, course, stopped)
+                    trained = train_head(
+                        cache,
+                        config,
+                        solver=choice,
+                        on_epoch=one_epoch,
+                        material=material,
+                        saved=state,
+                        earlier=earlier,
+                        identity=course,
+                        stopped=stopped,
+                    )
                 probabilities = trained.head.probabilities(cache)
         run = _write(
             cache, results, name, {**identity, "course": course}, config, trained, probabilities, started, tensorboard
@@ -110,13 +121,13 @@ def fit_head(
 
 
 def planned(
-    cache: Cache, results: Path, config: HeadConfig, solver: Solver | Choice = "auto", more_epochs: int = 0
+    cache: Cache, results: Path, *, config: HeadConfig, solver: Solver | Choice = "auto", more_epochs: int = 0
 ) -> tuple[HeadConfig, Choice]:
     """The head with all its epochs, and the solver. Raises HeadError for what cannot be trained."""
     if more_epochs:
-        plan_head(cache, config, solver)
+        plan_head(cache, config, solver=solver)
         config, solver = _longer(results, cache, config, solver, more_epochs)
-    choice = plan_head(cache, config, solver)
+    choice = plan_head(cache, config, solver=solver)
     refuse_missing_classes(cache)
     return config, choice
 
@@ -221,8 +232,8 @@ def _write(
     epoch_seconds = [entry.seconds for entry in trained.history]
     with runs.new_run(results, name) as folder:
         trained.head.save(folder)
-        checkpoint.save(folder / runs.STATE_FILE, trained.state, trained.best, identity["course"])
-        runs.write_predictions(folder, cache.rows, probabilities, cache.classes)
+        checkpoint.save(folder / runs.STATE_FILE, trained.state, best=trained.best, identity=identity["course"])
+        runs.write_predictions(folder, cache.rows, probabilities=probabilities, classes=cache.classes)
         if tensorboard:
             events.write(folder, trained.history)
         timing = {
@@ -232,7 +243,10 @@ def _write(
             "s_per_epoch": sum(epoch_seconds) / len(epoch_seconds),
         }
         runs.write_run(
-            folder, {**identity, **described(cache, trained.choice.why)}, {**timing, **splits}, trained.history
+            folder,
+            {**identity, **described(cache, trained.choice.why)},
+            metrics={**timing, **splits},
+            history=trained.history,
         )
     return draw(runs.Run(results / name))
 
@@ -258,7 +272,7 @@ def draw(run: runs.Run, with_curves: bool = True) -> runs.Run:
         if with_curves:
             figures.write_curves(run.history, run.folder / figures.CURVES_FILE, title=run.name)
         figures.write_confusion(
-            run.metrics["test"]["confusion"], run.config["classes"], run.folder / figures.CONFUSION_FILE
+            run.metrics["test"]["confusion"], run.config["classes"], path=run.folder / figures.CONFUSION_FILE
         )
     return run
 
@@ -296,6 +310,8 @@ def explaining_damage(cache: Cache) -> Iterator[None]:
 def measure(cache: Cache, probabilities: np.ndarray[Any, Any]) -> dict[str, dict[str, Any]]:
     groups = cache.rows["group"].to_numpy()
     return {
-        split: measures.evaluate(probabilities[numbers], cache.labels(split), cache.classes, groups[numbers])
+        split: measures.evaluate(
+            probabilities[numbers], cache.labels(split), classes=cache.classes, groups=groups[numbers]
+        )
         for split, numbers in ((split, cache.numbers(split)) for split in SPLITS)
     }

@@ -34,7 +34,7 @@ def grid(space: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
 
 
-def random_points(space: Mapping[str, Sequence[Any]], n: int, seed: int) -> list[dict[str, Any]]:
+def random_points(space: Mapping[str, Sequence[Any]], n: int, *, seed: int) -> list[dict[str, Any]]:
     """`n` combinations drawn from the grid without repetition, the same for a seed; all where there are fewer."""
     points = grid(space)
     order = np.random.default_rng(seed).permutation(len(points))[:n]
@@ -58,6 +58,7 @@ class Swept:
 def sweep(
     cache: Cache,
     results: Path,
+    *,
     config: HeadConfig,
     points: Sequence[Mapping[str, Any]],
     seeds: int = 1,
@@ -73,7 +74,7 @@ def sweep(
         raise HeadError("nothing to sweep over: name values, for example --lr 0.001,0.003")
     refuse_unwritable(results)
     configs = [replace(config, **point) for point in points]
-    choices = [plan_head(cache, head, solver) for head in configs]  # before a Gram matrix takes its memory
+    choices = [plan_head(cache, head, solver=solver) for head in configs]  # before a Gram matrix takes its memory
     material = Material(cache, progress)
     for head, choice in zip(configs, choices, strict=True):  # what no head can be trained on is no divergence
         material.prepare(head, choice.solver)
@@ -95,7 +96,7 @@ def sweep(
     if not np.isfinite(table[config.monitor].iloc[0]):
         raise HeadError("every combination diverged: try smaller learning rates")
     chosen, choice = replace(configs[order[0]], restore_best=True), choices[order[0]]
-    winner = fit_head(cache, results, chosen, choice, progress=progress, material=material)
+    winner = fit_head(cache, results, config=chosen, solver=choice, progress=progress, material=material)
     folder = _write(cache, results, config, points, seeds, table, winner)
     return Swept(folder, table, winner)
 
@@ -103,7 +104,7 @@ def sweep(
 def _best(config: HeadConfig, choice: Choice, material: Material, stopped: Callable[[], bool]) -> Epoch | None:
     """The epoch of a head's course with the best value of the monitor; None where the training diverges."""
     try:
-        history = train_course(material, config, choice.solver, stopped)
+        history = train_course(material, config, solver=choice.solver, stopped=stopped)
     except HeadError:
         return None
     return history[best_of(history, config.monitor) - 1]
@@ -141,7 +142,7 @@ def _write(
     with runs.new_run(results, name) as folder:
         write_text(folder / HEADS_FILE, runs.csv_of(table))
         write_json(folder / SWEEP_FILE, {**described, "winner": winner.run.name})
-        figures.write_sweep(table, config.monitor, folder / figures.SWEEP_FIGURE)
+        figures.write_sweep(table, config.monitor, path=folder / figures.SWEEP_FIGURE)
     return results / name
 
 
@@ -156,6 +157,7 @@ class Seeds:
 def fit_seeds(
     cache: Cache,
     results: Path,
+    *,
     config: HeadConfig,
     seeds: int,
     solver: Solver = "auto",
@@ -165,12 +167,25 @@ def fit_seeds(
     tensorboard: bool = False,
 ) -> Seeds:
     """`fit_head` with `seeds` seeds from config.seed on, on one Gram matrix; the first is announced."""
-    choice, material = plan_head(cache, config, solver), Material(cache, progress)
+    choice, material = plan_head(cache, config, solver=solver), Material(cache, progress)
     fitted: list[Fitted] = []
     for seed in range(config.seed, config.seed + seeds):
         told = None if any(not one.reused for one in fitted) else announced
         one = replace(config, seed=seed)
-        fitted.append(fit_head(cache, results, one, choice, again, 0, progress, material, told, tensorboard))
+        fitted.append(
+            fit_head(
+                cache,
+                results,
+                config=one,
+                solver=choice,
+                again=again,
+                more_epochs=0,
+                progress=progress,
+                material=material,
+                announced=told,
+                tensorboard=tensorboard,
+            )
+        )
     lines = []
     for split in ("train", "val", "test"):
         for measure in ("accuracy", "balanced_accuracy", "loss"):

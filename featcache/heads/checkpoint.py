@@ -24,7 +24,7 @@ EVERY_S = 5.0
 _FORMAT = 1
 
 
-def save(path: Path, state: State, best: State | None, identity: str) -> None:
+def save(path: Path, state: State, *, best: State | None, identity: str) -> None:
     """Write a state, and the best one so far, beside; then rename.
 
     identity : of everything that decides the course of the training
@@ -36,7 +36,7 @@ def save(path: Path, state: State, best: State | None, identity: str) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def load(path: Path, identity: str, like: AnyState) -> tuple[AnyState, AnyState | None] | None:
+def load(path: Path, identity: str, *, like: AnyState) -> tuple[AnyState, AnyState | None] | None:
     """The state in `path`, and the best one so far, if it is of that training and whole; else None.
 
     like : a state of that training, for the shapes and dtypes of its arrays and for its settings

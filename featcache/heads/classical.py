@@ -46,7 +46,7 @@ _NOISE = 1000
 """Times the rounding error of a product: what of a row lies outside of the others by no more than that is nothing."""
 
 
-def classical_head(kind: str, seed: int = 0, balanced: bool = True) -> Pipeline:
+def classical_head(kind: str, seed: int = 0, *, balanced: bool = True) -> Pipeline:
     """A scikit-learn classifier of features X (n, n_features) with `predict_proba`, of those that `KINDS` names.
 
     logreg : logistic regression (softmax), L2 penalty, C = 10
@@ -116,7 +116,7 @@ class Balanced(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.estimator = estimator
         self.balanced = balanced
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Balanced:
+    def fit(self, X: Any, y: Any, *, sample_weight: Any = None) -> Balanced:
         """Fit on rows X with labels y (n,); sample_weight (n,) multiplies the weights of the classes."""
         takes_weights = has_fit_parameter(self.estimator, "sample_weight")
         if sample_weight is not None and not takes_weights:
@@ -150,7 +150,7 @@ class Balanced(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 def squared_norms(features: Features, numbers: NDArray[np.intp]) -> Array:
     """|x|^2 of rows of a cache, (n,), float64; streamed."""
     norms = np.empty(len(numbers))
-    for place, block in products.blocks(features, numbers, np.float32):
+    for place, block in products.blocks(features, numbers, dtype=np.float32):
         norms[place] = np.einsum("nd,nd->n", block, block, dtype=np.float64)
     return norms
 
@@ -253,6 +253,7 @@ class ClassicalModel:
 def fit_classical(
     kind: str,
     K: Array,
+    *,
     y: NDArray[np.int64],
     seed: int = 0,
     balanced: bool = True,
@@ -286,5 +287,5 @@ def fit_classical(
     classes = int(y.max()) + 1 if n_classes is None else n_classes
     model = ClassicalModel(kind, classes, head, centring, own_norms, coordinates)  # type: ignore[arg-type]
     with threadpool_limits(1, user_api="blas"):  # its steps are small: threads cost more than they do
-        head.fit(model._representation(inner, own_norms), y, sample_weight)
+        head.fit(model._representation(inner, own_norms), y, sample_weight=sample_weight)
     return model

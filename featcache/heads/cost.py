@@ -135,7 +135,7 @@ class _Problem:
 
 
 def choose_solver(
-    n_train: int, n_val: int, n_inputs: int, n_classes: int, config: HeadConfig, asked: Solver = "auto"
+    n_train: int, n_val: int, *, n_inputs: int, n_classes: int, config: HeadConfig, asked: Solver = "auto"
 ) -> Choice:
     """Gram space or primal, by counting operations and memory; `asked` decides if it is not "auto".
 
@@ -187,7 +187,7 @@ def _refuse_too_large(problem: _Problem, solver: Solver, free: float) -> None:
     )
 
 
-def expect(cache: Cache, config: HeadConfig, choice: Choice) -> Expected:
+def expect(cache: Cache, config: HeadConfig, *, choice: Choice) -> Expected:
     """What a training on a cache is expected to take, by a small product, a few steps and a few rows read: under 1 s.
 
     Raises CacheError where those rows cannot be read.
@@ -209,7 +209,7 @@ def expect(cache: Cache, config: HeadConfig, choice: Choice) -> Expected:
         return Expected(
             "primal", choice.why, config.epochs, 0, False, False, memory, free, before_s, config.epochs * epoch_s
         )
-    kept = all(is_kept(cache, rows, train, config.dtype) for rows in (train, val))
+    kept = all(is_kept(cache, rows, right=train, dtype=config.dtype) for rows in (train, val))
     in_memory = fits((len(train), len(train)), config.dtype)
     held = min(products.HELD_BYTES, problem.feature_bytes, free // 4)
     memory += (problem.gram_bytes if in_memory else 0) + (0 if kept else held)
@@ -242,7 +242,7 @@ def _sample_epoch_s(config: HeadConfig, n_classes: int) -> float:
         config, epochs=2, batch=min(config.batch, n), lr=1e-9, schedule="constant", optimizer="sgd", l1=0.0, patience=0
     )
     units = config.hidden[0] if config.hidden else n_classes
-    (_, bias), *rest = random.initial_weights(config, 1, n_classes)
+    (_, bias), *rest = random.initial_weights(config, 1, n_classes=n_classes)
     K, P0 = np.zeros((n, n), config.dtype), np.ones((n, units), config.dtype)
     none, y = slice(0), np.arange(n) % n_classes
     problem = gram.GramProblem(K, P0, y, np.ones(n, config.dtype), K[none], P0[none], y[none])

@@ -138,6 +138,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self,
         X: ArrayLike,
         y: ArrayLike,
+        *,
         sample_weight: ArrayLike | None = None,
         X_val: ArrayLike | None = None,
         y_val: ArrayLike | None = None,
@@ -161,7 +162,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         self.scale_ = _scale(X, weights) if self.scale == "auto" else 1.0
         scale = X.dtype.type(self.scale_)
-        (W0, b0), *rest = random.initial_weights(config, X.shape[1], len(self.classes_))
+        (W0, b0), *rest = random.initial_weights(config, X.shape[1], n_classes=len(self.classes_))
         problem = gram.GramProblem(
             K=X @ X.T,
             P0=X @ W0 * scale,
@@ -173,7 +174,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             factor=self.scale_**2,
         )
         watch = _Watch(config)
-        last = gram.train(problem, gram.start(problem, Stack(b0, rest, config)), watch)
+        last = gram.train(problem, gram.start(problem, Stack(b0, rest, config)), on_epoch=watch)
         state = watch.best if config.restore_best and watch.best else last
         moved = X.T @ state.A
         moved += W0 * (X.dtype.type(state.s) * scale)
@@ -209,7 +210,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         X = validate_data(self, _flat(X), dtype=self.coefs_[0].dtype, reset=False)
         (W, *others), (b, *biases) = self.coefs_, self.intercepts_
-        return forward(X @ W + b, list(zip(others, biases, strict=True)), self.activation)
+        return forward(X @ W + b, list(zip(others, biases, strict=True)), activation=self.activation)
 
     def _config(self) -> HeadConfig:
         """The settings as `featcache fit-head` knows them. Raises HeadError where one is out of its range."""

@@ -89,7 +89,7 @@ def start(problem: GramProblem, stack: Stack) -> State:
     return State(A, np.zeros_like(A) if stack.config.momentum else A[:0], stack)
 
 
-def train(problem: GramProblem, state: State, on_epoch: Callable[[State], object] = lambda _: None) -> State:
+def train(problem: GramProblem, state: State, *, on_epoch: Callable[[State], object] = lambda _: None) -> State:
     """Train on to config.epochs, from wherever `state` stands; it is updated in place.
 
     on_epoch : called after each epoch; what it returns as True ends the training
@@ -132,8 +132,8 @@ class _Run:
         self.state = state
         self.config = state.stack.config
         n_classes = len(state.stack.arrays()[-1])
-        self.targets = targets_of(problem.y, n_classes, self.config)
-        self.targets_val = targets_of(problem.y_val, n_classes, self.config)
+        self.targets = targets_of(problem.y, n_classes, config=self.config)
+        self.targets_val = targets_of(problem.y_val, n_classes, config=self.config)
         self.block_rows = max(BLOCK_ROWS // self.config.batch, 1) * self.config.batch
         self.part_rows = max(_PART_ROWS // self.config.batch, 1) * self.config.batch
         rows = min(self.block_rows, len(problem.K))
@@ -174,7 +174,7 @@ class _Run:
             logits[block.places] = self._block(block, products, rates[start // config.batch :], values, velocity)
         put(values, stack.arrays())
         put(velocity, stack.velocities)
-        weighted = losses(logits, self.targets[order], config.output) * problem.weights[order]
+        weighted = losses(logits, self.targets[order], output=config.output) * problem.weights[order]
         looks = (epoch + 1) % config.val_every == 0 or epoch + 1 == config.epochs
         val = self._validate() if looks else (float("nan"), float("nan"))
         loss = float(weighted.mean(dtype=np.float64))
@@ -191,9 +191,16 @@ class _Run:
         sizes = np.minimum(batch, len(order) - np.arange(places.start, places.stop) // batch * batch)
         keep = np.empty((len(S), 0), np.bool_)
         if self.config.dropout and len(self.sizes) > 1:
-            drawn = (places.start, places.stop)
             keep = np.concatenate([
-                random.keep_mask(self.config.seed, epoch, layer, *drawn, units, self.config.dropout)
+                random.keep_mask(
+                    self.config.seed,
+                    epoch,
+                    layer=layer,
+                    start=places.start,
+                    stop=places.stop,
+                    units=units,
+                    dropout=self.config.dropout,
+                )
                 for layer, units in enumerate(self.sizes[:-1].tolist())
             ], axis=1)  # fmt: skip
         weights = (problem.weights[S] / sizes).astype(problem.K.dtype)
@@ -241,7 +248,7 @@ class _Run:
         Z = self._product(problem.K_val, state.A)
         Z += problem.P0_val * Z.dtype.type(state.s)
         logits = state.stack.forward(Z)
-        loss = losses(logits, self.targets_val, self.config.output).mean(dtype=np.float64)
+        loss = losses(logits, self.targets_val, output=self.config.output).mean(dtype=np.float64)
         return float(loss), accuracy_of(logits, problem.y_val)
 
 

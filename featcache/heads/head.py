@@ -54,8 +54,8 @@ class Head:
                 "or how it was fed differ"
             )
         (W, b), *rest = self.layers
-        Z = products.times(cache.features, cache.numbers() if numbers is None else numbers, W)
-        logits = forward(Z * W.dtype.type(self.scale) + b, rest, self.activation)
+        Z = products.times(cache.features, cache.numbers() if numbers is None else numbers, W=W)
+        logits = forward(Z * W.dtype.type(self.scale) + b, rest, activation=self.activation)
         return sigmoid(logits) if self.output == "sigmoid" else softmax(logits)
 
     def save(self, folder: Path) -> None:

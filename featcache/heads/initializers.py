@@ -32,7 +32,7 @@ def order(seed: int, epoch: int, n_rows: int) -> NDArray[np.int64]:
 
 
 def keep_mask(
-    seed: int, epoch: int, layer: int, start: int, stop: int, units: int, dropout: float
+    seed: int, epoch: int, *, layer: int, start: int, stop: int, units: int, dropout: float
 ) -> NDArray[np.bool_]:
     """Which units of a hidden layer take part for the rows at places start..stop of an epoch's order.
 
@@ -45,7 +45,7 @@ def keep_mask(
     return keep
 
 
-def initial_weights(config: HeadConfig, n_inputs: int, n_classes: int) -> list[tuple[Array, Array]]:
+def initial_weights(config: HeadConfig, n_inputs: int, *, n_classes: int) -> list[tuple[Array, Array]]:
     """Weights (n_in, n_out) and biases (n_out,) of every layer before training, in config.dtype.
 
     Glorot-uniform weights, zero biases (Glorot & Bengio 2010; Keras' default). With scale="auto" the first

@@ -37,6 +37,7 @@ def kernels_folder(cache: Path) -> Path:
 def kernel(
     cache: Cache,
     left: Numbers,
+    *,
     right: Numbers,
     dtype: DTypeLike,
     on_rows: Callable[[int], object] = lambda _: None,
@@ -58,16 +59,16 @@ def kernel(
         _refuse_full_disk(file, shape, dtype)
         with _explaining(file), _kept(file) as partial:
             on_disk = np.lib.format.open_memmap(partial, "w+", np.dtype(dtype), shape)
-            products.inner(cache.features, left, right, dtype, on_disk, on_rows)
+            products.inner(cache.features, left, right=right, dtype=dtype, out=on_disk, on_rows=on_rows)
             on_disk.flush()
         return np.asanyarray(np.load(file, mmap_mode="r"))
-    K = products.inner(cache.features, left, right, dtype, on_rows=on_rows)
+    K = products.inner(cache.features, left, right=right, dtype=dtype, on_rows=on_rows)
     with suppress(OSError), _kept(file) as partial:  # without it, the next head computes it again
         np.save(partial, K)
     return K
 
 
-def is_kept(cache: Cache, left: Numbers, right: Numbers, dtype: DTypeLike) -> bool:
+def is_kept(cache: Cache, left: Numbers, *, right: Numbers, dtype: DTypeLike) -> bool:
     """Whether such a matrix lies beside the cache; whether its bytes are right is seen when it is read."""
     file = _file(cache, left, right, dtype)
     return file.is_file() and file.with_suffix(".json").is_file()

@@ -41,7 +41,7 @@ class State:
 
 
 @contextmanager
-def opened(source: Source, layers: Layers, scale: float, config: HeadConfig) -> Iterator[Training]:
+def opened(source: Source, layers: Layers, *, scale: float, config: HeadConfig) -> Iterator[Training]:
     """A training from the weights `layers` on the batches of a source.
 
     Dropout masks are Keras' own: where the order is that of Gram space the course of SGD without dropout is too, and
@@ -51,7 +51,7 @@ def opened(source: Source, layers: Layers, scale: float, config: HeadConfig) -> 
     scale : what the features are multiplied by
     """
     with _arithmetic_in(config.dtype):
-        yield Training(source, layers, scale, config)
+        yield Training(source, layers, scale=scale, config=config)
 
 
 @contextmanager
@@ -73,11 +73,11 @@ class Training:
 
     history: list[Epoch]
 
-    def __init__(self, source: Source, layers: Layers, scale: float, config: HeadConfig) -> None:
+    def __init__(self, source: Source, layers: Layers, *, scale: float, config: HeadConfig) -> None:
         self.source, self.scale, self.config = source, scale, config
         n_classes = len(layers[-1][1])
-        self.targets = targets_of(source.y, n_classes, config)
-        self.targets_val = targets_of(source.y_val, n_classes, config)
+        self.targets = targets_of(source.y, n_classes, config=config)
+        self.targets_val = targets_of(source.y_val, n_classes, config=config)
         self.updates = -(-len(source.y) // config.batch)
         keras = import_keras()
         self.rates = keras.Variable(np.zeros(self.updates), dtype=config.dtype, trainable=False)
@@ -140,7 +140,7 @@ class Training:
         return Epoch(epoch + 1, loss, accuracy, val_loss, val_accuracy, rates[0], clock.seconds)
 
     def _feed(self, epoch: int) -> Iterator[tuple[Array, Array, Array]]:
-        for places, X in self.source.batches(self.config.batch, self.config.seed, epoch):
+        for places, X in self.source.batches(self.config.batch, self.config.seed, epoch=epoch):
             if epoch == 0:  # they are the same ever after
                 refuse_not_finite(X, self.source.rows[places])
             yield X, self.targets[places], self.source.weights[places]
@@ -155,8 +155,8 @@ class Training:
             for place, X in source.val_blocks():
                 if first:
                     refuse_not_finite(X, source.rows_val[place])
-                logits[place] = forward((X @ W) * W.dtype.type(self.scale) + b, rest, config.activation)
-            loss = losses(logits, self.targets_val, config.output).mean(dtype=np.float64)
+                logits[place] = forward((X @ W) * W.dtype.type(self.scale) + b, rest, activation=config.activation)
+            loss = losses(logits, self.targets_val, output=config.output).mean(dtype=np.float64)
         return float(loss), accuracy_of(logits, source.y_val)
 
 
@@ -171,7 +171,7 @@ def _build(keras: Any, source: Source, layers: Layers, scale: float, config: Hea
         """With the loss of featcache.heads.stack: weighted, averaged over the rows of a batch."""
 
         def compute_loss(
-            self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+            self, x: Any = None, y: Any = None, *, y_pred: Any = None, sample_weight: Any = None, training: bool = True
         ) -> Any:
             rows = loss_of_rows(y, y_pred) * sample_weight
             right = (

@@ -32,7 +32,7 @@ def width(features: Features) -> int:
     return int(np.prod(features.shape[1:]))
 
 
-def blocks(features: Features, numbers: Numbers, dtype: DTypeLike) -> Iterator[tuple[slice, Array]]:
+def blocks(features: Features, numbers: Numbers, *, dtype: DTypeLike) -> Iterator[tuple[slice, Array]]:
     """Flattened blocks of X[numbers] in order: (place, ndarray of shape (n, D)); a thread reads one ahead."""
     ended = Event()
     joined = _joined(features, numbers, dtype, ended)
@@ -72,24 +72,24 @@ def mean_squared_norm(features: Features, numbers: Numbers) -> float:
     """Mean of |x|^2 over the rows `numbers`, accumulated in float64."""
     total = sum(
         float(np.einsum("nd,nd->n", block, block).sum(dtype=np.float64))
-        for _, block in blocks(features, numbers, np.float32)
+        for _, block in blocks(features, numbers, dtype=np.float32)
     )
     return total / len(numbers)
 
 
-def times(features: Features, numbers: Numbers, W: Array) -> Array:
+def times(features: Features, numbers: Numbers, *, W: Array) -> Array:
     """X[numbers] W: ndarray of shape (n, H), in the dtype of W."""
     result = np.empty((len(numbers), W.shape[1]), W.dtype)
-    for place, block in blocks(features, numbers, W.dtype):
+    for place, block in blocks(features, numbers, dtype=W.dtype):
         result[place] = block @ W
     return result
 
 
-def transposed_times(features: Features, numbers: Numbers, A: Array) -> Array:
+def transposed_times(features: Features, numbers: Numbers, *, A: Array) -> Array:
     """X[numbers]^T A: ndarray of shape (D, H), in the dtype of A."""
     result = np.zeros((width(features), A.shape[1]), A.dtype)
     part = max(1, _PART_BYTES // (A.shape[1] * A.itemsize))
-    for place, block in blocks(features, numbers, A.dtype):
+    for place, block in blocks(features, numbers, dtype=A.dtype):
         for start in range(0, len(result), part):  # or each block would take a second array of the size of W
             result[start : start + part] += block[:, start : start + part].T @ A[place]
     return result
@@ -98,6 +98,7 @@ def transposed_times(features: Features, numbers: Numbers, A: Array) -> Array:
 def inner(
     features: Features,
     left: Numbers,
+    *,
     right: Numbers,
     dtype: DTypeLike,
     out: Array | None = None,
@@ -119,7 +120,7 @@ def inner(
                 rows = slice(held.start + place.start, held.start + place.stop)
                 K[rows, held.start : rows.start] = X[place] @ X[: place.start].T
                 K[rows, rows] = X[place] @ X[place].T
-        for place, block in blocks(features, right[: held.start] if is_gram else right, dtype):
+        for place, block in blocks(features, right[: held.start] if is_gram else right, dtype=dtype):
             K[held, place] = X @ block.T
         on_rows(held.stop - held.start)
     if is_gram:

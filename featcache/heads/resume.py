@@ -14,7 +14,7 @@ from featcache.heads.config import HeadConfig, Solver
 from featcache.training import CONFIG_FILE, TRAINING_SUFFIX
 
 
-def interrupted(project: Project, name: str, given: Mapping[str, Any]) -> tuple[str, HeadConfig, Solver]:
+def interrupted(project: Project, name: str, *, given: Mapping[str, Any]) -> tuple[str, HeadConfig, Solver]:
     """The cache's name, the head and the solver of the training or run called `name`.
 
     given : what was asked for besides: settings of the head, "cache" and "solver"; only epochs may differ

@@ -44,7 +44,7 @@ class Source(Protocol):
     rows_val: Numbers
     width: int
 
-    def batches(self, size: int, seed: int, epoch: int) -> Iterator[tuple[Numbers, Array]]:
+    def batches(self, size: int, seed: int, *, epoch: int) -> Iterator[tuple[Numbers, Array]]:
         """The batches of an epoch: which of the N rows (n,), and their features (n, D). Every row comes once."""
 
     def val_blocks(self) -> Iterator[tuple[slice, Array]]:
@@ -58,6 +58,7 @@ class InMemory:
         self,
         X: Array,
         y: Labels,
+        *,
         weights: Array,
         X_val: Array,
         y_val: Labels,
@@ -71,7 +72,7 @@ class InMemory:
         self.rows_val = np.arange(len(y_val)) if rows_val is None else rows_val
         self._order = order
 
-    def batches(self, size: int, seed: int, epoch: int) -> Iterator[tuple[Numbers, Array]]:
+    def batches(self, size: int, seed: int, *, epoch: int) -> Iterator[tuple[Numbers, Array]]:
         """As of `Source`, in the order of `featcache.heads.initializers.order` where no other is given."""
         order = self._order(seed, epoch, len(self.y))
         for start in range(0, len(order), size):
@@ -93,13 +94,15 @@ class Streamed:
     buffer_rows : of each of the two buffers; by default what fits into 256 MB
     """
 
-    def __init__(self, cache: Cache, y: Labels, weights: Array, y_val: Labels, buffer_rows: int | None = None) -> None:
+    def __init__(
+        self, cache: Cache, y: Labels, *, weights: Array, y_val: Labels, buffer_rows: int | None = None
+    ) -> None:
         self._cache, self.width = cache, products.width(cache.features)
         self._buffer_rows = buffer_rows or max(1, BUFFER_BYTES // (self.width * cache.features.dtype.itemsize))
         self.y, self.y_val, self.weights = y, y_val, weights
         self.rows, self.rows_val = cache.numbers("train"), cache.numbers("val")
 
-    def batches(self, size: int, seed: int, epoch: int) -> Iterator[tuple[Numbers, Array]]:
+    def batches(self, size: int, seed: int, *, epoch: int) -> Iterator[tuple[Numbers, Array]]:
         """As of `Source`, in the order of `cache_order`; while one buffer is used, a thread fills the next."""
         order = cache_order(self._cache, size)(seed, epoch, len(self.y))
         step = max(1, self._buffer_rows // size) * size
@@ -120,7 +123,7 @@ class Streamed:
 
     def val_blocks(self) -> Iterator[tuple[slice, Array]]:
         """As of `Source`."""
-        return products.blocks(self._cache.features, self.rows_val, self.weights.dtype)
+        return products.blocks(self._cache.features, self.rows_val, dtype=self.weights.dtype)
 
 
 def cache_order(cache: Cache, batch: int) -> Order:
@@ -143,7 +146,7 @@ def fits(n_bytes: int) -> bool:
     return n_bytes < 0.8 * machine.available_bytes()
 
 
-def source_of(cache: Cache, y: Labels, weights: Array, y_val: Labels, batch: int) -> Source:
+def source_of(cache: Cache, y: Labels, *, weights: Array, y_val: Labels, batch: int) -> Source:
     """The splits "train" and "val" of a cache: from memory where they fit into it, else streamed.
 
     y, weights, y_val : of the rows of the two splits; batches have the dtype of the weights
@@ -151,9 +154,11 @@ def source_of(cache: Cache, y: Labels, weights: Array, y_val: Labels, batch: int
     """
     rows, rows_val = cache.numbers("train"), cache.numbers("val")
     if not fits((len(rows) + len(rows_val)) * products.width(cache.features) * weights.dtype.itemsize):
-        return Streamed(cache, y, weights, y_val)
+        return Streamed(cache, y, weights=weights, y_val=y_val)
     X, X_val = (_read(cache, numbers, weights.dtype) for numbers in (rows, rows_val))
-    return InMemory(X, y, weights, X_val, y_val, rows, rows_val, cache_order(cache, batch))
+    return InMemory(
+        X, y, weights=weights, X_val=X_val, y_val=y_val, rows=rows, rows_val=rows_val, order=cache_order(cache, batch)
+    )
 
 
 def refuse_not_finite(X: Array, rows: Numbers) -> None:
@@ -171,6 +176,6 @@ def refuse_not_finite(X: Array, rows: Numbers) -> None:
 
 def _read(cache: Cache, numbers: Numbers, dtype: np.dtype[Any]) -> Array:
     X = np.empty((len(numbers), products.width(cache.features)), dtype)
-    for place, block in products.blocks(cache.features, numbers, dtype):
+    for place, block in products.blocks(cache.features, numbers, dtype=dtype):
         X[place] = block
     return X

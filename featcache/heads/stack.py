@@ -25,7 +25,7 @@ def sigmoid(logits: Array) -> Array:
     return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)))
 
 
-def losses(logits: Array, targets: Array, output: str) -> Array:
+def losses(logits: Array, targets: Array, *, output: str) -> Array:
     """Loss of each row (n,), nats: cross-entropy of the softmax, or the mean of the classes' binary cross-entropies.
 
     targets : (n, classes), between 0 and 1
@@ -36,7 +36,7 @@ def losses(logits: Array, targets: Array, output: str) -> Array:
     return np.asarray(targets.sum(axis=1) * np.log(np.exp(shifted).sum(axis=1)) - (targets * shifted).sum(axis=1))
 
 
-def targets_of(y: NDArray[np.int64], n_classes: int, config: HeadConfig) -> Array:
+def targets_of(y: NDArray[np.int64], n_classes: int, *, config: HeadConfig) -> Array:
     """Class numbers (n,), or an indicator of several labels (n, classes), as targets (n, classes) in config.dtype.
 
     With smoothing e, softmax targets become (1 - e) t + e / classes, sigmoid ones (1 - e) t + e / 2; as in Keras.
@@ -63,7 +63,7 @@ ACTIVATIONS: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
-def forward(pre: Array, layers: Sequence[tuple[Array, Array]], activation: str) -> Array:
+def forward(pre: Array, layers: Sequence[tuple[Array, Array]], *, activation: str) -> Array:
     """Logits (n, classes) from the first layer's values before its activation (n, units), without dropout."""
     for W, b in layers:
         pre = ACTIVATIONS[activation](pre, np.empty_like(pre)) @ W + b
@@ -99,7 +99,7 @@ class Stack:
 
     def forward(self, Z: Array) -> Array:
         """Logits (n, classes) from first products (n, units), without dropout."""
-        return forward(Z + self.bias, self.layers, self.config.activation)
+        return forward(Z + self.bias, self.layers, activation=self.config.activation)
 
 
 def flat(arrays: Sequence[Array], dtype: DTypeLike) -> Array:

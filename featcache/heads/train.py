@@ -80,7 +80,7 @@ class Material:
     def _mean_squared_norm(self, numbers: NDArray[np.intp]) -> float:
         norm = products.mean_squared_norm(self.cache.features, numbers)
         if not np.isfinite(norm):
-            for place, block in products.blocks(self.cache.features, numbers, np.float32):
+            for place, block in products.blocks(self.cache.features, numbers, dtype=np.float32):
                 refuse_not_finite(block, numbers[place])
             raise HeadError(f"{self.cache.name}: features too large to be squared in float32")
         return norm
@@ -90,7 +90,9 @@ class Material:
         if dtype not in self._kernels:
             with self._progress.begin(f"Gram matrix of {self.cache.name}", len(self.train) + len(self.val)) as advance:
                 pairs = ((self.train, self.train), (self.val, self.train))
-                K, K_val = (kernel(self.cache, left, right, dtype, advance) for left, right in pairs)
+                K, K_val = (
+                    kernel(self.cache, left, right=right, dtype=dtype, on_rows=advance) for left, right in pairs
+                )
             self._kernels[dtype] = (K, K_val)
         return self._kernels[dtype]
 
@@ -106,7 +108,7 @@ class Material:
 
     def first_products(self, W0: Array, scale: float) -> tuple[Array, Array]:
         """X W0 of the training and the validation rows, scaled. Raises HeadError for features that are not finite."""
-        found = [products.times(self.cache.features, numbers, W0) for numbers in (self.train, self.val)]
+        found = [products.times(self.cache.features, numbers, W=W0) for numbers in (self.train, self.val)]
         for P0, numbers in zip(found, (self.train, self.val), strict=True):
             refuse_not_finite(P0, numbers)
         return found[0] * W0.dtype.type(scale), found[1] * W0.dtype.type(scale)
@@ -121,18 +123,26 @@ class Material:
         return float(np.float32(np.sqrt(random.SCALED_SQUARED_NORM / self.mean_squared_norm)))
 
 
-def plan_head(cache: Cache, config: HeadConfig, solver: Solver | Choice = "auto") -> Choice:
+def plan_head(cache: Cache, config: HeadConfig, *, solver: Solver | Choice = "auto") -> Choice:
     """The solver that `train_head` would use; a choice that was made before. Raises HeadError for the untrainable."""
     _refuse_untrainable(cache, config)
     if isinstance(solver, Choice):
         return solver
     n_train, n_val = len(cache.numbers("train")), len(cache.numbers("val"))
-    return choose_solver(n_train, n_val, products.width(cache.features), len(cache.classes), config, solver)
+    return choose_solver(
+        n_train,
+        n_val,
+        n_inputs=products.width(cache.features),
+        n_classes=len(cache.classes),
+        config=config,
+        asked=solver,
+    )
 
 
 def train_head(
     cache: Cache,
     config: HeadConfig,
+    *,
     solver: Solver | Choice = "auto",
     on_epoch: OnEpoch = lambda _: None,
     material: Material | None = None,
@@ -152,9 +162,9 @@ def train_head(
 
     Raises HeadError for a cache that cannot be trained on, and for a training that diverges.
     """
-    choice = plan_head(cache, config, solver)
+    choice = plan_head(cache, config, solver=solver)
     material = material or Material(cache)
-    layers = random.initial_weights(config, products.width(cache.features), len(cache.classes))
+    layers = random.initial_weights(config, products.width(cache.features), n_classes=len(cache.classes))
     scale = material.scale(config)
     asked = (config, on_epoch, saved, earlier, identity, stopped)
     if choice.solver == "primal":
@@ -185,13 +195,15 @@ def _trained_in_gram_space(
 
 
 def train_course(
-    material: Material, config: HeadConfig, solver: Solver, stopped: Callable[[], bool] = lambda: False
+    material: Material, config: HeadConfig, *, solver: Solver, stopped: Callable[[], bool] = lambda: False
 ) -> list[Epoch]:
     """The history of a head, without the head: the first weights are not formed, test rows only checked to be finite.
 
     stopped : looked at before the first epoch and after each; once it says True, KeyboardInterrupt is raised
     """
-    layers = random.initial_weights(config, products.width(material.cache.features), len(material.cache.classes))
+    layers = random.initial_weights(
+        config, products.width(material.cache.features), n_classes=len(material.cache.classes)
+    )
     scale = material.scale(config)
     if solver == "primal":
         return _in_primal_space(material, layers, scale, _Course(config, stopped=stopped)).history
@@ -233,7 +245,9 @@ class _Course(Generic[AnyState]):
         if self.stopped():  # while the features were read
             raise KeyboardInterrupt
         files = [*self.earlier, *([self.saved] if self.saved else [])]
-        found = [(file, pair) for file in files if (pair := checkpoint.load(file, self.identity, first)) is not None]
+        found = [
+            (file, pair) for file in files if (pair := checkpoint.load(file, self.identity, like=first)) is not None
+        ]
         usable = [(file, pair) for file, pair in found if _is_beginning(pair[0].history, self.config)]
         if not usable:
             return None
@@ -252,7 +266,7 @@ class _Course(Generic[AnyState]):
                 self.best = training.copy()
         stop = self.stopped()
         if self.saved and (stop or self.clock.due()):
-            checkpoint.save(self.saved, training.copy(), self.best, self.identity)
+            checkpoint.save(self.saved, training.copy(), best=self.best, identity=self.identity)
         if stop:
             raise KeyboardInterrupt
         return self.is_over(history)
@@ -284,14 +298,14 @@ def _in_gram_space(material: Material, layers: Layers, scale: float, course: _Co
     stack = Stack(b0.copy(), [(W.copy(), b.copy()) for W, b in rest], config)
     first = gram.start(problem, stack)
     state = course.begun(first) or first
-    return state if course.is_over(state.history) else gram.train(problem, state, course)
+    return state if course.is_over(state.history) else gram.train(problem, state, on_epoch=course)
 
 
 def _in_primal_space(material: Material, layers: Layers, scale: float, course: _Course[primal.State]) -> primal.State:
     config = course.config
     weights = row_weights(material.y, config)
-    source = source_of(material.cache, material.y, weights, material.y_val, config.batch)
-    with primal.opened(source, layers, scale, config) as training:
+    source = source_of(material.cache, material.y, weights=weights, y_val=material.y_val, batch=config.batch)
+    with primal.opened(source, layers, scale=scale, config=config) as training:
         first = training.copy()
         state = course.begun(first) or first
         training.restore(state)
@@ -314,7 +328,7 @@ def _is_beginning(history: Sequence[Epoch], config: HeadConfig) -> bool:
 def _formed(material: Material, layers: Layers, scale: float, state: gram.State) -> Layers:
     """The weights of every layer, the first formed by one pass over the features."""
     W0 = layers[0][0]
-    moved = products.transposed_times(material.cache.features, material.train, state.A / W0.dtype.type(scale))
+    moved = products.transposed_times(material.cache.features, material.train, A=state.A / W0.dtype.type(scale))
     moved += W0 * W0.dtype.type(state.s)
     return [(moved, state.stack.bias), *state.stack.layers]
 

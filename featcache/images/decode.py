@@ -126,7 +126,7 @@ def _by_pillow(data: bytes) -> Decoded:
 def _picture(data: bytes) -> Decoded:
     picture = Image.open(io.BytesIO(data), formats=_FORMATS)
     is_wide = picture.mode.startswith("I") or picture.mode == "F" or _has_16_bits(picture)
-    wanted = check_size(picture.width, picture.height, len(picture.getbands()) * (2 if is_wide else 1))
+    wanted = check_size(picture.width, picture.height, bytes_per_pixel=len(picture.getbands()) * (2 if is_wide else 1))
     remark = "it holds several frames; the first was taken" if getattr(picture, "is_animated", False) else ""
     with ROOM.taken(wanted):
         if is_wide:

@@ -159,7 +159,7 @@ def has_images(folder: Path) -> bool:
     return any(True for path, _ in look(folder) if not is_system_folder(path.name))
 
 
-def files_below(folder: Path, suffix: str, own: frozenset[Path] = frozenset()) -> list[Path]:
+def files_below(folder: Path, suffix: str, *, own: frozenset[Path] = frozenset()) -> list[Path]:
     """Files of an ending at any depth, past hidden folders and those of the system."""
     try:
         with os.scandir(folder) as entries:
@@ -167,7 +167,7 @@ def files_below(folder: Path, suffix: str, own: frozenset[Path] = frozenset()) -
     except OSError:
         return []
     here = [path for path in named if is_file(path, suffix) and resolved(path) not in own]
-    return here + [path for sub in visible_folders(folder, own) for path in files_below(sub, suffix, own)]
+    return here + [path for sub in visible_folders(folder, own) for path in files_below(sub, suffix, own=own)]
 
 
 def seen(folders: Iterable[Path]) -> str:

@@ -71,7 +71,7 @@ class Decoded:
     full: int = 0
 
 
-def check_size(width: int, height: int, bytes_per_pixel: int = 3) -> int:
+def check_size(width: int, height: int, *, bytes_per_pixel: int = 3) -> int:
     """The bytes that decoding a picture takes, from its header. Raises ImageError where they are too many."""
     if width <= 0 or height <= 0:
         raise ImageError("the image has no pixels")

@@ -67,6 +67,7 @@ class _Stamp:
 def scan(
     folder: Path,
     paths: Iterable[str],
+    *,
     stamps: Path | None = None,
     on_file: Callable[[], object] = lambda: None,
     every: bool = False,

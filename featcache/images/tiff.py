@@ -57,7 +57,9 @@ def read_tiff(data: bytes) -> Decoded | None:
 
     with tifffile.TiffFile(io.BytesIO(data), _multifile=False) as file:
         page, remark = _picture(file)
-        wanted = check_size(page.imagewidth, page.imagelength, (1 if _bits(page) <= 8 else 2) * page.samplesperpixel)
+        wanted = check_size(
+            page.imagewidth, page.imagelength, bytes_per_pixel=(1 if _bits(page) <= 8 else 2) * page.samplesperpixel
+        )
         _check_kind(page)
         if page.compression in _BY_LIBTIFF and page is file.pages.first:
             return None
@@ -143,7 +145,7 @@ def _check_segments(page: TiffPage, data: bytes) -> None:
         raise ImageError("the file is damaged or truncated (a part of the picture is missing)")
     height, width = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
     height = height if page.is_tiled else min(height, page.imagelength)
-    check_size(width, height, 2 * (1 if page.planarconfig == 2 else page.samplesperpixel))
+    check_size(width, height, bytes_per_pixel=2 * (1 if page.planarconfig == 2 else page.samplesperpixel))
     if page.compression in _PICTURES:
         for at, n in places[:expected]:
             with Image.open(io.BytesIO(data[at : at + n]), formats=("PNG", "JPEG", "JPEG2000", "WEBP")) as part:

@@ -65,7 +65,7 @@ class ViewParameters:
 PLAIN = ViewParameters()
 
 
-def view_parameters(augmentation: Augmentation, image_id: str, view: int) -> ViewParameters:
+def view_parameters(augmentation: Augmentation, image_id: str, *, view: int) -> ViewParameters:
     """Parameters of one view of one image. View 0 is plain under every augmentation."""
     if view == 0:
         return PLAIN
@@ -98,7 +98,7 @@ def view_parameters(augmentation: Augmentation, image_id: str, view: int) -> Vie
 # Rendering
 
 
-def cut_and_resize(pixels: Pixels, box: Box | None, size_px: int, resize: str = "stretch") -> Pixels:
+def cut_and_resize(pixels: Pixels, box: Box | None, *, size_px: int, resize: str = "stretch") -> Pixels:
     """The plain view: the box (or the whole image) as a square of `size_px`.
 
     Shrinking averages over areas, so nothing aliases; growing is bicubic.
@@ -196,7 +196,7 @@ def _hue(degrees: float) -> NDArray[np.float64]:
     return np.asarray(np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross)
 
 
-def contact_sheet(tiles: Sequence[Sequence[Pixels]], captions: Sequence[str], tile_px: int = 128) -> Pixels:
+def contact_sheet(tiles: Sequence[Sequence[Pixels]], captions: Sequence[str], *, tile_px: int = 128) -> Pixels:
     """Views side by side, one image a line, its caption above: ndarray (height, width, 3), uint8, RGB.
 
     tiles : for each image its views; a line may be shorter than the others

@@ -84,6 +84,7 @@ class Fitted:
 def fit_scratch(
     project: Project,
     spec: NetworkSpec,
+    *,
     config: ScratchConfig,
     options: ScratchOptions | None = None,
     again: bool = False,
@@ -121,17 +122,17 @@ def _fit_scratch(
     cache = _views(project, cuts[0], options, progress)
     refuse_missing_classes(cache)
     identity = _identity(cache, cuts[0], spec, config, head)
-    name = runs.run_name(str(identity["kind"]), cuts[0].backbone, identity)
+    name = runs.run_name(str(identity["kind"]), cuts[0].backbone, identity=identity)
     results = project.results_folder
     if runs.is_finished(results / name) and not again:
         return Fitted(readable(runs.Run(results / name)), cache.name, reused=True)
-    with runs.training(results, name, {**identity, "cache_name": cache.name}, anew=again) as folder:
+    with runs.training(results, name, config={**identity, "cache_name": cache.name}, anew=again) as folder:
         if runs.is_finished(results / name) and not again:  # by another process, just now
             return Fitted(readable(runs.Run(results / name)), cache.name, reused=True)
         job = _Job(project, cache, cuts[0], spec, config, identity, name, started)
         with explaining_damage(cache), ExitStack() as open_parts:
             run, resumed_at, resumed_from = job.run(
-                folder, open_parts, network or load_network(spec), head, again, progress
+                folder, open_parts, network=network or load_network(spec), head=head, again=again, progress=progress
             )
     return Fitted(run, cache.name, False, resumed_at, resumed_from)
 
@@ -148,7 +149,7 @@ class Expected:
 
 
 def expect(
-    project: Project, spec: NetworkSpec, config: ScratchConfig, options: ScratchOptions | None = None
+    project: Project, spec: NetworkSpec, *, config: ScratchConfig, options: ScratchOptions | None = None
 ) -> Expected:
     """What `fit_scratch` would take, from a few steps on made-up pixels; nothing is written.
 
@@ -159,13 +160,13 @@ def expect(
     network = load_network(spec)
     _refuse_other_features(head, network.cuts[0], project)
     side = network.cuts[0].input_size_px
-    (plan,) = plan_extraction(project, ["pixels"], options.extraction(side), keep=False)
+    (plan,) = plan_extraction(project, ["pixels"], options=options.extraction(side), keep=False)
     counted = zip(plan.dataset.images, plan.views, strict=True)
     counts = [
         min(views, 1) if config.augment == "none" else views for image, views in counted if image.split == "train"
     ]
     n_classes = len({image.label for image in plan.dataset.images})
-    made = classifier.build(network, n_classes, config, head.head if head else None)
+    made = classifier.build(network, n_classes, config=config, head=head.head if head else None)
     made.compile(config.most_blocks(len(made.blocks)))
     step_s = made.time_step(np.zeros((config.part_rows, side, side, 3), np.float32))
     updates = -(-sum(counts) // config.batch)
@@ -217,7 +218,7 @@ def _asked(
 
 def _views(project: Project, cut: Cut, options: ScratchOptions, progress: Progress) -> Cache:
     """The cache of the project's rendered views at the network's size; rendered now if it is not there."""
-    done = extract(project, ["pixels"], options.extraction(cut.input_size_px), progress)
+    done = extract(project, ["pixels"], options=options.extraction(cut.input_size_px), progress=progress)
     return open_cache(done.caches[0].path)
 
 
@@ -248,7 +249,7 @@ def _head(project: Project, name: str) -> _StartHead:
 
 def _refuse_other_features(start: _StartHead | None, cut: Cut, project: Project) -> None:
     resize = project.settings.views.resize
-    spaces = {space_of(cut, dtype, resize).digest for dtype in ("float32", "float16")}
+    spaces = {space_of(cut, dtype, resize=resize).digest for dtype in ("float32", "float16")}
     if start is not None and start.head.space not in spaces:
         mine = f"{cut.backbone}, {cut.input_size_px} px, {cut.preprocessing}, {cut.weights}"
         raise ScratchError(
@@ -277,6 +278,7 @@ class _Job:
         self,
         folder: Path,
         open_parts: ExitStack,
+        *,
         network: Network,
         head: _StartHead | None,
         again: bool,
@@ -288,14 +290,14 @@ class _Job:
             compute_deterministically()
         if head is not None and head.head.classes != cache.classes:
             raise ScratchError(f"{head.name} knows the classes {', '.join(head.head.classes)}, the data set others")
-        made = classifier.build(network, len(cache.classes), config, head.head if head else None)
+        made = classifier.build(network, len(cache.classes), config=config, head=head.head if head else None)
         progress.note(_in_words(made, config))
         train, val = (
-            open_parts.enter_context(held(cache, numbers_of(cache, split, config), folder / f"{split}.npy"))
+            open_parts.enter_context(held(cache, numbers_of(cache, split, config=config), file=folder / f"{split}.npy"))
             for split in ("train", "val")
         )
         live = Live(train, cache.recipe.augmentation) if config.augment == "live" else None
-        feed = open_parts.enter_context(Feed(train, len(cache.classes), config, live))
+        feed = open_parts.enter_context(Feed(train, len(cache.classes), config=config, live=live))
         training = Training(made, feed, val, config, _course(self.identity, config), folder)
         frozen = training.frozen_digest()
         earlier = [] if again else runs.own_states(folder.parent)
@@ -327,7 +329,7 @@ class _Job:
             _save_model(savable, folder / MODEL_FILE)
             probabilities = training.probabilities(cache.features.blocks(), len(cache.features))
             splits = measure(cache, probabilities)
-            runs.write_predictions(folder, cache.rows, probabilities, cache.classes)
+            runs.write_predictions(folder, cache.rows, probabilities=probabilities, classes=cache.classes)
             training.keep_state(folder)
             seconds = [entry.seconds for entry in history]
             timing = {
@@ -339,7 +341,9 @@ class _Job:
                 "shares_s": {name: round(value, 3) for name, value in asdict(training.shares).items()},
                 "frozen": frozen,
             }
-            runs.write_run(folder, {**self.identity, **self._described()}, {**timing, **splits}, history)
+            runs.write_run(
+                folder, {**self.identity, **self._described()}, metrics={**timing, **splits}, history=history
+            )
         return draw(runs.Run(self.project.results_folder / self.name))
 
     def _described(self) -> dict[str, Any]:

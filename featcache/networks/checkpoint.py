@@ -41,7 +41,7 @@ class Progress:
     best_epoch: int = 0
 
 
-def save(folder: Path, course: str, progress: Progress, variables: Arrays) -> None:
+def save(folder: Path, course: str, *, progress: Progress, variables: Arrays) -> None:
     """Write state.npz, beside and then renamed; best states of other epochs go.
 
     course : digest of all that decides the training
@@ -74,7 +74,7 @@ def load(folder: Path, course: str) -> tuple[Progress, Arrays] | None:
     return Progress(history, int(part), loss, right, int(rows), seconds, int(best)), variables
 
 
-def save_best(folder: Path, epoch: int, variables: Arrays) -> None:
+def save_best(folder: Path, epoch: int, *, variables: Arrays) -> None:
     """Write the model's variables after an epoch."""
     _write(folder / _BEST.format(epoch), {f"variable{number}": array for number, array in enumerate(variables)})
 

@@ -54,7 +54,7 @@ class Classifier:
         for variable in trainable:
             variable.regularizer = penalty if is_kernel(variable) else None
         rates = self._rates()
-        optimizer = optimizer_of(self.config, trainable, [rates.get(id(variable), 1.0) for variable in trainable])
+        optimizer = optimizer_of(self.config, trainable, rates=[rates.get(id(variable), 1.0) for variable in trainable])
         # XLA convolves on processors without the vector libraries that the backends bring.
         self.model.compile(optimizer, jit_compile="auto" if keras.backend.backend() == "jax" else False)
 
@@ -98,7 +98,7 @@ class Classifier:
                 yield layer, number >= len(self.blocks) - n_trained and not is_fixed
 
 
-def build(network: Network, n_classes: int, config: ScratchConfig, head: Head | None = None) -> Classifier:
+def build(network: Network, n_classes: int, *, config: ScratchConfig, head: Head | None = None) -> Classifier:
     """A classifier on a network; every weight of its top, and every random state, follows from config.seed.
 
     head : trained on the network's features; the top begins as it is
@@ -140,17 +140,19 @@ def _top(features: Any, n_classes: int, config: ScratchConfig) -> Any:
     """The top with kernels drawn Glorot-uniform (Glorot & Bengio 2010)."""
     layers = import_keras().layers
 
-    def dense(x: Any, units: int, activation: str | None, name: str, number: int) -> Any:
+    def dense(x: Any, units: int, *, activation: str | None, name: str, number: int) -> Any:
         W = glorot_uniform((x.shape[-1], units), np.random.default_rng([config.seed, _TOP, number]))
         return _dense(x, W, np.zeros(units, np.float32), activation, name)
 
     if config.top == "dense":
-        x = dense(layers.Flatten(dtype="float32")(features), config.hidden, "relu", "hidden_1", 0)
+        x = dense(
+            layers.Flatten(dtype="float32")(features), config.hidden, activation="relu", name="hidden_1", number=0
+        )
     else:
         x = layers.GlobalAveragePooling2D(dtype="float32", data_format="channels_last")(features)
     if config.dropout:
         x = layers.Dropout(config.dropout, dtype="float32")(x)
-    return dense(x, n_classes, None, "classes", 1)
+    return dense(x, n_classes, activation=None, name="classes", number=1)
 
 
 def _top_of_head(features: Any, head: Head) -> Any:
@@ -190,7 +192,7 @@ def _with_loss() -> Any:
             self.rows_right = keras.metrics.Sum("rows_right")
 
         def compute_loss(
-            self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+            self, x: Any = None, y: Any = None, *, y_pred: Any = None, sample_weight: Any = None, training: bool = True
         ) -> Any:
             rows = loss_of_rows(y, y_pred) * sample_weight
             right = ops.equal(ops.argmax(y_pred, axis=-1), ops.argmax(y, axis=-1))

@@ -45,7 +45,7 @@ class Feed:
     views : the rows; live : draws their views anew, or None for the views as they are
     """
 
-    def __init__(self, views: Views, n_classes: int, config: ScratchConfig, live: Live | None = None) -> None:
+    def __init__(self, views: Views, n_classes: int, *, config: ScratchConfig, live: Live | None = None) -> None:
         self._views, self._config, self._live = views, config, live
         hard = np.eye(n_classes, dtype=np.float32)
         self._targets = hard * (1 - config.label_smoothing) + config.label_smoothing / n_classes

@@ -15,7 +15,7 @@ _KINDS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
 
 
 def optimizer_of(
-    config: ScratchConfig, weights: Sequence[keras.Variable], rates: Sequence[float]
+    config: ScratchConfig, weights: Sequence[keras.Variable], *, rates: Sequence[float]
 ) -> keras.optimizers.Optimizer:
     """The optimizer of `config`, built for `weights`; its learning rate is to be set before each update.
 

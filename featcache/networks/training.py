@@ -101,7 +101,7 @@ class Training:
         if best is not None:
             self._best = (progress.best_epoch, best)
             if folder != self.folder:
-                checkpoint.save_best(self.folder, *self._best)
+                checkpoint.save_best(self.folder, self._best[0], variables=self._best[1])
         return self.epoch
 
     def train(
@@ -213,7 +213,7 @@ class Training:
         if not len(self.validation) or (number % self.config.val_every and number < self.config.epochs):
             return math.nan, math.nan
         logits, y = self._logits(self.validation.pixels), self.validation.y
-        of_rows = losses(logits.astype(np.float64), np.eye(logits.shape[1])[y], "softmax")
+        of_rows = losses(logits.astype(np.float64), np.eye(logits.shape[1])[y], output="softmax")
         return float(of_rows.mean()), accuracy_of(logits, y)
 
     def _logits(self, pixels: Any) -> NDArray[np.float32]:
@@ -249,8 +249,8 @@ class Training:
             if not all(np.isfinite(array).all() for array in variables if array.dtype.kind == "f"):
                 return
             if self._best is not None and self._best[0] == self.progress.best_epoch:
-                checkpoint.save_best(self.folder, *self._best)
-            checkpoint.save(self.folder, self.course, self.progress, variables)
+                checkpoint.save_best(self.folder, self._best[0], variables=self._best[1])
+            checkpoint.save(self.folder, self.course, progress=self.progress, variables=variables)
         self._clock.took(time.perf_counter() - started)
 
     def _compile(self, epoch: int) -> None:

@@ -40,7 +40,7 @@ class Views:
 
 
 @contextmanager
-def held(cache: Cache, numbers: NDArray[np.intp], file: Path) -> Iterator[Views]:
+def held(cache: Cache, numbers: NDArray[np.intp], *, file: Path) -> Iterator[Views]:
     """Some rows of a cache of rendered views, decompressed once.
 
     file : that they are put into, for the time of the block, if memory is short
@@ -60,7 +60,7 @@ def held(cache: Cache, numbers: NDArray[np.intp], file: Path) -> Iterator[Views]
         file.unlink(missing_ok=True)
 
 
-def numbers_of(cache: Cache, split: str, config: ScratchConfig) -> NDArray[np.intp]:
+def numbers_of(cache: Cache, split: str, *, config: ScratchConfig) -> NDArray[np.intp]:
     """Row numbers of a split that a training uses: all, or for "none" of augmentation the plain views alone."""
     numbers = cache.numbers(split)
     if split == "train" and config.augment == "none":
@@ -91,4 +91,4 @@ class Live:
         image_id = self._views.image_ids[place]
         view = self._views.views[place] + epoch * self._counts[image_id]
         plain = self._views.pixels[self._plain[image_id]]
-        return render(plain, view_parameters(self._augmentation, image_id, view))
+        return render(plain, view_parameters(self._augmentation, image_id, view=view))

@@ -59,9 +59,9 @@ class Bounded:
         return self._within(lambda: self._store.size(path), path)
 
     @contextmanager
-    def open(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[Iterator[Block]]:
+    def open(self, path: str, start: int = 0, *, stop: int | None = None) -> Iterator[Iterator[Block]]:
         """As of `Store`."""
-        stream = _Stream(lambda: self._store.open(path, start, stop), f"{self.url}/{path}")
+        stream = _Stream(lambda: self._store.open(path, start, stop=stop), f"{self.url}/{path}")
         try:
             yield stream.blocks()
         finally:

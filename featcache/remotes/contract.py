@@ -62,7 +62,7 @@ class Store(Protocol):
     def size(self, path: str) -> int:
         """Bytes of an object."""
 
-    def open(self, path: str, start: int = 0, stop: int | None = None) -> AbstractContextManager[Iterator[Block]]:
+    def open(self, path: str, start: int = 0, *, stop: int | None = None) -> AbstractContextManager[Iterator[Block]]:
         """The bytes start..stop of an object, in blocks. Only with `ranges` may start or stop be given.
 
         A remote that is asked for a part and sends the whole is refused here (NoRangesError), as is one that sends
@@ -79,10 +79,10 @@ class Store(Protocol):
         """Remove an object; nothing where it is not there."""
 
 
-def read(store: Store, path: str, most: int, start: int = 0, stop: int | None = None) -> bytes:
+def read(store: Store, path: str, *, most: int, start: int = 0, stop: int | None = None) -> bytes:
     """An object, or a part of it, of at most `most` bytes, in memory. RemoteError for a larger one."""
     blocks, length = [], 0
-    with store.open(path, start, stop) as stream:
+    with store.open(path, start, stop=stop) as stream:
         for block in stream:
             length += len(block)
             if length > most:

@@ -52,7 +52,7 @@ class FolderStore:
             return os.fstat(file.fileno()).st_size
 
     @contextmanager
-    def open(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[Iterator[bytes]]:
+    def open(self, path: str, start: int = 0, *, stop: int | None = None) -> Iterator[Iterator[bytes]]:
         """As of `Store`."""
         with self._explaining(path), opened_file(self.folder, path) as file:
             file.seek(start)
@@ -72,7 +72,7 @@ class FolderStore:
     def create(self, path: str, data: bytes) -> bool:
         """As of `Store`."""
         with self._explaining(path), self._written(path, data) as (partial, name, inside):
-            return name_if_free(partial, name, inside)
+            return name_if_free(partial, name, folder=inside)
 
     @contextmanager
     def _written(self, path: str, data: bytes | Path) -> Iterator[tuple[str, str, int]]:

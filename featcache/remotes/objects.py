@@ -173,7 +173,7 @@ class ObjectStore:
             return obstore.head(self._bucket, path)["size"]
 
     @contextmanager
-    def open(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[Iterator[Block]]:
+    def open(self, path: str, start: int = 0, *, stop: int | None = None) -> Iterator[Iterator[Block]]:
         """As of `Store`."""
         options: dict[str, Any] = {}
         if stop is not None:

@@ -25,14 +25,14 @@ def open_pack(around: Store, name: str) -> PackStore:
     if not around.ranges:
         raise RemoteError(f"{url}: a pack cannot be read from here in parts: copy the file, then name the copy")
     try:
-        window = _Window(around, name, around.size(name))
+        window = _Window(around, name, size=around.size(name))
         with zipfile.ZipFile(window) as pack:
             entries = pack.infolist()
     except NoRangesError as error:
         raise RemoteError(f"{url}: {error}: copy the file, then name the copy") from error
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
         raise RemoteError(f"{url}: is no pack, or a damaged one: {error}") from error
-    return PackStore(around, name, entries)
+    return PackStore(around, name, entries=entries)
 
 
 class PackStore:
@@ -42,7 +42,7 @@ class PackStore:
     writable = False
     shared = False
 
-    def __init__(self, around: Store, name: str, entries: list[zipfile.ZipInfo]) -> None:
+    def __init__(self, around: Store, name: str, *, entries: list[zipfile.ZipInfo]) -> None:
         self.url = f"{around.url}/{name}"
         self._around = around
         self._name = name
@@ -70,10 +70,12 @@ class PackStore:
         return self._entry(path).file_size
 
     @contextmanager
-    def open(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[Iterator[Block]]:
+    def open(self, path: str, start: int = 0, *, stop: int | None = None) -> Iterator[Iterator[Block]]:
         """As of `Store`."""
         entry = self._entry(path)
-        header = read(self._around, self._name, _LOCAL_HEADER.size, entry.header_offset, entry.header_offset + 30)
+        header = read(
+            self._around, self._name, most=_LOCAL_HEADER.size, start=entry.header_offset, stop=entry.header_offset + 30
+        )
         mark, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
         if mark != b"PK\x03\x04":
             raise RemoteError(f"{self.url}: is damaged: {path} is not where the list of files says")
@@ -82,7 +84,7 @@ class PackStore:
         if begin + start >= end:
             yield iter(())
             return
-        with self._around.open(self._name, begin + start, end) as blocks:
+        with self._around.open(self._name, begin + start, stop=end) as blocks:
             yield blocks
 
     def _entry(self, path: str) -> zipfile.ZipInfo:
@@ -138,7 +140,7 @@ class PackWriter:
         """As of `Store`."""
         return self._zip.getinfo(path).file_size
 
-    def open(self, path: str, start: int = 0, stop: int | None = None) -> AbstractContextManager[Iterator[bytes]]:
+    def open(self, path: str, start: int = 0, *, stop: int | None = None) -> AbstractContextManager[Iterator[bytes]]:
         """What is being written is not read."""
         raise RemoteNotFoundError(f"{self.url}/{path}: is not there")
 
@@ -167,7 +169,7 @@ class PackWriter:
 class _Window(io.RawIOBase):
     """A file on a remote as `zipfile` wants to see it: only its list of files is read."""
 
-    def __init__(self, store: Store, path: str, size: int) -> None:
+    def __init__(self, store: Store, path: str, *, size: int) -> None:
         self._store, self._path, self._size, self._place = store, path, size, 0
 
     def seekable(self) -> bool:
@@ -193,6 +195,6 @@ class _Window(io.RawIOBase):
             raise ValueError("its list of files is longer than any pack's")
         if not wanted:
             return b""
-        data = read(self._store, self._path, wanted, self._place, self._place + wanted)
+        data = read(self._store, self._path, most=wanted, start=self._place, stop=self._place + wanted)
         self._place += wanted
         return data

@@ -27,7 +27,7 @@ class LinkError(RemoteError):
 
 
 @contextmanager
-def opened(root: Path, path: str, make: bool = False) -> Iterator[int]:
+def opened(root: Path, path: str, *, make: bool = False) -> Iterator[int]:
     """A handle of the folder `path` below `root`; "" for `root` itself, which alone may be a link.
 
     make : make what is missing

@@ -71,7 +71,7 @@ class SftpStore:
             return sftp.stat(self._at(path)).st_size or 0
 
     @contextmanager
-    def open(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[Iterator[bytes]]:
+    def open(self, path: str, start: int = 0, *, stop: int | None = None) -> Iterator[Iterator[bytes]]:
         """As of `Store`, whole objects alone."""
         assert start == 0 and stop is None  # noqa: S101 - a caller looks at `ranges`
         with self._explaining(path) as sftp:

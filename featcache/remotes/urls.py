@@ -207,7 +207,7 @@ def _open(place: Place) -> Store:
 
         return bounded(WebStore(place.url))
     extra, package = _EXTRAS[place.scheme]
-    refuse_missing(package, extra, f"{place.scheme}:// remotes need")
+    refuse_missing(package, extra, what=f"{place.scheme}:// remotes need")
     if place.scheme == "sftp":
         from featcache.remotes.sftp import SftpStore
 
@@ -217,7 +217,7 @@ def _open(place: Place) -> Store:
     return bounded(ObjectStore(bucket_of(place), place))
 
 
-def refuse_missing(package: str, extra: str, what: str) -> None:
+def refuse_missing(package: str, extra: str, *, what: str) -> None:
     """Raise UsageError with the command that installs an optional package, where it is missing."""
     if find_spec(package) is None:
         raise UsageError(f"{what} {package}, which is not installed here: pip install 'featcache[{extra}]'")

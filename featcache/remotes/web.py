@@ -57,7 +57,7 @@ class WebStore:
     def list(self, folder: str) -> list[Item]:
         """The records below a folder that index.json names. RemoteError where there is no index.json."""
         try:
-            text = read(self, INDEX_FILE, _MAX_INDEX_BYTES).decode("utf-8")
+            text = read(self, INDEX_FILE, most=_MAX_INDEX_BYTES).decode("utf-8")
             if text.lstrip()[:1] == "<":
                 raise RemoteError(f"{self.url}/{INDEX_FILE}: is a page for people: this is no featcache remote")
             value = strict_json(text)
@@ -81,7 +81,7 @@ class WebStore:
             return int(said)
 
     @contextmanager
-    def open(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[Iterator[bytes]]:
+    def open(self, path: str, start: int = 0, *, stop: int | None = None) -> Iterator[Iterator[bytes]]:
         """As of `Store`. A server that knows no ranges and sends the whole object is refused: NoRangesError."""
         with self._get(path, start, stop) as response:
             yield _blocks(response)

@@ -152,9 +152,9 @@ def _part(record: RunRecord, problems: list[Problem]) -> RunPart:
 def _read_image(record: RunRecord, name: str, alt: str, draw: Callable[[RunRecord], bytes]) -> Image:
     """A run's picture; drawn now where a run was written and its pictures not, since they come last."""
     try:
-        return image_of(name, (record.run.folder / name).read_bytes(), alt)
+        return image_of(name, (record.run.folder / name).read_bytes(), alt=alt)
     except FileNotFoundError:
-        return image_of(name, draw(record), alt)
+        return image_of(name, draw(record), alt=alt)
     except OSError as error:
         raise RunError(f"{name}: {error.strerror or 'cannot be read'}") from error
 
@@ -167,7 +167,7 @@ def _confusion(record: RunRecord) -> bytes:
     return figures.confusion_matrix(record.test.confusion, record.config.classes)
 
 
-def image_of(name: str, data: bytes, alt: str) -> Image:
+def image_of(name: str, data: bytes, *, alt: str) -> Image:
     """A PNG image with the size that its header gives. Raises RunError for anything else."""
     if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR" or len(data) < 33:
         raise RunError(f"{name}: not a PNG image")
@@ -193,7 +193,7 @@ def _images_of_all(number: int, records: Sequence[RunRecord], problems: list[Pro
         image_of(
             f"report-{measure}{ending}.png",
             data,
-            f"{measure} per epoch of {counted(len(drawable), 'run')}, one line a run; training left, validation right",
+            alt=f"{measure} per epoch of {counted(len(drawable), 'run')}; training left, validation right",
         )
         for measure, data in images.items()
     )

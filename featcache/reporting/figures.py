@@ -46,7 +46,7 @@ _MOST_WRITTEN = 30
 Line = NDArray[np.float64]
 
 
-def write_curves(history: pd.DataFrame, path: Path, title: str = "") -> None:
+def write_curves(history: pd.DataFrame, path: Path, *, title: str = "") -> None:
     """`curves` into a PNG file."""
     write_bytes(path, curves(history, title))
 
@@ -72,7 +72,7 @@ def curves(history: pd.DataFrame, title: str = "") -> bytes:
     return _png(figure)
 
 
-def write_sweep(table: pd.DataFrame, measure: str, path: Path) -> None:
+def write_sweep(table: pd.DataFrame, measure: str, *, path: Path) -> None:
     """Draw mean and spread of every combination of a sweep, best first, into a PNG file.
 
     table : one line a combination: swept fields, then `measure` (its mean), spread, epoch
@@ -102,12 +102,12 @@ def curves_of_all(runs: Sequence[Run]) -> dict[str, bytes]:
     return {measure: _curves_of_measure(lines, measure) for measure in ("loss", "accuracy")}
 
 
-def write_confusion(confusion: list[list[int]], classes: Sequence[str], path: Path, title: str = "") -> None:
+def write_confusion(confusion: list[list[int]], classes: Sequence[str], *, path: Path, title: str = "") -> None:
     """`confusion_matrix` into a PNG file."""
-    write_bytes(path, confusion_matrix(confusion, classes, title))
+    write_bytes(path, confusion_matrix(confusion, classes, title=title))
 
 
-def confusion_matrix(confusion: list[list[int]], classes: Sequence[str], title: str = "") -> bytes:
+def confusion_matrix(confusion: list[list[int]], classes: Sequence[str], *, title: str = "") -> bytes:
     """A confusion matrix as PNG: counts, and percent of the row's class; of many classes the shares as colours alone.
 
     confusion : (classes, classes), true down, predicted across

@@ -64,6 +64,6 @@ def plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else clean(value)
 
 
-def counted(count: int, one: str, many: str = "") -> str:
+def counted(count: int, one: str, *, many: str = "") -> str:
     """1 run, 2 runs, 10,466 rows."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"

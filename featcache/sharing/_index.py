@@ -13,7 +13,7 @@ from featcache.sharing.web_index import Indexed, write_index
 
 
 def index(
-    where: str, project: Project | None, sign: str | None = None, licence: str = "", contact: str = ""
+    where: str, project: Project | None, *, sign: str | None = None, licence: str = "", contact: str = ""
 ) -> Indexed:
     """Write the index of a folder, or of a remote by its name or URL.
 
@@ -22,4 +22,4 @@ def index(
     key = keys.open_key(sign, keys.own_config_folder() / keys.KEYS_FOLDER) if sign is not None else None
     named = "://" in where or (where in remotes_of(project) and not Path(where).is_dir())
     store = open_named(where, project).store if named else open_remote(str(Path(where).absolute()))
-    return write_index(store, key, Words(licence, contact))
+    return write_index(store, key, words=Words(licence, contact))

@@ -24,6 +24,7 @@ from featcache.store import Format, Row, writing
 def pull(
     target: Target,
     caches: Path,
+    *,
     results: Path,
     part: Part | None = None,
     trust: Trust | None = None,
@@ -50,8 +51,10 @@ def pull(
         progress.begin(f"pulling {record.name}", total) as advance,
     ):
         if whole:
-            return fetch(target.store, entry, parent, trust, advance, stopped)
-        return pull_part(target.store, entry, parent, part or Part(), trust, advance, stopped)
+            return fetch(target.store, entry, parent=parent, trust=trust, advance=advance, stopped=stopped)
+        return pull_part(
+            target.store, entry, parent=parent, part=part or Part(), trust=trust, advance=advance, stopped=stopped
+        )
 
 
 def _whole(entry: Entry, name: str) -> int:
@@ -65,16 +68,17 @@ def open_on_remote(spec: str, project: Project) -> RemoteCache:
     entry = find_remote(target)
     if entry.record.kind != "cache":
         raise UsageError(f"{entry.record.name}: is a run, not a cache")
-    accept(project.cache_folder, target.store, entry, trust_of(target))
+    accept(project.cache_folder, target.store, entry=entry, trust=trust_of(target))
     with writing(project.cache_folder):
-        cache = RemoteCache(target.store, entry.record, project.cache_folder)
-    remember(project.cache_folder, target.store.url, entry)
+        cache = RemoteCache(target.store, entry.record, parent=project.cache_folder)
+    remember(project.cache_folder, target.store.url, entry=entry)
     return cache
 
 
 def ask_remotes(
     project: Project,
     recipe: Recipe,
+    *,
     rows: Sequence[Row],
     format_: Format = "zarr",
     wanted: Sequence[Row] | None = None,
@@ -94,7 +98,15 @@ def ask_remotes(
             continue
         with progress.stopping() as stopped, ending_with(stopped), progress.begin(f"asking {name}", 0) as advance:
             found = ask(
-                target.store, recipe, rows, project.cache_folder, format_, missing, trust_of(target), advance, stopped
+                target.store,
+                recipe,
+                rows=rows,
+                parent=project.cache_folder,
+                format_=format_,
+                wanted=missing,
+                trust=trust_of(target),
+                advance=advance,
+                stopped=stopped,
             )
         reached = _both(reached, found, name)
         if reached.whole is not None:

@@ -44,6 +44,7 @@ class PushOptions:
 def push(
     folder: Path,
     target: Target,
+    *,
     options: PushOptions | None = None,
     seen_in: Path | None = None,
     progress: Progress = SILENT,
@@ -58,9 +59,18 @@ def push(
         total = sum(entry.bytes for entry in parcel.entries.values())
         with progress.begin(f"pushing {parcel.name}", total) as advance:
             words = Words(options.licence, options.contact)
-            done = send(target.store, parcel, key, words, options.replace, options.check, advance, stopped)
+            done = send(
+                target.store,
+                parcel,
+                key=key,
+                words=words,
+                replace=options.replace,
+                check=options.check,
+                advance=advance,
+                stopped=stopped,
+            )
     if seen_in is not None:
-        remember(seen_in, target.store.url, done.entry)
+        remember(seen_in, target.store.url, entry=done.entry)
     return done
 
 
@@ -79,7 +89,7 @@ def _parcel(folder: Path, options: PushOptions) -> Iterator[Parcel]:
     else:
         secret = read_secret(options.pseudonyms) if options.pseudonyms is not None else None
         with tempfile.TemporaryDirectory(prefix="featcache-") as work:
-            yield private_parcel(folder, Path(work), secret)
+            yield private_parcel(folder, Path(work), secret=secret)
 
 
 def find_pushable(project: Project, name: str | None) -> Path:
@@ -118,6 +128,7 @@ class Packed:
 def pack(
     folders: Sequence[Path],
     file: Path,
+    *,
     options: PushOptions | None = None,
     progress: Progress = SILENT,
 ) -> Packed:
@@ -130,7 +141,7 @@ def pack(
     try:
         with beside(file) as partial, PackWriter(partial) as writer:
             for folder in folders:
-                done = push(folder, Target(writer, ""), options, progress=progress)
+                done = push(folder, Target(writer, ""), options=options, progress=progress)
                 names.append(done.entry.record.name)
             writer.close()
     except OSError as error:

@@ -70,7 +70,7 @@ def parcel_of_cache(folder: Path) -> Parcel:
         name=cache.name,
         digest=manifest.digest,
         manifest=manifest.text().encode(),
-        files={name: file_of(folder, manifest, name) for name in manifest.files},
+        files={name: file_of(folder, manifest, name=name) for name in manifest.files},
         entries=manifest.files,
         about=about_cache(manifest, cache.recipe),
         layout=manifest.array.layout if manifest.array.format == "zarr" else None,

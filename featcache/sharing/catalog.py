@@ -35,7 +35,7 @@ class Listed:
     problem: str = ""
 
 
-def latest(store: Store, kind: Kind, name: str) -> Entry | None:
+def latest(store: Store, kind: Kind, *, name: str) -> Entry | None:
     """The record of the highest generation; None where there is none. Generations are asked for one by one.
 
     So it needs no listing, which plain web servers do not have.
@@ -44,7 +44,7 @@ def latest(store: Store, kind: Kind, name: str) -> Entry | None:
         return None
     data, generation = None, 0
     while generation < _MAX_GENERATIONS:
-        path = record_path(kind, name, generation + 1)
+        path = record_path(kind, name, generation=generation + 1)
         try:
             data = patiently(lambda path=path: read(store, path, MAX_RECORD_BYTES))  # type: ignore[misc]
         except RemoteNotFoundError:
@@ -54,13 +54,15 @@ def latest(store: Store, kind: Kind, name: str) -> Entry | None:
         generation += 1
     if data is None:
         return None
-    return Entry(Record.parse(data, f"{store.url}/{record_path(kind, name, generation)}"), sha256_bytes(data))
+    return Entry(
+        Record.parse(data, f"{store.url}/{record_path(kind, name, generation=generation)}"), sha256_bytes(data)
+    )
 
 
 def _refuse_pages(store: Store, path: str) -> None:
     """Raise RemoteError where a server has an answer for a name that cannot be there: a page to log in, or a form."""
     try:
-        patiently(lambda: read(store, f"{path.rpartition('/')[0]}/{uuid.uuid4().hex}", MAX_RECORD_BYTES))
+        patiently(lambda: read(store, f"{path.rpartition('/')[0]}/{uuid.uuid4().hex}", most=MAX_RECORD_BYTES))
     except RemoteNotFoundError:
         return
     raise RemoteError(f"{store.url}: answers every name with a page: this is no featcache remote. Look at the address")
@@ -71,7 +73,7 @@ def listing(store: Store, kind: Kind) -> list[Listed]:
 
     def one(name: str) -> Listed | None:
         try:
-            entry = latest(store, kind, name)
+            entry = latest(store, kind, name=name)
         except RemoteError as error:
             return Listed(kind, name, None, str(error))
         return Listed(kind, name, entry) if entry else None
@@ -81,14 +83,14 @@ def listing(store: Store, kind: Kind) -> list[Listed]:
         return [found for found in pool.map(one, names) if found is not None]
 
 
-def find(store: Store, name: str, kinds: tuple[Kind, ...] = ("cache", "run")) -> Entry:
+def find(store: Store, name: str, *, kinds: tuple[Kind, ...] = ("cache", "run")) -> Entry:
     """The record that a name, or how one begins, means; without one, the only record there.
 
     Raises RemoteNotFoundError where there is none, UsageError where several could be meant.
     """
     if name:
         for kind in kinds:
-            if entry := latest(store, kind, name):
+            if entry := latest(store, kind, name=name):
                 return entry
     there = [listed for kind in kinds for listed in listing(store, kind)]
     meant = [listed for listed in there if listed.name.startswith(name)]

@@ -31,7 +31,7 @@ class RemoteVerified:
         return not self.problems
 
 
-def verify_remote(store: Store, entry: Entry, work: Path, advance: Advance = lambda _: None) -> RemoteVerified:
+def verify_remote(store: Store, entry: Entry, *, work: Path, advance: Advance = lambda _: None) -> RemoteVerified:
     """Read every byte that a record names, and keep none of them.
 
     work : an empty folder for the manifest
@@ -39,7 +39,7 @@ def verify_remote(store: Store, entry: Entry, work: Path, advance: Advance = lam
     record = entry.record
     try:
         check_signature(record, {})
-        files = dict(get_manifest(work, store, record))
+        files = dict(get_manifest(work, store, record=record))
     except FeatcacheError as error:
         return RemoteVerified(record.name, 0, 0, (Problem("", str(error)),))
     if record.chunks is not None:
@@ -58,7 +58,7 @@ def verify_remote(store: Store, entry: Entry, work: Path, advance: Advance = lam
 
 def _problem(store: Store, path: str, entry: FileEntry) -> str:
     try:
-        found = entry_of(store, path, entry.bytes)
+        found = entry_of(store, path, most=entry.bytes)
     except RemoteNotFoundError:
         return "is missing"
     if found.bytes != entry.bytes:
@@ -68,7 +68,7 @@ def _problem(store: Store, path: str, entry: FileEntry) -> str:
     return ""
 
 
-def removable(store: Store, kind: Kind, name: str) -> Mapping[str, int]:
+def removable(store: Store, kind: Kind, *, name: str) -> Mapping[str, int]:
     """The objects under a name and their sizes, also those of a push that was never finished."""
     refuse_writing(store)
     found = {item.path: item.bytes for item in patiently(lambda: store.list(f"{FOLDERS[kind]}/{name}"))}
@@ -77,17 +77,17 @@ def removable(store: Store, kind: Kind, name: str) -> Mapping[str, int]:
     return found
 
 
-def remove(store: Store, kind: Kind, name: str, on_removed: Callable[[int], object] = lambda _: None) -> None:
+def remove(store: Store, kind: Kind, *, name: str, on_removed: Callable[[int], object] = lambda _: None) -> None:
     """Remove what is under a name: its records from the last to the first, then the files.
 
     So at no moment a record is there whose files are not. Raises RemoteError where the remote refuses.
     """
-    there = removable(store, kind, name)
-    while (entry := latest(store, kind, name)) is not None:
-        path = record_path(kind, name, entry.record.generation)
+    there = removable(store, kind, name=name)
+    while (entry := latest(store, kind, name=name)) is not None:
+        path = record_path(kind, name, generation=entry.record.generation)
         patiently(lambda path=path: store.remove(path))  # type: ignore[misc]
         on_removed(there.get(path, 0))
-        if (again := latest(store, kind, name)) is not None and again.sha256 == entry.sha256:
+        if (again := latest(store, kind, name=name)) is not None and again.sha256 == entry.sha256:
             raise RemoteError(f"{store.url}/{path}: is still there though it was removed: the remote keeps what it has")
     records = {path for path in there if path.count("/") == 2}
     for path in records:  # of generations behind a gap

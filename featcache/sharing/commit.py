@@ -28,14 +28,14 @@ class Words:
     contact: str = ""
 
 
-def words_of(before: Entry | None, parcel: Parcel, words: Words) -> Words:
+def words_of(before: Entry | None, parcel: Parcel, *, words: Words) -> Words:
     """What is said of a parcel: where nothing else is, what was said of the same thing before."""
     if before is None or before.record.digest != parcel.digest:
         return words
     return Words(words.licence or before.record.licence, words.contact or before.record.contact)
 
 
-def remark_on_what_was(before: Entry | None, entry: Entry, words: Words) -> tuple[str, ...]:
+def remark_on_what_was(before: Entry | None, entry: Entry, *, words: Words) -> tuple[str, ...]:
     """Which words were taken over from the record before, and whose signature was not."""
     remarks = []
     record = entry.record
@@ -50,6 +50,7 @@ def remark_on_what_was(before: Entry | None, entry: Entry, words: Words) -> tupl
 def record_of(
     parcel: Parcel,
     generation: int,
+    *,
     chunks: FileEntry | None,
     key: tuple[keys.Key, Ed25519PrivateKey] | None,
     words: Words,
@@ -85,7 +86,7 @@ def commit(store: Store, entry: Entry) -> bool:
         created = store.create(path, text)
     except RemoteDroppedError:
         created = patiently(lambda: store.create(path, text))
-        found = None if created else latest(store, entry.record.kind, entry.record.name)
+        found = None if created else latest(store, entry.record.kind, name=entry.record.name)
         created = created or (found is not None and found.sha256 == entry.sha256)
     if created and store.shared:
         _refuse_unstored(store, path, text)
@@ -95,7 +96,7 @@ def commit(store: Store, entry: Entry) -> bool:
 def _refuse_unstored(store: Store, path: str, text: bytes) -> None:
     """Raise RemoteDroppedError where a remote said that it took a record and has none: some say so of a failure."""
     try:
-        stored = patiently(lambda: read(store, path, len(text)))
+        stored = patiently(lambda: read(store, path, most=len(text)))
     except RemoteAccessError:  # who may only write
         return
     except RemoteNotFoundError:

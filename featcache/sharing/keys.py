@@ -86,7 +86,7 @@ def new_key(name: str, folder: Path) -> Key:
         file.unlink()  # of a version that wrote it in two steps
     private = Ed25519PrivateKey.generate()
     data = private.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption())
-    if not create(file, data, 0o600):
+    if not create(file, data, mode=0o600):
         if public_file.exists():
             raise UsageError(f"{file}: there is a key of that name: choose another name")
         private = _private_in(file)
@@ -169,7 +169,7 @@ def sign(record: Record, key: tuple[Key, Ed25519PrivateKey]) -> Record:
     return record.model_copy(update={"signature": Signature(key=key[0].public, by=key[0].name, value=value)})
 
 
-def check_signature(record: Record, trusted: Mapping[str, str], require: bool = False) -> Signed:
+def check_signature(record: Record, trusted: Mapping[str, str], *, require: bool = False) -> Signed:
     """Who signed a record. Raises TrustError for a signature that does not fit.
 
     trusted : {public key: name}
@@ -219,7 +219,7 @@ def read_trusted(file: Path | None) -> dict[str, str]:
     return found
 
 
-def trust(name: str, public: str, file: Path) -> None:
+def trust(name: str, public: str, *, file: Path) -> None:
     """Take a public key into a trust file. UsageError where the name or the key is taken."""
     _refuse_name(name)
     trusted = read_trusted(file)
@@ -261,4 +261,4 @@ def _refuse_name(name: str) -> None:
 
 
 def _refuse_no_cryptography() -> None:
-    refuse_missing("cryptography", "share", "signatures need")
+    refuse_missing("cryptography", "share", what="signatures need")

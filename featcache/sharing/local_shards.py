@@ -21,9 +21,11 @@ class Here:
         self._layout = layout = cache.manifest.array.layout
         self._store = ZarrStore(cache.folder, layout)
         self._shards: dict[str, int] = {}
-        if cache.manifest.array.format != "zarr" or layout != layout_for(layout.n_rows, layout.row_shape, layout.dtype):
+        if cache.manifest.array.format != "zarr" or layout != layout_for(
+            layout.n_rows, layout.row_shape, dtype=layout.dtype
+        ):
             return
-        self._reach = Reach([parent], cache.recipe.space, layout.row_shape)
+        self._reach = Reach([parent], cache.recipe.space, row_shape=layout.row_shape)
         if self._reach.n_caches:
             self._rows = rows_in(cache.views)
             self._reach.look_for(self._rows)

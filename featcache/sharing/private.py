@@ -34,7 +34,7 @@ _KEPT = ("created", "engine", "environment", "rows_computed", "seconds")
 _NAMELESS_WEIGHTS = re.compile(r"imagenet|random-[0-9]+")
 
 
-def private_parcel(folder: Path, work: Path, secret: bytes | None = None) -> Parcel:
+def private_parcel(folder: Path, work: Path, *, secret: bytes | None = None) -> Parcel:
     """A finished cache without paths and groups' names; with a secret also without the images' digests.
 
     Whoever has an image can tell by its digest whether it is in a cache. A secret makes other ids of them, by
@@ -77,7 +77,7 @@ def read_secret(file: Path) -> bytes:
     """The secret in a file, which is made where there is none. TrustError where others can read it or it is short."""
     try:
         if not file.exists():
-            create(file, os.urandom(_LEAST_SECRET_BYTES).hex().encode() + b"\n", 0o600)
+            create(file, os.urandom(_LEAST_SECRET_BYTES).hex().encode() + b"\n", mode=0o600)
     except OSError as error:
         raise UsageError(f"{file}: cannot be written: {error.strerror}") from error
     try:
@@ -107,12 +107,16 @@ def _other_rows(cache: Cache, file: Path, new_id: Mapping[str, str]) -> dict[str
     """Write the row table with other ids. Returns what the manifest says of it."""
     recipe = cache.recipe
     rows = [
-        replace(row, image_id=new_id[row.image_id], row_id=row_id(recipe.space, new_id[row.image_id], row.parameters))
+        replace(
+            row,
+            image_id=new_id[row.image_id],
+            row_id=row_id(recipe.space, new_id[row.image_id], parameters=row.parameters),
+        )
         for row in rows_in(cache.views)
     ]
     write_rows(file, rows)
     digest = cache_digest(recipe, ((row.image_id, row.view) for row in rows))
-    return {"digest": digest, "name": cache_name(recipe.space.backbone, digest, cache.manifest.array.format)}
+    return {"digest": digest, "name": cache_name(recipe.space.backbone, digest, format_=cache.manifest.array.format)}
 
 
 def _provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:

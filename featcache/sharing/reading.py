@@ -45,7 +45,7 @@ class RemoteCache(Tables):
     spool_bytes : how much of the features is kept here at most, besides what is read at the moment
     """
 
-    def __init__(self, store: Store, record: Record, parent: Path, spool_bytes: int = SPOOL_BYTES) -> None:
+    def __init__(self, store: Store, record: Record, *, parent: Path, spool_bytes: int = SPOOL_BYTES) -> None:
         parent.mkdir(parents=True, exist_ok=True)
         self.record = record
         work = Path(tempfile.mkdtemp(prefix=f".{record.name}-", suffix=PARTIAL_SUFFIX, dir=parent))
@@ -54,16 +54,23 @@ class RemoteCache(Tables):
         leases.claim("reading")
         folder = work / record.name
         folder.mkdir()
-        entries = get_manifest(folder, store, record)
+        entries = get_manifest(folder, store, record=record)
         shards = {name for name in entries if name.startswith("features.zarr/c/")}
         small = [name for name in entries if name not in shards]
-        at_once(lambda name: fetch(store, record.path_of(name), entries[name], folder / name), small)
+        at_once(lambda name: fetch(store, record.path_of(name), entry=entries[name], target=folder / name), small)
         self._here = set(small)
         super().__init__(folder)
         check_tables(self, record)
         self.reader: RemoteReader | None = None
         if shards:
-            self.reader = RemoteReader(store, record, folder, entries, self.manifest.array.layout, spool_bytes)
+            self.reader = RemoteReader(
+                store,
+                record,
+                folder=folder,
+                entries=entries,
+                layout=self.manifest.array.layout,
+                spool_bytes=spool_bytes,
+            )
             self.features = Features(self.reader)
 
     def __enter__(self) -> RemoteCache:
@@ -96,6 +103,7 @@ class RemoteReader:
         self,
         store: Store,
         record: Record,
+        *,
         folder: Path,
         entries: Mapping[str, FileEntry],
         layout: Layout,
@@ -106,7 +114,7 @@ class RemoteReader:
         self._store, self._record, self._folder, self._entries = store, record, folder, entries
         self._process = os.getpid()
         self._spool_bytes = spool_bytes
-        files = open_store("zarr", folder, layout)
+        files = open_store("zarr", folder, layout=layout)
         self._files = {shard: name for name, shard in files.files().items() if shard is not None}
         self._reader = choose_reader(files, "auto")
         self._chunks: dict[str, list[Chunk]] | None = None
@@ -151,7 +159,7 @@ class RemoteReader:
         self._folder = before.parent / f"{self._record.name}-{self._process}"
         (self._folder / ARRAY_FILE).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(before / ARRAY_FILE, self._folder / ARRAY_FILE)
-        self._reader = choose_reader(open_store("zarr", self._folder, self.layout), "auto")
+        self._reader = choose_reader(open_store("zarr", self._folder, layout=self.layout), "auto")
 
     def _as_many_as_fit(self, blocks: Sequence[Span]) -> Sequence[Span]:
         """Blocks from the first on whose shards fill half of the spool at most, and one at least."""
@@ -190,7 +198,7 @@ class RemoteReader:
                 self._ranges = False
         name = self._files[shard]
         (self._folder / name).unlink(missing_ok=True)
-        fetch(self._store, self._record.path_of(name), self._entries[name], self._folder / name)
+        fetch(self._store, self._record.path_of(name), entry=self._entries[name], target=self._folder / name)
         self._there[shard] = None
         self._count(self._entries[name].bytes)
 
@@ -225,7 +233,7 @@ class RemoteReader:
         """The bytes start..stop, each chunk of which has its digest."""
 
         def once() -> bytes:
-            data = read(self._store, path, stop - start, start, stop)
+            data = read(self._store, path, most=stop - start, start=start, stop=stop)
             for offset, length, sha256 in chunks:
                 if sha256_bytes(memoryview(data)[offset - start : offset - start + length]) != sha256:
                     raise DamagedError(
@@ -240,7 +248,7 @@ class RemoteReader:
         """The table at the end of a shard. One that led to other chunks would give rows the features of others."""
 
         def once() -> bytes:
-            data = read(self._store, path, stop - start, start, stop)
+            data = read(self._store, path, most=stop - start, start=start, stop=stop)
             if index_of(data)[: len(listed)] != [(offset, length) for offset, length, _ in listed]:
                 raise DamagedError(f"{self._store.url}/{path}: its table of chunks is not the one that was pushed")
             return data
@@ -255,7 +263,7 @@ class RemoteReader:
                 if entry.bytes > MAX_CHUNKS_BYTES:
                     raise RemoteError(f"{self._record.name}: {CHUNKS_FILE} of {entry.bytes} bytes: longer than any")
                 file = self._folder.parent / CHUNKS_FILE
-                fetch(self._store, path, entry, file)
+                fetch(self._store, path, entry=entry, target=file)
                 self._chunks = parse_chunks(file.read_bytes(), f"{self._store.url}/{path}")
                 self.fetched_bytes += entry.bytes
             return self._chunks

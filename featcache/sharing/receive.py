@@ -61,6 +61,7 @@ class Pulled:
 def pull(
     store: Store,
     entry: Entry,
+    *,
     parent: Path,
     trust: Trust | None = None,
     advance: Advance = lambda _: None,
@@ -75,7 +76,7 @@ def pull(
     record = entry.record
     if record.kind == "run" and record.name.endswith(TRAINING_SUFFIX):
         raise RemoteError(f"{record.name}: runs are not named so: it would be taken for a training that was begun here")
-    signed = accept(parent, store, entry, trust or Trust())
+    signed = accept(parent, store, entry=entry, trust=trust or Trust())
     work = parent / f".{record.name}-{entry.sha256[:12]}{PARTIAL_SUFFIX}"
     leases = Leases(work / LEASES_FOLDER)
     if (found := _here_already(parent / record.name, record, signed)) is not None:
@@ -92,7 +93,7 @@ def pull(
             shutil.rmtree(work, ignore_errors=True)
         finally:
             leases.close()
-    seen.remember(parent, store.url, entry)
+    seen.remember(parent, store.url, entry=entry)
     remarks = (f"{made} of its shards were made of rows that are here, and have the digests that they must",)
     return Pulled(record.name, parent / record.name, False, record, signed, fetched, remarks if made else ())
 
@@ -111,10 +112,10 @@ def refuse_links(work: Path) -> None:
             raise UsageError(f"{path}: is a link where a pull writes: remove it, then pull again")
 
 
-def accept(parent: Path, store: Store, entry: Entry, trust: Trust) -> keys.Signed:
+def accept(parent: Path, store: Store, *, entry: Entry, trust: Trust) -> keys.Signed:
     """Who signed a record. Raises TrustError, or RemoteError where it is older than one seen before."""
-    signed = keys.check_signature(entry.record, trust.trusted, trust.require_signed)
-    seen.refuse_older(parent, store.url, entry, trust.allow_older)
+    signed = keys.check_signature(entry.record, trust.trusted, require=trust.require_signed)
+    seen.refuse_older(parent, store.url, entry=entry, allow=trust.allow_older)
     return signed
 
 
@@ -149,19 +150,19 @@ def _here_already(folder: Path, record: Record, signed: keys.Signed) -> Pulled |
 def _fetch_into(folder: Path, store: Store, record: Record, advance: Advance, stopped: Stopped) -> tuple[int, int]:
     """Get every file, checked. Returns how many bytes came, and how many shards were made of what is here."""
     folder.mkdir(exist_ok=True)
-    files = get_manifest(folder, store, record)
+    files = get_manifest(folder, store, record=record)
     there = sum(entry.bytes for name, entry in files.items() if (folder / name).is_file())
     total = sum(entry.bytes for entry in files.values())
     refuse_small_disk(folder.parent.parent, total - there)
 
     def get(name: str) -> None:
-        fetch(store, record.path_of(name), files[name], folder / name, advance)
+        fetch(store, record.path_of(name), entry=files[name], target=folder / name, advance=advance)
         sync(folder / name)  # while others come
 
     if record.kind == "run":
-        at_once(get, files, stopped)
+        at_once(get, files, stopped=stopped)
         return total - there, 0
-    at_once(get, [name for name in files if not name.startswith("features.")], stopped)
+    at_once(get, [name for name in files if not name.startswith("features.")], stopped=stopped)
     tables, made = Tables(folder), []
     here = Here(tables, folder.parent.parent)
 
@@ -175,7 +176,7 @@ def _fetch_into(folder: Path, store: Store, record: Record, advance: Advance, st
     features = sorted((name for name in files if name.startswith("features.")), key=lambda name: -files[name].bytes)
     checking = functools.partial(check_tables, tables, record)  # while the features come
     work: list[Callable[[], object]] = [checking, *(functools.partial(make_or_get, name) for name in features)]
-    at_once(lambda job: job(), work, stopped)
+    at_once(lambda job: job(), work, stopped=stopped)
     return total - there - sum(made), len(made)
 
 
@@ -186,12 +187,12 @@ class Tables(Cache):
         """Those that are here have just been checked."""
 
 
-def get_manifest(folder: Path, store: Store, record: Record) -> Mapping[str, FileEntry]:
+def get_manifest(folder: Path, store: Store, *, record: Record) -> Mapping[str, FileEntry]:
     """Get and check the manifest, and what it says against the record. Returns the files that it names."""
     if record.manifest.bytes > MAX_MANIFEST_BYTES:
         raise RemoteError(f"{record.name}: a manifest of {record.manifest.bytes} bytes: longer than any")
     file = folder / MANIFEST_FILES[record.kind]
-    fetch(store, record.manifest_path, record.manifest, file)
+    fetch(store, record.manifest_path, entry=record.manifest, target=file)
     if record.kind == "run":
         data = file.read_bytes()
         if sha256_bytes(data) != record.digest:
@@ -235,7 +236,7 @@ def check_tables(cache: Cache, record: Record) -> None:
     rows, space = cache.rows, cache.recipe.space
     if len(rows) != cache.manifest.rows or str(cache.features.dtype) != space.dtype:
         raise CacheError(f"{record.name}: recipe, rows and features do not fit together")
-    if any(row.row_id != row_id(space, row.image_id, row.parameters) for row in rows_in(cache.views)):
+    if any(row.row_id != row_id(space, row.image_id, parameters=row.parameters) for row in rows_in(cache.views)):
         raise CacheError(f"{record.name}: rows have another row_id than their image and view")
 
 

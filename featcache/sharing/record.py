@@ -88,7 +88,7 @@ class Record(_Record):
     @property
     def path(self) -> str:
         """Where the record lies."""
-        return record_path(self.kind, self.name, self.generation)
+        return record_path(self.kind, self.name, generation=self.generation)
 
     @property
     def manifest_path(self) -> str:
@@ -133,6 +133,6 @@ class Record(_Record):
         return record
 
 
-def record_path(kind: Kind, name: str, generation: int) -> str:
+def record_path(kind: Kind, name: str, *, generation: int) -> str:
     """Where a record lies on a remote."""
     return f"{FOLDERS[kind]}/{name}/{generation:08d}.json"

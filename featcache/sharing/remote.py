@@ -69,7 +69,7 @@ def _user_settings(file: Path) -> _UserSettings:
         raise ProjectError(f"{file}: not readable as TOML: {error}") from error
 
 
-def add_remote(name: str, url: str, file: Path, signed: bool = False) -> RemoteSection:
+def add_remote(name: str, url: str, *, file: Path, signed: bool = False) -> RemoteSection:
     """Write a remote into featcache.toml or the user's configuration; all else there stays as it is.
 
     Raises UsageError for a URL or name that cannot be, and for a name that is taken.
@@ -81,7 +81,7 @@ def add_remote(name: str, url: str, file: Path, signed: bool = False) -> RemoteS
     if name in _remotes_in(file):
         raise UsageError(f"{file}: has a remote {name} already: 'featcache remote rm {name}' first")
     file.parent.mkdir(parents=True, exist_ok=True)
-    _write(file, with_remote(text, name, remote))
+    _write(file, with_remote(text, name, remote=remote))
     return remote
 
 
@@ -144,7 +144,7 @@ def is_remote(spec: str, project: Project | None) -> bool:
     return "://" in spec or f"{PACK_SUFFIX}/" in f"{spec}/" or ("/" in spec and beginning in remotes_of(project))
 
 
-def resolve(spec: str, project: Project | None, remote: str | None = None) -> Target:
+def resolve(spec: str, project: Project | None, *, remote: str | None = None) -> Target:
     """What REMOTE/NAME, URL/NAME, PACK or PACK/NAME means; with `remote` given, a name on that one.
 
     Raises UsageError where it means nothing.
@@ -165,7 +165,7 @@ def _there(pack: str) -> str | Path:
     return pack if "://" in pack else resolved(Path(pack))
 
 
-def trust_of(target: Target, require: bool = False, allow_older: bool = False, file: Path | None = None) -> Trust:
+def trust_of(target: Target, require: bool = False, *, allow_older: bool = False, file: Path | None = None) -> Trust:
     """Whom to believe, ourselves among them. file : of trusted keys; by default the user's"""
     folder = config_folder()
     own = {key.public: key.name for key in own_keys(folder / KEYS_FOLDER if folder else None)}
@@ -183,14 +183,14 @@ def find_remote(target: Target) -> Entry:
     return find(target.store, target.name)
 
 
-def verify_on_remote(store: Store, entry: Entry, progress: Progress = SILENT) -> RemoteVerified:
+def verify_on_remote(store: Store, entry: Entry, *, progress: Progress = SILENT) -> RemoteVerified:
     """Read every byte that a record names."""
     total = entry.record.about.get("bytes")
     with (
         tempfile.TemporaryDirectory() as work,
         progress.begin(f"verifying {entry.record.name}", _whole(total)) as advance,
     ):
-        return verify_remote(store, entry, Path(work), advance)
+        return verify_remote(store, entry, work=Path(work), advance=advance)
 
 
 def _whole(value: object) -> int:
@@ -217,12 +217,12 @@ def find_removable(store: Store, names: Sequence[str]) -> list[RemoteRemovable]:
             record = find(store, name).record
             kinds, whole = [record.kind], record.name
         for kind in kinds:
-            objects = removable(store, kind, whole)
+            objects = removable(store, kind, name=whole)
             found.append(RemoteRemovable(kind, whole, len(objects), sum(objects.values())))
     return found
 
 
-def remove_from_remote(store: Store, found: RemoteRemovable, progress: Progress = SILENT) -> None:
+def remove_from_remote(store: Store, found: RemoteRemovable, *, progress: Progress = SILENT) -> None:
     """Remove it."""
     with progress.begin(f"removing {found.name}", found.bytes) as advance:
-        remove(store, found.kind, found.name, advance)
+        remove(store, found.kind, name=found.name, on_removed=advance)

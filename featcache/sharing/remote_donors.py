@@ -48,6 +48,7 @@ class Reached:
 def ask(
     store: Store,
     recipe: Recipe,
+    *,
     rows: Sequence[Row],
     parent: Path,
     format_: Format = "zarr",
@@ -67,13 +68,13 @@ def ask(
     """
     trust = trust or Trust()
     digest = cache_digest(recipe, ((row.image_id, row.view) for row in rows))
-    name = cache_name(recipe.space.backbone, digest, format_)
+    name = cache_name(recipe.space.backbone, digest, format_=format_)
     remarks: list[str] = []
     try:
         begun = (parent / name).exists()  # then it is finished here, with rows of the donors
-        entry = None if begun else latest(store, "cache", name)
+        entry = None if begun else latest(store, "cache", name=name)
         if entry is not None and entry.record.digest == digest:
-            return Reached(whole=pull(store, entry, parent, trust, advance, stopped))
+            return Reached(whole=pull(store, entry, parent=parent, trust=trust, advance=advance, stopped=stopped))
     except RemoteError as error:
         remarks.append(str(error))
         if not isinstance(error, TrustError):
@@ -100,13 +101,13 @@ def _donors(
         if not missing:
             break
         try:
-            accept(parent, store, entry, trust)
-            with RemoteCache(store, entry.record, parent) as cache:
+            accept(parent, store, entry=entry, trust=trust)
+            with RemoteCache(store, entry.record, parent=parent) as cache:
                 held = missing.intersection(cache.views["row_id"])
             if held:
                 donors.mkdir(parents=True, exist_ok=True)
                 leases.claim("donors")  # two that ask for the same rows share them
-                pull_part(store, entry, donors, Part(row_ids=frozenset(held)), trust, stopped=stopped)
+                pull_part(store, entry, parent=donors, part=Part(row_ids=frozenset(held)), trust=trust, stopped=stopped)
                 missing -= held
         except RemoteError as error:
             remarks.append(str(error))

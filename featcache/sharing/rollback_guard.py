@@ -16,7 +16,7 @@ from featcache.sharing.catalog import Entry
 SEEN_FILE = ".remotes.json"
 
 
-def refuse_older(parent: Path, url: str, entry: Entry, allow: bool = False) -> None:
+def refuse_older(parent: Path, url: str, *, entry: Entry, allow: bool = False) -> None:
     """Raise RemoteError where a remote now has an older record under a name than it had before, or changed one."""
     known = _read(parent)
     generation, sha256 = known.get(_key(place_of(url), entry)) or known.get(_key(url, entry)) or (0, "")
@@ -30,7 +30,7 @@ def refuse_older(parent: Path, url: str, entry: Entry, allow: bool = False) -> N
     )
 
 
-def remember(parent: Path, url: str, entry: Entry) -> None:
+def remember(parent: Path, url: str, *, entry: Entry) -> None:
     """Note the record that was taken. What cannot be written is not remembered."""
     known = {**_read(parent), _key(place_of(url), entry): (entry.record.generation, entry.sha256)}
     try:

@@ -46,6 +46,7 @@ class Pushed:
 def push(
     store: Store,
     parcel: Parcel,
+    *,
     key: tuple[keys.Key, Ed25519PrivateKey] | None = None,
     words: Words | None = None,
     replace: bool = False,
@@ -67,12 +68,12 @@ def push(
     """
     refuse_writing(store)
     words = words or Words()
-    before = latest(store, parcel.kind, parcel.name)
+    before = latest(store, parcel.kind, name=parcel.name)
     if not check and before and (found := _there_already(before, store, parcel, key, words, replace)):
         return found
     remarks = _remark_on_races(store)
-    sending = _Sending(store, parcel, check, advance)
-    at_once(sending.send, sorted(parcel.files, key=lambda name: -parcel.entries[name].bytes), stopped)
+    sending = _Sending(store, parcel, check=check, advance=advance)
+    at_once(sending.send, sorted(parcel.files, key=lambda name: -parcel.entries[name].bytes), stopped=stopped)
     chunks = sending.send_chunks()
     sending.send_bytes(f"{parcel.labels}/{MANIFEST_FILES[parcel.kind]}", parcel.manifest)
     sending.look_again()
@@ -80,11 +81,11 @@ def push(
         return Pushed(found.entry, True, sending.files, sending.bytes, found.remarks)
     for _ in range(_RACES):
         generation = before.record.generation + 1 if before else 1
-        entry = record_of(parcel, generation, chunks, key, words_of(before, parcel, words))
+        entry = record_of(parcel, generation, chunks=chunks, key=key, words=words_of(before, parcel, words=words))
         if commit(store, entry):
-            left = remark_on_what_was(before, entry, words)
+            left = remark_on_what_was(before, entry, words=words)
             return Pushed(entry, False, sending.files, sending.bytes, (*remarks, *left))
-        before = latest(store, parcel.kind, parcel.name)
+        before = latest(store, parcel.kind, name=parcel.name)
         if before and (found := _there_already(before, store, parcel, key, words, replace)):
             return Pushed(
                 found.entry, True, sending.files, sending.bytes, (*remarks, "somebody else pushed it meanwhile")
@@ -153,7 +154,7 @@ def _forget(store: Store, path: str) -> None:
 class _Sending:
     """What a push knows of the remote, and has sent."""
 
-    def __init__(self, store: Store, parcel: Parcel, check: bool, advance: Advance) -> None:
+    def __init__(self, store: Store, parcel: Parcel, *, check: bool, advance: Advance) -> None:
         self.files = 0
         self.bytes = 0
         self._store, self._parcel, self._check, self._advance = store, parcel, check, advance
@@ -197,7 +198,7 @@ class _Sending:
         if item is None or item.bytes != entry.bytes:
             return False
         if self._check:
-            return entry_of(self._store, path, entry.bytes) == entry
+            return entry_of(self._store, path, most=entry.bytes) == entry
         return not item.md5 or not isinstance(data, bytes) or item.md5 == _md5(data)
 
     def send_bytes(self, path: str, data: bytes | Path) -> None:

@@ -54,6 +54,7 @@ class Part:
 def pull_part(
     store: Store,
     entry: Entry,
+    *,
     parent: Path,
     part: Part,
     trust: Trust | None = None,
@@ -70,14 +71,14 @@ def pull_part(
     Raises as `featcache.sharing.receive.pull`, UsageError for a part that no row is in.
     """
     record = entry.record
-    signed = accept(parent, store, entry, trust or Trust())
-    with writing(parent), RemoteCache(store, record, parent) as source:
+    signed = accept(parent, store, entry=entry, trust=trust or Trust())
+    with writing(parent), RemoteCache(store, record, parent=parent) as source:
         numbers = select(source, part)
         recipe = _recipe_of(source, part)
         rows = _named(rows_in(source.views.iloc[numbers]), recipe, source.recipe)
         digest = cache_digest(recipe, ((row.image_id, row.view) for row in rows))
         format_ = source.manifest.array.format
-        name = cache_name(recipe.space.backbone, digest, format_)
+        name = cache_name(recipe.space.backbone, digest, format_=format_)
         final = parent / name
         if (final / MANIFEST_FILE).is_file():
             if open_cache(final).manifest.digest != digest:
@@ -95,7 +96,7 @@ def pull_part(
         refuse_links(work)
         work.mkdir(exist_ok=True)
         refuse_small_disk(parent, row_bytes * len(rows))
-        writer = CacheWriter(work, recipe, rows, shape, format_, allow_nonfinite=True)
+        writer = CacheWriter(work, recipe, rows=rows, row_shape=shape, format_=format_, allow_nonfinite=True)
         _write(source, writer, numbers, part, advance, stopped)
         writer.finish(_dataset_of(source, rows), _provenance(source, store, part))
         for path in [*writer.folder.rglob("*"), writer.folder]:
@@ -107,7 +108,7 @@ def pull_part(
                 raise
         sync(parent)
         shutil.rmtree(work, ignore_errors=True)
-        seen.remember(parent, store.url, entry)
+        seen.remember(parent, store.url, entry=entry)
         return Pulled(name, final, False, record, signed, source.fetched_bytes)
 
 
@@ -172,7 +173,7 @@ def _named(rows: list[Row], recipe: Recipe, before: Recipe) -> list[Row]:
     """The rows, under the names that they have in another feature space."""
     if recipe == before:
         return rows
-    return [replace(row, row_id=row_id(recipe.space, row.image_id, row.parameters)) for row in rows]
+    return [replace(row, row_id=row_id(recipe.space, row.image_id, parameters=row.parameters)) for row in rows]
 
 
 def _write(

@@ -30,7 +30,7 @@ class DamagedError(RemoteError):
     """What arrived is not what was promised."""
 
 
-def at_once(work: Callable[[Work], object], items: Iterable[Work], stopped: Stopped = lambda: False) -> None:
+def at_once(work: Callable[[Work], object], items: Iterable[Work], *, stopped: Stopped = lambda: False) -> None:
     """Do `work` for each of the items, some at a time. The first error ends it, once what is in hand is done.
 
     stopped : when it says so, calls to remotes end at once and KeyboardInterrupt is raised; what arrived is kept
@@ -74,7 +74,7 @@ def patiently(action: Callable[[], Work]) -> Work:
     return action()
 
 
-def entry_of(store: Store, path: str, most: int) -> FileEntry:
+def entry_of(store: Store, path: str, *, most: int) -> FileEntry:
     """Size and digest of an object as it is on the remote; of one longer than `most` bytes, as far as it was read."""
 
     def once() -> FileEntry:
@@ -90,7 +90,7 @@ def entry_of(store: Store, path: str, most: int) -> FileEntry:
     return patiently(once)
 
 
-def fetch(store: Store, path: str, entry: FileEntry, target: Path, advance: Advance = lambda _: None) -> None:
+def fetch(store: Store, path: str, *, entry: FileEntry, target: Path, advance: Advance = lambda _: None) -> None:
     """Get one object into a file, which appears only when its bytes have the digest.
 
     What an attempt before has got of it stays beside and is gone on with. Raises RemoteError, DamagedError for
@@ -134,7 +134,7 @@ def _fetch_once(store: Store, path: str, entry: FileEntry, part: Path) -> None:
         elif length:
             length = 0
             file.truncate(0)
-        with store.open(path, length, entry.bytes if length else None) as blocks:
+        with store.open(path, length, stop=entry.bytes if length else None) as blocks:
             for block in blocks:
                 length += len(block)
                 if length > entry.bytes:

@@ -35,7 +35,9 @@ class Indexed:
     problems: Sequence[Listed]
 
 
-def write_index(store: Store, key: tuple[Key, Ed25519PrivateKey] | None = None, words: Words | None = None) -> Indexed:
+def write_index(
+    store: Store, key: tuple[Key, Ed25519PrivateKey] | None = None, *, words: Words | None = None
+) -> Indexed:
     """Write index.json and index.html. A folder of caches as `extract` makes them gets records for them, too.
 
     key : signs the records that are made
@@ -48,7 +50,7 @@ def write_index(store: Store, key: tuple[Key, Ed25519PrivateKey] | None = None, 
     listed = [*listing(store, "cache"), *listing(store, "run")]
     entries = [one.entry for one in listed if one.entry is not None]
     paths = [
-        record_path(record.kind, record.name, generation)
+        record_path(record.kind, record.name, generation=generation)
         for record in (entry.record for entry in entries)
         for generation in range(1, record.generation + 1)
     ]
@@ -64,10 +66,10 @@ def _record_plain_caches(store: FolderStore, key: tuple[Key, Ed25519PrivateKey] 
         if listed.cache is None:
             continue
         parcel = _Plain(**vars(parcel_of_cache(listed.folder)))
-        before = latest(store, "cache", parcel.name)
+        before = latest(store, "cache", name=parcel.name)
         if before is not None and before.record.manifest == parcel.manifest_entry:
             continue
-        entry = record_of(parcel, before.record.generation + 1 if before else 1, None, key, words)
+        entry = record_of(parcel, before.record.generation + 1 if before else 1, chunks=None, key=key, words=words)
         if not store.create(entry.record.path, entry.record.text()):
             raise RemoteError(f"{store.url}: {parcel.name}: somebody else made its record just now: try again")
 

@@ -40,6 +40,7 @@ class Converted:
 def convert(
     cache: Cache,
     format_: Format | None = None,
+    *,
     dtype: str | None = None,
     parent: Path | None = None,
     progress: Progress = SILENT,
@@ -68,15 +69,17 @@ def convert(
     recipe = Recipe(replace(space, dtype=dtype), cache.recipe.augmentation)
     rows = rows_in(cache.views)
     if recipe != cache.recipe:
-        rows = [replace(row, row_id=row_id(recipe.space, row.image_id, row.parameters)) for row in rows]
+        rows = [replace(row, row_id=row_id(recipe.space, row.image_id, parameters=row.parameters)) for row in rows]
     digest = cache_digest(recipe, ((row.image_id, row.view) for row in rows))
-    folder = parent / cache_name(space.backbone, digest, format_)
+    folder = parent / cache_name(space.backbone, digest, format_=format_)
     if resolved(folder) == resolved(cache.folder):
         raise UsageError(f"{cache.name}: is {format_} and {dtype} already: name another --format, --dtype or --to")
     if (folder / MANIFEST_FILE).is_file():
         return Converted(cache.name, open_cache(folder), reused=True)
     refuse_unwritable(parent)
-    writer = CacheWriter(parent, recipe, rows, array.layout.row_shape, format_, allow_nonfinite=True)
+    writer = CacheWriter(
+        parent, recipe, rows=rows, row_shape=array.layout.row_shape, format_=format_, allow_nonfinite=True
+    )
     _write(cache, writer, progress)
     return Converted(cache.name, open_cache(folder), reused=False, faint_rows=writer.faint_rows)
 

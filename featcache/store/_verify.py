@@ -58,7 +58,7 @@ class Verified:
         return not self.problems
 
 
-def verify(folder: Path, on_bytes: Callable[[int], object] = lambda _: None, again: int = _AGAIN) -> Verified:
+def verify(folder: Path, on_bytes: Callable[[int], object] = lambda _: None, *, again: int = _AGAIN) -> Verified:
     """Read every byte of a cache and decode every row.
 
     on_bytes : called with the size of each file that was read
@@ -109,7 +109,7 @@ def _was_relabelled(folder: Path, manifest: Manifest, problems: Sequence[Problem
 
 
 def _file(folder: Path, manifest: Manifest, name: str, on_bytes: Callable[[int], object]) -> Problem | None:
-    path, entry = file_of(folder, manifest, name), manifest.files[name]
+    path, entry = file_of(folder, manifest, name=name), manifest.files[name]
     try:
         if leads_out(folder, name):
             return Problem(name, "is a link that leads out of the cache")
@@ -139,7 +139,7 @@ def _unlisted(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 def _damaged_shards(folder: Path, manifest: Manifest, bad: set[str]) -> list[int]:
     """The shards that are not what they were, as near as can be told."""
-    store = open_store(manifest.array.format, folder, manifest.array.layout)
+    store = open_store(manifest.array.format, folder, layout=manifest.array.layout)
     files = store.files()
     shards = {shard for name, shard in files.items() if name in bad and shard is not None}
     if any(name in bad and shard is None and len(files) == 1 for name, shard in files.items()):
@@ -162,7 +162,11 @@ def _contradictions(folder: Path) -> Iterator[Problem]:
         yield Problem("", _without(folder, error))
         return
     space = cache.recipe.space
-    wrong = [number for number, row in enumerate(rows) if row.row_id != row_id(space, row.image_id, row.parameters)]
+    wrong = [
+        number
+        for number, row in enumerate(rows)
+        if row.row_id != row_id(space, row.image_id, parameters=row.parameters)
+    ]
     if wrong:
         yield Problem("rows.parquet", f"{len(wrong)} rows have another row_id than their image and view: {wrong[:5]}")
     try:
@@ -174,7 +178,7 @@ def _contradictions(folder: Path) -> Iterator[Problem]:
 
 def _unrecorded(folder: Path, manifest: Manifest) -> Iterator[Problem]:
     """What the ledger says otherwise than the files."""
-    store = open_store(manifest.array.format, folder, manifest.array.layout)
+    store = open_store(manifest.array.format, folder, layout=manifest.array.layout)
     records = ledger.read(folder / LEDGER_FILE)
     if len(records) != store.layout.n_shards:
         yield Problem(LEDGER_FILE, f"expected {store.layout.n_shards} shards, found {len(records)}")
@@ -190,7 +194,7 @@ def _unrecorded(folder: Path, manifest: Manifest) -> Iterator[Problem]:
 def _undecodable(folder: Path, manifest: Manifest) -> tuple[list[int], list[Problem], list[str]]:
     """Decode every shard: a cache of a stranger may hold bytes that are no features."""
     layout = manifest.array.layout
-    reader = choose_reader(open_store(manifest.array.format, folder, layout), "auto")
+    reader = choose_reader(open_store(manifest.array.format, folder, layout=layout), "auto")
     damaged: list[int] = []
     problems: list[Problem] = []
     said: set[str] = set()

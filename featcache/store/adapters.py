@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from featcache.store.torch_adapter import TorchBatches
 
 
-def to_tf(batches: Batches, n_classes: int, one_hot: bool) -> Any:
+def to_tf(batches: Batches, n_classes: int, *, one_hot: bool) -> Any:
     """A `tf.data.Dataset` of `batches`; each iteration is the next epoch, the first one that of `batches`."""
     try:
         import tensorflow as tf

@@ -56,7 +56,7 @@ class Cache:
                 self.manifest = read_manifest(folder)
         self._finish_stopped_replacing()
         self.recipe = self._read_recipe()
-        store = open_store(self.manifest.array.format, folder, self.manifest.array.layout)
+        store = open_store(self.manifest.array.format, folder, layout=self.manifest.array.layout)
         self.features = Features(choose_reader(store, reader))
 
     @property
@@ -80,7 +80,7 @@ class Cache:
     def dataset(self) -> pd.DataFrame:
         """The cache's copy of the dataset manifest: image_id, path, label, split, group and box."""
         self._check_digest(DATASET_FILE)
-        return read_dataset_copy(file_of(self.folder, self.manifest, DATASET_FILE))
+        return read_dataset_copy(file_of(self.folder, self.manifest, name=DATASET_FILE))
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -173,7 +173,7 @@ class Cache:
         Shapes and the number of batches are known to TensorFlow. Damage that is met while reading comes as
         TensorFlow's own error, with the message of the CacheError in it.
         """
-        return adapters.to_tf(self.batches(split, batch_size, **options), len(self.classes), one_hot)
+        return adapters.to_tf(self.batches(split, batch_size, **options), len(self.classes), one_hot=one_hot)
 
     def to_torch(self, split: str | None = "train", batch_size: int = 32, **options: Any) -> TorchBatches:
         """A `torch.utils.data.IterableDataset` of the batches of a split: (X float32, y int64).
@@ -269,7 +269,9 @@ class Cache:
         recipe = read_recipe(self.folder)
         if recipe.digest != self.manifest.recipe_digest:
             raise CacheError(f"{self.folder / RECIPE_FILE}: is not the recipe of the manifest")
-        if self.manifest.name != cache_name(recipe.space.backbone, self.manifest.digest, self.manifest.array.format):
+        if self.manifest.name != cache_name(
+            recipe.space.backbone, self.manifest.digest, format_=self.manifest.array.format
+        ):
             raise CacheError(f"{self.folder}: the manifest's name {self.manifest.name} is not that of its digest")
         if recipe.space.dtype != self.manifest.array.dtype:
             raise CacheError(
@@ -280,12 +282,12 @@ class Cache:
     def _finish_replacing(self) -> None:
         """Give a waiting dataset copy its name, if it is the one that the manifest promises. Hold "labels" for it."""
         waiting = self.folder / LABELS_WAITING_FILE
-        if file_of(self.folder, self.manifest, DATASET_FILE) == waiting:
+        if file_of(self.folder, self.manifest, name=DATASET_FILE) == waiting:
             waiting.replace(self.folder / DATASET_FILE)
 
     def _finish_stopped_replacing(self) -> None:
         """The same for what a stopped process left; where that cannot be done it is read under the name that it has."""
-        if file_of(self.folder, self.manifest, DATASET_FILE).name != LABELS_WAITING_FILE:
+        if file_of(self.folder, self.manifest, name=DATASET_FILE).name != LABELS_WAITING_FILE:
             return
         with suppress(OSError), self._replacing() as leases:  # it may only be read; or somebody else was quicker
             if leases.claim("labels"):
@@ -294,7 +296,7 @@ class Cache:
 
     def _check_sizes(self) -> None:
         for name, entry in self.manifest.files.items():
-            path = file_of(self.folder, self.manifest, name)
+            path = file_of(self.folder, self.manifest, name=name)
             try:
                 if not path.is_file():
                     raise CacheError(f"{self.name}: {name} is missing: its extract command computes it again")
@@ -307,7 +309,7 @@ class Cache:
         """The tables are small, and a wrong one gives every feature another meaning: their bytes are checked."""
         try:
             try:
-                found = file_entry(file_of(self.folder, self.manifest, name))
+                found = file_entry(file_of(self.folder, self.manifest, name=name))
             except FileNotFoundError:  # labels that waited and have their name now
                 found = file_entry(self.folder / name)
         except OSError as error:
@@ -316,7 +318,7 @@ class Cache:
             raise CacheError(f"{self.name}: {name} is not that of the manifest; was it replaced? Open it again")
 
 
-def file_of(folder: Path, manifest: Manifest, name: str) -> Path:
+def file_of(folder: Path, manifest: Manifest, *, name: str) -> Path:
     """Where a file that a manifest promises lies.
 
     Labels that were replaced by a process which was stopped before its last step still wait beside.

@@ -55,7 +55,7 @@ class FeatureStore(Protocol):
         """Rows start..stop, of shape (stop - start, *row_shape). CacheError where a shard is missing or damaged."""
 
 
-def check_shard(layout: Layout, shard: int, features: NDArray[Any]) -> None:
+def check_shard(layout: Layout, shard: int, *, features: NDArray[Any]) -> None:
     """Raise ValueError unless `features` are what `shard` must hold."""
     start, stop = layout.span(shard)
     if features.shape != (stop - start, *layout.row_shape):

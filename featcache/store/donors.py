@@ -46,6 +46,7 @@ class Reach:
         self,
         parents: Iterable[Path],
         space: FeatureSpace,
+        *,
         row_shape: tuple[int, ...],
         but: Path | None = None,
         first: Path | None = None,
@@ -101,7 +102,7 @@ class _Source:
     """One cache, finished or not, as far as its ledger says what is sound."""
 
     def __init__(
-        self, folder: Path, store: FeatureStore, row_ids: NDArray[np.object_], records: dict[int, ledger.ShardRecord]
+        self, folder: Path, store: FeatureStore, *, row_ids: NDArray[np.object_], records: dict[int, ledger.ShardRecord]
     ) -> None:
         self.folder = folder
         self.row_ids = row_ids
@@ -145,16 +146,18 @@ def _source(folder: Path, space: FeatureSpace, row_shape: tuple[int, ...]) -> _S
         except CacheNotFoundError:
             row_ids = read_rows(folder / ROWS_FILE)["row_id"].to_numpy()
             format_: Format = "zarr" if (folder / FEATURES_FOLDER).is_dir() else "hdf5"
-            store = open_store(format_, folder, layout_for(len(row_ids), row_shape, space.dtype, format_))
+            store = open_store(
+                format_, folder, layout=layout_for(len(row_ids), row_shape, dtype=space.dtype, format_=format_)
+            )
         else:
             for name in (RECIPE_FILE, ROWS_FILE, LEDGER_FILE):
                 if file_entry(folder / name) != manifest.files[name]:
                     return None
             row_ids = read_rows(folder / ROWS_FILE)["row_id"].to_numpy()
-            store = open_store(manifest.array.format, folder, manifest.array.layout)
+            store = open_store(manifest.array.format, folder, layout=manifest.array.layout)
             layout = manifest.array.layout
             if (layout.row_shape, layout.dtype) != (row_shape, space.dtype) or len(row_ids) != manifest.rows:
                 return None
-        return _Source(folder, store, row_ids, ledger.read(folder / LEDGER_FILE))
+        return _Source(folder, store, row_ids=row_ids, records=ledger.read(folder / LEDGER_FILE))
     except (OSError, CacheError):
         return None

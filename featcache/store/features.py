@@ -37,7 +37,7 @@ class SpanReader(Protocol):
 class IntoReader(Protocol):
     """A reader that is faster when it is given the memory to read into."""
 
-    def read_into(self, start: int, stop: int, target: Array) -> None:
+    def read_into(self, start: int, stop: int, *, target: Array) -> None:
         """Put rows start..stop into `target`."""
 
 
@@ -114,7 +114,7 @@ class Features:
 
     def _read_into(self, start: int, stop: int, target: Array) -> None:
         if isinstance(self._store, IntoReader):
-            self._store.read_into(start, stop, target)
+            self._store.read_into(start, stop, target=target)
             return
         for first, last in self.layout.blocks(start, stop):
             target[first - start : last - start] = self._store.read(first, last)

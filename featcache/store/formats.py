@@ -8,7 +8,7 @@ from featcache.store.contract import FeatureStore
 from featcache.store.layout import Format, Layout
 
 
-def open_store(format_: Format, folder: Path, layout: Layout) -> FeatureStore:
+def open_store(format_: Format, folder: Path, *, layout: Layout) -> FeatureStore:
     """The feature array in a cache's folder, to be created, written or read."""
     if format_ == "zarr":
         from featcache.store.zarr_store import ZarrStore

@@ -58,7 +58,7 @@ class Hdf5Store:
 
     def write_shard(self, shard: int, features: NDArray[Any]) -> Stored:
         """Write one shard into a file of its own, read it back, then rename it."""
-        check_shard(self.layout, shard, features)
+        check_shard(self.layout, shard, features=features)
         part = self._part(shard)
         part.parent.mkdir(exist_ok=True)
         with beside(part) as partial:
@@ -150,7 +150,7 @@ class Hdf5Store:
         return self._open(self.path), 0
 
     def _open(self, path: Path, shape: tuple[int, ...] | None = None) -> _Opened:
-        return _Opened(path, shape or self.layout.shape, self.layout)
+        return _Opened(path, shape or self.layout.shape, layout=self.layout)
 
     def _rows(self, array: h5py.Dataset, start: int, stop: int) -> NDArray[np.number[Any]]:
         """Rows of an open array. Its chunks are inflated here, in threads: h5py would do it in one."""
@@ -188,7 +188,7 @@ class Hdf5Store:
 class _Opened:
     """An HDF5 file open for reading, and checked to hold the array that a layout describes."""
 
-    def __init__(self, path: Path, shape: tuple[int, ...], layout: Layout) -> None:
+    def __init__(self, path: Path, shape: tuple[int, ...], *, layout: Layout) -> None:
         self._path = path
         expected = (shape, layout.dtype, (layout.rows_per_chunk, *layout.row_shape), ["deflate"])
         try:

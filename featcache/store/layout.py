@@ -74,7 +74,7 @@ class Layout:
             start = end
 
 
-def layout_for(n_rows: int, row_shape: tuple[int, ...], dtype: str, format_: Format = "zarr") -> Layout:
+def layout_for(n_rows: int, row_shape: tuple[int, ...], *, dtype: str, format_: Format = "zarr") -> Layout:
     """The layout of a new cache: shards of up to 16 MiB raw and 256 rows, chunks of 2 MiB in Zarr and 100 kB in HDF5.
 
     A shard is held in memory while it is computed, is what an interruption loses, and what processes share. Chunks were

@@ -121,7 +121,7 @@ class Manifest(_Record):
             self.files
         ):  # before a hostile number of names is made
             raise ValueError(f"{layout.n_shards} shards, but only {len(self.files)} files")
-        features = open_store(self.array.format, Path(), layout).files()
+        features = open_store(self.array.format, Path(), layout=layout).files()
         expected = {RECIPE_FILE, ROWS_FILE, DATASET_FILE, LEDGER_FILE, *features}
         for name in sorted(expected ^ set(self.files)):
             raise ValueError(f"files: {name!r:.80} is {'not listed' if name in expected else 'no file of a cache'}")

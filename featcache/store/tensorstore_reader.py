@@ -76,11 +76,11 @@ class TensorstoreReader:
         """Rows start..stop; a missing shard, or a chunk that fails its checksum, is a CacheError."""
         return self.read_spans([(start, stop)])
 
-    def read_into(self, start: int, stop: int, target: Array) -> None:
+    def read_into(self, start: int, stop: int, *, target: Array) -> None:
         """Put rows start..stop into `target`, some shards at a time."""
         tensorstore = _library()
         if tensorstore is None:
-            self._store.read_into(start, stop, target)
+            self._store.read_into(start, stop, target=target)
             return
         array = self._open(tensorstore) if self._array is None else self._array
         with ThreadPoolExecutor(_READERS, "featcache-read") as pool:

@@ -69,6 +69,7 @@ class CacheWriter:
         self,
         parent: Path,
         recipe: Recipe,
+        *,
         rows: Sequence[Row],
         row_shape: tuple[int, ...],
         format_: Format = "zarr",
@@ -79,10 +80,12 @@ class CacheWriter:
         if not named or max(named.values()) > 1:
             raise CacheError(f"no cache of {len(rows)} rows, {len(named)} of them different: list each row once")
         self.digest = cache_digest(recipe, named)
-        self.folder = parent / cache_name(recipe.space.backbone, self.digest, format_)
+        self.folder = parent / cache_name(recipe.space.backbone, self.digest, format_=format_)
         self.recipe = recipe
         self.rows = rows
-        self.store = open_store(format_, self.folder, layout_for(len(rows), row_shape, recipe.space.dtype, format_))
+        self.store = open_store(
+            format_, self.folder, layout=layout_for(len(rows), row_shape, dtype=recipe.space.dtype, format_=format_)
+        )
         self.faint_rows = 0
         """Rows, of those written here, whose largest value is too small for float16 to keep more than a few digits."""
         self._allow_nonfinite = allow_nonfinite
@@ -172,7 +175,7 @@ class CacheWriter:
             ledger.append(self._ledger_file, record)
             self._done[shard] = record
 
-    def finish(self, dataset: Dataset, provenance: dict[str, Any], dataset_digest: str = "") -> Manifest:
+    def finish(self, dataset: Dataset, provenance: dict[str, Any], *, dataset_digest: str = "") -> Manifest:
         """Write the dataset copy and, last, the manifest. Raises CacheError while shards are missing.
 
         dataset_digest : of the whole data set, where `dataset` is the cache's own copy of a part of it
@@ -262,7 +265,7 @@ class CacheWriter:
         with suppress(CacheError):
             frame = read_rows(self.folder / ROWS_FILE)
             digest = cache_digest(found, zip(frame["image_id"], map(int, frame["view"]), strict=True))
-            if self.folder.name == cache_name(found.space.backbone, digest, self.store.format):
+            if self.folder.name == cache_name(found.space.backbone, digest, format_=self.store.format):
                 raise UsageError(f"{self.folder}: holds another cache, whose digest begins alike: move it away")
         return False
 

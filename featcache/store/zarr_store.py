@@ -54,10 +54,10 @@ class ZarrStore:
 
     def write_shard(self, shard: int, features: NDArray[Any]) -> Stored:
         """Encode one shard in memory, write it beside, read it back, then rename it into this array."""
-        check_shard(self.layout, shard, features)
+        check_shard(self.layout, shard, features=features)
         start, stop = self.layout.span(shard)
         final = self.shard_file(shard)
-        data = self._encoder.encode(start, stop, features, final.relative_to(self.path).as_posix())
+        data = self._encoder.encode(start, stop, rows=features, file=final.relative_to(self.path).as_posix())
         make_folder(final.parent, within=self.path)
         with ThreadPoolExecutor(1) as pool:
             digest = pool.submit(sha256_bytes, data)
@@ -97,7 +97,7 @@ class ZarrStore:
             refuse_shortage(error, self.path)
             raise CacheError(f"{self.path}: rows {start} to {stop} cannot be read: {error}") from error
 
-    def read_into(self, start: int, stop: int, target: NDArray[np.number[Any]]) -> None:
+    def read_into(self, start: int, stop: int, *, target: NDArray[np.number[Any]]) -> None:
         """Put rows start..stop into `target`; see `read`."""
         array = self._array if self._array is not None else self._open()
         try:
@@ -170,7 +170,7 @@ class _Encoder:
         self.files: dict[str, Buffer] = {}
         self.array = new_array(MemoryStore(self.files), layout)
 
-    def encode(self, start: int, stop: int, rows: NDArray[Any], file: str) -> memoryview:
+    def encode(self, start: int, stop: int, *, rows: NDArray[Any], file: str) -> memoryview:
         """The bytes of the shard that holds the rows start..stop."""
         self.array[start:stop] = rows
         return memoryview(self.files.pop(file).as_numpy_array()).cast("B")  # type: ignore[arg-type]

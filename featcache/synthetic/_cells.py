@@ -117,54 +117,59 @@ def draw_stain(rng: Generator) -> Stain:
     """One staining batch: every dye a little off in strength and in hue."""
     strength = rng.uniform(0.75, 1.25)
 
-    def dye(red: float, green: float, blue: float) -> Floats:
+    def dye(red: float, green: float, *, blue: float) -> Floats:
         hue = rng.normal(1.0, 0.10, 3)
         amount = strength * rng.normal(1.0, 0.1)
         return np.maximum(np.array([red, green, blue]) * hue * amount, 0.0).astype(np.float32)
 
     return Stain(
-        nuclear=dye(rng.uniform(0.65, 1.05), 1.05, 0.12),
-        azure=dye(0.48, 0.36, 0.06),
-        eosin=dye(0.05, 0.78, rng.uniform(0.34, 0.54)),
-        haemoglobin=dye(0.16, 0.46, 0.42),
+        nuclear=dye(rng.uniform(0.65, 1.05), 1.05, blue=0.12),
+        azure=dye(0.48, 0.36, blue=0.06),
+        eosin=dye(0.05, 0.78, blue=rng.uniform(0.34, 0.54)),
+        haemoglobin=dye(0.16, 0.46, blue=0.42),
     )
 
 
-def outline(x: float, y: float, radius: float, wobble: float, rng: Generator) -> Outline:
+def outline(x: float, y: float, *, radius: float, wobble: float, rng: Generator) -> Outline:
     """A rounded shape: an ellipse with ever weaker dents. `wobble` 0 is a circle."""
     dents = (wobble * DEPTHS * rng.standard_normal(len(DEPTHS))) @ DENTS
     radii = radius * np.clip(1.0 + dents, 0.6, 1.5)
     return Outline(x, y, radii.astype(np.float32), float(radii.mean()), float(radii.max()))
 
 
-def white_outline(label: str, x: float, y: float, rng: Generator) -> Outline:
+def white_outline(label: str, x: float, *, y: float, rng: Generator) -> Outline:
     """The border of a white cell of class `label`."""
     radius = float(np.clip(rng.normal(*KINDS[label].radius), 40.0, 100.0))
-    return outline(x, y, radius, 0.05, rng)
+    return outline(x, y, radius=radius, wobble=0.05, rng=rng)
 
 
-def red_outline(x: float, y: float, rng: Generator) -> Outline:
+def red_outline(x: float, y: float, *, rng: Generator) -> Outline:
     """The border of a red cell."""
-    return outline(x, y, float(np.clip(rng.normal(46.0, 4.0), 34.0, 56.0)), rng.uniform(0.02, 0.09), rng)
+    return outline(
+        x, y, radius=float(np.clip(rng.normal(46.0, 4.0), 34.0, 56.0)), wobble=rng.uniform(0.02, 0.09), rng=rng
+    )
 
 
-def cut(field: Field, x: float, y: float, reach: float) -> Patch:
+def cut(field: Field, x: float, *, y: float, reach: float) -> Patch:
     """The pixels of `field` within `reach` of (x, y), as a view to paint on; empty where it lies outside."""
     _, height, width = field.density.shape
-    rows, cols = pixels(y, reach, field.scale, height), pixels(x, reach, field.scale, width)
+    rows, cols = (
+        pixels(y, reach, scale=field.scale, length_px=height),
+        pixels(x, reach, scale=field.scale, length_px=width),
+    )
     ys = (np.arange(rows.start, rows.stop, dtype=np.float32) + 0.5) / np.float32(field.scale)
     xs = (np.arange(cols.start, cols.stop, dtype=np.float32) + 0.5) / np.float32(field.scale)
     grid_x, grid_y = np.meshgrid(xs.astype(np.float32), ys.astype(np.float32))
     return Patch(field.density[:, rows, cols], grid_x, grid_y, field.scale)
 
 
-def pixels(middle: float, reach: float, scale: float, length_px: int) -> slice:
+def pixels(middle: float, reach: float, *, scale: float, length_px: int) -> slice:
     """The pixels that middle - reach to middle + reach touch, of a line of `length_px`."""
     first, last = math.floor((middle - reach) * scale), math.ceil((middle + reach) * scale)
     return slice(min(max(first, 0), length_px), min(max(last, 0), length_px))
 
 
-def add_dye(patch: Patch, amount: Floats, dye: Floats) -> None:
+def add_dye(patch: Patch, amount: Floats, *, dye: Floats) -> None:
     """Put `amount` (h, w) of a dye (3,) on the patch."""
     for channel, strength in zip(patch.density, dye, strict=True):
         channel += amount * strength
@@ -185,7 +190,7 @@ def inside(signed: Floats, softness: float) -> Floats:
     return smooth
 
 
-def clouds(patch: Patch, shape: Outline, grain: float, rng: Generator) -> Floats:
+def clouds(patch: Patch, shape: Outline, *, grain: float, rng: Generator) -> Floats:
     """Smooth noise around 0 with spots of about `grain` units, fixed to the cell. (h, w) float32."""
     cells = math.ceil(2.8 * shape.reach / grain) + 2
     grid = rng.standard_normal((cells, cells), dtype=np.float32)
@@ -196,12 +201,12 @@ def clouds(patch: Patch, shape: Outline, grain: float, rng: Generator) -> Floats
     return noise
 
 
-def paint_red_cell(field: Field, shape: Outline, rng: Generator) -> None:
+def paint_red_cell(field: Field, shape: Outline, *, rng: Generator) -> None:
     """A red cell: a disc of haemoglobin, thick at the rim and pale in the middle."""
     pale, hollow = rng.uniform(0.05, 0.75), rng.uniform(0.35, 0.6)
     thickness, gloss = rng.uniform(0.75, 1.15), rng.uniform(0.0, 0.10)
     tilt_x, tilt_y = (rng.uniform(-0.2, 0.2, 2) / shape.radius).astype(np.float32)
-    patch = cut(field, shape.x, shape.y, shape.reach * 1.15)
+    patch = cut(field, shape.x, y=shape.y, reach=shape.reach * 1.15)
     if patch.density.size == 0:
         return
     q = depth(patch, shape)
@@ -209,18 +214,18 @@ def paint_red_cell(field: Field, shape: Outline, rng: Generator) -> None:
     profile += tilt_x * (patch.x - shape.x) + tilt_y * (patch.y - shape.y)
     profile *= thickness * inside((q - 1.0) * shape.radius, 3.0)
     profile -= gloss * np.exp(-(((q - 1.06) / 0.04) ** 2))  # light bent around the rim
-    add_dye(patch, profile, field.stain.haemoglobin)
+    add_dye(patch, profile, dye=field.stain.haemoglobin)
 
 
-def paint_platelet(field: Field, shape: Outline, rng: Generator) -> None:
+def paint_platelet(field: Field, shape: Outline, *, rng: Generator) -> None:
     """A platelet: a small speckled violet chip."""
-    patch = cut(field, shape.x, shape.y, shape.reach + 3.0)
-    speckle = 0.5 + 0.15 * clouds(patch, shape, 4.0, rng)
+    patch = cut(field, shape.x, y=shape.y, reach=shape.reach + 3.0)
+    speckle = 0.5 + 0.15 * clouds(patch, shape, grain=4.0, rng=rng)
     cover = inside((depth(patch, shape) - 1.0) * shape.radius, 5.0)
-    add_dye(patch, cover * speckle, 0.6 * field.stain.nuclear + 0.3 * field.stain.azure)
+    add_dye(patch, cover * speckle, dye=0.6 * field.stain.nuclear + 0.3 * field.stain.azure)
 
 
-def nucleus_parts(kind: Kind, shape: Outline, rng: Generator) -> list[tuple[NDArray[np.float64], float]]:
+def nucleus_parts(kind: Kind, shape: Outline, *, rng: Generator) -> list[tuple[NDArray[np.float64], float]]:
     """The nucleus as capsules: each two end points (2, 2) and a radius, in units. Lobes, then bridges."""
     count = 1 + int(rng.choice(len(kind.lobes), p=kind.lobes))
     together = rng.normal(*kind.lobe_size) * shape.radius
@@ -240,7 +245,7 @@ def nucleus_parts(kind: Kind, shape: Outline, rng: Generator) -> list[tuple[NDAr
     return lobes + bridges
 
 
-def capsule(patch: Patch, ends: NDArray[np.float64], radius: float) -> Floats:
+def capsule(patch: Patch, ends: NDArray[np.float64], *, radius: float) -> Floats:
     """Signed distance to a thick line between two `ends`, negative inside, in units. (h, w) float32."""
     (ax, ay), (bx, by) = ends.astype(np.float32)
     dx, dy = bx - ax, by - ay
@@ -250,16 +255,16 @@ def capsule(patch: Patch, ends: NDArray[np.float64], radius: float) -> Floats:
     return signed
 
 
-def nucleus(kind: Kind, patch: Patch, shape: Outline, rng: Generator) -> Floats:
+def nucleus(kind: Kind, patch: Patch, *, shape: Outline, rng: Generator) -> Floats:
     """Signed distance to the nucleus: all of its parts, melted together, with an uneven border."""
     melt = np.float32(2.0)
     union = np.full(patch.x.shape, np.float32(1e-12))
-    for ends, radius in nucleus_parts(kind, shape, rng):
-        union += np.exp(np.clip(-capsule(patch, ends, radius) / melt, -25.0, 25.0))
-    return -melt * np.log(union) + rng.uniform(0.6, 2.0) * clouds(patch, shape, 14.0, rng)
+    for ends, radius in nucleus_parts(kind, shape, rng=rng):
+        union += np.exp(np.clip(-capsule(patch, ends, radius=radius) / melt, -25.0, 25.0))
+    return -melt * np.log(union) + rng.uniform(0.6, 2.0) * clouds(patch, shape, grain=14.0, rng=rng)
 
 
-def dots(patch: Patch, places: NDArray[np.float64], radii: NDArray[np.float64], tones: Floats) -> Floats:
+def dots(patch: Patch, places: NDArray[np.float64], *, radii: NDArray[np.float64], tones: Floats) -> Floats:
     """Antialiased discs at `places` (n, 2) with `radii` (n,), units, and `tones` (n,) in 0..1. (h, w)."""
     mask = np.zeros(patch.x.shape, np.uint8)
     origin = np.array([patch.x[0, 0], patch.y[0, 0]])
@@ -270,7 +275,7 @@ def dots(patch: Patch, places: NDArray[np.float64], radii: NDArray[np.float64], 
     return mask.astype(np.float32) / np.float32(255.0)
 
 
-def granules(kind: Kind, patch: Patch, shape: Outline, rng: Generator) -> Floats:
+def granules(kind: Kind, patch: Patch, *, shape: Outline, rng: Generator) -> Floats:
     """Density of the granules, (h, w) float32: few and coarse or many and fine."""
     size = float(np.clip(rng.normal(*kind.granule_size), 0.8, 5.0))
     strength = max(rng.normal(*kind.granule_strength), 0.0)
@@ -279,36 +284,40 @@ def granules(kind: Kind, patch: Patch, shape: Outline, rng: Generator) -> Floats
     reach = away * shape.radii[(turn * len(ANGLES) / (2.0 * np.pi)).astype(int)]
     places = np.stack([shape.x + reach * np.cos(turn), shape.y + reach * np.sin(turn)], axis=1)
     radii = size * rng.uniform(0.7, 1.2, count)
-    return dots(patch, places, radii, rng.uniform(0.35, 1.0, count).astype(np.float32)) * np.float32(strength)
+    return dots(patch, places, radii=radii, tones=rng.uniform(0.35, 1.0, count).astype(np.float32)) * np.float32(
+        strength
+    )
 
 
-def vacuoles(kind: Kind, patch: Patch, shape: Outline, rng: Generator) -> Floats:
+def vacuoles(kind: Kind, patch: Patch, *, shape: Outline, rng: Generator) -> Floats:
     """Coverage of clear bubbles, (h, w) float32."""
     count = int(rng.poisson(kind.vacuoles))
     turn, away = rng.uniform(0.0, 2.0 * np.pi, count), shape.radius * rng.uniform(0.2, 0.85, count)
     places = np.stack([shape.x + away * np.cos(turn), shape.y + away * np.sin(turn)], axis=1)
-    return dots(patch, places, rng.uniform(2.5, 6.5, count), rng.uniform(0.4, 0.9, count).astype(np.float32))
+    return dots(
+        patch, places, radii=rng.uniform(2.5, 6.5, count), tones=rng.uniform(0.4, 0.9, count).astype(np.float32)
+    )
 
 
-def paint_white_cell(field: Field, label: str, shape: Outline, rng: Generator) -> None:
+def paint_white_cell(field: Field, label: str, *, shape: Outline, rng: Generator) -> None:
     """A white cell of class `label`: cytoplasm, granules, nucleus, vacuoles. It hides what lies below."""
     kind, stain = KINDS[label], field.stain
     azure, eosin = max(rng.normal(*kind.azure), 0.05), max(rng.normal(*kind.eosin), 0.03)
     chromatin, darkness = rng.uniform(0.05, 0.16), rng.uniform(0.75, 1.15)
-    patch = cut(field, shape.x, shape.y, shape.reach + 8.0)
-    edge = (depth(patch, shape) - 1.0) * shape.radius + 1.2 * clouds(patch, shape, 9.0, rng)
+    patch = cut(field, shape.x, y=shape.y, reach=shape.reach + 8.0)
+    edge = (depth(patch, shape) - 1.0) * shape.radius + 1.2 * clouds(patch, shape, grain=9.0, rng=rng)
     cell = inside(edge, rng.uniform(3.0, 7.0))
-    signed = nucleus(kind, patch, shape, rng)
+    signed = nucleus(kind, patch, shape=shape, rng=rng)
     core = inside(np.maximum(signed, edge + 2.0), rng.uniform(2.0, 4.5))
-    uneven = 1.0 + 0.12 * clouds(patch, shape, 10.0, rng) + 0.08 * clouds(patch, shape, 3.0, rng)
-    clumps = 1.0 + chromatin * (clouds(patch, shape, 11.0, rng) + clouds(patch, shape, 5.0, rng))
+    uneven = 1.0 + 0.12 * clouds(patch, shape, grain=10.0, rng=rng) + 0.08 * clouds(patch, shape, grain=3.0, rng=rng)
+    clumps = 1.0 + chromatin * (clouds(patch, shape, grain=11.0, rng=rng) + clouds(patch, shape, grain=5.0, rng=rng))
     rim = 1.0 - 0.18 * np.exp(-np.square(signed / 3.0))  # thinner towards its border
-    speck = granules(kind, patch, shape, rng) * (1.0 - 0.85 * core)
-    keep = cell * (1.0 - 0.75 * vacuoles(kind, patch, shape, rng))
+    speck = granules(kind, patch, shape=shape, rng=rng) * (1.0 - 0.85 * core)
+    keep = cell * (1.0 - 0.75 * vacuoles(kind, patch, shape=shape, rng=rng))
     patch.density[...] *= 1.0 - cell
-    add_dye(patch, keep * uneven * (1.0 - 0.6 * core), azure * stain.azure + eosin * stain.eosin)
-    add_dye(patch, keep * darkness * core * clumps * rim, stain.nuclear)
-    add_dye(patch, keep * speck, stain.eosin + 0.15 * stain.azure)
+    add_dye(patch, keep * uneven * (1.0 - 0.6 * core), dye=azure * stain.azure + eosin * stain.eosin)
+    add_dye(patch, keep * darkness * core * clumps * rim, dye=stain.nuclear)
+    add_dye(patch, keep * speck, dye=stain.eosin + 0.15 * stain.azure)
 
 
 def develop(field: Field, rng: Generator) -> NDArray[np.uint8]:

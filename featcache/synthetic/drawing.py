@@ -48,7 +48,7 @@ class Box:
     y_max: int
 
 
-def render_cell(label: str, seed: int, index: int, size_px: int = 240) -> NDArray[np.uint8]:
+def render_cell(label: str, seed: int, *, index: int, size_px: int = 240) -> NDArray[np.uint8]:
     """Draw one white cell among red ones.
 
     Parameters
@@ -67,14 +67,14 @@ def render_cell(label: str, seed: int, index: int, size_px: int = 240) -> NDArra
         The label is unknown or the size is under 16 px.
     """
     rng = generator(seed, class_number(label), index)
-    field = empty_field(size_px, size_px, size_px / CELL_VIEW, rng)
+    field = empty_field(size_px, size_px, scale=size_px / CELL_VIEW, rng=rng)
     x, y = CELL_VIEW / 2.0 + rng.uniform(-18.0, 18.0, 2)
-    paint_cells(field, [(label, _cells.white_outline(label, x, y, rng))], rng)
+    paint_cells(field, [(label, _cells.white_outline(label, x, y=y, rng=rng))], rng=rng)
     return _cells.develop(field, rng)
 
 
 def render_smear(
-    labels: Sequence[str], seed: int, index: int, width_px: int = 640, height_px: int = 480
+    labels: Sequence[str], seed: int, *, index: int, width_px: int = 640, height_px: int = 480
 ) -> tuple[NDArray[np.uint8], list[Box]]:
     """Draw a field of view with one white cell for each of `labels`, apart from one another.
 
@@ -90,25 +90,25 @@ def render_smear(
     """
     rng = generator(seed, *(class_number(label) for label in labels), index, 1)  # 1: no cell has it
     scale = min(width_px / SMEAR_VIEW[0], height_px / SMEAR_VIEW[1])
-    field = empty_field(width_px, height_px, scale, rng)
-    painted = paint_cells(field, place_white_cells(labels, field, rng), rng)
-    boxes = [pixel_box(name, shape, field) for name, shape in painted]
+    field = empty_field(width_px, height_px, scale=scale, rng=rng)
+    painted = paint_cells(field, place_white_cells(labels, field, rng=rng), rng=rng)
+    boxes = [pixel_box(name, shape, field=field) for name, shape in painted]
     return _cells.develop(field, rng), [box for box in boxes if box is not None]
 
 
-def write_cells(folder: Path, per_class: int, seed: int = 0, size_px: int = 240) -> list[Path]:
+def write_cells(folder: Path, per_class: int, *, seed: int = 0, size_px: int = 240) -> list[Path]:
     """Write `per_class` cells of every class as `folder/<class>/<class>-0001.png`; returns the paths."""
     paths = []
     for label in CLASSES:
         (folder / label).mkdir(parents=True, exist_ok=True)
         for index in range(1, per_class + 1):
             path = folder / label / f"{label}-{index:04d}.png"
-            write_image(path, render_cell(label, seed, index, size_px))
+            write_image(path, render_cell(label, seed, index=index, size_px=size_px))
             paths.append(path)
     return paths
 
 
-def is_generated(folder: Path, per_class: int, seed: int = 0, size_px: int = 240) -> bool:
+def is_generated(folder: Path, per_class: int, *, seed: int = 0, size_px: int = 240) -> bool:
     """Whether a folder is what `write_cells` writes: by all names in it, and by the last picture of each class."""
     if not folder.is_dir():
         return False
@@ -116,11 +116,14 @@ def is_generated(folder: Path, per_class: int, seed: int = 0, size_px: int = 240
     names = {f"{label}/{label}-{index:04d}.png" for label in CLASSES for index in range(1, per_class + 1)}
     if {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} != names:
         return False
-    drawn = {name: encoded(Path(name), render_cell(label, seed, per_class, size_px)) for name, label in last.items()}
+    drawn = {
+        name: encoded(Path(name), render_cell(label, seed, index=per_class, size_px=size_px))
+        for name, label in last.items()
+    }
     return all((folder / name).read_bytes() == data for name, data in drawn.items())
 
 
-def write_smears(folder: Path, count: int, seed: int = 0, width_px: int = 640, height_px: int = 480) -> None:
+def write_smears(folder: Path, count: int, *, seed: int = 0, width_px: int = 640, height_px: int = 480) -> None:
     """Write `count` smears with `images/*.jpg`, Pascal VOC `annotations/*.xml` and `labels.csv`.
 
     The classes take turns; every eighth smear holds two white cells, both named in its row.
@@ -132,10 +135,10 @@ def write_smears(folder: Path, count: int, seed: int = 0, width_px: int = 640, h
     rows.writerow(["image", "label"])
     for index in range(count):
         labels = smear_labels(index)
-        image, boxes = render_smear(labels, seed, index, width_px, height_px)
+        image, boxes = render_smear(labels, seed, index=index, width_px=width_px, height_px=height_px)
         stem = f"smear-{index + 1:04d}"
         write_image(folder / "images" / f"{stem}.jpg", image)
-        (folder / "annotations" / f"{stem}.xml").write_text(voc_xml(f"{stem}.jpg", image, boxes), "utf-8")
+        (folder / "annotations" / f"{stem}.xml").write_text(voc_xml(f"{stem}.jpg", image, boxes=boxes), "utf-8")
         rows.writerow([f"{stem}.jpg", ", ".join(labels)])
     (folder / "labels.csv").write_text(table.getvalue(), "utf-8")
 
@@ -162,7 +165,7 @@ def class_number(label: str) -> int:
     return CLASSES.index(label)
 
 
-def empty_field(width_px: int, height_px: int, scale: float, rng: Generator) -> Field:
+def empty_field(width_px: int, height_px: int, *, scale: float, rng: Generator) -> Field:
     """A slide with nothing on it but a batch of stain."""
     if min(width_px, height_px) < MIN_SIZE_PX:
         raise DatasetError(
@@ -178,14 +181,14 @@ def view_size(field: Field) -> tuple[float, float]:
     return width_px / field.scale, height_px / field.scale
 
 
-def place_white_cells(labels: Sequence[str], field: Field, rng: Generator) -> list[tuple[str, Outline]]:
+def place_white_cells(labels: Sequence[str], field: Field, *, rng: Generator) -> list[tuple[str, Outline]]:
     """An outline for every label, none over another and most of each inside the view."""
     width, height = view_size(field)
     placed: list[tuple[str, Outline]] = []
     for label in labels:
         for _ in range(200):
             x, y = rng.uniform(80.0, width - 80.0), rng.uniform(80.0, height - 80.0)
-            shape = _cells.white_outline(label, x, y, rng)
+            shape = _cells.white_outline(label, x, y=y, rng=rng)
             if all(gap(shape, other) > 6.0 for _, other in placed):
                 placed.append((label, shape))
                 break
@@ -200,22 +203,22 @@ def gap(one: Outline, other: Outline) -> float:
     return distance - one.reach - other.reach
 
 
-def paint_cells(field: Field, white: Sequence[tuple[str, Outline]], rng: Generator) -> list[tuple[str, Outline]]:
+def paint_cells(field: Field, white: Sequence[tuple[str, Outline]], *, rng: Generator) -> list[tuple[str, Outline]]:
     """Paint red cells, platelets and the `white` cells; returns every outline under its VOC name."""
     blockers = [shape for _, shape in white]
-    red = scatter_red_cells(field, blockers, rng)
+    red = scatter_red_cells(field, blockers, rng=rng)
     for shape in red:
-        _cells.paint_red_cell(field, shape, rng)
-    platelets = scatter_platelets(field, blockers, rng)
+        _cells.paint_red_cell(field, shape, rng=rng)
+    platelets = scatter_platelets(field, blockers, rng=rng)
     for shape in platelets:
-        _cells.paint_platelet(field, shape, rng)
+        _cells.paint_platelet(field, shape, rng=rng)
     for label, shape in white:
-        _cells.paint_white_cell(field, label, shape, rng)
+        _cells.paint_white_cell(field, label, shape=shape, rng=rng)
     named = (("WBC", blockers), ("RBC", red), ("Platelets", platelets))
     return [(name, shape) for name, shapes in named for shape in shapes]
 
 
-def scatter_red_cells(field: Field, white: Sequence[Outline], rng: Generator) -> list[Outline]:
+def scatter_red_cells(field: Field, white: Sequence[Outline], *, rng: Generator) -> list[Outline]:
     """Red cells up to a random crowding; they touch and overlap one another, but only touch white cells."""
     width, height = view_size(field)
     tries = int(rng.uniform(12.0, 60.0) * (width + 80.0) * (height + 80.0) / (CELL_VIEW + 80.0) ** 2)
@@ -223,25 +226,27 @@ def scatter_red_cells(field: Field, white: Sequence[Outline], rng: Generator) ->
     red: list[Outline] = []
     for _ in range(tries):
         x, y = rng.uniform(-40.0, width + 40.0), rng.uniform(-40.0, height + 40.0)
-        shape = _cells.red_outline(x, y, rng)
+        shape = _cells.red_outline(x, y, rng=rng)
         clear = all(gap(shape, other) > -14.0 for other in white)
         if clear and all(gap(shape, other) > -overlap * 2.0 * shape.radius for other in red):
             red.append(shape)
     return red
 
 
-def scatter_platelets(field: Field, white: Sequence[Outline], rng: Generator) -> list[Outline]:
+def scatter_platelets(field: Field, white: Sequence[Outline], *, rng: Generator) -> list[Outline]:
     """A few platelets, off the white cells."""
     width, height = view_size(field)
     count = rng.poisson(1.2 * width * height / CELL_VIEW**2)
     shapes = [
-        _cells.outline(rng.uniform(0.0, width), rng.uniform(0.0, height), rng.uniform(5.0, 11.0), 0.12, rng)
+        _cells.outline(
+            rng.uniform(0.0, width), rng.uniform(0.0, height), radius=rng.uniform(5.0, 11.0), wobble=0.12, rng=rng
+        )
         for _ in range(count)
     ]
     return [shape for shape in shapes if all(gap(shape, other) > 2.0 for other in white)]
 
 
-def pixel_box(name: str, shape: Outline, field: Field) -> Box | None:
+def pixel_box(name: str, shape: Outline, *, field: Field) -> Box | None:
     """The box around a cell, cut at the border of the image; None where too little of it is left."""
     _, height_px, width_px = field.density.shape
     x_min, y_min, x_max, y_max = (edge * field.scale for edge in shape.bounds())
@@ -256,7 +261,7 @@ def pixel_box(name: str, shape: Outline, field: Field) -> Box | None:
     return box if seen > 0.15 * (x_max - x_min) * (y_max - y_min) else None
 
 
-def voc_xml(file_name: str, image: NDArray[np.uint8], boxes: Sequence[Box]) -> str:
+def voc_xml(file_name: str, image: NDArray[np.uint8], *, boxes: Sequence[Box]) -> str:
     """Pascal VOC annotation of `image`."""
     height_px, width_px, channels = image.shape
     objects = "".join(

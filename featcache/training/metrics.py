@@ -16,6 +16,7 @@ _AT_ONCE = 50
 def evaluate(
     probabilities: NDArray[np.floating[Any]],
     y: NDArray[np.int64],
+    *,
     classes: Sequence[str],
     groups: NDArray[Any],
 ) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class Run:
         return value
 
 
-def run_name(kind: str, backbone: str, identity: dict[str, Any]) -> str:
+def run_name(kind: str, backbone: str, *, identity: dict[str, Any]) -> str:
     """Name of a run: what it is, and eight digits of the digest of everything that decides its result."""
     return f"{kind}-{backbone}-{digest(identity)[:8]}"
 
@@ -159,7 +159,7 @@ def _replace_folder(final: Path, partial: Path, old: Path) -> None:
 
 
 @contextmanager
-def training(results: Path, name: str, config: dict[str, Any], anew: bool = False) -> Iterator[Path]:
+def training(results: Path, name: str, *, config: dict[str, Any], anew: bool = False) -> Iterator[Path]:
     """The folder of a training under way, `name`.training: it goes when the block ends, and stays where it does not.
 
     It goes too where there is nothing in it to go on from, or where the training itself has failed (HeadError): it
@@ -217,7 +217,7 @@ def write_history(folder: Path, history: Sequence[Epoch]) -> None:
     write_text(folder / HISTORY_FILE, frame.to_csv(index=False, lineterminator="\n"))
 
 
-def write_run(folder: Path, config: dict[str, Any], metrics: dict[str, Any], history: Sequence[Epoch]) -> None:
+def write_run(folder: Path, config: dict[str, Any], *, metrics: dict[str, Any], history: Sequence[Epoch]) -> None:
     """Write config.json, history.csv and, last, metrics.json."""
     write_json(folder / CONFIG_FILE, {"format": RUN_FORMAT, **config})
     write_history(folder, history)
@@ -225,7 +225,7 @@ def write_run(folder: Path, config: dict[str, Any], metrics: dict[str, Any], his
 
 
 def write_predictions(
-    folder: Path, rows: pd.DataFrame, probabilities: NDArray[np.floating[Any]], classes: Sequence[str]
+    folder: Path, rows: pd.DataFrame, *, probabilities: NDArray[np.floating[Any]], classes: Sequence[str]
 ) -> None:
     """Write predictions.csv: every row of the cache, the predicted label, the probability of each class."""
     predicted = pd.Series([classes[index] for index in probabilities.argmax(axis=1)], rows.index, name="predicted")

@@ -44,7 +44,7 @@ class BatchSize:
     images_per_s: float | None = None
 
 
-def calibrate(engine: Engine, network: Network, candidates: Sequence[int]) -> BatchSize:
+def calibrate(engine: Engine, network: Network, *, candidates: Sequence[int]) -> BatchSize:
     """The quickest of `candidates`, or of as many as a few seconds and free memory allow.
 
     Parameters
@@ -116,7 +116,7 @@ def recall(memory: Path | None, key: str) -> BatchSize | None:
     return known if 1 <= known.batch_rows <= _MAX_ROWS and 0 < (known.images_per_s or 0) < math.inf else None
 
 
-def remember(memory: Path | None, key: str, size: BatchSize) -> None:
+def remember(memory: Path | None, key: str, *, size: BatchSize) -> None:
     """Remember a size that was tried; where nothing can be written, it is found out again next time."""
     if memory is None or size.images_per_s is None:
         return

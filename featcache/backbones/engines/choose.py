@@ -50,6 +50,7 @@ class ChosenEngine:
         self,
         engine: Engine,
         why: str = "",
+        *,
         images_per_s: float | None = None,
         on_event: OnEvent = lambda message: None,
         on_fewer: Callable[[int], object] = lambda rows: None,
@@ -95,6 +96,7 @@ class ChosenEngine:
 def open_engine(
     network: Network,
     engine: str = "auto",
+    *,
     batch_rows: int | None = None,
     memory: Path | None = None,
     on_event: OnEvent = lambda message: None,
@@ -127,17 +129,20 @@ def open_engine(
         size, how = known, "as found before"
     else:
         candidates = _candidates(opened.name)
-        size, how = calibrate(opened, network, candidates), f"the quickest of {', '.join(map(str, candidates))} here"
-        remember(memory, key, size)
+        size, how = (
+            calibrate(opened, network, candidates=candidates),
+            f"the quickest of {', '.join(map(str, candidates))} here",
+        )
+        remember(memory, key, size=size)
     sized = opened.resized(size.batch_rows)
     speed = f" ({size.images_per_s:.3g} images/s)" if size.images_per_s else ""
     why = f"{sized.name}, {sized.batch_rows} rows at a time, {how}{speed}{reason}"
 
     def on_fewer(rows: int) -> None:
         if batch_rows is None:
-            remember(memory, key, BatchSize(rows, size.images_per_s))
+            remember(memory, key, size=BatchSize(rows, size.images_per_s))
 
-    return ChosenEngine(sized, why, size.images_per_s, on_event, on_fewer)
+    return ChosenEngine(sized, why, images_per_s=size.images_per_s, on_event=on_event, on_fewer=on_fewer)
 
 
 def _opened(network: Network, engine: str, memory: Path | None) -> tuple[Engine, str]:

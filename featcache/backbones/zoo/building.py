@@ -32,7 +32,7 @@ def image_input(input_shape: tuple[int, int, int]) -> Any:
     return import_keras().Input(input_shape)
 
 
-def conv(x: Any, channels: int, kernel: int, name: str, stride: int = 1, relu: bool = True) -> Any:
+def conv(x: Any, channels: int, *, kernel: int, name: str, stride: int = 1, relu: bool = True) -> Any:
     """Convolution, batch normalisation and, if `relu`, ReLU: layers NAME_conv, NAME_bn, NAME_relu."""
     layer = import_keras().layers.Conv2D(
         channels,
@@ -43,10 +43,10 @@ def conv(x: Any, channels: int, kernel: int, name: str, stride: int = 1, relu: b
         kernel_initializer="he_normal",
         name=f"{name}_conv",
     )
-    return normalised(layer(x), name, relu)
+    return normalised(layer(x), name, relu=relu)
 
 
-def normalised(x: Any, name: str, relu: bool = True) -> Any:
+def normalised(x: Any, name: str, *, relu: bool = True) -> Any:
     """Batch normalisation and, if `relu`, ReLU: layers NAME_bn, NAME_relu."""
     layers = import_keras().layers
     x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
@@ -63,6 +63,7 @@ def pooled_top(x: Any, classes: int) -> Any:
 def finished(
     name: str,
     inputs: Any,
+    *,
     x: Any,
     weights: str | Path | None,
     classes: int | None,

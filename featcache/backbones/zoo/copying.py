@@ -21,7 +21,7 @@ def same(layer: Any) -> Any:
 
 
 def copied(
-    model: keras.Model, clone: Callable[[Any], Any] = same, call: Callable[[Any, Any], Call] | None = None
+    model: keras.Model, clone: Callable[[Any], Any] = same, *, call: Callable[[Any, Any], Call] | None = None
 ) -> keras.Model:
     """A copy of a functional network with weights of its own, equal to those of `model`; nested networks included.
 

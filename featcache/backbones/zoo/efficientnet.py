@@ -24,7 +24,7 @@ _DEVIATION = (0.229, 0.224, 0.225)  # of ImageNet's pixels, RGB in 0..1
 def _as_for_imagenet(name: str) -> Callable[..., keras.Model]:
     """The builder `name` of keras.applications, with the layer that goes with ImageNet weights."""
 
-    def build(weights: None = None, include_top: bool = False, input_shape: Any = None) -> keras.Model:
+    def build(weights: None = None, include_top: bool = False, *, input_shape: Any = None) -> keras.Model:
         keras = import_keras()
         plain = getattr(keras.applications, name)(weights=weights, include_top=include_top, input_shape=input_shape)
 

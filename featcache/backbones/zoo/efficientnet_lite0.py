@@ -41,6 +41,7 @@ _STAGES = (
 def EfficientNetLite0(  # noqa: N802  # named as the builders of keras.applications are
     weights: str | Path | None = None,
     include_top: bool = False,
+    *,
     input_shape: tuple[int, int, int] = (224, 224, 3),
     classes: int = 1000,
 ) -> keras.Model:
@@ -110,7 +111,7 @@ def _block(x: Any, name: str, kernel: int, stride: int, expansion: int, channels
 # --- weights --------------------------------------------------------------------------------------
 
 
-def assign_checkpoint(model: keras.Model, tensors: dict[str, NDArray[Any]], where: str) -> None:
+def assign_checkpoint(model: keras.Model, tensors: dict[str, NDArray[Any]], *, where: str) -> None:
     """Set every weight of `model` from the tensors of a PyTorch state dict.
 
     Parameters

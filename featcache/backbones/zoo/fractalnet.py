@@ -37,6 +37,7 @@ _GLOBAL_SHARE = 0.5
 def FractalNet(  # noqa: N802  # named as the builders of keras.applications are
     weights: str | Path | None = None,
     include_top: bool = False,
+    *,
     input_shape: tuple[int, int, int] = (32, 32, 3),
     classes: int = 1000,
     seed: int = 0,
@@ -61,11 +62,11 @@ def FractalNet(  # noqa: N802  # named as the builders of keras.applications are
     WeightsError : the file is missing, damaged or of another network.
     """
     inputs = image_input(input_shape)
-    x = fractal(inputs, _COLUMNS, _CHANNELS, seed)
-    return finished("fractalnet", inputs, x, weights, classes if include_top else None)
+    x = fractal(inputs, _COLUMNS, channels=_CHANNELS, seed=seed)
+    return finished("fractalnet", inputs, x=x, weights=weights, classes=classes if include_top else None)
 
 
-def fractal(x: Any, columns: int, channels: Sequence[int], seed: int) -> Any:
+def fractal(x: Any, columns: int, *, channels: Sequence[int], seed: int) -> Any:
     """Blocks of `columns` columns, one for each of `channels`; at most as many as there are rates of dropout."""
     layers = import_keras().layers
     seeds = iter(range(1, 1 << 20))  # 0 is the network's own
@@ -73,7 +74,7 @@ def fractal(x: Any, columns: int, channels: Sequence[int], seed: int) -> Any:
     def own_seed() -> int:
         return seed_of(seed, next(seeds))
 
-    def conv(x: Any, channels: int, rate: float, name: str) -> Any:
+    def conv(x: Any, channels: int, *, rate: float, name: str) -> Any:
         x = layers.Conv2D(channels, 3, padding="same", use_bias=False, name=f"{name}_conv")(x)
         if rate:
             x = layers.Dropout(rate, seed=own_seed(), name=f"{name}_dropout")(x)
@@ -89,7 +90,7 @@ def fractal(x: Any, columns: int, channels: Sequence[int], seed: int) -> Any:
     for number, (width, rate) in enumerate(zip(channels, _DROPOUT, strict=False), 1):
 
         def block_conv(x: Any, name: str, width: int = width, rate: float = rate) -> Any:
-            return conv(x, width, rate, name)
+            return conv(x, width, rate=rate, name=name)
 
         x = _block(x, f"block{number}", columns, block_conv, join)
         x = layers.MaxPooling2D(2, name=f"block{number}_pool")(x)

@@ -34,6 +34,7 @@ _Drop = Callable[[Any, str], Any]
 def ResNet20(  # noqa: N802  # named as the builders of keras.applications are
     weights: str | Path | None = None,
     include_top: bool = False,
+    *,
     input_shape: _SHAPE = (32, 32, 3),
     classes: int = 1000,
 ) -> keras.Model:
@@ -61,6 +62,7 @@ def ResNet20(  # noqa: N802  # named as the builders of keras.applications are
 def ResNet110SD(  # noqa: N802
     weights: str | Path | None = None,
     include_top: bool = False,
+    *,
     input_shape: _SHAPE = (32, 32, 3),
     classes: int = 1000,
     seed: int = 0,
@@ -75,6 +77,7 @@ def ResNet110SD(  # noqa: N802
 def ResNet50SD(  # noqa: N802
     weights: str | Path | None = None,
     include_top: bool = False,
+    *,
     input_shape: _SHAPE = (224, 224, 3),
     classes: int = 1000,
     seed: int = 0,
@@ -89,6 +92,7 @@ def ResNet50SD(  # noqa: N802
 def ResNeXt50(  # noqa: N802
     weights: str | Path | None = None,
     include_top: bool = False,
+    *,
     input_shape: _SHAPE = (224, 224, 3),
     classes: int = 1000,
 ) -> keras.Model:
@@ -112,12 +116,12 @@ def _small(
     """The form for CIFAR: a stem of 16 channels, 3 stages of `blocks` basic blocks."""
     inputs = image_input(input_shape)
     drop = _dropping(3 * blocks, last_rate, seed)
-    x = conv(inputs, 16, 3, "stem")
+    x = conv(inputs, 16, kernel=3, name="stem")
     for stage, channels in enumerate((16, 32, 64), 1):
         for block in range(1, blocks + 1):
             stride = 2 if block == 1 and stage > 1 else 1
             x = _basic(x, f"conv{stage}_block{block}", channels, stride, drop)
-    return finished(name, inputs, x, weights, classes if include_top else None)
+    return finished(name, inputs, x=x, weights=weights, classes=classes if include_top else None)
 
 
 def _large(
@@ -134,13 +138,13 @@ def _large(
     """The form for ImageNet of 50 layers: `width` channels within the blocks of the first stage."""
     inputs = image_input(input_shape)
     drop = _dropping(16, last_rate, seed)
-    x = conv(inputs, 64, 7, "stem", stride=2)
+    x = conv(inputs, 64, kernel=7, name="stem", stride=2)
     x = import_keras().layers.MaxPooling2D(3, 2, padding="same", name="stem_pool")(x)
     for stage, blocks in enumerate((3, 4, 6, 3)):
         for block in range(1, blocks + 1):
             stride = 2 if block == 1 and stage > 0 else 1
             x = _bottleneck(x, f"conv{stage + 2}_block{block}", width << stage, 256 << stage, stride, groups, drop)
-    return finished(name, inputs, x, weights, classes if include_top else None)
+    return finished(name, inputs, x=x, weights=weights, classes=classes if include_top else None)
 
 
 def _dropping(blocks: int, last_rate: float, seed: int) -> _Drop:
@@ -149,7 +153,7 @@ def _dropping(blocks: int, last_rate: float, seed: int) -> _Drop:
 
     def drop(branch: Any, name: str) -> Any:
         number, rate = next(numbered)
-        return dropped(branch, rate, seed_of(seed, number), f"{name}_drop") if rate else branch
+        return dropped(branch, rate, seed=seed_of(seed, number), name=f"{name}_drop") if rate else branch
 
     return drop
 
@@ -159,8 +163,8 @@ def _dropping(blocks: int, last_rate: float, seed: int) -> _Drop:
 
 def _basic(x: Any, name: str, channels: int, stride: int, drop: _Drop) -> Any:
     """Two 3x3 convolutions beside the input, whose every `stride`-th pixel is taken, with zeros for new channels."""
-    branch = conv(x, channels, 3, f"{name}_1", stride)
-    branch = conv(branch, channels, 3, f"{name}_2", relu=False)
+    branch = conv(x, channels, kernel=3, name=f"{name}_1", stride=stride)
+    branch = conv(branch, channels, kernel=3, name=f"{name}_2", relu=False)
     if stride > 1:
         x = import_keras().layers.AveragePooling2D(1, stride, name=f"{name}_subsample")(x)
     if x.shape[-1] != channels:
@@ -176,14 +180,14 @@ def _widened(x: Any, channels: int, name: str) -> Any:
 
 def _bottleneck(x: Any, name: str, width: int, channels: int, stride: int, groups: int, drop: _Drop) -> Any:
     """Narrow 1x1, filter 3x3 in `groups`, widen 1x1, beside the input or, where shapes differ, its 1x1 projection."""
-    branch = conv(x, width, 1, f"{name}_1")
+    branch = conv(x, width, kernel=1, name=f"{name}_1")
     if groups == 1:
-        branch = conv(branch, width, 3, f"{name}_2", stride)
+        branch = conv(branch, width, kernel=3, name=f"{name}_2", stride=stride)
     else:
         branch = _grouped(branch, width, f"{name}_2", stride, groups)
-    branch = conv(branch, channels, 1, f"{name}_3", relu=False)
+    branch = conv(branch, channels, kernel=1, name=f"{name}_3", relu=False)
     if stride > 1 or x.shape[-1] != channels:
-        x = conv(x, channels, 1, f"{name}_0", stride, relu=False)
+        x = conv(x, channels, kernel=1, name=f"{name}_0", stride=stride, relu=False)
     return _joined(x, branch, name, drop)
 
 

@@ -28,6 +28,7 @@ _FIRES = ((16, 64), (16, 64), None, (32, 128), (32, 128), None, (48, 192), (48, 
 def SqueezeNet(  # noqa: N802  # named as the builders of keras.applications are
     weights: str | Path | None = None,
     include_top: bool = False,
+    *,
     input_shape: tuple[int, int, int] = (224, 224, 3),
     classes: int = 1000,
     seed: int = 0,
@@ -69,7 +70,7 @@ def SqueezeNet(  # noqa: N802  # named as the builders of keras.applications are
         x = layers.GlobalAveragePooling2D(name="pool10")(x)
         return layers.Softmax(name="softmax")(x)
 
-    return finished("squeezenet", inputs, x, weights, classes if include_top else None, top)
+    return finished("squeezenet", inputs, x=x, weights=weights, classes=classes if include_top else None, top=top)
 
 
 def _fire(x: Any, name: str, squeezed: int, expanded: int) -> Any:

@@ -38,14 +38,14 @@ def seed_of(seed: int, number: int) -> int:
     return int(np.random.default_rng([seed, number]).integers(2**31))
 
 
-def dropped(branch: Any, rate: float, seed: int, name: str) -> Any:
+def dropped(branch: Any, rate: float, *, seed: int, name: str) -> Any:
     """`branch` of shape (n, ...); in training a row is zero with probability `rate`, else scaled by 1 / (1 - rate)."""
     noise_shape = (None,) + (1,) * (len(branch.shape) - 1)
     dropout = import_keras().layers.Dropout
     return dropout(rate, noise_shape=noise_shape, seed=seed, name=name, dtype=branch.dtype)(branch)
 
 
-def with_stochastic_depth(model: keras.Model, rate: float, seed: int = 0) -> keras.Model:
+def with_stochastic_depth(model: keras.Model, rate: float, *, seed: int = 0) -> keras.Model:
     """A copy of `model` that is trained with stochastic depth.
 
     A residual branch is one input of a sum of two, where the other one is an identity shortcut: the branch is
@@ -99,12 +99,12 @@ def with_stochastic_depth(model: keras.Model, rate: float, seed: int = 0) -> ker
 
         def summed(*args: Any) -> Any:
             inputs = list(args[0]) if len(args) == 1 else list(args)
-            inputs[branch.place] = dropped(inputs[branch.place], rate, own_seed, name)
+            inputs[branch.place] = dropped(inputs[branch.place], rate, seed=own_seed, name=name)
             return new(inputs) if len(args) == 1 else new(*inputs)
 
         return summed
 
-    return copied(model, clone, call)
+    return copied(model, clone, call=call)
 
 
 # --- residual branches ----------------------------------------------------------------------------
