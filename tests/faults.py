@@ -189,9 +189,9 @@ def use_cheap_engine(log: str | None = None, pause_s: float = 0.0) -> None:
     """Let every backbone be the cheap engine, and shards be small."""
     featcache.store.layout._MAX_ROWS_PER_SHARD = ROWS_PER_SHARD
     small_batches()
-    featcache.extraction.plan.identify = lambda *_: ((CUT,), None)
-    featcache.extraction.plan.load_network = lambda spec: None
-    featcache.extraction.plan.open_engine = lambda *_: CheapEngine(log, pause_s)
+    featcache.extraction.opening.identify = lambda *_: ((CUT,), None)
+    featcache.extraction.opening.load_network = lambda spec: None
+    featcache.extraction.opening.open_engine = lambda *_: CheapEngine(log, pause_s)
 
 
 def command(

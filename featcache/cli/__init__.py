@@ -32,6 +32,7 @@ COMMANDS = {
     "fit-scratch": "train a whole network from random weights, to compare with heads",
     "fine-tune": "train some or all of a pretrained network and its top",
     "sweep": "many heads on one cache, the best on validation kept",
+    "predict": "name the class of new images with a trained run",
     "report": "every run as tables, figures and one HTML page",
     "ls": "the caches of this project",
     "info": "what a cache is: recipe, rows, files, how it was made",

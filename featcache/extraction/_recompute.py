@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.backbones import Cut, Engine, NetworkSpec, Precision, is_own_name, space_of
-from featcache.core.errors import CacheError, CacheNotFoundError, DatasetError, WeightsError
+from featcache.core.errors import CacheError, CacheNotFoundError, DatasetError
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
-from featcache.core.recipe import FeatureSpace, Recipe
+from featcache.core.recipe import Recipe
 from featcache.datasets import LabelledImage, current_dataset
-from featcache.extraction.plan import network_for
+from featcache.extraction.opening import network_of
 from featcache.extraction.rendering import render_views
 from featcache.images import view_parameters
 from featcache.store import ROWS_FILE, Row, Verified, open_cache, read_manifest, rows_in, verify
@@ -68,7 +65,9 @@ def recompute(
         )
     some = np.random.default_rng(seed).choice(at_hand, min(n_rows, len(at_hand)), replace=False)
     numbers = np.sort(some)
-    _, engine = network_of(project, opened.recipe.space, provenance=opened.manifest.provenance, weights=weights)
+    _, engine = network_of(
+        opened.recipe.space, opened.manifest.provenance, weights=weights, memory=project.cache_folder
+    )
     rows = rows_in(opened.views.iloc[numbers])
     tolerance = opened.manifest.tolerance
     largest, deviating = 0.0, []
@@ -94,39 +93,3 @@ def _rendered(row: Row, images: Mapping[str, LabelledImage], folder: Path, recip
     if dict(row.parameters) != parameters.to_dict():
         raise CacheError(f"{ROWS_FILE}: view {row.view} of {row.image_id[:16]}.. is not what the recipe makes of it")
     return np.stack(render_views(images[row.image_id], folder, space=recipe.space, parameters=[parameters]))
-
-
-def network_of(
-    project: Project, space: FeatureSpace, *, provenance: Mapping[str, Any], weights: str | None = None
-) -> tuple[Cut, Callable[[], Engine]]:
-    """The network that a feature space is of. Raises BackboneError or WeightsError where it cannot be had.
-
-    weights : as for `extract`; None for what the provenance says. Of a network that is not in the registry, its model
-    """
-    made_with = str(provenance.get("weights", "imagenet"))
-    random = re.fullmatch(r"random-([0-9]{1,18})", made_with)
-    source = weights or ("random" if random else made_with)
-    if weights is None and source not in ("imagenet", "random", ""):  # pixels have none
-        raise WeightsError(f"made with the weights file {made_with}: say where it is with --weights PATH")
-    known = not is_own_name(space.backbone)
-    if not known and weights is None:
-        raise WeightsError(f"made with the model {space.backbone}: say where its file is with --weights PATH")
-    spec = NetworkSpec(
-        model=space.backbone if known else source,
-        weights=source if known else "imagenet",
-        weights_seed=int(random[1]) if random else 0,
-        input_size_px=space.input_size_px,
-        preprocessing=space.preprocessing,
-        layers=(space.layer,),
-        pooling=space.pooling,
-        precision=cast(Precision, space.precision),
-    )
-    (cut,), engine = network_for(project, spec)
-    found = space_of(cut, space.dtype, resize=space.resize)
-    if found != space:
-        ours, theirs = asdict(found), asdict(space)
-        fields = [
-            f"{name} {ours[name]!s:.20} here, {theirs[name]!s:.20} there" for name in ours if ours[name] != theirs[name]
-        ]
-        raise WeightsError(f"{space.backbone}: this is not the network of the cache: {'; '.join(fields)}")
-    return cut, engine

@@ -17,8 +17,8 @@ from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
 from featcache.core.recipe import Recipe, cache_digest, cache_name, row_id
 from featcache.datasets import Dataset, current_dataset, plan_views
-from featcache.extraction._recompute import network_of
 from featcache.extraction.one_pass import Target, extract as extract_rows
+from featcache.extraction.opening import network_of
 from featcache.extraction.plan import ExtractOptions, plan_extraction
 from featcache.extraction.rows import rows_of
 from featcache.store import (
@@ -81,7 +81,7 @@ def repair(
 
     @cache
     def network() -> tuple[Cut, Callable[[], Engine]]:
-        return network_of(project, recipe.space, provenance=provenance, weights=weights)
+        return network_of(recipe.space, provenance, weights=weights, memory=project.cache_folder)
 
     row_shape = manifest.array.layout.row_shape if manifest else network()[0].feature_shape
     reach = Reach([folder.parent], recipe.space, row_shape=row_shape, but=folder)

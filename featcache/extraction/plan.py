@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from featcache.backbones import (
-    CALIBRATION_FILE,
-    KNOWN_FILE,
     ChosenEngine,
     Cut,
     NetworkSpec,
     Precision,
     available,
-    identify,
-    load_network,
-    open_engine,
     own_models,
     pixels,
     registry,
@@ -30,6 +25,7 @@ from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project, StorageSection, changed, command
 from featcache.core.recipe import Recipe, cache_digest, cache_name
 from featcache.datasets import Dataset, LeftOut, check, current_dataset, plan_views
+from featcache.extraction.opening import network_for
 from featcache.extraction.rows import rows_of
 from featcache.store import Row
 
@@ -151,7 +147,11 @@ def plan_extraction(
             _refuse_download(model, options.weights)
         with offline(options.offline), progress.begin(f"looking at {model}", 1) as advance:
             cuts, engine = network_for(
-                project, options.network(model), engine=options.engine, batch_rows=options.batch_rows, progress=progress
+                options.network(model),
+                project.cache_folder,
+                engine=options.engine,
+                batch_rows=options.batch_rows,
+                progress=progress,
             )
             advance(1)
         for number, cut in enumerate(cuts):
@@ -172,33 +172,6 @@ def _refuse_download(model: str, weights: str) -> None:
             f"{backbone.name}: the ImageNet weights are not on this machine, and --offline allows no download: leave "
             "it out, or name a file with --weights PATH"
         )
-
-
-def network_for(
-    project: Project,
-    spec: NetworkSpec,
-    *,
-    engine: str = "auto",
-    batch_rows: int | None = None,
-    progress: Progress = SILENT,
-) -> tuple[tuple[Cut, ...], Callable[[], ChosenEngine]]:
-    """What a network computes, and how to open it; what was found out about it before is remembered in the project.
-
-    Raises BackboneError or WeightsError for a network that cannot be had.
-    """
-    if spec.model == registry.PIXELS:
-        cut = pixels.cut_of(spec)
-        return (cut,), cache(lambda: ChosenEngine(pixels.PixelsEngine(cut), "pixels as they are rendered"))
-    cuts, loaded = identify(project.cache_folder / KNOWN_FILE, spec)
-
-    @cache
-    def opened() -> ChosenEngine:
-        memory = project.cache_folder / CALIBRATION_FILE
-        return open_engine(
-            loaded or load_network(spec), engine, batch_rows=batch_rows, memory=memory, on_event=progress.note
-        )
-
-    return cuts, opened
 
 
 def _refuse_untrainable(project: Project, dataset: Dataset, left_out: Sequence[LeftOut]) -> None:

@@ -53,8 +53,22 @@ class Head:
                 f"{cache.recipe.space.pooling}) are not those that the head was trained on: the backbone, its weights "
                 "or how it was fed differ"
             )
+        Z = products.times(cache.features, cache.numbers() if numbers is None else numbers, W=self.layers[0][0])
+        return self._finished(Z)
+
+    def probabilities_of(self, X: Array) -> Array:
+        """Class probabilities of features in memory, (n, *row_shape): ndarray of shape (n, classes).
+
+        Raises HeadError for features of another shape.
+        """
+        if X.shape[1:] != tuple(self.row_shape):
+            raise HeadError(f"features of shape {X.shape[1:]}: the head takes {tuple(self.row_shape)}")
+        W = self.layers[0][0]
+        return self._finished(X.reshape(len(X), -1).astype(W.dtype, copy=False) @ W)
+
+    def _finished(self, Z: Array) -> Array:
+        """Probabilities from first products X W (n, units)."""
         (W, b), *rest = self.layers
-        Z = products.times(cache.features, cache.numbers() if numbers is None else numbers, W=W)
         logits = forward(Z * W.dtype.type(self.scale) + b, rest, activation=self.activation)
         return sigmoid(logits) if self.output == "sigmoid" else softmax(logits)
 

@@ -17,6 +17,7 @@ from .identity import (
     image_id_of as image_id_of,
     sides_px as sides_px,
 )
+from .inputs import Item as Item, identity_of_pixels as identity_of_pixels, items_of as items_of
 from .pixels import RULES as RULES
 from .scanning import STAMPS_FILE as STAMPS_FILE, ImageFile as ImageFile, remarks_on as remarks_on, scan as scan
 from .views import (

@@ -40,7 +40,7 @@ from featcache.networks.views import Live, held, numbers_of
 from featcache.store import Cache, open_cache
 from featcache.training import Epoch, runs
 
-MODEL_FILE, LAST_FILE = "model.keras", "last.keras"
+LAST_FILE = "last.keras"
 
 
 @dataclass(frozen=True)
@@ -326,7 +326,7 @@ class _Job:
             epoch = training.take_best()
             if training.frozen_digest() != frozen:
                 raise ScratchError("frozen layers changed while others were trained: this run proves nothing")
-            _save_model(savable, folder / MODEL_FILE)
+            _save_model(savable, folder / runs.MODEL_FILE)
             probabilities = training.probabilities(cache.features.blocks(), len(cache.features))
             splits = measure(cache, probabilities)
             runs.write_predictions(folder, cache.rows, probabilities=probabilities, classes=cache.classes)

@@ -4,6 +4,7 @@ from .labels import with_current_labels as with_current_labels
 from .runs import (
     CONFIG_FILE as CONFIG_FILE,
     METRICS_FILE as METRICS_FILE,
+    MODEL_FILE as MODEL_FILE,
     PULLED_FILE as PULLED_FILE,
     TRAINING_SUFFIX as TRAINING_SUFFIX,
     Run as Run,

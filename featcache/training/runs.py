@@ -29,6 +29,7 @@ METRICS_FILE = "metrics.json"
 HISTORY_FILE = "history.csv"
 PREDICTIONS_FILE = "predictions.csv"
 STATE_FILE = "state.npz"
+MODEL_FILE = "model.keras"
 PULLED_FILE = "files.json"
 """What a pull writes into each run that it brings; no run's own file may have that name."""
 TRAINING_SUFFIX = ".training"
@@ -232,6 +233,14 @@ def write_predictions(
     columns = [f"p_{label}" for label in classes]
     frame = pd.concat([rows, predicted, pd.DataFrame(probabilities.round(6), rows.index, columns)], axis=1)
     write_text(folder / PREDICTIONS_FILE, csv_of(frame))
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table as CSV, whole or not at all. Raises RunError where it cannot be written."""
+    try:
+        write_text(path, csv_of(frame))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def csv_of(frame: pd.DataFrame) -> str:

@@ -1,0 +1,124 @@
+"""Opening the network that features are of: the one that a person asks for, or the one that a recipe names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+from featcache.backbones import (
+    CALIBRATION_FILE,
+    KNOWN_FILE,
+    ChosenEngine,
+    Cut,
+    Network,
+    NetworkSpec,
+    Precision,
+    available,
+    identify,
+    is_own_name,
+    load_network,
+    open_engine,
+    pixels,
+    registry,
+    space_of,
+)
+from featcache.core.errors import WeightsError
+from featcache.core.progress import SILENT, Progress
+from featcache.core.recipe import FeatureSpace
+
+_DIGITS = 16
+
+
+def network_for(
+    spec: NetworkSpec,
+    memory: Path | None,
+    *,
+    engine: str = "auto",
+    batch_rows: int | None = None,
+    progress: Progress = SILENT,
+) -> tuple[tuple[Cut, ...], Callable[[], ChosenEngine]]:
+    """What a network computes, and how to open it.
+
+    memory : folder that remembers what was found out about networks and engines; None for none
+
+    Raises BackboneError or WeightsError for a network that cannot be had.
+    """
+    if spec.model == registry.PIXELS:
+        cut = pixels.cut_of(spec)
+        return (cut,), cache(lambda: ChosenEngine(pixels.PixelsEngine(cut), "pixels as they are rendered"))
+    known: Network | None
+    if memory is None:
+        known = load_network(spec)
+        cuts = known.cuts
+    else:
+        cuts, known = identify(memory / KNOWN_FILE, spec)
+
+    @cache
+    def opened() -> ChosenEngine:
+        calibration = memory / CALIBRATION_FILE if memory else None
+        network = known or load_network(spec)
+        return open_engine(network, engine, batch_rows=batch_rows, memory=calibration, on_event=progress.note)
+
+    return cuts, opened
+
+
+def network_of(
+    space: FeatureSpace,
+    provenance: Mapping[str, Any],
+    *,
+    weights: str | None = None,
+    memory: Path | None = None,
+    engine: str = "auto",
+    batch_rows: int | None = None,
+    progress: Progress = SILENT,
+) -> tuple[Cut, Callable[[], ChosenEngine]]:
+    """The network that a feature space is of; its weights are known by their digest.
+
+    provenance : of a cache or run; "weights" says what they were called
+    weights : as for `extract`; None for what the provenance says. Of a network that is not in the registry, its model
+    memory, engine, batch_rows : as of `network_for`
+
+    Raises BackboneError or WeightsError where it cannot be had.
+    """
+    spec = _spec(space, str(provenance.get("weights", "imagenet")), weights)
+    (cut,), opened = network_for(spec, memory, engine=engine, batch_rows=batch_rows, progress=progress)
+    found = space_of(cut, space.dtype, resize=space.resize)
+    if found != space:
+        ours, theirs = asdict(found), asdict(space)
+        fields = [
+            f"{name} {ours[name]!s:.20} here, {theirs[name]!s:.20} there" for name in ours if ours[name] != theirs[name]
+        ]
+        raise WeightsError(
+            f"{space.backbone}: {weights or spec.weights}: this is not the network of the cache: {'; '.join(fields)}: "
+            "name the file of its weights with --weights PATH"
+        )
+    return cut, opened
+
+
+def _spec(space: FeatureSpace, made_with: str, weights: str | None) -> NetworkSpec:
+    known = not is_own_name(space.backbone)
+    random = re.fullmatch(r"random-([0-9]{1,18})", made_with)
+    source = weights or ("random" if random else made_with)
+    if weights is None and not known:
+        raise WeightsError(f"made with the model {space.backbone}: say where its file is with --weights PATH")
+    if weights is None and source not in ("imagenet", "random", ""):  # a file; pixels have none
+        if available(registry.get(space.backbone)) == "download":
+            raise WeightsError(
+                f"{space.backbone}: made with the weights file {made_with} (digest "
+                f"{space.weights_digest[:_DIGITS]}..): say where it is with --weights PATH"
+            )
+        source = "imagenet"  # its digest will tell
+    return NetworkSpec(
+        model=space.backbone if known else source,
+        weights=source if known else "imagenet",
+        weights_seed=int(random[1]) if random else 0,
+        input_size_px=space.input_size_px,
+        preprocessing=space.preprocessing,
+        layers=(space.layer,),
+        pooling=space.pooling,
+        precision=cast(Precision, space.precision),
+    )

@@ -1,0 +1,122 @@
+"""Features of images one after the other, without a cache: rendered in threads ahead of the network."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.backbones import Engine
+from featcache.core.errors import DatasetError
+from featcache.core.machine import usable_cores
+from featcache.core.recipe import Augmentation
+from featcache.images import Item, Pixels, cut_and_resize, render, view_parameters
+
+_AHEAD_ROWS = 96
+_CALL_ROWS = 64
+_CALL_BYTES = 256 << 20
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How images become the input of a network: side and `resize`, and the first so many views of each."""
+
+    size_px: int
+    resize: str
+    augmentation: Augmentation
+    views: int = 1
+
+    def __call__(self, item: Item) -> list[Pixels] | str:
+        """The views of an image, or why it cannot be used."""
+        try:
+            image_id, pixels = item.read()
+            plain = cut_and_resize(pixels, item.box, size_px=self.size_px, resize=self.resize)
+        except DatasetError as error:
+            return str(error)
+        views = (view_parameters(self.augmentation, image_id, view=view) for view in range(self.views))
+        return [render(plain, how) for how in views]
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """What came of one image: `values`, one for each view; or the problem, and no values."""
+
+    item: Item
+    values: NDArray[Any] | None
+    problem: str = ""
+
+
+def stream(
+    items: Iterable[Item],
+    engine: Engine,
+    *,
+    rendering: Rendering,
+    finish: Callable[[NDArray[Any]], NDArray[Any]] = lambda features: features,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Streamed]:
+    """The features of each item, in order. Only as many images are in memory as keep the network busy.
+
+    finish : applied to the features (n, ...) of every batch, in the network's thread
+    stopped : once it says True, KeyboardInterrupt is raised
+    """
+    row_bytes = 4 * int(np.prod(engine.feature_shapes[0]))
+    call_rows = max(min(_CALL_ROWS, _CALL_BYTES // row_bytes) // engine.batch_rows, 1) * engine.batch_rows
+
+    def compute(batch: list[tuple[Item, list[Pixels] | str]]) -> list[Streamed]:
+        pixels = [view for _, views in batch if not isinstance(views, str) for view in views]
+        values = finish(engine.features(np.stack(pixels))[0]) if pixels else np.empty(0)
+        made, place = [], 0
+        for item, views in batch:
+            if isinstance(views, str):
+                made.append(Streamed(item, None, views))
+            else:
+                made.append(Streamed(item, values[place : place + len(views)]))
+                place += len(views)
+        return made
+
+    render_pool = ThreadPoolExecutor(usable_cores(), "featcache-render")
+    compute_pool = ThreadPoolExecutor(1, "featcache-compute")
+    try:
+        most = max(_AHEAD_ROWS // rendering.views, usable_cores())
+        rendered = _ahead(render_pool, lambda item: (item, rendering(item)), items, most=most)
+        for made in _ahead(compute_pool, compute, _batched(rendered, call_rows, rendering.views), most=2):
+            yield from made
+            if stopped():
+                raise KeyboardInterrupt
+    finally:
+        render_pool.shutdown(cancel_futures=True)
+        compute_pool.shutdown(cancel_futures=True)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, work: Callable[[Given], Made], things: Iterable[Given], *, most: int
+) -> Iterator[Made]:
+    """What `work` makes of each thing, in order; at most so many are under way before they are asked for."""
+    under_way: deque[Future[Made]] = deque()
+    for thing in things:
+        under_way.append(pool.submit(work, thing))
+        while len(under_way) > most or (under_way and under_way[0].done()):
+            yield under_way.popleft().result()
+    while under_way:
+        yield under_way.popleft().result()
+
+
+def _batched(
+    rendered: Iterable[tuple[Item, list[Pixels] | str]], call_rows: int, views: int
+) -> Iterator[list[tuple[Item, list[Pixels] | str]]]:
+    """Images together, with about `call_rows` views."""
+    batch: list[tuple[Item, list[Pixels] | str]] = []
+    for one in rendered:
+        batch.append(one)
+        if len(batch) * views >= call_rows:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

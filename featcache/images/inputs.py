@@ -1,0 +1,136 @@
+"""Images that belong to no data set: files, folders, arrays in memory, and whatever yields these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.core.errors import DatasetError, ImageError
+from featcache.core.files import sha256_bytes
+from featcache.images.decode import read_bytes, read_picture
+from featcache.images.folders import look
+from featcache.images.identity import Box, identity_of, image_id_of
+
+Pixels = NDArray[np.uint8]
+ImageSource = "str | Path | Pixels | Iterable[str | Path | Pixels]"
+_EXPECTED = "expected uint8 of shape (n, h, w, 3) or (h, w, 3), RGB from 0 to 255"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a source.
+
+    name : its path as it was given, or "image 17" of an array
+    path, pixels : one of them is there
+    box : the part of the file that is the image; None for all of it
+    problem : why it cannot be used; "" where nothing is known to be wrong
+    """
+
+    name: str
+    path: Path | None = None
+    pixels: Pixels | None = None
+    box: Box | None = None
+    problem: str = ""
+
+    def read(self) -> tuple[str, Pixels]:
+        """What names the image (see `image_id_of`), and the pixels of the whole file or array (h, w, 3).
+
+        Raises ImageError with the reason where it cannot be used.
+        """
+        if self.problem:
+            raise ImageError(self.problem)
+        if self.pixels is not None:
+            return image_id_of(identity_of_pixels(self.pixels), self.box), self.pixels
+        data = read_bytes(Path(self.path or ""))
+        picture = read_picture(data)
+        return image_id_of(identity_of(sha256_bytes(data), picture.rules), self.box), picture.pixels
+
+
+def identity_of_pixels(pixels: Pixels) -> str:
+    """Name of an array (h, w, 3): SHA-256 of a header with its size, and its bytes. No file has the same."""
+    header = f"featcache pixels {pixels.shape[0]} {pixels.shape[1]}\n".encode()
+    return sha256_bytes(header + np.ascontiguousarray(pixels).tobytes())
+
+
+def items_of(source: Any) -> Iterator[Item]:
+    """The images of a source, one after the other: a generator is read only as far as it is asked.
+
+    source : a file, a folder (all images below it), an array (n, h, w, 3) or (h, w, 3) of uint8, a Pillow image, or
+        something that yields these
+
+    What is no image among others is an item with a problem. Raises DatasetError for a source that is none, or that
+    ends with an error.
+    """
+    number = 0
+    for value in _values(source):
+        for item in _items(value, number):
+            yield item
+            number += 1
+
+
+def _values(source: Any) -> Iterator[Any]:
+    if isinstance(source, (str, Path, np.ndarray)) or hasattr(source, "convert"):
+        if isinstance(source, (str, Path)) and not Path(source).exists():
+            raise DatasetError(f"{source}: there is no such file or folder")
+        if isinstance(source, np.ndarray):
+            _check(source)
+        yield source
+        return
+    if not isinstance(source, Iterable):
+        raise DatasetError(f"{type(source).__name__}: expected files, folders, arrays or what yields them")
+    given, iterator = 0, iter(source)
+    while True:
+        try:
+            value = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:  # the user's own code
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise DatasetError(f"the images ended after {given} with {what:.300}") from error
+        given += 1
+        yield value
+
+
+def _items(value: Any, number: int) -> Iterator[Item]:
+    if isinstance(value, Item):
+        yield value
+    elif isinstance(value, (str, Path)):
+        yield from _files(Path(value))
+    elif isinstance(value, np.ndarray) and value.ndim == 4:
+        yield from (_array(pixels, number + place) for place, pixels in enumerate(value))
+    else:
+        yield _array(value, number)
+
+
+def _files(path: Path) -> Iterator[Item]:
+    if not path.is_dir():
+        yield Item(str(path), path, problem="" if path.exists() else "there is no such file")
+        return
+    for found, problem in look(path):
+        yield Item(str(found), found, problem=problem)
+
+
+def _array(value: Any, number: int) -> Item:
+    name = f"image {number}"
+    if hasattr(value, "convert"):  # a Pillow image
+        return Item(name, pixels=np.asarray(value.convert("RGB")))
+    try:
+        _check(value)
+    except DatasetError as error:
+        return Item(name, problem=str(error))
+    return Item(name, pixels=value)
+
+
+def _check(value: Any) -> None:
+    """Raise DatasetError for what is no array of images."""
+    if not isinstance(value, np.ndarray):
+        raise DatasetError(f"{type(value).__name__}: {_EXPECTED}, or the name of a file")
+    if value.dtype != np.uint8:
+        raise DatasetError(f"an array of {value.dtype}: {_EXPECTED}")
+    if value.ndim not in (3, 4) or value.shape[-1] != 3 or 0 in value.shape[-3:]:
+        raise DatasetError(f"an array of shape {value.shape}: {_EXPECTED}")
