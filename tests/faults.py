@@ -173,8 +173,7 @@ def fill(
     dataset = dataset_of(Path(cells))
     rows = rows_of(dataset.images, [views] * len(dataset.images), recipe=RECIPE)
     with CacheWriter(Path(parent), RECIPE, rows=rows, row_shape=CheapEngine.feature_shape, format_=format_) as writer:
-        by_id = {image.image_id: image for image in dataset.images}
-        (counts,) = extract([Target(writer, lambda: engine)], by_id, folder=dataset.folder).counts
+        (counts,) = extract([Target(writer, lambda: engine)], dataset).counts
         writer.finish(dataset, {"engine": "cheap", "finished": time.time()})
     return {"computed": counts.computed}
 

@@ -32,7 +32,7 @@ from test_dataset_images import chunk, png, saved
 from featcache.core.errors import ImageError
 from featcache.core.files import sha256_bytes
 from featcache.core.recipe import FeatureSpace
-from featcache.datasets.manifest import LabelledImage
+from featcache.datasets.manifest import Dataset, LabelledImage
 from featcache.extraction.rendering import render_views
 from featcache.images.decode import decode, read_picture
 from featcache.images.identity import image_id_of
@@ -539,7 +539,10 @@ def test_what_version_0_1_read_wrongly_has_another_name_now(tmp_path: Path) -> N
         assert (file.identity == sha256_bytes(data)) is is_same, name
         image = LabelledImage(name, "a", "train", "g", image_id_of(file.identity, None))
         (view,) = render_views(
-            image, tmp_path, space=FeatureSpace("tiny", "last", 24, "none", "none", "0" * 64), parameters=[PLAIN]
+            image,
+            Dataset((image,), tmp_path),
+            space=FeatureSpace("tiny", "last", 24, "none", "none", "0" * 64),
+            parameters=[PLAIN],
         )
         assert view.shape == (24, 24, 3)
         if not is_same:

@@ -97,7 +97,9 @@ def counts_of(
     reach: Reach | None = None,
     **more: Any,
 ) -> Counts:
-    (counts,) = extract([Target(writer, engine, reach=reach)], images, folder=cells.folder, **more).counts
+    (counts,) = extract(
+        [Target(writer, engine, reach=reach)], replace(cells, images=tuple(images.values())), **more
+    ).counts
     return counts
 
 

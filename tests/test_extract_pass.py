@@ -42,7 +42,7 @@ def cache_of(parent: Path, cells: Dataset, shape: tuple[int, ...], layer: str) -
 
 
 def fill(targets: list[Target], cells: Dataset, **more: Any) -> Any:
-    return extract(targets, {image.image_id: image for image in cells.images}, folder=cells.folder, **more)
+    return extract(targets, cells, **more)
 
 
 @pytest.fixture

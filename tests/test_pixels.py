@@ -101,9 +101,7 @@ def by_hand(project: Path, cache: Cache) -> np.ndarray:
     rendered = []
     for line in cache.views.to_dict("records"):
         parameters = ViewParameters(**{name: line[name] for name in names})
-        rendered += render_views(
-            images[line["image_id"]], found.folder, space=cache.recipe.space, parameters=[parameters]
-        )
+        rendered += render_views(images[line["image_id"]], found, space=cache.recipe.space, parameters=[parameters])
     return np.stack(rendered)
 
 

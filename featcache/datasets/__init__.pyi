@@ -7,6 +7,7 @@ from ._init import (
 )
 from ._preview import preview as preview
 from .candidates import LeftOut as LeftOut
+from .collected import collect as collect
 from .current import current_dataset as current_dataset
 from .manifest import (
     SPLITS as SPLITS,

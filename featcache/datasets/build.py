@@ -101,6 +101,12 @@ def _build(
     if rule.resplit:
         images = [replace(image, split="") for image in images]
     images = _without_duplicates(images, left_out)
+    unlabelled = [replace(image, split="") for image in images if not image.label]
+    images = [image for image in images if image.label]
+    if not images:
+        raise DatasetError(
+            f"{source.folder}: no image has a label: label some of each class, or use 'featcache predict'"
+        )
     earlier = {} if rule.resplit else _earlier(images, kept)
     images = [_as_before(image, earlier.get(image.image_id), rule) for image in images]
     known = {image.group: earlier[image.image_id].split for image in images if image.image_id in earlier}
@@ -110,8 +116,10 @@ def _build(
     images, more_remarks = _with_splits(images, rule, known, left_out)
     images, moved = with_edited_splits(images, {} if rule.resplit or rule.counts else edited)
     remarks = [*source.remarks, *remarks, *more_remarks, *said_of_edits(relabelled, moved), *odd_labels(images)]
+    if unlabelled:
+        remarks.append(f"{len(unlabelled)} images have no label: they are cached, and left out of training")
     check(images, str(source.folder), remedy="'--resplit'")
-    return Built(in_order(images), tuple(left_out), (*remarks, *remarks_on(files)))
+    return Built(in_order([*images, *unlabelled]), tuple(left_out), (*remarks, *remarks_on(files)))
 
 
 def _usable(
@@ -166,7 +174,7 @@ def _image(candidate: Candidate, file: ImageFile, group_pattern: str) -> Labelle
 def _refuse_empty_classes(source: Source, candidates: Sequence[Candidate], images: Sequence[LabelledImage]) -> None:
     if not candidates:
         raise DatasetError(f"{source.folder}: no labelled image found")
-    empty = {candidate.label for candidate in candidates} - {image.label for image in images}
+    empty = {candidate.label for candidate in candidates} - {image.label for image in images} - {""}
     if empty:
         raise DatasetError(
             f"{source.folder}: no usable image with the label {', '.join(map(repr, sorted(empty)))}: every file of "

@@ -40,9 +40,7 @@ def from_csv(path: Path, asked: DatasetSection) -> Source:
         cells = {str(key): str(value).strip() for key, value in row.items()}
         name, where = cells[columns.path], f"{path}, line {line}"
         file = places.find(name)
-        if not cells[columns.label]:
-            source.left_out.append(LeftOut(name, "it has no label"))
-        elif isinstance(file, str):
+        if isinstance(file, str):
             source.left_out.append(LeftOut(name, file))
         else:
             source.candidates.append(_candidate(cells, columns, where))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from featcache.core.errors import DatasetError
 from featcache.core.files import plain_cell, safe_cell, write_text
@@ -30,6 +32,7 @@ class LabelledImage:
     """One line of dataset.csv: an original, or one box cut out of it.
 
     path : relative to the images' folder, with forward slashes
+    label, split : "" where nobody has said yet: the image is cached, and left out of training
     image_id : digest of the file's bytes, and of the box where there is one (`image_id_of`)
     """
 
@@ -40,18 +43,27 @@ class LabelledImage:
     image_id: str
     box: Box | None = None
 
+    @property
+    def is_trained_on(self) -> bool:
+        """Whether it has what a training needs: a label and a split."""
+        return bool(self.label and self.split)
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """The images of a project in the order of its dataset.csv, and the folder their paths start from."""
+    """Images in their order, a project's as dataset.csv has them, and the folder that their paths start from.
+
+    arrays : pixels (h, w, 3), uint8, of images that are no files, by path
+    """
 
     images: tuple[LabelledImage, ...]
     folder: Path
+    arrays: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """All labels, sorted."""
-        return tuple(sorted({image.label for image in self.images}))
+        """All labels of images in a split, sorted."""
+        return tuple(sorted({image.label for image in self.images if image.is_trained_on}))
 
     @cached_property
     def digest(self) -> str:
@@ -67,16 +79,22 @@ class Dataset:
 
 def in_order(images: Iterable[LabelledImage]) -> tuple[LabelledImage, ...]:
     """Images as dataset.csv lists them: split by split, classes together, then by path and box."""
-    return tuple(sorted(images, key=lambda i: (SPLITS.index(i.split), i.label, i.path, i.box or Box(0, 0, 1, 1))))
+    order = (*SPLITS, "")
+    return tuple(sorted(images, key=lambda i: (order.index(i.split), i.label, i.path, i.box or Box(0, 0, 1, 1))))
 
 
 def check(images: Sequence[LabelledImage], where: str, *, remedy: str = "'featcache init --resplit'") -> None:
     """Refuse what no honest training can use. Raises DatasetError with all that is wrong at once.
 
+    Images without a label or split are passed: they are not trained on.
+
     remedy : what makes new splits
     """
     if not images:
         raise DatasetError(f"{where}: no usable image")
+    images = [image for image in images if image.is_trained_on]
+    if not images:
+        raise DatasetError(f"{where}: no image has both a label and a split")
     labels = {image.label for image in images}
     if len(labels) < 2:
         raise DatasetError(f"{where}: all images have the label {min(labels)!r}: at least two classes are needed")
@@ -160,10 +178,8 @@ def _parse(cells: dict[str, str], where: str) -> LabelledImage:
     cells = {**cells, **{name: plain_cell(cells.get(name, "").strip()) for name in _TEXT_COLUMNS}}
     path = safe_relative(cells["path"], where)
     label, split = cells["label"].strip(), cells["split"].strip()
-    if not label:
-        raise DatasetError(f"{where}: {path} has no label")
-    if split not in SPLITS:
-        raise DatasetError(f"{where}: split {split!r}: expected train, val or test")
+    if split not in (*SPLITS, ""):
+        raise DatasetError(f"{where}: split {split!r}: expected train, val, test or nothing")
     box = parse_box(cells, where)
     image_id = cells.get("image_id", "").strip()
     return LabelledImage(path, label, split, cells.get("group", "").strip(), image_id, box)

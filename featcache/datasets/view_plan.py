@@ -17,14 +17,15 @@ def plan_views(images: Sequence[LabelledImage], wanted: ViewsSection) -> list[in
     Where a split asks for a total of rows, the classes share it evenly, then each class's images
     share theirs; what does not divide goes to the first classes by name, and within a class to the
     images that come first by the hash of their id. A share below the number of a class's images
-    leaves the last of them without a view.
+    leaves the last of them without a view. An image without a label or split gets the plain view alone.
 
     Raises DatasetError where a class would get no row at all.
     """
     of_class: dict[tuple[str, str], list[int]] = defaultdict(list)
     for index, image in enumerate(images):
-        of_class[image.split, image.label].append(index)
-    views = [0] * len(images)
+        if image.is_trained_on:
+            of_class[image.split, image.label].append(index)
+    views = [0 if image.is_trained_on else 1 for image in images]
     for split in SPLITS:
         total = wanted.total_rows(split)
         labels = sorted(label for some, label in of_class if some == split)

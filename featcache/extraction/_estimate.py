@@ -75,7 +75,7 @@ def _seconds_a_row(plan: Plan) -> float:
             view_parameters(plan.recipe.augmentation, row.image_id, view=view) for view in range(n_views)[:_MOST_VIEWS]
         ]
         start = time.perf_counter()
-        pixels += render_views(image, plan.dataset.folder, space=plan.recipe.space, parameters=views)[:1]
+        pixels += render_views(image, plan.dataset, space=plan.recipe.space, parameters=views)[:1]
         rendered += (time.perf_counter() - start) / len(views) / len(rows) / usable_cores()
     batch = np.stack([pixels[number % len(pixels)] for number in range(max(engine.batch_rows, _SAMPLE_ROWS))])
     engine.features(batch)  # the first call is slower

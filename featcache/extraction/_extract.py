@@ -198,16 +198,13 @@ def _fill(
     progress: Progress,
 ) -> tuple[dict[Path, tuple[Counts, int]], Shares]:
     """Write what is missing, and commit. Returns what was done for each cache, and how many of its rows are faint."""
-    by_id = {image.image_id: image for image in plans[0].dataset.images}
     names = ", ".join(plan.name for plan in plans)
     with progress.stopping() as stopped, ExitStack() as writers:
         targets = [_target(plan, asked[plan.folder], options, writers) for plan in plans]
         shares = _opened(targets, progress)
         with progress.begin(f"extracting {names}", sum(len(plan.rows) for plan in plans)) as advance:
             advance(sum(target.writer.rows_done for target in targets))
-            done = extract_rows(
-                targets, by_id, folder=plans[0].dataset.folder, on_rows=advance, stopped=stopped, shares=shares
-            )
+            done = extract_rows(targets, plans[0].dataset, on_rows=advance, stopped=stopped, shares=shares)
         for plan, target, counts in zip(plans, targets, done.counts, strict=True):
             if not target.writer.missing:
                 target.writer.finish(plan.dataset, _provenance(plan, counts, time.perf_counter() - started))

@@ -13,7 +13,7 @@ from featcache.core.errors import CacheError, CacheNotFoundError, DatasetError
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
 from featcache.core.recipe import Recipe
-from featcache.datasets import LabelledImage, current_dataset
+from featcache.datasets import Dataset, LabelledImage, current_dataset
 from featcache.extraction.opening import network_of
 from featcache.extraction.rendering import render_views
 from featcache.images import view_parameters
@@ -74,7 +74,7 @@ def recompute(
     for first in range(0, len(rows), _BATCH_ROWS):
         batch = rows[first : first + _BATCH_ROWS]
         old = opened.features[numbers[first : first + _BATCH_ROWS]].reshape(len(batch), -1)
-        pixels = np.concatenate([_rendered(row, by_id, dataset.folder, opened.recipe) for row in batch])
+        pixels = np.concatenate([_rendered(row, by_id, dataset, opened.recipe) for row in batch])
         with np.errstate(over="ignore"):
             (new,) = engine().features(pixels)
             new = new.astype(old.dtype).reshape(len(batch), -1)
@@ -88,8 +88,8 @@ def recompute(
     return Recomputed(tuple(int(number) for number in numbers), tuple(deviating), largest)
 
 
-def _rendered(row: Row, images: Mapping[str, LabelledImage], folder: Path, recipe: Recipe) -> NDArray[np.uint8]:
+def _rendered(row: Row, images: Mapping[str, LabelledImage], dataset: Dataset, recipe: Recipe) -> NDArray[np.uint8]:
     parameters = view_parameters(recipe.augmentation, row.image_id, view=row.view)
     if dict(row.parameters) != parameters.to_dict():
         raise CacheError(f"{ROWS_FILE}: view {row.view} of {row.image_id[:16]}.. is not what the recipe makes of it")
-    return np.stack(render_views(images[row.image_id], folder, space=recipe.space, parameters=[parameters]))
+    return np.stack(render_views(images[row.image_id], dataset, space=recipe.space, parameters=[parameters]))

@@ -86,7 +86,7 @@ def repair(
     row_shape = manifest.array.layout.row_shape if manifest else network()[0].feature_shape
     reach = Reach([folder.parent], recipe.space, row_shape=row_shape, but=folder)
     reach.look_for(rows)
-    images = {image.image_id: image for image in _project_images(project).images}
+    at_hand = _project_images(project)
     store = open_store(
         format_, folder, layout=layout_for(len(rows), row_shape, dtype=recipe.space.dtype, format_=format_)
     )
@@ -98,7 +98,7 @@ def repair(
     lost = set(range(store.layout.n_shards)) - {record.shard for record in kept}
     lost -= set(ledger.read(folder / REPAIR_LEDGER_FILE))  # what an interrupted repair has made
     to_compute = [row for shard in lost for row in rows[slice(*store.layout.span(shard))] if not reach.holds(row)]
-    gone = {row.image_id for row in to_compute} - set(images)
+    gone = {row.image_id for row in to_compute} - {image.image_id for image in at_hand.images}
     if gone:
         raise CacheError(f"{folder.name}: {len(gone)} images of damaged rows are not at hand: {min(gone)[:16]}.., ...")
     if to_compute:
@@ -113,7 +113,7 @@ def repair(
         with progress.begin(f"repairing {folder.name}", len(rows)) as advance:
             advance(writer.rows_done)
             target = Target(writer, lambda: network()[1](), reach=reach)
-            (counts,) = extract_rows([target], images, folder=dataset.folder, on_rows=advance, stopped=stopped).counts
+            (counts,) = extract_rows([target], at_hand, on_rows=advance, stopped=stopped).counts
         if writer.missing:
             raise KeyboardInterrupt
         own_labels = manifest is not None and DATASET_FILE not in damaged  # the same copy, maybe of a larger data set

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from featcache.backbones import Engine
-from featcache.datasets import LabelledImage
+from featcache.datasets import Dataset
 from featcache.extraction.cache_filler import Counts, Filling
 from featcache.extraction.computing import Computer
 from featcache.extraction.rendering import Renderer
@@ -44,9 +43,8 @@ class Extraction:
 
 def extract(
     targets: Sequence[Target],
-    images: Mapping[str, LabelledImage],
+    dataset: Dataset,
     *,
-    folder: Path,
     on_rows: Callable[[int], object] = lambda _: None,
     stopped: Callable[[], bool] = lambda: False,
     shares: Shares | None = None,
@@ -57,7 +55,7 @@ def extract(
     them, and a network computed once for all of its cuts. Other processes may be at work on the same caches; this one
     returns when no shard is missing any more.
 
-    images : by image_id; folder : what their paths start from
+    dataset : all images that the rows are of
     on_rows : called with the number of rows that are there besides those before
     stopped : once it says True, the shards in hand are finished and nothing else begun
     shares : where the time is added up; None for a new one
@@ -66,8 +64,9 @@ def extract(
     Shards finished before are kept.
     """
     shares = shares or Shares()
+    images = {image.image_id: image for image in dataset.images}
     with ExitStack() as closing:
-        renderer = Renderer(folder, shares, for_several=len(targets) > 1)
+        renderer = Renderer(dataset, shares, for_several=len(targets) > 1)
         closing.callback(renderer.close)
         compute = ThreadPoolExecutor(1, "featcache-compute")
         closing.push(partial(_end, compute))

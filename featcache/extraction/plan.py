@@ -19,12 +19,12 @@ from featcache.backbones import (
     registry,
     space_of,
 )
-from featcache.core.errors import DatasetError, WeightsError
+from featcache.core.errors import WeightsError
 from featcache.core.offline import offline
 from featcache.core.progress import SILENT, Progress
-from featcache.core.project import Project, StorageSection, changed, command
+from featcache.core.project import Project, StorageSection, changed
 from featcache.core.recipe import Recipe, cache_digest, cache_name
-from featcache.datasets import Dataset, LeftOut, check, current_dataset, plan_views
+from featcache.datasets import Dataset, LeftOut, current_dataset, plan_views
 from featcache.extraction.opening import network_for
 from featcache.extraction.rows import rows_of
 from featcache.store import Row
@@ -136,7 +136,6 @@ def plan_extraction(
     dataset, left_out = current_dataset(
         project, options.strict, progress=progress, check_bytes=options.check_bytes, keep=keep
     )
-    _refuse_untrainable(project, dataset, left_out)
     wanted = changed(project.settings.views, options.views)
     views = plan_views(dataset.images, wanted)
     augmentation = changed(project.settings.augmentation, options.augmentation).record()
@@ -172,14 +171,3 @@ def _refuse_download(model: str, weights: str) -> None:
             f"{backbone.name}: the ImageNet weights are not on this machine, and --offline allows no download: leave "
             "it out, or name a file with --weights PATH"
         )
-
-
-def _refuse_untrainable(project: Project, dataset: Dataset, left_out: Sequence[LeftOut]) -> None:
-    """Say before the long work, not behind it, what no head could be trained on."""
-    try:
-        check(dataset.images, str(project.dataset_file), remedy=repr(command("init", "--resplit", into=project.folder)))
-    except DatasetError as error:
-        if not left_out:
-            raise
-        reason = f"{left_out[0].path}: {left_out[0].reason}"
-        raise DatasetError(f"{error}. {len(left_out)} listed images cannot be used ({reason})") from error

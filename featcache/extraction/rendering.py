@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -14,7 +13,7 @@ from featcache.core.errors import DatasetError, ImageError
 from featcache.core.files import sha256_bytes
 from featcache.core.machine import usable_cores
 from featcache.core.recipe import FeatureSpace
-from featcache.datasets import LabelledImage
+from featcache.datasets import Dataset, LabelledImage
 from featcache.extraction.stage_times import Shares
 from featcache.images import (
     RULES,
@@ -22,6 +21,7 @@ from featcache.images import (
     ViewParameters,
     cut_and_resize,
     identity_of,
+    identity_of_pixels,
     image_id_of,
     read_bytes,
     read_picture,
@@ -36,12 +36,12 @@ Value = TypeVar("Value")
 class Renderer:
     """Renders what several caches ask for. What two of them ask for at about the same time is made once.
 
-    folder : what the images' paths start from
+    dataset : of the images
     for_several : whether views are remembered for other caches; decoded files always are, for their other boxes
     """
 
-    def __init__(self, folder: Path, shares: Shares, *, for_several: bool) -> None:
-        self._folder = folder
+    def __init__(self, dataset: Dataset, shares: Shares, *, for_several: bool) -> None:
+        self._dataset = dataset
         self._shares = shares
         self._pool = ThreadPoolExecutor(usable_cores(), "featcache-render")
         self._files: _Once[tuple[str, Pixels]] = _Once(_REMEMBERED_BYTES, lambda found: found[1].nbytes)
@@ -74,7 +74,7 @@ class Renderer:
         return [self._views.get((image.image_id, *frame, how), partial(view, how)) for how in parameters]
 
     def _decoded(self, image: LabelledImage) -> tuple[str, Pixels]:
-        return self._files.get(image.path, lambda: _decoded(image, self._folder))
+        return self._files.get(image.path, lambda: _decoded(image, self._dataset))
 
 
 class _Once(Generic[Value]):
@@ -114,13 +114,13 @@ class _Once(Generic[Value]):
 
 
 def render_views(
-    image: LabelledImage, folder: Path, *, space: FeatureSpace, parameters: Sequence[ViewParameters]
+    image: LabelledImage, dataset: Dataset, *, space: FeatureSpace, parameters: Sequence[ViewParameters]
 ) -> list[Pixels]:
     """Read and decode an image, and render the wanted views of it, each of the input size of a feature space.
 
     Raises DatasetError, with the image's path, for what is no image, or no longer the one that it is named by.
     """
-    plain = _plain(image, space, lambda image: _decoded(image, folder))
+    plain = _plain(image, space, lambda image: _decoded(image, dataset))
     return [render(plain, how) for how in parameters]
 
 
@@ -133,9 +133,13 @@ def _plain(image: LabelledImage, space: FeatureSpace, decoded: Callable[[Labelle
         raise DatasetError(f"{image.path}: {error}") from error
 
 
-def _decoded(image: LabelledImage, folder: Path) -> tuple[str, Pixels]:
-    """What names an image's file, and its pixels."""
-    data = read_bytes(folder / image.path)
+def _decoded(image: LabelledImage, dataset: Dataset) -> tuple[str, Pixels]:
+    """What names an image's file or array, and its pixels."""
+    if (pixels := dataset.arrays.get(image.path)) is not None:
+        identity = identity_of_pixels(pixels)
+        _check_bytes(image, identity)
+        return identity, pixels
+    data = read_bytes(dataset.folder / image.path)
     sha256 = sha256_bytes(data)
     _check_bytes(image, *(identity_of(sha256, rules) for rules in RULES))
     picture = read_picture(data)

@@ -50,7 +50,7 @@ class Predictions:
     @property
     def labels(self) -> NDArray[np.str_]:
         """The most probable class of each image, (n,)."""
-        return np.array(self.classes, dtype=str)[self.probabilities.argmax(axis=1)]
+        return np.asarray(np.array(self.classes, dtype=str)[self.probabilities.argmax(axis=1)])
 
     def to_frame(self) -> pd.DataFrame:
         """One line an image: path, class, and a column p_LABEL for each class."""
@@ -73,7 +73,7 @@ class Predictions:
         return len(self.paths)
 
     def _repr_html_(self) -> str:
-        return str(self.to_frame().to_html(index=False, float_format="%.3f", max_rows=20))
+        return str(self.to_frame().to_html(index=False, float_format="{:.3f}".format, max_rows=20))
 
 
 def predict(
@@ -254,8 +254,11 @@ def _of_cache(run: Run, cache: Cache) -> Predictions:
 def _as_cache(source: Any) -> Cache | None:
     if isinstance(source, Cache):
         return source
-    if isinstance(source, (list, tuple)) and len(source) == 1:
-        return _as_cache(source[0])
+    if isinstance(source, (list, tuple)):
+        found = [cache for part in source if (cache := _as_cache(part)) is not None]
+        if found and len(source) > 1:
+            raise UsageError(f"{found[0].name}: is a cache: predict one cache at a time, or images")
+        return found[0] if found else None
     if isinstance(source, (str, Path)) and (Path(source) / RECIPE_FILE).is_file():
         return open_cache(source)
     return None

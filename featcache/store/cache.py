@@ -93,19 +93,19 @@ class Cache:
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """All labels, sorted; `arrays` counts them from 0 in this order."""
-        return tuple(sorted(self.rows["label"].unique()))
+        """All labels of rows in a split, sorted; `arrays` counts them from 0 in this order."""
+        return tuple(sorted(set(self.rows["label"][self.rows["split"] != ""]) - {""}))
 
     def numbers(self, split: str | None = None) -> NDArray[np.intp]:
-        """Row numbers of a split, increasing; all where split is None."""
+        """Row numbers of a split that have a label, increasing; those of every row where split is None."""
         if split is None:
             return np.arange(len(self.features))
         if split not in SPLITS:
             raise UsageError(f"split {split!r}: expected train, val or test")
-        return np.flatnonzero((self.rows["split"] == split).to_numpy())
+        return np.flatnonzero(((self.rows["split"] == split) & (self.rows["label"] != "")).to_numpy())
 
     def labels(self, split: str | None = None) -> NDArray[np.int64]:
-        """Class numbers of a split's rows, int64."""
+        """Class numbers of a split's rows, int64; of all rows -1 where there is no label."""
         codes = pd.Categorical(self.rows["label"], categories=list(self.classes)).codes.astype(np.int64)
         return np.asarray(codes[self.numbers(split)])
 

@@ -79,9 +79,9 @@ def read_dataset_copy(path: Path) -> pd.DataFrame:
     for name in DATASET_COLUMNS[5:]:
         if not frame[name].dropna().map(_is_whole).all():
             raise CacheError(f"{path}: the column {name} does not hold whole numbers")
-    strange = set(frame["split"]) - set(SPLITS)
+    strange = set(frame["split"]) - {*SPLITS, ""}
     if strange:
-        raise CacheError(f"{path}: split {min(strange)!r:.80}: expected train, val or test")
+        raise CacheError(f"{path}: split {min(strange)!r:.80}: expected train, val, test or nothing")
     return frame
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from featcache.core.errors import UsageError
@@ -28,14 +28,14 @@ def with_current_labels(project: Project, cache: Cache) -> Relabelled:
 
     Raises UsageError where images have come into a split that has other numbers of views.
     """
+    before = images_in(cache.dataset)
     is_own = resolved(cache.folder.parent) == resolved(project.cache_folder)
     if not is_own or ("dataset" not in project.settings.model_fields_set and not project.dataset_file.exists()):
-        return Relabelled(cache)
+        return Relabelled(cache, tuple(_unused(cache, before)))
     listed = {image.image_id: image for image in read_dataset(project.dataset_file, project.images_folder).images}
-    before = images_in(cache.dataset)
     now = [_as_listed(image, listed) for image in before]
     changed = {new.image_id: old for old, new in zip(before, now, strict=True) if old != new}
-    remarks = []
+    remarks = _unused(cache, now)
     if gone := sum(image.image_id not in listed for image in before):
         remarks.append(
             f"{gone} of the {len(before)} images of {cache.name} are not in {project.dataset_file.name}, and are used "
@@ -48,6 +48,11 @@ def with_current_labels(project: Project, cache: Cache) -> Relabelled:
             f"{len(changed)} images of {cache.name} have labels, splits or groups of {project.dataset_file.name}"
         )
     return Relabelled(cache, tuple(remarks))
+
+
+def _unused(cache: Cache, images: Sequence[LabelledImage]) -> list[str]:
+    unused = sum(not image.is_trained_on for image in images)
+    return [f"{unused} images of {cache.name} have no label or no split: they are left out of training"] * (unused > 0)
 
 
 def _as_listed(image: LabelledImage, listed: Mapping[str, LabelledImage]) -> LabelledImage:
@@ -67,7 +72,7 @@ def _refuse_other_views(
         if image.image_id not in changed or changed[image.image_id].split == image.split:
             usual.setdefault(image.split, set()).add(views.get(image.image_id, 0))
     for image in now:
-        is_moved = image.image_id in changed and changed[image.image_id].split != image.split
+        is_moved = image.is_trained_on and image.image_id in changed and changed[image.image_id].split != image.split
         if is_moved and usual.get(image.split) != {views.get(image.image_id, 0)}:
             raise UsageError(
                 f"{project.dataset_file.name} puts images of {cache.name} into another split, which has other "
