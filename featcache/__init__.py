@@ -1,17 +1,15 @@
 """featcache: run a frozen backbone once, keep its bottleneck features, train heads on them.
 
-    import featcache
+    import featcache as fc
 
-    cache = featcache.open_cache("cache/efficientnet-lite0-3f9c21ab")
-    cache.features      # (n_rows, h, w, c), read from the disk when indexed
-    cache.rows          # a DataFrame: row, image_id, path, label, split, group, view
-    X, y = cache.arrays("train")
-    for X, y in cache.batches("train", 32): ...     # shuffled, in bounded memory
-    cache.to_tf("train"), cache.to_torch("train"), cache.to_sklearn("train")
-    featcache.HeadClassifier().fit(X, y)    # the head as a scikit-learn estimator, without Keras
+    project = fc.init("cells/")                              # or fc.open_project()
+    cache = fc.extract(project, "mobilenetv2", pooling="avg")
+    run = fc.fit_head(cache, epochs=500)
+    run.predict("new/").to_frame()
+    fc.push(run, "s3://lab/x")
 
-What goes wrong is raised as one of `featcache.core.errors`. Importing featcache is quick: what needs NumPy and
-more is imported when it is first asked for.
+Every command is one of these functions, with the same arguments, defaults and checks. What goes wrong is raised as one
+of `featcache.errors`. Importing featcache is quick: what needs NumPy and more is imported when it is first asked for.
 """
 
 from __future__ import annotations
@@ -20,18 +18,49 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featcache.core import errors
-    from featcache.heads import HeadClassifier
-    from featcache.store import Cache, open_cache
+    from featcache.api import (
+        Report as Report,
+        convert as convert,
+        explain as explain,
+        extract as extract,
+        fine_tune as fine_tune,
+        fit_head as fit_head,
+        fit_scratch as fit_scratch,
+        init as init,
+        models as models,
+        open_cache as open_cache,
+        open_project as open_project,
+        predict as predict,
+        pull as pull,
+        push as push,
+        report as report,
+        sweep as sweep,
+        verify as verify,
+    )
+    from featcache.core import errors as errors
+    from featcache.core.project import Project as Project
+    from featcache.extraction import FeatureExtractor as FeatureExtractor
+    from featcache.heads import HeadClassifier as HeadClassifier
+    from featcache.prediction import Predictions as Predictions
+    from featcache.store import Cache as Cache
+    from featcache.training import Run as Run
 
 __version__ = "0.1.0"
-__all__ = ["Cache", "HeadClassifier", "__version__", "errors", "open_cache"]
 
+_VERBS = (
+    *("convert", "explain", "extract", "fine_tune", "fit_head", "fit_scratch", "init", "models", "open_cache"),
+    *("open_project", "predict", "pull", "push", "report", "sweep", "verify"),
+)
 _HOMES = {
-    "Cache": "featcache.store.cache",
-    "HeadClassifier": "featcache.heads.estimator",
-    "open_cache": "featcache.store.cache",
+    **dict.fromkeys((*_VERBS, "Report"), "featcache.api"),
+    "Cache": "featcache.store",
+    "FeatureExtractor": "featcache.extraction",
+    "HeadClassifier": "featcache.heads",
+    "Predictions": "featcache.prediction",
+    "Project": "featcache.core.project",
+    "Run": "featcache.training",
 }
+__all__ = ["__version__", "errors", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

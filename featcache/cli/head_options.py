@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from featcache.cli.interrupts import TERMINAL
 from featcache.cli.output import say
 
 if TYPE_CHECKING:
@@ -182,30 +183,20 @@ def _factors(text: str) -> float | tuple[float, ...]:
 
 
 def chosen_cache(project: Project, name: str | None, *, as_json: bool) -> Cache:
-    """The cache that is named; else the only one; else the one chosen from a list, or the newest and a word.
-
-    Pixels are for whoever trains networks: a head is trained on them where they are named, or all that is there.
-    """
-    from featcache.store import find_cache, list_caches
+    """See `featcache.heads.choose_cache`; of several, a person at a terminal is asked."""
+    from featcache.heads import candidates, choose_cache
 
     if name is not None and _on_remote(project, name):
         from featcache.sharing import open_on_remote
 
         return open_on_remote(name, project)
-    finished = [entry.cache for entry in list_caches(project.cache_folder) if entry.cache is not None]
-    caches = [cache for cache in finished if cache.recipe.space.dtype != "uint8"] or finished
-    if name is not None or not caches:
-        return find_cache(project.cache_folder, name)
-    if len(caches) == 1:
-        return caches[0]
-    caches.sort(key=_made_at, reverse=True)
-    if sys.stdin.isatty() and sys.stdout.isatty() and not as_json:
-        for number, cache in enumerate(caches, start=1):
-            say(f"{number}  {cache.name}  {cache.features.shape}")
-        return caches[click.prompt("which cache", type=click.IntRange(1, len(caches)), default=1) - 1]
-    others = ", ".join(cache.name for cache in caches[1:])
-    say(f"took {caches[0].name}, the newest of {len(caches)} caches; --cache names another ({others})", as_json)
-    return caches[0]
+    if name is None and sys.stdin.isatty() and sys.stdout.isatty() and not as_json:
+        caches = candidates(project)
+        if len(caches) > 1:
+            for number, cache in enumerate(caches, start=1):
+                say(f"{number}  {cache.name}  {cache.features.shape}")
+            return caches[click.prompt("which cache", type=click.IntRange(1, len(caches)), default=1) - 1]
+    return choose_cache(project, name, progress=TERMINAL)
 
 
 def labelled_cache(project: Project, name: str | None, *, as_json: bool) -> Cache:
@@ -225,9 +216,3 @@ def _on_remote(project: Project, name: str) -> bool:
     from featcache.sharing import is_remote
 
     return is_remote(name, project)
-
-
-def _made_at(cache: Cache) -> tuple[str, int]:
-    """When a cache was finished: by its own word, in seconds; then by its manifest's time."""
-    created = str(cache.manifest.provenance.get("created", ""))
-    return created, (cache.folder / "manifest.json").stat().st_mtime_ns

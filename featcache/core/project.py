@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shlex
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -169,11 +172,30 @@ class Settings(_Section):
 
 
 class Project:
-    """A folder with featcache.toml, and the paths that follow from it."""
+    """A folder with featcache.toml, and the paths that follow from it.
+
+    found : what `init` found and wrote, where it just did
+    """
+
+    found: Any = None
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.folder = folder
         self.settings = settings
+
+    def __repr__(self) -> str:
+        return f"Project({str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        """The folder, and how many images dataset.csv lists for each class and split."""
+        lines = list(csv.DictReader(self.dataset_file.open(encoding="utf-8"))) if self.dataset_file.is_file() else []
+        counts = Counter((line.get("label", ""), line.get("split", "")) for line in lines)
+        rows = "".join(
+            f"<tr><td>{escape(label)}</td><td>{escape(split)}</td><td>{n}</td></tr>"
+            for (label, split), n in sorted(counts.items())
+        )
+        head = "<tr><th>class</th><th>split</th><th>images</th></tr>"
+        return f"<b>{escape(str(self.folder))}</b><table>{head}{rows}</table>"
 
     @property
     def dataset_file(self) -> Path:

@@ -3,6 +3,7 @@ from ._explain import Explanation as Explanation, Neighbour as Neighbour, diff a
 from ._extract import Extracted as Extracted, Pass as Pass, extract as extract
 from ._recompute import Recomputed as Recomputed, recompute as recompute, verify_cache as verify_cache
 from ._repair import repair as repair, sweep as sweep
+from .extractor import FeatureExtractor as FeatureExtractor
 from .opening import network_for as network_for, network_of as network_of
 from .plan import ExtractOptions as ExtractOptions, plan_extraction as plan_extraction
 from .streaming import Rendering as Rendering, Streamed as Streamed, stream as stream

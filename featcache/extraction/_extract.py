@@ -12,13 +12,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from featcache.core.errors import CacheError, CacheWriteError
+from featcache.core.errors import CacheError, CacheWriteError, DatasetError
 from featcache.core.machine import usable_cores
 from featcache.core.offline import offline
 from featcache.core.progress import SILENT, Progress
-from featcache.core.project import Project, refuse_unwritable
+from featcache.core.project import Project, command, refuse_unwritable
 from featcache.core.strict_json import read_json
-from featcache.datasets import Dataset, LeftOut
+from featcache.datasets import Dataset, LeftOut, check
 from featcache.extraction.cache_filler import Counts
 from featcache.extraction.one_pass import Target, extract as extract_rows
 from featcache.extraction.plan import ExtractOptions, Plan, plan_extraction
@@ -101,35 +101,38 @@ def extract(
     models: Sequence[str],
     *,
     options: ExtractOptions | None = None,
+    images: tuple[Dataset, Sequence[LeftOut]] | None = None,
     progress: Progress = SILENT,
 ) -> Pass:
     """Compute the features of every row that the project asks for and that no cache in reach holds yet.
 
     All models, and all their layers, are computed in one pass over the images.
 
-    stopping : the context in which rows are computed; when it says so, the shards in hand are finished and
-        KeyboardInterrupt raised
-    on_event : told, in a sentence, what an engine has to say while it works
+    images : a data set without labels and what was left out of it (see `collect`), instead of the project's
+    progress : asked to stop, the shards in hand are finished and KeyboardInterrupt raised
 
-    Raises DatasetError for images that cannot be trained on, BackboneError or WeightsError for a network that
+    Raises DatasetError for images that cannot be used, BackboneError or WeightsError for a network that
     cannot be had, CacheWriteError for a cache that cannot be written.
     """
     options = options or ExtractOptions()
     with offline(options.offline):
-        return _extract(project, models, options, progress)
+        return _extract(project, models, options, images, progress)
 
 
 def _extract(
     project: Project,
     models: Sequence[str],
     options: ExtractOptions,
+    images: tuple[Dataset, Sequence[LeftOut]] | None,
     progress: Progress,
 ) -> Pass:
     started = time.perf_counter()
     refuse_unwritable(project.cache_folder)
-    plans = plan_extraction(project, models, options=options, progress=progress)
+    plans = plan_extraction(project, models, options=options, images=images, progress=progress)
     different = {plan.folder: plan for plan in plans}  # a model may be named twice
-    found = {folder: _brought_up_to_date(folder, plan.digest, plan.dataset) for folder, plan in different.items()}
+    if images is None:
+        _note_what_training_lacks(project, plans[0], progress)
+    found = {folder: _brought_up_to_date(plan, keep_labels=images is not None) for folder, plan in different.items()}
     asked = {
         folder: _ask_remotes(project, plan, options, progress)
         for folder, plan in different.items()
@@ -138,7 +141,7 @@ def _extract(
     unfinished = [different[folder] for folder, reached in asked.items() if reached.whole is None]
     for folder, reached in asked.items():
         if reached.whole is not None:
-            found[folder] = _brought_up_to_date(folder, different[folder].digest, different[folder].dataset)
+            found[folder] = _brought_up_to_date(different[folder], keep_labels=images is not None)
     before = time.perf_counter()
     filled, shares = _fill(unfinished, asked, options, started, progress) if unfinished else ({}, Shares())
     now = time.perf_counter()
@@ -255,17 +258,32 @@ def _target(plan: Plan, asked: Reached, options: ExtractOptions, writers: ExitSt
     return Target(writers.enter_context(writer), plan.engine, plan.number, reach)
 
 
-def _brought_up_to_date(folder: Path, digest: str, dataset: Dataset) -> tuple[bool, str]:
+def _note_what_training_lacks(project: Project, plan: Plan, progress: Progress) -> None:
+    """Say before the long work, not behind it, that no head can be trained on it as it is."""
+    try:
+        check(
+            plan.dataset.images,
+            project.dataset_file.name,
+            remedy=repr(command("init", "--resplit", into=project.folder)),
+        )
+    except DatasetError as error:
+        left_out = [f"{item.path}: {item.reason}" for item in plan.left_out[:1]]
+        because = f" ({len(plan.left_out)} listed images cannot be used: {left_out[0]})" if left_out else ""
+        progress.note(f"no head can be trained on these images yet: {error}{because}")
+
+
+def _brought_up_to_date(plan: Plan, *, keep_labels: bool) -> tuple[bool, str]:
     """Give a finished cache the labels and splits of now. Returns whether they differed, and what was damaged.
 
     A damaged cache loses its manifest, so that it is one in the making again: its sound shards are kept.
     """
+    folder = plan.folder
     if not (folder / MANIFEST_FILE).is_file():
         return False, ""
     try:
         cache = open_cache(folder)
-        if cache.manifest.digest == digest:
-            return cache.replace_dataset(dataset), ""
+        if cache.manifest.digest == plan.digest:
+            return not keep_labels and cache.replace_dataset(plan.dataset), ""
     except CacheWriteError:
         raise
     except CacheError as error:

@@ -122,18 +122,20 @@ def plan_extraction(
     models: Sequence[str],
     *,
     options: ExtractOptions,
+    images: tuple[Dataset, Sequence[LeftOut]] | None = None,
     progress: Progress = SILENT,
     keep: bool = True,
 ) -> list[Plan]:
     """What `extract` with these arguments is of: a plan a cache, for each model in turn one a layer.
 
+    images : a data set and what was left out of it, instead of the project's
     keep : bring dataset.csv up to date with the images' bytes
     on_event : told, in a sentence, what an engine has to say while it works
 
     Raises DatasetError for images that cannot be trained on, BackboneError or WeightsError for a network that
     cannot be had.
     """
-    dataset, left_out = current_dataset(
+    dataset, left_out = images or current_dataset(
         project, options.strict, progress=progress, check_bytes=options.check_bytes, keep=keep
     )
     wanted = changed(project.settings.views, options.views)

@@ -11,7 +11,8 @@ from ._fit_head import (
     refuse_missing_classes as refuse_missing_classes,
 )
 from ._sweep import fit_seeds as fit_seeds, grid as grid, random_points as random_points, sweep as sweep
-from .config import PRESETS as PRESETS, HeadConfig as HeadConfig, from_preset as from_preset
+from .choosing import candidates as candidates, choose_cache as choose_cache
+from .config import PRESETS as PRESETS, HeadConfig as HeadConfig, Solver as Solver, from_preset as from_preset
 from .cost import Expected as Expected, expect as expect
 from .estimator import HeadClassifier as HeadClassifier
 from .gram import accuracy_of as accuracy_of

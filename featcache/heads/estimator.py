@@ -138,8 +138,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self,
         X: ArrayLike,
         y: ArrayLike,
-        *,
         sample_weight: ArrayLike | None = None,
+        *,
         X_val: ArrayLike | None = None,
         y_val: ArrayLike | None = None,
     ) -> HeadClassifier:

@@ -10,7 +10,7 @@ from .keys import (
     own_config_folder as own_config_folder,
 )
 from .receive import Pulled as Pulled
-from .record import Record as Record
+from .record import FOLDERS as FOLDERS, Record as Record
 from .remote import (
     USER_FILE as USER_FILE,
     Target as Target,

@@ -46,7 +46,7 @@ def latest(store: Store, kind: Kind, *, name: str) -> Entry | None:
     while generation < _MAX_GENERATIONS:
         path = record_path(kind, name, generation=generation + 1)
         try:
-            data = patiently(lambda path=path: read(store, path, MAX_RECORD_BYTES))  # type: ignore[misc]
+            data = patiently(lambda path=path: read(store, path, most=MAX_RECORD_BYTES))  # type: ignore[misc]
         except RemoteNotFoundError:
             break
         if data.lstrip()[:1] != b"{":

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,8 @@ class Cache:
     `verify` reads every byte.
     """
 
+    extracted: Any = None
+    """What `featcache.extract` did for it, where it just did."""
     relabelled_images = 0
     """Images whose label, split or group is not that of the cache's own copy (`relabelled`)."""
 
@@ -261,6 +264,13 @@ class Cache:
     def bytes(self) -> int:
         """Size of all files on disk."""
         return sum(entry.bytes for entry in self.manifest.files.values())
+
+    def _repr_html_(self) -> str:
+        space = self.recipe.space
+        what = f"{space.backbone}, {space.layer}, {space.input_size_px} px, pooling {space.pooling}"
+        shape = "x".join(map(str, self.features.shape))
+        counts = self.rows.groupby(["label", "split"]).size().unstack(fill_value=0).to_html()
+        return f"<b>{escape(self.name)}</b><p>{escape(what)}; {shape} {self.features.dtype}</p>{counts}"
 
     def __repr__(self) -> str:
         return f"Cache({self.name}: {self.features.shape} {self.features.dtype})"

@@ -6,10 +6,12 @@ import io
 import os
 import shutil
 import uuid
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,23 @@ class Run:
     """A finished run."""
 
     folder: Path
+
+    def predict(self, source: Any, **options: Any) -> Any:
+        """The class of each image: `featcache.predict` with this run."""
+        from featcache.api import predict
+
+        return predict(self, source, **options)
+
+    def _repr_html_(self) -> str:
+        """A table of the accuracy in each split, and the curves."""
+        lines = "".join(
+            f"<tr><td>{split}</td><td>{100 * self.metrics[split]['accuracy']:.2f} %</td></tr>"
+            for split in ("train", "val", "test")
+        )
+        curves = self.folder / "curves.png"
+        picture = b64encode(curves.read_bytes()).decode() if curves.is_file() else ""
+        image = f'<img src="data:image/png;base64,{picture}" style="max-width: 40em">' if picture else ""
+        return f"<b>{escape(self.name)}</b><table><tr><th></th><th>accuracy</th></tr>{lines}</table>{image}"
 
     @property
     def name(self) -> str:

@@ -1,0 +1,103 @@
+"""A scikit-learn transformer: images to features of a frozen backbone."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from featcache.backbones import NetworkSpec
+from featcache.core.errors import DatasetError
+from featcache.core.offline import offline as without_network
+from featcache.core.recipe import Augmentation
+from featcache.extraction.opening import network_for
+from featcache.extraction.streaming import Rendering, stream
+from featcache.images import items_of
+
+
+class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Images to features of a frozen backbone, for pipelines of scikit-learn. Nothing is fitted, nothing kept.
+
+    Parameters
+    ----------
+    model, weights, weights_seed, input_size_px, preprocessing, pooling, engine, batch_rows, offline : as of
+        `featcache.extract`
+    layer : layer to cut at; None for the last feature map
+    resize : how images become square: "stretch", "pad" or "crop"
+
+    Examples
+    --------
+    >>> import featcache as fc, numpy as np
+    >>> images = np.zeros((2, 30, 40, 3), np.uint8)
+    >>> fc.FeatureExtractor("pixels", input_size_px=8).fit_transform(images).shape
+    (2, 192)
+    """
+
+    def __init__(
+        self,
+        model: str = "efficientnet-lite0",
+        *,
+        weights: str = "imagenet",
+        weights_seed: int = 0,
+        input_size_px: int | None = None,
+        preprocessing: str | None = None,
+        layer: str | None = None,
+        pooling: str = "none",
+        resize: str = "stretch",
+        engine: str = "auto",
+        batch_rows: int | None = None,
+        offline: bool = False,
+    ) -> None:
+        self.model = model
+        self.weights = weights
+        self.weights_seed = weights_seed
+        self.input_size_px = input_size_px
+        self.preprocessing = preprocessing
+        self.layer = layer
+        self.pooling = pooling
+        self.resize = resize
+        self.engine = engine
+        self.batch_rows = batch_rows
+        self.offline = offline
+
+    def fit(self, X: Any = None, y: Any = None) -> Self:
+        """Open the network. X and y are not looked at. Raises BackboneError or WeightsError where it cannot be had."""
+        spec = NetworkSpec(
+            self.model,
+            self.weights,
+            weights_seed=self.weights_seed,
+            input_size_px=self.input_size_px,
+            preprocessing=self.preprocessing,
+            layers=(self.layer,) if self.layer else (),
+            pooling=self.pooling,
+        )
+        with without_network(self.offline):
+            (self.cut_,), opened = network_for(spec, None, engine=self.engine, batch_rows=self.batch_rows)
+            self.engine_ = opened()
+        self.n_features_out_ = int(np.prod(self.cut_.feature_shape))
+        return self
+
+    def transform(self, X: Any) -> NDArray[np.float32]:
+        """Features of images: ndarray of shape (n, n_features), float32, each image's feature map flattened.
+
+        X : files, arrays uint8 (n, h, w, 3), or what yields these
+
+        Raises DatasetError for an image that cannot be used.
+        """
+        if not hasattr(self, "engine_"):
+            self.fit()
+        rendering = Rendering(self.cut_.input_size_px, self.resize, Augmentation())
+        rows = []
+        for one in stream(items_of(X), self.engine_, rendering=rendering):
+            if one.values is None:
+                raise DatasetError(f"{one.item.name}: {one.problem}")
+            rows.append(one.values.reshape(self.n_features_out_).astype(np.float32))
+        if not rows:
+            raise DatasetError("no image to take features of")
+        return np.stack(rows)
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Names of the features: the backbone's and a number."""
+        return np.array([f"{self.cut_.backbone}{number}" for number in range(self.n_features_out_)], dtype=object)

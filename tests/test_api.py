@@ -1,0 +1,201 @@
+"""The public functions: each does what its command does, and says in its docstring what it takes."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import featcache as fc
+from featcache.core.errors import DatasetError, FeatcacheError, RunError, UsageError
+from featcache.core.progress import SILENT
+from featcache.synthetic.drawing import write_cells
+
+PUBLIC = [name for name in fc.__all__ if name not in ("__version__", "errors")]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_examples_of_docstrings_run(name: str, here: Path) -> None:
+    tests = doctest.DocTestFinder(recurse=False).find(getattr(fc, name), name, globs={})
+    runner = doctest.DocTestRunner(verbose=False)
+    for test in tests:
+        runner.run(test)
+    assert runner.failures == 0
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_docstrings_name_every_parameter(name: str) -> None:
+    found = getattr(fc, name)
+    if name in ("Cache", "Predictions", "Project", "Report", "Run"):
+        return  # what functions return
+    said = inspect.getdoc(found) or ""
+    named = set(re.findall(r"\w+", said.partition("Returns\n---")[0]))
+    for parameter in inspect.signature(found).parameters.values():
+        if parameter.kind != parameter.VAR_KEYWORD:
+            assert parameter.name in named, f"{name}: {parameter.name}"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_what_has_three_parameters_has_named_ones(name: str) -> None:
+    found = getattr(fc, name)
+    positional = [
+        parameter
+        for parameter in inspect.signature(found).parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    if inspect.isfunction(found):
+        assert len(positional) <= 2
+
+
+@pytest.fixture
+def project(here: Path) -> fc.Project:
+    return fc.init(per_class=8, progress=SILENT)
+
+
+def test_the_whole_job(project: fc.Project, here: Path) -> None:
+    assert project.found.layout == "class-folders"
+    cache = fc.extract(project, "pixels", input_size_px=16, progress=SILENT)
+    assert cache.extracted.computed == len(cache.features)
+    assert fc.extract(project, "pixels", input_size_px=16, progress=SILENT).extracted.computed == 0
+    run = fc.fit_head(project, epochs=3, hidden=(8,), progress=SILENT)
+    assert run.folder.parent == project.results_folder
+    same = fc.fit_head(cache, epochs=3, hidden=(8,), progress=SILENT)
+    assert same.fitted.reused
+    assert same.name == run.name
+    found = run.predict("leukocytes", progress=SILENT)
+    assert len(found) == 32
+    written = fc.report(project)
+    assert run.name in written.html.read_text()
+    fc.push(cache, str(here / "lab"), progress=SILENT)
+    fc.push(run, str(here / "lab"), progress=SILENT)
+    pulled = fc.pull(f"{here / 'lab'}/{cache.name}", to=here / "elsewhere", progress=SILENT)
+    np.testing.assert_array_equal(pulled.features[:], cache.features[:])
+    assert isinstance(fc.pull(f"{here / 'lab'}/{run.name}", to=here / "elsewhere", progress=SILENT), fc.Run)
+    with fc.open_cache(f"{here / 'lab'}/{cache.name}") as remote:  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(remote.features[:3], cache.features[:3])
+    for shown in (project, cache, run, found, written):
+        assert "<" in shown._repr_html_()
+
+
+def test_labels_of_now_are_trained_on(project: fc.Project) -> None:
+    cache = fc.extract(project, "pixels", input_size_px=16, progress=SILENT)
+    text = project.dataset_file.read_text()
+    lines = text.splitlines()
+    at = next(number for number, line in enumerate(lines) if ",monocyte,train," in line)
+    lines[at] = lines[at].replace(",monocyte,", ",lymphocyte,")
+    project.dataset_file.write_text("\n".join(lines) + "\n")
+    run = fc.fit_head(cache, epochs=1, progress=SILENT)
+    assert run.config["relabelled_images"] == 1
+
+
+def test_images_without_labels(here: Path) -> None:
+    write_cells(here / "cells", 2, seed=3, size_px=48)
+    files = sorted((here / "cells").rglob("*.png"))
+    arrays = np.stack([np.asarray(Image.open(file)) for file in files])
+    of_folder = fc.extract("cells", "pixels", input_size_px=16, to="a", progress=SILENT)
+    of_list = fc.extract(files, "pixels", input_size_px=16, to="b", progress=SILENT)
+    of_arrays = fc.extract(arrays, "pixels", input_size_px=16, to="c", progress=SILENT)
+    of_generator = fc.extract((array for array in arrays), "pixels", input_size_px=16, to="d", progress=SILENT)
+    assert of_folder.name == of_list.name != of_arrays.name == of_generator.name
+    assert (of_folder.folder.parent, of_list.folder.parent) == (here / "a", here / "b")
+    expected = of_folder.features[:]
+    for cache in (of_list, of_arrays, of_generator):
+        np.testing.assert_array_equal(cache.features[:], expected)
+        assert fc.verify(cache, progress=SILENT).sound
+    assert set(of_folder.rows["label"]) == set(of_folder.rows["split"]) == {""}
+    assert of_folder.classes == ()
+    assert len(of_folder.numbers("train")) == 0
+    with pytest.raises(FeatcacheError, match="the split 'train' has no images"):
+        fc.fit_head(of_folder, epochs=1, progress=SILENT)
+
+
+def bad_sources() -> list[tuple[str, Any, str]]:
+    good = np.zeros((2, 8, 8, 3), np.uint8)
+
+    def ends_early() -> Any:
+        yield good[0]
+        raise OSError("the camera is gone")
+
+    return [
+        ("dtype", good.astype(np.float32), "an array of float32: expected uint8 of shape"),
+        ("shape", good[..., :2], r"an array of shape \(2, 8, 8, 2\): expected uint8"),
+        ("grey", good[..., 0], r"an array of shape \(2, 8, 8\)"),
+        ("none", "no-such-folder", "no-such-folder: there is no such file or folder"),
+        ("number", 7, "int: expected files, folders, arrays"),
+        ("empty", [], "no image that can be used"),
+        ("early", ends_early(), "the images ended after 1 with OSError: the camera is gone"),
+    ]
+
+
+@pytest.mark.parametrize(("kind", "source", "message"), bad_sources())
+def test_what_is_no_image_is_said(kind: str, source: Any, message: str, here: Path) -> None:
+    with pytest.raises(DatasetError, match=message):
+        fc.extract(source, "pixels", input_size_px=16, to="a", progress=SILENT)
+    assert not list(here.rglob("features*"))
+
+
+def test_one_that_is_no_image_among_others(here: Path) -> None:
+    write_cells(here / "cells", 2, seed=3, size_px=48)
+    files: list[Any] = sorted((here / "cells").rglob("*.png"))
+    (here / "text.png").write_text("no image")
+    mixed = [*files, here / "text.png", np.zeros((9, 7, 3), np.uint8), np.zeros((3, 3), np.uint8), files[0]]
+    cache = fc.extract(mixed, "pixels", input_size_px=16, to="a", progress=SILENT)
+    assert len(cache.features) == len(files) + 1
+    reasons = [item.reason for item in cache.extracted.left_out]
+    assert len(reasons) == 3
+    assert any("same pixels or bytes" in reason for reason in reasons)
+    with pytest.raises(DatasetError, match="3 images cannot be used"):
+        fc.extract(mixed, "pixels", input_size_px=16, to="b", strict=True, progress=SILENT)
+
+
+def test_unlabelled_images_of_a_project_are_cached_and_not_trained_on(here: Path) -> None:
+    write_cells(here / "cells", 8, seed=3, size_px=48)
+    write_cells(here / "new", 1, seed=4, size_px=48)
+    rows = ["path,label,split"]
+    rows += [f"{file.relative_to(here).as_posix()},{file.parent.name}," for file in sorted(here.glob("cells/*/*.png"))]
+    rows += [f"{file.relative_to(here).as_posix()},," for file in sorted(here.glob("new/*/*.png"))]
+    (here / "list.csv").write_text("\n".join(rows) + "\n")
+    project = fc.init("list.csv", "p", progress=SILENT)
+    assert any("4 images have no label" in remark for remark in project.found.remarks)
+    cache = fc.extract(project, "pixels", input_size_px=16, progress=SILENT)
+    assert (cache.rows["label"] == "").sum() == 4
+    assert len(cache.classes) == 4
+    run = fc.fit_head(cache, epochs=1, progress=SILENT)
+    assert set(run.config["classes"]) == set(cache.classes)
+    again = fc.init(into="p", progress=SILENT)
+    assert again.found.dataset.digest == project.found.dataset.digest
+
+
+def test_settings_that_there_are_none_of(project: fc.Project) -> None:
+    cache = fc.extract(project, "pixels", input_size_px=16, progress=SILENT)
+    with pytest.raises(UsageError, match="no setting 'epoch': did you mean"):
+        fc.fit_head(cache, epoch=3, progress=SILENT)
+    with pytest.raises(RunError, match="no run of that name"):
+        fc.predict("nothing", "leukocytes", project=project, progress=SILENT)
+
+
+def test_two_hospitals_in_one_list(here: Path) -> None:
+    write_cells(here / "ours" / "cells", 6, seed=3, size_px=48)
+    write_cells(here / "theirs" / "cells", 2, seed=4, size_px=48)
+    (here / "ours" / "list").mkdir()
+    rows = ["path,label,split"]
+    for number, file in enumerate(sorted((here / "ours").glob("cells/*/*.png"))):
+        rows.append(f"../cells/{file.parent.name}/{file.name},{file.parent.name},{'val' if number % 3 else 'train'}")
+    rows += [f"{file},{file.parent.name},test" for file in sorted((here / "theirs").glob("cells/*/*.png"))]
+    (here / "ours" / "list" / "list.csv").write_text("\n".join(rows) + "\n")
+    project = fc.init(here / "ours" / "list" / "list.csv", "p", progress=SILENT)
+    counts = project.found.dataset.counts()
+    assert all(of == {"train": 2, "val": 4, "test": 2} for of in counts.values())
+    assert len(fc.extract(project, "pixels", input_size_px=16, progress=SILENT).numbers("test")) == 8
