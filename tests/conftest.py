@@ -25,7 +25,7 @@ from featcache.backbones.engines.calibrate import key_of, recall
 from featcache.backbones.engines.choose import ChosenEngine, OnEvent, open_engine
 from featcache.backbones.network import Network, NetworkSpec, load_network
 from featcache.cli import main
-from featcache.extraction import plan
+from featcache.extraction import opening
 from featcache.store.layout import FORMATS
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of whatever a shell started in the background
@@ -119,7 +119,7 @@ def _load_network(spec: NetworkSpec) -> Network:
 
 
 def _open_engine(
-    network: Network, engine: str, batch_rows: int | None, memory: Path, on_event: OnEvent
+    network: Network, engine: str, *, batch_rows: int | None, memory: Path, on_event: OnEvent
 ) -> ChosenEngine:
     """`open_engine`, which takes seconds too, once for the same network and what the project remembers of it."""
     known = [recall(memory, key_of(network, name)) for name in ("openvino", "keras-tensorflow")]
@@ -142,9 +142,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
         with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
             patch.chdir(cwd)
             if not {"fit-scratch", "fine-tune"} & {*args[:1]}:  # these change the network that they load
-                for module in (known, plan):
+                for module in (known, opening):
                     patch.setattr(module, "load_network", _load_network)
-            patch.setattr(plan, "open_engine", _open_engine)
+            patch.setattr(opening, "open_engine", _open_engine)
             patch.setattr(sys, "argv", ["featcache", *args])
             try:
                 main()

@@ -37,7 +37,7 @@ import featcache.extraction._extract
 import featcache.extraction._recompute
 import featcache.extraction.cache_filler
 import featcache.extraction.computing
-import featcache.extraction.plan
+import featcache.extraction.opening
 import featcache.heads._fit_head
 import featcache.heads.checkpoint
 import featcache.heads.source
@@ -188,9 +188,9 @@ def use_cheap_engine(log: str | None = None, pause_s: float = 0.0) -> None:
     """Let every backbone be the cheap engine, and shards be small."""
     featcache.store.layout._MAX_ROWS_PER_SHARD = ROWS_PER_SHARD
     small_batches()
-    featcache.extraction.opening.identify = lambda *_: ((CUT,), None)
+    featcache.extraction.opening.identify = lambda *_, **__: ((CUT,), None)
     featcache.extraction.opening.load_network = lambda spec: None
-    featcache.extraction.opening.open_engine = lambda *_: CheapEngine(log, pause_s)
+    featcache.extraction.opening.open_engine = lambda *_, **__: CheapEngine(log, pause_s)
 
 
 def command(

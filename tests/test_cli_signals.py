@@ -118,7 +118,7 @@ def test_an_interrupted_extract_goes_on_where_it_stopped(
 WITH_A_QUICK_ENGINE = """
 import sys, time
 import numpy as np
-import featcache.extraction.plan as pipeline
+import featcache.extraction.opening as pipeline
 from featcache.cli import main
 
 class Engine:
@@ -131,7 +131,7 @@ class Engine:
         return [np.repeat(pixels.mean((1, 2), keepdims=True)[..., :1], 1280, axis=3).astype(np.float32)]
 
 pipeline.load_network = lambda spec: None
-pipeline.open_engine = lambda *args: Engine()
+pipeline.open_engine = lambda *args, **options: Engine()
 main()
 """
 """extract with features that cost nothing: a kill does not care which they are."""

@@ -20,7 +20,7 @@ from featcache.backbones.network import Cut, NetworkSpec
 from featcache.core.errors import CacheError, CacheNotFoundError, DatasetError, WeightsError
 from featcache.core.project import Project, find_project
 from featcache.core.recipe import row_id
-from featcache.extraction import _recompute as verify_module, plan as plan_module
+from featcache.extraction import _recompute as verify_module, opening
 from featcache.extraction._extract import Extracted, extract
 from featcache.extraction._recompute import recompute, verify_cache
 from featcache.extraction.plan import ExtractOptions, space_of
@@ -112,9 +112,9 @@ class Small:
 
 def prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cheap network for every backbone, and small shards."""
-    monkeypatch.setattr(plan_module, "identify", identify)
-    monkeypatch.setattr(plan_module, "load_network", load_network)
-    monkeypatch.setattr(plan_module, "open_engine", lambda loaded, *_: loaded[1])
+    monkeypatch.setattr(opening, "identify", identify)
+    monkeypatch.setattr(opening, "load_network", load_network)
+    monkeypatch.setattr(opening, "open_engine", lambda loaded, *_, **__: loaded[1])
     monkeypatch.setattr("featcache.store.layout._MAX_ROWS_PER_SHARD", 16)
     monkeypatch.setattr(Cheap, "computed", 0)
 
@@ -236,7 +236,9 @@ def test_only_the_network_that_made_it_can_judge_a_cache(small: Small, monkeypat
     with pytest.raises(WeightsError, match=r"not the network of the cache: weights_digest .* here, .* there"):
         recompute(small.project, cache.folder, n_rows=3, weights="imagenet")
     with monkeypatch.context() as patch:
-        patch.setattr(verify_module, "space_of", lambda *args: replace(space_of(*args), rendering=2))
+        patch.setattr(
+            verify_module, "space_of", lambda *args, **options: replace(space_of(*args, **options), rendering=2)
+        )
         with pytest.raises(WeightsError, match="rendering 2 here, 1 there"):
             recompute(small.project, cache.folder, n_rows=3)
 

@@ -105,7 +105,7 @@ def _untrained(
     """
     return Backbone(
         name=name,
-        builder=f"featcache.backbones.{builder}",
+        builder=f"featcache.backbones.zoo.{builder}",
         preprocess_input=None,
         preprocessing="tf",
         input_size_px=input_size_px,

@@ -8,7 +8,7 @@ from ._fit_head import (
     measure as measure,
     planned as planned,
     readable as readable,
-    refuse_missing_classes as refuse_missing_classes,
+    refuse_unfair_splits as refuse_unfair_splits,
 )
 from ._sweep import fit_seeds as fit_seeds, grid as grid, random_points as random_points, sweep as sweep
 from .choosing import candidates as candidates, choose_cache as choose_cache

@@ -19,7 +19,7 @@ from featcache.heads._fit_head import (
     explaining_damage,
     measure,
     readable,
-    refuse_missing_classes,
+    refuse_unfair_splits,
 )
 from featcache.heads.config import HeadConfig
 from featcache.heads.head import Array
@@ -37,7 +37,7 @@ def fit_classical(
     Raises HeadError for an unknown kind and for what cannot be trained, RunError where the run cannot be written.
     """
     plan_head(cache, HeadConfig(batch=1), solver="gram")
-    refuse_missing_classes(cache)
+    refuse_unfair_splits(cache)
     identity: dict[str, Any] = {
         "kind": "head",
         "cache": cache.manifest.digest,

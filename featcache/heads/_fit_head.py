@@ -128,7 +128,7 @@ def planned(
         plan_head(cache, config, solver=solver)
         config, solver = _longer(results, cache, config, solver, more_epochs)
     choice = plan_head(cache, config, solver=solver)
-    refuse_missing_classes(cache)
+    refuse_unfair_splits(cache)
     return config, choice
 
 
@@ -277,15 +277,22 @@ def draw(run: runs.Run, with_curves: bool = True) -> runs.Run:
     return run
 
 
-def refuse_missing_classes(cache: Cache) -> None:
-    """A class that a split has no row of can be learned, watched or tested by nobody."""
+def refuse_unfair_splits(cache: Cache) -> None:
+    """Refuse splits that no honest training can use: one without rows of a class, or with rows of another's group."""
+    again = "change dataset.csv, or run 'featcache init --resplit' and the extract command of this cache again"
+    pairs = cache.rows.loc[cache.rows["split"] != "", ["group", "split"]].drop_duplicates()
+    torn = pairs[pairs["group"].duplicated(keep=False)].sort_values(["group", "split"])
+    if len(torn):
+        group = torn["group"].iloc[0]
+        splits = " and ".join(torn["split"][torn["group"] == group])
+        raise HeadError(
+            f"{cache.name}: {torn['group'].nunique()} groups stand in several splits ({group!r:.80} in {splits}): a "
+            f"group must stay on one side, or the test leaks into the training: {again}"
+        )
     labels = set(cache.classes)
     for split in SPLITS:
         if missing := labels - set(cache.rows["label"][cache.rows["split"] == split]):
-            raise HeadError(
-                f"{cache.name}: the split {split!r} has no rows of {', '.join(sorted(missing))}: change dataset.csv, "
-                "or run 'featcache init --resplit' and the extract command of this cache again"
-            )
+            raise HeadError(f"{cache.name}: the split {split!r} has no rows of {', '.join(sorted(missing))}: {again}")
 
 
 def readable(run: runs.Run) -> runs.Run:

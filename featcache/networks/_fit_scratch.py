@@ -31,7 +31,7 @@ from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project, refuse_unwritable
 from featcache.core.recipe import digest
 from featcache.extraction import ExtractOptions, extract, plan_extraction
-from featcache.heads import Head, described, draw, explaining_damage, measure, readable, refuse_missing_classes
+from featcache.heads import Head, described, draw, explaining_damage, measure, readable, refuse_unfair_splits
 from featcache.networks import classifier
 from featcache.networks.config import ScratchConfig
 from featcache.networks.feed import Feed
@@ -120,7 +120,7 @@ def _fit_scratch(
     cuts, network = identify(project.cache_folder / KNOWN_FILE, spec)
     _refuse_other_features(head, cuts[0], project)
     cache = _views(project, cuts[0], options, progress)
-    refuse_missing_classes(cache)
+    refuse_unfair_splits(cache)
     identity = _identity(cache, cuts[0], spec, config, head)
     name = runs.run_name(str(identity["kind"]), cuts[0].backbone, identity=identity)
     results = project.results_folder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -266,17 +266,23 @@ def _as_cache(source: Any) -> Cache | None:
 
 def _items(source: Any) -> list[Item] | Iterator[Item]:
     """The images of a source; a list where their number is known without reading a generator."""
-    if isinstance(source, Project):
-        dataset = read_dataset(source.dataset_file, source.images_folder)
-        return [
-            Item(_name(image.path, image.box), dataset.folder / image.path, box=image.box) for image in dataset.images
-        ]
+    if isinstance(source, (str, Path, np.ndarray, Project)) or hasattr(source, "convert"):
+        parts = [source]
+    elif isinstance(source, Iterable) and isinstance(source, Sized):
+        parts = list(source)
+    else:
+        return items_of(source)
+    return list(items_of([item for part in parts for item in (_of_project(part) or [part])]))
+
+
+def _of_project(source: Any) -> list[Item]:
+    """The images and boxes of a project, or of its folder; none of anything else."""
     if isinstance(source, (str, Path)) and (Path(source) / PROJECT_FILE).is_file():
-        return _items(find_project(Path(source)))
-    if isinstance(source, (list, tuple)):
-        return [item for part in source for item in _items(part)]
-    items = items_of(source)
-    return list(items) if isinstance(source, (str, Path, np.ndarray)) else items
+        source = find_project(Path(source))
+    if not isinstance(source, Project):
+        return []
+    dataset = read_dataset(source.dataset_file, source.images_folder)
+    return [Item(_name(image.path, image.box), dataset.folder / image.path, box=image.box) for image in dataset.images]
 
 
 def _name(path: str, box: Any) -> str:

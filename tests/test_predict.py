@@ -1,0 +1,184 @@
+"""predict: new images named by trained runs of every kind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import Run
+
+import featcache as fc
+from featcache.core.errors import DatasetError, HeadError, RunError, UsageError, WeightsError
+from featcache.core.progress import SILENT
+from featcache.images.decode import decode
+from featcache.synthetic.drawing import write_cells
+
+NETWORK: dict[str, Any] = {"weights": "random", "input_size_px": 32, "pooling": "avg", "engine": "keras"}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> fc.Project:
+    folder = tmp_path_factory.mktemp("predict")
+    write_cells(folder / "cells", 6, seed=2, size_px=64)
+    return fc.init(folder / "cells", folder, views={"train": 2}, progress=SILENT)
+
+
+@pytest.fixture(scope="module")
+def cache(project: fc.Project) -> fc.Cache:
+    return fc.extract(project, "mobilenetv2", **NETWORK, progress=SILENT)
+
+
+@pytest.fixture(scope="module")
+def head_run(cache: fc.Cache) -> fc.Run:
+    return fc.fit_head(cache, epochs=3, hidden=(8,), solver="gram", progress=SILENT)
+
+
+@pytest.fixture(scope="module")
+def pixels_run(project: fc.Project) -> fc.Run:
+    return fc.fit_head(fc.extract(project, "pixels", input_size_px=16, progress=SILENT), epochs=3, progress=SILENT)
+
+
+def written(run: fc.Run) -> pd.DataFrame:
+    """What the run itself says of the plain views."""
+    frame = pd.read_csv(run.folder / "predictions.csv")
+    return frame[frame["view"] == 0].set_index("path").sort_index()
+
+
+def same(found: fc.Predictions, expected: pd.DataFrame, project: fc.Project, atol: float = 2e-5) -> None:
+    frame = found.to_frame()
+    frame["path"] = [Path(path).relative_to(project.images_folder).as_posix() for path in frame["path"]]
+    frame = frame.set_index("path").sort_index()
+    assert list(frame.index) == list(expected.index)
+    for label in found.classes:
+        np.testing.assert_allclose(frame[f"p_{label}"], expected[f"p_{label}"], atol=atol)
+    assert list(frame["class"]) == list(expected["predicted"])
+
+
+def test_new_images_get_what_the_run_says_of_them(project: fc.Project, head_run: fc.Run) -> None:
+    same(head_run.predict(project.images_folder, engine="keras", progress=SILENT), written(head_run), project)
+
+
+def test_arrays_and_generators_get_what_files_get(project: fc.Project, pixels_run: fc.Run) -> None:
+    files = sorted(project.images_folder.rglob("*.png"))
+    arrays = np.stack([decode(file.read_bytes()) for file in files])
+    of_files = pixels_run.predict(files, progress=SILENT).probabilities
+    for source in (arrays, list(arrays), (array for array in arrays)):
+        np.testing.assert_array_equal(pixels_run.predict(source, progress=SILENT).probabilities, of_files)
+    assert pixels_run.predict(arrays[0], progress=SILENT).paths == ("image 0",)
+
+
+def test_rows_of_a_cache_need_no_network(cache: fc.Cache, head_run: fc.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: Any, **options: Any) -> None:
+        raise AssertionError("a network was opened")
+
+    monkeypatch.setattr("featcache.prediction._predict.network_of", refused)
+    found = head_run.predict(cache, progress=SILENT)
+    frame = pd.read_csv(head_run.folder / "predictions.csv")
+    np.testing.assert_allclose(found.probabilities, frame[[f"p_{label}" for label in found.classes]], atol=1e-6)
+    assert head_run.predict(cache.folder, progress=SILENT).paths == found.paths
+    assert any(path.endswith(" view 1") for path in found.paths)
+
+
+def test_boxes_of_a_project_are_cut_out(tmp_path: Path, pixels_run: fc.Run) -> None:
+    image = np.full((60, 80, 3), 200, np.uint8)
+    image[10:30, 20:44] = (30, 60, 90)
+    cv2.imwrite(str(tmp_path / "smear.png"), image[..., ::-1])
+    (tmp_path / "featcache.toml").write_text("")
+    (tmp_path / "dataset.csv").write_text("path,label,split,x_min,y_min,x_max,y_max\nsmear.png,,,20,10,44,30\n")
+    found = pixels_run.predict(fc.open_project(tmp_path), progress=SILENT)
+    assert found.paths == ("smear.png [20, 10, 44, 30]",)
+    crop = pixels_run.predict(image[10:30, 20:44], progress=SILENT)
+    np.testing.assert_array_equal(found.probabilities, crop.probabilities)
+
+
+def test_test_time_augmentation_is_the_mean_over_views(project: fc.Project, pixels_run: fc.Run) -> None:
+    cache = fc.extract(project, "pixels", input_size_px=16, progress=SILENT)
+    train = cache.rows[cache.rows["split"] == "train"]
+    of_rows = pixels_run.predict(cache, progress=SILENT).probabilities
+    found = pixels_run.predict(project.images_folder, tta=2, progress=SILENT)
+    at = {
+        Path(path).relative_to(project.images_folder).as_posix(): row
+        for path, row in zip(found.paths, found.probabilities, strict=True)
+    }
+    for path, rows in train.groupby("path"):
+        np.testing.assert_allclose(at[str(path)], of_rows[rows["row"]].mean(axis=0), rtol=1e-5)
+
+
+def test_a_whole_network_predicts(project: fc.Project) -> None:
+    run = fc.fit_scratch(project, "resnet20", epochs=1, batch=8, input_size_px=32, top="avg", progress=SILENT)
+    same(run.predict(project.images_folder, progress=SILENT), written(run), project, atol=2e-4)
+    with pytest.raises(UsageError, match="is a whole network, which takes images"):
+        run.predict(fc.extract(project, "pixels", input_size_px=32, progress=SILENT), progress=SILENT)
+
+
+def test_what_is_no_image_is_left_out_or_refused(project: fc.Project, pixels_run: fc.Run, tmp_path: Path) -> None:
+    files: list[Any] = sorted(project.images_folder.rglob("*.png"))[:3]
+    (tmp_path / "text.png").write_text("no image")
+    mixed = [files[0], tmp_path / "text.png", files[1], np.zeros((4, 4), np.uint8), files[2], files[0]]
+    found = pixels_run.predict(mixed, progress=SILENT)
+    assert found.paths == tuple(map(str, (*files, files[0])))
+    assert [path for path, _ in found.left_out] == [str(tmp_path / "text.png"), "image 3"]
+    np.testing.assert_array_equal(found.probabilities[0], found.probabilities[3])
+    with pytest.raises(DatasetError, match=r"text\.png: the file is no image"):
+        pixels_run.predict(mixed, strict=True, progress=SILENT)
+    with pytest.raises(DatasetError, match="no image to predict"):
+        pixels_run.predict([], progress=SILENT)
+
+
+def test_other_weights_and_other_features_are_refused(cache: fc.Cache, head_run: fc.Run, tmp_path: Path) -> None:
+    for weights, message in (
+        ("random-7", "weights_digest"),
+        ("own.h5", r"made with the weights file own.h5 \(digest "),
+    ):
+        other = tmp_path / weights
+        shutil.copytree(head_run.folder, other)
+        config = json.loads((other / "config.json").read_text())
+        (other / "config.json").write_text(json.dumps({**config, "weights": weights}))
+        with pytest.raises(WeightsError, match=message):
+            fc.predict(other, np.zeros((1, 8, 8, 3), np.uint8), progress=SILENT)
+    wide = fc.extract(fc.open_project(cache.folder), "pixels", input_size_px=16, progress=SILENT)
+    with pytest.raises(HeadError, match="its features"):
+        head_run.predict(wide, progress=SILENT)
+
+
+def test_damaged_runs_are_said(head_run: fc.Run, tmp_path: Path) -> None:
+    image = np.zeros((1, 8, 8, 3), np.uint8)
+    other = tmp_path / "other"
+    shutil.copytree(head_run.folder, other)
+    config = json.loads((other / "config.json").read_text())
+    for changes, message in (
+        ({"classes": ["a", "b"]}, "head.npz knows the classes"),
+        ({"classes": 3}, "its classes cannot be read"),
+        ({"recipe": {}}, "its recipe cannot be read"),
+    ):
+        (other / "config.json").write_text(json.dumps({**config, **changes}))
+        with pytest.raises(RunError, match=message):
+            fc.predict(other, image, progress=SILENT)
+    (other / "config.json").write_text(json.dumps(config))
+    (other / "head.npz").unlink()
+    with pytest.raises(RunError, match="keeps no model"):
+        fc.predict(other, image, progress=SILENT)
+
+
+def test_the_command(project: fc.Project, pixels_run: fc.Run, run: Run, tmp_path: Path) -> None:
+    files = sorted(project.images_folder.rglob("*.png"))[:2]
+    value = run("predict", pixels_run.name, *map(str, files), "--json", cwd=project.folder).value
+    assert set(value) == {"run", "classes", "rows", "left_out"}
+    assert value["run"] == pixels_run.name
+    assert [row["path"] for row in value["rows"]] == [str(file) for file in files]
+    for row in value["rows"]:
+        assert set(row) == {"path", "class", "probabilities"}
+        assert set(row["probabilities"]) == set(value["classes"])
+        assert row["class"] == max(row["probabilities"], key=row["probabilities"].get)
+        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    out = tmp_path / "out.csv"
+    run("predict", str(pixels_run.folder), str(project.images_folder), "--csv", str(out), cwd=tmp_path)
+    assert len(pd.read_csv(out)) == 24
+    ended = run("predict", "nothing", str(files[0]), cwd=project.folder)
+    assert (ended.code, "no run of that name" in ended.err) == (1, True)
