@@ -39,7 +39,8 @@ BY_WEIGHTS = (
 )
 _MARKERS = {"__keras_tensor__", "__tuple__", "__numpy__", "__tensor__", "__bytes__", "__ellipsis__", "__slice__"}
 _FOREIGN_CODE = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"}
-_OUR_LAYERS = {"featcache>DropPathJoin": "featcache.backbones.zoo.drop_path"}
+_OUR_LAYERS = {"featcache>DropPathJoin": ("featcache.backbones.zoo.drop_path", "featcache.backbones.drop_path")}
+"""Layers by their registered name, and where they are or were (version 0.1)."""
 _NOT_ARCHITECTURE = re.compile(
     r"shared_object_id|build_config|compile_config|trainable|seed|network_seed|\w+_(initializer|regularizer|constraint)"
 )
@@ -162,7 +163,7 @@ def _refusal(part: dict[str, Any]) -> str:
     if module is None and registered in (None, name):
         known = name in _MARKERS or (name.isidentifier() and _is_keras_class(name))
         return "" if known else f"{name!r:.80} is no class of Keras"
-    if registered in _OUR_LAYERS and registered == f"featcache>{name}" and module == _OUR_LAYERS[registered]:
+    if registered in _OUR_LAYERS and registered == f"featcache>{name}" and module in _OUR_LAYERS[registered]:
         return ""
     if not isinstance(module, str) or not _MODULES.fullmatch(module) or not name.isidentifier() or name == "function":
         return f"{module}.{name}"[:120] + " is not part of Keras"

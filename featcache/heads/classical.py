@@ -116,7 +116,7 @@ class Balanced(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.estimator = estimator
         self.balanced = balanced
 
-    def fit(self, X: Any, y: Any, *, sample_weight: Any = None) -> Balanced:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Balanced:
         """Fit on rows X with labels y (n,); sample_weight (n,) multiplies the weights of the classes."""
         takes_weights = has_fit_parameter(self.estimator, "sample_weight")
         if sample_weight is not None and not takes_weights:

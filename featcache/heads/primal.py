@@ -171,7 +171,7 @@ def _build(keras: Any, source: Source, layers: Layers, scale: float, config: Hea
         """With the loss of featcache.heads.stack: weighted, averaged over the rows of a batch."""
 
         def compute_loss(
-            self, x: Any = None, y: Any = None, *, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+            self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
         ) -> Any:
             rows = loss_of_rows(y, y_pred) * sample_weight
             right = (

@@ -192,7 +192,7 @@ def _with_loss() -> Any:
             self.rows_right = keras.metrics.Sum("rows_right")
 
         def compute_loss(
-            self, x: Any = None, y: Any = None, *, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+            self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
         ) -> Any:
             rows = loss_of_rows(y, y_pred) * sample_weight
             right = ops.equal(ops.argmax(y_pred, axis=-1), ops.argmax(y, axis=-1))
