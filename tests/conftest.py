@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of whatever a shell 
 FEATCACHE = Path(sys.executable).with_name("featcache")
 EXTRACT = ("extract", "--model", "mobilenetv2", "--weights", "random", "--input-size", "64")
 """The extraction of `made`; small enough to be done in a moment."""
+for _face in Path(__file__).parent.parent.glob("featcache/*/__init__.pyi"):
+    _package = import_module(f"featcache.{_face.parent.name}")
+    for _name in _package.__all__:
+        getattr(_package, _name)  # a face keeps what it has loaded once: never something that a test has put there
 LONG = (
     "test_cli_scratch",
     "test_docs",

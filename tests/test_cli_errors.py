@@ -211,8 +211,12 @@ def test_all_images_are_gone(run: Run, project: Path) -> None:
 )
 def test_splits_that_nobody_can_train_on(run: Run, project: Path, change, said: str) -> None:  # type: ignore[no-untyped-def]
     edit(project, change(lines(project)))
-    for args in (EXTRACT, ("dataset", "check")):
-        assert said in refused(run, project, *args)
+    assert said in refused(run, project, "dataset", "check")
+    done = run("extract", "--model", "pixels", "--input-size", "16", cwd=project)
+    assert done.code == 0
+    assert "no head can be trained on these images yet: dataset.csv: " in done.err
+    assert said in done.err
+    refused(run, project, "fit-head", "--cache", "pixels")
 
 
 # fit-head, info, ls, report
@@ -376,7 +380,7 @@ def test_a_defect_is_one_message_and_keeps_its_traceback(
     def fail(*_: object) -> None:
         raise EOFError("the end\nof it")  # which click would take for an interruption
 
-    monkeypatch.setattr("featcache.store.catalog.list_caches", fail)
+    monkeypatch.setattr("featcache.store.list_caches", fail)
     log_file = functools.partial(tempfile.NamedTemporaryFile, dir=tmp_path)
     monkeypatch.setattr("featcache.cli.tempfile", SimpleNamespace(NamedTemporaryFile=log_file))
     ran = run("ls", cwd=project)
@@ -396,5 +400,5 @@ def test_not_enough_memory_is_said(run: Run, project: Path, monkeypatch: pytest.
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("featcache.store.catalog.list_caches", fail)
+    monkeypatch.setattr("featcache.store.list_caches", fail)
     assert run("ls", cwd=project).error.startswith("featcache: not enough memory")

@@ -89,8 +89,7 @@ def test_lists_are_read_as_they_are_exported(tmp_path: Path, text: str) -> None:
 def test_a_list_of_retinanet_has_no_header(tmp_path: Path) -> None:
     put(tmp_path, "1.png", "2.png")
     source = find_images(put_list(tmp_path / "l.csv", "1.png,10,30,40,70,a", "2.png,,,,,"))
-    assert [(c.path, c.label, c.box) for c in source.candidates] == [("1.png", "a", BOX)]
-    assert reasons(source) == {"2.png": "it has no label"}
+    assert [(c.path, c.label, c.box) for c in source.candidates] == [("1.png", "a", BOX), ("2.png", "", None)]
     with pytest.raises(DatasetError, match="expected a column path"):
         find_images(put_list(tmp_path / "l.csv", "1.png,5,a,b"))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from featcache.core.files import sha256_bytes
-from featcache.images import scan as scan_module
+from featcache.images import scanning as scan_module
 from featcache.images.decode import decode
 from featcache.images.scanning import ImageFile, scan
 from featcache.synthetic.drawing import render_cell, write_image

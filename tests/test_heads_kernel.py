@@ -38,9 +38,9 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     shapes: list[tuple[int, int]] = []
     inner = products.inner
 
-    def counted(features: Any, left: Any, right: Any, *args: Any, **options: Any) -> Any:
+    def counted(features: Any, left: Any, *, right: Any, **options: Any) -> Any:
         shapes.append((len(left), len(right)))
-        return inner(features, left, right, *args, **options)
+        return inner(features, left, right=right, **options)
 
     monkeypatch.setattr(products, "inner", counted)
     return shapes
