@@ -23,6 +23,7 @@ from featcache.backbones import (
     own_models,
     pixels,
     registry,
+    require_keras,
     space_of,
 )
 from featcache.core.errors import DatasetError, WeightsError
@@ -135,9 +136,11 @@ def plan_extraction(
     keep : bring dataset.csv up to date with the images' bytes
     on_event : told, in a sentence, what an engine has to say while it works
 
-    Raises DatasetError for images that cannot be trained on, BackboneError or WeightsError for a network that
-    cannot be had.
+    Raises MissingPackageError where Keras is needed and not installed, DatasetError for images that cannot be trained
+    on, BackboneError or WeightsError for a network that cannot be had.
     """
+    if any(model != registry.PIXELS for model in models):
+        require_keras()
     dataset, left_out = current_dataset(project, options.strict, track, options.check_bytes, keep)
     _refuse_untrainable(project, dataset, left_out)
     wanted = changed(project.settings.views, options.views)
