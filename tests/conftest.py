@@ -36,6 +36,7 @@ EXTRACT = ("extract", "--model", "mobilenetv2", "--weights", "random", "--input-
 """The extraction of `made`; small enough to be done in a moment."""
 LONG = (
     "test_cli_scratch",
+    "test_base_installation",
     "test_docs",
     "test_backbones_golden",
     "test_backbones_registry",
