@@ -12,12 +12,15 @@ import sys
 import tomllib
 import venv
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from conftest import Ran
 
+from featcache.backbones.import_keras import has_keras, keras_backend, require_keras
+from featcache.core.errors import MissingPackageError
 from featcache.core.extras import EXTRAS, is_installed
 
 ROOT = Path(__file__).parents[1]
@@ -270,10 +273,44 @@ def test_where_tensorflow_is_missing_the_backend_that_is_there_computes(project:
     (folder / ".keras").mkdir(parents=True)
     (folder / ".keras" / "keras.json").write_text('{"backend": "tensorflow"}')  # as Keras writes it when first imported
     jax = Base(Path(sys.executable), hiding(folder, ["tensorflow", "openvino", "torch"]))
-    command = "extract --model mobilenetv2 --weights random --input-size 32 --pooling avg --views 3 --json"
+    command = "extract --model mobilenetv2 --weights random --input-size 32 --pooling avg --views 3 --batch 8 --json"
     done = jax.commands(command, cwd=project)[command].value
     assert (done["computed"], done["copied"]) == (12, 32)  # the old rows are TensorFlow's
     assert done["engine"].startswith("keras-jax")
+
+
+@pytest.mark.parametrize(
+    ("named", "configured", "there", "backend", "extra"),
+    [
+        ("", "", {"keras", "tensorflow", "jax"}, "tensorflow", ""),
+        ("", "jax", {"keras", "tensorflow", "jax"}, "jax", ""),
+        ("", "tensorflow", {"keras", "jax", "torch"}, "jax", ""),
+        ("", "torch", {"keras", "jax", "torch"}, "torch", ""),
+        ("jax", "torch", {"keras", "tensorflow", "torch"}, "jax", "jax"),
+        ("numpy", "", {"keras"}, "numpy", ""),
+        ("", "jax", {"keras"}, "", "tensorflow"),
+        ("", "", {"torch"}, "torch", "torch"),
+        ("", "", set(), "", "tensorflow"),
+    ],
+)
+def test_the_backend_is_the_one_that_is_named_or_there(
+    named: str,
+    configured: str,
+    there: set[str],
+    backend: str,
+    extra: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """extra : the one whose installation is asked for; "" where nothing is missing"""
+    monkeypatch.setenv("KERAS_BACKEND", named)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr("featcache.core.extras.find_spec", lambda name: name if name in there else None)
+    (tmp_path / "keras.json").write_text(json.dumps({"backend": configured}) if configured else "damaged")
+    assert keras_backend() == backend
+    assert has_keras() == (not extra)
+    with pytest.raises(MissingPackageError, match=rf"featcache\[{extra}\]") if extra else nullcontext():
+        require_keras()
 
 
 # --- the extras and those who name them ----------------------------------------------------------

@@ -376,7 +376,7 @@ def test_a_defect_is_one_message_and_keeps_its_traceback(
     def fail(*_: object) -> None:
         raise EOFError("the end\nof it")  # which click would take for an interruption
 
-    monkeypatch.setattr("featcache.store.catalog.list_caches", fail)
+    monkeypatch.setattr("featcache.store.list_caches", fail)
     log_file = functools.partial(tempfile.NamedTemporaryFile, dir=tmp_path)
     monkeypatch.setattr("featcache.cli.tempfile", SimpleNamespace(NamedTemporaryFile=log_file))
     ran = run("ls", cwd=project)
@@ -396,5 +396,5 @@ def test_not_enough_memory_is_said(run: Run, project: Path, monkeypatch: pytest.
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("featcache.store.catalog.list_caches", fail)
+    monkeypatch.setattr("featcache.store.list_caches", fail)
     assert run("ls", cwd=project).error.startswith("featcache: not enough memory")
