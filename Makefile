@@ -36,7 +36,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.featcache: $(BIN)/python pyproject.toml
-	$(PIP) install -e '.[fast]'
+	$(PIP) install -e '.[tensorflow,fast]'
 	@touch $@
 
 $(VENV)/.featcache-test: $(BIN)/python pyproject.toml

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from featcache.backbones import require_keras
 from featcache.core.errors import ProjectError
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import DATASET_FILE, PROJECT_FILE, find_project
@@ -19,6 +20,7 @@ _SPLIT = {"split_counts": (GENERATED_PER_CLASS - 2 * _PART, _PART, _PART)}
 
 def demo(folder: Path, epochs: int, *, progress: Progress = SILENT) -> tuple[Initialised, Extracted, Fitted, Path]:
     """The whole job on generated leukocytes: init, extract, fit-head, report. What is done already is kept."""
+    require_keras()
     made = _made_before(folder) or init(
         _drawn_before(folder), folder, options=InitOptions(dataset=_SPLIT), progress=progress
     )

@@ -18,9 +18,10 @@ from featcache.backbones import registry, weights
 from featcache.backbones.cuts import layers_of
 from featcache.backbones.engines.agreement import deviation
 from featcache.backbones.engines.keras_engine import KerasEngine
-from featcache.backbones.engines.openvino_engine import OpenvinoEngine, is_installed
+from featcache.backbones.engines.openvino_engine import OpenvinoEngine
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.preprocess import preprocess
+from featcache.core.extras import is_installed
 from featcache.images.decode import decode
 from featcache.images.views import cut_and_resize
 from tests.test_backbones_weights import write_legacy
@@ -83,7 +84,7 @@ ALONE = ("fractalnet",)
 SMALL = [row.name for row in registry.BACKBONES.values() if row.parameters < LARGE or row.name in ALONE]
 
 
-@pytest.mark.skipif(not is_installed(), reason="OpenVINO is not installed")
+@pytest.mark.skipif(not is_installed("openvino"), reason="OpenVINO is not installed")
 @pytest.mark.parametrize("name", SMALL, scope="module")
 def test_openvino_computes_what_keras_does(name: str) -> None:
     found, x = network(name), pixels(2, name)

@@ -44,7 +44,7 @@ def test_keras_is_imported_late_and_quietly():
     script = """
 import sys
 from featcache.backbones import imagenet, network, preprocess, registry, torch_checkpoint, weights
-from featcache.backbones.engines import choose, keras, openvino
+from featcache.backbones.engines import choose, keras_engine, openvino_engine
 assert not {"keras", "tensorflow", "torch", "openvino"} & set(sys.modules)
 [imagenet.available(row) for row in registry.BACKBONES.values()]
 assert not {"keras", "tensorflow", "torch"} & set(sys.modules)

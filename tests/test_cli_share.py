@@ -289,7 +289,7 @@ def test_what_is_refused_says_what_to_do(run: Run, project: Path, made: Made, s3
 def test_a_missing_package_is_named_with_what_installs_it(
     run: Run, project: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.remotes.urls.find_spec", lambda name: None)
+    monkeypatch.setattr("featcache.core.extras.find_spec", lambda name: None)
     for url, extra in (("s3://b/x", "s3"), ("gs://b/x", "gs"), ("az://b/x", "az"), ("sftp://h/x", "sftp")):
         assert f"pip install 'featcache[{extra}]'" in run("ls", "--remote", url, cwd=project).error
     assert "pip install 'featcache[share]'" in run("key", "new", "x", cwd=project).error

@@ -12,13 +12,14 @@ from featcache.backbones.engines.affine import affine_of
 from featcache.backbones.engines.agreement import deviation
 from featcache.backbones.engines.contract import Engine
 from featcache.backbones.engines.keras_engine import KerasEngine
-from featcache.backbones.engines.openvino_engine import OpenvinoEngine, is_installed
+from featcache.backbones.engines.openvino_engine import OpenvinoEngine
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import Cut, Network
 from featcache.backbones.preprocess import MODES, preprocess
 from featcache.core.errors import BackboneError
+from featcache.core.extras import is_installed
 
-needs_openvino = pytest.mark.skipif(not is_installed(), reason="OpenVINO is not installed")
+needs_openvino = pytest.mark.skipif(not is_installed("openvino"), reason="OpenVINO is not installed")
 ENGINES = [KerasEngine, pytest.param(OpenvinoEngine, marks=needs_openvino)]
 
 

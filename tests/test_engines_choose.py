@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import networks
 import numpy as np
@@ -12,10 +13,10 @@ from featcache.backbones.engines import choose
 from featcache.backbones.engines.batches import is_out_of_memory
 from featcache.backbones.engines.calibrate import BatchSize, calibrate, key_of, recall, remember, row_bytes
 from featcache.backbones.engines.choose import ChosenEngine, open_engine
-from featcache.backbones.engines.openvino_engine import is_installed
-from featcache.core.errors import BackboneError
+from featcache.core.errors import BackboneError, MissingPackageError
+from featcache.core.extras import is_installed
 
-needs_openvino = pytest.mark.skipif(not is_installed(), reason="OpenVINO is not installed")
+needs_openvino = pytest.mark.skipif(not is_installed("openvino"), reason="OpenVINO is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_auto_is_openvino_and_is_the_same_next_time(mobilenet, tmp_path):
 
 
 def test_auto_without_openvino(mobilenet, monkeypatch):
-    monkeypatch.setattr(choose, "is_installed", lambda: False)
+    monkeypatch.setattr(choose, "is_installed", lambda package: False)
     engine = open_engine(mobilenet, batch_rows=2)
     assert engine.name.startswith("keras-")
     assert "pip install 'featcache[openvino]'" in engine.why
@@ -66,10 +67,8 @@ def test_auto_without_openvino(mobilenet, monkeypatch):
 
 
 def test_openvino_that_is_not_installed(mobilenet, monkeypatch):
-    monkeypatch.setattr("featcache.backbones.engines.openvino_engine.is_installed", lambda: False)
-    with pytest.raises(
-        BackboneError, match=r"not installed: pip install 'featcache\[openvino\]', or take --engine keras"
-    ):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingPackageError, match=r"not installed: pip install 'featcache\[openvino\]'"):
         open_engine(mobilenet, "openvino")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from test_store_contract import make_cache
 from watching import Watching
 
 from featcache.backbones.import_keras import import_keras
-from featcache.core.errors import UsageError
+from featcache.core.errors import MissingPackageError
 from featcache.heads import _fit_head as module
 from featcache.heads._fit_head import Fitted, fit_head
 from featcache.heads.config import HeadConfig
@@ -121,8 +122,8 @@ def test_a_run_that_is_there_gets_the_log_that_it_lacks(cache: Cache, tmp_path: 
 def test_without_the_library_it_is_refused_before_training(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run, project: Path
 ) -> None:
-    monkeypatch.setattr(tensorboard, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"pip install 'featcache\[tensorboard\]'"):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'featcache\[tensorboard\]'"):
         fit(cache, tmp_path)
     assert list(tmp_path.glob("head*")) == []
     ran = run("fit-head", "--tensorboard", "--epochs", "2", "--solver", "gram", cwd=project)

@@ -13,7 +13,7 @@ import pytest
 from test_store_contract import dataset, fake_features, make_cache, small_shards
 
 from featcache.backbones.import_keras import import_keras
-from featcache.core.errors import UsageError
+from featcache.core.errors import MissingPackageError, UsageError
 from featcache.store.cache import Cache
 
 N, SHAPE, VIEWS = 120, (3, 4), 2
@@ -139,7 +139,9 @@ def test_a_library_that_is_missing_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, "featcache.store.torch_adapter", raising=False)
-    with pytest.raises(UsageError, match=rf"{method} needs {package}.*: pip install {package}$"):
+    with pytest.raises(
+        MissingPackageError, match=rf"{method} requires {package}.*: pip install 'featcache\[{package}\]'$"
+    ):
         getattr(cache, method)("train")
 
 

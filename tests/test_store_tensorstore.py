@@ -19,7 +19,7 @@ from test_store_contract import (
 )
 
 import featcache.store.tensorstore_reader as module
-from featcache.core.errors import CacheError, UsageError
+from featcache.core.errors import CacheError, MissingPackageError, UsageError
 from featcache.store.cache import Cache, open_cache
 from featcache.store.contract import FeatureStore
 from featcache.store.features import Array, Features
@@ -66,9 +66,9 @@ def test_it_is_taken_where_it_is_installed_and_no_other_is_named(cache: Cache, m
     assert isinstance(cache.features._store, TensorstoreReader)
     assert isinstance(open_cache(cache.folder, reader="tensorstore").features._store, TensorstoreReader)
     assert isinstance(open_cache(cache.folder, reader="zarr").features._store, ZarrStore)
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "tensorstore", None)
     assert isinstance(open_cache(cache.folder).features._store, ZarrStore)
-    with pytest.raises(UsageError, match=r"pip install 'featcache\[fast\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'featcache\[fast\]'"):
         open_cache(cache.folder, reader="tensorstore")
 
 

@@ -11,7 +11,9 @@ from .engines.contract import Engine as Engine
 from .imagenet import available as available
 from .import_keras import (
     compute_deterministically as compute_deterministically,
+    has_keras as has_keras,
     import_keras as import_keras,
+    require_keras as require_keras,
     spread_over as spread_over,
 )
 from .model_file import is_own_name as is_own_name

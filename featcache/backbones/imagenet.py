@@ -21,20 +21,16 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import wrap_file
 
+from featcache.backbones.import_keras import keras_folder
 from featcache.backbones.registry import Backbone
 from featcache.core.errors import WeightsError
-from featcache.core.files import expanded
 
 _TIMEOUT_S = 20.0  # without a byte, not for the whole file
 
 
 def models_folder() -> Path:
     """The folder in which Keras keeps downloaded weights: KERAS_HOME/models, else ~/.keras/models."""
-    if home := os.environ.get("KERAS_HOME"):
-        return expanded(home) / "models"
-    user = expanded("~")
-    # Where there is no writable home, Keras uses the folder for temporary files on every system.
-    return (user if os.access(user, os.W_OK) else Path("/tmp")) / ".keras" / "models"  # noqa: S108
+    return keras_folder() / "models"
 
 
 def local_file(backbone: Backbone) -> Path | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from featcache.backbones import own_models, registry, weights
 from featcache.backbones.cuts import CutLayer, check_pooling, check_precision, cut, last_feature_map, layers_of
+from featcache.backbones.import_keras import require_keras
 from featcache.backbones.own_models import one_line
 from featcache.backbones.preprocess import check_mode
 from featcache.core.errors import BackboneError
@@ -120,10 +121,12 @@ def load_network(spec: NetworkSpec) -> Network:
 
     Raises
     ------
+    MissingPackageError : Keras or its backend is not installed.
     BackboneError : an unknown backbone, layer, preprocessing, pooling or precision, too small an input, or a model
         that is damaged or unsafe.
     WeightsError : the weights are missing, damaged or of another network.
     """
+    require_keras()
     check_pooling(spec.pooling)
     check_precision(spec.precision)
     if spec.preprocessing not in (None, "model"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.backbones import own_models, registry
+from featcache.backbones.import_keras import require_keras
 from featcache.backbones.network import Cut, Network, NetworkSpec, load_network
 from featcache.backbones.weights import source_of
 from featcache.core.files import expanded, resolved, write_json
@@ -28,6 +29,7 @@ def identify(memory: Path, spec: NetworkSpec) -> tuple[tuple[Cut, ...], Network 
 
     Raises what `load_network` raises.
     """
+    require_keras()
     key = _key(spec)
     known = _read(memory)
     with suppress(KeyError, TypeError):

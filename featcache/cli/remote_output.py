@@ -14,6 +14,7 @@ from featcache.cli.options import project_or_none
 from featcache.cli.output import print_json, print_table, say
 from featcache.cli.tidying import confirm_removal
 from featcache.core.errors import TrustError
+from featcache.core.extras import install_line
 from featcache.core.shown import printable
 from featcache.core.units import size
 
@@ -101,7 +102,7 @@ def signature_in_words(signed: Signed) -> str:
     by = printable(signed.by)
     return {
         "none": "not signed",
-        "unchecked": f"signed by {by!r}, not checked: pip install 'featcache[share]'",
+        "unchecked": f"signed by {by!r}, not checked: {install_line('share')}",
         "unknown": f"signed by {by!r} with the key {signed.key}, which nobody here trusts",
         "trusted": f"signed by {by}, who is trusted here",
     }[signed.state]

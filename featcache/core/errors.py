@@ -2,6 +2,7 @@
 
     FeatcacheError
     ├── UsageError            (ValueError)         the command or call contradicts itself
+    ├── MissingPackageError   (ImportError)        an optional package is not installed
     ├── ProjectError          (ValueError)         featcache.toml is missing or says something wrong
     ├── DatasetError          (ValueError)         images, labels or splits cannot be used as they are
     │   └── ImageError                             one image cannot be decoded or rendered
@@ -38,6 +39,10 @@ class FeatcacheError(Exception):
 
 class UsageError(FeatcacheError, ValueError):
     """The command or call contradicts itself."""
+
+
+class MissingPackageError(FeatcacheError, ImportError):
+    """What was asked for requires an optional package that is not installed; the message has the line to install it."""
 
 
 class ProjectError(FeatcacheError, ValueError):

@@ -17,6 +17,7 @@ from featcache.backbones import (
     own_models,
     pixels,
     registry,
+    require_keras,
     space_of,
 )
 from featcache.core.errors import WeightsError
@@ -132,9 +133,11 @@ def plan_extraction(
     keep : bring dataset.csv up to date with the images' bytes
     on_event : told, in a sentence, what an engine has to say while it works
 
-    Raises DatasetError for images that cannot be trained on, BackboneError or WeightsError for a network that
-    cannot be had.
+    Raises MissingPackageError where Keras is needed and not installed, DatasetError for images that cannot be trained
+    on, BackboneError or WeightsError for a network that cannot be had.
     """
+    if any(model != registry.PIXELS for model in models):
+        require_keras()
     dataset, left_out = images or current_dataset(
         project, options.strict, progress=progress, check_bytes=options.check_bytes, keep=keep
     )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.backbones import has_keras, require_keras
 from featcache.core import machine
 from featcache.core.errors import HeadError
 from featcache.core.units import duration, size
@@ -140,7 +141,8 @@ def choose_solver(
     """Gram space or primal, by counting operations and memory; `asked` decides if it is not "auto".
 
     A Gram matrix that does not fit into memory is used from the disk, and features are then streamed: it takes longer.
-    Raises HeadError where not even the weights fit, saying what would.
+    Raises HeadError where not even the weights fit, saying what would, MissingPackageError where only the primal
+    solver would do and Keras, which it uses, is not installed.
     """
     problem = _Problem(n_train, n_val, n_inputs, n_classes, config)
     free = machine.available_bytes() * 0.8
@@ -151,12 +153,16 @@ def choose_solver(
 
 def _chosen(problem: _Problem, asked: Solver, free: float) -> Choice:
     config = problem.config
+    if config.gram_refuses and asked == "gram":
+        raise HeadError(f"{config.gram_refuses} cannot be trained in Gram space: use --solver primal")
+    if config.gram_refuses or asked == "primal":
+        require_keras(config.gram_refuses or "the primal solver")
     if config.gram_refuses:
-        if asked == "gram":
-            raise HeadError(f"{config.gram_refuses} cannot be trained in Gram space: use --solver primal")
         return Choice("primal", f"{config.gram_refuses} cannot be trained in Gram space")
     if asked != "auto":
         return Choice(asked, "asked for")
+    if not has_keras():
+        return Choice("gram", "the primal solver requires Keras, which is not installed")
     costs = {"gram": problem.operations("gram"), "primal": problem.operations("primal")}
     fit = {"gram": problem.gram_bytes, "primal": problem.feature_bytes}
     cheaper: Solver = "gram" if costs["gram"] <= costs["primal"] else "primal"

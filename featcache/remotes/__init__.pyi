@@ -16,6 +16,5 @@ from .urls import (
     parse_url as parse_url,
     place_of as place_of,
     presentable as presentable,
-    refuse_missing as refuse_missing,
 )
 from .web import INDEX_FILE as INDEX_FILE, INDEX_FORMAT as INDEX_FORMAT

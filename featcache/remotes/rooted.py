@@ -17,7 +17,6 @@ from typing import BinaryIO
 from featcache.core.errors import RemoteError
 from featcache.core.files import make_folder, sync_handle
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _LINKS = {errno.ELOOP, errno.ENOTDIR, errno.EMLINK}
 """What opening a link says that is not to be followed."""
 
@@ -51,7 +50,7 @@ def _step(handle: int, part: str, path: str, make: bool) -> int:
     if part in ("", ".", ".."):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     try:
-        return os.open(part, _FOLDER, dir_fd=handle)
+        return os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=handle)
     except FileNotFoundError:
         if not make:
             raise

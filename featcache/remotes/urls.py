@@ -8,20 +8,19 @@ import re
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from featcache.core.errors import UsageError
+from featcache.core.extras import require_extra
 from featcache.core.files import resolved
 from featcache.core.offline import refuse_offline
 from featcache.remotes.bounded import bounded
 from featcache.remotes.contract import Store
 
 PACK_SUFFIX = ".zip"
-_EXTRAS = {"s3": ("s3", "obstore"), "gs": ("gs", "obstore"), "az": ("az", "obstore"), "sftp": ("sftp", "paramiko")}
-_SCHEMES = ("file", "http", "https", *_EXTRAS)
 _OBJECTS = ("s3", "gs", "az")
+_SCHEMES = ("file", "http", "https", *_OBJECTS, "sftp")
 _USUAL_PORTS = {"http": 80, "https": 443, "sftp": 22}
 _SECRET = re.compile(r"(?i)key|secret|token|pass|pwd|sig|cred|auth|sas|x-amz|^s[epvr]$")
 """Names of what stands behind a '?' that may be followed by a secret."""
@@ -185,7 +184,7 @@ def refuse_endpoint(endpoint: str, where: str) -> None:
 
 
 def open_remote(url: str) -> Store:
-    """The store at a URL. Raises UsageError where it is none, or where a package that it needs is missing."""
+    """The store at a URL. Raises UsageError where it is none, MissingPackageError where it needs one."""
     place = parse_url(url)
     if place.is_pack:
         from featcache.remotes.packs import open_pack
@@ -206,8 +205,7 @@ def _open(place: Place) -> Store:
         from featcache.remotes.web import WebStore
 
         return bounded(WebStore(place.url))
-    extra, package = _EXTRAS[place.scheme]
-    refuse_missing(package, extra, what=f"{place.scheme}:// remotes need")
+    require_extra(place.scheme, f"a remote at {place.scheme}://")
     if place.scheme == "sftp":
         from featcache.remotes.sftp import SftpStore
 
@@ -215,9 +213,3 @@ def _open(place: Place) -> Store:
     from featcache.remotes.objects import ObjectStore, bucket_of
 
     return bounded(ObjectStore(bucket_of(place), place))
-
-
-def refuse_missing(package: str, extra: str, *, what: str) -> None:
-    """Raise UsageError with the command that installs an optional package, where it is missing."""
-    if find_spec(package) is None:
-        raise UsageError(f"{what} {package}, which is not installed here: pip install 'featcache[{extra}]'")

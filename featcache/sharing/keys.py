@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from featcache.core.errors import TrustError, UsageError
+from featcache.core.extras import require_extra
 from featcache.core.files import create, is_hidden, user_path, write_text
-from featcache.remotes import refuse_missing
 from featcache.sharing.record import Record, Signature
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def new_key(name: str, folder: Path) -> Key:
     One of which NAME.pub is missing is what a killed command has left: it gets that.
     """
     _refuse_name(name)
-    _refuse_no_cryptography()
+    require_extra("share", "a signature")
     from cryptography.hazmat.primitives import serialization as forms
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -133,7 +133,7 @@ def open_key(name: str, folder: Path | None) -> tuple[Key, Ed25519PrivateKey]:
 
     Raises UsageError where there is none, TrustError for one that others can read.
     """
-    _refuse_no_cryptography()
+    require_extra("share", "a signature")
     files = {file.stem: file for file in _key_files(folder)}
     names = list(files)
     meant = [other for other in names if other == name or (not name and len(names) == 1)]
@@ -149,7 +149,7 @@ def open_key(name: str, folder: Path | None) -> tuple[Key, Ed25519PrivateKey]:
 
 def _private_in(file: Path) -> Ed25519PrivateKey:
     """The private key in a file. TrustError where it is none."""
-    _refuse_no_cryptography()
+    require_extra("share", "a signature")
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization as forms
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -185,7 +185,7 @@ def check_signature(record: Record, trusted: Mapping[str, str], *, require: bool
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     except ImportError:
         if require:
-            _refuse_no_cryptography()
+            require_extra("share", "a signature")
         return Signed("unchecked", signature.key, signature.by)
     public = Ed25519PublicKey.from_public_bytes(base64.b64decode(signature.key))
     try:
@@ -258,7 +258,3 @@ def _checked(public: str) -> str:
 def _refuse_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise UsageError(f"key name {name!r:.80}: expected letters, digits and ._@-")
-
-
-def _refuse_no_cryptography() -> None:
-    refuse_missing("cryptography", "share", what="signatures need")

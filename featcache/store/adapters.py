@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.core.errors import UsageError
+from featcache.core.extras import require_extra
 from featcache.store.batches import Batches
 
 if TYPE_CHECKING:
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 
 def to_tf(batches: Batches, n_classes: int, *, one_hot: bool) -> Any:
     """A `tf.data.Dataset` of `batches`; each iteration is the next epoch, the first one that of `batches`."""
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise _missing("to_tf", "tensorflow", error) from error
+    require_extra("tensorflow", "to_tf")
+    import tensorflow as tf
+
     epochs = count(batches.epoch)
     identity = np.eye(n_classes, dtype=np.float32)
 
@@ -39,12 +38,7 @@ def to_tf(batches: Batches, n_classes: int, *, one_hot: bool) -> Any:
 
 def to_torch(batches: Batches) -> TorchBatches:
     """A `torch.utils.data.IterableDataset` of `batches`. See `featcache.store.torch_adapter.TorchBatches`."""
-    try:
-        from featcache.store.torch_adapter import TorchBatches
-    except ImportError as error:
-        raise _missing("to_torch", "torch", error) from error
+    require_extra("torch", "to_torch")
+    from featcache.store.torch_adapter import TorchBatches
+
     return TorchBatches(batches)
-
-
-def _missing(method: str, package: str, error: ImportError) -> UsageError:
-    return UsageError(f"{method} needs {package}, which cannot be imported here ({error}): pip install {package}")

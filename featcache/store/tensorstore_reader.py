@@ -7,12 +7,12 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 
 from featcache.core.errors import CacheError, UsageError, refuse_shortage
+from featcache.core.extras import is_installed, require_extra
 from featcache.core.files import resolved
 from featcache.store.contract import FeatureStore
 from featcache.store.features import Array, Reader, Span
@@ -34,22 +34,22 @@ def _after_fork() -> None:
     _forked_from_threads = "tensorstore" in sys.modules
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # where processes can fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def choose_reader(store: FeatureStore, reader: ReaderName) -> Reader:
     """What reads the array of `store`: tensorstore for Zarr where it is installed, unless another one is named.
 
-    Raises UsageError for an unknown reader, and where tensorstore is named but cannot be had.
+    Raises UsageError for an unknown reader, MissingPackageError where tensorstore is named and not installed.
     """
     if reader not in get_args(ReaderName):
         raise UsageError(f"reader {reader!r}: expected auto, zarr or tensorstore")
     if reader != "auto" and store.format != "zarr":
         raise UsageError(f"reader {reader!r} reads Zarr caches, and this one is {store.format}: leave the reader out")
-    installed = find_spec("tensorstore") is not None
-    if reader == "tensorstore" and not installed:
-        raise UsageError("reader 'tensorstore': not installed here: pip install 'featcache[fast]'")
-    if reader == "zarr" or store.format != "zarr" or not installed:
+    if reader == "tensorstore":
+        require_extra("fast", "the reader 'tensorstore'")
+    if reader == "zarr" or store.format != "zarr" or not is_installed("tensorstore"):
         return store
     return TensorstoreReader(cast("ZarrStore", store))
 

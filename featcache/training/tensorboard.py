@@ -6,10 +6,9 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
-from featcache.core.errors import UsageError
+from featcache.core.extras import require_extra
 from featcache.training.history import Epoch
 
 FOLDER = "tensorboard"
@@ -17,9 +16,8 @@ SCALARS = ("loss", "accuracy", "val_loss", "val_accuracy", "lr")
 
 
 def refuse_missing() -> None:
-    """Raise UsageError where logs cannot be written."""
-    if find_spec("tensorboardX") is None:
-        raise UsageError("--tensorboard needs tensorboardX: pip install 'featcache[tensorboard]'")
+    """Raise MissingPackageError where logs cannot be written."""
+    require_extra("tensorboard", "a TensorBoard log")
 
 
 class EventLog:

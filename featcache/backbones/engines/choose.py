@@ -14,9 +14,10 @@ from featcache.backbones.engines.batches import check_batch_rows, is_out_of_memo
 from featcache.backbones.engines.calibrate import BatchSize, calibrate, key_of, recall, remember
 from featcache.backbones.engines.contract import Engine
 from featcache.backbones.engines.keras_engine import KerasEngine, has_accelerator
-from featcache.backbones.engines.openvino_engine import INSTALL, OpenvinoEngine, is_installed
+from featcache.backbones.engines.openvino_engine import OpenvinoEngine
 from featcache.backbones.network import Network
 from featcache.core.errors import BackboneError, nearest
+from featcache.core.extras import install_line, is_installed
 from featcache.core.machine import usable_cores
 
 ENGINES = ("auto", "keras", "openvino")
@@ -114,8 +115,8 @@ def open_engine(
 
     Raises
     ------
-    BackboneError : an unknown engine, one that is not installed or does not compute this network as Keras does, or a
-        batch size below 1.
+    MissingPackageError : the engine that was named is not installed.
+    BackboneError : an unknown engine, one that does not compute this network as Keras does, or a batch size below 1.
     """
     if engine not in ENGINES:
         raise BackboneError(f"there is no engine {engine!r}: {nearest(engine, ENGINES)}")
@@ -164,7 +165,7 @@ def _against_openvino(network: Network) -> str:
         return "it has an accelerator"
     if (precision := network.cuts[0].precision) != "float32":
         return f"openvino does not compute in {precision}"
-    return "" if is_installed() else f"several times quicker: {INSTALL}"
+    return "" if is_installed("openvino") else f"OpenVINO is several times faster: {install_line('openvino')}"
 
 
 def _openvino(network: Network, memory: Path | None) -> Engine:

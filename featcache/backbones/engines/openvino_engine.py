@@ -8,7 +8,6 @@ when the next one reads it. Pixels go in as bytes: preprocessing is the graph's 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +21,13 @@ from featcache.backbones.engines.batches import batches, check_batch_rows, check
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import Network
 from featcache.core.errors import BackboneError
+from featcache.core.extras import require_extra
 from featcache.core.machine import usable_cores
 from featcache.core.offline import without_telemetry
 
 if TYPE_CHECKING:
     import keras
 
-INSTALL = "pip install 'featcache[openvino]'"
 _WAITING = 2
 """Requests a core: one that is computed and one that waits, so that no core does."""
 
@@ -37,11 +36,6 @@ def import_openvino() -> Any:
     """The `openvino` module, without what it would report to its makers (and keep in the home folder) when imported."""
     without_telemetry()
     return importlib.import_module("openvino")
-
-
-def is_installed() -> bool:
-    """Whether OpenVINO is there; nothing is imported."""
-    return importlib.util.find_spec("openvino") is not None
 
 
 class OpenvinoEngine:
@@ -55,14 +49,14 @@ class OpenvinoEngine:
 
     Raises
     ------
-    BackboneError : OpenVINO is not installed, or cannot compute this network; a batch size below 1.
+    MissingPackageError : OpenVINO is not installed.
+    BackboneError : OpenVINO cannot compute this network; a batch size below 1.
     """
 
     name = "openvino"
 
     def __init__(self, network: Network, batch_rows: int | None = None) -> None:
-        if not is_installed():
-            raise BackboneError(f"the engine openvino is not installed: {INSTALL}, or take --engine keras")
+        require_extra("openvino", "the engine openvino")
         self.feature_shapes: Sequence[tuple[int, ...]] = [cut.feature_shape for cut in network.cuts]
         self._label = network.cuts[0].backbone
         self._size_px = network.cuts[0].input_size_px

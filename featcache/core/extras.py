@@ -1,0 +1,45 @@
+"""Optional packages: which are installed, and the line that installs one.
+
+The base installation reads, verifies and shares caches, trains heads in Gram space and writes reports. Each extra of
+pyproject.toml adds one thing to that.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from featcache.core.errors import MissingPackageError
+
+EXTRAS = {
+    "tensorflow": "tensorflow",
+    "jax": "jax",
+    "torch": "torch",
+    "openvino": "openvino",
+    "fast": "tensorstore",
+    "tensorboard": "tensorboardX",
+    "s3": "obstore",
+    "gs": "obstore",
+    "az": "obstore",
+    "sftp": "paramiko",
+    "share": "cryptography",
+}
+"""{extra: the package that what needs the extra imports}"""
+
+
+def install_line(extra: str) -> str:
+    """The command that installs an extra."""
+    return f"pip install 'featcache[{extra}]'"
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported; it is not imported for that."""
+    return find_spec(package) is not None
+
+
+def require_extra(extra: str, what: str) -> None:
+    """Raise MissingPackageError, with the command that installs it, where the package of an extra is missing.
+
+    what : what requires the package, as the subject of a sentence
+    """
+    if not is_installed(EXTRAS[extra]):
+        raise MissingPackageError(f"{what} requires {EXTRAS[extra]}, which is not installed: {install_line(extra)}")
