@@ -68,7 +68,7 @@ def test_auto_without_openvino(mobilenet, monkeypatch):
 def test_openvino_that_is_not_installed(mobilenet, monkeypatch):
     monkeypatch.setattr("featcache.backbones.engines.openvino_engine.is_installed", lambda: False)
     with pytest.raises(
-        BackboneError, match=r"not installed: pip install 'featcache\[openvino\]', or take --engine keras"
+        BackboneError, match=r"not installed. Run pip install 'featcache\[openvino\]', or set `engine='keras'`"
     ):
         open_engine(mobilenet, "openvino")
 

@@ -297,7 +297,7 @@ def test_a_pulled_state_is_never_gone_on_from(cache: Cache, results: Path, tmp_p
     assert (done.resumed_at, done.resumed_from) == (0, "")
     clean = fit_head(cache, results / "clean", PLAIN, "gram")
     assert result(done.run.folder) == result(clean.run.folder)
-    with pytest.raises(HeadError, match="no finished run of these settings that was made here"):
+    with pytest.raises(HeadError, match="no finished run with these settings was trained here"):
         fit_head(cache, results / "mine", replace(PLAIN, lr=0.5 * PLAIN.lr), "gram", more_epochs=2)
     shutil.copytree(pulled, results / "mine" / f"{done.run.name}.training")
     assert fit_head(cache, results / "mine", PLAIN, "gram", again=True).resumed_at == 0
@@ -339,7 +339,7 @@ def test_patience_that_would_have_ended_a_training_sooner(cache: Cache, results:
 
 def test_more_epochs(cache: Cache, results: Path, whole: Whole) -> None:
     expected = whole(replace(PLAIN, epochs=30))
-    with pytest.raises(HeadError, match="no finished run of these settings that was made here"):
+    with pytest.raises(HeadError, match="no finished run with these settings was trained here"):
         fit_head(cache, results / "grown", PLAIN, more_epochs=10)
     fit_head(cache, results / "grown", PLAIN, "gram")
     fit_head(cache, results / "grown", replace(PLAIN, epochs=20), "gram")

@@ -109,7 +109,7 @@ def _build(
     images, more_remarks = _with_splits(images, rule, known, left_out)
     images, moved = with_edited_splits(images, {} if rule.resplit or rule.counts else edited)
     remarks = [*source.remarks, *remarks, *more_remarks, *said_of_edits(relabelled, moved), *odd_labels(images)]
-    check(images, str(source.folder), "'--resplit'")
+    check(images, str(source.folder), "`resplit=True`")
     return Built(in_order(images), tuple(left_out), (*remarks, *remarks_on(files)))
 
 
@@ -169,7 +169,8 @@ def _refuse_empty_classes(source: Source, candidates: Sequence[Candidate], image
     if empty:
         raise DatasetError(
             f"{source.folder}: no usable image with the label {', '.join(map(repr, sorted(empty)))}: every file of "
-            f"it was left out. Mend the files, or leave the label out: --without {min(empty)}"
+            "it was left out",
+            f"Repair the files, or leave out the label with `without={min(empty)!r}`",
         )
 
 

@@ -3,4 +3,5 @@ from ._explain import Explanation as Explanation, Neighbour as Neighbour, diff a
 from ._extract import Extracted as Extracted, Pass as Pass, extract as extract
 from ._recompute import Recomputed as Recomputed, recompute as recompute, verify_cache as verify_cache
 from ._repair import repair as repair, sweep as sweep
-from .plan import ExtractOptions as ExtractOptions, plan_extraction as plan_extraction
+from .options import ExtractOptions as ExtractOptions
+from .plan import plan_extraction as plan_extraction

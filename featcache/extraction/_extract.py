@@ -22,7 +22,8 @@ from featcache.core.strict_json import read_json
 from featcache.datasets import Dataset, LeftOut
 from featcache.extraction.cache_filler import Counts
 from featcache.extraction.one_pass import Target, extract as extract_rows
-from featcache.extraction.plan import ExtractOptions, Plan, plan_extraction
+from featcache.extraction.options import ExtractOptions
+from featcache.extraction.plan import Plan, plan_extraction
 from featcache.extraction.stage_times import Shares, Stage
 from featcache.sharing import Reached, ask_remotes, remotes_of
 from featcache.store import CACHE_FORMAT, MANIFEST_FILE, CacheWriter, Reach, open_cache, writing

@@ -11,11 +11,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.backbones import Cut, Engine, NetworkSpec, Precision, is_own_name, space_of
+from featcache.backbones import Cut, Engine, NetworkSpec, is_own_name, space_of
 from featcache.core.errors import CacheError, CacheNotFoundError, DatasetError, WeightsError
 from featcache.core.progress import Track, silent
 from featcache.core.project import Project
-from featcache.core.recipe import FeatureSpace, Recipe
+from featcache.core.recipe import FeatureSpace, Precision, Recipe
 from featcache.datasets import LabelledImage, current_dataset
 from featcache.extraction.plan import network_for
 from featcache.extraction.rendering import render_views
@@ -107,10 +107,10 @@ def network_of(
     random = re.fullmatch(r"random-([0-9]{1,18})", made_with)
     source = weights or ("random" if random else made_with)
     if weights is None and source not in ("imagenet", "random", ""):  # pixels have none
-        raise WeightsError(f"made with the weights file {made_with}: say where it is with --weights PATH")
+        raise WeightsError(f"made with the weights file {made_with}", "Say where it is with `weights=PATH`")
     known = not is_own_name(space.backbone)
     if not known and weights is None:
-        raise WeightsError(f"made with the model {space.backbone}: say where its file is with --weights PATH")
+        raise WeightsError(f"made with the model {space.backbone}", "Say where its file is with `weights=PATH`")
     spec = NetworkSpec(
         model=space.backbone if known else source,
         weights=source if known else "imagenet",

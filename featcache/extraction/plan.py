@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
 from featcache.backbones import (
     CALIBRATION_FILE,
@@ -15,7 +14,6 @@ from featcache.backbones import (
     Cut,
     NetworkSpec,
     OnEvent,
-    Precision,
     available,
     identify,
     load_network,
@@ -28,58 +26,12 @@ from featcache.backbones import (
 from featcache.core.errors import DatasetError, WeightsError
 from featcache.core.offline import offline
 from featcache.core.progress import Track, silent
-from featcache.core.project import Project, StorageSection, changed, command
+from featcache.core.project import Project, StorageSection, changed, init_call
 from featcache.core.recipe import Recipe, cache_digest, cache_name
 from featcache.datasets import Dataset, LeftOut, check, current_dataset, plan_views
+from featcache.extraction.options import ExtractOptions
 from featcache.extraction.rows import rows_of
 from featcache.store import Row
-
-
-@dataclass(frozen=True)
-class ExtractOptions:
-    """What to extract; see `featcache extract --help`. None, or what is not given, means: as featcache.toml says.
-
-    layers : one cache each; none means the backbone's last feature map
-    engine, batch_rows : how it is computed, which decides no value; see `featcache.backbones.engines.choose`
-    storage : fields of [storage]
-    reuse_from : folders of caches, besides the project's own, that rows may be copied from
-    no_remote : whether remotes are left alone, which else are asked before anything is computed
-    offline : whether no network is used, for weights neither
-    """
-
-    weights: str = "imagenet"
-    weights_seed: int = 0
-    input_size_px: int | None = None
-    preprocessing: str | None = None
-    layers: Sequence[str] = ()
-    pooling: str = "none"
-    precision: Precision = "float32"
-    unsafe: bool = False
-    engine: str = "auto"
-    batch_rows: int | None = None
-    views: Mapping[str, Any] = field(default_factory=dict)
-    augmentation: Mapping[str, Any] = field(default_factory=dict)
-    storage: Mapping[str, Any] = field(default_factory=dict)
-    reuse_from: Sequence[Path] = ()
-    no_remote: bool = False
-    offline: bool = False
-    allow_nonfinite: bool = False
-    check_bytes: bool = False
-    strict: bool = False
-
-    def network(self, model: str) -> NetworkSpec:
-        """The network that `model` is to be."""
-        return NetworkSpec(
-            model=model,
-            weights=self.weights,
-            weights_seed=self.weights_seed,
-            input_size_px=self.input_size_px,
-            preprocessing=self.preprocessing,
-            layers=tuple(self.layers),
-            pooling=self.pooling,
-            precision=self.precision,
-            unsafe=self.unsafe,
-        )
 
 
 @dataclass(frozen=True)
@@ -154,7 +106,7 @@ def plan_extraction(
         for number, cut in enumerate(cuts):
             recipe = Recipe(space_of(cut, storage.dtype, wanted.resize), augmentation)
             if cut.dtype == pixels.DTYPE and "dtype" in options.storage:
-                pixels.refuse(["--dtype"])
+                pixels.refuse(["dtype"])
             plans.append(Plan(dataset, left_out, cut, number, recipe, views, storage, project.cache_folder, engine))
     return plans
 
@@ -166,8 +118,8 @@ def _refuse_download(model: str, weights: str) -> None:
     backbone = registry.get(model)
     if available(backbone) == "download":
         raise WeightsError(
-            f"{backbone.name}: the ImageNet weights are not on this machine, and --offline allows no download: leave "
-            "it out, or name a file with --weights PATH"
+            f"{backbone.name}: the ImageNet weights are not on this machine, and `offline` allows no download",
+            "Leave it out, or name a file with `weights=PATH`",
         )
 
 
@@ -198,7 +150,7 @@ def network_for(
 def _refuse_untrainable(project: Project, dataset: Dataset, left_out: Sequence[LeftOut]) -> None:
     """Say before the long work, not behind it, what no head could be trained on."""
     try:
-        check(dataset.images, str(project.dataset_file), repr(command("init", "--resplit", into=project.folder)))
+        check(dataset.images, str(project.dataset_file), init_call(into=project.folder, resplit=True))
     except DatasetError as error:
         if not left_out:
             raise

@@ -220,4 +220,4 @@ def _open(place: Place) -> Store:
 def refuse_missing(package: str, extra: str, what: str) -> None:
     """Raise UsageError with the command that installs an optional package, where it is missing."""
     if find_spec(package) is None:
-        raise UsageError(f"{what} {package}, which is not installed here: pip install 'featcache[{extra}]'")
+        raise UsageError(f"{what} {package}, which is not installed", f"Run pip install 'featcache[{extra}]'")

@@ -19,7 +19,7 @@ SCALARS = ("loss", "accuracy", "val_loss", "val_accuracy", "lr")
 def refuse_missing() -> None:
     """Raise UsageError where logs cannot be written."""
     if find_spec("tensorboardX") is None:
-        raise UsageError("--tensorboard needs tensorboardX: pip install 'featcache[tensorboard]'")
+        raise UsageError("`tensorboard` needs tensorboardX", "Run pip install 'featcache[tensorboard]'")
 
 
 class EventLog:

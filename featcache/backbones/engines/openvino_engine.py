@@ -62,7 +62,7 @@ class OpenvinoEngine:
 
     def __init__(self, network: Network, batch_rows: int | None = None) -> None:
         if not is_installed():
-            raise BackboneError(f"the engine openvino is not installed: {INSTALL}, or take --engine keras")
+            raise BackboneError("the engine openvino is not installed", f"Run {INSTALL}, or set `engine='keras'`")
         self.feature_shapes: Sequence[tuple[int, ...]] = [cut.feature_shape for cut in network.cuts]
         self._label = network.cuts[0].backbone
         self._size_px = network.cuts[0].input_size_px
@@ -115,14 +115,14 @@ def _converted(network: Network) -> Any:
     if cut.precision != "float32":
         raise BackboneError(f"{cut.backbone}: the engine openvino computes in float32, not in {cut.precision}")
     if (backend := import_keras().backend.backend()) != "tensorflow":
-        raise BackboneError(f"the engine openvino needs Keras on TensorFlow, not on {backend}: take --engine keras")
+        raise BackboneError(f"the engine openvino needs Keras on TensorFlow, not on {backend}", "Set `engine='keras'`")
     try:
         graph, names = _read(network.model)
         return _with_preprocessing(graph, names, cut.preprocessing)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, OSError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise BackboneError(
-            f"{cut.backbone}: OpenVINO cannot convert this network ({reason[0]:.200}): take --engine keras"
+            f"{cut.backbone}: OpenVINO cannot convert this network ({reason[0]:.200})", "Set `engine='keras'`"
         ) from error
 
 
