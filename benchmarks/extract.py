@@ -31,10 +31,11 @@ from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import Network, NetworkSpec, load_network
 from featcache.backbones.preprocess import preprocess
 from featcache.core.project import Project
-from featcache.datasets._init import InitOptions, init
+from featcache.datasets._init import init
+from featcache.datasets.options import InitOptions
 from featcache.extraction._extract import extract
 from featcache.extraction._recompute import verify_cache
-from featcache.extraction.plan import ExtractOptions
+from featcache.extraction.options import ExtractOptions
 from featcache.synthetic.drawing import write_cells
 
 SIZE_PX, VIEWS = 224, 5

@@ -19,13 +19,14 @@ import pandas as pd
 
 from featcache.backbones.network import NetworkSpec
 from featcache.core.project import find_project
-from featcache.datasets._init import InitOptions, init
+from featcache.datasets._init import init
+from featcache.datasets.options import InitOptions
 from featcache.extraction._extract import extract
-from featcache.extraction.plan import ExtractOptions
+from featcache.extraction.options import ExtractOptions
 from featcache.heads._fit_head import fit_head
 from featcache.heads.config import HeadConfig
-from featcache.networks._fit_scratch import ScratchOptions, fit_scratch
-from featcache.networks.config import from_recipe
+from featcache.networks._fit_scratch import fit_scratch
+from featcache.networks.config import ScratchOptions, from_recipe
 from featcache.store.cache import open_cache
 from featcache.training.runs import PREDICTIONS_FILE, Run
 

@@ -19,9 +19,10 @@ import numpy as np
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import NetworkSpec
 from featcache.core.project import Project, find_project
-from featcache.datasets._init import InitOptions, init
-from featcache.networks._fit_scratch import MODEL_FILE, ScratchOptions, fit_scratch
-from featcache.networks.config import ScratchConfig, from_recipe
+from featcache.datasets._init import init
+from featcache.datasets.options import InitOptions
+from featcache.networks._fit_scratch import MODEL_FILE, fit_scratch
+from featcache.networks.config import ScratchConfig, ScratchOptions, from_recipe
 from featcache.store.catalog import find_cache
 
 SIDE = 48

@@ -29,9 +29,10 @@ from featcache.datasets.manifest import Dataset, LabelledImage
 from featcache.remotes.urls import open_remote
 from featcache.sharing.bundle import parcel_of_cache
 from featcache.sharing.catalog import find
+from featcache.sharing.options import Part
 from featcache.sharing.receive import pull
 from featcache.sharing.send import push
-from featcache.sharing.subset import Part, pull_part
+from featcache.sharing.subset import pull_part
 from featcache.sharing.transfer import THREADS
 from featcache.store.cache import Cache, open_cache
 from featcache.store.tables import Row

@@ -14,11 +14,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from featcache.backbones import STUDY, Backbone, NetworkSpec, Precision, registry
+from featcache.backbones import STUDY, Backbone, NetworkSpec, registry
 from featcache.core.errors import ProjectError, UsageError, nearest
 from featcache.core.files import resolved
 from featcache.core.progress import Progress
 from featcache.core.project import FoldersSection, Project, Settings, find_project
+from featcache.core.recipe import Precision
 from featcache.core.shown import shown
 from featcache.datasets import GENERATED_PER_CLASS, InitOptions, collect, init as init_project
 from featcache.extraction import (
@@ -59,6 +60,8 @@ from featcache.sharing import (
 )
 from featcache.store import Cache, Verified, convert as convert_cache, open_cache as open_folder
 from featcache.training import Run, is_finished, with_current_labels
+
+Split = Literal["train", "val", "test"]
 
 __all__ = [
     "Report",
@@ -169,7 +172,7 @@ def extract(
     weights: str = "imagenet",
     weights_seed: int = 0,
     input_size_px: int | None = None,
-    preprocessing: str | None = None,
+    preprocessing: Literal["model", "caffe", "tf", "torch", "lite0", "rescale", "none"] | None = None,
     layers: Sequence[str] = (),
     pooling: Literal["none", "avg", "max"] = "none",
     precision: Precision = "float32",
@@ -655,11 +658,11 @@ def pull(
     remote: str | None = None,
     project: Project | None = None,
     to: str | Path | None = None,
-    split: str | Sequence[str] = (),
+    split: Split | Sequence[Split] = (),
     classes: Sequence[str] = (),
     images: Sequence[str] = (),
-    pooling: str = "",
-    dtype: str = "",
+    pooling: Literal["", "avg", "max"] = "",
+    dtype: Literal["", "float16"] = "",
     require_signed: bool = False,
     trusted: str | Path | None = None,
     allow_older: bool = False,
@@ -692,7 +695,7 @@ def pull(
     if project is None and to is None:
         raise UsageError("pull: there is no project here: name a folder with to")
     target = resolve(name, project, remote=remote)
-    splits = (split,) if isinstance(split, str) else tuple(split)
+    splits: tuple[Split, ...] = (split,) if isinstance(split, str) else tuple(split)
     part = Part(splits, tuple(classes), tuple(images), pooling=pooling, dtype=dtype)
     file = Path(trusted) if trusted is not None else None
     done = pull_target(

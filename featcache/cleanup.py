@@ -60,7 +60,9 @@ def find_removable(folder: Path, names: Sequence[str], *, force: bool = False) -
                 f"{name!r:.200} could be {', '.join(entry.folder.name for entry in meant)}: name one of them"
             )
         if _in_use(meant[0].folder) and not force:
-            raise CacheError(f"{meant[0].folder.name}: a process is writing it now: stop that first, or use --force")
+            raise CacheError(
+                f"{meant[0].folder.name}: a process is writing this cache", "Stop it first, or set `force=True`"
+            )
         found[meant[0].folder] = Removable(meant[0].folder, meant[0].problem or "finished", size_of(meant[0].folder))
     return [item for cache in found.values() for item in (cache, *_kernels_of(cache.path))]
 

@@ -37,7 +37,7 @@ def _made_before(folder: Path) -> Initialised | None:
         return None
     project = find_project(folder)
     if project.settings.dataset.source != GENERATED_FOLDER:
-        raise ProjectError(f"{folder}: holds a project of other images: name a new folder, 'featcache demo FOLDER'")
+        raise ProjectError(f"{folder}: holds a project of other images", "Name a new folder: 'featcache demo FOLDER'")
     if not (folder / DATASET_FILE).exists():
         return None
     dataset = read_dataset(project.dataset_file, project.images_folder)

@@ -65,7 +65,8 @@ from featcache.remotes.urls import open_remote
 from featcache.reporting import figures
 from featcache.sharing.bundle import parcel_of_cache
 from featcache.sharing.catalog import find
-from featcache.sharing.subset import Part, pull_part
+from featcache.sharing.options import Part
+from featcache.sharing.subset import pull_part
 from featcache.store import ledger, tables
 from featcache.store.cache import open_cache
 from featcache.store.tables import images_in

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import cv2
@@ -22,9 +22,10 @@ from conftest import EXTRACT, FEATCACHE, Made, Run, contents, run_command
 import featcache
 from featcache.backbones.preprocess import MODES
 from featcache.backbones.registry import STUDY
-from featcache.cli import COMMANDS, cli, options
+from featcache.cli import COMMANDS, cli
 from featcache.cli.options import named_models
 from featcache.core.errors import BackboneError
+from featcache.core.recipe import Preprocessing
 
 ROOT = Path(__file__).parents[1]
 RUN_FILES = {
@@ -177,7 +178,7 @@ def test_all_models_are_those_of_the_study_and_wrong_names_are_said_at_once() ->
 
 
 def test_the_preprocessings_on_offer_are_those_there_are() -> None:
-    assert set(options.MODES) == set(MODES)
+    assert set(get_args(Preprocessing)) == set(MODES)
 
 
 def test_json_of_several_models_is_a_list(project: Path, run: Run) -> None:
@@ -241,8 +242,8 @@ def test_models_at_hand_and_the_layers_of_one(run: Run, tmp_path: Path, monkeypa
     layers = run("models", "mobilenetv2", "--layers", "--input-size", "64", "--json", cwd=tmp_path).value
     assert layers[-1] == {"name": "out_relu", "shape": [2, 2, 1280]}
     assert run("models", "mobilenetv2", "--layers", cwd=tmp_path).out.splitlines()[1].split() == ["Conv1", "112x112x32"]
-    assert "--layers lists those of one network" in run("models", "--layers", cwd=tmp_path).error
-    assert "--input-size and --unsafe go with --layers" in run("models", "--unsafe", cwd=tmp_path).error
+    assert "--layers needs the NAME of a network" in run("models", "--layers", cwd=tmp_path).error
+    assert "--input-size and --unsafe need --layers" in run("models", "--unsafe", cwd=tmp_path).error
     assert "did you mean vgg1" in run("models", "vgg17", cwd=tmp_path).error
 
 
@@ -289,7 +290,7 @@ def test_the_main_job(made: Made, tmp_path: Path, run: Run) -> None:
     before = contents(cache)
     again = run_command(*EXTRACT, cwd=project)
     assert (again.code, again.err) == (0, "")
-    assert "all 72 rows are there, nothing to compute" in again.out
+    assert "all 72 rows are cached, nothing to compute" in again.out
     assert contents(cache) == before
     assert (cache / "manifest.json").stat().st_mtime_ns == (made.cache / "manifest.json").stat().st_mtime_ns
 
@@ -303,7 +304,7 @@ def test_the_main_job(made: Made, tmp_path: Path, run: Run) -> None:
     assert json.loads((folder / "metrics.json").read_text())["epochs"] == 3
 
     there = run("fit-head", "--epochs", "3", cwd=project)
-    assert "this very run is there already; --again trains it anew" in there.out
+    assert "this run exists already; --again trains it again" in there.out
     metrics = (folder / "metrics.json").read_bytes()
     predictions = (folder / "predictions.csv").read_bytes()
     anew = run("fit-head", "--epochs", "3", "--again", "--json", cwd=project).value

@@ -92,7 +92,7 @@ def test_verify_of_a_damaged_cache(run: Run, project: Path, made: Made, name: st
     for names in ((), (cache.name,), ("mobile",), (f"cache/{cache.name}",)):
         out = found_wrong(unchanged(run, project, "verify", *names))
         assert f"{cache.name}: DAMAGED\n  {name}: " in out
-        assert f"'featcache verify {cache.name} --repair' makes again what is damaged" in out
+        assert f"'featcache verify {cache.name} --repair' repairs it" in out
         ran = unchanged(run, project, "verify", *names, "--recompute", "3", "--json")
         value = json.loads(found_wrong(ran))
         (value,) = value if not names else [value]
@@ -116,7 +116,7 @@ def test_one_damaged_cache_does_not_hide_the_others(run: Run, project: Path, mad
 def test_recompute_with_a_real_network(run: Run, project: Path, made: Made) -> None:
     ran = unchanged(run, project, "verify", "--recompute", "5", "--seed", "1")
     assert ran.code == 0, ran.err
-    assert "5 rows computed again agree; at most " in ran.out
+    assert "5 rows computed again agree: at most " in ran.out
     value = unchanged(run, project, "verify", "mobile", "--recompute", "500", "--json").value
     assert value["recomputed"]["rows"] == list(range(72))
     assert value["recomputed"]["deviating"] == []
@@ -138,7 +138,7 @@ def test_recompute_finds_a_value_whose_digests_all_fit(run: Run, project: Path, 
     assert verify(folder).sound
     assert run("verify", cwd=project).code == 0
     out = found_wrong(unchanged(run, project, "verify", "--recompute", "72"))
-    assert "1 of 72 rows computed again are NOT what the cache holds: [40]" in out
+    assert "1 of 72 rows computed again DIFFER from the cache: [40]" in out
     value = json.loads(found_wrong(run("verify", "mobile", "--recompute", "72", "--json", cwd=project)))
     assert (value["sound"], value["recomputed"]["deviating"]) == (True, [40])
     assert value["recomputed"]["largest_deviation"] > 1
@@ -217,7 +217,7 @@ def test_convert_says_how_many_rows_are_faint(run: Run, tmp_path: Path) -> None:
     cache = make_cache(tmp_path, dataset(30), fake_features(30, (5,)) * np.float32(1e-7))
     ran = run("convert", str(cache.folder), "--dtype", "float16", cwd=tmp_path)
     assert ran.code == 0, ran.err
-    assert "rows hold only tiny values, of which float16 keeps few digits: use float32" in ran.out
+    assert "rows hold only tiny values, which float16 stores with few digits: use float32" in ran.out
     large = make_cache(tmp_path, dataset(30), fake_features(30, (5,)) * np.float32(1e6), seed=1)
     before = contents(tmp_path)
     refused = run("convert", str(large.folder), "--dtype", "float16", cwd=tmp_path)
@@ -299,10 +299,10 @@ def test_a_provenance_of_nonsense_is_printed_harmlessly(run: Run, project: Path,
 def test_explain_and_dry_run_say_what_extract_does(run: Run, project: Path, made: Made) -> None:
     name = made.cache.name
     hit = unchanged(run, project, "explain", *EXTRACT[1:])
-    assert f"{name}: hit: all 72 rows are there, nothing to compute" in hit.out
+    assert f"{name}: hit: all 72 rows are cached, nothing to compute" in hit.out
     assert (
         unchanged(run, project, *EXTRACT, "--dry-run").out
-        == f"{name}: hit: all 72 rows are there, nothing to compute\n"
+        == f"{name}: hit: all 72 rows are cached, nothing to compute\n"
     )
     more = ("--views", "5", "--format", "hdf5")
     value = unchanged(run, project, *EXTRACT, *more, "--dry-run", "--json").value
@@ -314,7 +314,7 @@ def test_explain_and_dry_run_say_what_extract_does(run: Run, project: Path, made
     assert {key: told[key] for key in value} == value
     assert [neighbour["name"] for neighbour in told["neighbours"]] == [name]
     said = unchanged(run, project, "explain", *EXTRACT[1:], "--seed", "4").out
-    assert f"not {name}: augmentation.seed is 0 there, 4 here" in said
+    assert f"differs from {name}: augmentation.seed is 0 there, 4 here" in said
     done = run(*EXTRACT, *more, "--json", cwd=project).value
     assert (done["cache"], done["computed"], done["copied"]) == (value["name"], 16, 72)
     assert (done["format"], done["copied_from"]) == ("hdf5", [name])

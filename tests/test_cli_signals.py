@@ -102,7 +102,7 @@ def test_an_interrupted_extract_goes_on_where_it_stopped(
     process = start(FEATCACHE, *LONG, cwd=project)
     wait_until(lambda: ledger_lines(project) > 0, process)
     process.send_signal(number)
-    said = message(process, "interrupted: finishing what is in hand; once more ends it at once")
+    said = message(process, "interrupted: finishing the current step; interrupt again to stop at once")
     assert said.startswith("interrupted; what was finished is kept")
     unfinished(project, run)
     there = ledger_lines(project) * SHARD
@@ -163,7 +163,7 @@ def test_an_interrupted_fit_head_goes_on(made: Made, tmp_path: Path, run: Run, n
     process = start(FEATCACHE, "fit-head", "--epochs", "100000000", "--hidden", "8", "--lr", "1e-6", cwd=project)
     wait_until(lambda: any(project.glob("results/*.training/history.csv")), process)
     process.send_signal(number)
-    said = message(process, "interrupted: finishing what is in hand; once more ends it at once")
+    said = message(process, "interrupted: finishing the current step; interrupt again to stop at once")
     assert said.startswith("interrupted")
     (left,) = (project / "results").iterdir()
     assert {path.name for path in left.iterdir() if path.suffix in (".json", ".npz")} == {"config.json", "state.npz"}

@@ -101,7 +101,7 @@ def test_a_class_without_a_usable_file_is_refused(tmp_path: Path) -> None:
     class_folders(tmp_path, a=6)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "1.png").write_text("no image")
-    with pytest.raises(DatasetError, match=r"no usable image with the label 'b'.*--without b"):
+    with pytest.raises(DatasetError, match=r"no usable image with the label 'b'.*`without='b'`"):
         build(find_images(tmp_path))
 
 
@@ -285,7 +285,7 @@ def test_a_val_split_taken_from_train_stays_when_images_are_added(tmp_path: Path
 @pytest.mark.parametrize(("present", "absent"), [(("train", "val"), "test"), (("val", "test"), "train")])
 def test_a_missing_split_is_refused_with_what_to_do(tmp_path: Path, present: tuple[str, ...], absent: str) -> None:
     source = find_images(split_folders(tmp_path, *present))
-    with pytest.raises(DatasetError, match=f"the split '{absent}' has no images.*'--resplit' makes"):
+    with pytest.raises(DatasetError, match=f"the split '{absent}' has no images.*`resplit=True` makes"):
         build(source)
     assert {image.split for image in build(source, SplitRule(resplit=True)).images} == set(SPLITS)
 

@@ -131,7 +131,7 @@ def test_split_folders_without_classes_are_no_classes(tmp_path: Path, names: tup
 )
 def test_folders_that_are_named_for_anything_but_a_class_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
     put(tmp_path, *(f"{name}/{number}.jpg" for name in names for number in range(3)))
-    with pytest.raises(DatasetError, match=r"are hardly classes|hold no class folders"):
+    with pytest.raises(DatasetError, match=r"do not look like names of classes|hold no class folders"):
         find_images(tmp_path)
 
 
@@ -142,7 +142,7 @@ def test_which_level_is_the_class_is_asked_where_all_hold_the_same_folders(
     for number in range(4):
         put(tmp_path, *(f"{outer}{number}/{name}/{number}{name}.png" for name in ("all", "hem")[: 1 + (number > 0)]))
     with pytest.raises(
-        DatasetError, match=r"which folders are the classes\?.*\(all, hem\).*--class-level 2 for all, hem"
+        DatasetError, match=r"which folders are the classes\?.*\(all, hem\).*`class_level=2` for all, hem"
     ):
         find_images(tmp_path)
     source = find_images(tmp_path, DatasetSection(class_level=2))
@@ -153,7 +153,7 @@ def test_which_level_is_the_class_is_asked_where_all_hold_the_same_folders(
 
 def test_a_workbook_beside_the_images_is_named(tmp_path: Path) -> None:
     put(tmp_path, "images/1.png", "labels.xlsx")
-    with pytest.raises(DatasetError, match=r"images are hardly.* labels\.xlsx may hold labels: save the sheet as 'CSV"):
+    with pytest.raises(DatasetError, match=r"labels\.xlsx may hold labels: save the sheet as 'CSV"):
         find_images(tmp_path)
 
 
@@ -220,7 +220,7 @@ def test_yolo_and_labelme_are_refused_by_name(tmp_path: Path) -> None:
         put(tmp_path, f"yolo/images/{split}/1.jpg", f"labelme/{split}/1.jpg")
         put_list(tmp_path / "yolo" / "labels" / split / "1.txt", "0 .5 0.5 0.25 1")
         put_list(tmp_path / "labelme" / split / "1.json", '{"shapes": [], "imagePath": "1.jpg"}')
-    for name, said in (("yolo", "as YOLO writes"), ("labelme", "annotations of labelme")):
+    for name, said in (("yolo", "in the YOLO format"), ("labelme", "annotations of labelme")):
         with pytest.raises(DatasetError, match=said):
             find_images(tmp_path / name)
 

@@ -42,7 +42,7 @@ def test_boxes_are_read_whatever_their_columns_are_called(tmp_path: Path, column
 def test_columns_that_look_like_a_box_and_are_none_are_not_ignored(tmp_path: Path, columns: str) -> None:
     put(tmp_path, "1.png")
     path = put_list(tmp_path / "l.csv", f"path,label,{columns}", "1.png,a" + ",5" * (columns.count(",") + 1))
-    with pytest.raises(DatasetError, match=r"look like a box, but not like all of one: .*--box-columns"):
+    with pytest.raises(DatasetError, match=r"look like a part of a box.*`box_columns="):
         find_images(path)
     assert [c.box for c in find_images(path, DatasetSection(box_columns=("none",))).candidates] == [None]
 
@@ -55,7 +55,7 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     assert found(source) == {("1.png", "z", "test", "p1")}
     assert source.candidates[0].box == BOX
     wide = DatasetSection(**named, box_columns=("a", "b", "width", "d"))
-    with pytest.raises(DatasetError, match=r"no column 'width' \(--box-columns\); found path, scan, kind"):
+    with pytest.raises(DatasetError, match=r"no column 'width' \(`box_columns`\); found path, scan, kind"):
         find_images(path, wide)
 
 
@@ -107,7 +107,7 @@ def test_a_column_of_fold_numbers_makes_no_splits_and_that_is_said(tmp_path: Pat
     assert {c.split for c in source.candidates} == {""}
     assert source.remarks == ["the column fold holds numbers and not train, val and test: it makes no splits"]
     path = put_list(tmp_path / "l.csv", "path,label,split", "1.png,a,0")
-    with pytest.raises(DatasetError, match="--split-column none takes no splits from the list"):
+    with pytest.raises(DatasetError, match="Set `split_column='none'` to ignore the splits of the list"):
         find_images(path)
     assert len(find_images(path, DatasetSection(split_column="none")).candidates) == 1
 

@@ -261,7 +261,7 @@ def test_read_dataset_says_what_is_wrong_and_where(tmp_path: Path, content: str 
 
 
 def test_read_csv_of_no_file_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no such file; 'featcache init --into "):
+    with pytest.raises(DatasetError, match=r"no such file. `featcache.init\(into="):
         read_csv(tmp_path / "dataset.csv")
     with pytest.raises(DatasetError, match="cannot be read"):
         read_csv(tmp_path)
@@ -303,11 +303,11 @@ def test_check_takes_a_good_set() -> None:
     [
         ([], ["no usable image"]),
         (spread("x"), ["all images have the label 'x'", "at least two classes"]),
-        (spread(splits=("train", "val")), ["the split 'test' has no images", "--resplit"]),
-        (spread()[:-1], ["the split 'test' has no images of y", "--resplit"]),
+        (spread(splits=("train", "val")), ["the split 'test' has no images", "resplit=True"]),
+        (spread()[:-1], ["the split 'test' has no images of y", "resplit=True"]),
         (
             [*spread(), image("one", "x", "train", "gü"), image("two", "x", "test", "gü")],
-            ["1 groups stand in several splits ('gü' in test and train)", "--resplit"],
+            ["1 groups stand in several splits ('gü' in test and train)", "resplit=True"],
         ),
     ],
 )
@@ -320,7 +320,7 @@ def test_check_says_what_is_wrong_and_what_to_do(images: list[LabelledImage], me
 def test_check_does_not_offer_new_splits_where_they_do_not_help() -> None:
     with pytest.raises(DatasetError) as caught:
         check(spread("x", ("train",)), "here")
-    assert "--resplit" not in str(caught.value)
+    assert "resplit" not in str(caught.value)
 
 
 def test_labels_that_look_like_formulas_or_like_nothing_survive(tmp_path: Path) -> None:

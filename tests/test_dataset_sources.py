@@ -394,7 +394,7 @@ def test_voc_without_labels_takes_the_objects_names(tmp_path: Path) -> None:
 
 def test_voc_object_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
     voc(tmp_path, {"1": annotation(WBC, ("RBC", "1", "1", "9", "9"))}, "1.jpg,a")
-    with pytest.raises(DatasetError, match=r"no object is named 'cell'; found WBC \(1\), RBC \(1\).*--voc-object"):
+    with pytest.raises(DatasetError, match=r"no object is named 'cell'; found WBC \(1\), RBC \(1\).*`voc_object`"):
         find_images(tmp_path, DatasetSection(voc_object="cell"))
 
 

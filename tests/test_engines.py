@@ -115,7 +115,7 @@ def test_a_network_that_openvino_cannot_convert():
     inputs = keras.Input((32, 32, 3))
     spectrum = keras.layers.Lambda(lambda x: keras.ops.linalg.qr(x)[0])(inputs)
     cut = Cut("odd", "qr", 32, "tf", "none", "random-0", "0" * 64, (32, 32, 3))
-    with pytest.raises(BackboneError, match=r"odd: OpenVINO cannot convert this network .*take --engine keras"):
+    with pytest.raises(BackboneError, match=r"odd: OpenVINO cannot convert this network .*Set `engine='keras'`"):
         OpenvinoEngine(Network(keras.Model(inputs, [spectrum]), (cut,)))
 
 

@@ -14,7 +14,7 @@ from featcache.backbones import imagenet
 from featcache.core.errors import WeightsError
 from featcache.extraction import plan
 from featcache.extraction._extract import extract
-from featcache.extraction.plan import ExtractOptions
+from featcache.extraction.options import ExtractOptions
 from featcache.sharing._push import push
 from featcache.sharing.remote import add_remote, open_named
 from featcache.store.cache import Cache, open_cache
@@ -77,5 +77,5 @@ def test_a_remote_that_is_gone_is_said_and_everything_computed(small: Small, pus
 def test_offline_weights_are_not_downloaded(small: Small, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(imagenet, "_download", lambda *_: pytest.fail("the network was used"))
-    with pytest.raises(WeightsError, match="vgg16: the ImageNet weights are not on this machine, and --offline"):
+    with pytest.raises(WeightsError, match="vgg16: the ImageNet weights are not on this machine, and `offline`"):
         extract(small.project, ["vgg16"], options=ExtractOptions(offline=True))

@@ -34,8 +34,8 @@ ROWS = 16 * VIEWS + 8
 """13 shards, the last one short."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SAID = "interrupted; what was finished is kept: the same command goes on from there"
-FINISHING = "interrupted: finishing what is in hand; once more ends it at once"
+SAID = "interrupted: finished work is kept; run the same command again to continue"
+FINISHING = "interrupted: finishing the current step; interrupt again to stop at once"
 
 
 @pytest.fixture(scope="module", params=FORMATS)

@@ -108,9 +108,9 @@ def choose(size: tuple[int, int, int, int], config: HeadConfig, asked: Any) -> C
 @pytest.mark.parametrize("asked", ["gram", "primal", "auto"])
 def test_what_would_fit_is_said_and_fits(half_a_gib: None, asked: Any) -> None:
     size = (20_000, 100, 200_000, 4)
-    with pytest.raises(HeadError, match=r"at most \d+ units \(--hidden \d+\) would fit") as caught:
+    with pytest.raises(HeadError, match=r"This would fit: `hidden=\(\d+,\)` or fewer units") as caught:
         choose(size, HeadConfig(), asked)
-    most = int(re.findall(r"--hidden (\d+)", str(caught.value))[0])
+    most = int(re.findall(r"hidden=\((\d+),\)", str(caught.value))[0])
     assert 1 <= most < 256
     solver: Any = re.findall(r"the (\w+) solver", str(caught.value))[0]
     assert choose(size, HeadConfig(hidden=(most,)), solver).solver == solver
@@ -120,14 +120,14 @@ def test_what_would_fit_is_said_and_fits(half_a_gib: None, asked: Any) -> None:
 
 def test_the_other_solver_is_named_where_it_would_fit(half_a_gib: None) -> None:
     size = (200_000, 100, 512, 4)
-    with pytest.raises(HeadError, match=r"--solver primal or a first layer of at most \d+ units .* would fit"):
+    with pytest.raises(HeadError, match=r"This would fit: `solver='primal'` or `hidden=\(\d+,\)` or fewer units"):
         choose(size, HeadConfig(), "gram")
     assert choose(size, HeadConfig(), "primal").solver == "primal"
 
 
 def test_features_too_many_for_one_unit_are_to_be_pooled(half_a_gib: None) -> None:
-    with pytest.raises(HeadError, match=r"are free: use pooled features \(featcache extract --pooling\)"):
-        choose_solver(100, 10, n_inputs=100_000_000, n_classes=4, config=HeadConfig(), asked="primal")
+    with pytest.raises(HeadError, match=r"are free. Use pooled features: extract with `pooling='avg'`"):
+        choose((100, 10, 100_000_000, 4), HeadConfig(), "primal")
 
 
 def test_durations() -> None:

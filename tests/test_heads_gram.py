@@ -280,7 +280,7 @@ def test_without_validation_rows_its_measures_are_nan() -> None:
 def test_a_training_that_diverges_is_an_error_with_advice(hidden: tuple[int, ...], lr: float, dtype: str) -> None:
     X, y, X_val, y_val = problem_of()
     config = HeadConfig(hidden, dropout=0.5, lr=lr, epochs=30, scale="none", dtype=dtype)  # type: ignore[arg-type]
-    with pytest.raises(HeadError, match=r"in epoch \d+: the training diverges .*try --lr"):
+    with pytest.raises(HeadError, match=r"in epoch \d+: the training diverges .*Try `lr="):
         in_gram_space(X * 30, y, X_val * 30, y_val, config)
 
 
@@ -364,5 +364,5 @@ def test_a_head_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
-    with pytest.raises(HeadError, match=r"dropout 2.*batch 0.*epochs 0"):
+    with pytest.raises(HeadError, match=r"dropout=2.*batch=0.*epochs=0"):
         HeadConfig(dropout=2, batch=0, epochs=0)

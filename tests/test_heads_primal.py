@@ -295,7 +295,7 @@ def test_a_training_that_diverges_is_an_error_with_advice(
 ) -> None:
     X, y, X_val, y_val = DATA
     config = HeadConfig((16, 8), 0.0, lr=1e30, epochs=30, scale="none", dtype=dtype, optimizer=optimizer)
-    with pytest.raises(HeadError, match=r"in epoch \d+: the training diverges .*try --lr"):
+    with pytest.raises(HeadError, match=r"in epoch \d+: the training diverges .*Try `lr="):
         in_primal_space(config, in_memory(config, (X * 30, y, X_val * 30, y_val)))
     assert keras.config.floatx() == "float32"
 

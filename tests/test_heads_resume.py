@@ -298,7 +298,7 @@ def test_a_pulled_state_is_never_gone_on_from(cache: Cache, results: Path, tmp_p
     assert (done.resumed_at, done.resumed_from) == (0, "")
     clean = fit_head(cache, results / "clean", config=PLAIN, solver="gram")
     assert result(done.run.folder) == result(clean.run.folder)
-    with pytest.raises(HeadError, match="no finished run of these settings that was made here"):
+    with pytest.raises(HeadError, match="no finished run with these settings was trained here"):
         fit_head(cache, results / "mine", config=replace(PLAIN, lr=0.5 * PLAIN.lr), solver="gram", more_epochs=2)
     shutil.copytree(pulled, results / "mine" / f"{done.run.name}.training")
     assert fit_head(cache, results / "mine", config=PLAIN, solver="gram", again=True).resumed_at == 0
@@ -340,7 +340,7 @@ def test_patience_that_would_have_ended_a_training_sooner(cache: Cache, results:
 
 def test_more_epochs(cache: Cache, results: Path, whole: Whole) -> None:
     expected = whole(replace(PLAIN, epochs=30))
-    with pytest.raises(HeadError, match="no finished run of these settings that was made here"):
+    with pytest.raises(HeadError, match="no finished run with these settings was trained here"):
         fit_head(cache, results / "grown", config=PLAIN, more_epochs=10)
     fit_head(cache, results / "grown", config=PLAIN, solver="gram")
     fit_head(cache, results / "grown", config=replace(PLAIN, epochs=20), solver="gram")

@@ -141,7 +141,7 @@ def test_class_weights_are_those_of_scikit_learn() -> None:
 def test_a_learning_rate_far_too_high_is_an_error_with_advice(cache: Cache, scale: Any) -> None:
     for hidden in ((8,), (8, 4)):  # a softmax layer alone is a perceptron, and separates these at any rate
         config = HeadConfig(hidden, 0.5, lr=1e6, scale=scale)
-        with pytest.raises(HeadError, match=r"the loss is .* in epoch \d+: .* at learning rate 1e\+06; try --lr 1"):
+        with pytest.raises(HeadError, match=r"the loss is .* in epoch \d+: .* at learning rate 1e\+06. Try `lr=1"):
             train_head(cache, config, solver="gram")
 
 
@@ -157,7 +157,7 @@ def test_a_split_without_images_is_an_error(tmp_path: Path) -> None:
     whole = [(label, split) for split in ("train", "val", "test") for label in "ab"] * 4
     for split in ("train", "val", "test"):
         cache = cache_of(tmp_path / split, [line for line in whole if line[1] != split])
-        with pytest.raises(HeadError, match=f"the split '{split}' has no images.*--resplit"):
+        with pytest.raises(HeadError, match=f"the split '{split}' has no images.*resplit=True"):
             train_head(cache, replace(CONFIG, batch=1))
 
 
@@ -169,7 +169,7 @@ def test_one_class_is_an_error(tmp_path: Path) -> None:
 
 def test_a_batch_of_more_rows_than_there_are_is_an_error(cache: Cache) -> None:
     n_train = len(cache.numbers("train"))
-    with pytest.raises(HeadError, match=rf"a batch of {n_train + 1} rows is more than the {n_train} .*--batch"):
+    with pytest.raises(HeadError, match=rf"a batch of {n_train + 1} rows is more than the {n_train} .*Set `batch`"):
         train_head(cache, replace(CONFIG, batch=n_train + 1))
     assert len(train_head(cache, replace(CONFIG, batch=n_train, epochs=2), solver="gram").history) == 2
 

@@ -1,8 +1,10 @@
-"""Every command that a message names is one that works as it is printed."""
+"""What messages name exists: arguments and calls in Python, flags and commands at the command line."""
 
 from __future__ import annotations
 
 import ast
+import functools
+import pickle
 import re
 import shlex
 from collections.abc import Iterator
@@ -14,9 +16,12 @@ from conftest import Run
 
 import featcache
 from featcache.cli import COMMANDS, cli
+from featcache.cli.hints import in_flags
+from featcache.core.errors import CacheNotFoundError, RemoteDroppedError, UsageError, WeightsError
 from featcache.synthetic.drawing import write_cells
 
 HINT = re.compile(r"[\"'`](featcache [a-z][^\"'`]*)[\"'`]")
+SPAN = re.compile(r"`([^`\n]+)`")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 OTHERS = {"--no-verify", "--user"}
 """Options of other programs that messages name."""
@@ -36,12 +41,17 @@ def texts(file: Path) -> Iterator[str]:
             yield node.value
 
 
-TEXTS = {
-    (file.relative_to(Path(featcache.__file__).parent).as_posix(), text)
-    for file in Path(featcache.__file__).parent.rglob("*.py")
-    for text in texts(file)
-}
-HINTS = sorted({(file, hint) for file, text in TEXTS for hint in HINT.findall(text)})
+PACKAGE = Path(featcache.__file__).parent
+TEXTS = {(file.relative_to(PACKAGE).as_posix(), text) for file in PACKAGE.rglob("*.py") for text in texts(file)}
+SPANS = sorted(
+    {(file, span) for file, text in TEXTS if file[:4] != "cli/" for span in SPAN.findall(text) if span[:1] != "X"}
+)
+"""Arguments and calls, as the library words them."""
+HINTS = sorted(
+    {(file, hint) for file, text in TEXTS for hint in HINT.findall(text)}
+    | {(file, in_flags(f"`{span}`")[1:-1]) for file, span in SPANS if span.startswith("featcache.")}
+)
+"""Commands, as the command line words them."""
 
 
 def find(words: list[str]) -> tuple[click.Command, list[str]]:
@@ -76,22 +86,73 @@ def test_a_hint_names_a_command_with_all_that_it_needs(file: str, hint: str) -> 
     assert positional <= len(arguments) or any(param.nargs == -1 for param in arguments)
 
 
-def all_options() -> set[str]:
+def all_options() -> list[click.Option]:
     groups = [cli.get_command(click.Context(cli), name) for name in COMMANDS]
-    found = set()
+    found = []
     while groups:
         command = groups.pop()
         assert command is not None
         if isinstance(command, click.Group):
             groups += list(command.commands.values())
-        found |= {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
-    return found | {"--help", "--version"}
+        found += [param for param in command.params if isinstance(param, click.Option)]
+    return found
+
+
+@functools.cache
+def arguments_of_the_library() -> set[str]:
+    """Parameters of its functions and fields of its records."""
+    found = {"repair", "resume", "to"}  # of public functions
+    for file in PACKAGE.rglob("*.py"):
+        if "cli" not in file.relative_to(PACKAGE).parts:
+            for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+                if isinstance(node, ast.arg):
+                    found.add(node.arg)
+                elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                    found.add(node.target.id)
+    return found
 
 
 def test_an_option_that_a_message_names_is_one() -> None:
-    known = all_options() | OTHERS
+    names = {name for option in all_options() for name in (*option.opts, *option.secondary_opts)}
+    known = names | OTHERS | {"--help", "--version"}
     strange = {(file, name) for file, text in TEXTS for name in OPTION.findall(text) if name not in known}
     assert strange == set()
+
+
+def test_only_the_command_line_names_flags() -> None:
+    below = {(file, HINT.sub("", text)) for file, text in TEXTS if not file.startswith("cli/")}
+    assert {(file, name) for file, text in below for name in OPTION.findall(text) if name not in OTHERS} == set()
+
+
+@pytest.mark.parametrize(("file", "span"), SPANS)
+def test_an_argument_in_a_message_is_one_in_python_and_has_a_flag(file: str, span: str) -> None:
+    with click.Context(click.Command("all", params=list(all_options()))):
+        assert "`" not in in_flags(f"`{span}`")
+    call = ast.parse(f"_({span})", mode="eval").body
+    assert isinstance(call, ast.Call)
+    if isinstance(call.args[0] if call.args else None, ast.Call):
+        (call,) = call.args  # type: ignore[assignment]
+        names = [word.arg for word in call.keywords]
+    else:
+        names = [*map(ast.unparse, call.args), *(word.arg for word in call.keywords)]
+    assert set(names) <= arguments_of_the_library()
+
+
+def test_a_message_is_worded_for_who_reads_it() -> None:
+    error = WeightsError("x.h5: no weights for `input_size_px=32`", "Set `weights='my file'`, or leave out `layers`")
+    assert str(error) == "x.h5: no weights for `input_size_px=32`. Set `weights='my file'`, or leave out `layers`"
+    with click.Context(find(["extract"])[0]):
+        said = in_flags(str(error))
+    assert said == "x.h5: no weights for --input-size 32. Set --weights 'my file', or leave out --layer"
+    assert in_flags("`featcache.extract(dtype='float32')`") == "'featcache extract --dtype float32 --model NAME'"
+    for strange in ("`a b`", "`rm -rf`", "`weights`", "`os.remove('x')`", "`featcache.nothing()`", "`(`", "`lr=`"):
+        assert in_flags(strange) == strange
+
+
+def test_errors_keep_message_and_hint_through_a_pickle() -> None:
+    for kind in (UsageError, CacheNotFoundError, RemoteDroppedError):
+        error = pickle.loads(pickle.dumps(kind("wrong", "Do this")))
+        assert (str(error), error.message, error.hint) == ("wrong. Do this", "wrong", "Do this")
 
 
 def test_hints_of_the_first_steps_work_from_another_folder(run: Run, tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ from watching import Watching
 
 from featcache.core.errors import DatasetError, FeatcacheError, ProjectError
 from featcache.core.project import DATASET_FILE, PROJECT_FILE, find_project, read_settings
-from featcache.datasets._init import GENERATED_FOLDER, Initialised, InitOptions, init
+from featcache.datasets._init import GENERATED_FOLDER, Initialised, init
 from featcache.datasets._preview import preview
 from featcache.datasets.current import current_dataset
 from featcache.datasets.manifest import SPLITS, read_dataset
+from featcache.datasets.options import InitOptions
 from featcache.images.decode import decode
 from featcache.images.identity import Box
 from featcache.synthetic.drawing import CLASSES, write_image, write_smears
@@ -137,7 +138,7 @@ def test_a_new_group_pattern_is_not_ignored(tmp_path: Path) -> None:
     init(tmp_path / "images", tmp_path)
     before = files(tmp_path)
     pattern = {"group_pattern": r"/(s\d+)-"}
-    with pytest.raises(DatasetError, match=r"groups stand in several splits.*--resplit"):
+    with pytest.raises(DatasetError, match=r"groups stand in several splits.*resplit=True"):
         init(None, tmp_path, options=InitOptions(dataset=pattern))
     assert files(tmp_path) == before
     done = init(None, tmp_path, options=InitOptions(dataset=pattern, resplit=True))
@@ -157,7 +158,7 @@ def test_labels_edited_by_hand_are_not_overwritten_unasked(tmp_path: Path) -> No
     file.write_text(file.read_text().replace(f"{name},a,", f"{name},b,"))
     before = files(tmp_path)
     done = init(None, tmp_path)
-    said = f"kept 1 label of dataset.csv that the source does not give ({name}: b): --relabel takes the source's"
+    said = f"kept 1 edited label of dataset.csv ({name}: b); set `relabel=True` to take those of the source"
     assert done.remarks == (said,)
     assert set(file.read_text().splitlines()) == set(before[DATASET_FILE].decode().splitlines())
     done = init(None, tmp_path, options=InitOptions(relabel=True))
@@ -203,7 +204,7 @@ def test_a_dataset_csv_that_is_not_ours_is_not_overwritten(tmp_path: Path) -> No
     (tmp_path / DATASET_FILE).write_text("path,label\na/s0-0.png,a\n")
     before = files(tmp_path)
     for place in (None, tmp_path):
-        with pytest.raises(ProjectError, match="rename it"):
+        with pytest.raises(ProjectError, match="Rename it"):
             init(place, tmp_path)
     assert files(tmp_path) == before
     (tmp_path / DATASET_FILE).rename(tmp_path / "list.csv")
@@ -260,7 +261,7 @@ def test_strict_stops_at_the_first_image_left_out(tmp_path: Path) -> None:
     class_folders(tmp_path / "images")
     (tmp_path / "images" / "a" / "broken.png").write_text("no image")
     with pytest.raises(
-        DatasetError, match=r"1 images cannot be used \(--strict\): a/broken\.png: the file is no image"
+        DatasetError, match=r"1 images cannot be used \(`strict`\): a/broken\.png: the file is no image"
     ):
         init(tmp_path / "images", tmp_path / "p", options=InitOptions(strict=True))
     assert not files(tmp_path / "p")
@@ -325,7 +326,7 @@ def test_a_folder_in_the_place_of_the_generated_set_is_not_touched(
     before = files(tmp_path)
     with monkeypatch.context() as patched:
         patched.chdir(tmp_path.parent)
-        hint = f"'featcache init {tmp_path.name}/leukocytes --into {tmp_path.name}' takes it as it is"
+        hint = rf"`featcache.init\('{tmp_path.name}/leukocytes', into='{tmp_path.name}'\)` takes it as it is"
         with pytest.raises(ProjectError, match=hint):
             init(None, tmp_path)
     assert files(tmp_path) == before
@@ -382,7 +383,7 @@ def test_images_that_are_gone_or_broken_are_left_out_and_stay_listed(tmp_path: P
     ]
     assert dataset.images == done.dataset.images[2:]
     assert (tmp_path / DATASET_FILE).read_bytes() == listed
-    with pytest.raises(DatasetError, match=r"2 images cannot be used \(--strict\)"):
+    with pytest.raises(DatasetError, match=r"2 images cannot be used \(`strict`\)"):
         current_dataset(done.project, strict=True)
     shutil.rmtree(tmp_path / "images")
     with pytest.raises(DatasetError, match=r"no usable image: .*: there is no such file"):
@@ -403,7 +404,7 @@ def test_two_lines_with_the_same_bytes_are_refused(tmp_path: Path) -> None:
     done = init(tmp_path / "images", tmp_path)
     one, two = done.dataset.images[0].path, done.dataset.images[-1].path
     shutil.copy(tmp_path / "images" / one, tmp_path / "images" / two)
-    with pytest.raises(DatasetError, match="have the same bytes: remove one"):
+    with pytest.raises(DatasetError, match="have the same bytes"):
         current_dataset(done.project)
 
 
@@ -483,7 +484,7 @@ def test_a_split_edited_by_hand_stays_where_the_source_gives_another(tmp_path: P
     done = init(None, tmp_path)
     assert splits(done)["train/a/s0-0.png"] == "test"
     (remark,) = done.remarks
-    assert remark.startswith("kept 1 split of dataset.csv that the source does not give (train/a/s0-0.png: test)")
+    assert remark.startswith("kept 1 edited split of dataset.csv (train/a/s0-0.png: test)")
     assert splits(init(None, tmp_path, options=InitOptions(relabel=True)))["train/a/s0-0.png"] == "train"
 
 

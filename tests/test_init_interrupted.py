@@ -15,7 +15,8 @@ from conftest import Run
 from featcache.core.errors import ProjectError
 from featcache.core.locks import folder_beside, holding
 from featcache.core.project import PROJECT_FILE
-from featcache.datasets._init import InitOptions, init
+from featcache.datasets._init import init
+from featcache.datasets.options import InitOptions
 from featcache.synthetic._generate import generate
 from featcache.synthetic.drawing import write_cells
 
@@ -25,7 +26,8 @@ from pathlib import Path
 from functools import partial
 from featcache.datasets import _init as module
 from featcache.datasets.current import generate
-from featcache.datasets._init import InitOptions, init
+from featcache.datasets._init import init
+from featcache.datasets.options import InitOptions
 
 module.write_cells = partial(module.write_cells, size_px=16)
 module.is_generated = partial(module.is_generated, size_px=16)
@@ -157,7 +159,7 @@ def test_an_error_lists_what_was_left_out_and_why(run: Run, tmp_path: Path) -> N
     ran = run("init", "set", cwd=tmp_path)
     assert ran.code == 1
     lines = ran.err.splitlines()
-    assert lines[0].endswith("'--resplit' makes new splits from all images")
+    assert lines[0].endswith("--resplit makes new splits from all images")
     assert lines[1:] == [
         "left out: 2",
         *(f"  {name}: a folder beside train, val and test that is none of them" for name in ("TestA", "TestB")),

@@ -17,7 +17,8 @@ from conftest import run_command
 
 from featcache.core.errors import OfflineError, UsageError
 from featcache.core.offline import offline, refuse_offline
-from featcache.datasets._init import InitOptions, init
+from featcache.datasets._init import init
+from featcache.datasets.options import InitOptions
 from featcache.remotes.urls import open_remote
 from featcache.synthetic.drawing import write_cells
 
@@ -152,7 +153,7 @@ def test_offline_refuses_look_ups_and_connections_of_anybody() -> None:
             lambda: open_remote("s3://bucket/x"),
             lambda: open_remote("sftp://example.invalid/x"),
         ):
-            with pytest.raises(OfflineError, match="--offline allows no network"):
+            with pytest.raises(OfflineError, match="`offline` allows no network"):
                 attempt()
     with pytest.raises((OSError, UsageError)) as caught:
         socket.create_connection(("127.0.0.1", 1), timeout=1)
@@ -187,5 +188,5 @@ def test_a_download_that_a_network_of_ones_own_begins_is_refused_offline(tmp_pat
     init(tmp_path / "cells", tmp_path, options=InitOptions({"split_counts": (2, 1, 1)}, {"train": 1}))
     done = run_command("extract", "--model", "mine:net", "--offline", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
     assert done.code == 1
-    assert "example.invalid was about to be reached, and --offline allows no network" in done.err
+    assert "example.invalid was about to be reached, and `offline` allows no network" in done.err
     assert "Traceback" not in done.err

@@ -140,7 +140,7 @@ def test_to_another_folder(parent: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     }
     monkeypatch.chdir(parent)
     for same in (parent / "a", parent / "b" / ".." / "a", Path("a")):
-        with pytest.raises(UsageError, match="is zarr and float32 already: name another --format, --dtype or --to"):
+        with pytest.raises(UsageError, match=r"is zarr and float32 already\. Set another `format`, `dtype` or `to`"):
             convert(cache, parent=same)
     (parent / "file").touch()
     with pytest.raises(FeatcacheError, match="file: cannot be written"):

@@ -11,7 +11,7 @@ import pytest
 from conftest import Run, contents
 
 from featcache import demo_project as demo_module
-from featcache.datasets._init import InitOptions
+from featcache.datasets.options import InitOptions
 from featcache.extraction._extract import ExtractOptions, extract as real_extract
 
 

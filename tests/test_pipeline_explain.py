@@ -17,7 +17,7 @@ from test_store_contract import dataset, fake_features, make_cache
 
 from featcache.core.errors import UsageError
 from featcache.extraction._explain import Explanation, diff, explain
-from featcache.extraction.plan import ExtractOptions
+from featcache.extraction.options import ExtractOptions
 from featcache.store.cache import open_cache
 from featcache.synthetic.drawing import write_cells
 

@@ -117,7 +117,7 @@ def test_new_labels_are_taken_over_without_computing(project: Path, run: Run, ma
     predicted = pd.read_csv(folder / "predictions.csv").set_index("path")["label"]
     assert set(predicted[frame.loc[a, "path"]]) == {frame.loc[a, "label"]}
     done = run(*EXTRACT, cwd=project)
-    assert "nothing to compute; its labels and splits were brought up to date" in done.out
+    assert "nothing to compute; its labels and splits are updated" in done.out
     cache = featcache.open_cache(project / "cache" / made.cache.name)
     labels = cache.dataset.set_index("path")["label"]
     assert labels[frame.loc[a, "path"]] == frame.loc[a, "label"]
@@ -127,7 +127,7 @@ def test_new_labels_are_taken_over_without_computing(project: Path, run: Run, ma
         f"{made.cache.name}/dataset.parquet",
     } | {name for name in after if name not in before}
     assert extract(run, project)["computed"] == 0
-    assert "this very run is there already" in run("fit-head", "--epochs", "1", cwd=project).out
+    assert "this run exists already" in run("fit-head", "--epochs", "1", cwd=project).out
 
 
 def test_an_image_in_another_split_needs_an_extraction_where_that_has_other_views(project: Path, run: Run) -> None:
@@ -216,7 +216,7 @@ def test_an_edited_image_alone_is_computed_again(project: Path, run: Run, made: 
     assert extract(run, project)["computed"] == 0
     fitted = run("fit-head", "--epochs", "1", "--json", cwd=project)
     assert fitted.value["cache"] == done["cache"]
-    assert f"took {done['cache']}, the newest of 2 caches" in fitted.err
+    assert f"using {done['cache']}, the newest of 2 caches" in fitted.err
     assert made.cache.name in fitted.err
 
 

@@ -117,7 +117,7 @@ def test_what_is_being_written_stays(project: Project) -> None:
     with CacheWriter(project.cache_folder, recipe(), rows=rows_for(IMAGES), row_shape=(3, 4, 5)) as writer:
         assert writer.claim() == 0
         for names_ in ([writer.folder.name], ["tiny"]):
-            with pytest.raises(CacheError, match="a process is writing it now: stop that first, or use --force"):
+            with pytest.raises(CacheError, match=r"a process is writing this cache\. .* `force=True`"):
                 find_removable(project.cache_folder, names_)
         assert names(project, unfinished=True) == {}
         (item,) = find_removable(project.cache_folder, ["tiny"], force=True)

@@ -23,7 +23,8 @@ from featcache.core.recipe import row_id
 from featcache.extraction import _recompute as verify_module, opening
 from featcache.extraction._extract import Extracted, extract
 from featcache.extraction._recompute import recompute, verify_cache
-from featcache.extraction.plan import ExtractOptions, space_of
+from featcache.extraction.options import ExtractOptions
+from featcache.extraction.plan import space_of
 from featcache.store.cache import Cache, open_cache
 from featcache.store.tables import rows_in
 from featcache.synthetic.drawing import write_cells
@@ -248,7 +249,7 @@ def test_a_cache_of_a_weights_file_wants_it_named(small: Small, monkeypatch: pyt
     for name, text in (("own.h5", "3.5"), ("other.h5", "4.5"), ("again.h5", "3.5")):
         (small.folder / name).write_text(text)
     cache = small.cache(weights="own.h5")
-    with pytest.raises(WeightsError, match=r"made with the weights file own\.h5: say where it is with --weights"):
+    with pytest.raises(WeightsError, match=r"made with the weights file own\.h5. Say where it is with `weights=PATH`"):
         recompute(small.project, cache.folder, n_rows=3)
     for name in ("own.h5", "again.h5"):
         assert recompute(small.project, cache.folder, n_rows=3, weights=name).deviating == ()

@@ -29,7 +29,7 @@ from featcache.datasets.current import current_dataset
 from featcache.extraction._extract import extract
 from featcache.extraction._recompute import recompute, verify_cache
 from featcache.extraction._repair import repair
-from featcache.extraction.plan import ExtractOptions
+from featcache.extraction.options import ExtractOptions
 from featcache.extraction.rendering import render_views
 from featcache.images.decode import decode
 from featcache.images.views import ViewParameters
@@ -37,9 +37,10 @@ from featcache.remotes.packs import PackWriter
 from featcache.remotes.urls import open_remote
 from featcache.sharing.bundle import parcel_of_cache
 from featcache.sharing.catalog import find, latest
+from featcache.sharing.options import Part
 from featcache.sharing.receive import pull
 from featcache.sharing.send import push
-from featcache.sharing.subset import Part, pull_part
+from featcache.sharing.subset import pull_part
 from featcache.store._convert import convert
 from featcache.store.cache import Cache, open_cache
 from featcache.store.tables import rows_in, write_rows
@@ -358,7 +359,7 @@ def test_what_only_a_network_has_is_refused_in_one_message(
 
 def test_pixels_are_no_backbone(run: Run, place: Path) -> None:
     for asked in (("models", "pixels"), ("models", "pixels", "--layers")):
-        assert "pixels are no network: 'featcache extract --model pixels'" in run(*asked, cwd=place).error
+        assert "'pixels' is not a network. 'featcache extract --model pixels'" in run(*asked, cwd=place).error
     with pytest.raises(BackboneError, match="are no network"):
         load_network(NetworkSpec("pixels"))
     assert "did you mean pixels?" in run("extract", "--model", "pixel", cwd=place).error
@@ -403,7 +404,7 @@ def test_nothing_of_networks_is_loaded(project: Path) -> None:
     assert said[-1] == "[]"
     assert "122.9 KB before compression" in said[1]
     assert f"{ROWS} rows of (32, 32, 3) computed" in done.stdout
-    assert f"all {ROWS} rows are there, nothing to compute" in done.stdout
+    assert f"all {ROWS} rows are cached, nothing to compute" in done.stdout
     assert "5 rows computed again agree" in done.stdout
 
 

@@ -18,9 +18,10 @@ from featcache.backbones.preprocess import MODES, preprocess
 from featcache.core.errors import ScratchError
 from featcache.core.project import find_project
 from featcache.core.recipe import Augmentation
-from featcache.datasets._init import InitOptions, init
+from featcache.datasets._init import init
+from featcache.datasets.options import InitOptions
 from featcache.extraction._extract import extract
-from featcache.extraction.plan import ExtractOptions
+from featcache.extraction.options import ExtractOptions
 from featcache.heads.head import Head
 from featcache.heads.initializers import order
 from featcache.images.views import render, view_parameters
@@ -378,7 +379,7 @@ def test_a_batch_that_does_not_fit_is_said_in_words(tmp_path: Path) -> None:
             raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
 
         training.classifier.model.train_on_batch = full
-        with pytest.raises(ScratchError, match="8 rows at a time do not fit into memory: try --batch 8 --accumulate 2"):
+        with pytest.raises(ScratchError, match=r"8 rows at a time do not fit into memory\. .*`batch=8, accumulate=2`"):
             training.train()
 
 

@@ -307,7 +307,7 @@ def test_another_cache_of_the_same_short_name_is_refused_on_both_sides(
     entry = find(bucket, "tiny")
     copy_of(cache, place / "b")
     foreign = replace(entry, record=entry.record.model_copy(update={"digest": other.digest}))
-    with pytest.raises(UsageError, match=r"holds another cache, whose digest begins alike: pull with --to"):
+    with pytest.raises(UsageError, match=r"holds another cache, whose digest begins alike\. .* `to=FOLDER`"):
         pull(bucket, foreign, parent=place / "b")
 
 

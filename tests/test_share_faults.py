@@ -27,9 +27,10 @@ from featcache.remotes.packs import PackWriter
 from featcache.remotes.urls import open_remote
 from featcache.sharing.bundle import parcel_of_cache
 from featcache.sharing.catalog import find, latest, listing
+from featcache.sharing.options import Part
 from featcache.sharing.receive import pull
 from featcache.sharing.send import push
-from featcache.sharing.subset import Part, pull_part
+from featcache.sharing.subset import pull_part
 from featcache.store._verify import verify
 from featcache.store.cache import Cache, open_cache
 from featcache.store.catalog import list_caches

@@ -32,11 +32,12 @@ from featcache.remotes.contract import Store
 from featcache.remotes.urls import open_remote
 from featcache.sharing.bundle import parcel_of_cache
 from featcache.sharing.catalog import find, latest
+from featcache.sharing.options import Part
 from featcache.sharing.reading import RemoteCache
 from featcache.sharing.receive import Trust, pull
 from featcache.sharing.remote_donors import ask
 from featcache.sharing.send import push
-from featcache.sharing.subset import Part, pull_part, select
+from featcache.sharing.subset import pull_part, select
 from featcache.store._verify import verify
 from featcache.store.cache import Cache, open_cache
 from featcache.store.donors import Reach

@@ -82,7 +82,7 @@ def test_a_signed_push_is_taken_by_who_trusts_the_key(store: Store, cache: Cache
     signed = got(store, place / "b", trusting).signed
     assert (signed.state, signed.by) == ("trusted", "anna of the lab")
     assert got(store, place / "c").signed.state == "unknown"
-    with pytest.raises(TrustError, match="which nobody here trusts: compare the key"):
+    with pytest.raises(TrustError, match="which is not trusted here: compare the key"):
         got(store, place / "d", Trust({}, require_signed=True))
     assert only_in(place / "d") == []
 

@@ -21,7 +21,6 @@ from .network import (
     Cut as Cut,
     Network as Network,
     NetworkSpec as NetworkSpec,
-    Precision as Precision,
     layers_to_cut as layers_to_cut,
     load_network as load_network,
     space_of as space_of,

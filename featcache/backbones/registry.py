@@ -263,7 +263,7 @@ BACKBONES: dict[str, Backbone] = {row.name: row for row in _ROWS}
 """Every backbone by its name."""
 
 PIXELS = "pixels"
-"""What `extract --model` takes besides: rendered views as they are. No network, so no row; see `pixels.py`."""
+"""What `extract` takes besides the backbones: rendered views as they are. No network, so no row; see `pixels.py`."""
 
 STUDY = ("vgg16", "vgg19", "inceptionv3", "xception", "resnet50", "densenet121", "densenet169", "densenet201")
 """The backbones of the leukocyte study, in its order."""
@@ -285,7 +285,10 @@ def get(name: str) -> Backbone:
     BackboneError : no backbone has that name; the message offers the nearest ones.
     """
     if name == PIXELS:
-        raise BackboneError(f"{PIXELS} are no network: 'featcache extract --model {PIXELS}' keeps the views themselves")
+        raise BackboneError(
+            f"{PIXELS!r} is not a network",
+            f"`featcache.extract(models='{PIXELS}')` keeps the rendered views",
+        )
     try:
         return _BY_FOLDED_NAME[_folded(name)]
     except KeyError:

@@ -22,33 +22,50 @@ from featcache.cli.output import say
 from featcache.core import files
 from featcache.core.errors import FeatcacheError, shortage
 
-COMMANDS = {
-    "demo": "the whole job on generated leukocytes, offline, with a report",
-    "init": "look at images, write featcache.toml and dataset.csv",
-    "dataset": "check the data set, draw its views, generate one",
-    "models": "the backbones: size, features, which weights are at hand",
-    "extract": "run a backbone once over every view, keep its features",
-    "fit-head": "train a head on cached features",
-    "fit-scratch": "train a whole network from random weights, to compare with heads",
-    "fine-tune": "train some or all of a pretrained network and its top",
-    "sweep": "many heads on one cache, the best on validation kept",
-    "predict": "name the class of new images with a trained run",
-    "report": "every run as tables, figures and one HTML page",
-    "ls": "the caches of this project",
-    "info": "what a cache is: recipe, rows, files, how it was made",
-    "explain": "why a cache is named as it is, and why it is there or not",
-    "diff": "two caches side by side: recipes, rows, labels, values",
-    "verify": "check every byte of a cache; compute rows again; repair",
-    "convert": "a cache in another format or dtype",
-    "remote": "places that caches and runs are exchanged through",
-    "push": "send caches and runs to a remote",
-    "pull": "get a cache, a part of one, or a run from a remote",
-    "pack": "caches and runs as one file, to be read from a web server or a disk",
-    "index": "make a remote of a folder that a plain web server shows",
-    "key": "keys that sign what is pushed, and whom pulls trust",
-    "rm": "remove caches",
-    "gc": "remove what can go without a feature being lost",
+SECTIONS = {
+    "Start": {
+        "demo": "run the whole job on generated images, offline",
+        "init": "find images, write featcache.toml and dataset.csv",
+        "dataset": "check the data set, preview its views, generate one",
+    },
+    "Compute": {
+        "models": "list the backbones and their layers",
+        "extract": "compute the features of every view and cache them",
+        "explain": "explain a cache's name, and what extract would compute",
+    },
+    "Train": {
+        "fit-head": "train a head on cached features",
+        "sweep": "train many heads on one cache and keep the best",
+        "fit-scratch": "train a whole network from random weights",
+        "fine-tune": "train the last blocks, or all, of a pretrained network",
+    },
+    "Use": {
+        "predict": "name the class of new images with a trained run",
+    },
+    "Look": {
+        "report": "write all runs as tables, figures and one HTML page",
+        "ls": "list the caches of the project",
+        "info": "show one cache: recipe, rows, files",
+        "diff": "compare two caches",
+        "verify": "check every byte of a cache, recompute rows, repair",
+    },
+    "Share": {
+        "remote": "name the remotes that caches and runs are shared on",
+        "push": "send caches and runs to a remote",
+        "pull": "get a cache, a part of one, or a run from a remote",
+        "pack": "write caches and runs into one zip file",
+        "index": "make a folder on a web server a remote",
+        "key": "manage keys that sign and keys that are trusted",
+    },
+    "Tidy": {
+        "convert": "copy a cache into another format or dtype",
+        "rm": "remove caches",
+        "gc": "remove leftovers and caches that others contain",
+    },
 }
+"""Every command with what it does, in the groups and the order of `featcache --help`."""
+
+COMMANDS = {name: does for section in SECTIONS.values() for name, does in section.items()}
 
 
 class _Commands(click.Group):
@@ -65,9 +82,12 @@ class _Commands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing one."""
+        """List the commands in groups, without importing one."""
+        widest = max(map(len, COMMANDS))
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            for title, commands in SECTIONS.items():
+                with formatter.section(title):
+                    formatter.write_dl([(f"{name:{widest}}", does) for name, does in commands.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -82,15 +102,15 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="featcache")
 def cli() -> None:
-    """Run a frozen backbone once over every augmented image, keep its features, train heads on them.
+    """Run a frozen backbone once over all augmented images, cache its features, and train heads on them.
 
     \b
-    Start:    featcache init FOLDER          class folders, a CSV or Pascal VOC
-              featcache extract --model efficientnet-lite0
-              featcache fit-head --epochs 5000
-              featcache report
+      featcache init FOLDER      class folders, a CSV file or Pascal VOC
+      featcache extract --model efficientnet-lite0
+      featcache fit-head --epochs 5000
+      featcache report
 
-    Every command takes --help and, for machines, --json.
+    Every command has --help, and --json for scripts.
     """
 
 
@@ -100,7 +120,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that a terminal cannot show must not end a command
             stream.reconfigure(errors="backslashreplace")
-    files.on_remark = lambda said: _echo(f"remark: {said}")
+    files.on_remark = lambda said: _echo(f"note: {said}")
     with noting_interrupts() as interrupts:
         try:
             ended = cli.main(prog_name="featcache", standalone_mode=False)
@@ -148,7 +168,7 @@ def _say_error(error: BaseException, interrupted: bool) -> int:
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
     if isinstance(error, (click.exceptions.Abort, KeyboardInterrupt)) or interrupted:
-        _echo("interrupted; what was finished is kept: the same command goes on from there")
+        _echo("interrupted: finished work is kept; run the same command again to continue")
         return 130
     if isinstance(error, OSError) and error.filename is None:
         _give_up_stdout()  # it may be what cannot be written: a closed pipe, a full disk
@@ -173,7 +193,7 @@ def _message(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "not enough memory: use fewer rows, a smaller backbone or --pooling avg"
     if short := shortage(error):
-        return f"{short}: free some and run it again; what was finished is kept"
+        return f"{short}: free some and run the command again; finished work is kept"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}"
@@ -189,7 +209,7 @@ def _defect(error: BaseException) -> str:
     except OSError:
         kept = "with the command"
     what = " ".join(f"{type(error).__name__}: {error}".split())
-    return f"a defect of featcache itself: {what}. What was finished is kept. Please report it {kept}"
+    return f"internal error: {what}. Finished work is kept. Please report it {kept}"
 
 
 def _give_up_stdout() -> None:

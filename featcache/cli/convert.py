@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from featcache.cli.command import Command, option
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import find_cache_of, json_option, project_option
 from featcache.cli.output import print_json, say, shown
+from featcache.cli.settings import options
 from featcache.core.files import resolved
+from featcache.core.project import StorageSection
 from featcache.core.units import size
 
 
-@click.command("convert")
+@click.command("convert", cls=Command)
 @click.argument("name", required=False, metavar="[CACHE]")
-@click.option("--format", "format_", type=click.Choice(["zarr", "hdf5"]), help="Of the new cache; as it is by default.")
-@click.option("--dtype", type=click.Choice(["float32", "float16"]), help="Of its features; as it is by default.")
-@click.option("--to", "parent", type=click.Path(path_type=Path, file_okay=False), help="Folder of caches to write to.")
+@options(StorageSection, "format", "dtype", default_text="unchanged")
+@option(
+    "--to",
+    type=click.Path(path_type=Path, file_okay=False),
+    default_text="the cache folder of the project",
+    help="Folder of caches to write to.",
+)
 @project_option
 @json_option
-def command(
-    name: str | None, format_: str | None, dtype: str | None, parent: Path | None, folder: Path, as_json: bool
-) -> None:
-    """Write a cache's rows in another format or dtype, as another cache; the first one stays.
+def command(name: str | None, to: Path | None, folder: Path, as_json: bool, **values: Any) -> None:
+    """Copy a cache into another format or dtype. The original is kept.
 
-    CACHE is a cache's name, how its name begins, or its folder; without one, the project's only cache.
+    CACHE is the name of a cache, the beginning of its name, or its folder. The default is the only cache of the
+    project.
     """
     from featcache.store import convert
 
     cache = find_cache_of(folder, name)
-    done = convert(cache, format_, dtype=dtype, parent=parent, progress=TERMINAL)  # type: ignore[arg-type]
+    done = convert(cache, values["format"], dtype=values["dtype"], parent=to, progress=TERMINAL)
     made = done.cache
     if as_json:
         print_json(
@@ -51,5 +58,5 @@ def command(
     verb = "is there already" if done.reused else f"written from {done.source}"
     say(f"{made.name}: {verb}; {made.manifest.rows} rows, {size(made.bytes())} ({size(cache.bytes())} before)")
     if done.faint_rows:
-        say(f"  {done.faint_rows} rows hold only tiny values, of which float16 keeps few digits: use float32")
+        say(f"  {done.faint_rows} rows hold only tiny values, which float16 stores with few digits: use float32")
     say(f"folder: {shown(resolved(made.folder))}")

@@ -6,21 +6,27 @@ from pathlib import Path
 
 import click
 
+from featcache.cli.command import Command, option
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import json_option
 from featcache.cli.output import percent, print_json, print_table, say
 from featcache.core.files import resolved
 
 
-@click.command("demo")
+@click.command("demo", cls=Command)
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"))
-@click.option("--epochs", type=click.IntRange(1), default=200, show_default=True, help="Passes over the training rows.")
+@option(
+    "--epochs",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="Passes over the training rows of the head.",
+)
 @json_option
 def command(folder: Path, epochs: int, as_json: bool) -> None:
-    """The whole job, offline, in FOLDER: leukocytes, features, a head, a report.
+    """Run the whole job offline in FOLDER: generate images, extract features, train a head, write a report.
 
-    Leukocytes of four classes are generated, run through EfficientNet-Lite0 with its ImageNet weights, and a
-    head is trained on the features.
+    The images are leukocytes of four classes. The backbone is EfficientNet-Lite0 with its ImageNet weights.
     """
     from featcache.demo_project import demo
     from featcache.reporting import tables

@@ -7,21 +7,22 @@ from pathlib import Path
 
 import click
 
+from featcache.cli.command import Command, option
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import find_cache_of, json_option, project_option
 from featcache.cli.output import print_json, print_table, say
 
 
-@click.command("diff")
+@click.command("diff", cls=Command)
 @click.argument("a")
 @click.argument("b")
-@click.option("--values", is_flag=True, help="Also compare the features of the rows that both hold.")
+@option("--values", is_flag=True, help="Also compare the features of the rows that both have.")
 @project_option
 @json_option
 def command(a: str, b: str, values: bool, folder: Path, as_json: bool) -> None:
-    """Two caches side by side: recipes, rows, labels and, when asked, values.
+    """Compare two caches: recipes, rows, labels and, with --values, features.
 
-    A and B are caches' names, how their names begin, or their folders.
+    A and B are names of caches, beginnings of names, or folders.
     """
     from featcache.extraction import diff
 

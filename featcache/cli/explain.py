@@ -8,16 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featcache.cli.command import Command
+from featcache.cli.extract_options import extraction_of, extraction_options
 from featcache.cli.interrupts import TERMINAL
-from featcache.cli.options import (
-    extraction_of,
-    extraction_options,
-    json_option,
-    model_option,
-    named_models,
-    open_project,
-    project_option,
-)
+from featcache.cli.options import json_option, named_models, open_project, project_option
 from featcache.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -26,15 +20,14 @@ if TYPE_CHECKING:
 _SHOWN = 6
 
 
-@click.command("explain")
-@model_option
+@click.command("explain", cls=Command)
 @extraction_options
 @project_option
 @json_option
 def command(models: tuple[str, ...], folder: Path, as_json: bool, **values: Any) -> None:
-    """Why a cache is named as it is, whether it is there, and why not: field by field.
+    """Explain the name of a cache field by field, and say what extract would do.
 
-    Takes the options of extract and says what it would do: which rows are there, copied, computed.
+    It takes the options of extract, and says which rows are cached and which would be copied or computed.
     """
     from featcache.extraction import explain
 
@@ -67,10 +60,10 @@ def _say(explained: Explanation) -> None:
 def work(explained: Explanation) -> str:
     """What extract would do, as a sentence."""
     if explained.state == "hit":
-        return f"{explained.name}: hit: all {explained.rows} rows are there, nothing to compute"
+        return f"{explained.name}: hit: all {explained.rows} rows are cached, nothing to compute"
     there = explained.rows - explained.compute - explained.copy
     copied = f", {explained.copy} to copy from {', '.join(explained.sources)}" if explained.copy else ""
-    return f"{explained.name}: {explained.state}: {explained.compute} rows to compute{copied}, {there} are there"
+    return f"{explained.name}: {explained.state}: {explained.compute} rows to compute{copied}, {there} cached"
 
 
 def _difference(other: Neighbour) -> str:
@@ -78,4 +71,4 @@ def _difference(other: Neighbour) -> str:
     if other.missing or other.extra:
         parts.append(f"it lacks {other.missing} of the rows and has {other.extra} others")
     state = "" if other.finished else " (not finished)"
-    return f"not {other.name}{state}: {'; '.join(parts) or 'another format'}"
+    return f"differs from {other.name}{state}: {'; '.join(parts) or 'another format'}"

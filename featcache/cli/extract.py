@@ -7,16 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featcache.cli.command import Command, option
+from featcache.cli.extract_options import extraction_of, extraction_options
 from featcache.cli.interrupts import TERMINAL
-from featcache.cli.options import (
-    extraction_of,
-    extraction_options,
-    json_option,
-    model_option,
-    named_models,
-    open_project,
-    project_option,
-)
+from featcache.cli.options import json_option, named_models, open_project, project_option
 from featcache.cli.output import print_json, say, say_left_out, say_next
 from featcache.core.units import duration, size
 
@@ -28,19 +22,18 @@ if TYPE_CHECKING:
 _STAGES = ("open", "decode", "render", "wait", "compute", "write")
 
 
-@click.command("extract")
-@model_option
+@click.command("extract", cls=Command)
 @extraction_options
-@click.option("--dry-run", is_flag=True, help="Say what would be computed and copied, and compute nothing.")
+@option("--dry-run", is_flag=True, help="Say what would be computed and copied, and how long it takes.")
 @project_option
 @json_option
 def command(models: tuple[str, ...], dry_run: bool, folder: Path, as_json: bool, **values: Any) -> None:
-    """Run a backbone once over every view of every image and keep its features in cache/.
+    """Run a backbone once over all views of all images, and keep the features in cache/.
 
-    A second call computes nothing: a cache is named by all that decides its values. After an interruption
-    the same command goes on where it stopped; run at the same time several times, they share the work. Rows
-    that another cache, here or on a remote, holds are copied. Several --model, or several --layer, make several
-    caches in one pass.
+    The name of a cache follows from everything that decides its values, so a second call computes nothing.
+    After an interruption, run the same command again to continue. Several processes may run it at the same
+    time; they share the work. Rows that another cache has, here or on a remote, are copied. Several --model or
+    --layer options make several caches in one pass.
     """
     from featcache.extraction import extract
 
@@ -56,7 +49,7 @@ def command(models: tuple[str, ...], dry_run: bool, folder: Path, as_json: bool,
         say(_sentence(cache), as_json)
         if cache.faint_rows:
             say(
-                f"  {cache.faint_rows} rows hold only tiny values, of which float16 keeps few digits: use float32",
+                f"  {cache.faint_rows} rows hold only tiny values, which float16 stores with few digits: use float32",
                 as_json,
             )
     if any(cache.computed for cache in done.caches):
@@ -100,7 +93,7 @@ def _sentence(done: Extracted) -> str:
         return f"{done.cache}: was damaged ({done.damage}); {done.computed} of {done.rows} rows computed again"
     there = done.reused - done.copied
     parts = [f"{done.copied} copied from {', '.join(done.sources)}"] if done.copied else []
-    parts += [f"{there} were there"] if there else []
+    parts += [f"{there} already cached"] if there else []
     if done.computed:
         before = "".join(f", {part}" for part in parts)
         return (
@@ -108,11 +101,11 @@ def _sentence(done: Extracted) -> str:
             f"{done.seconds:.1f} s, {done.images_per_s:.1f} images/s"
         )
     if done.pulled_from:
-        return f"{done.cache}: all {done.rows} rows were on a remote, nothing to compute, {done.seconds:.1f} s"
+        return f"{done.cache}: all {done.rows} rows pulled from a remote, nothing to compute, {done.seconds:.1f} s"
     if done.copied:
         return f"{done.cache}: all {done.rows} rows: {', '.join(parts)}, nothing to compute, {done.seconds:.1f} s"
-    relabelled = "; its labels and splits were brought up to date" if done.relabelled else ""
-    return f"{done.cache}: all {done.rows} rows are there, nothing to compute{relabelled}"
+    relabelled = "; its labels and splits are updated" if done.relabelled else ""
+    return f"{done.cache}: all {done.rows} rows are cached, nothing to compute{relabelled}"
 
 
 def _as_json(done: Extracted, whole: Pass) -> dict[str, Any]:

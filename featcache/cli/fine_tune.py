@@ -6,25 +6,26 @@ from typing import Any
 
 import click
 
+from featcache.cli.command import Command, option
 from featcache.cli.fit_scratch import fit
-from featcache.cli.scratch_options import recipe_option, scratch_options
+from featcache.cli.scratch_options import scratch_options
 
 
-@click.command("fine-tune")
-@recipe_option("fine-tune")
-@click.option(
+@click.command("fine-tune", cls=Command)
+@scratch_options("fine-tune")
+@option(
     "--from",
     "weights",
     default="imagenet",
     show_default=True,
     metavar="imagenet|PATH",
-    help="Pretrained weights to begin with.",
+    group="Network",
+    help="Pretrained weights to start from.",
 )
-@scratch_options
 def command(**values: Any) -> None:
-    """Train the top and some or all blocks of a pretrained network: fit-scratch --from imagenet, with a fitting recipe.
+    """Train the top and some or all blocks of a pretrained network.
 
-    Earlier blocks take smaller steps than later ones, and these than the top; frozen layers stay as they are to
-    the last bit, the statistics of batch normalisation included.
+    This is fit-scratch with pretrained weights and a recipe for fine-tuning: earlier blocks take smaller steps
+    than later ones. Frozen layers do not change at all, including the statistics of batch normalisation.
     """
     fit(**values)

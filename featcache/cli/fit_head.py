@@ -8,18 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.cli.head_options import (
-    cache_option,
-    given_head,
-    head_of,
-    head_options,
-    labelled_cache,
-    preset_head,
-    solver_option,
-)
+from featcache.cli.command import Command, option
+from featcache.cli.head_options import cache_option, head_options, labelled_cache, preset_head, solver_option
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import print_json, print_table, say, say_measures, say_next
+from featcache.cli.settings import given
 
 if TYPE_CHECKING:
     from featcache.core.project import Project
@@ -27,24 +21,32 @@ if TYPE_CHECKING:
     from featcache.store import Cache
 
 
-@click.command("fit-head")
+@click.command("fit-head", cls=Command)
 @cache_option
-@head_options
-@solver_option
-@click.option(
+@option(
     "--head",
     "kind",
     type=click.Choice(["dense", "logreg", "linear-svm", "rbf-svm", "knn", "mlp"]),
     default="dense",
     show_default=True,
-    help="The network described by the options here, or a classifier of scikit-learn for comparison.",
+    group="Cache and head",
+    help="Kind of head: dense layers as set below, or a classifier of scikit-learn to compare with.",
 )
-@click.option("--seeds", type=click.IntRange(1), default=1, help="Train with this many seeds; mean and spread of them.")
-@click.option("--more-epochs", type=click.IntRange(1), help="As many more than the longest run of these settings has.")
-@click.option("--resume", "resumed", metavar="RUN", help="Go on with this interrupted run, with its own settings.")
-@click.option("--again", is_flag=True, help="Train from the start even if this very run is there already.")
-@click.option("--tensorboard", is_flag=True, help="Write a TensorBoard log into the run's folder, while it trains.")
-@click.option("--dry-run", is_flag=True, help="Say which memory and time it would take, and train nothing.")
+@head_options
+@solver_option
+@option(
+    "--seeds", type=click.IntRange(1), default=1, show_default=True, group="Run", help="Train with this many seeds."
+)
+@option(
+    "--more-epochs",
+    type=click.IntRange(1),
+    group="Run",
+    help="Continue the longest run with these settings for this many more epochs.",
+)
+@option("--resume", metavar="RUN", group="Run", help="Continue this interrupted run with its own settings.")
+@option("--again", is_flag=True, group="Run", help="Train again from the start, even if this run exists.")
+@option("--tensorboard", is_flag=True, group="Run", help="Write a TensorBoard log into the run's folder.")
+@option("--dry-run", is_flag=True, group="Run", help="Say how much memory and time it would take, and train nothing.")
 @project_option
 @json_option
 def command(
@@ -54,7 +56,7 @@ def command(
     kind: str,
     seeds: int,
     more_epochs: int | None,
-    resumed: str | None,
+    resume: str | None,
     again: bool,
     tensorboard: bool,
     dry_run: bool,
@@ -62,27 +64,27 @@ def command(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Train a head on a cache and write its run into results/.
+    """Train a head on a cache, and write the run into results/.
 
-    Dense(256, relu), Dropout(0.5), Dense(classes, softmax) by plain SGD, in Gram space where that is
-    faster: the same steps, at a cost that does not grow with the number of features. --preset study takes
-    the published study's settings. An interrupted training goes on where it stopped when the same command is
-    run again. The memory and the time that a training is expected to take are said before it begins.
+    The default head is Dense(256, relu), Dropout(0.5), Dense(classes, softmax), trained by SGD. The Gram-space
+    solver takes the same steps as Keras, at a cost that does not depend on the number of features. The expected
+    memory and time are printed before the training starts. After an interruption, run the same command again to
+    continue.
     """
-    from featcache.heads import fit_classical, fit_head, interrupted
+    from featcache.heads import HeadConfig, fit_classical, fit_head, from_preset, interrupted
 
-    if seeds > 1 and (more_epochs or resumed is not None):
-        raise click.UsageError("--seeds goes with neither --more-epochs nor --resume")
+    if seeds > 1 and (more_epochs or resume is not None):
+        raise click.UsageError("--seeds excludes --more-epochs and --resume")
     if kind != "dense" and (tensorboard or dry_run):
         raise click.UsageError(f"--head {kind} has no epochs: leave out --tensorboard and --dry-run")
     project = open_project(folder)
-    if resumed is not None:
+    if resume is not None:
         named = {"cache": cache_name} if cache_name else {}
         asked = {"solver": solver} if solver != "auto" else {}
-        given = {**named, **asked, **preset_head(preset), **given_head(values)}
-        cache_name, config, solver = interrupted(project, resumed, given=given)
+        changes = {**named, **asked, **preset_head(preset), **given(values, HeadConfig)}
+        cache_name, config, solver = interrupted(project, resume, given=changes)
     else:
-        config = head_of(preset, values)
+        config = from_preset(preset, **given(values, HeadConfig))
     cache = labelled_cache(project, cache_name, as_json=as_json)
     if kind != "dense":
         _say_run(
@@ -170,9 +172,9 @@ def _sentence(done: Fitted) -> str:
     metrics, config = done.run.metrics, done.run.config
     if done.reused:
         pulled = "" if done.run.is_own else " (pulled, not trained here)"
-        return f"{done.run.name}: this very run is there already{pulled}; --again trains it anew"
+        return f"{done.run.name}: this run exists already{pulled}; --again trains it again"
     is_primal = config["solver"] == "primal"  # its sums are split among the cores
-    went_on = f" (went on after epoch {done.resumed_at} of {done.resumed_from})" if done.resumed_at else ""
+    went_on = f" (continued after epoch {done.resumed_at} of {done.resumed_from})" if done.resumed_at else ""
     return (
         f"{done.run.name}: {metrics['epochs']} epochs{went_on} on {done.cache} by the {config['solver']} solver "
         f"({config['why']}), {metrics['seconds']:.1f} s, {1000 * metrics['s_per_epoch']:.1f} ms an epoch"

@@ -8,32 +8,35 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featcache.cli.command import Command, option
+from featcache.cli.extract_options import given_views
 from featcache.cli.interrupts import TERMINAL
-from featcache.cli.options import given_views, named_models, open_project
+from featcache.cli.options import named_models, open_project
 from featcache.cli.output import print_json, say, say_measures
-from featcache.cli.scratch_options import network_of, recipe_option, scratch_of, scratch_options
+from featcache.cli.scratch_options import network_of, scratch_of, scratch_options
+from featcache.cli.settings import given
 from featcache.core.units import duration
 
 if TYPE_CHECKING:
     from featcache.networks import Expected, Fitted
 
 
-@click.command("fit-scratch")
-@recipe_option("modern")
-@click.option(
+@click.command("fit-scratch", cls=Command)
+@scratch_options("modern")
+@option(
     "--from",
     "weights",
     default="random",
     show_default=True,
     metavar="random|imagenet|PATH",
-    help="Weights to begin with; any but random is fine-tuning.",
+    group="Network",
+    help="Weights to start from. All but random mean fine-tuning.",
 )
-@scratch_options
 def command(**values: Any) -> None:
-    """Train a whole network from random weights on the project's views: the rival of a head on frozen features.
+    """Train a whole network from random weights on the views of the project, to compare it with a head.
 
-    Views are rendered once, into a cache of pixels. After an interruption the same command goes on where the last
-    checkpoint stands. `featcache report` shows the run beside those of heads.
+    The views are rendered once, into a cache of pixels. After an interruption, run the same command again to
+    continue from the last checkpoint. 'featcache report' shows the run beside those of heads.
     """
     fit(**values)
 
@@ -42,7 +45,6 @@ def fit(
     recipe: str,
     weights: str,
     *,
-    head: str | None,
     again: bool,
     dry_run: bool,
     folder: Path,
@@ -55,7 +57,7 @@ def fit(
     config = scratch_of(recipe, values)
     named_models([values["model"]])
     project = open_project(folder)
-    options = ScratchOptions(head, given_views(values), values["devices"])
+    options = ScratchOptions(views=given_views(values), **given(values, ScratchOptions))
     if dry_run:
         _say_expected(
             expect(project, network_of(weights, values), config=config, options=options), config.epochs, as_json
@@ -91,12 +93,12 @@ def _sentence(done: Fitted) -> str:
     metrics, config = done.run.metrics, done.run.config
     if done.reused:
         pulled = "" if done.run.is_own else " (pulled, not trained here)"
-        return f"{done.run.name}: this very run is there already{pulled}; --again trains it anew"
-    went_on = f" (went on after epoch {done.resumed_at} of {done.resumed_from})" if done.resumed_at else ""
+        return f"{done.run.name}: this run exists already{pulled}; --again trains it again"
+    went_on = f" (continued after epoch {done.resumed_at} of {done.resumed_from})" if done.resumed_at else ""
     shares = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in metrics["shares_s"].items())
     return (
         f"{done.run.name}: {metrics['epochs']} epochs{went_on} by {config['solver']}, {metrics['seconds']:.1f} s, "
-        f"{metrics['images_per_s']:.1f} images/s\n  {shares}; the model is that of epoch {metrics['epoch_of_model']}"
+        f"{metrics['images_per_s']:.1f} images/s\n  {shares}; model of epoch {metrics['epoch_of_model']}"
     )
 
 

@@ -6,35 +6,37 @@ from pathlib import Path
 
 import click
 
+from featcache.cli.command import Command
 from featcache.cli.options import json_option, project_option, project_or_none
 from featcache.cli.output import print_json, say
+from featcache.cli.push import sign_options, signing_key
 
 
-@click.command("index")
+@click.command("index", cls=Command)
 @click.argument("remote", metavar="[FOLDER|REMOTE]", required=False)
-@click.option("--sign", is_flag=True, help="Sign the records that are made, with the only key of `featcache key ls`.")
-@click.option("--key", "key_name", metavar="NAME", help="Sign them with this key.")
-@click.option("--licence", default="", metavar="TEXT", help="Under which the caches may be used.")
-@click.option("--contact", default="", metavar="TEXT", help="Whom to ask about them.")
+@sign_options
 @project_option
 @json_option
 def command(
-    remote: str | None, sign: bool, key_name: str | None, licence: str, contact: str, folder: Path, as_json: bool
+    remote: str | None,
+    sign: bool,
+    key_name: str | None,
+    licence: str | None,
+    contact: str | None,
+    folder: Path,
+    as_json: bool,
 ) -> None:
-    """Write index.json and index.html into a folder or remote, so that a plain web server that shows it is a remote.
+    """Write index.json and index.html into a folder, which makes it a remote on any web server.
 
-    FOLDER may be a folder of caches as `extract` makes them (by default this project's), or what was pushed to.
+    FOLDER is a folder of caches as extract makes them, or a folder that was pushed to. The default is the cache
+    folder of the project.
     """
     from featcache.cli.options import open_project
     from featcache.sharing import index
 
     where = remote if remote is not None else str(open_project(folder).cache_folder)
     done = index(
-        where,
-        project_or_none(folder),
-        sign=key_name if key_name is not None else "" if sign else None,
-        licence=licence,
-        contact=contact,
+        where, project_or_none(folder), sign=signing_key(sign, key_name), licence=licence or "", contact=contact or ""
     )
     for one in done.problems:
         say(f"left out: {one.name}: {one.problem}", as_json)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from featcache.cli.command import Command
 from featcache.cli.options import find_cache_of, json_option, project_option, remote_option
 from featcache.cli.output import print_json, print_table, say, shown
 from featcache.cli.remote_output import info_on_remote
@@ -13,15 +14,16 @@ from featcache.core.files import resolved
 from featcache.core.units import size
 
 
-@click.command("info")
+@click.command("info", cls=Command)
 @click.argument("name", required=False, metavar="[CACHE]")
 @remote_option
 @project_option
 @json_option
 def command(name: str | None, remote: str | None, folder: Path, as_json: bool) -> None:
-    """What a cache is: its recipe, its rows, its files and how it was made.
+    """Show a cache: its recipe, its rows, its files and how it was made.
 
-    CACHE is a cache's name, how its name begins, or its folder; without one, the project's only cache.
+    CACHE is the name of a cache, the beginning of its name, or its folder. The default is the only cache of the
+    project.
     """
     if remote is not None:
         info_on_remote(remote, name, folder=folder, as_json=as_json)

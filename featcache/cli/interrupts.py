@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from featcache.cli.hints import in_flags
 from featcache.core import interrupts
 from featcache.core.shown import Terminal
 
@@ -32,7 +33,11 @@ def noting_interrupts() -> Iterator[list[int]]:
 
 
 class _CommandLine(Terminal):
-    """Bars and notes of commands."""
+    """Bars and notes of commands: arguments are named as flags."""
+
+    def note(self, message: str) -> None:
+        """A line on standard error."""
+        super().note(in_flags(message))
 
     @contextmanager
     def stopping(self) -> Iterator[Callable[[], bool]]:

@@ -6,20 +6,21 @@ from pathlib import Path
 
 import click
 
+from featcache.cli.command import Group
 from featcache.cli.options import json_option
 from featcache.cli.output import print_json, print_table, say
 
 
-@click.group("key")
+@click.group("key", cls=Group)
 def command() -> None:
-    """Keys that sign what is pushed, and whom pulls trust. They lie in ~/.config/featcache."""
+    """Manage the keys that sign what you push, and the keys that you trust. They are kept in ~/.config/featcache."""
 
 
 @command.command("new", short_help="Make a key pair.")
 @click.argument("name")
 @json_option
 def new(name: str, as_json: bool) -> None:
-    """Make a key pair NAME; the private half is a file that only you may read. Give the public half to others."""
+    """Make the key pair NAME. Only you can read the private half; give the public half to others."""
     from featcache.sharing import keys
 
     key = keys.new_key(name, keys.own_config_folder() / keys.KEYS_FOLDER)
@@ -29,10 +30,10 @@ def new(name: str, as_json: bool) -> None:
         print_json({"name": name, "public": key.public, "file": str(key.file)})
 
 
-@command.command("ls", short_help="Your keys, and those that are trusted.")
+@command.command("ls", short_help="List your keys and those you trust.")
 @json_option
 def list_all(as_json: bool) -> None:
-    """List your own keys and those that pulls trust."""
+    """List your own keys, and the keys that you trust."""
     from featcache.sharing import keys
 
     folder = keys.config_folder()
@@ -54,14 +55,14 @@ def list_all(as_json: bool) -> None:
         print_table(["key", "public", ""], [*rows, *([n, p, "trusted"] for p, n in trusted.items())], numbers=False)
 
 
-@command.command("trust", short_help="Trust somebody's public key.")
+@command.command("trust", short_help="Trust a public key.")
 @click.argument("name")
 @click.argument("public", metavar="KEY|FILE")
 @json_option
 def trust(name: str, public: str, as_json: bool) -> None:
     """Trust what KEY (44 characters, or a .pub file) has signed, and call its owner NAME.
 
-    Get it from the owner by another way than the remote: whoever can change the cache there could change the key, too.
+    Get the key from its owner, not from the remote: whoever can change a cache there can also change the key.
     """
     from featcache.sharing import keys
 
@@ -73,11 +74,11 @@ def trust(name: str, public: str, as_json: bool) -> None:
         print_json({"name": name, "public": public})
 
 
-@command.command("distrust", short_help="No longer trust a key.")
+@command.command("distrust", short_help="Stop trusting a key.")
 @click.argument("name")
 @json_option
 def distrust(name: str, as_json: bool) -> None:
-    """No longer trust the key of NAME. What was pulled before stays."""
+    """Stop trusting the key of NAME. What you pulled before stays."""
     from featcache.sharing import keys
 
     keys.distrust(name, keys.own_config_folder() / keys.TRUST_FILE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from featcache.cli.hints import in_flags
 from featcache.cli.output import print_json
 from featcache.core.errors import DatasetError
 
@@ -19,7 +20,7 @@ def listing_left_out(as_json: bool) -> Iterator[None]:
     except DatasetError as error:
         if as_json:
             left_out = [{"path": path, "reason": reason} for path, reason in error.left_out]
-            print_json({"error": str(error), "left_out": left_out})
+            print_json({"error": in_flags(str(error)), "left_out": left_out})
         raise
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featcache.cli.command import Command
 from featcache.cli.options import json_option, open_project, project_option, remote_option
 from featcache.cli.output import print_json, print_table, say
 from featcache.cli.remote_output import list_on_remote
@@ -16,12 +17,15 @@ if TYPE_CHECKING:
     from featcache.store import Listed
 
 
-@click.command("ls")
+@click.command("ls", cls=Command)
 @remote_option
 @project_option
 @json_option
 def command(remote: str | None, folder: Path, as_json: bool) -> None:
-    """List the caches of this project; unfinished and damaged ones with the reason. With --remote, what is there."""
+    """List the caches of the project, with the reason where one is unfinished or damaged.
+
+    With --remote, list the caches and runs on a remote.
+    """
     from featcache.store import list_caches
 
     if remote is not None:

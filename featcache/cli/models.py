@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featcache.cli.command import Command, option
 from featcache.cli.options import json_option
 from featcache.cli.output import print_json, print_table, say
 
@@ -13,27 +14,29 @@ if TYPE_CHECKING:
     from featcache.backbones import Backbone
 
 
-@click.command("models")
+@click.command("models", cls=Command)
 @click.argument("name", required=False)
-@click.option("--layers", is_flag=True, help="List the layers of NAME that features can be taken from.")
-@click.option("--offline", is_flag=True, help="Only those whose ImageNet weights are on this machine.")
-@click.option("--input-size", "input_size_px", type=click.IntRange(1), help="With --layers: side of the input, px.")
-@click.option("--unsafe", is_flag=True, help="With --layers: let a model's file run code of its own.")
+@option("--layers", is_flag=True, help="List the layers of NAME that features can be taken from.")
+@option("--offline", is_flag=True, help="List only those whose ImageNet weights are on this machine.")
+@option(
+    "--input-size", "input_size_px", type=click.IntRange(1), help="Side of the square input in pixels, with --layers."
+)
+@option("--unsafe", is_flag=True, help="Allow a model file to run its own code, with --layers.")
 @json_option
 def command(
     name: str | None, layers: bool, offline: bool, input_size_px: int | None, unsafe: bool, as_json: bool
 ) -> None:
-    """The backbones: input size, features, cost, and whether their ImageNet weights are on this machine.
+    """List the backbones: input size, features, cost, and where their ImageNet weights are.
 
-    NAME may be one of them, and with --layers also a .keras or .h5 file or MODULE:FUNCTION.
+    NAME is one of them. With --layers it may also be a .keras or .h5 file, or MODULE:FUNCTION.
     """
     if layers:
         if name is None:
-            raise click.UsageError("--layers lists those of one network: name it")
+            raise click.UsageError("--layers needs the NAME of a network")
         _print_layers(name, input_size_px, unsafe, as_json)
         return
     if input_size_px is not None or unsafe:
-        raise click.UsageError("--input-size and --unsafe go with --layers")
+        raise click.UsageError("--input-size and --unsafe need --layers")
     from featcache.backbones import available, registry
 
     rows = [registry.get(name)] if name else list(registry.BACKBONES.values())
@@ -48,7 +51,7 @@ def command(
         headers, [_cells(row, where) for row, where in found], least=("operations", "preprocessing", "parameters")
     )
     if name is None and not offline:
-        say(f"besides: --model {registry.PIXELS} keeps the rendered views as they are, uint8, of any --input-size")
+        say(f"also: --model {registry.PIXELS} keeps the rendered views as uint8, of any --input-size")
 
 
 def _cells(row: Backbone, where: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -70,7 +71,7 @@ def print_table(
         table.add_row(*(Text(row[number]) for number in kept))
     console.print(table)
     if dropped:
-        say(f"(not shown in {console.width} columns: {', '.join(dropped)}; --json has all)")
+        say(f"(hidden in {console.width} columns: {', '.join(dropped)}; --json has all)")
 
 
 def _fitting(
@@ -135,11 +136,12 @@ def say_next(verb: str, *arguments: str, into: Path) -> None:
     into : the project's folder, or one in it
     """
     from featcache.core.files import resolved
-    from featcache.core.project import PROJECT_FILE, command
+    from featcache.core.project import PROJECT_FILE
 
     into = resolved(into)
     project = next((folder for folder in (into, *into.parents) if (folder / PROJECT_FILE).is_file()), into)
-    say(f"next: {command(verb, *arguments, into=project)}")
+    place = [] if Path.cwd().is_relative_to(project) else ["-C", shown(project)]
+    say(f"next: {shlex.join(['featcache', verb, *arguments, *place])}")
 
 
 def shown(path: Path) -> str:

@@ -7,18 +7,19 @@ from typing import Literal
 
 import click
 
+from featcache.cli.command import Command, option
 from featcache.cli.interrupts import TERMINAL
-from featcache.cli.options import json_option, project_option, project_or_none, strict_option
+from featcache.cli.options import json_option, project_option, project_or_none
 from featcache.cli.output import percent, print_json, print_table, say
 
 _LISTED = 40
 
 
-@click.command("predict")
+@click.command("predict", cls=Command)
 @click.argument("run", metavar="RUN")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option("--weights", metavar="PATH", help="The weights of the run's network, where they are not ImageNet's.")
-@click.option(
+@option("--weights", metavar="PATH", help="The weights of the run's network, where they are not ImageNet's.")
+@option(
     "--tta",
     type=click.IntRange(1),
     default=1,
@@ -26,17 +27,17 @@ _LISTED = 40
     metavar="VIEWS",
     help="Average over this many augmented views of each image.",
 )
-@click.option("--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all rows to this file.")
-@click.option(
+@option("--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all rows to this file.")
+@option(
     "--engine",
     type=click.Choice(["auto", "keras", "openvino"]),
     default="auto",
     show_default=True,
     help="Library that computes the features.",
 )
-@click.option("--batch", "batch_rows", type=click.IntRange(1), help="Images per batch.  [default: the fastest]")
-@click.option("--offline", is_flag=True, help="Make no network connection.")
-@strict_option
+@option("--batch", "batch_rows", type=click.IntRange(1), help="Images per batch.  [default: the fastest]")
+@option("--offline", is_flag=True, help="Make no network connection.")
+@option("--strict", is_flag=True, help="Stop at an image that cannot be used.")
 @project_option
 @json_option
 def command(

@@ -3,72 +3,72 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from featcache.cli.command import Command, option
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import json_option, open_project, project_option, project_or_none
 from featcache.cli.output import print_json, say, shown
 from featcache.cli.remote_output import record_as_json, signature_in_words
+from featcache.cli.settings import given, options
 from featcache.core.files import resolved
 from featcache.core.shown import printable
 from featcache.core.units import size
+from featcache.sharing import Part
 
 if TYPE_CHECKING:
     from featcache.sharing import Pulled
 
 
-@click.command("pull")
+@click.command("pull", cls=Command)
 @click.argument("name", metavar="REMOTE/NAME")
-@click.option(
-    "--split", "splits", multiple=True, type=click.Choice(["train", "val", "test"]), help="Rows of this split."
-)
-@click.option("--class", "classes", multiple=True, metavar="LABEL", help="Rows of this class.")
-@click.option("--image", "images", multiple=True, metavar="ID|PATH", help="Rows of this image.")
-@click.option("--pooling", type=click.Choice(["avg", "max"]), help="One mean or maximum a channel instead of the map.")
-@click.option("--dtype", type=click.Choice(["float16"]), help="Half as large.")
-@click.option("--remote", metavar="NAME|URL", help="Of which NAME is the name.")
-@click.option("--to", "parent", type=click.Path(path_type=Path, file_okay=False), help="Folder to put it into.")
-@click.option("--require-signed", is_flag=True, help="Take it only if a key that is trusted here has signed it.")
-@click.option(
+@options(Part, "splits", "classes", "images", "pooling", "dtype", group="Part of a cache")
+@option("--require-signed", is_flag=True, group="Trust", help="Accept only what a trusted key has signed.")
+@option(
     "--trust",
     "trusted",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     metavar="FILE",
-    help="File of trusted keys, instead of that of `featcache key trust NAME KEY`.",
+    group="Trust",
+    default_text="the keys that 'featcache key ls' lists",
+    help="File of trusted keys.",
 )
-@click.option("--allow-older", is_flag=True, help="Though the remote had a later one before.")
+@option("--allow-older", is_flag=True, group="Trust", help="Accept an older version than the remote had before.")
+@option("--remote", metavar="NAME|URL", help="Remote that has NAME.")
+@option(
+    "--to",
+    type=click.Path(path_type=Path, file_okay=False),
+    default_text="the project's folders",
+    help="Folder to write into.",
+)
 @project_option
 @json_option
 def command(
     name: str,
-    splits: tuple[str, ...],
-    classes: tuple[str, ...],
-    images: tuple[str, ...],
-    pooling: str | None,
-    dtype: str | None,
     remote: str | None,
-    parent: Path | None,
+    to: Path | None,
     require_signed: bool,
     trusted: Path | None,
     allow_older: bool,
     folder: Path,
     as_json: bool,
+    **values: Any,
 ) -> None:
-    """Get a cache or a run: whole and checked, or not at all.
+    """Get a cache, a part of a cache, or a run from a remote: whole and checked, or not at all.
 
-    REMOTE is a name of `featcache remote ls`, a URL or a pack (FILE.zip, also behind a URL); NAME a name there, or how
-    one begins. With --split, --class, --image, --pooling or --dtype it is a cache of its own, of those rows,
-    and only what holds them is fetched. What arrived whole before an interruption is kept: the same command goes on.
+    REMOTE is a name that 'featcache remote ls' lists, a URL or a pack (FILE.zip, here or behind a URL). NAME is
+    a name on it, or the beginning of one. With options of a part, only these rows are fetched, into a cache of
+    their own. After an interruption, run the same command again to continue.
     """
-    from featcache.sharing import Part, pull, resolve, trust_of
+    from featcache.sharing import pull, resolve, trust_of
 
-    project = project_or_none(folder) if parent else open_project(folder)
+    project = project_or_none(folder) if to else open_project(folder)
     target = resolve(name, project, remote=remote)
-    part = Part(splits, classes, images, pooling=pooling or "", dtype=dtype or "")
-    caches = parent or open_project(folder).cache_folder
-    results = parent or open_project(folder).results_folder
+    part = Part(**given(values, Part))
+    caches = to or open_project(folder).cache_folder
+    results = to or open_project(folder).results_folder
     trust = trust_of(target, require_signed, allow_older=allow_older, file=trusted)
     done = pull(target, caches, results=results, part=part, trust=trust, progress=TERMINAL)
     say(_sentence(done), as_json)

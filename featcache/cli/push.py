@@ -7,62 +7,57 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featcache.cli.command import Command, combined, option
+from featcache.cli.hints import in_flags
 from featcache.cli.interrupts import TERMINAL
-from featcache.cli.options import Command, json_option, open_project, project_option
+from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import print_json, say
 from featcache.cli.remote_output import record_as_json
+from featcache.cli.settings import given, options
 from featcache.core.shown import printable
 from featcache.core.units import size
+from featcache.sharing import PushOptions
 
 if TYPE_CHECKING:
-    from featcache.sharing import Pushed, PushOptions
+    from featcache.sharing import Pushed
 
-_WORDS = (
-    click.option("--sign", is_flag=True, help="Sign with the only key of `featcache key ls`."),
-    click.option("--key", "key_name", metavar="NAME", help="Sign with this key."),
-    click.option("--licence", default="", metavar="TEXT", help="Under which it may be used, e.g. CC-BY-4.0."),
-    click.option("--contact", default="", metavar="TEXT", help="Whom to ask about it."),
-    click.option("--private", is_flag=True, help="Leave out paths and groups' names: ids alone."),
-    click.option(
-        "--pseudonyms",
-        type=click.Path(path_type=Path, dir_okay=False),
-        metavar="FILE",
-        help="With other image ids, keyed by the secret in FILE, which is made where there is none. Implies --private.",
-    ),
+sign_options = combined(
+    option("--sign", is_flag=True, group="Signature and licence", help="Sign with your only key."),
+    option("--key", "key_name", metavar="NAME", group="Signature and licence", help="Sign with this key of yours."),
+    options(PushOptions, "licence", "contact", group="Signature and licence"),
 )
+"""Who answers for what is published, and under which licence: options of push, pack and index."""
+
+privacy_options = options(PushOptions, "private", "pseudonyms", group="Privacy")
 
 
-def words_options(command: Command) -> Command:
-    """What push and pack say of what they send."""
-    for option in reversed(_WORDS):
-        command = option(command)
-    return command
+def signing_key(sign: bool, key_name: str | None) -> str | None:
+    """The key that --sign and --key ask for: its name, "" for the only one, None for no signature."""
+    return key_name if key_name is not None else "" if sign else None
 
 
 def push_options(values: dict[str, Any]) -> PushOptions:
-    """The options as the pipeline takes them."""
-    from featcache.sharing import PushOptions
-
-    sign, key_name = values.pop("sign"), values.pop("key_name")
-    return PushOptions(sign=key_name if key_name is not None else "" if sign else None, **values)
+    """The record that the options fill."""
+    return PushOptions(sign=signing_key(values["sign"], values["key_name"]), **given(values, PushOptions))
 
 
-@click.command("push")
+@click.command("push", cls=Command)
 @click.argument("names", nargs=-1, metavar="[CACHE|RUN]...")
-@click.option("--remote", metavar="NAME|URL", help="Where to.  [default: the only remote]")
-@words_options
-@click.option("--replace", is_flag=True, help="Let these labels, or this run, count though others are there.")
-@click.option("--check", is_flag=True, help="Read what is there already, and mend what is damaged.")
-@click.option("--dry-run", is_flag=True, help="Say what would be pushed where, and send nothing.")
+@sign_options
+@privacy_options
+@option("--remote", metavar="NAME|URL", default_text="the only remote", help="Remote to push to.")
+@options(PushOptions, "replace", "check")
+@option("--dry-run", is_flag=True, help="Show what would be pushed where, and send nothing.")
 @project_option
 @json_option
 def command(
     names: tuple[str, ...], remote: str | None, dry_run: bool, folder: Path, as_json: bool, **values: Any
 ) -> None:
-    """Send caches and runs to a remote. Only what is missing there is sent; it is there when all of it is.
+    """Send caches and runs to a remote.
 
-    CACHE or RUN is a name, how one begins, or a folder; without one, the project's only cache. After an
-    interruption the same command goes on. A remote is never written where the key may only read.
+    Only what is missing there is sent, and a cache appears only when all of it is there. CACHE or RUN is a
+    name, the beginning of a name, or a folder. The default is the only cache of the project. After an
+    interruption, run the same command again to continue.
     """
     from featcache.remotes import refuse_writing
     from featcache.sharing import find_pushable, open_named, push
@@ -80,7 +75,7 @@ def command(
         done.append(push(each, target, options=options, seen_in=project.cache_folder, progress=TERMINAL))
         say(_sentence(done[-1], target.store.url), as_json)
         for remark in done[-1].remarks:
-            say(f"  {printable(remark)}", as_json)
+            say(f"  {in_flags(printable(remark))}", as_json)
     if as_json:
         print_json([_as_json(one, target.store.url) for one in done])
 
@@ -112,5 +107,5 @@ def _as_json(done: Pushed, url: str) -> dict[str, Any]:
         "sent_files": done.sent_files,
         "sent_bytes": done.sent_bytes,
         "signed": done.entry.record.signature is not None,
-        "remarks": list(done.remarks),
+        "remarks": [in_flags(remark) for remark in done.remarks],
     }

@@ -6,30 +6,32 @@ from pathlib import Path
 
 import click
 
+from featcache.cli.command import Group, option
 from featcache.cli.options import json_option, project_option, project_or_none
 from featcache.cli.output import print_json, print_table, say, shown
 from featcache.core.files import resolved
 
-_user_option = click.option("--user", is_flag=True, help="In ~/.config/featcache, for all projects.")
+_user_option = option("--user", is_flag=True, help="Keep the name in ~/.config/featcache, for all projects.")
 
 
-@click.group("remote")
+@click.group("remote", cls=Group)
 def command() -> None:
-    """Places that caches and runs are exchanged through: S3, gs, az, http(s), SFTP, or a folder."""
+    """Name the remotes that caches and runs are shared on: S3, gs, az, http(s), SFTP, or a folder."""
 
 
 @command.command("add", short_help="Give a URL a name.")
 @click.argument("name")
 @click.argument("url")
-@click.option("--signed", is_flag=True, help="Take from there only what a trusted key has signed.")
+@option("--signed", is_flag=True, help="Pull from it only what a trusted key has signed.")
 @_user_option
 @project_option
 @json_option
 def add(name: str, url: str, signed: bool, user: bool, folder: Path, as_json: bool) -> None:
-    """Call the remote at URL NAME, in featcache.toml (which is made where there is none) or, with --user, everywhere.
+    """Give the remote at URL a name, in featcache.toml or, with --user, for all projects.
 
-    URL is s3://BUCKET/PREFIX (?endpoint=https://HOST for a server of one's own), gs://, az://, https://HOST/PATH,
+    URL is s3://BUCKET/PREFIX (?endpoint=https://HOST for your own server), gs://, az://, https://HOST/PATH,
     sftp://USER@HOST/PATH or a folder. Credentials come from the environment, ~/.aws, ~/.netrc or ~/.ssh.
+    featcache.toml is created if it is missing.
     """
     from featcache.core.project import PROJECT_FILE
     from featcache.sharing import USER_FILE, add_remote, own_config_folder
@@ -42,11 +44,11 @@ def add(name: str, url: str, signed: bool, user: bool, folder: Path, as_json: bo
         print_json({"name": name, "url": remote.url, "signed": signed, "file": str(file)})
 
 
-@command.command("ls", short_help="The remotes that are known.")
+@command.command("ls", short_help="List the remotes.")
 @project_option
 @json_option
 def list_all(folder: Path, as_json: bool) -> None:
-    """List the remotes of this project and of the user."""
+    """List the remotes of the project and of the user."""
     from featcache.remotes import presentable
     from featcache.sharing import remotes_of
 
@@ -66,7 +68,7 @@ def list_all(folder: Path, as_json: bool) -> None:
 @project_option
 @json_option
 def remove(name: str, folder: Path, as_json: bool) -> None:
-    """Forget the remote NAME; what is on it stays."""
+    """Forget the remote NAME. What is on it stays."""
     from featcache.core.project import PROJECT_FILE
     from featcache.sharing import USER_FILE, config_folder, remove_remote
 

@@ -32,7 +32,7 @@ def list_on_remote(remote: str, folder: Path, *, as_json: bool) -> None:
     if as_json:
         print_json([_as_json(one, trusted) for one in listed])
     elif not listed:
-        say(f"nothing is on {store.url} yet: 'featcache push' sends something there")
+        say(f"{store.url} is empty: 'featcache push' sends something to it")
     else:
         print_table(
             ["name", "rows", "features", "dtype", "size", "licence", "signed by", "status"],
@@ -103,7 +103,7 @@ def signature_in_words(signed: Signed) -> str:
     return {
         "none": "not signed",
         "unchecked": f"signed by {by!r}, not checked: {install_line('share')}",
-        "unknown": f"signed by {by!r} with the key {signed.key}, which nobody here trusts",
+        "unknown": f"signed by {by!r} with the key {signed.key}, which is not trusted here",
         "trusted": f"signed by {by}, who is trusted here",
     }[signed.state]
 
@@ -129,7 +129,7 @@ def verify_on_remote(remote: str, names: Sequence[str], *, folder: Path, as_json
         say(f"{found.name}: DAMAGED", as_json)
         for problem in found.problems:
             say(f"  {problem.file}: {problem.what}" if problem.file else f"  {problem.what}", as_json)
-        say(f"  'featcache push {found.name} --check' by whoever has it mends what is damaged", as_json)
+        say(f"  'featcache push {found.name} --check' by the owner of the original repairs it", as_json)
     for one in problems:
         say(f"{one.name}: {one.problem}", as_json)
         values.append({"name": one.name, "sound": False, "problems": [{"file": "", "what": one.problem}]})

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import click
 
+from featcache.cli.command import Command, option
 from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import print_json, print_table, say, shown
 from featcache.core.files import resolved
 
 
-@click.command("report")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write to.  [default: results]")
+@click.command("report", cls=Command)
+@option("--out", type=click.Path(path_type=Path, file_okay=False), default_text="results", help="Folder to write to.")
 @project_option
 @json_option
 def command(out: Path | None, folder: Path, as_json: bool) -> None:
-    """Every run in results/ as tables, figures, Markdown and one self-contained HTML page."""
+    """Write all runs in results/ as tables, figures, Markdown and one self-contained HTML page."""
     from featcache.reporting import report, tables
 
     markdown, html, finished = report(open_project(folder).results_folder, out)

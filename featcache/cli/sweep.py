@@ -7,19 +7,29 @@ from typing import Any
 
 import click
 
-from featcache.cli.head_options import cache_option, given_head, labelled_cache, points_of, solver_option, swept_options
+from featcache.cli.command import Command, option
+from featcache.cli.head_options import SWEPT, cache_option, labelled_cache, solver_option, swept_options
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import percent, print_json, print_table, say, shown
+from featcache.cli.settings import given
 
 _SHOWN = 15
 
 
-@click.command("sweep")
+@click.command("sweep", cls=Command)
 @cache_option
 @swept_options
-@click.option("--random", "n_random", type=click.IntRange(1), help="Try so many combinations drawn at random, not all.")
-@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Heads of each combination.")
+@option(
+    "--random",
+    "n_random",
+    type=click.IntRange(1),
+    group="Settings to try",
+    help="Try this many random combinations instead of all.",
+)
+@option(
+    "--seeds", type=click.IntRange(1), default=1, show_default=True, group="Run", help="Heads to train per combination."
+)
 @solver_option
 @project_option
 @json_option
@@ -33,16 +43,16 @@ def command(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Train many heads on one cache and keep the one that is best on validation.
+    """Train many heads on one cache, and keep the best one on the validation rows.
 
-    Lists of values span a grid: --lr 0.0003,0.001,0.003 --hidden 128,256,256+64 (two layers) --dropout 0,0.5.
-    Every head shares one Gram matrix. The best value of --monitor in each head's course decides; test rows are
-    looked at once, with the winner's best epoch.
+    Give several values of a setting: --lr 0.0003,0.001,0.003 --hidden 128,256,256+64 (two layers) --dropout
+    0,0.5. All combinations are trained on one Gram matrix. The best value of --monitor in each training
+    decides. The test rows are evaluated once, with the winner.
     """
-    from featcache.heads import from_preset, grid, random_points, sweep
+    from featcache.heads import HeadConfig, from_preset, grid, random_points, sweep
 
-    space = points_of(values)
-    config = from_preset(preset, **given_head({name: value for name, value in values.items() if name not in space}))
+    space = {name: values[name] for name in SWEPT if values[name] is not None}
+    config = from_preset(preset, **{k: v for k, v in given(values, HeadConfig).items() if k not in space})
     points = random_points(space, n_random, seed=config.seed) if n_random else grid(space)
     project = open_project(folder)
     cache = labelled_cache(project, cache_name, as_json=as_json)
@@ -79,5 +89,5 @@ def command(
     if len(done.table) > _SHOWN:
         say(f"... and {len(done.table) - _SHOWN} more in {shown(done.folder)}/heads.csv")
     test = run.metrics["test"]
-    say(f"the best on validation, looked at on test once: {percent(test['accuracy'])} % ({run.name})")
+    say(f"best on validation, evaluated on test once: {percent(test['accuracy'])} % ({run.name})")
     say(f"sweep: {shown(done.folder)}")

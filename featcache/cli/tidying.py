@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from featcache.cli.command import option
 from featcache.cli.output import print_json, print_table, say, shown
 from featcache.core.units import size
 
 if TYPE_CHECKING:
     from featcache.cleanup import Removable
 
-yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
+yes_option = option("-y", "--yes", is_flag=True, help="Remove without asking.")
+dry_run_option = option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing.")
 
 
 def confirm_removal(n_bytes: int, yes: bool, *, as_json: bool) -> None:
@@ -25,7 +26,7 @@ def confirm_removal(n_bytes: int, yes: bool, *, as_json: bool) -> None:
     if yes:
         return
     if as_json or not sys.stdin.isatty():
-        raise UsageError("nobody can be asked here: add --yes to remove, or --dry-run to see what would go")
+        raise UsageError("cannot ask here: add --yes to remove, or --dry-run to see what would be removed")
     click.confirm(f"remove these {size(n_bytes)}?", abort=True)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featcache.cli.command import Command, option
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import json_option, open_project, project_option, remote_option
 from featcache.cli.output import print_json, say
@@ -20,47 +21,50 @@ if TYPE_CHECKING:
     from featcache.store import Verified
 
 
-@click.command("verify")
+@click.command("verify", cls=Command)
 @click.argument("names", nargs=-1, metavar="[CACHE]...")
-@click.option("--recompute", "n_rows", type=click.IntRange(1), help="Also compute this many rows again and compare.")
-@click.option("--repair", "mend", is_flag=True, help="Make again what is damaged, and nothing else.")
-@click.option("--weights", metavar="PATH", help="The weights that the cache was made with, where they are a file.")
-@click.option("--seed", type=click.IntRange(0), help="Chooses the rows of --recompute; others every time without it.")
+@option("--recompute", "n_rows", type=click.IntRange(1), help="Also compute this many rows again, and compare.")
+@option("--repair", is_flag=True, help="Repair what is damaged: copy it or compute it again.")
+@option("--weights", metavar="PATH", help="Weights file that the cache was made with, if they are in a file.")
+@option(
+    "--seed", type=click.IntRange(0), help="Seed that chooses the rows of --recompute (default: a new one each time)."
+)
 @remote_option
 @project_option
 @json_option
 def command(
     names: tuple[str, ...],
     n_rows: int | None,
-    mend: bool,
+    repair: bool,
     weights: str | None,
     seed: int | None,
     remote: str | None,
     folder: Path,
     as_json: bool,
 ) -> None:
-    """Read every byte of caches and check it against their manifests.
+    """Check every byte of caches against their manifests.
 
-    CACHE is a cache's name, how its name begins, or its folder; without one, every finished cache of the project.
-    Exit code 1 where something is damaged, and stays so, or where no cache was ever finished.
+    CACHE is the name of a cache, the beginning of its name, or its folder. The default is every finished cache
+    of the project. The exit code is 1 if a cache is damaged and not repaired, or if there are only unfinished
+    caches.
     """
-    from featcache.extraction import recompute, repair, sweep, verify_cache
+    from featcache.extraction import recompute, repair as repair_cache, sweep, verify_cache
 
     if remote is not None:
-        if n_rows or mend or weights:
-            raise click.UsageError("--remote goes with none of --recompute, --repair, --weights: pull it first")
+        if n_rows or repair or weights:
+            raise click.UsageError("--remote excludes --recompute, --repair and --weights: pull the cache first")
         verify_on_remote(remote, names, folder=folder, as_json=as_json)
         return
     values, sound = [], True
     for cache_folder in _folders(names, folder):
         found = verify_cache(cache_folder, progress=TERMINAL)
         computed = None
-        if mend and not found.sound:
+        if repair and not found.sound:
             _say(found, as_json)
-            computed = repair(open_project(folder), found, weights=weights, progress=TERMINAL)
+            computed = repair_cache(open_project(folder), found, weights=weights, progress=TERMINAL)
             say(f"{found.folder.name}: repaired, {computed} rows computed", as_json)
             found = verify_cache(cache_folder, progress=TERMINAL)
-        if mend and found.sound:
+        if repair and found.sound:
             sweep(cache_folder)
         _say(found, as_json)
         again = None
@@ -83,7 +87,7 @@ def _say_none(folder: Path, as_json: bool) -> bool:
 
     begun = cache_folders(open_project(folder).cache_folder)
     for one in begun:
-        say(f"{one.name}: unfinished: the 'extract' that began it finishes it", as_json)
+        say(f"{one.name}: unfinished: run the extract command that began it again", as_json)
     say("no finished caches: 'featcache extract --model NAME' makes one", as_json)
     return not begun
 
@@ -109,7 +113,7 @@ def _say(found: Verified, as_json: bool) -> None:
         say(f"{found.name}: DAMAGED", as_json)
         for problem in found.problems:
             say(f"  {problem.file}: {problem.what}" if problem.file else f"  {problem.what}", as_json)
-        say(f"  'featcache verify {found.folder.name} --repair' makes again what is damaged", as_json)
+        say(f"  'featcache verify {found.folder.name} --repair' repairs it", as_json)
     for remark in found.remarks:
         say(f"  {remark}", as_json)
 
@@ -118,13 +122,13 @@ def _say_recomputed(found: Verified, again: Recomputed, as_json: bool) -> None:
     n_rows = len(again.rows)
     if again.deviating:
         say(
-            f"{found.name}: {len(again.deviating)} of {n_rows} rows computed again are NOT what the cache holds: "
+            f"{found.name}: {len(again.deviating)} of {n_rows} rows computed again DIFFER from the cache: "
             f"{list(again.deviating[:8])}",
             as_json,
         )
     else:
         most = 100 * again.largest_deviation
-        say(f"{found.name}: {n_rows} rows computed again agree; at most {most:.2g} % of the tolerance is used", as_json)
+        say(f"{found.name}: {n_rows} rows computed again agree: at most {most:.2g} % of the tolerance is used", as_json)
 
 
 def _as_json(found: Verified, again: Recomputed | None, computed: int | None) -> dict[str, Any]:

@@ -20,10 +20,11 @@
         ├── RemoteAccessError  (PermissionError)   it wants other credentials
         ├── RemoteDroppedError (ConnectionError)   it was cut off, or was silent for too long
         ├── TrustError                             a signature is missing, wrong or of nobody who is trusted
-        └── OfflineError       (ConnectionError)   something would reach another machine, and --offline forbids it
+        └── OfflineError       (ConnectionError)   something would reach another machine, and `offline` forbids it
 
-A message says what is wrong, where, what was expected and found, and what to do next. The command
-line prints it and exits with 1; a traceback that reaches a user is a defect.
+A message says what is wrong, where, what was expected and what was found; its hint says what to do. Both name
+arguments and calls as Python does, in backticks: `weights=PATH`, `featcache.init(resplit=True)`. The command line shows
+them as flags and commands, and exits with 1; a traceback that reaches a user is a defect.
 """
 
 from __future__ import annotations
@@ -34,7 +35,18 @@ from collections.abc import Iterable
 
 
 class FeatcacheError(Exception):
-    """Base of every error that featcache raises on purpose."""
+    """Base of every error that featcache raises on purpose.
+
+    Parameters
+    ----------
+    message : what is wrong
+    hint : what to do, as a sentence; "" where the message says it all
+    """
+
+    def __init__(self, message: object = "", hint: str = "") -> None:
+        super().__init__(f"{message}. {hint}" if hint else message)
+        self.message = str(message)
+        self.hint = hint
 
 
 class UsageError(FeatcacheError, ValueError):

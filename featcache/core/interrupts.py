@@ -46,7 +46,7 @@ def finishing_in_hand() -> Iterator[Callable[[], bool]]:
         if len(noted) > 1 and callable(before):
             before(number, frame)
         with suppress(OSError):  # printed as it is: a handler may come in the middle of another print
-            os.write(2, b"interrupted: finishing what is in hand; once more ends it at once\n")
+            os.write(2, b"interrupted: finishing the current step; interrupt again to stop at once\n")
 
     with ending_with(lambda: bool(noted)), handled(note, callable):
         yield lambda: bool(noted)

@@ -72,7 +72,7 @@ def without_telemetry() -> None:
 
 
 def _refusal(where: str) -> OfflineError:
-    return OfflineError(f"{where} was about to be reached, and --offline allows no network: leave --offline away")
+    return OfflineError(f"{where} was about to be reached, and `offline` allows no network", "Leave out `offline`")
 
 
 def _text(host: Any) -> str:

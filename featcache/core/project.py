@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -43,31 +42,33 @@ class DatasetSection(_Section):
     """[dataset]: what `init` reads and how; and the folder that the paths in dataset.csv start from.
 
     source and images are relative to the folder of featcache.toml.
-
-    split : shares of train, val and test; split_counts : images a class in each, instead
-    group_pattern : regular expression; what it finds in a path (its first group, if it has one) is the group
-    without : labels that are left out
-    voc_object : annotated object that the labels of a VOC label file belong to
-    margin : grows each VOC box by this part of its longer side on every side
-    class_level : which level of folders names the class: 1 the folders of the source, 2 those in them; 0 finds out
-    path_column, label_column, group_column, split_column, box_columns : names in a list; "none" takes none
     """
 
     source: str = "."
     images: str = "."
-    split: tuple[_Share, _Share, _Share] = (70, 15, 15)
-    split_counts: tuple[_Count, _Count, _Count] | None = None
-    split_seed: int = Field(default=0, ge=0)
-    group_pattern: str = ""
-    without: tuple[str, ...] = ()
-    voc_object: str = "WBC"
-    margin: float = Field(default=0.0, ge=0, le=5)
-    class_level: int = Field(default=0, ge=0, le=20)
-    path_column: str = ""
-    label_column: str = ""
-    group_column: str = ""
-    split_column: str = ""
-    box_columns: tuple[str, ...] = ()
+    split: tuple[_Share, _Share, _Share] = Field(
+        default=(70, 15, 15), description="Proportions of train, val and test."
+    )
+    split_counts: tuple[_Count, _Count, _Count] | None = Field(
+        default=None, description="Images of each class in train, val and test, instead of proportions."
+    )
+    split_seed: int = Field(default=0, ge=0, description="Seed of the splits.")
+    group_pattern: str = Field(default="", description="Regular expression that finds the group in an image's path.")
+    without: tuple[str, ...] = Field(default=(), description="Leave out this class.")
+    voc_object: str = Field(default="WBC", description="Annotated object that a Pascal VOC label file labels.")
+    margin: float = Field(default=0.0, ge=0, le=5, description="Enlarge each box by this fraction of its side.")
+    class_level: int = Field(
+        default=0, ge=0, le=20, description="Level of folders that names the classes (1 = the top one, 0 = find out)."
+    )
+    path_column: str = Field(default="", description="Column of a CSV file with the images' paths.")
+    label_column: str = Field(default="", description="Column of a CSV file with the labels.")
+    group_column: str = Field(default="", description="Column of a CSV file with the groups ('none' ignores them).")
+    split_column: str = Field(default="", description="Column of a CSV file with the splits ('none' ignores them).")
+    box_columns: tuple[str, ...] = Field(
+        default=(),
+        description="Columns of a CSV file with the boxes: left, top, right, bottom, or left, top, width, height "
+        "('none' ignores them).",
+    )
 
     @field_validator("group_pattern")
     @classmethod
@@ -80,20 +81,18 @@ class DatasetSection(_Section):
 
 
 class ViewsSection(_Section):
-    """[views]: how many views an image gets, or how many rows a split gets in total.
+    """[views]: how many views each image gets, or how many rows each split gets in total.
 
-    Totals (train_rows and so on) are spread evenly over the classes, then over a class's images.
-
-    resize : how an image or box that is not square becomes so: stretched, padded with black, or cropped at the middle
+    A total is spread evenly over the classes, then over the images of a class.
     """
 
-    train: int = Field(default=4, ge=1, le=100_000)
-    val: int = Field(default=1, ge=1, le=100_000)
-    test: int = Field(default=1, ge=1, le=100_000)
-    train_rows: int | None = Field(default=None, ge=1)
-    val_rows: int | None = Field(default=None, ge=1)
-    test_rows: int | None = Field(default=None, ge=1)
-    resize: Resize = "stretch"
+    train: int = Field(default=4, ge=1, le=100_000, description="Views of each train image, the plain one included.")
+    val: int = Field(default=1, ge=1, le=100_000, description="Views of each val image.")
+    test: int = Field(default=1, ge=1, le=100_000, description="Views of each test image.")
+    train_rows: int | None = Field(default=None, ge=1, description="Total rows of train, spread evenly over classes.")
+    val_rows: int | None = Field(default=None, ge=1, description="Total rows of val.")
+    test_rows: int | None = Field(default=None, ge=1, description="Total rows of test.")
+    resize: Resize = Field(default="stretch", description="How images and boxes become square. Padding is black.")
 
     def views_per_image(self, split: str) -> int:
         """Views an image of `split` gets where no total is asked for."""
@@ -108,17 +107,21 @@ class ViewsSection(_Section):
 class AugmentationSection(_Section):
     """[augmentation]: the fields of `featcache.core.recipe.Augmentation`, with their bounds."""
 
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    rotation_deg: float = Field(default=20.0, ge=0, le=180)
-    shift: _Fraction = 0.10
-    horizontal_flip: bool = True
-    vertical_flip: bool = True
-    brightness: _Fraction = 0.10
-    contrast: _Fraction = 0.15
-    saturation: float = Field(default=0.20, ge=0, le=1)
-    hue_deg: float = Field(default=6.0, ge=0, le=180)
-    fill_modes: tuple[FillMode, ...] = Field(default=FILL_MODES, min_length=1)
-    fill_value: int = Field(default=0, ge=0, le=255)
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of the augmentation.")
+    rotation_deg: float = Field(default=20.0, ge=0, le=180, description="Largest rotation in degrees.")
+    shift: _Fraction = Field(default=0.10, description="Largest shift along each axis, as a fraction of the side.")
+    horizontal_flip: bool = Field(default=True, description="Mirror half of the views left to right.")
+    vertical_flip: bool = Field(default=True, description="Mirror half of the views top to bottom.")
+    brightness: _Fraction = Field(default=0.10, description="Largest relative change of the brightness.")
+    contrast: _Fraction = Field(default=0.15, description="Largest relative change of the contrast.")
+    saturation: float = Field(default=0.20, ge=0, le=1, description="Largest relative change of the saturation.")
+    hue_deg: float = Field(default=6.0, ge=0, le=180, description="Largest change of the hue in degrees.")
+    fill_modes: tuple[FillMode, ...] = Field(
+        default=FILL_MODES,
+        min_length=1,
+        description="Ways to fill points outside the image; each view draws one.",
+    )
+    fill_value: int = Field(default=0, ge=0, le=255, description="Grey level of the fill mode constant.")
 
     def record(self) -> Augmentation:
         """The same as the frozen record that recipes hold."""
@@ -126,10 +129,10 @@ class AugmentationSection(_Section):
 
 
 class StorageSection(_Section):
-    """[storage]: how the features of a cache are kept."""
+    """[storage]: how the features of a cache are stored."""
 
-    format: Literal["zarr", "hdf5"] = "zarr"
-    dtype: Literal["float32", "float16"] = "float32"
+    format: Literal["zarr", "hdf5"] = Field(default="zarr", description="Format of the cache: Zarr, or one HDF5 file.")
+    dtype: Literal["float32", "float16"] = Field(default="float32", description="Type of the stored features.")
 
 
 class FoldersSection(_Section):
@@ -224,18 +227,12 @@ def shown(path: Path) -> str:
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
 
 
-def command(verb: str, *arguments: str, into: Path) -> str:
-    """A command as it works when it is pasted, whatever the current folder: 'featcache init --resplit --into p'.
-
-    into : the project's folder
-    """
-    here, into = Path.cwd(), resolved(into)
-    place: list[str] = []
-    if verb == "init" and into != here:
-        place = ["--into", shown(into)]
-    elif verb != "init" and not here.is_relative_to(into):
-        place = ["-C", shown(into)]
-    return shlex.join(["featcache", *verb.split(" "), *arguments, *place])
+def init_call(*arguments: str, into: Path, resplit: bool = False) -> str:
+    """A call of `featcache.init` for a hint; `into` is left out where it is the current folder."""
+    words = [repr(argument) for argument in arguments]
+    words += ["resplit=True"] if resplit else []
+    words += [f"into={shown(into)!r}"] if resolved(into) != Path.cwd() else []
+    return f"`featcache.init({', '.join(words)})`"
 
 
 def changed(section: Section, changes: Mapping[str, Any]) -> Section:
@@ -254,8 +251,8 @@ def refuse_unwritable(folder: Path) -> None:
             pass
     except OSError as error:
         raise ProjectError(
-            f"{folder}: cannot be written ({error.strerror}): free the folder, or name another one under [folders] "
-            f"in {PROJECT_FILE}"
+            f"{folder}: cannot be written ({error.strerror})",
+            f"Make it writable, or name another folder under [folders] in {PROJECT_FILE}",
         ) from error
 
 
@@ -269,8 +266,8 @@ def find_project(start: Path) -> Project:
         if (folder / PROJECT_FILE).is_file():
             return Project(folder, read_settings(folder / PROJECT_FILE))
     raise ProjectError(
-        f"no {PROJECT_FILE} in {start} or above it: run 'featcache init FOLDER' with your images' folder, "
-        "or 'featcache init' for generated ones"
+        f"no {PROJECT_FILE} in {start} or above it",
+        "Run `featcache.init(FOLDER)` with the folder of your images, or `featcache.init()` for generated ones",
     )
 
 

@@ -24,6 +24,10 @@ LEFT_OUT = frozenset({"precision", "resize"})
 Resize = Literal["stretch", "pad", "crop"]
 RESIZES: tuple[Resize, ...] = ("stretch", "pad", "crop")
 
+Pooling = Literal["none", "avg", "max"]
+Precision = Literal["float32", "bfloat16", "float16"]
+Preprocessing = Literal["caffe", "tf", "torch", "lite0", "rescale", "none"]
+
 FillMode = Literal["constant", "nearest", "reflect", "wrap"]
 FILL_MODES: tuple[FillMode, ...] = ("constant", "nearest", "reflect", "wrap")
 

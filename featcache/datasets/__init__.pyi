@@ -1,10 +1,4 @@
-from ._init import (
-    GENERATED_FOLDER as GENERATED_FOLDER,
-    GENERATED_PER_CLASS as GENERATED_PER_CLASS,
-    Initialised as Initialised,
-    InitOptions as InitOptions,
-    init as init,
-)
+from ._init import GENERATED_FOLDER as GENERATED_FOLDER, Initialised as Initialised, init as init
 from ._preview import preview as preview
 from .candidates import LeftOut as LeftOut
 from .collected import collect as collect
@@ -16,4 +10,5 @@ from .manifest import (
     check as check,
     read_dataset as read_dataset,
 )
+from .options import GENERATED_PER_CLASS as GENERATED_PER_CLASS, InitOptions as InitOptions
 from .view_plan import plan_views as plan_views

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from featcache.core.errors import ProjectError
 from featcache.core.files import resolved
@@ -20,7 +19,7 @@ from featcache.core.project import (
     Project,
     Settings,
     changed,
-    command,
+    init_call,
     read_settings,
     shown,
     write_project,
@@ -30,30 +29,12 @@ from featcache.datasets.build import Built, SplitRule, build
 from featcache.datasets.candidates import LeftOut
 from featcache.datasets.current import stop_if_strict
 from featcache.datasets.manifest import SPLITS, Dataset, LabelledImage, read_dataset, write_dataset
+from featcache.datasets.options import InitOptions
 from featcache.datasets.sources import find_images
 from featcache.images import STAMPS_FILE
 from featcache.synthetic import is_generated, write_cells
 
 GENERATED_FOLDER = "leukocytes"
-GENERATED_PER_CLASS = 80
-
-
-@dataclass(frozen=True)
-class InitOptions:
-    """How `init` reads a source and what it changes in featcache.toml; see `featcache init --help`.
-
-    dataset, views, augmentation : values for those sections of featcache.toml
-    resplit : make new splits even where the source, or an earlier dataset.csv, says them
-    relabel : take the source's labels and splits where an earlier dataset.csv says others
-    """
-
-    dataset: Mapping[str, Any] = field(default_factory=dict)
-    views: Mapping[str, Any] = field(default_factory=dict)
-    augmentation: Mapping[str, Any] = field(default_factory=dict)
-    per_class: int = GENERATED_PER_CLASS
-    resplit: bool = False
-    relabel: bool = False
-    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,8 +123,8 @@ def _project_before(into: Path) -> Project | None:
         return Project(into, read_settings(file))
     if dataset_file.exists():
         raise ProjectError(
-            f"{dataset_file} is here without {PROJECT_FILE}, so 'init' did not write it: rename it and name it as "
-            f"the list to read, {command('init', 'LIST.csv', into=into)!r}"
+            f"{dataset_file} is here without {PROJECT_FILE}, so init did not write it",
+            f"Rename it, and give it as the list to read: {init_call('LIST.csv', into=into)}",
         )
     return None
 
@@ -177,7 +158,7 @@ def _generate(into: Path, settings: Settings, options: InitOptions, progress: Pr
     folder, seed = into / GENERATED_FOLDER, settings.augmentation.seed
     about = f"generated leukocytes, {options.per_class} of each class, in {GENERATED_FOLDER}/"
     if folder.exists() and not is_generated(folder, options.per_class, seed=seed):
-        raise ProjectError(f"{folder} is already here: {command('init', shown(folder), into=into)!r} takes it as it is")
+        raise ProjectError(f"{folder} is already here", f"{init_call(shown(folder), into=into)} takes it as it is")
     if not folder.exists():
         with progress.begin("drawing leukocytes", 1) as advance, _writing(into):
             with folder_beside(folder) as partial:

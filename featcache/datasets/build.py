@@ -118,7 +118,7 @@ def _build(
     remarks = [*source.remarks, *remarks, *more_remarks, *said_of_edits(relabelled, moved), *odd_labels(images)]
     if unlabelled:
         remarks.append(f"{len(unlabelled)} images have no label: they are cached, and left out of training")
-    check(images, str(source.folder), remedy="'--resplit'")
+    check(images, str(source.folder), remedy="`resplit=True`")
     return Built(in_order([*images, *unlabelled]), tuple(left_out), (*remarks, *remarks_on(files)))
 
 
@@ -178,7 +178,8 @@ def _refuse_empty_classes(source: Source, candidates: Sequence[Candidate], image
     if empty:
         raise DatasetError(
             f"{source.folder}: no usable image with the label {', '.join(map(repr, sorted(empty)))}: every file of "
-            f"it was left out. Mend the files, or leave the label out: --without {min(empty)}"
+            "it was left out",
+            f"Repair the files, or leave out the label with `without={min(empty)!r}`",
         )
 
 

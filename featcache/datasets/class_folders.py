@@ -78,9 +78,9 @@ def _refuse_unclear_level(folder: Path, subfolders: list[Path], own: frozenset[P
     shared = sorted(name for name, times in names.items() if times > 1)
     if len(names) > 1 and 2 * len(shared) >= len(names) and not all(map(split_of, names)):
         raise DatasetError(
-            f"{folder}: which folders are the classes? {shown} hold the same folders ({', '.join(shared[:8])}): give "
-            f"--class-level 1 for {shown}, or --class-level 2 for {', '.join(shared[:8])} (the folders above them "
-            "then are the groups, unless they are folds)"
+            f"{folder}: which folders are the classes? {shown} hold the same folders ({', '.join(shared[:8])})",
+            f"Set `class_level=1` for {shown}, or `class_level=2` for {', '.join(shared[:8])}; the folders above then "
+            "are groups, unless they are folds",
         )
     odd = [sub for sub in subfolders if sub.name.lower() in _NO_CLASSES]
     if not odd:
@@ -88,8 +88,9 @@ def _refuse_unclear_level(folder: Path, subfolders: list[Path], own: frozenset[P
             if all(map(is_no_class, subfolders)):
                 odd = subfolders
     if odd:
-        deeper = " --class-level 2 takes the folders in them," if names else ""
+        deeper = "`class_level=2` to take the folders in them, or " if names else ""
         raise DatasetError(
-            f"{folder}: {names_of(odd)} are hardly classes, by their names: expected folders that are named for what "
-            f"their images show;{deeper} --class-level 1 takes {shown} as they are"
+            f"{folder}: {names_of(odd)} do not look like names of classes: expected folders that are named for what "
+            "their images show",
+            f"Set {deeper}`class_level=1` to take {shown} as they are",
         )

@@ -81,8 +81,8 @@ def recognise(where: str, header: Sequence[str], *, asked: DatasetSection) -> Co
     """The columns of a list. Raises DatasetError where path or label is missing, or a box cannot be told."""
     by_name = {plain(name): name for name in reversed(header)}
     path, label = path_and_label(where, header, asked=asked)
-    group = _one(where, header, by_name, asked.group_column, _GROUP_COLUMNS, "--group-column")
-    split = _one(where, header, by_name, asked.split_column, _SPLIT_COLUMNS, "--split-column")
+    group = _one(where, header, by_name, asked.group_column, _GROUP_COLUMNS, "group_column")
+    split = _one(where, header, by_name, asked.split_column, _SPLIT_COLUMNS, "split_column")
     box, has_extent = _box_columns(where, header, by_name, asked.box_columns, {path, label, group, split})
     size = tuple(by_name[name] for name in ("width", "height") if name in by_name and by_name[name] not in box)
     is_ours = box == tuple(by_name.get(name, "") for name in _CORNERS[0]) and all("_" in name for name in box)
@@ -92,13 +92,13 @@ def recognise(where: str, header: Sequence[str], *, asked: DatasetSection) -> Co
 def path_and_label(where: str, header: Sequence[str], *, asked: DatasetSection) -> tuple[str, str]:
     """The columns of a list that name images and say their labels. Raises DatasetError where one is missing."""
     by_name = {plain(name): name for name in reversed(header)}
-    path = _one(where, header, by_name, asked.path_column, (*PATH_COLUMNS, *ALSO_PATHS), "--path-column")
-    label = _one(where, header, by_name, asked.label_column, (*LABEL_COLUMNS, *ALSO_LABELS), "--label-column")
+    path = _one(where, header, by_name, asked.path_column, (*PATH_COLUMNS, *ALSO_PATHS), "path_column")
+    label = _one(where, header, by_name, asked.label_column, (*LABEL_COLUMNS, *ALSO_LABELS), "label_column")
     if not path or not label:
         missing = "path (or image, file, filename)" if not path else "label (or class, category)"
-        option = "--path-column" if not path else "--label-column"
+        option = "path_column" if not path else "label_column"
         raise DatasetError(
-            f"{where}: expected a column {missing}; found {', '.join(header)}: name the column with {option}"
+            f"{where}: expected a column {missing}; found {', '.join(header)}", f"Name the column with `{option}`"
         )
     return path, label
 
@@ -121,7 +121,7 @@ def _one(
         return ""
     if asked:
         if asked not in header and plain(asked) not in by_name:
-            raise DatasetError(f"{where}: there is no column {asked!r} ({option}); found {', '.join(header)}")
+            raise DatasetError(f"{where}: there is no column {asked!r} (`{option}`); found {', '.join(header)}")
         return asked if asked in header else by_name[plain(asked)]
     return next((by_name[name] for name in usual if name in by_name), "")
 
@@ -133,9 +133,9 @@ def _box_columns(
     if [name.lower() for name in asked] == [NONE]:
         return (), False
     if asked:
-        box = tuple(_one(where, header, by_name, name, (), "--box-columns") for name in asked)
+        box = tuple(_one(where, header, by_name, name, (), "box_columns") for name in asked)
         if len(box) != 4:
-            raise DatasetError(f"{where}: --box-columns names {len(box)} columns: expected four, like left,top,w,h")
+            raise DatasetError(f"{where}: `box_columns` names {len(box)} columns: expected four, like left,top,w,h")
         return box, plain(box[2]).endswith(("w", "width"))
     for has_extent, usual in ((False, _CORNERS), (True, _EXTENTS)):
         for names in usual:
@@ -145,8 +145,9 @@ def _box_columns(
     boxy = [name for name in header if name not in taken and _looks_like_a_box(plain(name))]
     if boxy:
         raise DatasetError(
-            f"{where}: the columns {', '.join(boxy)} look like a box, but not like all of one: name its columns with "
-            f"--box-columns LEFT,TOP,RIGHT,BOTTOM (or LEFT,TOP,WIDTH,HEIGHT); --box-columns {NONE} takes whole images"
+            f"{where}: the columns {', '.join(boxy)} look like a part of a box",
+            "Name its columns with `box_columns=(LEFT, TOP, RIGHT, BOTTOM)` or `box_columns=(LEFT, TOP, WIDTH, "
+            f"HEIGHT)`, or set `box_columns='{NONE}'` to take whole images",
         )
     return (), False
 

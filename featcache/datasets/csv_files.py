@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from featcache.core.errors import DatasetError
-from featcache.core.project import command
+from featcache.core.project import init_call
 
 _MAX_CELL_BYTES = 1 << 30
 _OTHER_KINDS = (
@@ -73,9 +73,7 @@ def _text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise DatasetError(
-            f"{path}: there is no such file; {command('init', into=path.parent)!r} writes one"
-        ) from error
+        raise DatasetError(f"{path}: there is no such file", f"{init_call(into=path.parent)} writes one") from error
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
     kind = next((kind for magic, kind in _OTHER_KINDS if data.lstrip().startswith(magic)), "")

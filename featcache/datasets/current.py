@@ -9,7 +9,7 @@ from pathlib import Path
 
 from featcache.core.errors import DatasetError, ProjectError
 from featcache.core.progress import SILENT, Progress
-from featcache.core.project import Project, command
+from featcache.core.project import Project, init_call
 from featcache.datasets.boxes import clipped
 from featcache.datasets.build import default_group
 from featcache.datasets.candidates import LeftOut
@@ -75,7 +75,7 @@ def stop_if_strict(left_out: Sequence[LeftOut], strict: bool) -> None:
     """Raise DatasetError naming the first of the images left out, where `strict` asks for that."""
     if strict and left_out:
         listed = "; ".join(f"{item.path}: {item.reason}" for item in left_out[:5])
-        raise DatasetError(f"{len(left_out)} images cannot be used (--strict): {listed}")
+        raise DatasetError(f"{len(left_out)} images cannot be used (`strict`): {listed}")
 
 
 def _with_id(image: LabelledImage, image_id: str, file_sha256: str) -> LabelledImage:
@@ -90,5 +90,6 @@ def _refuse_twins(project: Project, images: Sequence[LabelledImage]) -> None:
         if twin is not image:
             raise DatasetError(
                 f"{project.dataset_file}: {twin.path} ({twin.label}, {twin.split}) and {image.path} ({image.label}, "
-                f"{image.split}) have the same bytes: remove one, or run {command('init', into=project.folder)!r} again"
+                f"{image.split}) have the same bytes",
+                f"Remove one, or run {init_call(into=project.folder)} again",
             )

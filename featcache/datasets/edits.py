@@ -55,8 +55,8 @@ def said_of_edits(relabelled: Sequence[LabelledImage], moved: Sequence[LabelledI
         if images:
             kept = f"{images[0].path}: {getattr(images[0], what)}"
             remarks.append(
-                f"kept {len(images)} {what}{'s' * (len(images) > 1)} of dataset.csv that the source does not give "
-                f"({kept}): --relabel takes the source's"
+                f"kept {len(images)} edited {what}{'s' * (len(images) > 1)} of dataset.csv ({kept}); "
+                "set `relabel=True` to take those of the source"
             )
     return remarks
 

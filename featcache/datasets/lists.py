@@ -82,7 +82,8 @@ def _split_name(name: str, where: str) -> str:
     split = split_of(name)
     if name and not split:
         raise DatasetError(
-            f"{where}: split {name!r}: expected train, val or test; --split-column none takes no splits from the list"
+            f"{where}: split {name!r}: expected train, val or test",
+            "Set `split_column='none'` to ignore the splits of the list",
         )
     return split
 

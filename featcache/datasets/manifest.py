@@ -83,7 +83,7 @@ def in_order(images: Iterable[LabelledImage]) -> tuple[LabelledImage, ...]:
     return tuple(sorted(images, key=lambda i: (order.index(i.split), i.label, i.path, i.box or Box(0, 0, 1, 1))))
 
 
-def check(images: Sequence[LabelledImage], where: str, *, remedy: str = "'featcache init --resplit'") -> None:
+def check(images: Sequence[LabelledImage], where: str, *, remedy: str = "`featcache.init(resplit=True)`") -> None:
     """Refuse what no honest training can use. Raises DatasetError with all that is wrong at once.
 
     Images without a label or split are passed: they are not trained on.
@@ -116,7 +116,7 @@ def check(images: Sequence[LabelledImage], where: str, *, remedy: str = "'featca
         elif labels - present:
             problems.append(f"the split {split!r} has no images of {', '.join(sorted(labels - present))}")
     if problems:
-        raise DatasetError(f"{where}: " + "; ".join(problems) + f". {remedy} makes new splits from all images")
+        raise DatasetError(f"{where}: " + "; ".join(problems), f"{remedy} makes new splits from all images")
 
 
 def write_dataset(path: Path, images: Sequence[LabelledImage]) -> None:

@@ -10,7 +10,7 @@ from featcache.datasets.coco import is_coco
 from featcache.images import files_below
 
 _YOLO_LINE = re.compile(rb"\s*\d+(?:\s+-?(?:\d+\.?\d*|\.\d+)(?:[eE]-?\d+)?){4,}\s*")
-_WAY_OUT = "export them as Pascal VOC or COCO (--class-level 1 takes class folders and no boxes)"
+_HINT = "Export them as Pascal VOC or COCO, or set `class_level=1` to take class folders without boxes"
 _LOOKED_AT = 20
 _START_BYTES = 1 << 16
 
@@ -21,12 +21,13 @@ def refuse_other_annotations(folder: Path, own: frozenset[Path]) -> None:
     yolo = [path for path in texts[:_LOOKED_AT] if _is_yolo(path)]
     if yolo:
         raise DatasetError(
-            f"{folder}: {len(texts)} .txt files hold boxes as YOLO writes them ({yolo[0].name} for one), which are not "
-            f"read: {_WAY_OUT}"
+            f"{folder}: {len(texts)} .txt files, such as {yolo[0].name}, hold boxes in the YOLO format, which is not "
+            "supported",
+            _HINT,
         )
     for path in files_below(folder, ".json", own=own)[:_LOOKED_AT]:
         if _is_labelme(path):
-            raise DatasetError(f"{path}: holds annotations of labelme, which are not read: {_WAY_OUT}")
+            raise DatasetError(f"{path}: holds annotations of labelme, which are not supported", _HINT)
         if is_coco(path):
             raise DatasetError(f"{path}: COCO annotations are read from {folder} or {folder / 'annotations'}: move it")
 

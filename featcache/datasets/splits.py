@@ -68,8 +68,8 @@ def split_by_counts(
     mixed = [group for group, labels in size.items() if len(labels) > 1]
     if mixed:
         raise DatasetError(
-            f"group {mixed[0]!r} holds images of several classes: fixed counts a class cannot be met on such "
-            "groups; split by fractions instead (leave --split-counts out)"
+            f"group {mixed[0]!r} holds images of several classes, so a fixed count per class is not possible",
+            "Leave out `split_counts`",
         )
     splits: dict[str, str] = {}
     short = []

@@ -119,8 +119,8 @@ def _pair_with_labels(
     if not any(name.lower() == wanted for name in names):
         found = ", ".join(f"{name} ({n})" for name, n in names.most_common())
         raise DatasetError(
-            f"{source.folder}: no object is named {asked.voc_object!r}; found {found or 'none'}: name one with "
-            "--voc-object"
+            f"{source.folder}: no object is named {asked.voc_object!r}; found {found or 'none'}",
+            "Name one with `voc_object`",
         )
     mentioned: set[Path] = set()
     for name, labels in listed:

@@ -5,5 +5,6 @@ from ._recompute import Recomputed as Recomputed, recompute as recompute, verify
 from ._repair import repair as repair, sweep as sweep
 from .extractor import FeatureExtractor as FeatureExtractor
 from .opening import network_for as network_for, network_of as network_of
-from .plan import ExtractOptions as ExtractOptions, plan_extraction as plan_extraction
+from .options import ExtractOptions as ExtractOptions
+from .plan import plan_extraction as plan_extraction
 from .streaming import Rendering as Rendering, Streamed as Streamed, stream as stream

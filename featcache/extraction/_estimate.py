@@ -1,4 +1,4 @@
-"""extract --dry-run: rows, bytes and time, the latter from a few rows that are rendered and computed."""
+"""A dry run of `extract`: rows, bytes and time, the latter from a few rows that are rendered and computed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from featcache.core.machine import usable_cores
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
 from featcache.extraction._explain import Explanation, explain_plan
-from featcache.extraction.plan import ExtractOptions, Plan, plan_extraction
+from featcache.extraction.options import ExtractOptions
+from featcache.extraction.plan import Plan, plan_extraction
 from featcache.extraction.rendering import render_views
 from featcache.images import Pixels, view_parameters
 

@@ -13,7 +13,8 @@ from featcache.core.errors import CacheError, UsageError
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
 from featcache.core.recipe import Recipe
-from featcache.extraction.plan import ExtractOptions, Plan, plan_extraction
+from featcache.extraction.options import ExtractOptions
+from featcache.extraction.plan import Plan, plan_extraction
 from featcache.store import MANIFEST_FILE, ROWS_FILE, Cache, Reach, list_caches, read_recipe, read_rows
 
 

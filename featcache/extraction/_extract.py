@@ -16,12 +16,13 @@ from featcache.core.errors import CacheError, CacheWriteError, DatasetError
 from featcache.core.machine import usable_cores
 from featcache.core.offline import offline
 from featcache.core.progress import SILENT, Progress
-from featcache.core.project import Project, command, refuse_unwritable
+from featcache.core.project import Project, init_call, refuse_unwritable
 from featcache.core.strict_json import read_json
 from featcache.datasets import Dataset, LeftOut, check
 from featcache.extraction.cache_filler import Counts
 from featcache.extraction.one_pass import Target, extract as extract_rows
-from featcache.extraction.plan import ExtractOptions, Plan, plan_extraction
+from featcache.extraction.options import ExtractOptions
+from featcache.extraction.plan import Plan, plan_extraction
 from featcache.extraction.stage_times import Shares, Stage
 from featcache.sharing import Reached, ask_remotes, remotes_of
 from featcache.store import CACHE_FORMAT, MANIFEST_FILE, CacheWriter, Reach, open_cache, writing
@@ -269,7 +270,7 @@ def _note_what_training_lacks(project: Project, plan: Plan, progress: Progress) 
         check(
             plan.dataset.images,
             project.dataset_file.name,
-            remedy=repr(command("init", "--resplit", into=project.folder)),
+            remedy=init_call(into=project.folder, resplit=True),
         )
     except DatasetError as error:
         left_out = [f"{item.path}: {item.reason}" for item in plan.left_out[:1]]

@@ -1,4 +1,4 @@
-"""verify --repair: what is damaged in a cache is made again, from what is sound, and nothing else."""
+"""Repair of a cache: what is damaged is made again from what is sound, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from featcache.core.recipe import Recipe, cache_digest, cache_name, row_id
 from featcache.datasets import Dataset, current_dataset, plan_views
 from featcache.extraction.one_pass import Target, extract as extract_rows
 from featcache.extraction.opening import network_of
-from featcache.extraction.plan import ExtractOptions, plan_extraction
+from featcache.extraction.options import ExtractOptions
+from featcache.extraction.plan import plan_extraction
 from featcache.extraction.rows import rows_of
 from featcache.store import (
     ARRAY_FILE,

@@ -16,7 +16,6 @@ from featcache.backbones import (
     Cut,
     Network,
     NetworkSpec,
-    Precision,
     available,
     identify,
     is_own_name,
@@ -28,7 +27,7 @@ from featcache.backbones import (
 )
 from featcache.core.errors import WeightsError
 from featcache.core.progress import SILENT, Progress
-from featcache.core.recipe import FeatureSpace
+from featcache.core.recipe import FeatureSpace, Precision
 
 _DIGITS = 16
 
@@ -93,8 +92,8 @@ def network_of(
             f"{name} {ours[name]!s:.20} here, {theirs[name]!s:.20} there" for name in ours if ours[name] != theirs[name]
         ]
         raise WeightsError(
-            f"{space.backbone}: {weights or spec.weights}: this is not the network of the cache: {'; '.join(fields)}: "
-            "name the file of its weights with --weights PATH"
+            f"{space.backbone}: {weights or spec.weights}: this is not the network of the cache: {'; '.join(fields)}",
+            "Name the file of its weights with `weights=PATH`",
         )
     return cut, opened
 
@@ -104,12 +103,12 @@ def _spec(space: FeatureSpace, made_with: str, weights: str | None) -> NetworkSp
     random = re.fullmatch(r"random-([0-9]{1,18})", made_with)
     source = weights or ("random" if random else made_with)
     if weights is None and not known:
-        raise WeightsError(f"made with the model {space.backbone}: say where its file is with --weights PATH")
+        raise WeightsError(f"made with the model {space.backbone}", "Say where its file is with `weights=PATH`")
     if weights is None and source not in ("imagenet", "random", ""):  # a file; pixels have none
         if available(registry.get(space.backbone)) == "download":
             raise WeightsError(
-                f"{space.backbone}: made with the weights file {made_with} (digest "
-                f"{space.weights_digest[:_DIGITS]}..): say where it is with --weights PATH"
+                f"{space.backbone}: made with the weights file {made_with} (digest {space.weights_digest[:_DIGITS]}..)",
+                "Say where it is with `weights=PATH`",
             )
         source = "imagenet"  # its digest will tell
     return NetworkSpec(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from featcache.backbones import (
     ChosenEngine,
     Cut,
-    NetworkSpec,
-    Precision,
     available,
     own_models,
     pixels,
@@ -27,55 +24,9 @@ from featcache.core.project import Project, StorageSection, changed
 from featcache.core.recipe import Recipe, cache_digest, cache_name
 from featcache.datasets import Dataset, LeftOut, current_dataset, plan_views
 from featcache.extraction.opening import network_for
+from featcache.extraction.options import ExtractOptions
 from featcache.extraction.rows import rows_of
 from featcache.store import Row
-
-
-@dataclass(frozen=True)
-class ExtractOptions:
-    """What to extract; see `featcache extract --help`. None, or what is not given, means: as featcache.toml says.
-
-    layers : one cache each; none means the backbone's last feature map
-    engine, batch_rows : how it is computed, which decides no value; see `featcache.backbones.engines.choose`
-    storage : fields of [storage]
-    reuse_from : folders of caches, besides the project's own, that rows may be copied from
-    no_remote : whether remotes are left alone, which else are asked before anything is computed
-    offline : whether no network is used, for weights neither
-    """
-
-    weights: str = "imagenet"
-    weights_seed: int = 0
-    input_size_px: int | None = None
-    preprocessing: str | None = None
-    layers: Sequence[str] = ()
-    pooling: str = "none"
-    precision: Precision = "float32"
-    unsafe: bool = False
-    engine: str = "auto"
-    batch_rows: int | None = None
-    views: Mapping[str, Any] = field(default_factory=dict)
-    augmentation: Mapping[str, Any] = field(default_factory=dict)
-    storage: Mapping[str, Any] = field(default_factory=dict)
-    reuse_from: Sequence[Path] = ()
-    no_remote: bool = False
-    offline: bool = False
-    allow_nonfinite: bool = False
-    check_bytes: bool = False
-    strict: bool = False
-
-    def network(self, model: str) -> NetworkSpec:
-        """The network that `model` is to be."""
-        return NetworkSpec(
-            model=model,
-            weights=self.weights,
-            weights_seed=self.weights_seed,
-            input_size_px=self.input_size_px,
-            preprocessing=self.preprocessing,
-            layers=tuple(self.layers),
-            pooling=self.pooling,
-            precision=self.precision,
-            unsafe=self.unsafe,
-        )
 
 
 @dataclass(frozen=True)
@@ -161,7 +112,7 @@ def plan_extraction(
         for number, cut in enumerate(cuts):
             recipe = Recipe(space_of(cut, storage.dtype, resize=wanted.resize), augmentation)
             if cut.dtype == pixels.DTYPE and "dtype" in options.storage:
-                pixels.refuse(["--dtype"])
+                pixels.refuse(["dtype"])
             plans.append(Plan(dataset, left_out, cut, number, recipe, views, storage, project.cache_folder, engine))
     return plans
 
@@ -173,6 +124,6 @@ def _refuse_download(model: str, weights: str) -> None:
     backbone = registry.get(model)
     if available(backbone) == "download":
         raise WeightsError(
-            f"{backbone.name}: the ImageNet weights are not on this machine, and --offline allows no download: leave "
-            "it out, or name a file with --weights PATH"
+            f"{backbone.name}: the ImageNet weights are not on this machine, and `offline` allows no download",
+            "Leave it out, or name a file with `weights=PATH`",
         )

@@ -1,4 +1,4 @@
-"""fit-head --head logreg and the like: scikit-learn's classifiers on the Gram matrices of a cache, for comparison."""
+"""Classifiers of scikit-learn on the Gram matrices of a cache, for comparison."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def _longer(
 ) -> tuple[HeadConfig, Solver | Choice]:
     """The head with so many epochs more than the longest finished run of its settings, and that run's solver."""
     if config.schedule == "cosine":
-        raise HeadError("a cosine schedule ends with its last epoch: give --epochs, leave out --more-epochs")
+        raise HeadError("a cosine schedule ends with its last epoch", "Set `epochs` instead of `more_epochs`")
     if isinstance(solver, Choice):
         possible: Sequence[Solver] = [solver.solver]
     else:
@@ -179,8 +179,8 @@ def _longer(
                 found.append((int(run.metrics["epochs"]), courses[course]))
     if not found:
         raise HeadError(
-            f"{cache.name}: no finished run of these settings that was made here to add epochs to: leave out "
-            "--more-epochs"
+            f"{cache.name}: no finished run with these settings was trained here, so there is none to continue",
+            "Leave out `more_epochs`",
         )
     epochs, by = max(found)
     return replace(config, epochs=epochs + more_epochs), solver if isinstance(solver, Choice) else by
@@ -279,7 +279,7 @@ def draw(run: runs.Run, with_curves: bool = True) -> runs.Run:
 
 def refuse_unfair_splits(cache: Cache) -> None:
     """Refuse splits that no honest training can use: one without rows of a class, or with rows of another's group."""
-    again = "change dataset.csv, or run 'featcache init --resplit' and the extract command of this cache again"
+    again = "Change dataset.csv, or run `featcache.init(resplit=True)` and extract this cache again"
     pairs = cache.rows.loc[cache.rows["split"] != "", ["group", "split"]].drop_duplicates()
     torn = pairs[pairs["group"].duplicated(keep=False)].sort_values(["group", "split"])
     if len(torn):
@@ -287,12 +287,13 @@ def refuse_unfair_splits(cache: Cache) -> None:
         splits = " and ".join(torn["split"][torn["group"] == group])
         raise HeadError(
             f"{cache.name}: {torn['group'].nunique()} groups stand in several splits ({group!r:.80} in {splits}): a "
-            f"group must stay on one side, or the test leaks into the training: {again}"
+            "group must stay on one side, or the test leaks into the training",
+            again,
         )
     labels = set(cache.classes)
     for split in SPLITS:
         if missing := labels - set(cache.rows["label"][cache.rows["split"] == split]):
-            raise HeadError(f"{cache.name}: the split {split!r} has no rows of {', '.join(sorted(missing))}: {again}")
+            raise HeadError(f"{cache.name}: the split {split!r} has no rows of {', '.join(sorted(missing))}", again)
 
 
 def readable(run: runs.Run) -> runs.Run:
@@ -301,7 +302,7 @@ def readable(run: runs.Run) -> runs.Run:
         if not (set(SPLITS) <= set(run.metrics) and {"solver", "why", "classes"} <= set(run.config)):
             raise RunError(f"{run.folder}: config.json or metrics.json is not whole")
     except RunError as error:
-        raise RunError(f"{error}; --again trains this run anew") from error
+        raise RunError(error, "Set `again=True` to train it again") from error
     return run
 
 

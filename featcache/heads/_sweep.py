@@ -71,7 +71,7 @@ def sweep(
     is listed as such. Raises HeadError where all do, RunError where the folder cannot be written.
     """
     if not any(points):
-        raise HeadError("nothing to sweep over: name values, for example --lr 0.001,0.003")
+        raise HeadError("nothing to sweep over", "Give several values of a setting, such as `lr=(0.001, 0.003)`")
     refuse_unwritable(results)
     configs = [replace(config, **point) for point in points]
     choices = [plan_head(cache, head, solver=solver) for head in configs]  # before a Gram matrix takes its memory

@@ -19,7 +19,9 @@ def choose_cache(project: Project, name: str | None = None, *, progress: Progres
         return find_cache(project.cache_folder, name)
     if len(caches) > 1:
         others = ", ".join(cache.name for cache in caches[1:])
-        progress.note(f"took {caches[0].name}, the newest of {len(caches)} caches; --cache names another ({others})")
+        progress.note(
+            f"using {caches[0].name}, the newest of {len(caches)} caches; `cache=NAME` chooses another ({others})"
+        )
     return caches[0]
 
 

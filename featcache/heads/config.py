@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from numbers import Integral, Real
-from typing import Any, Literal, get_args
-
-import numpy as np
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from featcache.core.errors import HeadError, nearest
+from featcache.core.settings import problems_of, setting
 
 Solver = Literal["auto", "gram", "primal"]
 Activation = Literal["relu", "elu", "tanh", "sigmoid", "linear"]
+Output = Literal["softmax", "sigmoid"]
 Schedule = Literal["inverse-time", "constant", "cosine", "step"]
 Optimizer = Literal["sgd", "adam", "adamw", "rmsprop"]
 Monitor = Literal["val_loss", "val_accuracy", "loss", "accuracy"]
@@ -21,124 +20,66 @@ Monitor = Literal["val_loss", "val_accuracy", "loss", "accuracy"]
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """Dense(hidden, activation), Dropout(dropout) for each hidden layer, then Dense(classes, output), by SGD.
+    """Dense(hidden, activation) and Dropout for each hidden layer, then Dense(classes, output), trained by SGD.
 
-    hidden : units of each hidden layer; () trains the last layer alone
-    dropout : fraction of each hidden layer's units left out in training
-    output : "softmax" with cross-entropy, or "sigmoid" with binary cross-entropy, averaged over the classes
-    lr : learning rate of the first update
-    schedule : how it falls. "inverse-time": update t uses lr / (1 + decay t), t = 0, 1, ...; "constant";
-        "cosine": half a cosine from lr to 0 over all updates; "step": times step_factor every step_epochs epochs
-    optimizer : "sgd" is trained in Gram space or primal, the others primal
-    momentum, nesterov : v <- momentum v - lr g, then w <- w + v, or w + momentum v - lr g; as Keras' SGD
-    l2 : adds l2 |W|^2 to the loss for the weights of every layer, or of each in turn where it is a tuple
-    l1 : adds l1 |W| to the loss for the weights of every layer; trained primal
-    weight_decay : of adamw
-    label_smoothing : part of each target that is spread evenly over the classes
-    batch : rows an update
-    scale : "auto" multiplies the features by one number so that their mean squared norm over the training
-        rows is 25,600, whatever the backbone, and draws the first layer for such inputs: one learning rate
-        then suits every backbone. "none" leaves features as they are, with Glorot-uniform weights, as
-        the study and Keras' defaults do
-    class_weights : "balanced" weighs each row's loss by n_rows / (n_classes * n_rows_of_its_class), so that
-        rare classes count as much as frequent ones; "none" weighs all rows alike
-    monitor, patience : training ends when this measure has not improved for so many epochs; 0 never ends it early
-    restore_best : the head is that of the epoch with the best `monitor`, not of the last
-    val_every : validation rows are looked at after every so many epochs, and after the last
-    seed : decides initial weights, batch order and dropout masks
-    dtype : of the training arithmetic
+    Notes
+    -----
+    The learning rate of update t = 0, 1, ... is lr / (1 + decay t) with the schedule "inverse-time", lr with
+    "constant", half a cosine from lr to 0 over all updates with "cosine"; "step" multiplies it by step_factor every
+    step_epochs epochs. Momentum is that of Keras: v <- momentum v - lr g, then w <- w + v, or with nesterov
+    w + momentum v - lr g.
+
+    scale="auto" multiplies all features by one number, so that their mean squared norm over the training rows is
+    25,600, and draws the first layer for such inputs: one learning rate then suits every backbone. scale="none" leaves
+    the features unchanged, with Glorot-uniform weights, as in the study.
+
+    class_weights="balanced" multiplies each row's loss by n_rows / (n_classes * n_rows_of_its_class), as in
+    scikit-learn.
     """
 
-    hidden: tuple[int, ...] = (256,)
-    dropout: float = 0.5
-    activation: Activation = "relu"
-    output: Literal["softmax", "sigmoid"] = "softmax"
-    lr: float = 0.001
-    schedule: Schedule = "inverse-time"
-    decay: float = 0.0
-    step_epochs: int = 1000
-    step_factor: float = 0.5
-    optimizer: Optimizer = "sgd"
-    momentum: float = 0.0
-    nesterov: bool = False
-    l2: float | tuple[float, ...] = 0.0
-    l1: float = 0.0
-    weight_decay: float = 0.004
-    label_smoothing: float = 0.0
-    batch: int = 16
-    epochs: int = 100
-    scale: Literal["auto", "none"] = "auto"
-    class_weights: Literal["balanced", "none"] = "balanced"
-    monitor: Monitor = "val_loss"
-    patience: int = 0
-    restore_best: bool = False
-    val_every: int = 1
-    seed: int = 0
-    dtype: Literal["float32", "float64"] = "float32"
+    hidden: tuple[int, ...] = setting((256,), "Units of each hidden layer (0 = no hidden layer).", ge=1)
+    dropout: float = setting(0.5, "Dropout rate after each hidden layer.", ge=0, lt=1)
+    activation: Activation = setting("relu", "Activation function of the hidden layers.")
+    output: Output = setting(
+        "softmax", "Output of the head: exclusive classes (softmax), or each class by itself (sigmoid)."
+    )
+    lr: float = setting(0.001, "Learning rate of the first update.", gt=0)
+    schedule: Schedule = setting("inverse-time", "How the learning rate decreases.")
+    decay: float = setting(0.0, "Decay per update of the inverse-time schedule.", ge=0)
+    step_epochs: int = setting(1000, "Epochs between two steps of the step schedule.", ge=1)
+    step_factor: float = setting(0.5, "Factor of the learning rate at each step of the step schedule.", gt=0, le=1)
+    optimizer: Optimizer = setting(
+        "sgd", "Optimizer. The Gram-space solver supports sgd only; the others use the primal solver."
+    )
+    momentum: float = setting(0.0, "Momentum of SGD.", ge=0, lt=1)
+    nesterov: bool = setting(False, "Use Nesterov momentum. Needs a momentum above 0.")
+    l2: float | tuple[float, ...] = setting(0.0, "L2 penalty of the weights, for all layers or for each.", ge=0)
+    l1: float = setting(0.0, "L1 penalty of the weights. Needs the primal solver.", ge=0)
+    weight_decay: float = setting(0.004, "Weight decay of the optimizer adamw.", ge=0)
+    label_smoothing: float = setting(0.0, "Part of each target that is spread over all classes.", ge=0, lt=1)
+    batch: int = setting(16, "Batch size: rows per update.", ge=1)
+    epochs: int = setting(100, "Passes over the training rows.", ge=1)
+    scale: Literal["auto", "none"] = setting("auto", "Scale all features to one mean norm (auto), or not at all.")
+    class_weights: Literal["balanced", "none"] = setting("balanced", "How classes are weighted in the loss.")
+    monitor: Monitor = setting("val_loss", "Measure that decides which epoch is best.")
+    patience: int = setting(0, "Stop early after this many epochs without improvement (0 = off).", ge=0)
+    restore_best: bool = setting(False, "Keep the weights of the best epoch instead of the last.")
+    val_every: int = setting(1, "Evaluate the validation rows every this many epochs.", ge=1)
+    seed: int = setting(0, "Seed of initial weights, batch order and dropout.", ge=0, lt=2**63)
+    dtype: Literal["float32", "float64"] = setting("float32", "Precision of the training arithmetic.")
 
     def __post_init__(self) -> None:
-        self._check_types()
-        factors = self.l2 if isinstance(self.l2, tuple) else (self.l2,)
-        layers = len(self.hidden) + 1
-        problems = [
-            (any(units < 1 for units in self.hidden), f"hidden units {self.hidden}: expected 1 or more"),
-            (not 0 <= self.dropout < 1, f"dropout {self.dropout}: expected 0 <= dropout < 1"),
-            (not 0 < self.lr < math.inf, f"learning rate {self.lr}: expected more than 0"),
-            (not 0 <= self.decay < math.inf, f"decay {self.decay}: expected 0 or more"),
-            (self.step_epochs < 1, f"step epochs {self.step_epochs}: expected 1 or more"),
-            (not 0 < self.step_factor <= 1, f"step factor {self.step_factor}: expected 0 < factor <= 1"),
-            (not 0 <= self.momentum < 1, f"momentum {self.momentum}: expected 0 <= momentum < 1"),
-            (self.nesterov and not self.momentum, "nesterov: expected a momentum above 0"),
-            (not all(0 <= factor < math.inf for factor in factors), f"l2 {self.l2}: expected 0 or more"),
-            (
-                isinstance(self.l2, tuple) and len(self.l2) != layers,
-                f"l2 {self.l2}: expected one number, or one for each of the {layers} layers",
-            ),
-            (not 0 <= self.l1 < math.inf, f"l1 {self.l1}: expected 0 or more"),
-            (not 0 <= self.weight_decay < math.inf, f"weight decay {self.weight_decay}: expected 0 or more"),
-            (self.patience < 0, f"patience {self.patience}: expected 0 or more"),
-            (bool(self.momentum) and self.optimizer != "sgd", f"momentum: expected none, {self.optimizer} has its own"),
-            (not 0 <= self.label_smoothing < 1, f"label smoothing {self.label_smoothing}: expected 0 <= smoothing < 1"),
-            (self.batch < 1, f"batch {self.batch}: expected 1 or more"),
-            (self.epochs < 1, f"epochs {self.epochs}: expected 1 or more"),
-            (self.val_every < 1, f"val_every {self.val_every}: expected 1 or more"),
-            (not 0 <= self.seed < 2**63, f"seed {self.seed}: expected 0 <= seed < 2**63"),
-        ]
-        choices = {"activation": Activation, "schedule": Schedule, "optimizer": Optimizer, "monitor": Monitor}
-        known = {name: get_args(kind) for name, kind in choices.items()} | {
-            "output": ("softmax", "sigmoid"),
-            "scale": ("auto", "none"),
-            "class_weights": ("balanced", "none"),
-            "dtype": ("float32", "float64"),
-        }
-        problems += [
-            (getattr(self, name) not in values, f"{name} {getattr(self, name)!r}: expected {' or '.join(values)}")
-            for name, values in known.items()
-        ]
-        wrong = [message for is_wrong, message in problems if is_wrong]
+        wrong = problems_of(self)
+        if not wrong:
+            layers = len(self.hidden) + 1
+            if self.nesterov and not self.momentum:
+                wrong.append("`nesterov`: expected a `momentum` above 0")
+            if isinstance(self.l2, tuple) and len(self.l2) != layers:
+                wrong.append(f"`l2={self.l2}`: expected one number, or one for each of the {layers} layers")
+            if self.momentum and self.optimizer != "sgd":
+                wrong.append(f"`momentum={self.momentum}`: expected 0, since {self.optimizer} has its own")
         if wrong:
             raise HeadError("; ".join(wrong))
-
-    def _check_types(self) -> None:
-        """Raise HeadError for what is no number where one belongs, by the fields' annotations."""
-        for item in fields(self):
-            value, kind = getattr(self, item.name), str(item.type)
-            if kind == "bool":
-                expected = "" if isinstance(value, (bool, np.bool_)) else "True or False"
-            elif kind == "int":
-                expected = "" if _is_whole(value) else "a whole number"
-            elif kind == "float":
-                expected = "" if _is_number(value) else "a number"
-            elif item.name == "hidden":
-                is_right = isinstance(value, tuple) and all(map(_is_whole, value))
-                expected = "" if is_right else "whole numbers, one for each hidden layer, as in (256,)"
-            elif item.name == "l2":
-                is_right = all(map(_is_number, value)) if isinstance(value, tuple) else _is_number(value)
-                expected = "" if is_right else "a number, or one for each layer"
-            else:
-                expected = "" if isinstance(value, str) else "a name"
-            if expected:
-                raise HeadError(f"{item.name} {value!r:.80}: expected {expected}")
 
     def lr_at(self, update: int, updates_an_epoch: int) -> float:
         """Learning rate of an update, counted from 0."""
@@ -173,14 +114,6 @@ class HeadConfig:
         """The record as it stands in a run's config.json."""
         l2 = list(self.l2) if isinstance(self.l2, tuple) else self.l2
         return {**asdict(self), "hidden": list(self.hidden), "l2": l2}
-
-
-def _is_whole(value: object) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Integral)
-
-
-def _is_number(value: object) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Real)
 
 
 PRESETS: dict[str, HeadConfig] = {

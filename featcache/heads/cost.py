@@ -158,7 +158,9 @@ def _chosen(problem: _Problem, asked: Solver, free: float) -> Choice:
     if config.gram_refuses or asked == "primal":
         require_keras(config.gram_refuses or "the primal solver")
     if config.gram_refuses:
-        return Choice("primal", f"{config.gram_refuses} cannot be trained in Gram space")
+        if asked == "gram":
+            raise HeadError(f"the Gram-space solver does not support {config.gram_refuses}", "Set `solver='primal'`")
+        return Choice("primal", f"the Gram-space solver does not support {config.gram_refuses}")
     if asked != "auto":
         return Choice(asked, "asked for")
     if not has_keras():
@@ -182,14 +184,15 @@ def _refuse_too_large(problem: _Problem, solver: Solver, free: float) -> None:
     would: list[str] = []
     if solver == "gram":
         of_primal, _ = problem.needed("primal")
-        would += ["--solver primal"] if of_primal * problem.units < free else []
+        would += ["`solver='primal'`"] if of_primal * problem.units < free else []
     most = int((free - besides - 1) // of_unit)
     if most >= 1 and problem.config.hidden:
-        would.append(f"a first layer of at most {most} units (--hidden {most})")
-    fitting = f"{' or '.join(would)} would fit" if would else "use pooled features (featcache extract --pooling)"
+        would.append(f"`hidden=({most},)` or fewer units")
+    hint = f"This would fit: {' or '.join(would)}" if would else "Use pooled features: extract with `pooling='avg'`"
     raise HeadError(
         f"the {solver} solver needs {needed / 2**30:.1f} GiB for {problem.units} units on {problem.n_inputs} features "
-        f"and {problem.n_train} + {problem.n_val} rows, and {free / 2**30:.1f} GiB are free: {fitting}"
+        f"and {problem.n_train} + {problem.n_val} rows, and {free / 2**30:.1f} GiB are free",
+        hint,
     )
 
 

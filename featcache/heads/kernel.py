@@ -130,7 +130,8 @@ def _refuse_full_disk(file: Path, shape: tuple[int, int], dtype: DTypeLike) -> N
     if needed >= free:
         raise HeadError(
             f"{file.parent}: the Gram matrix of {shape[0]} x {shape[1]} rows needs {needed / 2**30:.1f} GiB, which do "
-            f"not fit into memory, and {free / 2**30:.1f} GiB are free on this disk: use --solver primal"
+            f"not fit into memory, and {free / 2**30:.1f} GiB are free on this disk",
+            "Set `solver='primal'`",
         )
 
 
@@ -142,8 +143,9 @@ def _explaining(file: Path) -> Iterator[None]:
         if isinstance(error, FeatcacheError):
             raise
         raise HeadError(
-            f"{file.parent}: cannot be written: {error.strerror or error}; the Gram matrix does not fit into "
-            "memory and has to lie there: use --solver primal"
+            f"{file.parent}: cannot be written ({error.strerror or error}), and the Gram matrix does not fit into "
+            "memory",
+            "Set `solver='primal'`",
         ) from error
 
 

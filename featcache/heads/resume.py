@@ -1,4 +1,4 @@
-"""--resume: what an interrupted training was of."""
+"""Resuming: what an interrupted training was about."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ def interrupted(project: Project, name: str, *, given: Mapping[str, Any]) -> tup
         other = []
     if other:
         fields = "; ".join(f"{name} is {known[name]!r} there, {given[name]!r} here" for name in other)
-        raise UsageError(f"{named} was begun with other settings: {fields}. Leave these out, or leave out --resume")
+        raise UsageError(f"{named} was begun with other settings: {fields}", "Leave these out, or leave out `resume`")
     return cache, replace(config, epochs=given.get("epochs", config.epochs)), solver

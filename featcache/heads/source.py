@@ -169,8 +169,8 @@ def refuse_not_finite(X: Array, rows: Numbers) -> None:
     more = f" and {len(bad) - _NAMED_ROWS} more" if len(bad) > _NAMED_ROWS else ""
     named = ", ".join(map(str, bad[:_NAMED_ROWS].tolist()))
     raise HeadError(
-        f"features that are NaN or infinite, in row{'s' * (len(bad) > 1)} {named}{more}: expected finite numbers; "
-        "'featcache verify' tells whether the cache is as it was written"
+        f"features that are NaN or infinite, in row{'s' * (len(bad) > 1)} {named}{more}: expected finite numbers",
+        "`featcache.verify()` checks whether the cache is as it was written",
     )
 
 

@@ -348,12 +348,12 @@ def row_weights(y: NDArray[np.int64], config: HeadConfig) -> Array:
 
 
 def _refuse_untrainable(cache: Cache, config: HeadConfig) -> None:
-    again = "change dataset.csv, or run 'featcache init --resplit' and the extract command of this cache again"
+    again = "Change dataset.csv, or run `featcache.init(resplit=True)` and extract this cache again"
     for split in ("train", "val", "test"):
         if not len(cache.numbers(split)):
-            raise HeadError(f"{cache.name}: the split {split!r} has no images: {again}")
+            raise HeadError(f"{cache.name}: the split {split!r} has no images", again)
     if len(cache.classes) < 2:
         raise HeadError(f"{cache.name}: only the class {cache.classes[0]!r}: at least two are needed")
     n_train = len(cache.numbers("train"))
     if config.batch > n_train:
-        raise HeadError(f"a batch of {config.batch} rows is more than the {n_train} training rows: use --batch")
+        raise HeadError(f"a batch of {config.batch} rows is more than the {n_train} training rows", "Set `batch`")

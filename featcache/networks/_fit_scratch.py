@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,10 @@ from featcache.core.offline import offline
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project, refuse_unwritable
 from featcache.core.recipe import digest
-from featcache.extraction import ExtractOptions, extract, plan_extraction
+from featcache.extraction import extract, plan_extraction
 from featcache.heads import Head, described, draw, explaining_damage, measure, readable, refuse_unfair_splits
 from featcache.networks import classifier
-from featcache.networks.config import ScratchConfig
+from featcache.networks.config import ScratchConfig, ScratchOptions
 from featcache.networks.feed import Feed
 from featcache.networks.training import Training
 from featcache.networks.views import Live, held, numbers_of
@@ -41,33 +41,6 @@ from featcache.store import Cache, open_cache
 from featcache.training import Epoch, runs
 
 LAST_FILE = "last.keras"
-
-
-@dataclass(frozen=True)
-class ScratchOptions:
-    """What a whole network is trained on, besides how: the views, and where its weights begin.
-
-    head : name of a run of a head, which the top begins as
-    views : what differs from featcache.toml
-    devices : that each part of a batch is spread over
-    """
-
-    head: str | None = None
-    views: Mapping[str, Any] = field(default_factory=dict)
-    devices: int = 1
-    no_remote: bool = False
-    offline: bool = False
-    strict: bool = False
-
-    def extraction(self, side_px: int) -> ExtractOptions:
-        """How the views are rendered."""
-        return ExtractOptions(
-            input_size_px=side_px,
-            views=self.views,
-            no_remote=self.no_remote,
-            offline=self.offline,
-            strict=self.strict,
-        )
 
 
 @dataclass(frozen=True)
@@ -253,8 +226,8 @@ def _refuse_other_features(start: _StartHead | None, cut: Cut, project: Project)
     if start is not None and start.head.space not in spaces:
         mine = f"{cut.backbone}, {cut.input_size_px} px, {cut.preprocessing}, {cut.weights}"
         raise ScratchError(
-            f"{start.name} was trained on features of another network ({start.described}), this one is {mine}: name "
-            "the same --model, --from, --input-size and --preprocess"
+            f"{start.name} was trained on features of another network ({start.described}); this one is {mine}",
+            "Set the same `model`, `weights`, `input_size_px` and `preprocessing`",
         )
 
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from featcache.core.errors import ScratchError, nearest
+from featcache.core.recipe import Precision
+from featcache.core.settings import problems_of, setting
+
+if TYPE_CHECKING:
+    from featcache.extraction import ExtractOptions
 
 Top = Literal["avg", "dense"]
 Augment = Literal["planned", "live", "none"]
@@ -21,116 +26,73 @@ BatchNorm = Literal["train", "frozen"]
 class ScratchConfig:
     """A classifier on top of a network, and how both are trained.
 
-    top : "avg": mean over the feature map, Dropout, Dense(classes); "dense": Flatten, Dense(hidden, ReLU), Dropout,
-        Dense(classes), which is the study's
-    dropout : before the last layer
-    stochastic_depth : probability to leave out the last residual branch, growing linearly from the first
-        (Huang et al. 2016)
-    l1, l2 : add l1 |W| and l2 |W|^2 of every trained kernel to the loss
-    optimizer, momentum, nesterov : as in Keras
-    weight_decay : decoupled, of kernels alone (Loshchilov & Hutter 2019); any optimizer
-    lr : learning rate of the top, after warm-up
-    schedule : "inverse-time": update t uses lr / (1 + decay t); "constant"; "cosine": half a cosine from lr to 0
-    warmup_epochs : in which the rate rises linearly to lr; a cosine begins behind them
-    clip_norm : largest norm of all gradients together; 0 leaves them as they are
-    label_smoothing : part of each target that is spread evenly over the classes
-    class_weights : "balanced" weighs rows so that all classes count alike
-    batch : rows an update
-    accumulate : parts that each batch is computed in, one after the other, where memory is short; batch
-        normalisation then sees a part at a time
-    augment : "planned": the views that the project plans, the same in every epoch; "live": as many views, drawn anew
-        for each epoch; "none": the plain views alone
-    monitor, patience, restore_best, val_every : as for heads
-    precision : of the network's arithmetic; weights and loss stay float32
-    deterministic : the same bits on every run on one machine, at some cost
-    train_blocks : how many of the network's last blocks are trained; None for all
-    batchnorm : "train", or "frozen": statistics and factors stay as they are, and the layers run as in inference
-    batchnorm_momentum : of the running statistics that inference uses, in place of the network's own. Keras' 0.99
-        and 0.999 are for thousands of updates an epoch: with a hundred the statistics are still those of the initial
-        weights, and a network that has learned its training rows predicts one class for all. None leaves it alone
-    base_rate : learning rate of the network's last block, as a fraction of the top's
-    rate_decay : factor of the rate from each block to the one before it
-    unfreeze_epochs : the top is trained alone for so many epochs, then one block more each so many epochs, the last
-        ones first (Howard & Ruder 2018); 0 trains all blocks from the beginning
-    seed : decides initial weights, order, dropout and stochastic depth
+    Notes
+    -----
+    top="avg" is the mean over the feature map, Dropout, Dense(classes); top="dense" is Flatten, Dense(hidden, ReLU),
+    Dropout, Dense(classes), as in the study. The learning rate of update t is lr / (1 + decay t) with the schedule
+    "inverse-time", lr with "constant", and half a cosine from lr to 0 with "cosine"; it begins after the warm-up.
+
+    Weight decay is decoupled and acts on kernels only (Loshchilov & Hutter 2019), with any optimizer. The probability
+    of stochastic depth grows linearly from the first residual branch to the last (Huang et al. 2016). Blocks are
+    unfrozen as in Howard & Ruder (2018). With accumulate, batch normalisation sees one part of the batch at a time.
+
+    batchnorm="frozen" leaves statistics and factors unchanged, and runs the layers as in inference. Keras' momentum of
+    batch normalisation, 0.99 or 0.999, is for thousands of updates per epoch: after a few hundred the statistics are
+    still those of the initial weights, and a network that has learned its training rows predicts one class for all.
     """
 
-    top: Top = "avg"
-    hidden: int = 256
-    dropout: float = 0.0
-    stochastic_depth: float = 0.0
-    l1: float = 0.0
-    l2: float = 0.0
-    optimizer: Optimizer = "sgd"
-    momentum: float = 0.0
-    nesterov: bool = False
-    weight_decay: float = 0.0
-    lr: float = 0.01
-    schedule: Schedule = "constant"
-    decay: float = 0.0
-    warmup_epochs: int = 0
-    clip_norm: float = 0.0
-    label_smoothing: float = 0.0
-    class_weights: Literal["balanced", "none"] = "none"
-    batch: int = 16
-    accumulate: int = 1
-    epochs: int = 100
-    augment: Augment = "planned"
-    monitor: Monitor = "val_loss"
-    patience: int = 0
-    restore_best: bool = False
-    val_every: int = 1
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    deterministic: bool = False
-    train_blocks: int | None = None
-    batchnorm: BatchNorm = "train"
-    batchnorm_momentum: float | None = None
-    base_rate: float = 1.0
-    rate_decay: float = 1.0
-    unfreeze_epochs: int = 0
-    seed: int = 0
+    top: Top = setting("avg", "Top of the network: mean and one layer (avg), or the study's two layers (dense).")
+    hidden: int = setting(256, "Units of the hidden layer of a dense top.", ge=1)
+    dropout: float = setting(0.0, "Dropout rate before the last layer.", ge=0, lt=1)
+    stochastic_depth: float = setting(0.0, "Probability to skip the last residual branch in training.", ge=0, lt=1)
+    l1: float = setting(0.0, "L1 penalty of the trained kernels.", ge=0)
+    l2: float = setting(0.0, "L2 penalty of the trained kernels.", ge=0)
+    optimizer: Optimizer = setting("sgd", "Optimizer, as in Keras.")
+    momentum: float = setting(0.0, "Momentum of SGD.", ge=0, lt=1)
+    nesterov: bool = setting(False, "Use Nesterov momentum. Needs a momentum above 0.")
+    weight_decay: float = setting(0.0, "Decoupled weight decay of the kernels.", ge=0)
+    lr: float = setting(0.01, "Learning rate of the top, after the warm-up.", gt=0)
+    schedule: Schedule = setting("constant", "How the learning rate decreases.")
+    decay: float = setting(0.0, "Decay per update of the inverse-time schedule.", ge=0)
+    warmup_epochs: int = setting(0, "Epochs in which the learning rate rises to its full value.", ge=0)
+    clip_norm: float = setting(0.0, "Largest norm of all gradients together (0 = no limit).", ge=0)
+    label_smoothing: float = setting(0.0, "Part of each target that is spread over all classes.", ge=0, lt=1)
+    class_weights: Literal["balanced", "none"] = setting("none", "How classes are weighted in the loss.")
+    batch: int = setting(16, "Batch size: rows per update.", ge=1)
+    accumulate: int = setting(1, "Compute each batch in this many parts, to save memory.", ge=1)
+    epochs: int = setting(100, "Passes over the training rows.", ge=1)
+    augment: Augment = setting(
+        "planned", "Views to train on: the planned ones in every epoch, new ones (live), or plain ones only (none)."
+    )
+    monitor: Monitor = setting("val_loss", "Measure that decides which epoch is best.")
+    patience: int = setting(0, "Stop early after this many epochs without improvement (0 = off).", ge=0)
+    restore_best: bool = setting(False, "Keep the weights of the best epoch instead of the last.")
+    val_every: int = setting(1, "Evaluate the validation rows every this many epochs.", ge=1)
+    precision: Precision = setting("float32", "Precision of the network's arithmetic. Weights and loss stay float32.")
+    deterministic: bool = setting(False, "Give the same bits on every run on one machine. It is slower.")
+    train_blocks: int | None = setting(None, "Train only this many of the last blocks (default: all).", ge=0)
+    batchnorm: BatchNorm = setting("train", "Train the batch normalisation of trained blocks, or leave it frozen.")
+    batchnorm_momentum: float | None = setting(
+        None, "Momentum of the running statistics of batch normalisation (default: the network's).", ge=0, lt=1
+    )
+    base_rate: float = setting(1.0, "Learning rate of the last block, as a fraction of the top's.", gt=0, le=1)
+    rate_decay: float = setting(1.0, "Factor of the learning rate from each block to the block before.", gt=0, le=1)
+    unfreeze_epochs: int = setting(
+        0, "Train the top first, then unfreeze one more block every this many epochs (0 = train all at once).", ge=0
+    )
+    seed: int = setting(0, "Seed of initial weights, batch order, dropout and stochastic depth.", ge=0, lt=2**31)
 
     def __post_init__(self) -> None:
-        fractions = ("dropout", "stochastic_depth", "momentum", "label_smoothing")
-        amounts = ("l1", "l2", "weight_decay", "decay", "clip_norm")
-        counts = {"hidden": 1, "batch": 1, "accumulate": 1, "epochs": 1, "val_every": 1}
-        counts |= {"warmup_epochs": 0, "patience": 0, "unfreeze_epochs": 0}
-        problems = [
-            (not 0 <= getattr(self, name) < 1, f"{_words(name)} {getattr(self, name)}: expected 0 <= x < 1")
-            for name in fractions
-        ]
-        problems += [
-            (not 0 <= getattr(self, name) < math.inf, f"{_words(name)} {getattr(self, name)}: expected 0 or more")
-            for name in amounts
-        ]
-        problems += [
-            (getattr(self, name) < least, f"{_words(name)} {getattr(self, name)}: expected {least} or more")
-            for name, least in counts.items()
-        ]
-        problems += [
-            (not 0 < self.lr < math.inf, f"learning rate {self.lr}: expected more than 0"),
-            (not 0 < self.base_rate <= 1, f"base rate {self.base_rate}: expected 0 < rate <= 1"),
-            (not 0 < self.rate_decay <= 1, f"rate decay {self.rate_decay}: expected 0 < decay <= 1"),
-            (self.train_blocks is not None and self.train_blocks < 0, "train blocks: expected 0 or more"),
-            (
-                self.batchnorm_momentum is not None and not 0 <= self.batchnorm_momentum < 1,
-                f"momentum of batch normalisation {self.batchnorm_momentum}: expected 0 <= momentum < 1",
-            ),
-            (self.nesterov and not self.momentum, "nesterov: expected a momentum above 0"),
-            (bool(self.momentum) and self.optimizer != "sgd", f"momentum: expected none, {self.optimizer} has its own"),
-            (
-                self.batch % self.accumulate != 0,
-                f"batch {self.batch}: expected a multiple of {self.accumulate} parts",
-            ),
-            (self.warmup_epochs >= self.epochs, f"warm-up of {self.warmup_epochs} epochs: expected fewer than all"),
-            (not 0 <= self.seed < 2**31, f"seed {self.seed}: expected 0 <= seed < 2**31"),
-        ]
-        known = {name: get_args(kind) for name, kind in _CHOICES.items()}
-        problems += [
-            (getattr(self, name) not in values, f"{name} {getattr(self, name)!r}: expected {' or '.join(values)}")
-            for name, values in known.items()
-        ]
-        wrong = [message for is_wrong, message in problems if is_wrong]
+        wrong = problems_of(self)
+        if not wrong:
+            if self.nesterov and not self.momentum:
+                wrong.append("`nesterov`: expected a `momentum` above 0")
+            if self.momentum and self.optimizer != "sgd":
+                wrong.append(f"`momentum={self.momentum}`: expected 0, since {self.optimizer} has its own")
+            if self.batch % self.accumulate:
+                wrong.append(f"`batch={self.batch}`: expected a multiple of `accumulate={self.accumulate}`")
+            if self.warmup_epochs >= self.epochs:
+                wrong.append(f"`warmup_epochs={self.warmup_epochs}`: expected fewer than `epochs={self.epochs}`")
         if wrong:
             raise ScratchError("; ".join(wrong))
 
@@ -169,22 +131,6 @@ class ScratchConfig:
         return cls(**values)
 
 
-_CHOICES: dict[str, Any] = {
-    "top": Top,
-    "augment": Augment,
-    "schedule": Schedule,
-    "optimizer": Optimizer,
-    "monitor": Monitor,
-    "batchnorm": BatchNorm,
-    "class_weights": Literal["balanced", "none"],
-    "precision": Literal["float32", "bfloat16", "float16"],
-}
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
 _MODERN = ScratchConfig(
     dropout=0.2,
     optimizer="adamw",
@@ -215,3 +161,32 @@ def from_recipe(name: str, **changes: Any) -> ScratchConfig:
     if name not in RECIPES:
         raise ScratchError(f"unknown recipe {name!r}: {nearest(name, RECIPES)}")
     return replace(RECIPES[name], **{key: value for key, value in changes.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class ScratchOptions:
+    """What a whole network is trained on, and where its weights begin; `ScratchConfig` says how it is trained.
+
+    Attributes
+    ----------
+    views : values that replace those of featcache.toml
+    """
+
+    head: str | None = setting(None, "Start with the top of this fit-head run, trained on the same features.")
+    views: Mapping[str, Any] = field(default_factory=dict)
+    devices: int = setting(1, "Spread each batch over this many devices (JAX only).", ge=1)
+    no_remote: bool = setting(False, "Do not look for rendered views on remotes.")
+    offline: bool = setting(False, "Block all network access. Weights must be on this machine.")
+    strict: bool = setting(False, "Stop at the first image that cannot be used, instead of leaving it out.")
+
+    def extraction(self, side_px: int) -> ExtractOptions:
+        """How the views are rendered."""
+        from featcache.extraction import ExtractOptions
+
+        return ExtractOptions(
+            input_size_px=side_px,
+            views=self.views,
+            no_remote=self.no_remote,
+            offline=self.offline,
+            strict=self.strict,
+        )

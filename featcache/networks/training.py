@@ -201,11 +201,12 @@ class Training:
 
     def _refuse_not_finite(self, loss: float, update: int) -> None:
         kept = self.folder / checkpoint.STATE_FILE
-        state = f"; the state of the last checkpoint is in {kept}" if kept.is_file() else ""
+        state = f"; the last checkpoint is {kept}" if kept.is_file() else ""
         rate = self.config.lr_at(update, self.feed.updates)
         raise ScratchError(
             f"the loss is {loss} in epoch {self.epoch + 1}, step {update % self.feed.updates + 1} of "
-            f"{self.feed.updates}, at learning rate {rate:.3g}: try --lr {self.config.lr / 10:g}, or --clip 1{state}"
+            f"{self.feed.updates}, at learning rate {rate:.3g}{state}",
+            f"Try `lr={self.config.lr / 10:g}`, or `clip_norm=1`",
         )
 
     def _validate(self) -> tuple[float, float]:
@@ -275,10 +276,10 @@ class Training:
                 raise
             config = self.config
             rows = config.part_rows
-            way = f"try --batch {config.batch} --accumulate {2 * config.accumulate}, which gives the same updates"
+            hint = f"Try `batch={config.batch}, accumulate={2 * config.accumulate}`, which gives the same updates"
             if rows % 2:
-                way = "try a smaller --input-size or --batch"
-            raise ScratchError(f"{rows} rows at a time do not fit into memory: {way}") from error
+                hint = "Try a smaller `input_size_px` or `batch`"
+            raise ScratchError(f"{rows} rows at a time do not fit into memory", hint) from error
 
 
 def _fits(values: Arrays, variables: Sequence[Any]) -> bool:

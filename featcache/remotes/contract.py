@@ -99,5 +99,6 @@ def refuse_writing(store: Store) -> None:
     """Raise RemoteError for a remote that can only be read."""
     if not store.writable:
         raise RemoteError(
-            f"{store.url}: can only be read: push to the folder that it is served from, then 'featcache index' that"
+            f"{store.url}: can only be read",
+            "Push to the folder that the server shows, then run 'featcache index' on it",
         )

@@ -65,11 +65,13 @@ class WebStore:
             found = [Item(str(path), 0) for path in records or {}]
         except RemoteNotFoundError as error:
             raise RemoteNotFoundError(
-                f"{self.url}: has no {INDEX_FILE}, so what is there cannot be listed: name one by its whole name, or "
-                "run 'featcache index' on the folder that is served"
+                f"{self.url}: has no {INDEX_FILE}, so its caches cannot be listed",
+                "Use the whole name of a cache, or run 'featcache index' on the folder that the server shows",
             ) from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise RemoteError(f"{self.url}/{INDEX_FILE}: is no index: {error}: run 'featcache index' again") from error
+            raise RemoteError(
+                f"{self.url}/{INDEX_FILE}: cannot be read: {error}", "Run 'featcache index' again on the folder"
+            ) from error
         return [item for item in found if item.path.startswith(f"{folder}/")]
 
     def size(self, path: str) -> int:

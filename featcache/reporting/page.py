@@ -31,7 +31,7 @@ def write_report(runs: Sequence[Run], out: Path) -> tuple[Path, Path]:
     `out` cannot be written.
     """
     if not runs:
-        raise RunError(f"{out}: no finished run: 'featcache fit-head' makes one")
+        raise RunError(f"{out}: no finished run", "Train one with `featcache.fit_head()`")
     report = content.gather(runs)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 from . import keys as keys
 from ._index import index as index
 from ._pull import ask_remotes as ask_remotes, open_on_remote as open_on_remote, pull as pull
-from ._push import PushOptions as PushOptions, find_pushable as find_pushable, pack as pack, push as push
+from ._push import find_pushable as find_pushable, pack as pack, push as push
 from .catalog import Listed as Listed
 from .keys import (
     Signed as Signed,
@@ -9,6 +9,7 @@ from .keys import (
     config_folder as config_folder,
     own_config_folder as own_config_folder,
 )
+from .options import Part as Part, PushOptions as PushOptions
 from .receive import Pulled as Pulled
 from .record import FOLDERS as FOLDERS, Record as Record
 from .remote import (
@@ -29,4 +30,3 @@ from .remote import (
 )
 from .remote_donors import Reached as Reached
 from .send import Pushed as Pushed
-from .subset import Part as Part

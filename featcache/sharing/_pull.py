@@ -12,12 +12,13 @@ from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
 from featcache.core.recipe import Recipe
 from featcache.sharing.catalog import Entry
+from featcache.sharing.options import Part
 from featcache.sharing.reading import RemoteCache
 from featcache.sharing.receive import Pulled, Trust, accept, pull as fetch
 from featcache.sharing.remote import Target, find_remote, open_named, remotes_of, resolve, trust_of
 from featcache.sharing.remote_donors import Reached, ask
 from featcache.sharing.rollback_guard import remember
-from featcache.sharing.subset import Part, pull_part
+from featcache.sharing.subset import pull_part
 from featcache.store import Format, Row, writing
 
 

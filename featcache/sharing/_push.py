@@ -17,28 +17,13 @@ from featcache.remotes import PACK_SUFFIX, PackWriter
 from featcache.sharing import keys
 from featcache.sharing.bundle import Parcel, parcel_of_cache, parcel_of_run
 from featcache.sharing.commit import Words
+from featcache.sharing.options import PushOptions
 from featcache.sharing.private import private_parcel, read_secret
 from featcache.sharing.remote import Target
 from featcache.sharing.rollback_guard import remember
 from featcache.sharing.send import Pushed, push as send
 from featcache.store import MANIFEST_FILE, cache_folder, find_cache
 from featcache.training import is_finished, list_runs
-
-
-@dataclass(frozen=True)
-class PushOptions:
-    """How to push. sign : name of a key, "" for the only one, None for no signature
-
-    private : leave out paths and groups' names; pseudonyms : file of a secret that image ids are replaced by
-    """
-
-    sign: str | None = None
-    licence: str = ""
-    contact: str = ""
-    private: bool = False
-    pseudonyms: Path | None = None
-    replace: bool = False
-    check: bool = False
 
 
 def push(
@@ -80,9 +65,7 @@ def _parcel(folder: Path, options: PushOptions) -> Iterator[Parcel]:
     hidden = options.private or options.pseudonyms is not None
     if not (folder / MANIFEST_FILE).is_file():
         if hidden:
-            raise UsageError(
-                f"{folder.name}: is no cache: --private is for caches; a run names the files of its predictions"
-            )
+            raise UsageError(f"{folder.name}: `private` is for caches only: the predictions of a run name its files")
         yield parcel_of_run(folder)
     elif not hidden:
         yield parcel_of_cache(folder)
@@ -136,7 +119,7 @@ def pack(
     if file.suffix != PACK_SUFFIX:
         raise UsageError(f"{file}: expected a name that ends with {PACK_SUFFIX}")
     if file.exists():
-        raise UsageError(f"{file}: is there already: name another file with --to")
+        raise UsageError(f"{file}: exists already", "Name another file with `to`")
     names = []
     try:
         with beside(file) as partial, PackWriter(partial) as writer:

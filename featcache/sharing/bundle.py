@@ -126,7 +126,7 @@ def parse_run_files(data: bytes, where: str) -> RunFiles:
 def parcel_of_run(folder: Path) -> Parcel:
     """A finished run. Raises RunError where it is none, or holds what is no file."""
     if not is_finished(folder):
-        raise RunError(f"{folder}: no finished run: 'featcache fit-head' makes one")
+        raise RunError(f"{folder}: no finished run", "Train one with `featcache.fit_head()`")
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
     found.pop(RUN_FILE, None)  # of a pull
     for name, path in found.items():

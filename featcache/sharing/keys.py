@@ -138,8 +138,9 @@ def open_key(name: str, folder: Path | None) -> tuple[Key, Ed25519PrivateKey]:
     names = list(files)
     meant = [other for other in names if other == name or (not name and len(names) == 1)]
     if not meant:
-        there = ", ".join(names) or "none: 'featcache key new NAME' makes one"
-        raise UsageError(f"no key {name!r:.80} in {folder} (there: {there})" if name else f"which key? There: {there}")
+        there, hint = ", ".join(names) or "none", "" if names else "Make one with 'featcache key new NAME'"
+        wrong = f"no key {name!r:.80} in {folder} (there: {there})" if name else f"which key? There: {there}"
+        raise UsageError(wrong, hint)
     file = files[meant[0]]
     if stat.S_IMODE(file.stat().st_mode) & 0o077:
         raise TrustError(f"{file}: others may read it: chmod 600 it, or make a new key and let the old one go")
@@ -159,7 +160,7 @@ def _private_in(file: Path) -> Ed25519PrivateKey:
     except (ValueError, TypeError, OSError, UnsupportedAlgorithm) as error:
         raise TrustError(f"{file}: is no private key: remove it, and make another one") from error
     if not isinstance(private, Ed25519PrivateKey):
-        raise TrustError(f"{file}: expected an Ed25519 key, as 'featcache key new NAME' makes them")
+        raise TrustError(f"{file}: expected an Ed25519 key", "Make one with 'featcache key new NAME'")
     return private
 
 
@@ -178,7 +179,7 @@ def check_signature(record: Record, trusted: Mapping[str, str], *, require: bool
     signature = record.signature
     if signature is None:
         if require:
-            raise TrustError(f"{record.name}: is not signed, as was asked for: let its owner push --sign it")
+            raise TrustError(f"{record.name}: is not signed", "Ask its owner to sign it: `featcache.push(sign=True)`")
         return Signed("none")
     try:
         from cryptography.exceptions import InvalidSignature
@@ -199,8 +200,8 @@ def check_signature(record: Record, trusted: Mapping[str, str], *, require: bool
         return Signed("trusted", signature.key, trusted[signature.key])
     if require:
         raise TrustError(
-            f"{record.name}: signed with the key {signature.key} ({signature.by!r:.80}), which nobody here trusts: "
-            "compare the key with its owner, then 'featcache key trust NAME KEY'"
+            f"{record.name}: signed with the key {signature.key} ({signature.by!r:.80}), which is not trusted here",
+            "Compare the key with its owner, then run 'featcache key trust NAME KEY'",
         )
     return Signed("unknown", signature.key, signature.by)
 
@@ -228,7 +229,9 @@ def trust(name: str, public: str, *, file: Path) -> None:
     if public in trusted:
         raise UsageError(f"{file}: has that key already, as {trusted[public]}")
     if name in trusted.values():
-        raise UsageError(f"{file}: {name} has another key there: 'featcache key distrust {name}' first, if it changed")
+        raise UsageError(
+            f"{file}: {name} has another key there", f"If it changed, run 'featcache key distrust {name}' first"
+        )
     _write_trusted(file, {**trusted, public: name})
 
 
@@ -251,7 +254,7 @@ def _public_of(private: Ed25519PrivateKey) -> str:
 
 def _checked(public: str) -> str:
     if not _PUBLIC.fullmatch(public):
-        raise UsageError(f"{len(public)} characters: expected a public key of 44, as 'featcache key ls' shows it")
+        raise UsageError(f"{len(public)} characters: expected a public key of 44", "'featcache key ls' shows yours")
     return public
 
 

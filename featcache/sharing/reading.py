@@ -237,8 +237,9 @@ class RemoteReader:
             for offset, length, sha256 in chunks:
                 if sha256_bytes(memoryview(data)[offset - start : offset - start + length]) != sha256:
                     raise DamagedError(
-                        f"{self._store.url}/{path}: bytes {offset} to {offset + length} are not what was pushed: "
-                        "nothing of them is used. Whoever has the original mends it with 'featcache push --check'"
+                        f"{self._store.url}/{path}: bytes {offset} to {offset + length} are not what was pushed, and "
+                        "are not used",
+                        "The owner of the original repairs it with `featcache.push(check=True)`",
                     )
             return data
 

@@ -131,13 +131,13 @@ def _here_already(folder: Path, record: Record, signed: keys.Signed) -> Pulled |
         return None
     if not (folder / MANIFEST_FILE).is_file():
         raise UsageError(
-            f"{folder}: is a cache that was begun here and never finished: 'featcache rm {record.name}' lets the pull "
-            "take its place, the extract command that began it finishes it"
+            f"{folder}: an unfinished cache has this name here",
+            f"Remove it with 'featcache rm {record.name}', or finish it with the extract command that began it",
         )
     cache = Cache(folder)
     if cache.manifest.digest != record.digest:
         raise UsageError(
-            f"{folder}: holds another cache, whose digest begins alike: pull with --to FOLDER into another folder"
+            f"{folder}: holds another cache, whose digest begins alike", "Pull into another folder with `to=FOLDER`"
         )
     remarks: tuple[str, ...] = ()
     if cache.manifest.dataset_digest != record.about.get("dataset"):
@@ -209,8 +209,8 @@ def refuse_small_disk(parent: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(parent).free
     if n_bytes + _SPARE_BYTES > free:
         raise CacheWriteError(
-            f"{parent}: {n_bytes / 1e6:.1f} MB are to come, and {free / 1e6:.1f} MB are free: make room, "
-            "or pull a part of it (--split, --class, --pooling avg)"
+            f"{parent}: {n_bytes / 1e6:.1f} MB are needed, and {free / 1e6:.1f} MB are free",
+            "Make room, or pull a part with `splits`, `classes` or `pooling`",
         )
 
 

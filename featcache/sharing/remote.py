@@ -32,6 +32,7 @@ from featcache.sharing.receive import Trust
 from featcache.sharing.record import FOLDERS, Kind
 
 USER_FILE = "config.toml"
+_ADD = "Add one with 'featcache remote add NAME URL'"
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def add_remote(name: str, url: str, *, file: Path, signed: bool = False) -> Remo
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
         raise UsageError(f"remote {name!r:.80}: expected letters, digits, _ and -")
     if name in _remotes_in(file):
-        raise UsageError(f"{file}: has a remote {name} already: 'featcache remote rm {name}' first")
+        raise UsageError(f"{file}: has a remote {name} already", f"Run 'featcache remote rm {name}' first")
     file.parent.mkdir(parents=True, exist_ok=True)
     _write(file, with_remote(text, name, remote=remote))
     return remote
@@ -120,15 +121,16 @@ def open_named(remote: str | None, project: Project | None) -> Target:
     known = remotes_of(project)
     if remote is None:
         if len(known) != 1:
-            there = ", ".join(sorted(known)) or "none: 'featcache remote add NAME URL' adds one"
-            raise UsageError(f"which remote? Name one with --remote (known: {there})")
+            there = ", ".join(sorted(known)) or "none"
+            raise UsageError(f"which remote? (known: {there})", "Name one with `remote`" if known else _ADD)
         remote = next(iter(known))
     if remote in known:
         return Target(open_remote(known[remote].url), "", _must_be_signed(known[remote].url, project))
     if "://" in remote or remote.endswith(PACK_SUFFIX) or Path(remote).is_absolute():
         return Target(open_remote(remote), "", _must_be_signed(remote, project))
-    hint = nearest(remote, known) if known else "none is known: 'featcache remote add NAME URL' adds one"
-    raise UsageError(f"no remote {remote!r:.80}: {hint}")
+    if not known:
+        raise UsageError(f"no remote {remote!r:.80}: none is known", _ADD)
+    raise UsageError(f"no remote {remote!r:.80}: {nearest(remote, known)}")
 
 
 def _must_be_signed(url: str, project: Project | None) -> bool:
@@ -199,7 +201,7 @@ def _whole(value: object) -> int:
 
 @dataclass(frozen=True)
 class RemoteRemovable:
-    """What `rm --remote` is to remove."""
+    """What is to be removed from a remote."""
 
     kind: Kind
     name: str

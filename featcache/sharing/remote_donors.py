@@ -13,9 +13,10 @@ from featcache.core.leases import Leases
 from featcache.core.recipe import Recipe, cache_digest, cache_name
 from featcache.remotes import Store
 from featcache.sharing.catalog import Entry, latest, listing
+from featcache.sharing.options import Part
 from featcache.sharing.reading import RemoteCache
 from featcache.sharing.receive import Pulled, Trust, accept, pull
-from featcache.sharing.subset import Part, pull_part
+from featcache.sharing.subset import pull_part
 from featcache.sharing.transfer import Advance, Stopped
 from featcache.store import LEASES_FOLDER, Format, Row
 

@@ -25,8 +25,8 @@ def refuse_older(parent: Path, url: str, *, entry: Entry, allow: bool = False) -
         return
     what = f"generation {now}, and had {generation} before" if now < generation else "another record in the same place"
     raise RemoteError(
-        f"{url}: {entry.record.name}: has {what}: somebody took a step back there, or removed it and pushed it again. "
-        "Ask whoever owns the remote; --allow-older takes it as it is"
+        f"{url}: {entry.record.name}: has {what}: somebody restored an older state, or removed it and pushed again",
+        "Ask the owner of the remote, or set `allow_older=True` to accept it",
     )
 
 

@@ -110,8 +110,8 @@ def _there_already(
         )
     if parcel.private and not record.private:
         raise UsageError(
-            f"{store.url}: has {parcel.name} with its paths and groups, which would stay there: 'featcache rm "
-            f"{parcel.name} --remote ...' first, then push it again"
+            f"{store.url}: has {parcel.name} with its paths and groups, which would stay there",
+            f"Run 'featcache rm {parcel.name} --remote NAME' first, then push it again",
         )
     same = record.manifest == parcel.manifest_entry
     unsigned = key is not None and record.signature is None
@@ -122,7 +122,7 @@ def _there_already(
         return None
     if parcel.kind == "run" or record.about.get("dataset") != parcel.about.get("dataset"):
         what = "results" if parcel.kind == "run" else "labels, splits, groups or paths"
-        return Pushed(entry, True, remarks=(f"with other {what} than here: --replace lets those from here count",))
+        return Pushed(entry, True, remarks=(f"with other {what} than here; set `replace=True` to replace them",))
     return Pushed(entry, True, remarks=("pushed by somebody else, with the same rows and labels",))
 
 
@@ -178,7 +178,8 @@ class _Sending:
         if found != entry.sha256:
             raise CacheError(
                 f"{parcel.name}: {name}: expected SHA-256 {entry.sha256[:16]}.., found {found[:16]}..: it is damaged "
-                f"here, and not pushed; 'featcache verify {parcel.name} --repair' mends a cache"
+                "here, and was not pushed",
+                f"`featcache.verify({parcel.name!r}, repair=True)` repairs a cache",
             )
         if parcel.layout is not None and name.startswith(f"{FEATURES_FOLDER}/c/"):
             self._note_chunks(name, data if isinstance(data, bytes) else file.read_bytes())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from featcache.datasets import SPLITS, Dataset
 from featcache.remotes import Store
 from featcache.sharing import rollback_guard as seen
 from featcache.sharing.catalog import Entry
+from featcache.sharing.options import Part
 from featcache.sharing.reading import RemoteCache
 from featcache.sharing.receive import Pulled, Trust, accept, refuse_links, refuse_small_disk
 from featcache.sharing.transfer import Advance, Stopped
@@ -26,29 +27,6 @@ from featcache.store import MANIFEST_FILE, Array, Cache, CacheWriter, Row, image
 
 _LEAST_ID = 8
 POOLINGS = ("avg", "max")
-
-
-@dataclass(frozen=True)
-class Part:
-    """Which rows of a cache, and in which form. What is not said leaves all, and leaves it as it is.
-
-    images : image ids, or how they begin (8 digits at least), or paths
-    row_ids : names of rows, for whoever knows them
-    pooling : "avg" or "max" over h and w of a feature map
-    dtype : "float16"
-    """
-
-    splits: Sequence[str] = ()
-    classes: Sequence[str] = ()
-    images: Sequence[str] = ()
-    row_ids: frozenset[str] | None = None
-    pooling: str = ""
-    dtype: str = ""
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it is all of the cache, as it is."""
-        return self == Part()
 
 
 def pull_part(
@@ -82,10 +60,13 @@ def pull_part(
         final = parent / name
         if (final / MANIFEST_FILE).is_file():
             if open_cache(final).manifest.digest != digest:
-                raise UsageError(f"{final}: holds another cache, whose digest begins alike: pull with --to FOLDER")
+                raise UsageError(
+                    f"{final}: holds another cache, whose digest begins alike",
+                    "Pull into another folder with `to=FOLDER`",
+                )
             return Pulled(name, final, True, record, signed, source.fetched_bytes)
         if final.exists():
-            raise UsageError(f"{final}: is in the way, and no finished cache: 'featcache rm {name}' first")
+            raise UsageError(f"{final}: is in the way, and not a finished cache", f"Run 'featcache rm {name}' first")
         work = parent / f".{name}-{entry.sha256[:12]}{PARTIAL_SUFFIX}"
         shape = (
             source.features.shape[1:]
@@ -118,13 +99,13 @@ def select(cache: Cache, part: Part) -> NDArray[np.intp]:
     chosen = np.ones(len(rows), bool)
     for split in part.splits:
         if split not in SPLITS:
-            raise UsageError(f"--split {split!r:.80}: expected train, val or test")
+            raise UsageError(f"`splits={split!r:.80}`: expected train, val or test")
     if part.splits:
         chosen &= rows["split"].isin(part.splits).to_numpy()
     if part.classes:
         for label in part.classes:
             if label not in cache.classes:
-                raise UsageError(f"--class {label!r:.80}: {nearest(label, cache.classes)}")
+                raise UsageError(f"`classes={label!r:.80}`: {nearest(label, cache.classes)}")
         chosen &= rows["label"].isin(part.classes).to_numpy()
     if part.images:
         chosen &= rows["image_id"].isin(_image_ids(cache, part.images)).to_numpy()
@@ -145,7 +126,7 @@ def _image_ids(cache: Cache, images: Iterable[str]) -> set[str]:
         if len(ids) != 1:
             what = "several images" if ids else "no image"
             raise UsageError(
-                f"--image {image!r:.200}: {what} of {cache.name}: give a path as in its dataset, or the first "
+                f"`images={image!r:.200}`: {what} of {cache.name}: give a path as in its dataset, or the first "
                 f"{_LEAST_ID} digits or more of an image id"
             )
         found |= ids
@@ -155,16 +136,16 @@ def _image_ids(cache: Cache, images: Iterable[str]) -> set[str]:
 def _recipe_of(source: Cache, part: Part) -> Recipe:
     space = source.recipe.space
     if space.dtype == "uint8" and (part.pooling or part.dtype):
-        raise UsageError(f"{source.name}: holds pixels, which are kept as they are: leave out --pooling and --dtype")
+        raise UsageError(f"{source.name}: holds pixels, which are stored unchanged", "Leave out `pooling` and `dtype`")
     if part.pooling:
         if part.pooling not in POOLINGS:
-            raise UsageError(f"--pooling {part.pooling!r:.40}: expected avg or max")
+            raise UsageError(f"`pooling={part.pooling!r:.40}`: expected avg or max")
         if space.pooling != "none" or len(source.features.shape) != 4:
-            raise UsageError(f"{source.name}: is pooled already ({space.pooling}): leave out --pooling")
+            raise UsageError(f"{source.name}: is pooled already ({space.pooling})", "Leave out `pooling`")
         space = replace(space, pooling=part.pooling)
     if part.dtype:
         if part.dtype != "float16":
-            raise UsageError(f"--dtype {part.dtype!r:.40}: expected float16; digits that are not there cannot be had")
+            raise UsageError(f"`dtype={part.dtype!r:.40}`: expected float16")
         space = replace(space, dtype=part.dtype)
     return Recipe(space, source.recipe.augmentation)
 
@@ -199,7 +180,7 @@ def _write(
             except (CacheWriteError, RemoteError):
                 raise
             except CacheError as error:
-                raise UsageError(f"{error}".replace("Store them with --dtype float32", "Leave out --dtype")) from error
+                raise UsageError(error.message, "Leave out `dtype`") from error
             advance(stop - start)
 
 
@@ -208,7 +189,7 @@ def _key(row: Row) -> tuple[str, int]:
 
 
 def pooled(features: Array, pooling: str) -> Array:
-    """(n, h, w, c) -> (n, c) as `extract --pooling` does it; as it is for "" """
+    """(n, h, w, c) -> (n, c) as extraction pools; as it is for "" """
     if not pooling:
         return features
     if pooling == "max":

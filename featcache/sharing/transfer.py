@@ -148,6 +148,7 @@ def _fetch_once(store: Store, path: str, entry: FileEntry, part: Path) -> None:
         part.unlink()
         found = f"SHA-256 {digest.hexdigest()[:16]}.." if length == entry.bytes else f"more than {entry.bytes} bytes"
         raise DamagedError(
-            f"{store.url}/{path}: expected SHA-256 {entry.sha256[:16]}.., found {found}: it is damaged there or was "
-            "exchanged; nothing of it is used. Whoever has the original mends it with 'featcache push --check'"
+            f"{store.url}/{path}: expected SHA-256 {entry.sha256[:16]}.., found {found}: it was damaged or "
+            "replaced there, and is not used",
+            "The owner of the original repairs it with `featcache.push(check=True)`",
         )

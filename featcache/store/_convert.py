@@ -58,13 +58,13 @@ def convert(
     format_, dtype, parent = format_ or array.format, dtype or space.dtype, parent or cache.folder.parent
     if space.dtype == "uint8" != dtype:
         raise UsageError(
-            f"{cache.name}: holds pixels, which are kept as uint8: leave out --dtype. To read them as {dtype}: "
-            f"features[:].astype({dtype!r})"
+            f"{cache.name}: holds pixels, which are stored as uint8",
+            f"Leave out `dtype`. To read them as {dtype}: features[:].astype({dtype!r})",
         )
     if (space.dtype, dtype) == ("float16", "float32"):
         raise UsageError(
-            f"{cache.name}: holds float16, and what its values were as float32 is gone: run "
-            "'featcache extract --model NAME --dtype float32'. To read them as float32: features[:].astype('float32')"
+            f"{cache.name}: holds float16, and the digits of float32 are lost",
+            "Run `featcache.extract(dtype='float32')`. To read them as float32: features[:].astype('float32')",
         )
     recipe = Recipe(replace(space, dtype=dtype), cache.recipe.augmentation)
     rows = rows_in(cache.views)
@@ -73,7 +73,7 @@ def convert(
     digest = cache_digest(recipe, ((row.image_id, row.view) for row in rows))
     folder = parent / cache_name(space.backbone, digest, format_=format_)
     if resolved(folder) == resolved(cache.folder):
-        raise UsageError(f"{cache.name}: is {format_} and {dtype} already: name another --format, --dtype or --to")
+        raise UsageError(f"{cache.name}: is {format_} and {dtype} already", "Set another `format`, `dtype` or `to`")
     if (folder / MANIFEST_FILE).is_file():
         return Converted(cache.name, open_cache(folder), reused=True)
     refuse_unwritable(parent)

@@ -89,5 +89,5 @@ def find_cache(parent: Path, name: str | None = None) -> Cache:
         broken = [entry for entry in listed if entry.cache is None and entry.folder.name.startswith(name or "")]
         if broken:
             wanted = f"{broken[0].folder.name}: {broken[0].problem}; {wanted}"
-        raise CacheNotFoundError(f"{wanted} in {parent} (there: {names}): 'featcache extract --model NAME' makes one")
+        raise CacheNotFoundError(f"{wanted} in {parent} (there: {names})", "Make one with `featcache.extract()`")
     raise UsageError(f"several caches could be meant: {', '.join(c.name for c in meant)}: name one of them")

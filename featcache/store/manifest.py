@@ -82,7 +82,7 @@ class Manifest(_Record):
 
     digest : of recipe and rows; the cache's name ends with its first eight digits
     dataset_digest : of the labels, splits, groups and paths in its copy of the dataset manifest
-    tolerance : how near `verify --recompute` must come
+    tolerance : how near recomputed features must come
     provenance : engine, environment, time; facts about the making that decide no value
     seal : digest of all the other fields; set when the record is made
     """

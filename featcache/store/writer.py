@@ -312,15 +312,16 @@ class CacheWriter:
         bad = np.flatnonzero(~np.isfinite(flat).all(axis=1)) if not finite else np.zeros(0, np.intp)
         if len(bad) and not self._allow_nonfinite:
             raise CacheError(
-                f"{self.folder.name}: NaN or Inf in the features of {len(bad)} rows: {self._named(start + bad)}. "
-                "Look at these images and at the weights; --allow-nonfinite stores them as they are"
+                f"{self.folder.name}: NaN or Inf in the features of {len(bad)} rows: {self._named(start + bad)}",
+                "Check these images and the weights, or set `allow_nonfinite=True` to store them",
             )
         if self.store.layout.dtype == "float16":
             large = np.flatnonzero((np.isfinite(flat) & (np.abs(flat) > _LARGEST_FLOAT16)).any(axis=1))
             if len(large):
                 raise CacheError(
                     f"{self.folder.name}: float16 holds values up to {_LARGEST_FLOAT16:.0f}, and {len(large)} rows "
-                    f"have larger ones: {self._named(start + large)}. Store them with --dtype float32"
+                    f"have larger ones: {self._named(start + large)}",
+                    "Set `dtype='float32'`",
                 )
             largest = np.abs(flat).max(axis=1)
             self.faint_rows += int(((largest > 0) & (largest < _SMALLEST_FLOAT16)).sum())

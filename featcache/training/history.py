@@ -56,7 +56,8 @@ def refuse_divergence(entry: Epoch) -> None:
     if diverged:
         raise HeadError(
             f"the loss is {diverged[0]:.4g} in epoch {entry.epoch}: the training diverges "
-            f"at learning rate {entry.lr:g}; try --lr {entry.lr / 10:g}"
+            f"at learning rate {entry.lr:g}",
+            f"Try `lr={entry.lr / 10:g}`",
         )
 
 

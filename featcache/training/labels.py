@@ -76,6 +76,6 @@ def _refuse_other_views(
         if is_moved and usual.get(image.split) != {views.get(image.image_id, 0)}:
             raise UsageError(
                 f"{project.dataset_file.name} puts images of {cache.name} into another split, which has other "
-                f"numbers of views ({image.path} is in {image.split} now): run the extract command that made "
-                f"the cache again ('featcache info {cache.name}' shows its settings); it computes only what is new"
+                f"numbers of views ({image.path} is in {image.split} now)",
+                f"Extract this cache again with its settings, which 'featcache info {cache.name}' shows",
             )

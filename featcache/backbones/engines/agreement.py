@@ -33,6 +33,7 @@ def check_agreement(engine: Engine, network: Network) -> None:
     for new, old, at in zip(engine.features(pixels), outputs, network.cuts, strict=True):
         if (off := deviation(new, keras.ops.convert_to_numpy(old))) > 1:
             raise BackboneError(
-                f"{cut.backbone}: the engine {engine.name} computes otherwise than Keras at layer {at.layer}: expected "
-                f"features within the tolerance of a cache, got {off:.3g} times that: take --engine keras"
+                f"{cut.backbone}: the engine {engine.name} and Keras disagree at layer {at.layer}: expected a "
+                f"difference within the tolerance of a cache, got {off:.3g} times that",
+                "Set `engine='keras'`",
             )

@@ -89,8 +89,8 @@ class ChosenEngine:
             self._on_fewer(rows)
             return
         raise BackboneError(
-            f"{self.name}: too little memory even for one row at a time: close other programs, or take a smaller "
-            "--input-size or another backbone"
+            f"{self.name}: too little memory even for one row at a time",
+            "Close other programs, or take a smaller `input_size_px` or another backbone",
         ) from error
 
 

@@ -109,14 +109,14 @@ def _converted(network: Network) -> Any:
     if cut.precision != "float32":
         raise BackboneError(f"{cut.backbone}: the engine openvino computes in float32, not in {cut.precision}")
     if (backend := import_keras().backend.backend()) != "tensorflow":
-        raise BackboneError(f"the engine openvino needs Keras on TensorFlow, not on {backend}: take --engine keras")
+        raise BackboneError(f"the engine openvino needs Keras on TensorFlow, not on {backend}", "Set `engine='keras'`")
     try:
         graph, names = _read(network.model)
         return _with_preprocessing(graph, names, cut.preprocessing)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, OSError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise BackboneError(
-            f"{cut.backbone}: OpenVINO cannot convert this network ({reason[0]:.200}): take --engine keras"
+            f"{cut.backbone}: OpenVINO cannot convert this network ({reason[0]:.200})", "Set `engine='keras'`"
         ) from error
 
 

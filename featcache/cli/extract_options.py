@@ -1,0 +1,71 @@
+"""Options of the commands that render views and extract features, and what they make of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from featcache.cli.command import Decorator, combined, option
+from featcache.cli.options import MODEL_HELP
+from featcache.cli.settings import given, options
+from featcache.core.project import AugmentationSection, StorageSection, ViewsSection
+from featcache.extraction import ExtractOptions
+
+
+def views_options(**attributes: Any) -> Decorator[Any]:
+    """How many views or rows there are: options that replace values of [views]."""
+    return options(ViewsSection, "train", "val", "test", "train_rows", "val_rows", "test_rows", **attributes)
+
+
+def augmentation_options(**attributes: Any) -> Decorator[Any]:
+    """How views differ from the plain one: options that replace values of [augmentation]."""
+    return options(AugmentationSection, "seed", "rotation_deg", "shift", **attributes)
+
+
+_FROM_FILE = "(default: as in featcache.toml)"
+extraction_options = combined(
+    option(
+        "--model",
+        "models",
+        multiple=True,
+        required=True,
+        metavar="NAME",
+        group="Network",
+        help=f"{MODEL_HELP}; 'pixels' for the rendered views, 'all' for the eight of the study. Repeatable.",
+    ),
+    options(
+        ExtractOptions,
+        *("weights", "weights_seed", "input_size_px", "preprocessing", "layers", "pooling", "precision", "unsafe"),
+        group="Network",
+    ),
+    options(ExtractOptions, "engine", "batch_rows", group="Engine"),
+    views_options(group=f"Views {_FROM_FILE}", default_text=""),
+    augmentation_options(group=f"Augmentation {_FROM_FILE}", default_text=""),
+    options(StorageSection, "format", "dtype", group=f"Storage {_FROM_FILE}", default_text=""),
+    options(ExtractOptions, "reuse_from", "no_remote", "offline", group="Reuse and remotes"),
+    options(ExtractOptions, "allow_nonfinite", "check_bytes", "strict"),
+)
+"""The network, the views and what to do with them: options of extract and explain."""
+
+
+def extraction_of(values: dict[str, Any]) -> ExtractOptions:
+    """The record that `extraction_options` fill."""
+    return ExtractOptions(
+        views=given_views(values),
+        augmentation=given(values, AugmentationSection),
+        storage=given(values, StorageSection),
+        **given(values, ExtractOptions),
+    )
+
+
+def given_views(values: dict[str, Any]) -> dict[str, Any]:
+    """The view options that were given. Views of each image replace a total in featcache.toml."""
+    views = given(values, ViewsSection)
+    for split, flag in (("train", "--views"), ("val", "--val-views"), ("test", "--test-views")):
+        total = f"{split}_rows"
+        if split in views and total in views:
+            raise click.UsageError(f"{flag} and --{split}-rows exclude each other: give one of them")
+        if split in views:
+            views[total] = None
+    return views
