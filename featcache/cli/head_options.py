@@ -33,7 +33,7 @@ _START = "Cache and head"
 
 cache_option = option(
     "--cache",
-    "cache_name",
+    "cache",
     metavar="NAME",
     group=_START,
     default_text="the newest",
