@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 @project_option
 @json_option
 def command(
-    cache_name: str | None,
+    cache: str | None,
     preset: str,
     solver: Any,
     kind: str,
@@ -79,27 +79,29 @@ def command(
         raise click.UsageError(f"--head {kind} has no epochs: leave out --tensorboard and --dry-run")
     project = open_project(folder)
     if resume is not None:
-        named = {"cache": cache_name} if cache_name else {}
+        named = {"cache": cache} if cache else {}
         asked = {"solver": solver} if solver != "auto" else {}
         changes = {**named, **asked, **preset_head(preset), **given(values, HeadConfig)}
-        cache_name, config, solver = interrupted(project, resume, given=changes)
+        cache, config, solver = interrupted(project, resume, given=changes)
     else:
         config = from_preset(preset, **given(values, HeadConfig))
-    cache = labelled_cache(project, cache_name, as_json=as_json)
+    trained_on = labelled_cache(project, cache, as_json=as_json)
     if kind != "dense":
         _say_run(
-            fit_classical(cache, project.results_folder, kind=kind, seed=config.seed, again=again, progress=TERMINAL),
+            fit_classical(
+                trained_on, project.results_folder, kind=kind, seed=config.seed, again=again, progress=TERMINAL
+            ),
             as_json,
         )
         return
     if dry_run:
-        _say_expected(cache, project, config, solver, more_epochs or 0, as_json)
+        _say_expected(trained_on, project, config, solver, more_epochs or 0, as_json)
         return
     if seeds > 1:
-        _fit_seeds(project, cache, config, seeds, solver, again, tensorboard, as_json)
+        _fit_seeds(project, trained_on, config, seeds, solver, again, tensorboard, as_json)
         return
     done = fit_head(
-        cache,
+        trained_on,
         project.results_folder,
         config=config,
         solver=solver,

@@ -34,7 +34,7 @@ _SHOWN = 15
 @project_option
 @json_option
 def command(
-    cache_name: str | None,
+    cache: str | None,
     preset: str,
     n_random: int | None,
     seeds: int,
@@ -55,9 +55,9 @@ def command(
     config = from_preset(preset, **{k: v for k, v in given(values, HeadConfig).items() if k not in space})
     points = random_points(space, n_random, seed=config.seed) if n_random else grid(space)
     project = open_project(folder)
-    cache = labelled_cache(project, cache_name, as_json=as_json)
+    trained_on = labelled_cache(project, cache, as_json=as_json)
     done = sweep(
-        cache, project.results_folder, config=config, points=points, seeds=seeds, solver=solver, progress=TERMINAL
+        trained_on, project.results_folder, config=config, points=points, seeds=seeds, solver=solver, progress=TERMINAL
     )
     run = done.winner.run
     if as_json:

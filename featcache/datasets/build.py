@@ -105,7 +105,8 @@ def _build(
     images = [image for image in images if image.label]
     if not images:
         raise DatasetError(
-            f"{source.folder}: no image has a label: label some of each class, or use 'featcache predict'"
+            f"{source.folder}: no image has a label",
+            "Label some images of each class, or name their classes with `featcache.predict(RUN, FOLDER)`",
         )
     earlier = {} if rule.resplit else _earlier(images, kept)
     images = [_as_before(image, earlier.get(image.image_id), rule) for image in images]

@@ -154,12 +154,10 @@ def choose_solver(
 def _chosen(problem: _Problem, asked: Solver, free: float) -> Choice:
     config = problem.config
     if config.gram_refuses and asked == "gram":
-        raise HeadError(f"{config.gram_refuses} cannot be trained in Gram space: use --solver primal")
+        raise HeadError(f"the Gram-space solver does not support {config.gram_refuses}", "Set `solver='primal'`")
     if config.gram_refuses or asked == "primal":
         require_keras(config.gram_refuses or "the primal solver")
     if config.gram_refuses:
-        if asked == "gram":
-            raise HeadError(f"the Gram-space solver does not support {config.gram_refuses}", "Set `solver='primal'`")
         return Choice("primal", f"the Gram-space solver does not support {config.gram_refuses}")
     if asked != "auto":
         return Choice(asked, "asked for")
