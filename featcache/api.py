@@ -268,7 +268,7 @@ def extract(
     project = _project_of(source)
     if project is not None:
         if to is not None:
-            raise UsageError("to: a project's caches lie in its own folder, see [folders] in featcache.toml")
+            raise UsageError("`to` is for images without a project: a project has its folder in featcache.toml")
         made = extract_caches(project, names, options=options, progress=progress)
     else:
         parent = resolved(Path(to if to is not None else "cache"))
@@ -371,14 +371,14 @@ def fit_head(
     """
     progress = shown(progress)
     if seeds > 1 and (more_epochs or resume is not None):
-        raise UsageError("seeds goes with neither more_epochs nor resume")
+        raise UsageError("`seeds` excludes `more_epochs` and `resume`")
     if head != "dense" and tensorboard:
-        raise UsageError(f"head {head!r} has no epochs: leave out tensorboard")
+        raise UsageError(f"head {head!r} has no epochs", "Leave out `tensorboard`")
     _refuse_unknown(settings, HeadConfig)
     project = _project_around(source)
     if resume is not None:
         if project is None:
-            raise UsageError("resume: needs the project of the run")
+            raise UsageError("`resume` needs the project of the run")
         cache, config, solver = interrupted(project, resume, given=settings)
     else:
         config = from_preset(preset, **settings)
@@ -496,7 +496,7 @@ def fit_scratch(
     no_remote, offline, strict : as of `extract`
     again : train from the start, though the run is there
     progress : told how far it is
-    **settings : epochs, batch, optimizer, lr, train_blocks, ... (see `featcache fit-scratch --help`)
+    **settings : epochs, batch, optimizer, lr, train_blocks, ... (see `featcache.networks.ScratchConfig`)
 
     Returns
     -------
@@ -693,7 +693,7 @@ def pull(
     """
     project = project or _project_here()
     if project is None and to is None:
-        raise UsageError("pull: there is no project here: name a folder with to")
+        raise UsageError("there is no project here", "Name a folder with `to=FOLDER`")
     target = resolve(name, project, remote=remote)
     splits: tuple[Split, ...] = (split,) if isinstance(split, str) else tuple(split)
     part = Part(splits, tuple(classes), tuple(images), pooling=pooling, dtype=dtype)

@@ -138,13 +138,13 @@ def backbone_of(path: Path) -> list[Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("--lr", "-1"), "learning rate -1.0: expected more than 0"),
+        (("--lr", "-1"), "--lr"),
         (("--input-size", "16"), "input size 16 px: expected at least 32 px"),
         (("--model", "resnet21"), "did you mean resnet20"),
         (("--head", "head-none-00000000"), "there is no run 'head-none-00000000' to start from"),
         (("--from", "imagenet"), "resnet20"),
         (("--from", "nowhere.h5"), "there is no weights file nowhere.h5"),
-        (("--batch", "8", "--accumulate", "3"), "expected a multiple of 3 parts"),
+        (("--batch", "8", "--accumulate", "3"), "expected a multiple of --accumulate 3"),
         (("--stochastic-depth", "1"), "--stochastic-depth"),
         (("--model", "vgg16", "--stochastic-depth", "0.2", *QUICK), "vgg"),
     ],

@@ -40,7 +40,7 @@ SECTIONS = {
         "fine-tune": "train the last blocks, or all, of a pretrained network",
     },
     "Use": {
-        "predict": "name the class of new images with a trained run",
+        "predict": "predict the class of new images with a trained run",
     },
     "Look": {
         "report": "write all runs as tables, figures and one HTML page",

@@ -33,7 +33,6 @@ _START = "Cache and head"
 
 cache_option = option(
     "--cache",
-    "cache",
     metavar="NAME",
     group=_START,
     default_text="the newest",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import click
 
@@ -11,6 +11,8 @@ from featcache.cli.command import Command, option
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import json_option, project_option, project_or_none
 from featcache.cli.output import percent, print_json, print_table, say
+from featcache.cli.settings import given, options
+from featcache.extraction import ExtractOptions
 
 _LISTED = 40
 
@@ -18,26 +20,17 @@ _LISTED = 40
 @click.command("predict", cls=Command)
 @click.argument("run", metavar="RUN")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@option("--weights", metavar="PATH", help="The weights of the run's network, where they are not ImageNet's.")
+@option("--weights", metavar="PATH", help="Weights of the run's network, if they are in a file.")
 @option(
     "--tta",
     type=click.IntRange(1),
     default=1,
     show_default=True,
     metavar="VIEWS",
-    help="Average over this many augmented views of each image.",
+    help="Average over this many augmented views of each image (test-time augmentation).",
 )
-@option("--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all rows to this file.")
-@option(
-    "--engine",
-    type=click.Choice(["auto", "keras", "openvino"]),
-    default="auto",
-    show_default=True,
-    help="Library that computes the features.",
-)
-@option("--batch", "batch_rows", type=click.IntRange(1), help="Images per batch.  [default: the fastest]")
-@option("--offline", is_flag=True, help="Make no network connection.")
-@option("--strict", is_flag=True, help="Stop at an image that cannot be used.")
+@option("--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), help="CSV file to write all rows to.")
+@options(ExtractOptions, "engine", "batch_rows", "offline", "strict")
 @project_option
 @json_option
 def command(
@@ -46,17 +39,14 @@ def command(
     weights: str | None,
     tta: int,
     csv_file: Path | None,
-    engine: Literal["auto", "keras", "openvino"],
-    batch_rows: int | None,
-    offline: bool,
-    strict: bool,
     folder: Path,
     as_json: bool,
+    **values: Any,
 ) -> None:
-    """Name the class of new images with a trained RUN.
+    """Predict the class of new images with a trained run.
 
-    RUN is the name of a run in results/, or its folder. PATH is an image, a folder with images, a project (its images
-    and boxes), or a cache, whose rows need no network. The network is the one of the run's recipe.
+    RUN is the name of a run in results/, or its folder. PATH is an image, a folder of images, a project (its images
+    and boxes), or a cache, whose rows need no network. The run says which network computes the features.
     """
     from featcache.prediction import predict
     from featcache.training import runs
@@ -67,11 +57,8 @@ def command(
         project=project_or_none(folder),
         weights=weights,
         tta=tta,
-        engine=engine,
-        batch_rows=batch_rows,
-        offline=offline,
-        strict=strict,
         progress=TERMINAL,
+        **given(values, ExtractOptions),
     )
     if done.left_out:
         say(f"left out: {len(done.left_out)}", as_json)

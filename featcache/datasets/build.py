@@ -104,7 +104,10 @@ def _build(
     unlabelled = [replace(image, split="") for image in images if not image.label]
     images = [image for image in images if image.label]
     if not images:
-        raise DatasetError(f"{source.folder}: no image has a label", "Label some of each class")
+        raise DatasetError(
+            f"{source.folder}: no image has a label",
+            "Label some images of each class, or name their classes with `featcache.predict(RUN, FOLDER)`",
+        )
     earlier = {} if rule.resplit else _earlier(images, kept)
     images = [_as_before(image, earlier.get(image.image_id), rule) for image in images]
     known = {image.group: earlier[image.image_id].split for image in images if image.image_id in earlier}

@@ -116,7 +116,7 @@ def predict(
     DatasetError : no image can be used, or one where `strict`
     """
     if tta < 1:
-        raise UsageError(f"tta {tta}: expected the number of views, 1 or more")
+        raise UsageError(f"`tta={tta}`: expected a whole number of at least 1")
     found = open_run(run, project)
     with without_network(offline):
         cache = _as_cache(source)
@@ -226,7 +226,8 @@ def _head_of(run: Run) -> Head:
     if head.classes != _classes_of(run):
         raise RunError(
             f"{run.folder}: head.npz knows the classes {', '.join(head.classes)}, config.json "
-            f"{', '.join(_classes_of(run))}: one of the files was replaced: train the run again"
+            f"{', '.join(_classes_of(run))}: one of the files was replaced",
+            "Train the run again",
         )
     return head
 
