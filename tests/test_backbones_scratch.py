@@ -149,10 +149,10 @@ JAX = """
     from featcache.backbones.zoo.stochastic_depth import dropped
     keras = import_keras()
     inputs = image_input((32, 32, 3))
-    x = fractal(inputs, 2, (8,), seed=1)
+    x = fractal(inputs, 2, channels=(8,), seed=1)
     branch = grouped_conv_class()(8, 3, padding="same", groups=4)(x)
-    x = keras.layers.Add()([x, dropped(branch, 0.5, 2, "drop")])
-    model = finished("parts", inputs, x, None, 3)
+    x = keras.layers.Add()([x, dropped(branch, 0.5, seed=2, name="drop")])
+    model = finished("parts", inputs, x=x, weights=None, classes=3)
     before = [np.asarray(weight) for weight in model.trainable_weights]
     seeds = {v.path: np.asarray(v) for v in model.variables if "seed" in v.path}
     model.compile("sgd", "sparse_categorical_crossentropy")

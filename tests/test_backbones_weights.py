@@ -358,7 +358,7 @@ def test_offline_the_error_says_which_file_to_put_where(keras_home):
     assert "vgg16: the ImageNet weights are not on this machine and could not be downloaded" in message
     assert "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/vgg16_weights_tf" in message
     assert str(keras_home / "models" / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5") in message
-    assert "--weights PATH" in message
+    assert "`weights=PATH`" in message
     assert list((keras_home / "models").iterdir()) == []
 
 
@@ -380,7 +380,7 @@ def test_a_damaged_file_there_is_named(keras_home):
 def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "file"))
-    with pytest.raises(WeightsError, match="put https"):
+    with pytest.raises(WeightsError, match="Download https"):
         imagenet.fetch(ROW)
 
 

@@ -103,7 +103,7 @@ def test_an_interrupted_extract_goes_on_where_it_stopped(
     wait_until(lambda: ledger_lines(project) > 0, process)
     process.send_signal(number)
     said = message(process, "interrupted: finishing the current step; interrupt again to stop at once")
-    assert said.startswith("interrupted; what was finished is kept")
+    assert said.startswith("interrupted: finished work is kept")
     unfinished(project, run)
     there = ledger_lines(project) * SHARD
     assert there >= SHARD
@@ -221,8 +221,8 @@ def test_an_interrupt_ends_the_gram_pass_within_a_block(
     out, err = process.communicate(timeout=60)
     assert time.monotonic() - began < 5  # the whole pass takes a third of a second for each of the 68 rows
     assert (process.returncode, out) == (130, "")
-    assert err.splitlines()[-1].startswith("interrupted; what was finished is kept")
-    assert "finishing what is in hand" not in err
+    assert err.splitlines()[-1].startswith("interrupted: finished work is kept")
+    assert "finishing the current step" not in err
     assert "Traceback" not in err
     assert not list((project / "results").glob("*head*"))
     assert not list((project / "cache").glob("*.gram/*"))
@@ -248,7 +248,7 @@ main()
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=project, capture_output=True, text=True)
     assert done.returncode == 130
-    assert done.stderr.startswith("interrupted; what was finished is kept")
+    assert done.stderr.startswith("interrupted: finished work is kept")
 
 
 def test_who_ignores_interrupts_goes_on_ignoring_them(project: Path) -> None:

@@ -245,7 +245,7 @@ def test_an_interrupted_drawing_leaves_no_folder_that_counts_as_done(
 ) -> None:
     from featcache.datasets import _init as module
 
-    def interrupted(folder: Path, *_: object) -> None:
+    def interrupted(folder: Path, *_: object, **__: object) -> None:
         picture(folder / CLASSES[0] / "1.png", 1)
         raise KeyboardInterrupt
 

@@ -25,7 +25,7 @@ import os, sys, traceback
 from pathlib import Path
 from functools import partial
 from featcache.datasets import _init as module
-from featcache.datasets.current import generate
+from featcache.synthetic._generate import generate
 from featcache.datasets._init import init
 from featcache.datasets.options import InitOptions
 
@@ -37,8 +37,8 @@ def work(kind, source):
     if kind == "generate":
         return generate(Path("cells"), 2, size_px=16)
     if source:
-        return init(Path(source), Path("p"), InitOptions(dataset={"group_pattern": r"-(\\d+)"}, resplit=True))
-    return init(None, Path("p"), InitOptions(per_class=4))
+        return init(Path(source), Path("p"), options=InitOptions(dataset={"group_pattern": r"-(\\d+)"}, resplit=True))
+    return init(None, Path("p"), options=InitOptions(per_class=4))
 
 def counting(name, kill_at):
     call = getattr(os, name)

@@ -253,7 +253,7 @@ def test_a_network_that_cannot_be_had_is_said_before_anything_changes(small: Sma
     own = small.cache(*storage_of(cache.folder).values(), weights=str(weights))
     array = own.folder / ("features.h5" if own.name.endswith("hdf5") else SHARD.format(0))
     flip(array)
-    refused(small, own.folder, WeightsError, "say where it is with --weights PATH")
+    refused(small, own.folder, WeightsError, "Say where it is with `weights=PATH`")
     refused(small, own.folder, WeightsError, "not the network of the cache", weights="imagenet")
     refused(small, own.folder, WeightsError, "there is no weights file", weights="gone.h5")
     assert repair(small.project, verify(own.folder), weights=str(weights)) == 16

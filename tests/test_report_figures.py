@@ -137,7 +137,7 @@ def test_drawing_touches_no_global_state_and_importing_loads_no_matplotlib() -> 
 def test_a_matplotlibrc_in_the_folder_is_not_obeyed(tmp_path: Path) -> None:
     code = (
         "import numpy as np, sys; from featcache.reporting.figures import confusion_matrix;"
-        "sys.stdout.buffer.write(confusion_matrix([[3, 1], [0, 4]], ['a', 'b'], 'title'))"
+        "sys.stdout.buffer.write(confusion_matrix([[3, 1], [0, 4]], ['a', 'b'], title='title'))"
     )
     drawn = []
     for text in (

@@ -22,6 +22,7 @@ from conftest import FEATCACHE
 from servers import S3
 from test_store_contract import dataset, fake_features, make_cache, small_shards
 
+from featcache.core import interrupts
 from featcache.core.errors import RemoteDroppedError, RemoteError, UsageError
 from featcache.remotes import bounded
 from featcache.remotes.contract import StalledError, read
@@ -145,7 +146,7 @@ def test_a_server_that_trickles_is_given_up(answer: Answer, kind: int) -> None:
             with pytest.raises(RemoteDroppedError):
                 call()
             assert time.monotonic() - started < 3
-        assert not bounded._stops
+        assert not interrupts._stops
 
 
 def test_a_slow_line_is_no_dead_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +196,7 @@ def test_the_first_interrupt_ends_a_command(kind: int, command: tuple[str, ...],
         _, said = process.communicate(timeout=20)
         assert (process.returncode, "Traceback" in said) == (130, False), said
         assert time.monotonic() - started < 15
-        assert "interrupted; what was finished is kept" in said
+        assert "interrupted: finished work is kept" in said
 
 
 @pytest.fixture(scope="module")

@@ -280,12 +280,14 @@ def test_nan_and_inf_are_refused_with_their_rows(tmp_path: Path, bad: float) -> 
     features = FEATURES[16:32].copy()
     features[3, 0, 1, 2] = features[9] = bad
     named = ", ".join(f"{n} (image {IMAGES.images[n].image_id[:12]}, view 0)" for n in (19, 25))
-    with pytest.raises(CacheError, match=re.escape(f"NaN or Inf in the features of 2 rows: {named}. Look at")):
+    with pytest.raises(
+        CacheError, match=re.escape(f"NaN or Inf in the features of 2 rows: {named}. Check these images")
+    ):
         writer.write(1, features)
     assert 1 in writer.missing
     assert writer.store.stored(1) is None
     features[:] = bad
-    with pytest.raises(CacheError, match=r"16 rows: 16 .*, 20 \(image \w+, view 0\), \.\.\.\. Look"):  # five, and more
+    with pytest.raises(CacheError, match=r"16 rows: 16 .*, 20 \(image \w+, view 0\), \.\.\.\. Check"):  # five, and more
         writer.write(1, features)
 
 
@@ -315,7 +317,7 @@ def test_a_value_too_large_for_float16_is_refused_with_its_row(tmp_path: Path, l
     writer = float16_writer(tmp_path)
     features = FEATURES[16:32].copy()
     features[5, 1, 1, 1] = large
-    named = f"21 (image {IMAGES.images[21].image_id[:12]}, view 0). Store them with --dtype float32"
+    named = f"21 (image {IMAGES.images[21].image_id[:12]}, view 0). Set `dtype='float32'`"
     with pytest.raises(CacheError, match=f"up to 65504, and 1 rows have larger ones: {re.escape(named)}"):
         writer.write(1, features)
     assert writer.store.stored(1) is None
@@ -385,7 +387,7 @@ from featcache.store.writer import CacheWriter
 from pathlib import Path
 IMAGES, FEATURES = dataset(70), fake_features(70, (2, 2, 3))
 def writer():
-    return CacheWriter(Path("."), recipe(), rows_for(IMAGES), (2, 2, 3))
+    return CacheWriter(Path("."), recipe(), rows=rows_for(IMAGES), row_shape=(2, 2, 3))
 """
 
 

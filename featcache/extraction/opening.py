@@ -105,7 +105,8 @@ def _spec(space: FeatureSpace, made_with: str, weights: str | None) -> NetworkSp
     if weights is None and not known:
         raise WeightsError(f"made with the model {space.backbone}", "Say where its file is with `weights=PATH`")
     if weights is None and source not in ("imagenet", "random", ""):  # a file; pixels have none
-        if available(registry.get(space.backbone)) == "download":
+        row = registry.BACKBONES.get(space.backbone)
+        if row is None or available(row) in ("download", "none"):
             raise WeightsError(
                 f"{space.backbone}: made with the weights file {made_with} (digest {space.weights_digest[:_DIGITS]}..)",
                 "Say where it is with `weights=PATH`",

@@ -155,7 +155,7 @@ def _opened(network: Network, engine: str, memory: Path | None) -> tuple[Engine,
         try:
             return _openvino(network, memory), ""
         except BackboneError as error:
-            reason = str(error)
+            reason = error.message
     return KerasEngine(network), f"; {reason}" if reason else ""
 
 

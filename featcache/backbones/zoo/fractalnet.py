@@ -85,7 +85,15 @@ def fractal(x: Any, columns: int, *, channels: Sequence[int], seed: int) -> Any:
             return paths[0]
         kind = drop_path_join_class()
         shared = seed_of(seed, 0)
-        return kind(ended, columns, _DROP_PATH, _GLOBAL_SHARE, shared, own_seed(), name=f"{name}_join")(paths)
+        return kind(
+            ended,
+            columns,
+            rate=_DROP_PATH,
+            global_share=_GLOBAL_SHARE,
+            network_seed=shared,
+            seed=own_seed(),
+            name=f"{name}_join",
+        )(paths)
 
     for number, (width, rate) in enumerate(zip(channels, _DROPOUT, strict=False), 1):
 
