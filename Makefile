@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check lint bench clean
+.PHONY: demo test check lint bench docs clean
 
 demo: $(VENV)/.featcache  ## the main job end to end on generated leukocytes; a report at the end
 	$(BIN)/featcache demo demo
@@ -20,13 +20,17 @@ lint: $(VENV)/.featcache-check
 
 check: lint test  ## every gate: ruff, mypy --strict, import-linter, pytest
 
-bench: $(VENV)/.featcache-test  ## what docs/benchmarks.md quotes
+bench: $(VENV)/.featcache-test  ## what docs/explanation/benchmarks.md quotes
 	$(BIN)/python benchmarks/head.py
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/extract.py
 	$(BIN)/python benchmarks/share.py
 	$(BIN)/python benchmarks/scratch.py
+
+docs: $(VENV)/.featcache-docs  ## the site, in build/docs: no network is needed, and a broken link is an error
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs build/docs
+	@echo "docs: build/docs/index.html"
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
@@ -42,6 +46,10 @@ $(VENV)/.featcache: $(BIN)/python pyproject.toml
 $(VENV)/.featcache-test: $(BIN)/python pyproject.toml
 	$(PIP) install -e '.[test]'
 	@touch $@ $(VENV)/.featcache
+
+$(VENV)/.featcache-docs: $(BIN)/python pyproject.toml
+	$(PIP) install -e '.[docs]'
+	@touch $@
 
 $(VENV)/.featcache-check: $(BIN)/python pyproject.toml
 	$(PIP) install -e '.[check]'

@@ -1,4 +1,4 @@
-"""A fine-tuned network beside its cached head on real images, over several splits: the rows of docs/results.md.
+"""A fine-tuned network beside its cached head on real images, over several splits: rows of docs/explanation/results.md.
 
     python benchmarks/fine_tuning.py IMAGES WEIGHTS [--model mobilenetv2] [--splits 3] [--epochs 10] [--blocks 3]
 

@@ -1,7 +1,7 @@
 """Which mistakes give a network that is nearly perfect in training and no better than chance on test?
 
 A small network is trained from random weights on generated leukocytes, rightly and with one mistake at a time; the
-rows are those of docs/results.md.
+rows are those of docs/explanation/results.md.
 
     python benchmarks/overfitting.py [--seeds 3] [--epochs 20]
 """

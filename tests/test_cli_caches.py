@@ -203,7 +203,7 @@ def test_convert(run: Run, project: Path, made: Made) -> None:
     np.testing.assert_array_equal(half.features[:], open_cache(cache_of(project, made)).features[:].astype("float16"))
     assert run("verify", value["path"], cwd=project).code == 0
     refused = unchanged(run, project, "convert", f"other/{half.name}", "--dtype", "float32")
-    assert "what its values were as float32 is gone" in refused.error
+    assert "the digits of float32 are lost" in refused.error
     assert "several caches could be meant" in unchanged(run, project, "convert", "mobile", "--dtype", "float16").error
     assert "is zarr and float32 already" in unchanged(run, project, "convert", name).error
     assert run("convert", name, "--format", "pickle", cwd=project).code == 2
@@ -358,8 +358,8 @@ def test_nan_is_refused_unless_allowed(run: Run, project: Path, monkeypatch: pyt
     shutil.rmtree(project / "cache")
     real = conftest._open_engine
 
-    def strange(*args: Any) -> Any:
-        engine = copy(real(*args))
+    def strange(*args: Any, **more: Any) -> Any:
+        engine = copy(real(*args, **more))
 
         def features(pixels: np.ndarray) -> list[np.ndarray]:
             (features,) = type(engine).features(engine, pixels)
@@ -388,7 +388,7 @@ def test_rm_asks_nobody_and_needs_yes(run: Run, project: Path, made: Made) -> No
     for args in (("rm", name), ("rm", "mobile"), ("rm", name, "--json")):
         refused = unchanged(run, project, *args)
         assert refused.code == 1
-        assert "nobody can be asked here: add --yes to remove, or --dry-run" in refused.err
+        assert "cannot ask here: add --yes to remove, or --dry-run" in refused.err
     dry = unchanged(run, project, "rm", name, "--dry-run")
     assert (dry.code, f"cache/{name}" in dry.out, "removed" in dry.out) == (0, True, False)
     value = unchanged(run, project, "rm", name, "--dry-run", "--json").value
@@ -430,7 +430,7 @@ def test_a_cache_that_is_written_or_cannot_be_removed(
     leases = Leases(folder / "leases")
     assert leases.claim("0")
     assert (
-        "a process is writing it now: stop that first, or use --force"
+        "a process is writing this cache. Stop it first, or set --force"
         in unchanged(run, project, "rm", folder.name, "--yes").error
     )
     leases.close()

@@ -130,7 +130,7 @@ def test_info_verify_and_rm_on_a_remote(run: Run, project: Path, made: Made, lab
     out = run("push", "--remote", lab, "--check", cwd=project).out
     assert f"{name}: is there already; 2 files" in out
     assert run("verify", "--remote", lab, cwd=project).code == 0
-    assert "nobody can be asked here" in run("rm", "mobile", "--remote", lab, cwd=project).err
+    assert "cannot ask here" in run("rm", "mobile", "--remote", lab, cwd=project).err
     dry = run("rm", "mobile", "--remote", lab, "--dry-run", "--json", cwd=project).value
     assert (dry["removed"], dry["items"][0]["path"]) == (False, name)
     assert run("verify", "--remote", lab, cwd=project).code == 0

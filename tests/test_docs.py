@@ -24,10 +24,13 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",
     *(
-        ROOT / "docs" / page
-        for page in ("tutorial.md", "backbones.md", "caches.md", "reading.md", "heads.md", "scratch.md", "sharing.md")
+        page
+        for page in sorted((ROOT / "docs").rglob("*.md"))
+        if re.search(r"^```(console|python)$", page.read_text("utf-8"), re.M)
     ),
 )
+"""The README, and every page with a transcript or a block of Python."""
+
 CACHE_NAME = re.compile(r"efficientnet-lite0-[0-9a-f]{8}")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -135,7 +138,7 @@ def test_readme_names_targets_that_the_makefile_has() -> None:
 def test_links_between_pages_lead_somewhere() -> None:
     for page in (
         *ROOT.glob("*.md"),
-        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
         ROOT / "cache/README.md",
         ROOT / "results/README.md",
     ):
@@ -145,7 +148,7 @@ def test_links_between_pages_lead_somewhere() -> None:
 
 
 def test_every_command_is_in_the_reference() -> None:
-    reference = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    reference = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     assert all(f"`featcache {name}" in reference for name in COMMANDS)
 
 

@@ -63,7 +63,7 @@ def test_demo_takes_no_other_project_for_its_own(run: Run, project: Path) -> Non
     (project / "featcache.toml").unlink()
     assert run("init", "mine", cwd=project).code == 0
     before = contents(project)
-    assert "holds a project of other images: name a new folder" in run("demo", ".", cwd=project).error
+    assert "holds a project of other images. Name a new folder" in run("demo", ".", cwd=project).error
     assert contents(project) == before
     shutil.rmtree(project / "cache")
     (project / "file").touch()

@@ -130,7 +130,7 @@ def _with_features(cache: Cache, features: np.ndarray) -> Cache:
 def test_a_class_that_a_split_lacks_is_refused(tmp_path: Path) -> None:
     lines = [(label, split) for split in ("train", "val", "test") for label in "ab"] * 6
     cache = cache_of(tmp_path, [line for line in lines if line != ("a", "val")])
-    with pytest.raises(HeadError, match=r"the split 'val' has no rows of a: change dataset\.csv"):
+    with pytest.raises(HeadError, match=r"the split 'val' has no rows of a\. Change dataset\.csv"):
         fit_head(cache, tmp_path / "results", config=replace(CONFIG, batch=4))
     assert not (tmp_path / "results").exists()
 

@@ -259,7 +259,7 @@ def test_a_copy_in_another_format_and_never_in_another_dtype(made: Cache) -> Non
     np.testing.assert_array_equal(done.cache.features[:], made.features[:])
     assert convert(done.cache, made.manifest.array.format).reused
     for dtype in ("float32", "float16"):
-        with pytest.raises(UsageError, match=f"holds pixels, which are stored as uint8. .*astype.'{dtype}'"):
+        with pytest.raises(UsageError, match=f"holds pixels, which are stored as uint8.*astype.'{dtype}'"):
             convert(made, other, dtype=dtype)
 
 

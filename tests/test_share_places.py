@@ -85,6 +85,6 @@ def test_a_step_back_is_seen_in_every_spelling(place: Path) -> None:
     assert second.record.generation == 2
     seen.remember(place, f"file://{place}/r", entry=second)
     for text in spellings(place / "r"):
-        with pytest.raises(RemoteError, match="a step back"):
+        with pytest.raises(RemoteError, match="an older state"):
             seen.refuse_older(place, open_remote(text).url, entry=first)
     assert latest(store, "cache", name=cache.name) == second

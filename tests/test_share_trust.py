@@ -82,7 +82,7 @@ def test_a_signed_push_is_taken_by_who_trusts_the_key(store: Store, cache: Cache
     signed = got(store, place / "b", trusting).signed
     assert (signed.state, signed.by) == ("trusted", "anna of the lab")
     assert got(store, place / "c").signed.state == "unknown"
-    with pytest.raises(TrustError, match=r"which is not trusted here\. Compare the key"):
+    with pytest.raises(TrustError, match="which is not trusted here"):
         got(store, place / "d", Trust({}, require_signed=True))
     assert only_in(place / "d") == []
 
@@ -477,7 +477,7 @@ def test_private_is_refused_where_the_names_are_there_already(store: Store, cach
     (place / "w").mkdir()
     for replace_it in (False, True):
         with pytest.raises(
-            UsageError, match=f"with its paths and groups, which would stay there. Run 'featcache rm {cache.name}"
+            UsageError, match=f"with its paths and groups, which would stay there.*'featcache rm {cache.name}"
         ):
             push(store, private_parcel(cache.folder, place / "w"), replace=replace_it)
     assert find(store, "").record.generation == 1

@@ -1,26 +1,26 @@
-"""One tree of errors. Everything a user can do wrong ends in one of these, with one message.
+"""One tree of errors. Everything a user can do wrong ends in one of these, with one message::
 
     FeatcacheError
-    ├── UsageError            (ValueError)         the command or call contradicts itself
-    ├── MissingPackageError   (ImportError)        an optional package is not installed
-    ├── ProjectError          (ValueError)         featcache.toml is missing or says something wrong
-    ├── DatasetError          (ValueError)         images, labels or splits cannot be used as they are
-    │   └── ImageError                             one image cannot be decoded or rendered
-    ├── BackboneError         (ValueError)         unknown backbone, input size or engine
-    │   └── WeightsError                           weights are missing, damaged or of another network
-    ├── CacheError            (RuntimeError)       a cache does not hold what it promises
-    │   ├── CacheNotFoundError (FileNotFoundError) no such cache, or it was never finished
-    │   └── CacheWriteError    (OSError)           a cache cannot be written
-    ├── HeadError             (ValueError)         a head cannot be trained as asked
-    ├── ShortageError                          the machine has no more threads or open files
-    ├── ScratchError          (ValueError)         a whole network cannot be trained as asked
-    ├── RunError              (RuntimeError)       a run's files are missing or damaged
-    └── RemoteError           (RuntimeError)       a remote cannot be used, or holds what it should not
-        ├── RemoteNotFoundError (FileNotFoundError) nothing of that name is there
-        ├── RemoteAccessError  (PermissionError)   it wants other credentials
-        ├── RemoteDroppedError (ConnectionError)   it was cut off, or was silent for too long
-        ├── TrustError                             a signature is missing, wrong or of nobody who is trusted
-        └── OfflineError       (ConnectionError)   something would reach another machine, and `offline` forbids it
+    ├── UsageError             (ValueError)         the command or call contradicts itself
+    ├── MissingPackageError    (ImportError)        an optional package is missing
+    ├── ProjectError           (ValueError)         featcache.toml is missing or wrong
+    ├── DatasetError           (ValueError)         images, labels or splits are unusable
+    │   └── ImageError                              one image cannot be decoded
+    ├── BackboneError          (ValueError)         unknown backbone, size or engine
+    │   └── WeightsError                            weights are missing or do not fit
+    ├── CacheError             (RuntimeError)       a cache is damaged
+    │   ├── CacheNotFoundError (FileNotFoundError)  no such cache, or an unfinished one
+    │   └── CacheWriteError    (OSError)            a cache cannot be written
+    ├── HeadError              (ValueError)         a head cannot be trained as asked
+    ├── ScratchError           (ValueError)         a network cannot be trained as asked
+    ├── RunError               (RuntimeError)       a run is missing or damaged
+    ├── ShortageError                               no more threads or open files
+    └── RemoteError            (RuntimeError)       a remote cannot be used
+        ├── RemoteNotFoundError (FileNotFoundError)  nothing of that name is there
+        ├── RemoteAccessError  (PermissionError)    it wants other credentials
+        ├── RemoteDroppedError (ConnectionError)    it was cut off or silent
+        ├── TrustError                              a signature is missing or wrong
+        └── OfflineError       (ConnectionError)    `offline` forbids the network
 
 A message says what is wrong, where, what was expected and what was found; its hint says what to do. Both name
 arguments and calls as Python does, in backticks: `weights=PATH`, `featcache.init(resplit=True)`. The command line shows

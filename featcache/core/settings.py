@@ -6,15 +6,16 @@ A record's check, the options of the command line and the documentation are all 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
 from numbers import Integral, Real
+from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 _BOUNDS = ("ge", "gt", "le", "lt")
-_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", NoneType: "None"}
+_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ class Setting:
     @property
     def expected(self) -> str:
         """The values that it takes, in words: "a number with 0 <= x < 1"."""
-        words = [self._in_words(kind) for kind in self.kinds if get_origin(kind) is not Literal]
-        return " or ".join([*words, *self.choices])
+        return " or ".join(map(self._in_words, sorted(self.kinds, key=_is_choice)))
 
     def takes(self, value: object) -> bool:
         """Whether it takes a value."""
@@ -81,10 +81,14 @@ class Setting:
         )
 
     def _in_words(self, kind: Any) -> str:
-        if get_origin(kind) is tuple:
-            return f"a tuple, each {self._in_words(get_args(kind)[0])}"
+        if get_origin(kind) is Annotated:
+            kind = get_args(kind)[0]
+        if get_origin(kind) in (tuple, Sequence):
+            return f"a {'tuple' if get_origin(kind) is tuple else 'list'}, each {self._in_words(get_args(kind)[0])}"
+        if get_origin(kind) is Literal:
+            return " or ".join(get_args(kind))
         if kind not in (int, float):
-            return _WORDS.get(kind, "a value")
+            return "None" if kind is NoneType else _WORDS.get(kind, "a value")
         most = f" <= {self.le:g}" if self.le is not None else f" < {self.lt:g}" if self.lt is not None else ""
         if most:
             least = f"{self.ge:g} <= " if self.ge is not None else f"{self.gt:g} < " if self.gt is not None else ""
@@ -93,6 +97,10 @@ class Setting:
             f" of at least {self.ge:g}" if self.ge is not None else f" above {self.gt:g}" if self.gt is not None else ""
         )
         return _WORDS[kind] + least
+
+
+def _is_choice(kind: Any) -> bool:
+    return get_origin(kind) is Literal
 
 
 def setting(

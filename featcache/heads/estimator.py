@@ -60,7 +60,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     schedule : "inverse-time", "constant", "cosine" or "step"; how `lr` falls, with `decay`, `step_epochs` and
         `step_factor`, see `featcache.heads.config.HeadConfig`
     momentum, nesterov : as of Keras' SGD
-    l2 : float, adds l2 |W|^2 to the loss for the weights of every layer; or a tuple, of each layer in turn
+    l2 : float, adds ``l2 |W|^2`` to the loss for the weights of every layer; or a tuple, of each layer in turn
     label_smoothing : float, part of each target that is spread evenly over the classes
     batch : int, rows an update; all rows where there are fewer
     epochs : int

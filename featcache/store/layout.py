@@ -78,7 +78,8 @@ def layout_for(n_rows: int, row_shape: tuple[int, ...], *, dtype: str, format_: 
     """The layout of a new cache: shards of up to 16 MiB raw and 256 rows, chunks of 2 MiB in Zarr and 100 kB in HDF5.
 
     A shard is held in memory while it is computed, is what an interruption loses, and what processes share. Chunks were
-    chosen by measurement on real features (docs/benchmarks.md): Zarr pays for each chunk it touches, HDF5 hardly does.
+    chosen by measurement on real features (docs/explanation/benchmarks.md): Zarr pays for each chunk that it touches,
+    HDF5 hardly does.
     """
     row_bytes = prod(row_shape) * np.dtype(dtype).itemsize
     per_shard = _power_of_two(min(_SHARD_BYTES // row_bytes, _MAX_ROWS_PER_SHARD))
