@@ -12,54 +12,24 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from featcache.backbones import STUDY, Backbone, NetworkSpec, registry
+from featcache import backbones, datasets, extraction, heads, networks, prediction, reporting, sharing, store, training
 from featcache.core.errors import ProjectError, UsageError, nearest
 from featcache.core.files import resolved
 from featcache.core.progress import Progress
 from featcache.core.project import FoldersSection, Project, Settings, find_project
 from featcache.core.recipe import Precision
 from featcache.core.shown import shown
-from featcache.datasets import GENERATED_PER_CLASS, InitOptions, collect, init as init_project
-from featcache.extraction import (
-    Explanation,
-    ExtractOptions,
-    explain as explain_caches,
-    extract as extract_caches,
-    verify_cache,
-)
-from featcache.heads import (
-    HeadConfig,
-    Solver,
-    choose_cache,
-    fit_classical,
-    fit_head as train_head,
-    fit_seeds,
-    from_preset,
-    grid,
-    interrupted,
-    sweep as sweep_heads,
-)
-from featcache.networks import ScratchOptions, fit_scratch as train_network, from_recipe
-from featcache.prediction import Predictions, predict as predict_images
-from featcache.reporting import report as write_report
-from featcache.sharing import (
-    FOLDERS,
-    Part,
-    Pushed,
-    PushOptions,
-    find_pushable,
-    is_remote,
-    open_named,
-    open_on_remote,
-    pull as pull_target,
-    push as push_folder,
-    resolve,
-    trust_of,
-)
-from featcache.store import Cache, Verified, convert as convert_cache, open_cache as open_folder
-from featcache.training import Run, is_finished, with_current_labels
+
+if TYPE_CHECKING:
+    from featcache.backbones import Backbone
+    from featcache.extraction import Explanation
+    from featcache.heads import Solver
+    from featcache.prediction import Predictions
+    from featcache.sharing import Pushed
+    from featcache.store import Cache, Verified
+    from featcache.training import Run
 
 Split = Literal["train", "val", "test"]
 
@@ -90,7 +60,7 @@ def init(
     *,
     views: Mapping[str, Any] | None = None,
     augmentation: Mapping[str, Any] | None = None,
-    per_class: int = GENERATED_PER_CLASS,
+    per_class: int = datasets.GENERATED_PER_CLASS,
     resplit: bool = False,
     relabel: bool = False,
     strict: bool = False,
@@ -128,7 +98,7 @@ def init(
     >>> project.found.dataset.counts()["monocyte"]
     {'train': 6, 'val': 1, 'test': 1}
     """
-    options = InitOptions(
+    options = datasets.InitOptions(
         dataset=dataset,
         views=views or {},
         augmentation=augmentation or {},
@@ -138,7 +108,7 @@ def init(
         strict=strict,
     )
     place = Path(source) if source is not None else None
-    done = init_project(place, resolved(Path(into)), options=options, progress=shown(progress))
+    done = datasets.init(place, resolved(Path(into)), options=options, progress=shown(progress))
     done.project.found = done
     return done.project
 
@@ -241,7 +211,7 @@ def extract(
     >>> cache.features.shape[1:]
     (16, 16, 3)
     """
-    options = ExtractOptions(
+    options = extraction.ExtractOptions(
         weights=weights,
         weights_seed=weights_seed,
         input_size_px=input_size_px,
@@ -264,21 +234,21 @@ def extract(
     )
     progress = shown(progress)
     names = [model] if isinstance(model, str) else list(model)
-    names = [name for one in names for name in (STUDY if one == "all" else (one,))]
+    names = [name for one in names for name in (backbones.STUDY if one == "all" else (one,))]
     project = _project_of(source)
     if project is not None:
         if to is not None:
             raise UsageError("`to` is for images without a project: a project has its folder in featcache.toml")
-        made = extract_caches(project, names, options=options, progress=progress)
+        made = extraction.extract(project, names, options=options, progress=progress)
     else:
         parent = resolved(Path(to if to is not None else "cache"))
         place = Project(parent, Settings(folders=FoldersSection(cache=".", results="../results")))
         with tempfile.TemporaryDirectory(prefix="featcache-") as spool:
-            images = collect(source, Path(spool), strict=strict, progress=progress)
-            made = extract_caches(place, names, options=options, images=images, progress=progress)
+            images = datasets.collect(source, Path(spool), strict=strict, progress=progress)
+            made = extraction.extract(place, names, options=options, images=images, progress=progress)
     caches = []
     for done in made.caches:
-        cache = open_folder(done.path)
+        cache = store.open_cache(done.path)
         cache.extracted = done
         caches.append(cache)
     return caches if len(caches) != 1 or not isinstance(model, str) else caches[0]
@@ -308,10 +278,10 @@ def explain(
     ('miss', 104)
     """
     storage = {name: options.pop(name) for name in ("format", "dtype") if options.get(name) is not None}
-    _refuse_unknown(options, ExtractOptions)
+    _refuse_unknown(options, extraction.ExtractOptions)
     names = [model] if isinstance(model, str) else list(model)
-    asked = ExtractOptions(storage=storage, **options)
-    return explain_caches(project, names, options=asked, progress=shown(progress))
+    asked = extraction.ExtractOptions(storage=storage, **options)
+    return extraction.explain(project, names, options=asked, progress=shown(progress))
 
 
 def fit_head(
@@ -374,21 +344,21 @@ def fit_head(
         raise UsageError("`seeds` excludes `more_epochs` and `resume`")
     if head != "dense" and tensorboard:
         raise UsageError(f"head {head!r} has no epochs", "Leave out `tensorboard`")
-    _refuse_unknown(settings, HeadConfig)
+    _refuse_unknown(settings, heads.HeadConfig)
     project = _project_around(source)
     if resume is not None:
         if project is None:
             raise UsageError("`resume` needs the project of the run")
-        cache, config, solver = interrupted(project, resume, given=settings)
+        cache, config, solver = heads.interrupted(project, resume, given=settings)
     else:
-        config = from_preset(preset, **settings)
+        config = heads.from_preset(preset, **settings)
     trained_on = _labelled(source, project, cache, progress)
     results = _results(trained_on, project, to)
     if head != "dense":
-        done = fit_classical(trained_on, results, kind=head, seed=config.seed, again=again, progress=progress)
+        done = heads.fit_classical(trained_on, results, kind=head, seed=config.seed, again=again, progress=progress)
         return _with(done.run, done)
     if seeds > 1:
-        several = fit_seeds(
+        several = heads.fit_seeds(
             trained_on,
             results,
             config=config,
@@ -400,7 +370,7 @@ def fit_head(
             tensorboard=tensorboard,
         )
         return [_with(one.run, one) for one in several.fitted]
-    done = train_head(
+    done = heads.fit_head(
         trained_on,
         results,
         config=config,
@@ -448,14 +418,14 @@ def sweep(
     2
     """
     progress = shown(progress)
-    _refuse_unknown(settings, HeadConfig)
+    _refuse_unknown(settings, heads.HeadConfig)
     project = _project_around(source)
     trained_on = _labelled(source, project, cache, progress)
-    done = sweep_heads(
+    done = heads.sweep(
         trained_on,
         _results(trained_on, project, to),
-        config=from_preset(preset, **settings),
-        points=grid(points) if isinstance(points, Mapping) else points,
+        config=heads.from_preset(preset, **settings),
+        points=heads.grid(points) if isinstance(points, Mapping) else points,
         seeds=seeds,
         solver=solver,
         progress=progress,
@@ -507,10 +477,12 @@ def fit_scratch(
     ScratchError : what is asked for cannot be trained
     BackboneError, WeightsError : the network cannot be had
     """
-    spec = NetworkSpec(model, weights, input_size_px=input_size_px, preprocessing=preprocessing, unsafe=unsafe)
-    config = from_recipe(recipe, **settings)
-    options = ScratchOptions(head, views or {}, devices, no_remote, offline, strict)
-    done = train_network(project, spec, config=config, options=options, again=again, progress=shown(progress))
+    spec = backbones.NetworkSpec(
+        model, weights, input_size_px=input_size_px, preprocessing=preprocessing, unsafe=unsafe
+    )
+    config = networks.from_recipe(recipe, **settings)
+    options = networks.ScratchOptions(head, views or {}, devices, no_remote, offline, strict)
+    done = networks.fit_scratch(project, spec, config=config, options=options, again=again, progress=shown(progress))
     return _with(done.run, done)
 
 
@@ -567,7 +539,7 @@ def report(source: Project | str | Path = ".", *, to: str | Path | None = None) 
     """
     project = _project_of(source)
     results = project.results_folder if project else _runs_folder(Path(str(source)))
-    markdown, html, runs = write_report(results, Path(to) if to is not None else None)
+    markdown, html, runs = reporting.report(results, Path(to) if to is not None else None)
     return Report(markdown, html, runs)
 
 
@@ -600,10 +572,13 @@ def open_cache(
     True
     """
     project = project or _project_here()
-    is_shared = is_remote(str(where), project) or (Path(where).parent / FOLDERS["cache"] / Path(where).name).is_dir()
+    is_shared = (
+        sharing.is_remote(str(where), project)
+        or (Path(where).parent / sharing.FOLDERS["cache"] / Path(where).name).is_dir()
+    )
     if is_shared and not Path(where).is_dir():
-        return open_on_remote(str(where), project or _scratch_project())
-    return open_folder(where, reader)
+        return sharing.open_on_remote(str(where), project or _scratch_project())
+    return store.open_cache(where, reader)
 
 
 def push(
@@ -641,15 +616,15 @@ def push(
     RemoteError : the remote cannot be used, or written
     """
     project = project or _project_here()
-    folder = what.folder if isinstance(what, (Cache, Run)) else Path(what)
+    folder = what.folder if isinstance(what, (store.Cache, training.Run)) else Path(what)
     if not folder.is_dir() and project is not None:
-        folder = find_pushable(project, str(what))
-    options = PushOptions(
+        folder = sharing.find_pushable(project, str(what))
+    options = sharing.PushOptions(
         sign, licence, contact, private, Path(pseudonyms) if pseudonyms is not None else None, replace, check
     )
     seen_in = project.cache_folder if project else None
-    target = open_named(remote, project)
-    return push_folder(folder, target, options=options, seen_in=seen_in, progress=shown(progress))
+    target = sharing.open_named(remote, project)
+    return sharing.push(folder, target, options=options, seen_in=seen_in, progress=shown(progress))
 
 
 def pull(
@@ -694,19 +669,19 @@ def pull(
     project = project or _project_here()
     if project is None and to is None:
         raise UsageError("there is no project here", "Name a folder with `to=FOLDER`")
-    target = resolve(name, project, remote=remote)
+    target = sharing.resolve(name, project, remote=remote)
     splits: tuple[Split, ...] = (split,) if isinstance(split, str) else tuple(split)
-    part = Part(splits, tuple(classes), tuple(images), pooling=pooling, dtype=dtype)
+    part = sharing.Part(splits, tuple(classes), tuple(images), pooling=pooling, dtype=dtype)
     file = Path(trusted) if trusted is not None else None
-    done = pull_target(
+    done = sharing.pull(
         target,
         Path(to) if to is not None else project.cache_folder,  # type: ignore[union-attr]
         results=Path(to) if to is not None else project.results_folder,  # type: ignore[union-attr]
         part=part,
-        trust=trust_of(target, require_signed, allow_older=allow_older, file=file),
+        trust=sharing.trust_of(target, require_signed, allow_older=allow_older, file=file),
         progress=shown(progress),
     )
-    return Run(done.folder) if is_finished(done.folder) else open_folder(done.folder)
+    return training.Run(done.folder) if training.is_finished(done.folder) else store.open_cache(done.folder)
 
 
 def verify(cache: Cache | str | Path, *, progress: Progress | None = None) -> Verified:
@@ -728,8 +703,8 @@ def verify(cache: Cache | str | Path, *, progress: Progress | None = None) -> Ve
     >>> fc.verify(cache).sound
     True
     """
-    folder = cache.folder if isinstance(cache, Cache) else Path(cache)
-    return verify_cache(folder, progress=shown(progress))
+    folder = cache.folder if isinstance(cache, store.Cache) else Path(cache)
+    return extraction.verify_cache(folder, progress=shown(progress))
 
 
 def convert(
@@ -760,9 +735,9 @@ def convert(
     >>> fc.convert(cache, format="hdf5").manifest.array.format
     'hdf5'
     """
-    opened = cache if isinstance(cache, Cache) else open_folder(cache)
+    opened = cache if isinstance(cache, store.Cache) else store.open_cache(cache)
     parent = Path(to) if to is not None else None
-    return convert_cache(opened, format, dtype=dtype, parent=parent, progress=shown(progress)).cache
+    return store.convert(opened, format, dtype=dtype, parent=parent, progress=shown(progress)).cache
 
 
 def models() -> list[Backbone]:
@@ -774,7 +749,7 @@ def models() -> list[Backbone]:
     >>> "vgg16" in [row.name for row in fc.models()]
     True
     """
-    return list(registry.BACKBONES.values())
+    return list(backbones.registry.BACKBONES.values())
 
 
 def predict(
@@ -820,7 +795,7 @@ def predict(
     >>> fc.predict(run, "leukocytes/monocyte").probabilities.shape
     (8, 4)
     """
-    return predict_images(
+    return prediction.predict(
         run,
         source,
         project=project,
@@ -859,7 +834,7 @@ def _scratch_project() -> Project:
 
 def _project_around(source: Any) -> Project | None:
     """The project that is given, or that a cache lies in."""
-    if isinstance(source, Cache):
+    if isinstance(source, store.Cache):
         with suppress(ProjectError):
             project = find_project(source.folder.parent)
             if resolved(project.cache_folder) == resolved(source.folder.parent):
@@ -867,24 +842,24 @@ def _project_around(source: Any) -> Project | None:
         return None
     given = _project_of(source)
     if given is None and isinstance(source, (str, Path)) and Path(source).is_dir():
-        return _project_around(open_folder(source))
+        return _project_around(store.open_cache(source))
     return given
 
 
 def _labelled(source: Any, project: Project | None, name: str | None, progress: Progress) -> Cache:
     """The cache that is meant, with the labels that dataset.csv gives now."""
     given = _project_of(source)
-    if isinstance(source, Cache):
+    if isinstance(source, store.Cache):
         cache = source
     elif given is None:
         cache = open_cache(source)
-    elif name and is_remote(name, given):
+    elif name and sharing.is_remote(name, given):
         cache = open_cache(name, project=given)
     else:
-        cache = choose_cache(given, name, progress=progress)
+        cache = heads.choose_cache(given, name, progress=progress)
     if project is None:
         return cache
-    found = with_current_labels(project, cache)
+    found = training.with_current_labels(project, cache)
     for remark in found.remarks:
         progress.note(remark)
     return found.cache

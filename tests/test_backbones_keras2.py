@@ -19,7 +19,7 @@ from featcache.backbones.own_models import open_own
 from featcache.core.errors import BackboneError, WeightsError
 
 SIDE = 32
-WAY_OUT = "--model mobilenetv2 --weights FILE"
+WAY_OUT = "`model='mobilenetv2', weights=FILE`"
 
 
 def zipped(path: Path, config: dict[str, Any], weights_file: bytes = b"") -> Path:

@@ -372,7 +372,7 @@ def test_nan_is_refused_unless_allowed(run: Run, project: Path, monkeypatch: pyt
     monkeypatch.setattr(conftest, "_open_engine", strange)
     message = run(*EXTRACT, cwd=project).error
     assert "NaN or Inf in the features of" in message
-    assert "--allow-nonfinite stores them as they are" in message
+    assert "set --allow-nonfinite to store them" in message
     value = run(*EXTRACT, "--allow-nonfinite", "--json", cwd=project).value
     assert np.isnan(open_cache(value["path"]).features[:]).sum() == 2
     ran = run("verify", cwd=project)

@@ -48,7 +48,6 @@ def drop_path_join_class() -> Any:
             self,
             columns: Sequence[int],
             network_columns: int,
-            *,
             rate: float = 0.15,
             global_share: float = 0.5,
             network_seed: int = 0,
