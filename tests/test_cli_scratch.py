@@ -181,8 +181,8 @@ def test_a_split_without_a_class_is_refused(own: Path, run: Run) -> None:
     path.write_text("\n".join(line for line in lines if not ("monocyte" in line and ",val," in line)) + "\n")
     refused = run(*SCRATCH, *QUICK, cwd=own)
     assert refused.code == 1
-    assert "val" in refused.error
-    assert "monocyte" in refused.error
+    assert "val" in refused.err
+    assert "monocyte" in refused.err
 
 
 def test_killed_again_and_again_it_ends_with_the_same_weights(cells: Path, own: Path) -> None:

@@ -349,7 +349,7 @@ def test_a_picture_that_is_none_is_named_and_not_inlined(made: Path, tmp_path: P
 
 
 def test_write_report_without_runs_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no finished run. Train one with `featcache.fit_head"):
+    with pytest.raises(RunError, match=r"no finished run. Train one with `featcache.fit_head"):
         page.write_report([], tmp_path)
     assert not list(tmp_path.iterdir())
 

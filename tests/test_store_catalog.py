@@ -26,7 +26,7 @@ def test_no_folder_or_an_empty_one_lists_nothing(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     assert list_caches(tmp_path) == []
     for parent in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(CacheNotFoundError, match="featcache.extract"):
+        with pytest.raises(CacheNotFoundError, match=r"featcache\.extract"):
             find_cache(parent)
 
 
