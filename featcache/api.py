@@ -438,7 +438,7 @@ def fit_scratch(
     model: str,
     *,
     weights: str = "random",
-    recipe: str = "study",
+    recipe: str = "modern",
     input_size_px: int | None = None,
     preprocessing: str | None = None,
     unsafe: bool = False,

@@ -356,7 +356,7 @@ def test_whoever_names_an_extra_names_one_that_there_is() -> None:
         for inner in named.findall(path.read_text(encoding="utf-8", errors="replace"))
         for extra in inner.split(",")
     }
-    assert {place for place, _ in found} >= {"README.md", "Makefile", "docs/how-to/sharing.md"}
+    assert {place for place, _ in found} >= {"README.md", "Makefile", "docs/reference/remotes.md"}
     there = set(PYPROJECT["optional-dependencies"])
     assert {(place, extra) for place, extra in found if extra not in there} == set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import inspect
 import pickle
 import re
 import shlex
@@ -18,6 +19,10 @@ import featcache
 from featcache.cli import COMMANDS, cli
 from featcache.cli.hints import in_flags
 from featcache.core.errors import CacheNotFoundError, RemoteDroppedError, UsageError, WeightsError
+from featcache.core.project import AugmentationSection, DatasetSection, StorageSection, ViewsSection
+from featcache.core.settings import settings_of
+from featcache.heads import HeadConfig
+from featcache.networks import ScratchConfig
 from featcache.synthetic.drawing import write_cells
 
 HINT = re.compile(r"[\"'`](featcache [a-z][^\"'`]*)[\"'`]")
@@ -52,6 +57,10 @@ HINTS = sorted(
     | {(file, in_flags(f"`{span}`")[1:-1]) for file, span in SPANS if span.startswith("featcache.")}
 )
 """Commands, as the command line words them."""
+
+
+OF_COMMANDS = {"force"}
+"""Arguments of functions that are no public ones: `featcache rm` has no twin in Python."""
 
 
 def find(words: list[str]) -> tuple[click.Command, list[str]]:
@@ -99,17 +108,12 @@ def all_options() -> list[click.Option]:
 
 
 @functools.cache
-def arguments_of_the_library() -> set[str]:
-    """Parameters of its functions and fields of its records."""
-    found = {"repair", "resume", "to"}  # of public functions
-    for file in PACKAGE.rglob("*.py"):
-        if "cli" not in file.relative_to(PACKAGE).parts:
-            for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-                if isinstance(node, ast.arg):
-                    found.add(node.arg)
-                elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                    found.add(node.target.id)
-    return found
+def arguments_in_python() -> set[str]:
+    """Parameters of the public functions and classes, and the settings that some of them take by name."""
+    records = (DatasetSection, ViewsSection, AugmentationSection, StorageSection, HeadConfig, ScratchConfig)
+    public = [getattr(featcache, name) for name in featcache.__all__]
+    found = {name for thing in public if callable(thing) for name in inspect.signature(thing).parameters}
+    return found.union(*map(settings_of, records))
 
 
 def test_an_option_that_a_message_names_is_one() -> None:
@@ -130,12 +134,14 @@ def test_an_argument_in_a_message_is_one_in_python_and_has_a_flag(file: str, spa
         assert "`" not in in_flags(f"`{span}`")
     call = ast.parse(f"_({span})", mode="eval").body
     assert isinstance(call, ast.Call)
-    if isinstance(call.args[0] if call.args else None, ast.Call):
-        (call,) = call.args  # type: ignore[assignment]
-        names = [word.arg for word in call.keywords]
-    else:
-        names = [*map(ast.unparse, call.args), *(word.arg for word in call.keywords)]
-    assert set(names) <= arguments_of_the_library()
+    names = [word.arg for word in call.keywords]
+    match call.args:
+        case [ast.Call(ast.Attribute(ast.Name("featcache"), verb), values, words)]:
+            arguments = {str(word.arg): ast.unparse(word.value) for word in words}
+            inspect.signature(getattr(featcache, verb)).bind_partial(*values, **arguments)
+        case bare:
+            names += map(ast.unparse, bare)
+    assert set(names) <= arguments_in_python() | OF_COMMANDS
 
 
 def test_a_message_is_worded_for_who_reads_it() -> None:

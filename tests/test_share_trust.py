@@ -113,7 +113,7 @@ def test_a_later_record_keeps_the_words_and_says_whose_signature_went(store: Sto
     other = push(store, parcel, words=Words("CC0"))
     record = other.entry.record
     assert (record.generation, record.licence, record.contact, record.signature) == (3, "CC0", "lab@example.org", None)
-    assert other.remarks[1] == "no longer signed, as it was by anna; set `sign=True` to sign it"
+    assert other.remarks[1] == "no longer signed, as it was by anna; set `sign` to sign it"
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def _near(name: str, known: Sequence[CutLayer]) -> str:
     if renamed:
         return f"here it is called {' or '.join(renamed)}"
     close = nearest(name, (layer.name for layer in known))
-    return close if close.startswith("did") else "`featcache.models(NAME, layers=True)` lists them"
+    return close if close.startswith("did") else "'featcache models NAME --layers' lists them"
 
 
 # --- tensors of layers ----------------------------------------------------------------------------

@@ -287,7 +287,7 @@ def get(name: str) -> Backbone:
     if name == PIXELS:
         raise BackboneError(
             f"{PIXELS!r} is not a network",
-            f"`featcache.extract(models='{PIXELS}')` keeps the rendered views",
+            f"`featcache.extract(model='{PIXELS}')` keeps the rendered views",
         )
     try:
         return _BY_FOLDED_NAME[_folded(name)]

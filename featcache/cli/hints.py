@@ -46,15 +46,17 @@ def _command(verb: str, values: Sequence[ast.expr], keywords: Sequence[ast.keywo
         raise KeyError(verb)
     options = _options(command)
     words = [*(word for value in values for word in _words(value)), *_flags(keywords, options)]
-    for option in options.values():
-        if option.required and option.opts[-1] not in words:
+    for option in command.params:
+        if isinstance(option, click.Option) and option.required and option.opts[-1] not in words:
             words += [option.opts[-1], str(option.metavar)]
     return shlex.join(["featcache", verb, *words])
 
 
 def _options(command: click.Command) -> dict[str, click.Option]:
-    """The options of a command, by the names of the arguments that they stand for."""
-    return {str(param.name): param for param in command.params if isinstance(param, click.Option)}
+    """The options of a command, by the names of the arguments that they stand for, and by their own names."""
+    found = [param for param in command.params if isinstance(param, click.Option)]
+    by_flag = {option.opts[-1].lstrip("-").replace("-", "_"): option for option in found}
+    return {**by_flag, **{str(option.name): option for option in found}}
 
 
 def _flags(keywords: Sequence[ast.keyword], options: dict[str, click.Option]) -> Iterator[str]:

@@ -170,7 +170,7 @@ def refuse_not_finite(X: Array, rows: Numbers) -> None:
     named = ", ".join(map(str, bad[:_NAMED_ROWS].tolist()))
     raise HeadError(
         f"features that are NaN or infinite, in row{'s' * (len(bad) > 1)} {named}{more}: expected finite numbers",
-        "`featcache.verify()` checks whether the cache is as it was written",
+        "`featcache.verify(CACHE)` checks whether the cache is as it was written",
     )
 
 

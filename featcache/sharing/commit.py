@@ -43,7 +43,7 @@ def remark_on_what_was(before: Entry | None, entry: Entry, *, words: Words) -> t
         if text != said:
             remarks.append(f"with the {name} of the record before: {text}")
     if before and before.record.signature and not record.signature:
-        remarks.append(f"no longer signed, as it was by {before.record.signature.by}; set `sign=True` to sign it")
+        remarks.append(f"no longer signed, as it was by {before.record.signature.by}; set `sign` to sign it")
     return tuple(remarks)
 
 

@@ -179,7 +179,7 @@ def check_signature(record: Record, trusted: Mapping[str, str], *, require: bool
     signature = record.signature
     if signature is None:
         if require:
-            raise TrustError(f"{record.name}: is not signed", "Ask its owner to sign it: `featcache.push(sign=True)`")
+            raise TrustError(f"{record.name}: is not signed", "Ask its owner to sign it")
         return Signed("none")
     try:
         from cryptography.exceptions import InvalidSignature

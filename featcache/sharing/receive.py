@@ -210,7 +210,7 @@ def refuse_small_disk(parent: Path, n_bytes: int) -> None:
     if n_bytes + _SPARE_BYTES > free:
         raise CacheWriteError(
             f"{parent}: {n_bytes / 1e6:.1f} MB are needed, and {free / 1e6:.1f} MB are free",
-            "Make room, or pull a part with `splits`, `classes` or `pooling`",
+            "Make room, or pull a part with `split`, `classes` or `pooling`",
         )
 
 

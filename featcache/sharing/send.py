@@ -179,7 +179,7 @@ class _Sending:
             raise CacheError(
                 f"{parcel.name}: {name}: expected SHA-256 {entry.sha256[:16]}.., found {found[:16]}..: it is damaged "
                 "here, and was not pushed",
-                f"`featcache.verify({parcel.name!r}, repair=True)` repairs a cache",
+                f"'featcache verify {parcel.name} --repair' repairs a cache",
             )
         if parcel.layout is not None and name.startswith(f"{FEATURES_FOLDER}/c/"):
             self._note_chunks(name, data if isinstance(data, bytes) else file.read_bytes())

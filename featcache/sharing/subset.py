@@ -99,7 +99,7 @@ def select(cache: Cache, part: Part) -> NDArray[np.intp]:
     chosen = np.ones(len(rows), bool)
     for split in part.splits:
         if split not in SPLITS:
-            raise UsageError(f"`splits={split!r:.80}`: expected train, val or test")
+            raise UsageError(f"`split={split!r:.80}`: expected train, val or test")
     if part.splits:
         chosen &= rows["split"].isin(part.splits).to_numpy()
     if part.classes:
