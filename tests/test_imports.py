@@ -53,25 +53,31 @@ def test_import_featcache_loads_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_public_surface() -> None:
-    assert featcache.__all__ == ["Cache", "HeadClassifier", "__version__", "errors", "open_cache"]
+    """The names that people use; all of them are listed, and each is there."""
+    verbs = {
+        *("init", "open_project", "extract", "fit_head", "sweep", "fit_scratch", "fine_tune", "predict", "report"),
+        *("open_cache", "push", "pull", "verify", "convert", "explain", "models"),
+    }
+    classes = {"Cache", "FeatureExtractor", "HeadClassifier", "Predictions", "Project", "Report", "Run"}
+    assert set(featcache.__all__) == verbs | classes | {"errors", "__version__"}
     assert set(featcache.__all__) <= set(dir(featcache))
     from featcache.core.errors import CacheNotFoundError
-    from featcache.store.cache import Cache, open_cache
+    from featcache.store.cache import Cache
 
-    assert featcache.open_cache is open_cache
+    assert all(callable(getattr(featcache, name)) for name in verbs | classes)
     assert featcache.Cache is Cache
-    assert isinstance(featcache.core.errors, ModuleType)
-    assert featcache.core.errors.CacheNotFoundError is CacheNotFoundError
+    assert isinstance(featcache.errors, ModuleType)
+    assert featcache.errors.CacheNotFoundError is CacheNotFoundError
     with pytest.raises(AttributeError, match="no attribute 'open_cash'"):
         featcache.open_cash  # noqa: B018
-    with pytest.raises(featcache.core.errors.FeatcacheError, match="there is no such cache"):
+    with pytest.raises(featcache.errors.FeatcacheError, match="there is no such cache"):
         featcache.open_cache("no-such-folder")
 
 
 def test_public_names_come_with_a_star_import(tmp_path: Path) -> None:
     program = "from featcache import *; print(open_cache.__module__, errors.__name__, Cache.__name__)"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["featcache.store.cache", "featcache.core.errors", "Cache"]
+    assert done.stdout.split() == ["featcache.api", "featcache.core.errors", "Cache"]
 
 
 def test_help_imports_nothing_that_takes_time(tmp_path: Path) -> None:

@@ -111,7 +111,9 @@ def test_test_time_augmentation_is_the_mean_over_views(project: fc.Project, pixe
 
 
 def test_a_whole_network_predicts(project: fc.Project) -> None:
-    run = fc.fit_scratch(project, "resnet20", epochs=1, batch=8, input_size_px=32, top="avg", progress=SILENT)
+    run = fc.fit_scratch(
+        project, "resnet20", recipe="study", epochs=1, batch=8, input_size_px=32, top="avg", progress=SILENT
+    )
     same(run.predict(project.images_folder, progress=SILENT), written(run), project, atol=2e-4)
     with pytest.raises(UsageError, match="is a whole network, which takes images"):
         run.predict(fc.extract(project, "pixels", input_size_px=32, progress=SILENT), progress=SILENT)
