@@ -29,7 +29,7 @@ bench: $(VENV)/.featcache-test  ## what docs/explanation/benchmarks.md quotes
 	$(BIN)/python benchmarks/scratch.py
 
 docs: $(VENV)/.featcache-docs  ## the site, in build/docs: no network is needed, and a broken link is an error
-	$(BIN)/python -m sphinx -b html -W --keep-going -q docs build/docs
+	$(BIN)/python -m sphinx -b html -E -W --keep-going -q docs build/docs
 	@echo "docs: build/docs/index.html"
 
 clean:

@@ -19,7 +19,10 @@ from featcache.heads import PRESETS, HeadConfig
 from featcache.networks import RECIPES, ScratchConfig
 
 _FIELD = re.compile(r"^(\*{0,2}\w+(?:, \*{0,2}\w+)*) : (.*)$", re.MULTILINE)
-_ARRAY = re.compile(r"ndarray\[tuple\[Any, \.\.\.\], dtype\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\]")
+_ARRAY = re.compile(
+    r"~?(?:numpy\.)?ndarray\[~?tuple\[~?(?:typing\.)?Any, \.\.\.\], "
+    r"~?(?:numpy\.)?dtype\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\]"
+)
 _SETTINGS = (
     ("[dataset]", "what `init` reads", DatasetSection, {}),
     ("[views]", "how many views each image gets", ViewsSection, {}),
@@ -65,7 +68,7 @@ def _python_pages() -> Iterator[tuple[str, str]]:
     names = sorted(kinds, key=lambda name: (("function", "class", "module").index(kinds[name]), name))
     rows = ["# Python functions and classes", "", "    import featcache as fc", ""]
     for title, kind in (("Functions", "function"), ("Classes", "class"), ("Modules", "module")):
-        rows += [f"## {title}", "", "| name | |", "|---|---|"]
+        rows += [f"## {title}", "", "| name | what it does |", "|---|---|"]
         rows += [f"| [{n}]({n}.rst) | {_first_line(getattr(featcache, n))} |" for n in names if kinds[n] == kind]
         rows += [""]
     yield "python/index.md", "\n".join([*rows, "```{toctree}", ":hidden:", "", *names, "```", ""])

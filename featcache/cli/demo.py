@@ -35,7 +35,7 @@ def command(folder: Path, epochs: int, as_json: bool) -> None:
     made, extracted, fitted, html = demo(folder, epochs, progress=TERMINAL)
     metrics = fitted.run.metrics
     say(f"images    {len(made.dataset.images)}: {made.about}", as_json)
-    say(f"features  {extracted.cache}: {extracted.computed} rows computed, {extracted.reused} were there", as_json)
+    say(f"features  {extracted.cache}: {extracted.computed} rows computed, {extracted.reused} cached", as_json)
     say(f"head      {metrics['epochs']} epochs by the {fitted.run.config['solver']} solver", as_json)
     if as_json:
         print_json(

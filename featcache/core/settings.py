@@ -15,7 +15,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 _BOUNDS = ("ge", "gt", "le", "lt")
-_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}
+_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", Path: "a path"}
 
 
 @dataclass(frozen=True)
