@@ -107,7 +107,7 @@ def test_what_can_be_cut_is_listed_as_it_is_cut() -> None:
 def test_what_cannot_be_cut() -> None:
     refused = {
         "block_6_expand_relus": "did you mean block_6_expand_relu",
-        "nonsense": r"`featcache.models\(NAME, layers=True\)` lists them",
+        "nonsense": r"'featcache models NAME --layers' lists them",
     }
     for name, message in refused.items():
         with pytest.raises(BackboneError, match=f"^mobilenetv2: there is no layer '{name}': {message}"):

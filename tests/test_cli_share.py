@@ -135,7 +135,7 @@ def test_info_verify_and_rm_on_a_remote(run: Run, project: Path, made: Made, lab
     assert (dry["removed"], dry["items"][0]["path"]) == (False, name)
     assert run("verify", "--remote", lab, cwd=project).code == 0
     assert run("rm", "mobile", "--remote", lab, "--yes", cwd=project).code == 0
-    assert "nothing is on" in run("ls", "--remote", lab, cwd=project).out
+    assert "is empty: 'featcache push'" in run("ls", "--remote", lab, cwd=project).out
     assert [path for path in Path(lab).rglob("*") if path.is_file()] == []
     assert "nothing is there" in run("rm", "mobile", "--remote", lab, "--yes", cwd=project).error
 

@@ -221,7 +221,7 @@ def test_a_disk_that_fills_while_pulling(place: Path, monkeypatch: pytest.Monkey
     push(store, parcel_of_cache(large.folder))
     with full_disk(place / "disk", f"{large.bytes() // 2}") as disk:
         (disk / "b").mkdir()
-        with pytest.raises(CacheWriteError, match=r"are to come, and .* are free: make room, or pull a part"):
+        with pytest.raises(CacheWriteError, match=r"are needed, and .* are free. Make room, or pull a part"):
             pull(store, find(store, ""), parent=disk / "b")
         monkeypatch.setattr("featcache.sharing.receive._SPARE_BYTES", -(1 << 40))
         with pytest.raises(CacheWriteError, match="No space left on device"):
@@ -387,8 +387,8 @@ def test_a_file_that_comes_and_goes_is_tried_again(cache: Cache, place: Path, mo
     real, failed = store.open, []
 
     @contextmanager
-    def flaky(path: str, start: int = 0, stop: int | None = None) -> Iterator[Any]:
-        with real(path, start, stop) as blocks:
+    def flaky(path: str, start: int = 0, *, stop: int | None = None) -> Iterator[Any]:
+        with real(path, start, stop=stop) as blocks:
             if path.endswith("0/0/0") and failed.count(path) < 2:
                 failed.append(path)
                 yield iter([next(blocks)[:100]])

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featcache.backbones import Engine, NetworkSpec
+from featcache.backbones import Engine, own_models
 from featcache.core.errors import DatasetError, ProjectError, RunError, UsageError
 from featcache.core.files import visible_folders
 from featcache.core.offline import offline as without_network
@@ -20,14 +20,11 @@ from featcache.core.progress import SILENT, Progress
 from featcache.core.project import PROJECT_FILE, Project, find_project
 from featcache.core.recipe import Recipe
 from featcache.datasets import read_dataset
-from featcache.extraction import Rendering, network_for, network_of, stream
+from featcache.extraction import Rendering, network_of, stream
 from featcache.heads import Head
 from featcache.images import Item, items_of
 from featcache.store import RECIPE_FILE, Cache, open_cache
 from featcache.training import MODEL_FILE, Run, is_finished
-
-_OUTPUT = "probabilities"
-"""The layer of a trained network that gives the probabilities."""
 
 
 @dataclass(frozen=True)
@@ -191,10 +188,8 @@ class _Predictor:
         options: dict[str, Any] = {"engine": engine, "batch_rows": batch_rows, "progress": progress}
         with progress.begin("opening the network", 1) as advance:
             if (run.folder / MODEL_FILE).is_file():
-                model = str(run.folder / MODEL_FILE)
-                spec = NetworkSpec(model, preprocessing="none", layers=(_OUTPUT,))
-                _, opened = network_for(spec, memory, **options)
-                made = cls(recipe, classes, opened(), lambda probabilities: probabilities)
+                network = own_models.open_own(str(run.folder / MODEL_FILE), None, unsafe=False).model
+                made = cls(recipe, classes, _WholeNetwork(network, len(classes)), lambda probabilities: probabilities)
             else:
                 head = _head_of(run)
                 provenance = {"weights": run.config.get("weights", "")}
@@ -202,6 +197,28 @@ class _Predictor:
                 dtype = np.dtype(recipe.space.dtype)
                 made = cls(recipe, classes, opened(), lambda X: head.probabilities_of(X.astype(dtype, copy=False)))
             advance(1)
+        return made
+
+
+class _WholeNetwork:
+    """An `Engine` whose features are the probabilities of a trained network, (n, classes)."""
+
+    name, batch_rows = "keras", 32
+
+    def __init__(self, model: Any, n_classes: int) -> None:
+        self._model = model
+        self.feature_shapes: Sequence[tuple[int, ...]] = [(n_classes,)]
+
+    def features(self, pixels: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        """See `Engine.features`."""
+        starts = range(0, len(pixels), self.batch_rows)
+        parts = (pixels[start : start + self.batch_rows].astype(np.float32) for start in starts)
+        return [np.concatenate([np.asarray(self._model.predict_on_batch(part)) for part in parts])]
+
+    def resized(self, batch_rows: int) -> Self:
+        """See `Engine.resized`."""
+        made = type(self)(self._model, self.feature_shapes[0][0])
+        made.batch_rows = batch_rows
         return made
 
 
