@@ -136,6 +136,9 @@ def test_readme_names_targets_that_the_makefile_has() -> None:
 
 
 def test_links_between_pages_lead_somewhere() -> None:
+    """Or to a page that `make docs` writes; tests/test_site.py builds those."""
+    reference = ROOT / "docs" / "reference"
+    written = {reference / "commands.md", reference / "settings.md"}
     for page in (
         *ROOT.glob("*.md"),
         *(ROOT / "docs").rglob("*.md"),
@@ -144,7 +147,8 @@ def test_links_between_pages_lead_somewhere() -> None:
     ):
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+                place = Path(os.path.normpath(page.parent / target))
+                assert place.exists() or place in written or reference / "python" in place.parents, (page.name, target)
 
 
 def test_every_command_is_in_the_reference() -> None:

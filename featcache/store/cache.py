@@ -109,8 +109,8 @@ class Cache:
 
     def labels(self, split: str | None = None) -> NDArray[np.int64]:
         """Class numbers of a split's rows, int64; of all rows -1 where there is no label."""
-        codes = pd.Categorical(self.rows["label"], categories=list(self.classes)).codes.astype(np.int64)
-        return np.asarray(codes[self.numbers(split)])
+        codes = pd.Index(self.classes, dtype=object).get_indexer(pd.Index(self.rows["label"]))
+        return np.asarray(codes[self.numbers(split)], np.int64)
 
     def arrays(self, split: str | None = None) -> tuple[Array, NDArray[np.int64]]:
         """Features and class numbers of a split, read into memory.
