@@ -20,6 +20,8 @@ from common import print_machine
 
 import featcache as fc
 from featcache.core.progress import SILENT
+from featcache.extraction import ExtractOptions
+from featcache.extraction._extract import extract
 from featcache.extraction.opening import network_of
 from featcache.extraction.streaming import stream
 from featcache.images.inputs import items_of
@@ -54,6 +56,7 @@ def main() -> None:
         project = fc.init(folder / "jpeg", folder / "p", views={"train": 1}, progress=SILENT)
         cache = fc.extract(project, MODEL, weights=asked.weights, pooling="avg", progress=SILENT)
         run = fc.fit_head(cache, epochs=2, progress=SILENT)
+        options = ExtractOptions(weights=asked.weights, pooling="avg")
         ratios, rates = [], []
         memory = project.cache_folder
         _, opened = network_of(cache.recipe.space, cache.manifest.provenance, weights=None, memory=memory)
@@ -62,8 +65,8 @@ def main() -> None:
         rendering = _predict._Predictor(cache.recipe, head.classes, engine, head.probabilities_of).rendering(1)
         for _ in range(asked.rounds):
             shutil.rmtree(cache.folder)
-            done = fc.extract(project, MODEL, weights=asked.weights, pooling="avg", progress=SILENT).extracted
-            extract_s = done.pass_s - done.stage_times.open
+            done = extract(project, [MODEL], options=options)
+            extract_s = done.seconds - done.shares.open
             started = time.perf_counter()
             found = list(stream(items_of(files), engine, rendering=rendering, finish=head.probabilities_of))
             predict_s = time.perf_counter() - started

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
         models as models,
         open_cache as open_cache,
         open_project as open_project,
-        predict as predict,
         pull as pull,
         push as push,
         report as report,
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from featcache.core.project import Project as Project
     from featcache.extraction import FeatureExtractor as FeatureExtractor
     from featcache.heads import HeadClassifier as HeadClassifier
-    from featcache.prediction import Predictions as Predictions
+    from featcache.prediction import Predictions as Predictions, predict as predict
     from featcache.store import Cache as Cache
     from featcache.training import Run as Run
 
@@ -49,14 +48,14 @@ __version__ = "0.1.0"
 
 _VERBS = (
     *("convert", "explain", "extract", "fine_tune", "fit_head", "fit_scratch", "init", "models", "open_cache"),
-    *("open_project", "predict", "pull", "push", "report", "sweep", "verify"),
+    *("open_project", "pull", "push", "report", "sweep", "verify"),
 )
 _HOMES = {
     **dict.fromkeys((*_VERBS, "Report"), "featcache.api"),
     "Cache": "featcache.store",
     "FeatureExtractor": "featcache.extraction",
     "HeadClassifier": "featcache.heads",
-    "Predictions": "featcache.prediction",
+    **dict.fromkeys(("Predictions", "predict"), "featcache.prediction"),
     "Project": "featcache.core.project",
     "Run": "featcache.training",
 }

@@ -10,11 +10,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from featcache import backbones, datasets, extraction, heads, networks, prediction, reporting, sharing, store, training
+from featcache import backbones, datasets, extraction, heads, networks, reporting, sharing, store, training
 from featcache.core.errors import ProjectError, UsageError, nearest
 from featcache.core.files import resolved
 from featcache.core.progress import Progress
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from featcache.backbones import Backbone
     from featcache.extraction import Explanation
     from featcache.heads import Solver
-    from featcache.prediction import Predictions
     from featcache.sharing import Pushed
     from featcache.store import Cache, Verified
     from featcache.training import Run
@@ -45,7 +44,6 @@ __all__ = [
     "models",
     "open_cache",
     "open_project",
-    "predict",
     "pull",
     "push",
     "report",
@@ -356,7 +354,7 @@ def fit_head(
     results = _results(trained_on, project, to)
     if head != "dense":
         done = heads.fit_classical(trained_on, results, kind=head, seed=config.seed, again=again, progress=progress)
-        return _with(done.run, done)
+        return replace(done.run, fitted=done)
     if seeds > 1:
         several = heads.fit_seeds(
             trained_on,
@@ -369,7 +367,7 @@ def fit_head(
             announced="each: ",
             tensorboard=tensorboard,
         )
-        return [_with(one.run, one) for one in several.fitted]
+        return [replace(one.run, fitted=one) for one in several.fitted]
     done = heads.fit_head(
         trained_on,
         results,
@@ -381,7 +379,7 @@ def fit_head(
         announced="",
         tensorboard=tensorboard,
     )
-    return _with(done.run, done)
+    return replace(done.run, fitted=done)
 
 
 def sweep(
@@ -430,7 +428,7 @@ def sweep(
         solver=solver,
         progress=progress,
     )
-    return _with(done.winner.run, done)
+    return replace(done.winner.run, fitted=done)
 
 
 def fit_scratch(
@@ -480,10 +478,11 @@ def fit_scratch(
     spec = backbones.NetworkSpec(
         model, weights, input_size_px=input_size_px, preprocessing=preprocessing, unsafe=unsafe
     )
+    _refuse_unknown(settings, networks.ScratchConfig)
     config = networks.from_recipe(recipe, **settings)
     options = networks.ScratchOptions(head, views or {}, devices, no_remote, offline, strict)
     done = networks.fit_scratch(project, spec, config=config, options=options, again=again, progress=shown(progress))
-    return _with(done.run, done)
+    return replace(done.run, fitted=done)
 
 
 def fine_tune(
@@ -752,63 +751,6 @@ def models() -> list[Backbone]:
     return list(backbones.registry.BACKBONES.values())
 
 
-def predict(
-    run: Run | str | Path,
-    source: Any,
-    *,
-    project: Project | None = None,
-    weights: str | None = None,
-    tta: int = 1,
-    engine: Literal["auto", "keras", "openvino"] = "auto",
-    batch_rows: int | None = None,
-    offline: bool = False,
-    strict: bool = False,
-    progress: Progress | None = None,
-) -> Predictions:
-    """The class of each image, and the probability of every class, by a trained head or whole network.
-
-    Parameters
-    ----------
-    run : a run, its folder, or its name in the project
-    source : files, folders, arrays uint8 (n, h, w, 3), or what yields these; a cache, whose rows need no network; or a
-        project: the images and boxes of its dataset.csv
-    project : where runs are looked for; the one around the current folder
-    weights : file of the network's weights, where they are not ImageNet's; they are known by their digest
-    tta : test-time augmentation: the mean over this many views of each image
-    engine, batch_rows, offline, strict : as of `extract`
-    progress : told how far it is
-
-    Returns
-    -------
-    Predictions: `labels` (n,), `probabilities` (n, classes), `to_frame()`
-
-    Raises
-    ------
-    RunError : there is no such run, or it keeps no model
-    WeightsError : the network's weights are not at hand, or others
-
-    Examples
-    --------
-    >>> import featcache as fc
-    >>> project = fc.init(per_class=8)
-    >>> run = fc.fit_head(fc.extract(project, "pixels", input_size_px=16), epochs=2)
-    >>> fc.predict(run, "leukocytes/monocyte").probabilities.shape
-    (8, 4)
-    """
-    return prediction.predict(
-        run,
-        source,
-        project=project,
-        weights=weights,
-        tta=tta,
-        engine=engine,
-        batch_rows=batch_rows,
-        offline=offline,
-        strict=strict,
-        progress=shown(progress),
-    )
-
-
 # --- what the arguments mean ---------------------------------------------------------------------
 
 
@@ -876,11 +818,6 @@ def _runs_folder(folder: Path) -> Path:
         if folder == Path():
             return find_project(folder).results_folder
     return folder
-
-
-def _with(run: Run, fitted: Any) -> Run:
-    run.__dict__["fitted"] = fitted
-    return run
 
 
 def _refuse_unknown(values: Mapping[str, Any], record: Any) -> None:

@@ -110,6 +110,7 @@ def test_test_time_augmentation_is_the_mean_over_views(project: fc.Project, pixe
         np.testing.assert_allclose(at[str(path)], of_rows[rows["row"]].mean(axis=0), rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 def test_a_whole_network_predicts(project: fc.Project) -> None:
     run = fc.fit_scratch(
         project, "resnet20", recipe="study", epochs=1, batch=8, input_size_px=32, top="avg", progress=SILENT

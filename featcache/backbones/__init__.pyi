@@ -24,6 +24,7 @@ from .network import (
     layers_to_cut as layers_to_cut,
     load_network as load_network,
     space_of as space_of,
+    whole_network as whole_network,
 )
 from .registry import PIXELS as PIXELS, STUDY as STUDY, Backbone as Backbone
 from .remembered import KNOWN_FILE as KNOWN_FILE, identify as identify

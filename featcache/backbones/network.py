@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.backbones import own_models, registry, weights
@@ -169,6 +170,25 @@ def _own_network(spec: NetworkSpec) -> Network:
         return network_of(
             own.model, made, layers=layers, pooling=spec.pooling, precision=spec.precision, side_px=own.side_px
         )
+
+
+def whole_network(path: Path) -> Network:
+    """A classifier that was trained and saved here, from pixels (n, s, s, 3), 0 to 255, to probabilities (n, classes).
+
+    Raises BackboneError for a file that is damaged or brings code of its own.
+    """
+    own = own_models.open_own(str(path), None, unsafe=False)
+    cut = Cut(
+        backbone=own.name,
+        layer=own.model.layers[-1].name,
+        input_size_px=own.side_px,
+        preprocessing="none",
+        pooling="none",
+        weights=own.weights,
+        weights_digest=weights.weights_digest(own.model),
+        feature_shape=tuple(int(n) for n in own.model.output_shape[1:]),
+    )
+    return Network(own.model, (cut,))
 
 
 def layers_to_cut(spec: NetworkSpec) -> list[CutLayer]:

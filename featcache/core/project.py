@@ -191,7 +191,8 @@ class Project:
 
     def _repr_html_(self) -> str:
         """The folder, and how many images dataset.csv lists for each class and split."""
-        lines = list(csv.DictReader(self.dataset_file.open(encoding="utf-8"))) if self.dataset_file.is_file() else []
+        text = self.dataset_file.read_text(encoding="utf-8") if self.dataset_file.is_file() else ""
+        lines = list(csv.DictReader(text.splitlines()))
         counts = Counter((line.get("label", ""), line.get("split", "")) for line in lines)
         rows = "".join(
             f"<tr><td>{escape(label)}</td><td>{escape(split)}</td><td>{n}</td></tr>"

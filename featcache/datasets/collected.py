@@ -20,12 +20,11 @@ from featcache.images import Item, Pixels, identity_of_pixels, image_id_of, item
 
 
 def collect(
-    source: Any, spool: Path, *, stamps: Path | None = None, strict: bool = False, progress: Progress = SILENT
+    source: Any, spool: Path, *, strict: bool = False, progress: Progress = SILENT
 ) -> tuple[Dataset, list[LeftOut]]:
     """The different images of a source (see `featcache.images.items_of`), without labels and splits.
 
     spool : folder that the arrays of a generator are kept in meanwhile; it must stay as long as the data set is used
-    stamps : see `featcache.images.scan`
 
     Raises DatasetError where there is no image that can be used, or one that cannot where `strict`.
     """
@@ -34,7 +33,7 @@ def collect(
     folder = _common_folder([item.path for item in items if item.path and not item.problem])
     paths = {item.name: _relative(item.path, folder) for item in items if item.path and not item.problem}
     with progress.begin("checking images", len(paths)) as advance:
-        files = scan(folder, paths.values(), stamps=stamps, on_file=lambda: advance(1))
+        files = scan(folder, paths.values(), on_file=lambda: advance(1))
     found: dict[str, LabelledImage] = {}
     arrays: dict[str, Pixels] = {}
     left_out = []

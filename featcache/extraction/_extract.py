@@ -52,7 +52,6 @@ class Extracted:
     damage : what was wrong with a finished cache that had to be mended; "" where nothing was
     faint_rows : rows that float16 keeps only a few digits of, since all their values are tiny
     engine : which computed it and why; "" where nothing was computed
-    stage_times, pass_s : of the one pass that filled this cache and others: where the time went, and all of it
     """
 
     cache: str
@@ -74,8 +73,6 @@ class Extracted:
     faint_rows: int
     engine: str
     left_out: Sequence[LeftOut]
-    stage_times: Shares
-    pass_s: float
 
     @property
     def images_per_s(self) -> float:
@@ -175,8 +172,6 @@ def _extract(
                 faint_rows=faint_rows,
                 engine=plan.engine().why if counts.computed else "",
                 left_out=plan.left_out,
-                stage_times=shares,
-                pass_s=now - before,
             )
         )
     return Pass(extracted, shares, now - before)

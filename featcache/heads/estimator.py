@@ -57,8 +57,9 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     dropout : float, fraction of each hidden layer's units left out in training
     activation : "relu", "elu", "tanh", "sigmoid" or "linear"
     lr : float, learning rate of the first update
-    schedule : "inverse-time", "constant", "cosine" or "step"; how `lr` falls, with `decay`, `step_epochs` and
-        `step_factor`, see `featcache.heads.config.HeadConfig`
+    schedule : "inverse-time", "constant", "cosine" or "step": how `lr` falls
+    decay : float, decay per update of the inverse-time schedule
+    step_epochs, step_factor : the step schedule multiplies `lr` by `step_factor` every `step_epochs` epochs
     momentum, nesterov : as of Keras' SGD
     l2 : float, adds ``l2 |W|^2`` to the loss for the weights of every layer; or a tuple, of each layer in turn
     label_smoothing : float, part of each target that is spread evenly over the classes

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featcache.core.errors import DatasetError, ImageError
 from featcache.core.files import sha256_bytes
 from featcache.images.decode import read_bytes, read_picture
 from featcache.images.folders import look
 from featcache.images.identity import Box, identity_of, image_id_of
+from featcache.images.views import Pixels
 
-Pixels = NDArray[np.uint8]
-ImageSource = "str | Path | Pixels | Iterable[str | Path | Pixels]"
 _EXPECTED = "expected uint8 of shape (n, h, w, 3) or (h, w, 3), RGB from 0 to 255"
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featcache.backbones import Engine, own_models
+from featcache.backbones import CALIBRATION_FILE, Engine, open_engine, whole_network
 from featcache.core.errors import DatasetError, ProjectError, RunError, UsageError
 from featcache.core.files import visible_folders
 from featcache.core.offline import offline as without_network
-from featcache.core.progress import SILENT, Progress
+from featcache.core.progress import Progress
 from featcache.core.project import PROJECT_FILE, Project, find_project
 from featcache.core.recipe import Recipe
+from featcache.core.shown import shown
 from featcache.datasets import read_dataset
 from featcache.extraction import Rendering, network_of, stream
 from featcache.heads import Head
@@ -84,9 +85,9 @@ def predict(
     batch_rows: int | None = None,
     offline: bool = False,
     strict: bool = False,
-    progress: Progress = SILENT,
+    progress: Progress | None = None,
 ) -> Predictions:
-    """The class of each image, by a trained head or whole network.
+    """The class of each image, and the probability of every class, by a trained head or whole network.
 
     Parameters
     ----------
@@ -103,7 +104,7 @@ def predict(
 
     Returns
     -------
-    Predictions, in the order of the source
+    Predictions, in the order of the source: `labels` (n,), `probabilities` (n, classes), `to_frame()`
 
     Raises
     ------
@@ -111,7 +112,16 @@ def predict(
     WeightsError : the network's weights are not at hand, or others
     HeadError : the cache holds features of another network
     DatasetError : no image can be used, or one where `strict`
+
+    Examples
+    --------
+    >>> import featcache as fc
+    >>> project = fc.init(per_class=8)
+    >>> run = fc.fit_head(fc.extract(project, "pixels", input_size_px=16), epochs=2)
+    >>> fc.predict(run, "leukocytes/monocyte").probabilities.shape
+    (8, 4)
     """
+    progress = shown(progress)
     if tta < 1:
         raise UsageError(f"`tta={tta}`: expected a whole number of at least 1")
     found = open_run(run, project)
@@ -185,40 +195,35 @@ class _Predictor:
         """The one of a run."""
         recipe, classes = _recipe_of(run), _classes_of(run)
         memory = _memory(run)
-        options: dict[str, Any] = {"engine": engine, "batch_rows": batch_rows, "progress": progress}
         with progress.begin("opening the network", 1) as advance:
             if (run.folder / MODEL_FILE).is_file():
-                network = own_models.open_own(str(run.folder / MODEL_FILE), None, unsafe=False).model
-                made = cls(recipe, classes, _WholeNetwork(network, len(classes)), lambda probabilities: probabilities)
+                calibration = memory / CALIBRATION_FILE if memory else None
+                made = cls(
+                    recipe,
+                    classes,
+                    open_engine(
+                        whole_network(run.folder / MODEL_FILE),
+                        engine,
+                        batch_rows=batch_rows,
+                        memory=calibration,
+                        on_event=progress.note,
+                    ),
+                    lambda probabilities: probabilities,
+                )
             else:
                 head = _head_of(run)
-                provenance = {"weights": run.config.get("weights", "")}
-                _, opened = network_of(recipe.space, provenance, weights=weights, memory=memory, **options)
+                _, opened = network_of(
+                    recipe.space,
+                    {"weights": run.config.get("weights", "")},
+                    weights=weights,
+                    memory=memory,
+                    engine=engine,
+                    batch_rows=batch_rows,
+                    progress=progress,
+                )
                 dtype = np.dtype(recipe.space.dtype)
                 made = cls(recipe, classes, opened(), lambda X: head.probabilities_of(X.astype(dtype, copy=False)))
             advance(1)
-        return made
-
-
-class _WholeNetwork:
-    """An `Engine` whose features are the probabilities of a trained network, (n, classes)."""
-
-    name, batch_rows = "keras", 32
-
-    def __init__(self, model: Any, n_classes: int) -> None:
-        self._model = model
-        self.feature_shapes: Sequence[tuple[int, ...]] = [(n_classes,)]
-
-    def features(self, pixels: NDArray[np.uint8]) -> list[NDArray[Any]]:
-        """See `Engine.features`."""
-        starts = range(0, len(pixels), self.batch_rows)
-        parts = (pixels[start : start + self.batch_rows].astype(np.float32) for start in starts)
-        return [np.concatenate([np.asarray(self._model.predict_on_batch(part)) for part in parts])]
-
-    def resized(self, batch_rows: int) -> Self:
-        """See `Engine.resized`."""
-        made = type(self)(self._model, self.feature_shapes[0][0])
-        made.batch_rows = batch_rows
         return made
 
 

@@ -9,7 +9,7 @@ import uuid
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -40,13 +40,17 @@ RUN_FORMAT = 1
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run."""
+    """A finished run.
+
+    fitted : what the training did, where it just did
+    """
 
     folder: Path
+    fitted: Any = field(default=None, compare=False, repr=False)
 
     def predict(self, source: Any, **options: Any) -> Any:
         """The class of each image: `featcache.predict` with this run."""
-        from featcache.api import predict
+        from featcache.prediction import predict
 
         return predict(self, source, **options)
 
@@ -91,7 +95,7 @@ class Run:
             raise RunError(f"{path}: cannot be read: {error}") from error
         if frame.empty:
             raise RunError(f"{path}: no epoch")
-        for column in (field.name for field in fields(Epoch)):
+        for column in (item.name for item in fields(Epoch)):
             if column not in frame or not pd.api.types.is_numeric_dtype(frame[column]):
                 raise RunError(f"{path}: no column {column} of numbers")
         if not pd.api.types.is_integer_dtype(frame["epoch"]):
@@ -101,7 +105,7 @@ class Run:
     @property
     def epochs(self) -> list[Epoch]:
         """The history as records."""
-        names = [field.name for field in fields(Epoch)]
+        names = [item.name for item in fields(Epoch)]
         return [Epoch(int(line[0]), *map(float, line[1:])) for line in self.history[names].itertuples(index=False)]
 
     def _read_json(self, name: str) -> dict[str, Any]:
