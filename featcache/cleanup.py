@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from featcache.core.errors import CacheError, CacheNotFoundError, CacheWriteError, UsageError
-from featcache.core.files import PARTIAL_SUFFIX, is_hidden
+from featcache.core.files import PARTIAL_SUFFIX, is_hidden, meant_by
 from featcache.core.leases import Leases
 from featcache.core.project import Project
 from featcache.heads import KERNELS_SUFFIX, kernels_folder, unwanted
@@ -48,12 +48,11 @@ def find_removable(folder: Path, names: Sequence[str], *, force: bool = False) -
     not, CacheError for a cache that a process is writing to now, unless `force` is given.
     """
     found: dict[Path, Removable] = {}
-    listed = list_caches(folder)
+    listed = {entry.folder: entry for entry in list_caches(folder)}
     for name in names:
-        meant = [entry for entry in listed if entry.folder.name == name]
-        meant = meant or [entry for entry in listed if name and entry.folder.name.startswith(name)]
+        meant = [listed[place] for place in meant_by(name, listed)]
         if not meant:
-            there = ", ".join(entry.folder.name for entry in listed) or "none"
+            there = ", ".join(entry.name for entry in listed) or "none"
             raise CacheNotFoundError(f"no cache {name!r:.200} in {folder} (there: {there})")
         if len(meant) > 1:
             raise UsageError(

@@ -11,7 +11,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -111,6 +111,13 @@ def make_folder(folder: Path, within: Path | None = None) -> None:
 def is_hidden(folder: Path) -> bool:
     """Whether a name is one of those that commands give to what they are still at work on."""
     return folder.name.startswith(".") and folder.name != ".."
+
+
+def meant_by(name: str, folders: Iterable[Path]) -> list[Path]:
+    """The folders that a person means by a name: the one that has it, else all whose names begin with it."""
+    there = list(folders)
+    exact = [folder for folder in there if folder.name == name]
+    return exact or [folder for folder in there if name and folder.name.startswith(name)]
 
 
 def visible_folders(parent: Path) -> list[Path]:

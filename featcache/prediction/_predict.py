@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from featcache.backbones import CALIBRATION_FILE, Engine, open_engine, whole_network
 from featcache.core.errors import DatasetError, ProjectError, RunError, UsageError
-from featcache.core.files import visible_folders
+from featcache.core.files import meant_by
 from featcache.core.offline import offline as without_network
 from featcache.core.progress import Progress
 from featcache.core.project import PROJECT_FILE, Project, find_project
@@ -25,7 +25,7 @@ from featcache.extraction import Rendering, network_of, stream
 from featcache.heads import Head
 from featcache.images import Item, items_of
 from featcache.store import RECIPE_FILE, Cache, open_cache
-from featcache.training import MODEL_FILE, Run, is_finished
+from featcache.training import MODEL_FILE, Run, is_finished, list_runs
 
 
 @dataclass(frozen=True)
@@ -165,11 +165,9 @@ def open_run(run: Run | str | Path, project: Project | None = None) -> Run:
         project = project or find_project(Path())
     except ProjectError as error:
         raise RunError(f"{run}: there is no such run ({error})") from error
-    there = [folder for folder in visible_folders(project.results_folder) if is_finished(folder)]
+    there = [one.folder for one in list_runs(project.results_folder)]
     name = str(run)
-    meant = [folder for folder in there if folder.name == name] or [
-        folder for folder in there if name and folder.name.startswith(name)
-    ]
+    meant = meant_by(name, there)
     if len(meant) != 1:
         names = ", ".join(folder.name for folder in (meant or there)) or "none"
         raise RunError(f"{name!r:.200}: {'several runs' if meant else 'no run'} of that name (there: {names})")

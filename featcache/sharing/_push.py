@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.core.errors import CacheNotFoundError, CacheWriteError, RunError, UsageError
-from featcache.core.files import beside, is_hidden
+from featcache.core.files import beside, is_hidden, meant_by
 from featcache.core.interrupts import ending_with
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
@@ -85,14 +85,12 @@ def find_pushable(project: Project, name: str | None) -> Path:
     path = Path(name)
     if is_finished(path) or ((path / MANIFEST_FILE).is_file() and not is_hidden(path)):
         return path
-    there = [run.folder for run in list_runs(project.results_folder)]
-    runs = [run for run in there if name and run.name.startswith(name)]
-    exact = [run for run in runs if run.name == name]
+    runs = meant_by(name, [run.folder for run in list_runs(project.results_folder)])
     try:
         return cache_folder(project.cache_folder, name)
     except CacheNotFoundError:
-        if len(exact or runs) == 1:
-            return (exact or runs)[0]
+        if len(runs) == 1:
+            return runs[0]
         if runs:
             names = ", ".join(run.name for run in runs)
             raise UsageError(f"{name!r:.80} could be {names}: name one of them") from None

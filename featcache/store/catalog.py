@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.core.errors import CacheError, CacheNotFoundError, UsageError
-from featcache.core.files import visible_folders
+from featcache.core.files import meant_by, visible_folders
 from featcache.store.cache import Cache, open_cache
 from featcache.store.layout import MANIFEST_FILE, RECIPE_FILE
 
@@ -59,8 +59,7 @@ def cache_folder(parent: Path, name: str) -> Path:
     Raises CacheNotFoundError where there is none, UsageError where several could be meant.
     """
     folders = finished_folders(parent)
-    meant = [folder for folder in folders if folder.name == name]
-    meant = meant or [folder for folder in folders if name and folder.name.startswith(name)]
+    meant = meant_by(name, folders)
     if not meant:
         there = ", ".join(folder.name for folder in folders) or "none"
         raise CacheNotFoundError(f"no finished cache {name!r:.200} in {parent} (there: {there})")
