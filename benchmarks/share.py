@@ -27,7 +27,7 @@ from obstore.store import S3Store
 from featcache.core.recipe import FeatureSpace, Recipe, row_id
 from featcache.datasets.manifest import Dataset, LabelledImage
 from featcache.remotes.urls import open_remote
-from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.bundle import bundle_of_cache
 from featcache.sharing.catalog import find
 from featcache.sharing.options import Part
 from featcache.sharing.receive import pull
@@ -79,10 +79,10 @@ def measure(folder: Path, server: S3, cache: Cache, runs: int) -> None:
     ours, theirs = [], []
     for number in range(runs):
         theirs.append(seconds(lambda number=number: bare.push(f"bare-{number}")))
-        ours.append(seconds(lambda number=number: push(remote(server, number), parcel_of_cache(cache.folder))))
+        ours.append(seconds(lambda number=number: push(remote(server, number), bundle_of_cache(cache.folder))))
     report("push", megabytes, ours, theirs)
-    again = min(seconds(lambda: push(remote(server, 0), parcel_of_cache(cache.folder))) for _ in range(runs))
-    sent = push(remote(server, 0), parcel_of_cache(cache.folder)).sent_bytes
+    again = min(seconds(lambda: push(remote(server, 0), bundle_of_cache(cache.folder))) for _ in range(runs))
+    sent = push(remote(server, 0), bundle_of_cache(cache.folder)).sent_bytes
     print(f"the same push again: {again:.3f} s, {sent} bytes of data")
     ours, theirs = [], []
     for _ in range(runs):

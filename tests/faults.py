@@ -60,10 +60,10 @@ from featcache.extraction.one_pass import Target, extract
 from featcache.extraction.rows import rows_of
 from featcache.heads.config import HeadConfig
 from featcache.images.identity import image_id_of
-from featcache.remotes.contract import Store
+from featcache.remotes.contract import Remote
 from featcache.remotes.urls import open_remote
 from featcache.reporting import figures
-from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.bundle import bundle_of_cache
 from featcache.sharing.catalog import find
 from featcache.sharing.options import Part
 from featcache.sharing.subset import pull_part
@@ -280,7 +280,7 @@ def relabelled(images: Sequence[LabelledImage], letter: str) -> Dataset:
 def push(folder: str, url: str, **how: Any) -> dict[str, Any]:
     """Push a cache. how : see `_disturbed`"""
     remote = _disturbed(url, url, **how)
-    done = featcache.sharing.send.push(remote, parcel_of_cache(Path(folder)))
+    done = featcache.sharing.send.push(remote, bundle_of_cache(Path(folder)))
     return {"reused": done.reused, "sent": done.sent_files}
 
 
@@ -301,7 +301,7 @@ def _disturbed(
     fault: Sequence[Any] | None = None,
     die_after_s: float | None = None,
     environment: Mapping[str, str] | None = None,
-) -> Store:
+) -> Remote:
     """A remote. fault : as of `fill`, in `folder`; die_after_s : be killed then"""
     os.environ.update(environment or {})
     remote = open_remote(url)

@@ -26,7 +26,7 @@ from featcache.heads import checkpoint
 from featcache.heads.head import Head
 from featcache.remotes.urls import open_remote
 from featcache.reporting.records import read_records
-from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.bundle import bundle_of_cache
 from featcache.sharing.catalog import listing
 from featcache.sharing.remote import remotes_of
 from featcache.sharing.send import push
@@ -74,7 +74,7 @@ def test_runs_that_are_bombs_are_listed_and_the_others_are_shown(tmp_path: Path)
 def test_one_record_that_is_a_bomb_is_listed_and_the_others_are_shown(tmp_path: Path, run: Run, value: str) -> None:
     cache = make_cache(tmp_path / "caches", dataset(4), fake_features(4, (3,)), 1)
     store = open_remote(str(tmp_path / "remote"))
-    push(store, parcel_of_cache(cache.folder))
+    push(store, bundle_of_cache(cache.folder))
     folder = tmp_path / "remote/caches" / cache.name
     other = shutil.copytree(folder, folder.with_name("evil"))
     for file in other.glob("0*.json"):

@@ -25,7 +25,7 @@ from featcache.images.decode import decode
 from featcache.images.identity import Box, image_id_of
 from featcache.images.views import PLAIN, cut_and_resize, render, view_parameters
 from featcache.store.cache import Cache, open_cache
-from featcache.store.donors import Reach
+from featcache.store.donors import DonorIndex
 from featcache.store.layout import FORMATS, Format
 from featcache.store.writer import CacheWriter
 from featcache.synthetic.drawing import write_cells
@@ -83,7 +83,7 @@ def writer_for(parent: Path, cells: Dataset, views: int, how: Recipe = RECIPE, f
     return CacheWriter(parent, how, rows=rows, row_shape=GridMeans.feature_shapes[0], format_=format_)
 
 
-def run(writer: CacheWriter, cells: Dataset, engine: Engine | None = None, reach: Reach | None = None) -> Counts:
+def run(writer: CacheWriter, cells: Dataset, engine: Engine | None = None, reach: DonorIndex | None = None) -> Counts:
     by_id = {image.image_id: image for image in cells.images}
     with writer:
         return counts_of(writer, by_id, cells, lambda: engine or GridMeans(), reach)
@@ -94,7 +94,7 @@ def counts_of(
     images: dict[str, LabelledImage],
     cells: Dataset,
     engine: Any,
-    reach: Reach | None = None,
+    reach: DonorIndex | None = None,
     **more: Any,
 ) -> Counts:
     (counts,) = extract(
@@ -276,8 +276,8 @@ def test_rows_stand_image_by_image_and_the_plain_view_has_one_name_under_every_p
     assert [row.view for row in none] == [0, 1, 2]
 
 
-def reach_into(parent: Path, writer: CacheWriter) -> Reach:
-    reach = Reach([parent], RECIPE.space, row_shape=GridMeans.feature_shapes[0], but=writer.folder)
+def reach_into(parent: Path, writer: CacheWriter) -> DonorIndex:
+    reach = DonorIndex([parent], RECIPE.space, row_shape=GridMeans.feature_shapes[0], but=writer.folder)
     reach.look_for(writer.rows)
     return reach
 

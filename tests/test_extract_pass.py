@@ -16,7 +16,7 @@ from featcache.datasets.manifest import Dataset
 from featcache.extraction import cache_filler as filling, computing, rendering
 from featcache.extraction.one_pass import Target, extract
 from featcache.extraction.rows import rows_of
-from featcache.extraction.stage_times import Shares
+from featcache.extraction.stage_times import StageTimes
 from featcache.images.pixels import Decoded
 from featcache.store.writer import CacheWriter
 
@@ -168,14 +168,14 @@ def test_on_the_whole_the_stages_are_measured(tmp_path: Path, cells: Dataset) ->
 @pytest.mark.parametrize(
     ("shares", "bottleneck"),
     [
-        (Shares(decode=4, render=2, compute=6, write=1), "compute"),
-        (Shares(decode=18, render=2, compute=4, write=1), "decode"),
-        (Shares(decode=2, render=18, compute=4, write=1), "render"),
-        (Shares(decode=2, render=2, compute=3, write=8), "write"),
-        (Shares(open=8, compute=1), "open"),
+        (StageTimes(decode=4, render=2, compute=6, write=1), "compute"),
+        (StageTimes(decode=18, render=2, compute=4, write=1), "decode"),
+        (StageTimes(decode=2, render=18, compute=4, write=1), "render"),
+        (StageTimes(decode=2, render=2, compute=3, write=8), "write"),
+        (StageTimes(open=8, compute=1), "open"),
     ],
 )
-def test_the_bottleneck_is_what_the_others_wait_for(shares: Shares, bottleneck: str) -> None:
+def test_the_bottleneck_is_what_the_others_wait_for(shares: StageTimes, bottleneck: str) -> None:
     assert shares.bottleneck(seconds=10, cores=2) == bottleneck
 
 

@@ -39,7 +39,7 @@ from featcache.remotes.urls import open_remote, parse_url, redacted
 from featcache.remotes.web import _login
 from featcache.reporting import content, tables
 from featcache.reporting.records import read_history, read_records
-from featcache.sharing.bundle import parcel_of_cache, parcel_of_run, parse_run_files
+from featcache.sharing.bundle import bundle_of_cache, bundle_of_run, parse_run_files
 from featcache.sharing.catalog import listing
 from featcache.sharing.chunks import parse_chunks
 from featcache.sharing.keys import new_key, open_key, own_keys, read_public, read_trusted, unusable
@@ -239,9 +239,9 @@ def _remote(root: Path) -> Iterator[tuple[str, Target]]:
     cache, other = (make_cache(caches, dataset(12), fake_features(24, (3,)), 2, seed=number) for number in range(2))
     store = open_remote(str(root / "remote"))
     for one in (cache, other):
-        push(store, parcel_of_cache(one.folder))
+        push(store, bundle_of_cache(one.folder))
     run = make_run(root / "runs", "one", FAIR, None)
-    push(store, parcel_of_run(run.folder))
+    push(store, bundle_of_run(run.folder))
     record = root / f"remote/caches/{cache.name}/00000001.json"
 
     def read() -> None:

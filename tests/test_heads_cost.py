@@ -17,7 +17,7 @@ from featcache.core.units import duration
 from featcache.heads import cost
 from featcache.heads.config import HeadConfig
 from featcache.heads.cost import Choice, choose_solver, expect
-from featcache.heads.train import Material, train_head
+from featcache.heads.train import SharedInputs, train_head
 from featcache.store.cache import Cache
 
 GRAM, PRIMAL = Choice("gram", "asked for"), Choice("primal", "asked for")
@@ -32,7 +32,7 @@ def test_a_gram_matrix_is_said_to_be_computed_until_it_is_kept(cache: Cache) -> 
     n, m = len(cache.numbers("train")), len(cache.numbers("val"))
     before = expect(cache, CONFIG, choice=GRAM)
     assert (before.gram_bytes, before.gram_kept, before.gram_in_memory) == ((n + m) * n * 4, False, True)
-    Material(cache).prepare(CONFIG, "gram")
+    SharedInputs(cache).prepare(CONFIG, "gram")
     after = expect(cache, CONFIG, choice=GRAM)
     assert (after.gram_kept, after.gram_bytes) == (True, before.gram_bytes)
     assert not expect(cache, replace(CONFIG, dtype="float64"), choice=GRAM).gram_kept

@@ -18,7 +18,7 @@ from test_store_contract import dataset, make_cache, small_shards
 from featcache.core.errors import HeadError
 from featcache.heads import kernel as module, products
 from featcache.heads.kernel import kernel, kernels_folder
-from featcache.heads.train import Material, train_head
+from featcache.heads.train import SharedInputs, train_head
 from featcache.store.cache import Cache, open_cache
 
 IMAGES = dataset(120)
@@ -79,7 +79,7 @@ def test_it_is_right_and_symmetric(
 
 def test_every_head_uses_the_same(cache: Cache, computed: list[tuple[int, int]]) -> None:
     n, m = len(cache.numbers("train")), len(cache.numbers("val"))
-    material = Material(cache)
+    material = SharedInputs(cache)
     for seed in range(3):
         train_head(cache, replace(CONFIG, seed=seed), solver="gram", material=material)
         train_head(open_cache(cache.folder), replace(CONFIG, hidden=(4,), lr=0.01 + seed), solver="gram")

@@ -26,7 +26,7 @@ from featcache.heads import _fit_head as module, checkpoint
 from featcache.heads._fit_head import Fitted, fit_head
 from featcache.heads.config import HeadConfig
 from featcache.remotes.urls import open_remote
-from featcache.sharing.bundle import parcel_of_run
+from featcache.sharing.bundle import bundle_of_run
 from featcache.sharing.catalog import find
 from featcache.sharing.receive import pull
 from featcache.sharing.send import push
@@ -287,7 +287,7 @@ def test_a_pulled_state_is_never_gone_on_from(cache: Cache, results: Path, tmp_p
     with np.load(theirs.folder / "state.npz") as state:
         arrays = {name: array + 1 if name == "A" else array for name, array in state.items()}
     np.savez(theirs.folder / "state.npz", **arrays)
-    parcel = parcel_of_run(theirs.folder)
+    parcel = bundle_of_run(theirs.folder)
     store = open_remote(str(tmp_path / "r"))
     push(store, parcel)
     (results / "mine").mkdir()

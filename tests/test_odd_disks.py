@@ -15,7 +15,7 @@ from test_store_contract import dataset, fake_features, make_cache
 
 from featcache.core import files
 from featcache.remotes.urls import open_remote
-from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.bundle import bundle_of_cache
 from featcache.sharing.catalog import find
 from featcache.sharing.receive import pull
 from featcache.sharing.send import push
@@ -42,7 +42,7 @@ def without_links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 def test_a_push_to_a_stick(place: Path) -> None:
     cache = make_cache(place / "mine", dataset(6), fake_features(6, (5,)))
     store = open_remote(str(place / "stick"))
-    done = push(store, parcel_of_cache(cache.folder))
+    done = push(store, bundle_of_cache(cache.folder))
     assert done.remarks == ()
     pulled = pull(store, find(store, ""), parent=place / "other" if (place / "other").mkdir() is None else place)
     assert contents(pulled.folder) == contents(cache.folder)
@@ -91,7 +91,7 @@ def test_folders_that_cannot_be_synced_are_remarked_once(
     monkeypatch.setattr(files, "_unsynced", set())
     cache = make_cache(place / "mine", dataset(6), fake_features(6, (5,)))
     store = open_remote(str(place / "r"))
-    push(store, parcel_of_cache(cache.folder))
+    push(store, bundle_of_cache(cache.folder))
     assert open_cache(cache.folder).manifest == cache.manifest
     assert len(said) == 1
     assert "not from a power cut" in said[0]

@@ -20,11 +20,11 @@ from featcache.core.project import Project, Settings
 from featcache.datasets.manifest import Dataset
 from featcache.heads.kernel import kernel, kernels_folder
 from featcache.sharing._push import find_pushable
-from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.bundle import bundle_of_cache
 from featcache.store._verify import verify
 from featcache.store.cache import Cache, open_cache
 from featcache.store.catalog import find_cache, finished_folders, list_caches
-from featcache.store.donors import Reach
+from featcache.store.donors import DonorIndex
 from featcache.store.layout import Format
 from featcache.store.writer import CacheWriter
 
@@ -225,8 +225,8 @@ def test_a_cache_that_is_being_removed_is_no_cache_for_anybody(project: Project)
     assert [entry.folder for entry in list_caches(project.cache_folder)] == [small.folder]
     assert finished_folders(project.cache_folder) == [small.folder]
     assert find_cache(project.cache_folder).name == small.name
-    assert Reach([project.cache_folder], small.recipe.space, row_shape=(3, 4, 5)).n_caches == 1
-    for refuses in (open_cache, verify, parcel_of_cache):
+    assert DonorIndex([project.cache_folder], small.recipe.space, row_shape=(3, 4, 5)).n_caches == 1
+    for refuses in (open_cache, verify, bundle_of_cache):
         with pytest.raises(CacheNotFoundError, match="is no cache: a command is at work there"):
             refuses(hidden)
     with pytest.raises(CacheNotFoundError):

@@ -35,7 +35,7 @@ from featcache.images.decode import decode
 from featcache.images.views import ViewParameters
 from featcache.remotes.packs import PackWriter
 from featcache.remotes.urls import open_remote
-from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.bundle import bundle_of_cache
 from featcache.sharing.catalog import find, latest
 from featcache.sharing.options import Part
 from featcache.sharing.receive import pull
@@ -265,7 +265,7 @@ def test_a_copy_in_another_format_and_never_in_another_dtype(made: Cache) -> Non
 
 def test_a_remote_gives_it_whole_and_in_parts(project: Path, made: Cache, place: Path) -> None:
     store = open_remote(f"file://{place}/remote")
-    push(store, parcel_of_cache(made.folder))
+    push(store, bundle_of_cache(made.folder))
     entry = latest(store, "cache", name=made.name)
     assert entry is not None
     part = pull_part(store, entry, parent=place / "part", part=Part(splits=("test",)))
@@ -278,7 +278,7 @@ def test_a_remote_gives_it_whole_and_in_parts(project: Path, made: Cache, place:
         open_cache(pull(store, entry, parent=place / "whole").folder).features[:], made.features[:]
     )
     with PackWriter(place / "pixels.zip") as pack:
-        push(pack, parcel_of_cache(made.folder))
+        push(pack, bundle_of_cache(made.folder))
     packed = open_remote(str(place / "pixels.zip"))
     again = pull_part(packed, find(packed, ""), parent=place / "of the pack", part=Part(splits=("test",)))
     assert again.name == part.name

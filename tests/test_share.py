@@ -29,12 +29,12 @@ from featcache.core.errors import (
 )
 from featcache.datasets.manifest import Dataset
 from featcache.remotes.bounded import THREAD_NAME
-from featcache.remotes.contract import Store, read
+from featcache.remotes.contract import Remote, read
 from featcache.remotes.urls import open_remote
 from featcache.sharing import rollback_guard as seen, send as pushing
-from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.bundle import bundle_of_cache
 from featcache.sharing.catalog import find, latest, listing
-from featcache.sharing.commit import Words
+from featcache.sharing.commit import Attribution
 from featcache.sharing.receive import Pulled, Trust, pull
 from featcache.sharing.send import Pushed, push
 from featcache.sharing.web_index import write_index
@@ -62,18 +62,18 @@ def cache(caches: dict[str, Cache]) -> Cache:
 
 
 @pytest.fixture(params=KINDS)
-def remote(request: pytest.FixtureRequest, place: Path) -> Iterator[Store]:
+def remote(request: pytest.FixtureRequest, place: Path) -> Iterator[Remote]:
     """An empty remote of each kind that can be written."""
     yield from _remote(request, request.param, place)
 
 
 @pytest.fixture
-def bucket(request: pytest.FixtureRequest, place: Path) -> Iterator[Store]:
+def bucket(request: pytest.FixtureRequest, place: Path) -> Iterator[Remote]:
     """An empty remote on S3."""
     yield from _remote(request, "s3", place)
 
 
-def _remote(request: pytest.FixtureRequest, kind: str, place: Path) -> Iterator[Store]:
+def _remote(request: pytest.FixtureRequest, kind: str, place: Path) -> Iterator[Remote]:
     home, monkeypatch = request.getfixturevalue("home"), request.getfixturevalue("monkeypatch")
     if kind == "file":
         yield open_remote(f"file://{place}/a remote")
@@ -93,7 +93,7 @@ def copy_of(cache: Cache, parent: Path) -> Path:
     return shutil.copytree(cache.folder, parent / cache.name)
 
 
-def got(store: Store, name: str, parent: Path) -> Pulled:
+def got(store: Remote, name: str, parent: Path) -> Pulled:
     parent.mkdir(exist_ok=True)
     return pull(store, find(store, name), parent=parent)
 
@@ -107,14 +107,14 @@ def only_in(parent: Path) -> list[str]:
 
 @pytest.mark.parametrize("format_", FORMATS)
 def test_what_was_pushed_is_pulled_bit_for_bit(
-    remote: Store, caches: dict[str, Cache], format_: str, place: Path
+    remote: Remote, caches: dict[str, Cache], format_: str, place: Path
 ) -> None:
     cache = caches[format_]
-    first = push(remote, parcel_of_cache(cache.folder), words=Words("CC-BY-4.0", "lab@example.org"))
+    first = push(remote, bundle_of_cache(cache.folder), words=Attribution("CC-BY-4.0", "lab@example.org"))
     assert not first.reused
     assert first.sent_bytes > cache.bytes()
     assert first.remarks == ()
-    again = push(remote, parcel_of_cache(cache.folder))
+    again = push(remote, bundle_of_cache(cache.folder))
     assert (again.reused, again.sent_files, again.sent_bytes) == (True, 0, 0)
     pulled = got(remote, "tiny", place / "b")
     assert not pulled.reused
@@ -129,18 +129,18 @@ def test_what_was_pushed_is_pulled_bit_for_bit(
     assert listing(remote, "run") == []
 
 
-def test_a_store_travels_to_another_process_without_its_credentials(remote: Store, cache: Cache) -> None:
-    push(remote, parcel_of_cache(cache.folder))
+def test_a_store_travels_to_another_process_without_its_credentials(remote: Remote, cache: Cache) -> None:
+    push(remote, bundle_of_cache(cache.folder))
     packed = pickle.dumps(remote)
     assert b"secret" not in packed
     assert find(pickle.loads(packed), "tiny") == find(remote, "tiny")
 
 
-def test_names_that_mean_nothing_or_several(bucket: Store, cache: Cache, place: Path) -> None:
+def test_names_that_mean_nothing_or_several(bucket: Remote, cache: Cache, place: Path) -> None:
     with pytest.raises(RemoteNotFoundError, match="nothing is there"):
         find(bucket, "tiny")
-    push(bucket, parcel_of_cache(cache.folder))
-    push(bucket, parcel_of_cache(make_cache(place / "c", IMAGES, X, 2, seed=5).folder))
+    push(bucket, bundle_of_cache(cache.folder))
+    push(bucket, bundle_of_cache(make_cache(place / "c", IMAGES, X, 2, seed=5).folder))
     with pytest.raises(RemoteNotFoundError, match=f"no cache or run 'tyni'.*{cache.name}"):
         find(bucket, "tyni")
     with pytest.raises(UsageError, match=r"could be tiny-.*, tiny-.*: name one"):
@@ -155,7 +155,7 @@ def test_a_plain_web_server_is_a_remote(cache: Cache, place: Path, home: Path, m
         pytest.skip("nginx is not installed: .ci/run installs it")
     root = place / "www"
     files = open_remote(str(root))
-    push(files, parcel_of_cache(cache.folder))
+    push(files, bundle_of_cache(cache.folder))
     with web_server(place / "nginx", root) as url:
         with pytest.raises(RemoteAccessError, match=r"401.*machine 127\.0\.0\.1 login NAME.*\.netrc"):
             find(open_remote(url), cache.name)
@@ -167,7 +167,7 @@ def test_a_plain_web_server_is_a_remote(cache: Cache, place: Path, home: Path, m
         write_index(files)
         assert contents(got(store, "tiny", place / "b").folder) == contents(cache.folder)
         with pytest.raises(RemoteError, match="can only be read"):
-            push(store, parcel_of_cache(cache.folder))
+            push(store, bundle_of_cache(cache.folder))
 
 
 def test_a_web_server_with_a_certificate_of_the_house(
@@ -175,7 +175,7 @@ def test_a_web_server_with_a_certificate_of_the_house(
 ) -> None:
     if servers.NGINX is None:
         pytest.skip("nginx is not installed: .ci/run installs it")
-    push(open_remote(str(place / "www")), parcel_of_cache(cache.folder))
+    push(open_remote(str(place / "www")), bundle_of_cache(cache.folder))
     with web_server(place / "nginx", place / "www", certificate=True) as url:
         netrc_in(home)
         with pytest.raises(RemoteError, match="certificate in SSL_CERT_FILE"):
@@ -184,23 +184,23 @@ def test_a_web_server_with_a_certificate_of_the_house(
         assert contents(got(open_remote(url), cache.name, place / "b").folder) == contents(cache.folder)
 
 
-def test_large_files_go_in_parts(bucket: Store, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_files_go_in_parts(bucket: Remote, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("featcache.remotes.objects._WHOLE_BYTES", "featcache.sharing.send.IN_MEMORY_BYTES"):
         monkeypatch.setattr(name, 6 << 20)
     monkeypatch.setattr("featcache.remotes.objects._PART_BYTES", 5 << 20)
     noise = np.random.default_rng(0).standard_normal((70, 60_000)).astype(np.float32)
     large = make_cache(place / "large", IMAGES, noise, 2, format_="hdf5")
     assert (large.folder / "features.h5").stat().st_size > 12 << 20
-    entry = push(bucket, parcel_of_cache(large.folder)).entry
+    entry = push(bucket, bundle_of_cache(large.folder)).entry
     assert contents(got(bucket, "tiny", place / "b").folder) == contents(large.folder)
-    assert push(bucket, parcel_of_cache(large.folder), check=True).sent_files == 1  # the manifest
+    assert push(bucket, bundle_of_cache(large.folder), check=True).sent_files == 1  # the manifest
     assert latest(bucket, "cache", name=large.name) == entry
 
 
 # Several at once
 
 
-def test_two_pushers_of_one_cache_whose_rows_lie_otherwise(remote: Store, place: Path) -> None:
+def test_two_pushers_of_one_cache_whose_rows_lie_otherwise(remote: Remote, place: Path) -> None:
     one = make_cache(place / "one", IMAGES, X, 2)
     order = np.argsort([row.row_id for row in rows_for(IMAGES, 2)], kind="stable")
     rows = [rows_for(IMAGES, 2)[number] for number in order]
@@ -209,7 +209,7 @@ def test_two_pushers_of_one_cache_whose_rows_lie_otherwise(remote: Store, place:
         writer.finish(IMAGES, {"engine": "other"})
     two = open_cache(writer.folder)
     assert one.name == two.name
-    parcels = [parcel_of_cache(one.folder), parcel_of_cache(two.folder)] * 3
+    parcels = [bundle_of_cache(one.folder), bundle_of_cache(two.folder)] * 3
     with ThreadPoolExecutor(6) as pool:
         done: list[Pushed] = list(pool.map(lambda parcel: push(remote, parcel), parcels))
     (entry,) = {found.entry.sha256 for found in done}
@@ -220,7 +220,7 @@ def test_two_pushers_of_one_cache_whose_rows_lie_otherwise(remote: Store, place:
     assert verify(pulled.folder).sound
 
 
-def test_of_many_who_create_an_object_one_is_told_that_it_did(remote: Store) -> None:
+def test_of_many_who_create_an_object_one_is_told_that_it_did(remote: Remote) -> None:
     for number in range(5):
         with ThreadPoolExecutor(8) as pool:
             told = list(pool.map(lambda who, n=number: remote.create(f"a/b/{n}", f"{who}".encode()), range(8)))
@@ -236,8 +236,8 @@ def test_of_many_who_create_an_object_one_is_told_that_it_did(remote: Store) -> 
         read(remote, "a/b/0", most=9)
 
 
-def test_two_pulls_at_once_do_not_meet(bucket: Store, cache: Cache, place: Path) -> None:
-    push(bucket, parcel_of_cache(cache.folder))
+def test_two_pulls_at_once_do_not_meet(bucket: Remote, cache: Cache, place: Path) -> None:
+    push(bucket, bundle_of_cache(cache.folder))
     entry, begun, go_on = find(bucket, ""), threading.Event(), threading.Event()
 
     def slowly(_: int) -> None:
@@ -264,7 +264,7 @@ def test_a_remote_that_overwrites_instead_of_refusing(
         return True
 
     monkeypatch.setattr(store, "create", overwrites)
-    done = push(store, parcel_of_cache(cache.folder))
+    done = push(store, bundle_of_cache(cache.folder))
     assert done.remarks == (
         "this remote cannot tell who was first: of two pushes of one name at the same moment the last one counts",
     )
@@ -275,15 +275,15 @@ def test_a_remote_that_overwrites_instead_of_refusing(
 # Labels
 
 
-def test_other_labels_count_only_when_asked_for_and_move_no_feature(remote: Store, cache: Cache, place: Path) -> None:
-    push(remote, parcel_of_cache(cache.folder))
+def test_other_labels_count_only_when_asked_for_and_move_no_feature(remote: Remote, cache: Cache, place: Path) -> None:
+    push(remote, bundle_of_cache(cache.folder))
     old = got(remote, "tiny", place / "old").folder
     ours = open_cache(copy_of(cache, place))
     ours.replace_dataset(Dataset(tuple(replace(image, label="other") for image in IMAGES.images), Path()))
-    left = push(remote, parcel_of_cache(ours.folder))
+    left = push(remote, bundle_of_cache(ours.folder))
     assert left.reused
     assert left.remarks == ("with other labels, splits, groups or paths than here; set `replace=True` to replace them",)
-    done = push(remote, parcel_of_cache(ours.folder), replace=True)
+    done = push(remote, bundle_of_cache(ours.folder), replace=True)
     assert (done.reused, done.entry.record.generation, done.sent_files) == (False, 2, 2)
     assert done.sent_bytes < cache.bytes() / 2
     assert contents(got(remote, "tiny", place / "b").folder) == contents(ours.folder)
@@ -296,10 +296,10 @@ def test_other_labels_count_only_when_asked_for_and_move_no_feature(remote: Stor
 
 
 def test_another_cache_of_the_same_short_name_is_refused_on_both_sides(
-    bucket: Store, cache: Cache, place: Path
+    bucket: Remote, cache: Cache, place: Path
 ) -> None:
-    push(bucket, parcel_of_cache(cache.folder))
-    other = replace(parcel_of_cache(cache.folder), digest=cache.name[-8:] + "0" * 56)
+    push(bucket, bundle_of_cache(cache.folder))
+    other = replace(bundle_of_cache(cache.folder), digest=cache.name[-8:] + "0" * 56)
     with pytest.raises(UsageError, match=r"another cache named .* whose digest begins alike"):
         push(bucket, other)
     entry = find(bucket, "tiny")
@@ -309,8 +309,8 @@ def test_another_cache_of_the_same_short_name_is_refused_on_both_sides(
         pull(bucket, foreign, parent=place / "b")
 
 
-def test_a_cache_in_the_making_here_is_not_overwritten(bucket: Store, cache: Cache, place: Path) -> None:
-    push(bucket, parcel_of_cache(cache.folder))
+def test_a_cache_in_the_making_here_is_not_overwritten(bucket: Remote, cache: Cache, place: Path) -> None:
+    push(bucket, bundle_of_cache(cache.folder))
     (copy_of(cache, place) / "manifest.json").unlink()
     before = contents(place / cache.name)
     with pytest.raises(UsageError, match=f"an unfinished cache .* 'featcache rm {cache.name}'"):
@@ -321,22 +321,22 @@ def test_a_cache_in_the_making_here_is_not_overwritten(bucket: Store, cache: Cac
 # Who may what, and what is wrong with the way there
 
 
-def test_keys_that_do_not_suffice(bucket: Store, s3: S3, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    push(bucket, parcel_of_cache(cache.folder))
+def test_keys_that_do_not_suffice(bucket: Remote, s3: S3, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    push(bucket, bundle_of_cache(cache.folder))
     url = f"{bucket.url}?endpoint={s3.endpoint}"
     for name, value in s3.environment("reader").items():
         monkeypatch.setenv(name, value)
     reader = open_remote(url)
     assert find(reader, "tiny").record.name == cache.name
     with pytest.raises(RemoteAccessError, match=r"do not suffice \(AccessDenied\): set AWS_ACCESS_KEY_ID"):
-        push(reader, parcel_of_cache(cache.folder), replace=True, check=True)
+        push(reader, bundle_of_cache(cache.folder), replace=True, check=True)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(RemoteAccessError, match="do not suffice") as caught:
         find(open_remote(url), "tiny")
     assert "wrong" not in str(caught.value)
 
 
-def test_credentials_of_the_usual_file(bucket: Store, s3: S3, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_of_the_usual_file(bucket: Remote, s3: S3, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in s3.environment():
         monkeypatch.delenv(name)
     (home / ".aws").mkdir()
@@ -354,9 +354,9 @@ def test_credentials_of_the_usual_file(bucket: Store, s3: S3, home: Path, monkey
         open_remote("s3://lab/usual")
 
 
-def test_a_bucket_that_is_not_there_and_a_server_that_does_not_answer(bucket: Store, s3: S3, cache: Cache) -> None:
+def test_a_bucket_that_is_not_there_and_a_server_that_does_not_answer(bucket: Remote, s3: S3, cache: Cache) -> None:
     with pytest.raises(RemoteError, match=r"(?s)bucket|do not suffice"):
-        push(open_remote(f"s3://nobucket/x?endpoint={s3.endpoint}"), parcel_of_cache(cache.folder))
+        push(open_remote(f"s3://nobucket/x?endpoint={s3.endpoint}"), bundle_of_cache(cache.folder))
     with pytest.raises(RemoteDroppedError, match="try again"):
         find(open_remote("s3://lab/x?endpoint=http://127.0.0.1:9"), "tiny")
 
@@ -404,17 +404,17 @@ def test_urls_that_are_refused_are_not_shown_with_their_secrets(url: str, said: 
     assert "=secret" not in str(caught.value)
 
 
-def test_a_damaged_cache_is_not_pushed(bucket: Store, cache: Cache, place: Path) -> None:
+def test_a_damaged_cache_is_not_pushed(bucket: Remote, cache: Cache, place: Path) -> None:
     folder = copy_of(cache, place)
     shard = folder / "features.zarr/c/1/0/0/0"
     shard.write_bytes(b"\1" + shard.read_bytes()[1:])
     with pytest.raises(CacheError, match="it is damaged here, and was not pushed"):
-        push(bucket, parcel_of_cache(folder))
+        push(bucket, bundle_of_cache(folder))
     assert listing(bucket, "cache") == []
 
 
-def test_a_damaged_object_is_mended_by_push_with_check(bucket: Store, cache: Cache, place: Path) -> None:
-    entry = push(bucket, parcel_of_cache(cache.folder)).entry
+def test_a_damaged_object_is_mended_by_push_with_check(bucket: Remote, cache: Cache, place: Path) -> None:
+    entry = push(bucket, bundle_of_cache(cache.folder)).entry
     path = entry.record.path_of("features.zarr/c/1/0/0/0")
     data = (cache.folder / "features.zarr/c/1/0/0/0").read_bytes()
     bucket.put(path, data[:-1] + b"x")
@@ -422,15 +422,15 @@ def test_a_damaged_object_is_mended_by_push_with_check(bucket: Store, cache: Cac
         got(bucket, "tiny", place)
     assert "push --check" in str(caught.value)
     assert only_in(place) == [f".{cache.name}-{entry.sha256[:12]}.partial"]
-    assert push(bucket, parcel_of_cache(cache.folder)).reused
-    done = push(bucket, parcel_of_cache(cache.folder), check=True)
+    assert push(bucket, bundle_of_cache(cache.folder)).reused
+    done = push(bucket, bundle_of_cache(cache.folder), check=True)
     assert (done.reused, done.sent_files) == (True, 2)  # the shard, and the manifest again
     assert contents(got(bucket, "tiny", place).folder) == contents(cache.folder)
     assert only_in(place) == [cache.name]
 
 
-def test_a_push_goes_on_where_it_stopped(bucket: Store, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    parcel = parcel_of_cache(cache.folder)
+def test_a_push_goes_on_where_it_stopped(bucket: Remote, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    parcel = bundle_of_cache(cache.folder)
     sent: list[str] = []
     put = bucket.put
 
@@ -457,7 +457,7 @@ def test_a_push_goes_on_where_it_stopped(bucket: Store, cache: Cache, monkeypatc
 
 def test_a_pull_that_was_killed_at_its_very_end_leaves_nothing_for_ever(place: Path, cache: Cache) -> None:
     store = open_remote(str(place / "r"))
-    push(store, parcel_of_cache(cache.folder))
+    push(store, bundle_of_cache(cache.folder))
     entry = find(store, "")
     pull(store, entry, parent=place / "b")
     left = place / "b" / f".{cache.name}-{entry.sha256[:12]}.partial"

@@ -25,7 +25,7 @@ from test_store_contract import dataset, fake_features, make_cache, small_shards
 from featcache.core.errors import CacheWriteError, FeatcacheError, RemoteDroppedError, RemoteError
 from featcache.remotes.packs import PackWriter
 from featcache.remotes.urls import open_remote
-from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.bundle import bundle_of_cache
 from featcache.sharing.catalog import find, latest, listing
 from featcache.sharing.options import Part
 from featcache.sharing.receive import pull
@@ -72,7 +72,7 @@ def test_a_hundred_faults_on_the_way_let_no_wrong_byte_in(
                 break
             prefix = f"{place.name}/{trial}"
             there = open_remote(s3.url(prefix, f"http://127.0.0.1:{proxy.port}"))
-            said |= until_done(lambda there=there: push(there, parcel_of_cache(cache.folder)))
+            said |= until_done(lambda there=there: push(there, bundle_of_cache(cache.folder)))
             said |= until_done(lambda there=there, trial=trial: pull(there, find(there, ""), parent=place / f"{trial}"))
             pulled = place / f"{trial}" / cache.name
             assert contents(pulled) == expected
@@ -165,7 +165,7 @@ def lying(root: Path, lie: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("lie", ["too short", "too long", "endless", "other range", "encoded"])
 def test_a_server_that_lies_is_refused_and_the_rest_is_kept(cache: Cache, place: Path, home: Path, lie: str) -> None:
-    push(open_remote(str(place / "r")), parcel_of_cache(cache.folder))
+    push(open_remote(str(place / "r")), bundle_of_cache(cache.folder))
     (place / "b").mkdir()
     for part in (None, Part(images=(IMAGES.images[5].path,))):
         with lying(place / "r", lie) as url:
@@ -185,7 +185,7 @@ def test_a_server_that_lies_is_refused_and_the_rest_is_kept(cache: Cache, place:
 
 
 def test_a_server_without_ranges_gives_whole_shards(cache: Cache, place: Path, home: Path) -> None:
-    push(open_remote(str(place / "r")), parcel_of_cache(cache.folder))
+    push(open_remote(str(place / "r")), bundle_of_cache(cache.folder))
     with lying(place / "r", "no range") as url:
         store = open_remote(url)
         part = pull_part(store, find(store, cache.name), parent=place / "b", part=Part(images=(IMAGES.images[5].path,)))
@@ -193,7 +193,7 @@ def test_a_server_without_ranges_gives_whole_shards(cache: Cache, place: Path, h
 
 
 def test_what_came_before_a_server_without_ranges_is_no_hindrance(cache: Cache, place: Path, home: Path) -> None:
-    push(open_remote(str(place / "r")), parcel_of_cache(cache.folder))
+    push(open_remote(str(place / "r")), bundle_of_cache(cache.folder))
     with lying(place / "r", "too short") as url, pytest.raises(RemoteDroppedError):
         pull(open_remote(url), find(open_remote(url), cache.name), parent=place / "b")
     assert [file for file in (place / "b").rglob(".0.partial") if file.stat().st_size]
@@ -218,7 +218,7 @@ def test_a_disk_that_fills_while_pulling(place: Path, monkeypatch: pytest.Monkey
     small_shards(monkeypatch, 16)
     large = make_cache(place / "large", IMAGES, fake_features(70, (30, 40, 5)), 2)
     store = open_remote(str(place / "r"))
-    push(store, parcel_of_cache(large.folder))
+    push(store, bundle_of_cache(large.folder))
     with full_disk(place / "disk", f"{large.bytes() // 2}") as disk:
         (disk / "b").mkdir()
         with pytest.raises(CacheWriteError, match=r"are needed, and .* are free. Make room, or pull a part"):
@@ -253,7 +253,7 @@ def test_a_push_to_s3_killed_at_any_moment_goes_on(shops: Shops, s3: S3, cache: 
         killed.append(ended.code == -signal.SIGKILL)
         if latest(store, "cache", name=cache.name) is None:
             assert listing(store, "cache") == []
-        push(store, parcel_of_cache(cache.folder))
+        push(store, bundle_of_cache(cache.folder))
         assert contents(pull(store, find(store, ""), parent=place / f"push-{number}").folder) == contents(cache.folder)
 
     shops.each(trial, list(enumerate(moments(MOMENTS, 0, 0.12))))
@@ -268,7 +268,7 @@ def test_a_pull_from_s3_killed_at_any_moment_goes_on(
     environment = {name: os.environ[name] for name in s3.environment()}
     url = s3.url(f"{place.name}/pull")
     store = open_remote(url)
-    push(store, parcel_of_cache(cache.folder))
+    push(store, bundle_of_cache(cache.folder))
     killed = []
 
     def trial(shop: Workshop, numbered: tuple[int, float]) -> None:
@@ -293,7 +293,7 @@ def test_a_pull_from_s3_killed_at_any_moment_goes_on(
 @pytest.mark.parametrize("work", ["push", "pull"])
 def test_killed_before_steps_of_writing(shops: Shops, cache: Cache, place: Path, work: str) -> None:
     arguments = [cache.folder, place / "traced"] if work == "push" else [place / "r", place / "traced"]
-    push(open_remote(str(place / "r")), parcel_of_cache(cache.folder))
+    push(open_remote(str(place / "r")), bundle_of_cache(cache.folder))
     (place / "traced").mkdir()
     shops.both[0].run(work, *arguments, fault=("traced", place / "steps"))
     n_steps = len((place / "steps").read_text().splitlines())
@@ -334,7 +334,7 @@ def test_killed_before_steps_of_writing(shops: Shops, cache: Cache, place: Path,
 def test_a_pack_that_is_cut_or_changed_is_refused(cache: Cache, place: Path) -> None:
     file = place / "cells.zip"
     with PackWriter(file) as pack:
-        push(pack, parcel_of_cache(cache.folder))
+        push(pack, bundle_of_cache(cache.folder))
     store = open_remote(str(file))
     assert contents(pull(store, find(store, ""), parent=place / "whole").folder) == contents(cache.folder)
     data = file.read_bytes()
@@ -383,7 +383,7 @@ def test_zip_bombs_and_other_zips_are_refused(cache: Cache, place: Path) -> None
 
 def test_a_file_that_comes_and_goes_is_tried_again(cache: Cache, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_remote(str(place / "r"))
-    push(store, parcel_of_cache(cache.folder))
+    push(store, bundle_of_cache(cache.folder))
     real, failed = store.open, []
 
     @contextmanager

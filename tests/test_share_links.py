@@ -13,10 +13,10 @@ from servers import ssh_server
 from test_store_contract import dataset, fake_features, make_cache, recipe, rows_for, small_shards
 
 from featcache.core.errors import CacheError, RemoteError, UsageError
-from featcache.remotes.contract import Store, read
+from featcache.remotes.contract import Remote, read
 from featcache.remotes.rooted import LinkError
 from featcache.remotes.urls import open_remote
-from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.bundle import bundle_of_cache
 from featcache.sharing.catalog import find, latest, listing
 from featcache.sharing.receive import pull
 from featcache.sharing.remote import find_removable, remove_from_remote
@@ -35,7 +35,7 @@ def cache(place: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
 
 
 @pytest.fixture(params=["file", "sftp"])
-def remote(request: pytest.FixtureRequest, place: Path, home: Path) -> Iterator[Store]:
+def remote(request: pytest.FixtureRequest, place: Path, home: Path) -> Iterator[Remote]:
     """A remote in the folder `place`/remote; its root is behind a link, which is its owner's own choice."""
     (place / "disk").mkdir()
     (place / "remote").symlink_to(place / "disk")
@@ -61,9 +61,9 @@ LEVELS = ("caches", "caches/NAME", "caches/NAME/ROOT", "caches/NAME/ROOT/feature
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_link_in_place_of_a_folder(remote: Store, cache: Cache, place: Path, level: str) -> None:
+def test_a_link_in_place_of_a_folder(remote: Remote, cache: Cache, place: Path, level: str) -> None:
     """What lies behind it stays as it is, whatever is asked for; nothing is taken from there."""
-    entry = push(remote, parcel_of_cache(cache.folder)).entry
+    entry = push(remote, bundle_of_cache(cache.folder)).entry
     outside = bait(place)
     root = entry.record.root.rpartition("/")[2]
     at = place / "remote" / level.replace("NAME", cache.name).replace("ROOT", root)
@@ -73,7 +73,7 @@ def test_a_link_in_place_of_a_folder(remote: Store, cache: Cache, place: Path, l
     at.symlink_to(outside / "copy" if level != "caches/NAME" else outside)
     before = contents(outside)
     trials = [
-        lambda: push(remote, parcel_of_cache(cache.folder), check=True),
+        lambda: push(remote, bundle_of_cache(cache.folder), check=True),
         lambda: pull(remote, latest(remote, "cache", name=cache.name) or entry, parent=place / "pulled"),
         lambda: [remove_from_remote(remote, one) for one in find_removable(remote, [cache.name])],
     ]
@@ -88,8 +88,8 @@ def test_a_link_in_place_of_a_folder(remote: Store, cache: Cache, place: Path, l
     assert not (place / "pulled" / cache.name).exists()
 
 
-def test_a_link_in_place_of_a_file_is_replaced_and_never_read(remote: Store, cache: Cache, place: Path) -> None:
-    entry = push(remote, parcel_of_cache(cache.folder)).entry
+def test_a_link_in_place_of_a_file_is_replaced_and_never_read(remote: Remote, cache: Cache, place: Path) -> None:
+    entry = push(remote, bundle_of_cache(cache.folder)).entry
     outside = bait(place)
     path = entry.record.path_of("rows.parquet")
     at = place / "remote" / path
@@ -99,7 +99,7 @@ def test_a_link_in_place_of_a_file_is_replaced_and_never_read(remote: Store, cac
     for refused in (lambda: read(remote, path, most=1 << 20), lambda: remote.size(path)):
         with pytest.raises(RemoteError, match="is a link"):
             refused()
-    push(remote, parcel_of_cache(cache.folder), replace=True)
+    push(remote, bundle_of_cache(cache.folder), replace=True)
     remote.put(path, (cache.folder / "rows.parquet").read_bytes())
     assert not at.is_symlink()
     at.unlink()
@@ -114,13 +114,13 @@ def test_a_link_that_leads_nowhere_takes_no_file(cache: Cache, place: Path) -> N
     (place / "r").mkdir()
     (place / "r" / "caches").symlink_to(place / "made-by-a-push")
     with pytest.raises(LinkError, match="caches is a link"):
-        push(store, parcel_of_cache(cache.folder))
+        push(store, bundle_of_cache(cache.folder))
     assert not (place / "made-by-a-push").exists()
 
 
 def test_a_listing_shows_a_link_as_what_it_is_and_all_others(cache: Cache, place: Path) -> None:
     store = open_remote(str(place / "r"))
-    push(store, parcel_of_cache(cache.folder))
+    push(store, bundle_of_cache(cache.folder))
     (place / "r" / "caches" / "other").symlink_to(bait(place))
     found = {one.name: one for one in listing(store, "cache")}
     assert found[cache.name].entry is not None
@@ -129,7 +129,7 @@ def test_a_listing_shows_a_link_as_what_it_is_and_all_others(cache: Cache, place
 
 def test_a_pull_writes_through_no_link(cache: Cache, place: Path) -> None:
     store = open_remote(str(place / "r"))
-    entry = push(store, parcel_of_cache(cache.folder)).entry
+    entry = push(store, bundle_of_cache(cache.folder)).entry
     outside, parent = bait(place), place / "pulled"
     work = parent / f".{cache.name}-{entry.sha256[:12]}.partial"
     parent.mkdir()

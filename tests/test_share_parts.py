@@ -28,9 +28,9 @@ from featcache.datasets.manifest import Dataset
 from featcache.extraction.rows import rows_of
 from featcache.heads._fit_head import fit_head
 from featcache.heads.config import HeadConfig
-from featcache.remotes.contract import Store
+from featcache.remotes.contract import Remote
 from featcache.remotes.urls import open_remote
-from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.bundle import bundle_of_cache
 from featcache.sharing.catalog import find, latest
 from featcache.sharing.options import Part
 from featcache.sharing.reading import RemoteCache
@@ -40,7 +40,7 @@ from featcache.sharing.send import push
 from featcache.sharing.subset import pull_part, select
 from featcache.store._verify import verify
 from featcache.store.cache import Cache, open_cache
-from featcache.store.donors import Reach
+from featcache.store.donors import DonorIndex
 from featcache.store.layout import FORMATS
 from featcache.store.writer import CacheWriter
 
@@ -71,9 +71,9 @@ def remote(
     place: Path,
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Store]:
+) -> Iterator[Remote]:
     """The Zarr cache, on each kind of remote that can be read in parts, and on one that cannot."""
-    parcel = parcel_of_cache(caches["zarr"].folder)
+    parcel = bundle_of_cache(caches["zarr"].folder)
     if request.param == "s3":
         server: S3 = request.getfixturevalue("s3")
         for name, value in server.environment().items():
@@ -96,7 +96,7 @@ def remote(
             yield open_remote(url)
 
 
-def packed(parcel: Any, file: Path) -> Store:
+def packed(parcel: Any, file: Path) -> Remote:
     from featcache.remotes.packs import PackWriter
 
     with PackWriter(file) as pack:
@@ -105,7 +105,7 @@ def packed(parcel: Any, file: Path) -> Store:
 
 
 def test_one_of_ten_classes_moves_a_fifth_of_the_bytes_at_most(
-    remote: Store,
+    remote: Remote,
     caches: dict[str, Cache],
     place: Path,
     request: pytest.FixtureRequest,
@@ -134,7 +134,7 @@ def test_one_of_ten_classes_moves_a_fifth_of_the_bytes_at_most(
 def test_splits_classes_and_images_together(caches: dict[str, Cache], place: Path, format_: str) -> None:
     cache = caches[format_]
     store = open_remote(str(place / "r"))
-    entry = push(store, parcel_of_cache(cache.folder)).entry
+    entry = push(store, bundle_of_cache(cache.folder)).entry
     some = GROUPED.images[5]
     for part, wanted in (
         (Part(splits=("test",)), np.arange(2, 240, 3)),
@@ -151,7 +151,7 @@ def test_splits_classes_and_images_together(caches: dict[str, Cache], place: Pat
 
 def test_parts_that_mean_nothing(caches: dict[str, Cache], place: Path) -> None:
     store = open_remote(str(place / "r"))
-    entry = push(store, parcel_of_cache(caches["zarr"].folder)).entry
+    entry = push(store, bundle_of_cache(caches["zarr"].folder)).entry
     for part, said in (
         (Part(splits=("tst",)), "expected train, val or test"),
         (Part(classes=("class-x",)), "did you mean class-"),
@@ -171,7 +171,7 @@ def test_pooled_and_halved_on_the_way_is_what_extract_would_have_made(
     place: Path,
 ) -> None:
     store = open_remote(str(place / "r"))
-    entry = push(store, parcel_of_cache(caches["zarr"].folder)).entry
+    entry = push(store, bundle_of_cache(caches["zarr"].folder)).entry
     mean = X.mean(axis=(1, 2), dtype=np.float64).astype(np.float32)
     for part, values in (
         (Part(pooling="avg"), mean),
@@ -187,7 +187,7 @@ def test_pooled_and_halved_on_the_way_is_what_extract_would_have_made(
         assert same.name == cache.name
         assert verify(cache.folder).sound
     large = make_cache(place / "large", GROUPED, X * 1e6, 1, seed=3)
-    entry = push(store, parcel_of_cache(large.folder)).entry
+    entry = push(store, bundle_of_cache(large.folder)).entry
     with pytest.raises(UsageError, match="float16 holds values up to"):
         pull_part(store, entry, parent=place / "b", part=Part(dtype="float16"))
 
@@ -227,7 +227,7 @@ def test_shards_of_rows_that_are_here_are_made_and_not_fetched(
     small_shards(monkeypatch, 32)
     monkeypatch.setattr("featcache.store.layout._CHUNK_BYTES", {"zarr": 8 * 4 * 4 * 128 * 4, "hdf5": 100_000})
     cache, store = grown(place, X), open_remote(str(place / "r"))
-    entry = push(store, parcel_of_cache(cache.folder)).entry
+    entry = push(store, bundle_of_cache(cache.folder)).entry
     shutil.copytree(caches["zarr"].folder, place / "b" / caches["zarr"].name)
     for shard in range(7):  # what is here is not asked for
         (place / "r" / entry.record.path_of(f"features.zarr/c/{shard}/0/0/0")).unlink()
@@ -243,7 +243,7 @@ def test_shards_that_are_made_otherwise_here_are_fetched(
     small_shards(monkeypatch, 32)
     monkeypatch.setattr("featcache.store.layout._CHUNK_BYTES", {"zarr": 8 * 4 * 4 * 128 * 4, "hdf5": 100_000})
     cache, store = grown(place, X + 1), open_remote(str(place / "r"))
-    entry = push(store, parcel_of_cache(cache.folder)).entry
+    entry = push(store, bundle_of_cache(cache.folder)).entry
     shutil.copytree(caches["zarr"].folder, place / "b" / caches["zarr"].name)
     done = pull(store, entry, parent=place / "b")
     assert contents(done.folder) == contents(cache.folder)
@@ -253,7 +253,7 @@ def test_shards_that_are_made_otherwise_here_are_fetched(
 # Reading where it lies
 
 
-def test_a_cache_is_read_where_it_lies(remote: Store, caches: dict[str, Cache], place: Path) -> None:
+def test_a_cache_is_read_where_it_lies(remote: Remote, caches: dict[str, Cache], place: Path) -> None:
     cache = caches["zarr"]
     entry = latest(remote, "cache", name=cache.name)
     shard_bytes = max(e.bytes for name, e in cache.manifest.files.items() if "/c/" in name)
@@ -281,7 +281,7 @@ def test_gc_leaves_what_is_being_read_from_a_remote(
     monkeypatch.setattr(tidy, "_OLD_S", -1.0)
     project = Project(place, Settings())
     store = open_remote(str(place / "r"))
-    entry = push(store, parcel_of_cache(caches["zarr"].folder)).entry
+    entry = push(store, bundle_of_cache(caches["zarr"].folder)).entry
     with RemoteCache(store, entry.record, parent=project.cache_folder):
         reached = ask(
             store, recipe(), rows=rows_for(Dataset(GROUPED.images[60:90], Path()), 2), parent=project.cache_folder
@@ -294,7 +294,7 @@ def test_gc_leaves_what_is_being_read_from_a_remote(
 
 def test_workers_read_at_the_same_time(caches: dict[str, Cache], place: Path) -> None:
     store = open_remote(str(place / "r"))
-    entry = push(store, parcel_of_cache(caches["zarr"].folder)).entry
+    entry = push(store, bundle_of_cache(caches["zarr"].folder)).entry
     with RemoteCache(store, entry.record, parent=place / "b", spool_bytes=1) as there:
         with ProcessPoolExecutor(2, get_context("spawn")) as pool:
             parts = list(
@@ -306,7 +306,7 @@ def test_workers_read_at_the_same_time(caches: dict[str, Cache], place: Path) ->
 
 def test_hdf5_is_read_from_a_remote_too(caches: dict[str, Cache], place: Path) -> None:
     store = open_remote(str(place / "r"))
-    entry = push(store, parcel_of_cache(caches["hdf5"].folder)).entry
+    entry = push(store, bundle_of_cache(caches["hdf5"].folder)).entry
     with RemoteCache(store, entry.record, parent=place / "b") as there:
         np.testing.assert_array_equal(there.features[[200, 3]], X[[200, 3]])
 
@@ -314,7 +314,7 @@ def test_hdf5_is_read_from_a_remote_too(caches: dict[str, Cache], place: Path) -
 def test_a_head_is_trained_on_a_cache_that_stays_there(caches: dict[str, Cache], place: Path) -> None:
     store = open_remote(str(place / "r"))
     cache = caches["zarr"]
-    entry = push(store, parcel_of_cache(cache.folder)).entry
+    entry = push(store, bundle_of_cache(cache.folder)).entry
     config = HeadConfig(epochs=2)
     with RemoteCache(store, entry.record, parent=place / "b") as there:
         ours = fit_head(there, place / "ours", config=config, solver="gram").run
@@ -332,7 +332,7 @@ def test_a_flipped_bit_is_noticed_in_a_part_and_in_a_shard(
     whole: bool,
 ) -> None:
     store = open_remote(str(place / "r"))
-    entry = push(store, parcel_of_cache(caches["zarr"].folder)).entry
+    entry = push(store, bundle_of_cache(caches["zarr"].folder)).entry
     for shard in range(8):
         file = place / "r" / entry.record.path_of(f"features.zarr/c/{shard}/0/0/0")
         data = bytearray(file.read_bytes())
@@ -351,7 +351,7 @@ def test_a_flipped_bit_is_noticed_in_a_part_and_in_a_shard(
 def test_chunks_that_change_places_are_noticed(caches: dict[str, Cache], place: Path) -> None:
     """Each chunk has its digest; but a table that names another for a row would give it the features of others."""
     store = open_remote(str(place / "r"))
-    entry = push(store, parcel_of_cache(caches["zarr"].folder)).entry
+    entry = push(store, bundle_of_cache(caches["zarr"].folder)).entry
     file = place / "r" / entry.record.path_of("features.zarr/c/0/0/0/0")
     data = file.read_bytes()
     index = np.frombuffer(data[-68:-4], "<u8").reshape(4, 2)[[1, 0, 2, 3]].tobytes()
@@ -365,7 +365,7 @@ def test_chunks_that_change_places_are_noticed(caches: dict[str, Cache], place: 
 
 def test_a_list_of_chunks_that_lies_is_refused(caches: dict[str, Cache], place: Path) -> None:
     store = open_remote(str(place / "r"))
-    entry = push(store, parcel_of_cache(caches["zarr"].folder)).entry
+    entry = push(store, bundle_of_cache(caches["zarr"].folder)).entry
     file = place / "r" / entry.record.path_of("chunks.json")
     honest = file.read_text()
     for lie in (honest.replace('"format":1', '"format":2'), honest[:-20], "[]", honest.replace("[0,", "[-1,")):
@@ -384,7 +384,7 @@ def test_a_list_of_chunks_that_lies_is_refused(caches: dict[str, Cache], place: 
 # What a remote has of an extraction
 
 
-def test_the_very_cache_is_pulled(remote: Store, caches: dict[str, Cache], place: Path) -> None:
+def test_the_very_cache_is_pulled(remote: Remote, caches: dict[str, Cache], place: Path) -> None:
     reached = ask(remote, recipe(), rows=rows_for(GROUPED), parent=place / "b")
     assert reached.whole is not None
     assert reached.donors == ()
@@ -393,13 +393,13 @@ def test_the_very_cache_is_pulled(remote: Store, caches: dict[str, Cache], place
 
 def test_rows_of_other_caches_are_fetched_to_be_copied(caches: dict[str, Cache], place: Path) -> None:
     store = open_remote(str(place / "r"))
-    push(store, parcel_of_cache(caches["zarr"].folder))
+    push(store, bundle_of_cache(caches["zarr"].folder))
     other = Dataset((*GROUPED.images[60:90], *dataset(40).images[24:]), Path())
     rows = rows_for(other, 2)
     reached = ask(store, recipe(), rows=rows, parent=place / "b")
     assert reached.whole is None
     assert len(reached.row_ids) == 30
-    reach = Reach(reached.donors, recipe().space, row_shape=SHAPE)
+    reach = DonorIndex(reached.donors, recipe().space, row_shape=SHAPE)
     reach.look_for(rows)
     held = [row for row in rows if reach.holds(row)]
     assert len(held) == 30
@@ -412,7 +412,7 @@ def test_rows_of_other_caches_are_fetched_to_be_copied(caches: dict[str, Cache],
 
 def test_a_cache_that_was_begun_here_gets_its_rows(caches: dict[str, Cache], place: Path) -> None:
     store = open_remote(str(place / "r"))
-    push(store, parcel_of_cache(caches["zarr"].folder))
+    push(store, bundle_of_cache(caches["zarr"].folder))
     begun = CacheWriter(place / "b", recipe(), rows=rows_for(GROUPED), row_shape=SHAPE)
     reached = ask(store, recipe(), rows=rows_for(GROUPED), parent=place / "b")
     assert reached.whole is None
@@ -423,7 +423,7 @@ def test_a_cache_that_was_begun_here_gets_its_rows(caches: dict[str, Cache], pla
 def test_a_remote_that_is_of_no_use_is_no_error(caches: dict[str, Cache], place: Path) -> None:
     store = open_remote(str(place / "r"))
     assert ask(store, recipe(), rows=rows_for(GROUPED), parent=place / "b").remarks == ()
-    push(store, parcel_of_cache(caches["zarr"].folder))
+    push(store, bundle_of_cache(caches["zarr"].folder))
     nobody = ask(store, recipe(), rows=rows_for(GROUPED), parent=place / "b", trust=Trust(require_signed=True))
     assert (nobody.whole, nobody.donors) == (None, ())
     assert "is not signed" in nobody.remarks[0]

@@ -12,9 +12,9 @@ from featcache.core.project import Project, RemoteSection, Settings
 from featcache.remotes.urls import open_remote, place_of
 from featcache.sharing import rollback_guard as seen
 from featcache.sharing._pull import pull
-from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.bundle import bundle_of_cache
 from featcache.sharing.catalog import latest
-from featcache.sharing.commit import Words
+from featcache.sharing.commit import Attribution
 from featcache.sharing.remote import add_remote, open_named, resolve
 from featcache.sharing.send import push
 
@@ -63,7 +63,7 @@ def spellings(folder: Path) -> list[str]:
 def test_signatures_are_asked_for_in_every_spelling(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEATCACHE_CONFIG", str(place / "config"))
     cache = make_cache(place / "mine", dataset(6), fake_features(6, (5,)))
-    push(open_remote(str(place / "r")), parcel_of_cache(cache.folder))
+    push(open_remote(str(place / "r")), bundle_of_cache(cache.folder))
     (place / "config").mkdir()
     add_remote("lab", str(place / "r"), file=place / "config" / "config.toml", signed=True)
     alias = Settings(remotes={"mine": RemoteSection(url=f"file://localhost{place}/r", signed=False)})
@@ -80,8 +80,8 @@ def test_signatures_are_asked_for_in_every_spelling(place: Path, monkeypatch: py
 def test_a_step_back_is_seen_in_every_spelling(place: Path) -> None:
     cache = make_cache(place / "mine", dataset(6), fake_features(6, (5,)))
     store = open_remote(str(place / "r"))
-    first = push(store, parcel_of_cache(cache.folder)).entry
-    second = push(store, parcel_of_cache(cache.folder), words=Words(licence="CC0")).entry
+    first = push(store, bundle_of_cache(cache.folder)).entry
+    second = push(store, bundle_of_cache(cache.folder), words=Attribution(licence="CC0")).entry
     assert second.record.generation == 2
     seen.remember(place, f"file://{place}/r", entry=second)
     for text in spellings(place / "r"):

@@ -28,7 +28,7 @@ from featcache.remotes import bounded
 from featcache.remotes.contract import StalledError, read
 from featcache.remotes.gate import Gate
 from featcache.remotes.urls import open_remote
-from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.bundle import bundle_of_cache
 from featcache.sharing.catalog import find, latest, listing
 from featcache.sharing.send import push
 from featcache.sharing.transfer import at_once, patiently
@@ -205,7 +205,7 @@ def pushed(quick: Path) -> Path:
     with pytest.MonkeyPatch.context() as monkeypatch:
         small_shards(monkeypatch, 16)
         cache = make_cache(quick / "streamed", dataset(35), fake_features(70, (3, 4, 5)), 2)
-    push(open_remote(str(quick / "streamed-remote")), parcel_of_cache(cache.folder))
+    push(open_remote(str(quick / "streamed-remote")), bundle_of_cache(cache.folder))
     return quick / "streamed-remote"
 
 
@@ -347,7 +347,7 @@ def test_200_with_an_error_inside_is_an_error(pushed: Path, monkeypatch: pytest.
             "list": lambda: store.list("caches"),
             "folders": lambda: store.folders("caches"),
             "listing": lambda: listing(store, "cache"),
-            "push": lambda: push(store, parcel_of_cache(folder)),
+            "push": lambda: push(store, bundle_of_cache(folder)),
         }
         for call in calls.values():
             with pytest.raises(RemoteError):
@@ -374,7 +374,7 @@ def test_a_push_of_which_one_object_was_taken_with_an_error_inside_is_none(
         with monkeypatch.context() as patch:
             patch.setattr(obstore, "put", put)
             with pytest.raises(RemoteDroppedError, match=r"push again"):
-                push(store, parcel_of_cache(folder))
+                push(store, bundle_of_cache(folder))
         assert listing(store, "cache") == []
 
 

@@ -21,20 +21,20 @@ from test_store_hostile import MANIFESTS, reseal
 from featcache.core.errors import FeatcacheError, RemoteError, TrustError, UsageError
 from featcache.core.files import sha256_bytes
 from featcache.datasets.manifest import Dataset
-from featcache.remotes.contract import Store
+from featcache.remotes.contract import Remote
 from featcache.remotes.urls import open_remote
 from featcache.sharing import keys
-from featcache.sharing.bundle import Parcel, parcel_of_cache, parcel_of_run
+from featcache.sharing.bundle import Bundle, bundle_of_cache, bundle_of_run
 from featcache.sharing.catalog import Entry, find, latest
 from featcache.sharing.cleanup import verify_remote
-from featcache.sharing.commit import Words
-from featcache.sharing.private import private_parcel, read_secret
+from featcache.sharing.commit import Attribution
+from featcache.sharing.private import private_bundle, read_secret
 from featcache.sharing.receive import Pulled, Trust, pull
 from featcache.sharing.record import Record
 from featcache.sharing.send import push
 from featcache.store._verify import verify
 from featcache.store.cache import Cache, open_cache
-from featcache.store.donors import Reach
+from featcache.store.donors import DonorIndex
 from featcache.store.manifest import FileEntry
 from featcache.store.tables import rows_in
 
@@ -51,7 +51,7 @@ def cache(quick: Path) -> Cache:
 
 
 @pytest.fixture
-def store(place: Path) -> Store:
+def store(place: Path) -> Remote:
     return open_remote(str(place / "r"))
 
 
@@ -61,12 +61,12 @@ def anna(place: Path) -> Any:
     return keys.open_key("anna", place / "keys")
 
 
-def got(store: Store, parent: Path, trust: Trust | None = None) -> Pulled:
+def got(store: Remote, parent: Path, trust: Trust | None = None) -> Pulled:
     parent.mkdir(exist_ok=True)
     return pull(store, find(store, ""), parent=parent, trust=trust)
 
 
-def rewrite(store: Store, record: Record, change: Callable[[dict[str, Any]], object]) -> None:
+def rewrite(store: Remote, record: Record, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the record where it lies, as whoever owns the remote can."""
     value = json.loads(record.text())
     change(value)
@@ -76,8 +76,8 @@ def rewrite(store: Store, record: Record, change: Callable[[dict[str, Any]], obj
 # Signatures
 
 
-def test_a_signed_push_is_taken_by_who_trusts_the_key(store: Store, cache: Cache, place: Path, anna: Any) -> None:
-    push(store, parcel_of_cache(cache.folder), key=anna)
+def test_a_signed_push_is_taken_by_who_trusts_the_key(store: Remote, cache: Cache, place: Path, anna: Any) -> None:
+    push(store, bundle_of_cache(cache.folder), key=anna)
     trusting = Trust({anna[0].public: "anna of the lab"}, require_signed=True)
     signed = got(store, place / "b", trusting).signed
     assert (signed.state, signed.by) == ("trusted", "anna of the lab")
@@ -88,21 +88,21 @@ def test_a_signed_push_is_taken_by_who_trusts_the_key(store: Store, cache: Cache
 
 
 def test_an_unsigned_push_is_refused_where_a_signature_is_asked_for(
-    store: Store, cache: Cache, place: Path, anna: Any
+    store: Remote, cache: Cache, place: Path, anna: Any
 ) -> None:
-    push(store, parcel_of_cache(cache.folder))
+    push(store, bundle_of_cache(cache.folder))
     trusting = Trust({anna[0].public: "anna"}, require_signed=True)
     with pytest.raises(TrustError, match="is not signed"):
         got(store, place / "b", trusting)
     assert got(store, place / "c").signed.state == "none"
-    signed = push(store, parcel_of_cache(cache.folder), key=anna)
+    signed = push(store, bundle_of_cache(cache.folder), key=anna)
     assert (signed.entry.record.generation, signed.sent_files) == (2, 1)  # the manifest again; the features are there
     assert got(store, place / "b", trusting).signed.state == "trusted"
 
 
-def test_a_later_record_keeps_the_words_and_says_whose_signature_went(store: Store, cache: Cache, anna: Any) -> None:
-    parcel = parcel_of_cache(cache.folder)
-    push(store, parcel, words=Words("CC-BY-4.0", "lab@example.org"))
+def test_a_later_record_keeps_the_words_and_says_whose_signature_went(store: Remote, cache: Cache, anna: Any) -> None:
+    parcel = bundle_of_cache(cache.folder)
+    push(store, parcel, words=Attribution("CC-BY-4.0", "lab@example.org"))
     signed = push(store, parcel, key=anna)
     record = signed.entry.record
     assert (record.generation, record.licence, record.contact) == (2, "CC-BY-4.0", "lab@example.org")
@@ -110,7 +110,7 @@ def test_a_later_record_keeps_the_words_and_says_whose_signature_went(store: Sto
         "with the licence of the record before: CC-BY-4.0",
         "with the contact of the record before: lab@example.org",
     )
-    other = push(store, parcel, words=Words("CC0"))
+    other = push(store, parcel, words=Attribution("CC0"))
     record = other.entry.record
     assert (record.generation, record.licence, record.contact, record.signature) == (3, "CC0", "lab@example.org", None)
     assert other.remarks[1] == "no longer signed, as it was by anna; set `sign` to sign it"
@@ -131,28 +131,28 @@ def test_a_later_record_keeps_the_words_and_says_whose_signature_went(store: Sto
     ],
 )
 def test_a_record_that_was_changed_after_signing_is_refused(
-    store: Store, cache: Cache, place: Path, anna: Any, change: Any
+    store: Remote, cache: Cache, place: Path, anna: Any, change: Any
 ) -> None:
-    record = push(store, parcel_of_cache(cache.folder), key=anna).entry.record
+    record = push(store, bundle_of_cache(cache.folder), key=anna).entry.record
     rewrite(store, record, change)
     with pytest.raises(TrustError, match="its signature does not fit: the record was changed"):
         got(store, place / "b")
     assert only_in(place / "b") == []
 
 
-def test_a_stolen_signature_fits_no_other_record(store: Store, cache: Cache, place: Path, anna: Any) -> None:
-    signed = push(store, parcel_of_cache(cache.folder), key=anna).entry.record
+def test_a_stolen_signature_fits_no_other_record(store: Remote, cache: Cache, place: Path, anna: Any) -> None:
+    signed = push(store, bundle_of_cache(cache.folder), key=anna).entry.record
     other = make_cache(place / "other", IMAGES, X + 1, 2)
-    record = push(open_remote(str(place / "r2")), parcel_of_cache(other.folder)).entry.record
+    record = push(open_remote(str(place / "r2")), bundle_of_cache(other.folder)).entry.record
     stolen = record.model_copy(update={"signature": signed.signature})
     with pytest.raises(TrustError, match="does not fit"):
         keys.check_signature(stolen, {anna[0].public: "anna"})
 
 
 def test_a_manifest_exchanged_under_a_signed_record_is_refused(
-    store: Store, cache: Cache, place: Path, anna: Any
+    store: Remote, cache: Cache, place: Path, anna: Any
 ) -> None:
-    record = push(store, parcel_of_cache(cache.folder), key=anna).entry.record
+    record = push(store, bundle_of_cache(cache.folder), key=anna).entry.record
     folder = copy_of(cache, place)
     reseal(folder, lambda value: value["provenance"].update(engine="evil"))
     store.put(record.manifest_path, (folder / "manifest.json").read_bytes())
@@ -160,9 +160,9 @@ def test_a_manifest_exchanged_under_a_signed_record_is_refused(
         got(store, place / "b")
 
 
-def test_a_step_back_is_refused(store: Store, cache: Cache, place: Path) -> None:
-    push(store, parcel_of_cache(cache.folder))
-    push(store, parcel_of_cache(cache.folder), words=Words("CC0"))
+def test_a_step_back_is_refused(store: Remote, cache: Cache, place: Path) -> None:
+    push(store, bundle_of_cache(cache.folder))
+    push(store, bundle_of_cache(cache.folder), words=Attribution("CC0"))
     folder = got(store, place / "b").folder
     assert find(store, "").record.generation == 2
     shutil.rmtree(folder)
@@ -254,9 +254,9 @@ def test_trusted_keys(place: Path) -> None:
 # A remote that lies
 
 
-def served(store: Store, cache: Cache, change: Callable[[Path], object], place: Path) -> Entry:
+def served(store: Remote, cache: Cache, change: Callable[[Path], object], place: Path) -> Entry:
     """What a hostile owner of a remote can serve: files of his own making, and a record that fits them."""
-    honest = push(store, parcel_of_cache(cache.folder)).entry
+    honest = push(store, bundle_of_cache(cache.folder)).entry
     folder = copy_of(cache, place / "evil")
     change(folder)
     for file in folder.rglob("*"):
@@ -273,7 +273,7 @@ def served(store: Store, cache: Cache, change: Callable[[Path], object], place: 
 
 
 @pytest.mark.parametrize("name", sorted(MANIFESTS))
-def test_hostile_manifests_are_refused_and_touch_nothing(store: Store, cache: Cache, place: Path, name: str) -> None:
+def test_hostile_manifests_are_refused_and_touch_nothing(store: Remote, cache: Cache, place: Path, name: str) -> None:
     change, _ = MANIFESTS[name]
     entry = served(store, cache, lambda folder: reseal(folder, change), place)
     (place / "b").mkdir()
@@ -285,7 +285,7 @@ def test_hostile_manifests_are_refused_and_touch_nothing(store: Store, cache: Ca
     assert sorted(path for path in place.rglob("*") if "b" not in path.relative_to(place).parts) == outside
 
 
-def test_hostile_tables_are_refused(store: Store, cache: Cache, place: Path) -> None:
+def test_hostile_tables_are_refused(store: Remote, cache: Cache, place: Path) -> None:
     def swap_labels(folder: Path) -> None:
         (folder / "dataset.parquet").write_bytes((folder / "rows.parquet").read_bytes())
         reseal(folder)
@@ -310,8 +310,8 @@ def test_hostile_tables_are_refused(store: Store, cache: Cache, place: Path) -> 
         b" " * (2 << 20),
     ],
 )
-def test_records_that_are_none(store: Store, cache: Cache, text: bytes) -> None:
-    record = push(store, parcel_of_cache(cache.folder)).entry.record
+def test_records_that_are_none(store: Remote, cache: Cache, text: bytes) -> None:
+    record = push(store, bundle_of_cache(cache.folder)).entry.record
     store.put(record.path, text)
     with pytest.raises(RemoteError):
         find(store, record.name)
@@ -340,8 +340,8 @@ def test_records_that_are_none(store: Store, cache: Cache, text: bytes) -> None:
         {"signature": {"key": "x", "by": "", "value": ""}},
     ],
 )
-def test_records_that_lie(store: Store, cache: Cache, place: Path, change: dict[str, Any]) -> None:
-    record = push(store, parcel_of_cache(cache.folder)).entry.record
+def test_records_that_lie(store: Remote, cache: Cache, place: Path, change: dict[str, Any]) -> None:
+    record = push(store, bundle_of_cache(cache.folder)).entry.record
     rewrite(store, record, lambda value: value.update(change))
     with pytest.raises(RemoteError):
         got(store, place / "b")
@@ -350,8 +350,8 @@ def test_records_that_lie(store: Store, cache: Cache, place: Path, change: dict[
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_flipped_bit_of_any_object_is_found(store: Store, cache: Cache, place: Path, data: st.DataObject) -> None:
-    record = push(store, parcel_of_cache(cache.folder)).entry.record
+def test_any_flipped_bit_of_any_object_is_found(store: Remote, cache: Cache, place: Path, data: st.DataObject) -> None:
+    record = push(store, bundle_of_cache(cache.folder)).entry.record
     paths = [item.path for item in store.list("caches") if not item.path.endswith(("chunks.json", "1.json"))]
     file = place / "r" / data.draw(st.sampled_from(paths))
     honest = file.read_bytes()
@@ -372,8 +372,8 @@ def test_any_flipped_bit_of_any_object_is_found(store: Store, cache: Cache, plac
     assert contents(got(store, place / "b").folder) == contents(cache.folder)
 
 
-def test_swapped_shards_are_found(store: Store, cache: Cache, place: Path) -> None:
-    record = push(store, parcel_of_cache(cache.folder)).entry.record
+def test_swapped_shards_are_found(store: Remote, cache: Cache, place: Path) -> None:
+    record = push(store, bundle_of_cache(cache.folder)).entry.record
     one, two = (place / "r" / record.path_of(f"features.zarr/c/{shard}/0/0/0") for shard in (0, 1))
     a, b = one.read_bytes(), two.read_bytes()
     one.write_bytes(b)
@@ -382,8 +382,8 @@ def test_swapped_shards_are_found(store: Store, cache: Cache, place: Path) -> No
         got(store, place / "b")
 
 
-def test_verify_of_a_remote_names_what_is_wrong(store: Store, cache: Cache, place: Path) -> None:
-    entry = push(store, parcel_of_cache(cache.folder)).entry
+def test_verify_of_a_remote_names_what_is_wrong(store: Remote, cache: Cache, place: Path) -> None:
+    entry = push(store, bundle_of_cache(cache.folder)).entry
     (place / "w").mkdir()
     found = verify_remote(store, entry, work=place / "w")
     assert (found.sound, found.files) == (True, len(cache.manifest.files) + 2)
@@ -394,7 +394,7 @@ def test_verify_of_a_remote_names_what_is_wrong(store: Store, cache: Cache, plac
     assert said["features.zarr/c/1/0/0/0"] == "is missing"
     assert "bytes, found 1" in said["ledger.jsonl"]
     assert "SHA-256" in said["chunks.json"]
-    done = push(store, parcel_of_cache(cache.folder), check=True)
+    done = push(store, bundle_of_cache(cache.folder), check=True)
     assert done.reused
     assert verify_remote(store, entry, work=place / "w").sound
 
@@ -412,9 +412,9 @@ def a_run(parent: Path) -> Path:
     return folder
 
 
-def test_a_run_is_pulled_bit_for_bit_and_any_flipped_bit_of_it_found(store: Store, place: Path, anna: Any) -> None:
+def test_a_run_is_pulled_bit_for_bit_and_any_flipped_bit_of_it_found(store: Remote, place: Path, anna: Any) -> None:
     run = a_run(place / "a")
-    record = push(store, parcel_of_run(run), key=anna).entry.record
+    record = push(store, bundle_of_run(run), key=anna).entry.record
     trusting = Trust({anna[0].public: "anna"}, require_signed=True)
     files = [item.path for item in store.list("runs")]
     assert len(files) == 5
@@ -438,8 +438,8 @@ def test_a_run_is_pulled_bit_for_bit_and_any_flipped_bit_of_it_found(store: Stor
 @pytest.mark.parametrize(
     "name", ["../x", "/x", "a/../../x", ".x", "a/.x", "files.json", "a\\x", "a//x", "", "x" * 5000]
 )
-def test_a_run_that_names_files_elsewhere_is_refused(store: Store, place: Path, name: str) -> None:
-    record = push(store, parcel_of_run(a_run(place / "a"))).entry.record
+def test_a_run_that_names_files_elsewhere_is_refused(store: Remote, place: Path, name: str) -> None:
+    record = push(store, bundle_of_run(a_run(place / "a"))).entry.record
     files = json.loads((place / "r" / record.manifest_path).read_text())
     files["files"][name] = files["files"].pop("head.npz")
     data = (json.dumps(files, indent=2, sort_keys=True) + "\n").encode()
@@ -454,10 +454,10 @@ def test_a_run_that_names_files_elsewhere_is_refused(store: Store, place: Path, 
 # Privacy
 
 
-def test_private_leaves_out_every_name(store: Store, place: Path) -> None:
+def test_private_leaves_out_every_name(store: Remote, place: Path) -> None:
     whole = make_cache(place / "whole", IMAGES, X, 2)
     (place / "w").mkdir()
-    parcel = private_parcel(whole.folder, place / "w")
+    parcel = private_bundle(whole.folder, place / "w")
     push(store, parcel)
     part = open_cache(got(store, place / "b").folder)
     assert part.name == whole.name
@@ -472,26 +472,26 @@ def test_private_leaves_out_every_name(store: Store, place: Path) -> None:
     np.testing.assert_array_equal(part.features, whole.features)
 
 
-def test_private_is_refused_where_the_names_are_there_already(store: Store, cache: Cache, place: Path) -> None:
-    push(store, parcel_of_cache(cache.folder))
+def test_private_is_refused_where_the_names_are_there_already(store: Remote, cache: Cache, place: Path) -> None:
+    push(store, bundle_of_cache(cache.folder))
     (place / "w").mkdir()
     for replace_it in (False, True):
         with pytest.raises(
             UsageError, match=f"with its paths and groups, which would stay there.*'featcache rm {cache.name}"
         ):
-            push(store, private_parcel(cache.folder, place / "w"), replace=replace_it)
+            push(store, private_bundle(cache.folder, place / "w"), replace=replace_it)
     assert find(store, "").record.generation == 1
 
 
-def test_pseudonyms_make_another_cache_that_tells_nothing_of_its_images(store: Store, place: Path) -> None:
+def test_pseudonyms_make_another_cache_that_tells_nothing_of_its_images(store: Remote, place: Path) -> None:
     whole = make_cache(place / "whole", IMAGES, X, 2)
     secret = read_secret(place / "secret")
     assert stat.S_IMODE((place / "secret").stat().st_mode) == 0o600
     assert read_secret(place / "secret") == secret
-    parcels: list[Parcel] = []
+    parcels: list[Bundle] = []
     for folder in ("w1", "w2"):
         (place / folder).mkdir()
-        parcels.append(private_parcel(whole.folder, place / folder, secret=secret))
+        parcels.append(private_bundle(whole.folder, place / folder, secret=secret))
     assert parcels[0].manifest == parcels[1].manifest
     push(store, parcels[0])
     other = open_cache(got(store, place / "b").folder)
@@ -501,7 +501,7 @@ def test_pseudonyms_make_another_cache_that_tells_nothing_of_its_images(store: S
     assert not any(image.image_id.encode() in served_bytes for image in IMAGES.images)
     np.testing.assert_array_equal(other.features, whole.features)
     assert list(other.rows["label"]) == list(whole.rows["label"])
-    reach = Reach([place / "b"], recipe().space, row_shape=X.shape[1:])
+    reach = DonorIndex([place / "b"], recipe().space, row_shape=X.shape[1:])
     reach.look_for(rows_for(IMAGES, 2))
     assert len(reach) == 0
     assert not {row.row_id for row in rows_in(other.views)} & {row.row_id for row in rows_in(whole.views)}
@@ -528,7 +528,7 @@ def test_private_groups_stay_together(place: Path) -> None:
     whole = make_cache(place / "whole", Dataset(images, Path()), X, 2)
     (place / "w").mkdir()
     store = open_remote(str(place / "r"))
-    push(store, private_parcel(whole.folder, place / "w"))
+    push(store, private_bundle(whole.folder, place / "w"))
     rows = open_cache(got(store, place / "b").folder).rows
     pairs = set(zip(whole.rows["group"], rows["group"], strict=True))
     assert len(pairs) == 5

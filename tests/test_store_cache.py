@@ -20,7 +20,7 @@ from test_store_contract import dataset, fake_features, feature_bytes, make_cach
 
 from featcache.core.errors import CacheError, CacheNotFoundError, UsageError
 from featcache.datasets.manifest import Dataset
-from featcache.sharing.bundle import parcel_of_cache
+from featcache.sharing.bundle import bundle_of_cache
 from featcache.store._verify import verify
 from featcache.store.cache import Cache, Features, open_cache
 from featcache.store.manifest import CACHE_FORMAT
@@ -268,7 +268,7 @@ def test_in_the_window_of_a_relabelling_all_read_the_new_labels(cache: Cache, mo
     with monkeypatch.context() as patch:
         patch.setattr(Cache, "_finish_replacing", lambda self: None)
         cache.replace_dataset(relabelled())
-        parcel = parcel_of_cache(cache.folder)
+        parcel = bundle_of_cache(cache.folder)
     assert (cache.folder / "dataset.parquet.next").exists()
     assert all(file_entry(parcel.files[name]) == entry for name, entry in parcel.entries.items())
     with monkeypatch.context() as patch:

@@ -19,7 +19,7 @@ from test_store_hostile import put, relist, reseal, shard_of
 from featcache.core.recipe import Recipe
 from featcache.datasets.manifest import Dataset
 from featcache.store.cache import Cache
-from featcache.store.donors import Reach
+from featcache.store.donors import DonorIndex
 from featcache.store.layout import Format
 from featcache.store.tables import Row
 from featcache.store.writer import CacheWriter
@@ -50,7 +50,7 @@ def part(parent: Path, first: int, stop: int, format_: Format = "zarr") -> Cache
     return make_cache(parent, some(first, stop), X[2 * first : 2 * stop], 2, format_=format_)
 
 
-def held(reach: Reach, rows: Sequence[Row] = WANTED) -> set[int]:
+def held(reach: DonorIndex, rows: Sequence[Row] = WANTED) -> set[int]:
     """Which rows it holds; what it gives for them must be right, and nothing else may be touched."""
     reach.look_for(rows)
     features = np.full((len(rows), *SHAPE), -1, np.float32)
@@ -69,28 +69,28 @@ def test_rows_of_several_caches(parent: Path, format_: Format) -> None:
     part(parent / "a", 0, 9, format_)
     part(parent / "a", 5, 15)
     part(parent / "b", 20, 30, format_)
-    reach = Reach([parent / "a", parent / "b", parent / "nowhere"], SPACE, row_shape=SHAPE)
+    reach = DonorIndex([parent / "a", parent / "b", parent / "nowhere"], SPACE, row_shape=SHAPE)
     assert len(reach) == 0
     assert held(reach) == {*range(30), *range(40, 60)}
     assert len(reach) == 50
-    assert held(Reach([parent / "a"], SPACE, row_shape=SHAPE)) == set(range(30))
-    assert held(Reach([], SPACE, row_shape=SHAPE)) == set()
+    assert held(DonorIndex([parent / "a"], SPACE, row_shape=SHAPE)) == set(range(30))
+    assert held(DonorIndex([], SPACE, row_shape=SHAPE)) == set()
 
 
 def test_nothing_that_was_not_looked_for(parent: Path) -> None:
     part(parent, 0, 9)
-    reach = Reach([parent], SPACE, row_shape=SHAPE)
+    reach = DonorIndex([parent], SPACE, row_shape=SHAPE)
     reach.look_for(WANTED[:3])
     assert [reach.holds(row) for row in WANTED[:5]] == [True, True, True, False, False]
 
 
 def test_one_that_does_not_count_and_one_that_comes_first(parent: Path) -> None:
     folders = sorted([part(parent, 0, 9).folder, part(parent, 0, 10).folder])
-    reach = Reach([parent], SPACE, row_shape=SHAPE, but=folders[0])
+    reach = DonorIndex([parent], SPACE, row_shape=SHAPE, but=folders[0])
     held(reach)
     assert reach.holder(WANTED[0]) == folders[1].name
     for first in folders:
-        reach = Reach([parent], SPACE, row_shape=SHAPE, first=first)
+        reach = DonorIndex([parent], SPACE, row_shape=SHAPE, first=first)
         held(reach)
         assert reach.holder(WANTED[0]) == first.name
 
@@ -101,14 +101,14 @@ def test_an_unfinished_cache_gives_its_finished_shards(parent: Path, format_: Fo
     for shard in (1, 4):
         start, stop = writer.store.layout.span(shard)
         writer.write(shard, X[start:stop])
-    assert held(Reach([parent], SPACE, row_shape=SHAPE)) == {*range(16, 32), *range(64, 70)}
+    assert held(DonorIndex([parent], SPACE, row_shape=SHAPE)) == {*range(16, 32), *range(64, 70)}
     ledger = writer.folder / "ledger.jsonl"
     ledger.write_bytes(ledger.read_bytes()[:-20])  # a torn line
-    assert held(Reach([parent], SPACE, row_shape=SHAPE)) == set(range(16, 32))
+    assert held(DonorIndex([parent], SPACE, row_shape=SHAPE)) == set(range(16, 32))
     ledger.unlink()
-    assert held(Reach([parent], SPACE, row_shape=SHAPE)) == set()
+    assert held(DonorIndex([parent], SPACE, row_shape=SHAPE)) == set()
     (writer.folder / "rows.parquet").unlink()
-    assert held(Reach([parent], SPACE, row_shape=SHAPE)) == set()
+    assert held(DonorIndex([parent], SPACE, row_shape=SHAPE)) == set()
 
 
 def test_killed_in_the_middle_of_a_shard(parent: Path) -> None:
@@ -116,10 +116,10 @@ def test_killed_in_the_middle_of_a_shard(parent: Path) -> None:
     writer = CacheWriter(parent, recipe(), rows=WANTED, row_shape=SHAPE)
     writer.write(0, X[:16])
     writer.store.write_shard(1, X[16:32])
-    assert held(Reach([parent], SPACE, row_shape=SHAPE)) == set(range(16))
+    assert held(DonorIndex([parent], SPACE, row_shape=SHAPE)) == set(range(16))
     file = writer.folder / "features.zarr/c/0/0/0/0"
     file.write_bytes(file.read_bytes()[:-1])
-    assert held(Reach([parent], SPACE, row_shape=SHAPE)) == set()
+    assert held(DonorIndex([parent], SPACE, row_shape=SHAPE)) == set()
 
 
 @pytest.mark.parametrize("format_", ["zarr", "hdf5"])
@@ -129,12 +129,12 @@ def test_damaged_shards_are_not_taken_and_the_others_are(parent: Path, format_: 
     whole = path.read_bytes()
     for place in (len(whole) // 2, len(whole) // 2 + 100):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
-        found = held(Reach([parent], SPACE, row_shape=SHAPE))
+        found = held(DonorIndex([parent], SPACE, row_shape=SHAPE))
         assert N - 16 <= len(found) < N
         if format_ == "zarr":
             assert found == set(range(N)) - set(range(32, 48))
     path.unlink()
-    assert held(Reach([parent], SPACE, row_shape=SHAPE)) == (
+    assert held(DonorIndex([parent], SPACE, row_shape=SHAPE)) == (
         set() if format_ == "hdf5" else set(range(N)) - set(range(32, 48))
     )
 
@@ -194,22 +194,22 @@ def test_a_hostile_or_damaged_cache_is_no_source_and_no_hindrance(parent: Path, 
     bad = make_cache(parent / "bad", IMAGES, X, 2).folder
     HOSTILE[name](bad)
     part(parent / "good", 0, 3)
-    assert held(Reach([parent / "bad", parent / "good"], SPACE, row_shape=SHAPE)) == set(range(6))
+    assert held(DonorIndex([parent / "bad", parent / "good"], SPACE, row_shape=SHAPE)) == set(range(6))
 
 
 def test_other_spaces_and_shapes_are_none(parent: Path) -> None:
     make_cache(parent, IMAGES, X, 2)
     for other in (replace(SPACE, layer="x"), replace(SPACE, dtype="float16"), replace(SPACE, rendering=2)):
-        assert held(Reach([parent], other, row_shape=SHAPE), rows_for(IMAGES, 2, Recipe(other))) == set()
+        assert held(DonorIndex([parent], other, row_shape=SHAPE), rows_for(IMAGES, 2, Recipe(other))) == set()
     for shape in ((60,), (3, 4, 6), (5, 4, 3)):
-        reach = Reach([parent], SPACE, row_shape=shape)
+        reach = DonorIndex([parent], SPACE, row_shape=shape)
         reach.look_for(WANTED)
         assert len(reach) == 0
 
 
 def test_another_augmentation_shares_the_plain_views(parent: Path) -> None:
     make_cache(parent, IMAGES, X, 2, seed=1)
-    assert held(Reach([parent], SPACE, row_shape=SHAPE)) == set(range(0, N, 2))
+    assert held(DonorIndex([parent], SPACE, row_shape=SHAPE)) == set(range(0, N, 2))
 
 
 # What extract makes of it
@@ -281,7 +281,7 @@ def test_fill_is_of_the_given_rows(parent: Path) -> None:
     with CacheWriter(parent, recipe(), rows=WANTED, row_shape=SHAPE) as writer:
         fill(writer, X)
         writer.finish(IMAGES, {})
-    reach = Reach([parent], SPACE, row_shape=SHAPE)
+    reach = DonorIndex([parent], SPACE, row_shape=SHAPE)
     rows = [WANTED[number] for number in (69, 3, 3, 40)]
     reach.look_for(rows)
     features = np.zeros((4, *SHAPE), np.float32)

@@ -4,7 +4,6 @@ from .engines.batches import is_out_of_memory as is_out_of_memory
 from .engines.choose import (
     CALIBRATION_FILE as CALIBRATION_FILE,
     ChosenEngine as ChosenEngine,
-    OnEvent as OnEvent,
     open_engine as open_engine,
 )
 from .engines.contract import Engine as Engine

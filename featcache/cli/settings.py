@@ -25,7 +25,7 @@ class Parts(click.ParamType[Any]):
 
     name = "parts"
 
-    def __init__(self, kind: Any, like: str, separator: str = ",", made: Callable[[list[Any]], Any] = tuple) -> None:
+    def __init__(self, kind: Any, like: str, *, separator: str = ",", made: Callable[[list[Any]], Any] = tuple) -> None:
         self.kind, self.like, self.separator, self.made = click.types.convert_type(kind), like, separator, made
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -67,8 +67,8 @@ _TYPES: dict[str, click.ParamType[Any]] = {
     "l2": Parts(float, "0.001 or 0.001,0", made=lambda factors: factors[0] if len(factors) == 1 else tuple(factors)),
     "pseudonyms": click.Path(path_type=Path, dir_okay=False),
     "reuse_from": click.Path(path_type=Path, file_okay=False, exists=True),
-    "split": Parts(float, "70/15/15", "/", _three),
-    "split_counts": Parts(int, "100/10/10", "/", _three),
+    "split": Parts(float, "70/15/15", separator="/", made=_three),
+    "split_counts": Parts(int, "100/10/10", separator="/", made=_three),
 }
 """How values are written that are no single number or name."""
 

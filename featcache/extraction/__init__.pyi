@@ -4,7 +4,7 @@ from ._extract import Extracted as Extracted, Pass as Pass, extract as extract
 from ._recompute import Recomputed as Recomputed, recompute as recompute, verify_cache as verify_cache
 from ._repair import repair as repair, sweep as sweep
 from .extractor import FeatureExtractor as FeatureExtractor
-from .opening import network_for as network_for, network_of as network_of
+from .opening import network_of as network_of
 from .options import ExtractOptions as ExtractOptions
 from .plan import plan_extraction as plan_extraction
-from .streaming import Rendering as Rendering, Streamed as Streamed, stream as stream
+from .streaming import Rendering as Rendering, stream as stream

@@ -15,7 +15,7 @@ from featcache.core.project import Project
 from featcache.core.recipe import Recipe
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.plan import Plan, plan_extraction
-from featcache.store import MANIFEST_FILE, ROWS_FILE, Cache, Reach, list_caches, read_recipe, read_rows
+from featcache.store import MANIFEST_FILE, ROWS_FILE, Cache, DonorIndex, list_caches, read_recipe, read_rows
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def explain_plan(plan: Plan, options: ExtractOptions) -> Explanation:
     sources: tuple[str, ...] = ()
     if state != "hit":
         parents = (plan.parent, *options.reuse_from)
-        reach = Reach(parents, plan.recipe.space, row_shape=plan.cut.feature_shape, first=plan.folder)
+        reach = DonorIndex(parents, plan.recipe.space, row_shape=plan.cut.feature_shape, first=plan.folder)
         reach.look_for(plan.rows)
         held = [name for row in plan.rows if (name := reach.holder(row))]
         copy = sum(name != plan.name for name in held)

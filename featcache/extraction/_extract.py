@@ -23,9 +23,9 @@ from featcache.extraction.cache_filler import Counts
 from featcache.extraction.one_pass import Target, extract as extract_rows
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.plan import Plan, plan_extraction
-from featcache.extraction.stage_times import Shares, Stage
-from featcache.sharing import Reached, ask_remotes, remotes_of
-from featcache.store import CACHE_FORMAT, MANIFEST_FILE, CacheWriter, Reach, open_cache, writing
+from featcache.extraction.stage_times import Stage, StageTimes
+from featcache.sharing import RemoteDonors, ask_remotes, remotes_of
+from featcache.store import CACHE_FORMAT, MANIFEST_FILE, CacheWriter, DonorIndex, open_cache, writing
 
 _PACKAGES = (
     "featcache",
@@ -88,7 +88,7 @@ class Pass:
     """
 
     caches: Sequence[Extracted]
-    shares: Shares
+    shares: StageTimes
     seconds: float
 
     @property
@@ -144,7 +144,7 @@ def _extract(
         if reached.whole is not None:
             found[folder] = _brought_up_to_date(different[folder], keep_labels=images is not None)
     before = time.perf_counter()
-    filled, shares = _fill(unfinished, asked, options, started, progress) if unfinished else ({}, Shares())
+    filled, shares = _fill(unfinished, asked, options, started, progress) if unfinished else ({}, StageTimes())
     now = time.perf_counter()
     extracted = []
     for plan in plans:
@@ -177,11 +177,11 @@ def _extract(
     return Pass(extracted, shares, now - before)
 
 
-def _ask_remotes(project: Project, plan: Plan, options: ExtractOptions, progress: Progress) -> Reached:
+def _ask_remotes(project: Project, plan: Plan, options: ExtractOptions, progress: Progress) -> RemoteDonors:
     """What the project's remotes have of a cache: the whole of it, pulled; or rows that nobody has here."""
     if options.no_remote or options.offline or not remotes_of(project):
-        return Reached()
-    here = Reach(
+        return RemoteDonors()
+    here = DonorIndex(
         (plan.parent, *options.reuse_from), plan.recipe.space, row_shape=plan.cut.feature_shape, first=plan.folder
     )
     here.look_for(plan.rows)
@@ -196,11 +196,11 @@ def _ask_remotes(project: Project, plan: Plan, options: ExtractOptions, progress
 
 def _fill(
     plans: Sequence[Plan],
-    asked: Mapping[Path, Reached],
+    asked: Mapping[Path, RemoteDonors],
     options: ExtractOptions,
     started: float,
     progress: Progress,
-) -> tuple[dict[Path, tuple[Counts, int]], Shares]:
+) -> tuple[dict[Path, tuple[Counts, int]], StageTimes]:
     """Write what is missing, and commit. Returns what was done for each cache, and how many of its rows are faint."""
     names = ", ".join(plan.name for plan in plans)
     with progress.stopping() as stopped, ExitStack() as writers:
@@ -223,9 +223,9 @@ def _fill(
     return filled, done.shares
 
 
-def _opened(targets: Sequence[Target], progress: Progress) -> Shares:
+def _opened(targets: Sequence[Target], progress: Progress) -> StageTimes:
     """Open the networks that have rows to compute, which takes seconds, and say so. Returns what that took."""
-    shares = Shares()
+    shares = StageTimes()
     needed = dict.fromkeys(target.engine for target in targets if _has_rows_to_compute(target))
     if needed:
         with progress.begin("opening the network", len(needed)) as advance, shares.of("open"):
@@ -241,10 +241,10 @@ def _has_rows_to_compute(target: Target) -> bool:
     return any(not (reach and reach.holds(writer.rows[number])) for number in numbers)
 
 
-def _target(plan: Plan, asked: Reached, options: ExtractOptions, writers: ExitStack) -> Target:
+def _target(plan: Plan, asked: RemoteDonors, options: ExtractOptions, writers: ExitStack) -> Target:
     """A cache to be filled, with its writer opened."""
     shape = plan.cut.feature_shape
-    reach = Reach(
+    reach = DonorIndex(
         (plan.parent, *options.reuse_from, *asked.donors), plan.recipe.space, row_shape=shape, but=plan.folder
     )
     reach.look_for(plan.rows)

@@ -34,11 +34,11 @@ from featcache.store import (
     REPAIR_LEDGER_FILE,
     ROWS_FILE,
     CacheWriter,
+    DonorIndex,
     FeatureStore,
     FileEntry,
     Format,
     Manifest,
-    Reach,
     Row,
     Stored,
     Verified,
@@ -85,7 +85,7 @@ def repair(
         return network_of(recipe.space, provenance, weights=weights, memory=project.cache_folder)
 
     row_shape = manifest.array.layout.row_shape if manifest else network()[0].feature_shape
-    reach = Reach([folder.parent], recipe.space, row_shape=row_shape, but=folder)
+    reach = DonorIndex([folder.parent], recipe.space, row_shape=row_shape, but=folder)
     reach.look_for(rows)
     at_hand = _project_images(project)
     store = open_store(

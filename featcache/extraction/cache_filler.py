@@ -15,9 +15,9 @@ from featcache.datasets import LabelledImage
 from featcache.extraction.computing import Computer, Key
 from featcache.extraction.rendering import Renderer
 from featcache.extraction.rows import Job
-from featcache.extraction.stage_times import Shares
+from featcache.extraction.stage_times import StageTimes
 from featcache.images import Pixels, ViewParameters
-from featcache.store import Array, CacheWriter, Reach
+from featcache.store import Array, CacheWriter, DonorIndex
 
 _JOB_VIEWS = 16
 """Views a job at most."""
@@ -52,7 +52,7 @@ _Row = tuple[int, int, Pixels]
 """(shard, row, pixels)"""
 
 
-class Filling:
+class CacheFiller:
     """Fills one cache. See `featcache.extraction.one_pass.extract` for the arguments.
 
     Attributes
@@ -70,8 +70,8 @@ class Filling:
         renderer: Renderer,
         computer: Computer,
         cut: int,
-        reach: Reach | None,
-        shares: Shares,
+        reach: DonorIndex | None,
+        shares: StageTimes,
         on_rows: Callable[[int], object],
         stopped: Callable[[], bool],
     ) -> None:

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from featcache.backbones import Engine
-from featcache.extraction.stage_times import Shares
+from featcache.extraction.stage_times import StageTimes
 from featcache.images import Pixels
 from featcache.store import Array
 
@@ -29,7 +29,7 @@ class Computer:
     open_engine : called before the first batch
     """
 
-    def __init__(self, pool: ThreadPoolExecutor, open_engine: Callable[[], Engine], *, shares: Shares) -> None:
+    def __init__(self, pool: ThreadPoolExecutor, open_engine: Callable[[], Engine], *, shares: StageTimes) -> None:
         self._pool = pool
         self._open_engine = open_engine
         self._shares = shares

@@ -10,11 +10,11 @@ from functools import partial
 
 from featcache.backbones import Engine
 from featcache.datasets import Dataset
-from featcache.extraction.cache_filler import Counts, Filling
+from featcache.extraction.cache_filler import CacheFiller, Counts
 from featcache.extraction.computing import Computer
 from featcache.extraction.rendering import Renderer
-from featcache.extraction.stage_times import Shares
-from featcache.store import CacheWriter, Reach
+from featcache.extraction.stage_times import StageTimes
+from featcache.store import CacheWriter, DonorIndex
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Target:
     writer: CacheWriter
     engine: Callable[[], Engine]
     cut: int = 0
-    reach: Reach | None = None
+    reach: DonorIndex | None = None
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Extraction:
     """What an extraction did for each target, and where the time went."""
 
     counts: tuple[Counts, ...]
-    shares: Shares
+    shares: StageTimes
 
 
 def extract(
@@ -47,7 +47,7 @@ def extract(
     *,
     on_rows: Callable[[int], object] = lambda _: None,
     stopped: Callable[[], bool] = lambda: False,
-    shares: Shares | None = None,
+    shares: StageTimes | None = None,
 ) -> Extraction:
     """Write every shard that the caches still miss: rows that other caches hold are copied, the rest is computed.
 
@@ -63,7 +63,7 @@ def extract(
     Raises DatasetError if an image is no longer what the manifest says, CacheError if a cache cannot be written.
     Shards finished before are kept.
     """
-    shares = shares or Shares()
+    shares = shares or StageTimes()
     images = {image.image_id: image for image in dataset.images}
     with ExitStack() as closing:
         renderer = Renderer(dataset, shares, for_several=len(targets) > 1)
@@ -74,7 +74,7 @@ def extract(
         fillings = []
         for target in targets:
             computer = computers[target.engine]
-            filling = Filling(
+            filling = CacheFiller(
                 target.writer,
                 images,
                 renderer=renderer,

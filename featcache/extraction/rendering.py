@@ -14,7 +14,7 @@ from featcache.core.files import sha256_bytes
 from featcache.core.machine import usable_cores
 from featcache.core.recipe import FeatureSpace
 from featcache.datasets import Dataset, LabelledImage
-from featcache.extraction.stage_times import Shares
+from featcache.extraction.stage_times import StageTimes
 from featcache.images import (
     RULES,
     Pixels,
@@ -40,7 +40,7 @@ class Renderer:
     for_several : whether views are remembered for other caches; decoded files always are, for their other boxes
     """
 
-    def __init__(self, dataset: Dataset, shares: Shares, *, for_several: bool) -> None:
+    def __init__(self, dataset: Dataset, shares: StageTimes, *, for_several: bool) -> None:
         self._dataset = dataset
         self._shares = shares
         self._pool = ThreadPoolExecutor(usable_cores(), "featcache-render")

@@ -13,7 +13,7 @@ Stage = Literal["open", "decode", "render", "wait", "compute", "write"]
 
 
 @dataclass
-class Shares:
+class StageTimes:
     """Seconds that were spent in each stage. They overlap: decode and render add up those of several threads.
 
     open : loading networks

@@ -13,7 +13,7 @@ from ._fit_head import (
 from ._sweep import fit_seeds as fit_seeds, grid as grid, random_points as random_points, sweep as sweep
 from .choosing import candidates as candidates, choose_cache as choose_cache
 from .config import PRESETS as PRESETS, HeadConfig as HeadConfig, Solver as Solver, from_preset as from_preset
-from .cost import Expected as Expected, expect as expect
+from .cost import expect as expect
 from .estimator import HeadClassifier as HeadClassifier
 from .gram import accuracy_of as accuracy_of
 from .head import Head as Head

@@ -24,7 +24,7 @@ from featcache.heads.config import HeadConfig, Solver
 from featcache.heads.cost import Choice, Expected, expect
 from featcache.heads.head import Array
 from featcache.heads.kernel import features_digest
-from featcache.heads.train import Material, Trained, plan_head, train_head
+from featcache.heads.train import SharedInputs, Trained, plan_head, train_head
 from featcache.reporting import figures
 from featcache.store import Cache
 from featcache.training import Epoch, metrics as measures, runs, tensorboard as events
@@ -53,7 +53,7 @@ def fit_head(
     again: bool = False,
     more_epochs: int = 0,
     progress: Progress = SILENT,
-    material: Material | None = None,
+    material: SharedInputs | None = None,
     announced: str | None = None,
     tensorboard: bool = False,
 ) -> Fitted:
@@ -91,7 +91,7 @@ def fit_head(
             expected = expect(cache, config, choice=choice) if announced is not None else None
             if expected is not None:
                 progress.note(f"{announced}{expected}")
-            material = material or Material(cache, progress)
+            material = material or SharedInputs(cache, progress)
             material.prepare(config, choice.solver)
             with progress.stopping() as stopped:
                 with progress.begin(f"training {name}", config.epochs) as advance:

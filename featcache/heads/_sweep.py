@@ -19,7 +19,7 @@ from featcache.core.recipe import digest
 from featcache.heads._fit_head import Fitted, fit_head
 from featcache.heads.config import HeadConfig, Solver
 from featcache.heads.cost import Choice
-from featcache.heads.train import Material, plan_head, train_course
+from featcache.heads.train import SharedInputs, plan_head, train_course
 from featcache.reporting import figures
 from featcache.store import Cache
 from featcache.training import Epoch, best_of, runs
@@ -75,7 +75,7 @@ def sweep(
     refuse_unwritable(results)
     configs = [replace(config, **point) for point in points]
     choices = [plan_head(cache, head, solver=solver) for head in configs]  # before a Gram matrix takes its memory
-    material = Material(cache, progress)
+    material = SharedInputs(cache, progress)
     for head, choice in zip(configs, choices, strict=True):  # what no head can be trained on is no divergence
         material.prepare(head, choice.solver)
     lines = []
@@ -101,7 +101,7 @@ def sweep(
     return Swept(folder, table, winner)
 
 
-def _best(config: HeadConfig, choice: Choice, material: Material, stopped: Callable[[], bool]) -> Epoch | None:
+def _best(config: HeadConfig, choice: Choice, material: SharedInputs, stopped: Callable[[], bool]) -> Epoch | None:
     """The epoch of a head's course with the best value of the monitor; None where the training diverges."""
     try:
         history = train_course(material, config, solver=choice.solver, stopped=stopped)
@@ -167,7 +167,7 @@ def fit_seeds(
     tensorboard: bool = False,
 ) -> Seeds:
     """`fit_head` with `seeds` seeds from config.seed on, on one Gram matrix; the first is announced."""
-    choice, material = plan_head(cache, config, solver=solver), Material(cache, progress)
+    choice, material = plan_head(cache, config, solver=solver), SharedInputs(cache, progress)
     fitted: list[Fitted] = []
     for seed in range(config.seed, config.seed + seeds):
         told = None if any(not one.reused for one in fitted) else announced

@@ -52,7 +52,7 @@ class Trained:
     resumed_from: str = ""
 
 
-class Material:
+class SharedInputs:
     """What every head on one cache needs: labels, norms and Gram matrices, each made once."""
 
     def __init__(self, cache: Cache, progress: Progress = SILENT) -> None:
@@ -145,7 +145,7 @@ def train_head(
     *,
     solver: Solver | Choice = "auto",
     on_epoch: OnEpoch = lambda _: None,
-    material: Material | None = None,
+    material: SharedInputs | None = None,
     saved: Path | None = None,
     earlier: Sequence[Path] = (),
     identity: str = "",
@@ -163,7 +163,7 @@ def train_head(
     Raises HeadError for a cache that cannot be trained on, and for a training that diverges.
     """
     choice = plan_head(cache, config, solver=solver)
-    material = material or Material(cache)
+    material = material or SharedInputs(cache)
     layers = random.initial_weights(config, products.width(cache.features), n_classes=len(cache.classes))
     scale = material.scale(config)
     asked = (config, on_epoch, saved, earlier, identity, stopped)
@@ -173,7 +173,7 @@ def train_head(
 
 
 def _trained_primal(
-    material: Material, layers: Layers, scale: float, choice: Choice, course: _Course[primal.State]
+    material: SharedInputs, layers: Layers, scale: float, choice: Choice, course: _Course[primal.State]
 ) -> Trained:
     last = _in_primal_space(material, layers, scale, course)
     final = course.chosen(last)
@@ -184,7 +184,7 @@ def _trained_primal(
 
 
 def _trained_in_gram_space(
-    material: Material, layers: Layers, scale: float, choice: Choice, course: _Course[gram.State]
+    material: SharedInputs, layers: Layers, scale: float, choice: Choice, course: _Course[gram.State]
 ) -> Trained:
     last = _in_gram_space(material, layers, scale, course)
     final = course.chosen(last)
@@ -195,7 +195,7 @@ def _trained_in_gram_space(
 
 
 def train_course(
-    material: Material, config: HeadConfig, *, solver: Solver, stopped: Callable[[], bool] = lambda: False
+    material: SharedInputs, config: HeadConfig, *, solver: Solver, stopped: Callable[[], bool] = lambda: False
 ) -> list[Epoch]:
     """The history of a head, without the head: the first weights are not formed, test rows only checked to be finite.
 
@@ -280,7 +280,7 @@ class _Course(Generic[AnyState]):
         return self.best if self.config.restore_best and self.best is not None else last
 
 
-def _in_gram_space(material: Material, layers: Layers, scale: float, course: _Course[gram.State]) -> gram.State:
+def _in_gram_space(material: SharedInputs, layers: Layers, scale: float, course: _Course[gram.State]) -> gram.State:
     config = course.config
     (W0, b0), *rest = layers
     P0, P0_val = material.first_products(W0, scale)
@@ -301,7 +301,9 @@ def _in_gram_space(material: Material, layers: Layers, scale: float, course: _Co
     return state if course.is_over(state.history) else gram.train(problem, state, on_epoch=course)
 
 
-def _in_primal_space(material: Material, layers: Layers, scale: float, course: _Course[primal.State]) -> primal.State:
+def _in_primal_space(
+    material: SharedInputs, layers: Layers, scale: float, course: _Course[primal.State]
+) -> primal.State:
     config = course.config
     weights = row_weights(material.y, config)
     source = source_of(material.cache, material.y, weights=weights, y_val=material.y_val, batch=config.batch)
@@ -325,7 +327,7 @@ def _is_beginning(history: Sequence[Epoch], config: HeadConfig) -> bool:
     return n <= config.epochs and (not last_is_looked_at or n % config.val_every == 0 or n == config.epochs)
 
 
-def _formed(material: Material, layers: Layers, scale: float, state: gram.State) -> Layers:
+def _formed(material: SharedInputs, layers: Layers, scale: float, state: gram.State) -> Layers:
     """The weights of every layer, the first formed by one pass over the features."""
     W0 = layers[0][0]
     moved = products.transposed_times(material.cache.features, material.train, A=state.A / W0.dtype.type(scale))

@@ -30,7 +30,7 @@ _PREDICTED_ROWS = 32
 
 
 @dataclass
-class Shares:
+class StageTimes:
     """Seconds that a training spent: waiting for rows, in updates, in looking at validation rows, in checkpoints."""
 
     input: float = 0.0
@@ -63,7 +63,7 @@ class Training:
     course: str
     folder: Path
     progress: Progress = field(default_factory=Progress)
-    shares: Shares = field(default_factory=Shares)
+    shares: StageTimes = field(default_factory=StageTimes)
     images: int = 0
     resumed_from: str = ""
 

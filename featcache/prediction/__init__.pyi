@@ -1,1 +1,1 @@
-from ._predict import Predictions as Predictions, open_run as open_run, predict as predict
+from ._predict import Predictions as Predictions, predict as predict

@@ -129,7 +129,7 @@ def predict(
         cache = _as_cache(source)
         if cache is not None:
             return _of_cache(found, cache)
-        predictor = _Predictor.of(found, weights, engine, batch_rows, progress)
+        predictor = _Predictor.of(found, weights, engine=engine, batch_rows=batch_rows, progress=progress)
         items: Iterable[Item] = _items(source)
         total = len(items) if isinstance(items, list) else 0
         paths, rows, left_out = [], [], []
@@ -189,7 +189,9 @@ class _Predictor:
         return Rendering(space.input_size_px, space.resize, self.recipe.augmentation, views)
 
     @classmethod
-    def of(cls, run: Run, weights: str | None, engine: str, batch_rows: int | None, progress: Progress) -> _Predictor:
+    def of(
+        cls, run: Run, weights: str | None, *, engine: str, batch_rows: int | None, progress: Progress
+    ) -> _Predictor:
         """The one of a run."""
         recipe, classes = _recipe_of(run), _classes_of(run)
         memory = _memory(run)

@@ -3,12 +3,12 @@ from .contract import (
     Item as Item,
     NoRangesError as NoRangesError,
     PausedError as PausedError,
+    Remote as Remote,
     StalledError as StalledError,
-    Store as Store,
     read as read,
     refuse_writing as refuse_writing,
 )
-from .folder import FolderStore as FolderStore
+from .folder import FolderRemote as FolderRemote
 from .packs import PackWriter as PackWriter
 from .urls import (
     PACK_SUFFIX as PACK_SUFFIX,

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from featcache.core.errors import RemoteError
 from featcache.core.interrupts import is_stopped
-from featcache.remotes.contract import Block, Item, StalledError, Store
+from featcache.remotes.contract import Block, Item, Remote, StalledError
 
 SILENT_S = 60.0
 CALL_S = 120.0
@@ -31,15 +31,15 @@ _AHEAD_BLOCKS = 4
 Value = TypeVar("Value")
 
 
-def bounded(store: Store) -> Bounded:
+def bounded(store: Remote) -> Bounded:
     """The same remote, whose calls end."""
     return store if isinstance(store, Bounded) else Bounded(store)
 
 
 class Bounded:
-    """See `featcache.remotes.contract.Store`. Raises StalledError for a call that takes too long."""
+    """See `featcache.remotes.contract.Remote`. Raises StalledError for a call that takes too long."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Remote) -> None:
         self._store = store
         self.url, self.ranges, self.writable, self.shared = store.url, store.ranges, store.writable, store.shared
 
@@ -47,20 +47,20 @@ class Bounded:
         return bounded, (self._store,)
 
     def folders(self, folder: str) -> list[str]:
-        """As of `Store`."""
+        """As of `Remote`."""
         return _few(self._within(lambda: self._store.folders(folder), folder), f"{self.url}/{folder}")
 
     def list(self, folder: str) -> list[Item]:
-        """As of `Store`."""
+        """As of `Remote`."""
         return _few(self._within(lambda: self._store.list(folder), folder), f"{self.url}/{folder}")
 
     def size(self, path: str) -> int:
-        """As of `Store`."""
+        """As of `Remote`."""
         return self._within(lambda: self._store.size(path), path)
 
     @contextmanager
     def open(self, path: str, start: int = 0, *, stop: int | None = None) -> Iterator[Iterator[Block]]:
-        """As of `Store`."""
+        """As of `Remote`."""
         stream = _Stream(lambda: self._store.open(path, start, stop=stop), f"{self.url}/{path}")
         try:
             yield stream.blocks()
@@ -68,16 +68,16 @@ class Bounded:
             stream.let_go()
 
     def put(self, path: str, data: bytes | Path) -> None:
-        """As of `Store`; a large file may take longer."""
+        """As of `Remote`; a large file may take longer."""
         size = len(data) if isinstance(data, bytes) else data.stat().st_size
         self._within(lambda: self._store.put(path, data), path, size / _LEAST_RATE)
 
     def create(self, path: str, data: bytes) -> bool:
-        """As of `Store`."""
+        """As of `Remote`."""
         return self._within(lambda: self._store.create(path, data), path)
 
     def remove(self, path: str) -> None:
-        """As of `Store`."""
+        """As of `Remote`."""
         self._within(lambda: self._store.remove(path), path)
 
     def _within(self, work: Callable[[], Value], path: str, more_s: float = 0.0) -> Value:

@@ -37,7 +37,7 @@ class Item:
     md5: str = ""
 
 
-class Store(Protocol):
+class Remote(Protocol):
     """The objects of one remote. Paths are relative, with `/`. Several threads may use it at once.
 
     ranges : whether a part of an object can be had without the rest
@@ -79,7 +79,7 @@ class Store(Protocol):
         """Remove an object; nothing where it is not there."""
 
 
-def read(store: Store, path: str, *, most: int, start: int = 0, stop: int | None = None) -> bytes:
+def read(store: Remote, path: str, *, most: int, start: int = 0, stop: int | None = None) -> bytes:
     """An object, or a part of it, of at most `most` bytes, in memory. RemoteError for a larger one."""
     blocks, length = [], 0
     with store.open(path, start, stop=stop) as stream:
@@ -95,7 +95,7 @@ def read(store: Store, path: str, *, most: int, start: int = 0, stop: int | None
     return b"".join(blocks)
 
 
-def refuse_writing(store: Store) -> None:
+def refuse_writing(store: Remote) -> None:
     """Raise RemoteError for a remote that can only be read."""
     if not store.writable:
         raise RemoteError(

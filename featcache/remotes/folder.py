@@ -18,8 +18,8 @@ from featcache.remotes.contract import BLOCK_BYTES, Item
 from featcache.remotes.rooted import LinkError, opened, opened_file
 
 
-class FolderStore:
-    """See `featcache.remotes.contract.Store`."""
+class FolderRemote:
+    """See `featcache.remotes.contract.Remote`."""
 
     ranges = True
     writable = True
@@ -30,13 +30,13 @@ class FolderStore:
         self.url = url
 
     def folders(self, folder: str) -> list[str]:
-        """As of `Store`; also links, which whatever is done next refuses by name."""
+        """As of `Remote`; also links, which whatever is done next refuses by name."""
         with self._explaining(folder), suppress(FileNotFoundError), opened(self.folder, folder) as inside:
             return sorted(entry.name for entry in os.scandir(inside) if entry.is_symlink() or entry.is_dir())
         return []
 
     def list(self, folder: str) -> list[Item]:
-        """As of `Store`; what is being written is left out. Of a link its own size is told, and nothing behind it."""
+        """As of `Remote`; what is being written is left out. Of a link its own size is told, and nothing behind it."""
         found = []
         with self._explaining(folder), suppress(FileNotFoundError), opened(self.folder, folder) as inside:
             for below, folders, files, handle in os.fwalk(".", dir_fd=inside):
@@ -47,13 +47,13 @@ class FolderStore:
         return sorted(found, key=lambda item: item.path)
 
     def size(self, path: str) -> int:
-        """As of `Store`."""
+        """As of `Remote`."""
         with self._explaining(path), opened_file(self.folder, path) as file:
             return os.fstat(file.fileno()).st_size
 
     @contextmanager
     def open(self, path: str, start: int = 0, *, stop: int | None = None) -> Iterator[Iterator[bytes]]:
-        """As of `Store`."""
+        """As of `Remote`."""
         with self._explaining(path), opened_file(self.folder, path) as file:
             file.seek(start)
             yield self._blocks(file, None if stop is None else stop - start)
@@ -64,13 +64,13 @@ class FolderStore:
             yield block
 
     def put(self, path: str, data: bytes | Path) -> None:
-        """As of `Store`; it is read back where it fits into memory."""
+        """As of `Remote`; it is read back where it fits into memory."""
         with self._explaining(path), self._written(path, data) as (partial, name, inside):
             os.replace(partial, name, src_dir_fd=inside, dst_dir_fd=inside)
             sync_handle(inside)
 
     def create(self, path: str, data: bytes) -> bool:
-        """As of `Store`."""
+        """As of `Remote`."""
         with self._explaining(path), self._written(path, data) as (partial, name, inside):
             return name_if_free(partial, name, folder=inside)
 
@@ -100,7 +100,7 @@ class FolderStore:
                 raise OSError(errno.EIO, "what was written was read back otherwise: check the disk and the memory")
 
     def remove(self, path: str) -> None:
-        """As of `Store`; folders that are empty then go too."""
+        """As of `Remote`; folders that are empty then go too."""
         with self._explaining(path), suppress(FileNotFoundError):
             folder, _, name = path.rpartition("/")
             with opened(self.folder, folder) as inside:

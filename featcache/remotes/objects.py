@@ -135,8 +135,8 @@ def _line_of(error: Exception) -> str:
     return f", line {number}" if number else ""
 
 
-class ObjectStore:
-    """See `featcache.remotes.contract.Store`."""
+class ObjectRemote:
+    """See `featcache.remotes.contract.Remote`."""
 
     ranges = True
     writable = True
@@ -152,7 +152,7 @@ class ObjectStore:
         return open_remote, (self._place.url,)
 
     def folders(self, folder: str) -> list[str]:
-        """As of `Store`."""
+        """As of `Remote`."""
         with self._explaining(folder):
             found = obstore.list_with_delimiter(self._bucket, f"{folder}/")["common_prefixes"]
         if not found:
@@ -160,7 +160,7 @@ class ObjectStore:
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
 
     def list(self, folder: str) -> list[Item]:
-        """As of `Store`."""
+        """As of `Remote`."""
         with self._explaining(folder):
             found = list(islice(chain.from_iterable(obstore.list(self._bucket, f"{folder}/")), _MAX_OBJECTS + 1))
         if not found:
@@ -168,13 +168,13 @@ class ObjectStore:
         return [Item(item["path"], item["size"], _md5(item["e_tag"])) for item in found]
 
     def size(self, path: str) -> int:
-        """As of `Store`."""
+        """As of `Remote`."""
         with self._explaining(path):
             return obstore.head(self._bucket, path)["size"]
 
     @contextmanager
     def open(self, path: str, start: int = 0, *, stop: int | None = None) -> Iterator[Iterator[Block]]:
-        """As of `Store`."""
+        """As of `Remote`."""
         options: dict[str, Any] = {}
         if stop is not None:
             options["range"] = (start, stop)
@@ -187,13 +187,13 @@ class ObjectStore:
             yield (memoryview(block) for block in found.stream(min_chunk_size=_STREAM_BYTES))  # a copy costs a tenth
 
     def put(self, path: str, data: bytes | Path) -> None:
-        """As of `Store`; what is large goes in parts."""
+        """As of `Remote`; what is large goes in parts."""
         with self._explaining(path):
             size = len(data) if isinstance(data, bytes) else data.stat().st_size
             obstore.put(self._bucket, path, data, use_multipart=size > _WHOLE_BYTES, chunk_size=_PART_BYTES)
 
     def create(self, path: str, data: bytes) -> bool:
-        """As of `Store`: a PUT with If-None-Match."""
+        """As of `Remote`: a PUT with If-None-Match."""
         with self._explaining(path):
             try:
                 obstore.put(self._bucket, path, data, mode="create")
@@ -202,7 +202,7 @@ class ObjectStore:
             return True
 
     def remove(self, path: str) -> None:
-        """As of `Store`."""
+        """As of `Remote`."""
         with self._explaining(path):
             try:
                 obstore.delete(self._bucket, path)

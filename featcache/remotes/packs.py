@@ -12,14 +12,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from featcache.core.errors import RemoteError, RemoteNotFoundError
-from featcache.remotes.contract import Block, Item, NoRangesError, Store, read
+from featcache.remotes.contract import Block, Item, NoRangesError, Remote, read
 
 _MAX_DIRECTORY_BYTES = 64 << 20
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _LIKE_1980 = (1980, 1, 1, 0, 0, 0)
 
 
-def open_pack(around: Store, name: str) -> PackStore:
+def open_pack(around: Remote, name: str) -> PackRemote:
     """The pack that is the file `name` of another remote. RemoteError where it is none or can only be had whole."""
     url = f"{around.url}/{name}"
     if not around.ranges:
@@ -32,17 +32,17 @@ def open_pack(around: Store, name: str) -> PackStore:
         raise RemoteError(f"{url}: {error}: copy the file, then name the copy") from error
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
         raise RemoteError(f"{url}: is no pack, or a damaged one: {error}") from error
-    return PackStore(around, name, entries=entries)
+    return PackRemote(around, name, entries=entries)
 
 
-class PackStore:
-    """See `featcache.remotes.contract.Store`."""
+class PackRemote:
+    """See `featcache.remotes.contract.Remote`."""
 
     ranges = True
     writable = False
     shared = False
 
-    def __init__(self, around: Store, name: str, *, entries: list[zipfile.ZipInfo]) -> None:
+    def __init__(self, around: Remote, name: str, *, entries: list[zipfile.ZipInfo]) -> None:
         self.url = f"{around.url}/{name}"
         self._around = around
         self._name = name
@@ -56,22 +56,22 @@ class PackStore:
             self._entries[entry.filename] = entry
 
     def folders(self, folder: str) -> list[str]:
-        """As of `Store`."""
+        """As of `Remote`."""
         prefix = f"{folder}/"
         inside = (path[len(prefix) :] for path in self._entries if path.startswith(prefix))
         return sorted({path.partition("/")[0] for path in inside if "/" in path})
 
     def list(self, folder: str) -> list[Item]:
-        """As of `Store`."""
+        """As of `Remote`."""
         return [Item(path, e.file_size) for path, e in self._entries.items() if path.startswith(f"{folder}/")]
 
     def size(self, path: str) -> int:
-        """As of `Store`."""
+        """As of `Remote`."""
         return self._entry(path).file_size
 
     @contextmanager
     def open(self, path: str, start: int = 0, *, stop: int | None = None) -> Iterator[Iterator[Block]]:
-        """As of `Store`."""
+        """As of `Remote`."""
         entry = self._entry(path)
         header = read(
             self._around, self._name, most=_LOCAL_HEADER.size, start=entry.header_offset, stop=entry.header_offset + 30
@@ -129,15 +129,15 @@ class PackWriter:
         self._zip.close()
 
     def folders(self, folder: str) -> list[str]:
-        """As of `Store`; of no use here."""
+        """As of `Remote`; of no use here."""
         return []
 
     def list(self, folder: str) -> list[Item]:
-        """As of `Store`."""
+        """As of `Remote`."""
         return [Item(e.filename, e.file_size) for e in self._zip.infolist() if e.filename.startswith(f"{folder}/")]
 
     def size(self, path: str) -> int:
-        """As of `Store`."""
+        """As of `Remote`."""
         return self._zip.getinfo(path).file_size
 
     def open(self, path: str, start: int = 0, *, stop: int | None = None) -> AbstractContextManager[Iterator[bytes]]:
@@ -145,7 +145,7 @@ class PackWriter:
         raise RemoteNotFoundError(f"{self.url}/{path}: is not there")
 
     def put(self, path: str, data: bytes | Path) -> None:
-        """As of `Store`."""
+        """As of `Remote`."""
         entry = zipfile.ZipInfo(path, _LIKE_1980)  # the same cache makes the same pack
         with self._lock:
             if isinstance(data, bytes):
@@ -156,7 +156,7 @@ class PackWriter:
                 shutil.copyfileobj(source, target, 1 << 20)
 
     def create(self, path: str, data: bytes) -> bool:
-        """As of `Store`."""
+        """As of `Remote`."""
         if path in self._zip.NameToInfo:
             return False
         self.put(path, data)
@@ -169,7 +169,7 @@ class PackWriter:
 class _Window(io.RawIOBase):
     """A file on a remote as `zipfile` wants to see it: only its list of files is read."""
 
-    def __init__(self, store: Store, path: str, *, size: int) -> None:
+    def __init__(self, store: Remote, path: str, *, size: int) -> None:
         self._store, self._path, self._size, self._place = store, path, size, 0
 
     def seekable(self) -> bool:

@@ -29,8 +29,8 @@ _READ_BYTES = 64 << 10
 """So that a slow line is told from one that is dead."""
 
 
-class SftpStore:
-    """See `featcache.remotes.contract.Store`. Each operation has a channel of its own: one takes one at a time."""
+class SftpRemote:
+    """See `featcache.remotes.contract.Remote`. Each operation has a channel of its own: one takes one at a time."""
 
     ranges = False
     writable = True
@@ -50,11 +50,11 @@ class SftpStore:
         return open_remote, (self._place.url,)
 
     def folders(self, folder: str) -> list[str]:
-        """As of `Store`."""
+        """As of `Remote`."""
         return sorted(entry.filename for entry in self._entries(folder) if stat.S_ISDIR(entry.st_mode or 0))
 
     def list(self, folder: str) -> list[Item]:
-        """As of `Store`; what is being written is left out."""
+        """As of `Remote`; what is being written is left out."""
         found = []
         for entry in self._entries(folder):
             path = f"{folder}/{entry.filename}"
@@ -65,14 +65,14 @@ class SftpStore:
         return found
 
     def size(self, path: str) -> int:
-        """As of `Store`."""
+        """As of `Remote`."""
         with self._explaining(path) as sftp:
             self._refuse_links(sftp, path, path.rpartition("/")[0])
             return sftp.stat(self._at(path)).st_size or 0
 
     @contextmanager
     def open(self, path: str, start: int = 0, *, stop: int | None = None) -> Iterator[Iterator[bytes]]:
-        """As of `Store`, whole objects alone."""
+        """As of `Remote`, whole objects alone."""
         assert start == 0 and stop is None  # noqa: S101 - a caller looks at `ranges`
         with self._explaining(path) as sftp:
             self._refuse_links(sftp, path, path.rpartition("/")[0])
@@ -82,7 +82,7 @@ class SftpStore:
                 yield iter(lambda: file.read(_READ_BYTES), b"")
 
     def put(self, path: str, data: bytes | Path) -> None:
-        """As of `Store`."""
+        """As of `Remote`."""
         with self._explaining(path) as sftp:
             partial = self._beside(sftp, path)
             try:
@@ -93,7 +93,7 @@ class SftpStore:
                 raise
 
     def create(self, path: str, data: bytes) -> bool:
-        """As of `Store`: a plain SFTP rename fails where the name is taken."""
+        """As of `Remote`: a plain SFTP rename fails where the name is taken."""
         with self._explaining(path) as sftp:
             partial = self._beside(sftp, path)
             try:
@@ -107,7 +107,7 @@ class SftpStore:
             return True
 
     def remove(self, path: str) -> None:
-        """As of `Store`; folders that are empty then go too."""
+        """As of `Remote`; folders that are empty then go too."""
         with self._explaining(path) as sftp:
             parent = path.rpartition("/")[0]
             self._refuse_links(sftp, parent, parent)

@@ -16,7 +16,7 @@ from featcache.core.extras import require_extra
 from featcache.core.files import resolved
 from featcache.core.offline import refuse_offline
 from featcache.remotes.bounded import bounded
-from featcache.remotes.contract import Store
+from featcache.remotes.contract import Remote
 
 PACK_SUFFIX = ".zip"
 _OBJECTS = ("s3", "gs", "az")
@@ -183,7 +183,7 @@ def refuse_endpoint(endpoint: str, where: str) -> None:
     raise UsageError(f"{where}: the endpoint {redacted(endpoint)!r}: expected http(s)://HOST or http(s)://HOST:PORT")
 
 
-def open_remote(url: str) -> Store:
+def open_remote(url: str) -> Remote:
     """The store at a URL. Raises UsageError where it is none, MissingPackageError where it needs one."""
     place = parse_url(url)
     if place.is_pack:
@@ -195,21 +195,21 @@ def open_remote(url: str) -> Store:
     return _open(place)
 
 
-def _open(place: Place) -> Store:
+def _open(place: Place) -> Remote:
     if place.scheme == "file":
-        from featcache.remotes.folder import FolderStore
+        from featcache.remotes.folder import FolderRemote
 
-        return FolderStore(Path("/" + place.path), place.url)
+        return FolderRemote(Path("/" + place.path), place.url)
     refuse_offline(place.host)
     if place.scheme in ("http", "https"):
-        from featcache.remotes.web import WebStore
+        from featcache.remotes.web import WebRemote
 
-        return bounded(WebStore(place.url))
+        return bounded(WebRemote(place.url))
     require_extra(place.scheme, f"a remote at {place.scheme}://")
     if place.scheme == "sftp":
-        from featcache.remotes.sftp import SftpStore
+        from featcache.remotes.sftp import SftpRemote
 
-        return bounded(SftpStore(place))
-    from featcache.remotes.objects import ObjectStore, bucket_of
+        return bounded(SftpRemote(place))
+    from featcache.remotes.objects import ObjectRemote, bucket_of
 
-    return bounded(ObjectStore(bucket_of(place), place))
+    return bounded(ObjectRemote(bucket_of(place), place))

@@ -36,8 +36,8 @@ _HARMLESS = {"user-agent", "accept-encoding", "range", "host"}
 """Headers that another host than the remote's may see."""
 
 
-class WebStore:
-    """See `featcache.remotes.contract.Store`. Only what index.json names can be listed: the records."""
+class WebRemote:
+    """See `featcache.remotes.contract.Remote`. Only what index.json names can be listed: the records."""
 
     ranges = True
     writable = False
@@ -49,7 +49,7 @@ class WebStore:
         self._login = _login(self.url)
 
     def folders(self, folder: str) -> list[str]:
-        """As of `Store`, as far as index.json names them."""
+        """As of `Remote`, as far as index.json names them."""
         prefix = f"{folder}/"
         inside = (item.path[len(prefix) :] for item in self.list(folder))
         return sorted({path.partition("/")[0] for path in inside if "/" in path})
@@ -75,7 +75,7 @@ class WebStore:
         return [item for item in found if item.path.startswith(f"{folder}/")]
 
     def size(self, path: str) -> int:
-        """As of `Store`: what the answer to a request for one byte says of the whole."""
+        """As of `Remote`: what the answer to a request for one byte says of the whole."""
         with self._get(path, 0, 1) as response:
             said = response.headers.get("Content-Range", "").rpartition("/")[2]
             if not (said.isascii() and said.isdecimal()):
@@ -84,7 +84,7 @@ class WebStore:
 
     @contextmanager
     def open(self, path: str, start: int = 0, *, stop: int | None = None) -> Iterator[Iterator[bytes]]:
-        """As of `Store`. A server that knows no ranges and sends the whole object is refused: NoRangesError."""
+        """As of `Remote`. A server that knows no ranges and sends the whole object is refused: NoRangesError."""
         with self._get(path, start, stop) as response:
             yield _blocks(response)
 

@@ -28,5 +28,5 @@ from .remote import (
     trust_of as trust_of,
     verify_on_remote as verify_on_remote,
 )
-from .remote_donors import Reached as Reached
+from .remote_donors import RemoteDonors as RemoteDonors
 from .send import Pushed as Pushed

@@ -7,7 +7,7 @@ from pathlib import Path
 from featcache.core.project import Project
 from featcache.remotes import open_remote
 from featcache.sharing import keys
-from featcache.sharing.commit import Words
+from featcache.sharing.commit import Attribution
 from featcache.sharing.remote import open_named, remotes_of
 from featcache.sharing.web_index import Indexed, write_index
 
@@ -22,4 +22,4 @@ def index(
     key = keys.open_key(sign, keys.own_config_folder() / keys.KEYS_FOLDER) if sign is not None else None
     named = "://" in where or (where in remotes_of(project) and not Path(where).is_dir())
     store = open_named(where, project).store if named else open_remote(str(Path(where).absolute()))
-    return write_index(store, key, words=Words(licence, contact))
+    return write_index(store, key, words=Attribution(licence, contact))

@@ -16,7 +16,7 @@ from featcache.sharing.options import Part
 from featcache.sharing.reading import RemoteCache
 from featcache.sharing.receive import Pulled, Trust, accept, pull as fetch
 from featcache.sharing.remote import Target, find_remote, open_named, remotes_of, resolve, trust_of
-from featcache.sharing.remote_donors import Reached, ask
+from featcache.sharing.remote_donors import RemoteDonors, ask
 from featcache.sharing.rollback_guard import remember
 from featcache.sharing.subset import pull_part
 from featcache.store import Format, Row, writing
@@ -84,13 +84,13 @@ def ask_remotes(
     format_: Format = "zarr",
     wanted: Sequence[Row] | None = None,
     progress: Progress = SILENT,
-) -> Reached:
+) -> RemoteDonors:
     """Ask each remote that is known, in the order of their names, until one has the very cache or all wanted rows.
 
     See `featcache.sharing.remote_donors.ask`. `forget` on the result removes the donors once their rows were copied.
     """
     missing = list(rows if wanted is None else wanted)
-    reached = Reached()
+    reached = RemoteDonors()
     for name in sorted(remotes_of(project)):
         try:
             target = open_named(name, project)
@@ -119,8 +119,8 @@ def ask_remotes(
     return reached
 
 
-def _both(before: Reached, found: Reached, name: str) -> Reached:
-    return Reached(
+def _both(before: RemoteDonors, found: RemoteDonors, name: str) -> RemoteDonors:
+    return RemoteDonors(
         whole=found.whole,
         donors=(*before.donors, *found.donors),
         row_ids=before.row_ids | found.row_ids,

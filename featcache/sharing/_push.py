@@ -15,10 +15,10 @@ from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
 from featcache.remotes import PACK_SUFFIX, PackWriter
 from featcache.sharing import keys
-from featcache.sharing.bundle import Parcel, parcel_of_cache, parcel_of_run
-from featcache.sharing.commit import Words
+from featcache.sharing.bundle import Bundle, bundle_of_cache, bundle_of_run
+from featcache.sharing.commit import Attribution
 from featcache.sharing.options import PushOptions
-from featcache.sharing.private import private_parcel, read_secret
+from featcache.sharing.private import private_bundle, read_secret
 from featcache.sharing.remote import Target
 from featcache.sharing.rollback_guard import remember
 from featcache.sharing.send import Pushed, push as send
@@ -43,7 +43,7 @@ def push(
     with _parcel(folder, options) as parcel, progress.stopping() as stopped, ending_with(stopped):
         total = sum(entry.bytes for entry in parcel.entries.values())
         with progress.begin(f"pushing {parcel.name}", total) as advance:
-            words = Words(options.licence, options.contact)
+            words = Attribution(options.licence, options.contact)
             done = send(
                 target.store,
                 parcel,
@@ -60,19 +60,19 @@ def push(
 
 
 @contextmanager
-def _parcel(folder: Path, options: PushOptions) -> Iterator[Parcel]:
+def _parcel(folder: Path, options: PushOptions) -> Iterator[Bundle]:
     """What is to be pushed; tables that are written anew for it last as long as the context."""
     hidden = options.private or options.pseudonyms is not None
     if not (folder / MANIFEST_FILE).is_file():
         if hidden:
             raise UsageError(f"{folder.name}: `private` is for caches only: the predictions of a run name its files")
-        yield parcel_of_run(folder)
+        yield bundle_of_run(folder)
     elif not hidden:
-        yield parcel_of_cache(folder)
+        yield bundle_of_cache(folder)
     else:
         secret = read_secret(options.pseudonyms) if options.pseudonyms is not None else None
         with tempfile.TemporaryDirectory(prefix="featcache-") as work:
-            yield private_parcel(folder, Path(work), secret=secret)
+            yield private_bundle(folder, Path(work), secret=secret)
 
 
 def find_pushable(project: Project, name: str | None) -> Path:

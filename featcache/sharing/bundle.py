@@ -25,7 +25,7 @@ _SAFE_PATH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}(/[A-Za-z0-9_-][A-Za
 
 
 @dataclass(frozen=True)
-class Parcel:
+class Bundle:
     """Everything that goes to a remote under one name.
 
     manifest : the bytes of manifest.json, or of a run's files.json
@@ -61,11 +61,11 @@ class Parcel:
         return FileEntry(bytes=len(self.manifest), sha256=sha256_bytes(self.manifest))
 
 
-def parcel_of_cache(folder: Path) -> Parcel:
+def bundle_of_cache(folder: Path) -> Bundle:
     """A finished cache. Raises CacheNotFoundError or CacheError where it is none, or does not open."""
     cache = open_cache(folder)
     manifest = cache.manifest
-    return Parcel(
+    return Bundle(
         kind="cache",
         name=cache.name,
         digest=manifest.digest,
@@ -123,7 +123,7 @@ def parse_run_files(data: bytes, where: str) -> RunFiles:
         raise RemoteError(f"{where}: is no list of a run's files: {error}") from error
 
 
-def parcel_of_run(folder: Path) -> Parcel:
+def bundle_of_run(folder: Path) -> Bundle:
     """A finished run. Raises RunError where it is none, or holds what is no file."""
     if not is_finished(folder):
         raise RunError(f"{folder}: no finished run", "Train one with `featcache.fit_head()`")
@@ -137,7 +137,7 @@ def parcel_of_run(folder: Path) -> Parcel:
     except OSError as error:
         raise RunError(f"{folder}: cannot be read: {error.strerror or error}") from error
     manifest = RunFiles(files=entries).text()
-    return Parcel("run", folder.name, sha256_bytes(manifest), manifest, found, entries, about_run(folder, entries))
+    return Bundle("run", folder.name, sha256_bytes(manifest), manifest, found, entries, about_run(folder, entries))
 
 
 def about_run(folder: Path, entries: Mapping[str, FileEntry]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from featcache.core.errors import RemoteError, RemoteNotFoundError, UsageError, nearest
 from featcache.core.files import sha256_bytes
-from featcache.remotes import Store, read
+from featcache.remotes import Remote, read
 from featcache.sharing.record import FOLDERS, MAX_RECORD_BYTES, NAME_PATTERN, Kind, Record, record_path
 from featcache.sharing.transfer import THREADS, patiently
 
@@ -35,7 +35,7 @@ class Listed:
     problem: str = ""
 
 
-def latest(store: Store, kind: Kind, *, name: str) -> Entry | None:
+def latest(store: Remote, kind: Kind, *, name: str) -> Entry | None:
     """The record of the highest generation; None where there is none. Generations are asked for one by one.
 
     So it needs no listing, which plain web servers do not have.
@@ -59,7 +59,7 @@ def latest(store: Store, kind: Kind, *, name: str) -> Entry | None:
     )
 
 
-def _refuse_pages(store: Store, path: str) -> None:
+def _refuse_pages(store: Remote, path: str) -> None:
     """Raise RemoteError where a server has an answer for a name that cannot be there: a page to log in, or a form."""
     try:
         patiently(lambda: read(store, f"{path.rpartition('/')[0]}/{uuid.uuid4().hex}", most=MAX_RECORD_BYTES))
@@ -68,7 +68,7 @@ def _refuse_pages(store: Store, path: str) -> None:
     raise RemoteError(f"{store.url}: answers every name with a page: this is no featcache remote. Look at the address")
 
 
-def listing(store: Store, kind: Kind) -> list[Listed]:
+def listing(store: Remote, kind: Kind) -> list[Listed]:
     """Every name of a kind, in order. What was begun and never finished is not there."""
 
     def one(name: str) -> Listed | None:
@@ -83,7 +83,7 @@ def listing(store: Store, kind: Kind) -> list[Listed]:
         return [found for found in pool.map(one, names) if found is not None]
 
 
-def find(store: Store, name: str, *, kinds: tuple[Kind, ...] = ("cache", "run")) -> Entry:
+def find(store: Remote, name: str, *, kinds: tuple[Kind, ...] = ("cache", "run")) -> Entry:
     """The record that a name, or how one begins, means; without one, the only record there.
 
     Raises RemoteNotFoundError where there is none, UsageError where several could be meant.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.core.errors import FeatcacheError, RemoteError, RemoteNotFoundError
-from featcache.remotes import Store, refuse_writing
+from featcache.remotes import Remote, refuse_writing
 from featcache.sharing.catalog import Entry, latest
 from featcache.sharing.keys import check_signature
 from featcache.sharing.receive import get_manifest
@@ -31,7 +31,7 @@ class RemoteVerified:
         return not self.problems
 
 
-def verify_remote(store: Store, entry: Entry, *, work: Path, advance: Advance = lambda _: None) -> RemoteVerified:
+def verify_remote(store: Remote, entry: Entry, *, work: Path, advance: Advance = lambda _: None) -> RemoteVerified:
     """Read every byte that a record names, and keep none of them.
 
     work : an empty folder for the manifest
@@ -56,7 +56,7 @@ def verify_remote(store: Store, entry: Entry, *, work: Path, advance: Advance = 
     return RemoteVerified(record.name, len(files) + 1, size, tuple(problems[name] for name in sorted(problems)))
 
 
-def _problem(store: Store, path: str, entry: FileEntry) -> str:
+def _problem(store: Remote, path: str, entry: FileEntry) -> str:
     try:
         found = entry_of(store, path, most=entry.bytes)
     except RemoteNotFoundError:
@@ -68,7 +68,7 @@ def _problem(store: Store, path: str, entry: FileEntry) -> str:
     return ""
 
 
-def removable(store: Store, kind: Kind, *, name: str) -> Mapping[str, int]:
+def removable(store: Remote, kind: Kind, *, name: str) -> Mapping[str, int]:
     """The objects under a name and their sizes, also those of a push that was never finished."""
     refuse_writing(store)
     found = {item.path: item.bytes for item in patiently(lambda: store.list(f"{FOLDERS[kind]}/{name}"))}
@@ -77,7 +77,7 @@ def removable(store: Store, kind: Kind, *, name: str) -> Mapping[str, int]:
     return found
 
 
-def remove(store: Store, kind: Kind, *, name: str, on_removed: Callable[[int], object] = lambda _: None) -> None:
+def remove(store: Remote, kind: Kind, *, name: str, on_removed: Callable[[int], object] = lambda _: None) -> None:
     """Remove what is under a name: its records from the last to the first, then the files.
 
     So at no moment a record is there whose files are not. Raises RemoteError where the remote refuses.

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from featcache.core.errors import RemoteAccessError, RemoteDroppedError, RemoteNotFoundError
 from featcache.core.files import sha256_bytes
-from featcache.remotes import Store, read
+from featcache.remotes import Remote, read
 from featcache.sharing import keys
-from featcache.sharing.bundle import Parcel
+from featcache.sharing.bundle import Bundle
 from featcache.sharing.catalog import Entry, latest
 from featcache.sharing.record import RECORD_FORMAT, Record
 from featcache.sharing.transfer import patiently
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Words:
+class Attribution:
     """What whoever pushes says of it; it decides no value and is in no digest of the cache."""
 
     licence: str = ""
     contact: str = ""
 
 
-def words_of(before: Entry | None, parcel: Parcel, *, words: Words) -> Words:
+def words_of(before: Entry | None, parcel: Bundle, *, words: Attribution) -> Attribution:
     """What is said of a parcel: where nothing else is, what was said of the same thing before."""
     if before is None or before.record.digest != parcel.digest:
         return words
-    return Words(words.licence or before.record.licence, words.contact or before.record.contact)
+    return Attribution(words.licence or before.record.licence, words.contact or before.record.contact)
 
 
-def remark_on_what_was(before: Entry | None, entry: Entry, *, words: Words) -> tuple[str, ...]:
+def remark_on_what_was(before: Entry | None, entry: Entry, *, words: Attribution) -> tuple[str, ...]:
     """Which words were taken over from the record before, and whose signature was not."""
     remarks = []
     record = entry.record
@@ -48,12 +48,12 @@ def remark_on_what_was(before: Entry | None, entry: Entry, *, words: Words) -> t
 
 
 def record_of(
-    parcel: Parcel,
+    parcel: Bundle,
     generation: int,
     *,
     chunks: FileEntry | None,
     key: tuple[keys.Key, Ed25519PrivateKey] | None,
-    words: Words,
+    words: Attribution,
 ) -> Entry:
     """The record that commits a parcel.
 
@@ -79,7 +79,7 @@ def record_of(
     return Entry(record, sha256_bytes(record.text()))
 
 
-def commit(store: Store, entry: Entry) -> bool:
+def commit(store: Remote, entry: Entry) -> bool:
     """Create the record. A try whose answer was lost may have done so: then ours is there."""
     text, path = entry.record.text(), entry.record.path
     try:
@@ -93,7 +93,7 @@ def commit(store: Store, entry: Entry) -> bool:
     return created
 
 
-def _refuse_unstored(store: Store, path: str, text: bytes) -> None:
+def _refuse_unstored(store: Remote, path: str, text: bytes) -> None:
     """Raise RemoteDroppedError where a remote said that it took a record and has none: some say so of a failure."""
     try:
         stored = patiently(lambda: read(store, path, most=len(text)))

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from featcache.core.errors import CacheError
-from featcache.store import Cache, FileEntry, Reach, ZarrStore, layout_for, rows_in
+from featcache.store import Cache, DonorIndex, FileEntry, ZarrStore, layout_for, rows_in
 
 
-class Here:
+class LocalShards:
     """Shards of a Zarr cache, of which the tables are here, that are made of rows of the caches in `parent`.
 
     One that was made counts only where its file has the digest that the manifest promises: nothing is believed. Where
@@ -25,7 +25,7 @@ class Here:
             layout.n_rows, layout.row_shape, dtype=layout.dtype
         ):
             return
-        self._reach = Reach([parent], cache.recipe.space, row_shape=layout.row_shape)
+        self._reach = DonorIndex([parent], cache.recipe.space, row_shape=layout.row_shape)
         if self._reach.n_caches:
             self._rows = rows_in(cache.views)
             self._reach.look_for(self._rows)

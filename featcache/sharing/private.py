@@ -16,7 +16,7 @@ from featcache.core.errors import TrustError, UsageError
 from featcache.core.files import create
 from featcache.core.recipe import cache_digest, cache_name, row_id
 from featcache.datasets import Dataset, LabelledImage
-from featcache.sharing.bundle import Parcel, about_cache, parcel_of_cache
+from featcache.sharing.bundle import Bundle, about_cache, bundle_of_cache
 from featcache.store import (
     DATASET_FILE,
     ROWS_FILE,
@@ -34,7 +34,7 @@ _KEPT = ("created", "engine", "environment", "rows_computed", "seconds")
 _NAMELESS_WEIGHTS = re.compile(r"imagenet|random-[0-9]+")
 
 
-def private_parcel(folder: Path, work: Path, *, secret: bytes | None = None) -> Parcel:
+def private_bundle(folder: Path, work: Path, *, secret: bytes | None = None) -> Bundle:
     """A finished cache without paths and groups' names; with a secret also without the images' digests.
 
     Whoever has an image can tell by its digest whether it is in a cache. A secret makes other ids of them, by
@@ -60,7 +60,7 @@ def private_parcel(folder: Path, work: Path, *, secret: bytes | None = None) -> 
         files[ROWS_FILE] = work / ROWS_FILE
     changes["files"] = {**cache.manifest.files, **{name: file_entry(path) for name, path in files.items()}}
     manifest = cache.manifest.model_copy(update=changes).sealed()
-    parcel = parcel_of_cache(folder)
+    parcel = bundle_of_cache(folder)
     return replace(
         parcel,
         name=manifest.name,

@@ -16,7 +16,7 @@ import numpy as np
 from featcache.core.errors import RemoteError
 from featcache.core.files import PARTIAL_SUFFIX, sha256_bytes
 from featcache.core.leases import Leases
-from featcache.remotes import NoRangesError, Store, read
+from featcache.remotes import NoRangesError, Remote, read
 from featcache.sharing.chunks import MAX_CHUNKS_BYTES, Chunk, index_of, parse_chunks
 from featcache.sharing.receive import Tables, check_tables, get_manifest
 from featcache.sharing.record import CHUNKS_FILE, Record
@@ -45,7 +45,7 @@ class RemoteCache(Tables):
     spool_bytes : how much of the features is kept here at most, besides what is read at the moment
     """
 
-    def __init__(self, store: Store, record: Record, *, parent: Path, spool_bytes: int = SPOOL_BYTES) -> None:
+    def __init__(self, store: Remote, record: Record, *, parent: Path, spool_bytes: int = SPOOL_BYTES) -> None:
         parent.mkdir(parents=True, exist_ok=True)
         self.record = record
         work = Path(tempfile.mkdtemp(prefix=f".{record.name}-", suffix=PARTIAL_SUFFIX, dir=parent))
@@ -101,7 +101,7 @@ class RemoteReader:
 
     def __init__(
         self,
-        store: Store,
+        store: Remote,
         record: Record,
         *,
         folder: Path,

@@ -13,11 +13,11 @@ from featcache.core.errors import CacheError, CacheWriteError, RemoteError, RunE
 from featcache.core.files import PARTIAL_SUFFIX, sha256_bytes, sync
 from featcache.core.leases import Leases
 from featcache.core.recipe import row_id
-from featcache.remotes import Store
+from featcache.remotes import Remote
 from featcache.sharing import keys, rollback_guard as seen
-from featcache.sharing.bundle import MANIFEST_FILES, about_cache, about_run, parcel_of_run, parse_run_files
+from featcache.sharing.bundle import MANIFEST_FILES, about_cache, about_run, bundle_of_run, parse_run_files
 from featcache.sharing.catalog import Entry
-from featcache.sharing.local_shards import Here
+from featcache.sharing.local_shards import LocalShards
 from featcache.sharing.record import Record
 from featcache.sharing.transfer import Advance, Stopped, at_once, fetch
 from featcache.store import (
@@ -59,7 +59,7 @@ class Pulled:
 
 
 def pull(
-    store: Store,
+    store: Remote,
     entry: Entry,
     *,
     parent: Path,
@@ -112,7 +112,7 @@ def refuse_links(work: Path) -> None:
             raise UsageError(f"{path}: is a link where a pull writes: remove it, then pull again")
 
 
-def accept(parent: Path, store: Store, *, entry: Entry, trust: Trust) -> keys.Signed:
+def accept(parent: Path, store: Remote, *, entry: Entry, trust: Trust) -> keys.Signed:
     """Who signed a record. Raises TrustError, or RemoteError where it is older than one seen before."""
     signed = keys.check_signature(entry.record, trust.trusted, require=trust.require_signed)
     seen.refuse_older(parent, store.url, entry=entry, allow=trust.allow_older)
@@ -124,7 +124,7 @@ def _here_already(folder: Path, record: Record, signed: keys.Signed) -> Pulled |
     if record.kind == "run":
         if not is_finished(folder):
             return None
-        other = parcel_of_run(folder).digest != record.digest
+        other = bundle_of_run(folder).digest != record.digest
         said = ("with other results than on the remote; those here stay",) if other else ()
         return Pulled(record.name, folder, True, record, signed, remarks=said)
     if not folder.exists():
@@ -147,7 +147,7 @@ def _here_already(folder: Path, record: Record, signed: keys.Signed) -> Pulled |
     return Pulled(record.name, folder, True, record, signed, remarks=remarks)
 
 
-def _fetch_into(folder: Path, store: Store, record: Record, advance: Advance, stopped: Stopped) -> tuple[int, int]:
+def _fetch_into(folder: Path, store: Remote, record: Record, advance: Advance, stopped: Stopped) -> tuple[int, int]:
     """Get every file, checked. Returns how many bytes came, and how many shards were made of what is here."""
     folder.mkdir(exist_ok=True)
     files = get_manifest(folder, store, record=record)
@@ -164,7 +164,7 @@ def _fetch_into(folder: Path, store: Store, record: Record, advance: Advance, st
         return total - there, 0
     at_once(get, [name for name in files if not name.startswith("features.")], stopped=stopped)
     tables, made = Tables(folder), []
-    here = Here(tables, folder.parent.parent)
+    here = LocalShards(tables, folder.parent.parent)
 
     def make_or_get(name: str) -> None:
         if not (folder / name).is_file() and here.make(name, files[name]):
@@ -187,7 +187,7 @@ class Tables(Cache):
         """Those that are here have just been checked."""
 
 
-def get_manifest(folder: Path, store: Store, *, record: Record) -> Mapping[str, FileEntry]:
+def get_manifest(folder: Path, store: Remote, *, record: Record) -> Mapping[str, FileEntry]:
     """Get and check the manifest, and what it says against the record. Returns the files that it names."""
     if record.manifest.bytes > MAX_MANIFEST_BYTES:
         raise RemoteError(f"{record.name}: a manifest of {record.manifest.bytes} bytes: longer than any")

@@ -24,7 +24,7 @@ from featcache.core.project import (
     without_remote,
 )
 from featcache.core.strict_json import strict_toml
-from featcache.remotes import PACK_SUFFIX, Store, open_remote, parse_url, place_of
+from featcache.remotes import PACK_SUFFIX, Remote, open_remote, parse_url, place_of
 from featcache.sharing.catalog import Entry, Listed, find, listing
 from featcache.sharing.cleanup import RemoteVerified, removable, remove, verify_remote
 from featcache.sharing.keys import KEYS_FOLDER, TRUST_FILE, config_folder, own_keys, read_trusted
@@ -39,7 +39,7 @@ _ADD = "Add one with 'featcache remote add NAME URL'"
 class Target:
     """A name on a remote. name : "" for the only one there; signed : whether what comes from there must be signed"""
 
-    store: Store
+    store: Remote
     name: str
     signed: bool = False
 
@@ -175,7 +175,7 @@ def trust_of(target: Target, require: bool = False, *, allow_older: bool = False
     return Trust(trusted, require or target.signed, allow_older)
 
 
-def list_remote(store: Store) -> list[Listed]:
+def list_remote(store: Remote) -> list[Listed]:
     """Every cache, then every run on a remote."""
     return [*listing(store, "cache"), *listing(store, "run")]
 
@@ -185,7 +185,7 @@ def find_remote(target: Target) -> Entry:
     return find(target.store, target.name)
 
 
-def verify_on_remote(store: Store, entry: Entry, *, progress: Progress = SILENT) -> RemoteVerified:
+def verify_on_remote(store: Remote, entry: Entry, *, progress: Progress = SILENT) -> RemoteVerified:
     """Read every byte that a record names."""
     total = entry.record.about.get("bytes")
     with (
@@ -209,7 +209,7 @@ class RemoteRemovable:
     bytes: int
 
 
-def find_removable(store: Store, names: Sequence[str]) -> list[RemoteRemovable]:
+def find_removable(store: Remote, names: Sequence[str]) -> list[RemoteRemovable]:
     """What is under these names; also what is left of pushes that were never finished, by its whole name."""
     found = []
     for name in names:
@@ -224,7 +224,7 @@ def find_removable(store: Store, names: Sequence[str]) -> list[RemoteRemovable]:
     return found
 
 
-def remove_from_remote(store: Store, found: RemoteRemovable, *, progress: Progress = SILENT) -> None:
+def remove_from_remote(store: Remote, found: RemoteRemovable, *, progress: Progress = SILENT) -> None:
     """Remove it."""
     with progress.begin(f"removing {found.name}", found.bytes) as advance:
         remove(store, found.kind, name=found.name, on_removed=advance)

@@ -11,7 +11,7 @@ from featcache.core.errors import RemoteError, TrustError
 from featcache.core.files import PARTIAL_SUFFIX, sha256_bytes
 from featcache.core.leases import Leases
 from featcache.core.recipe import Recipe, cache_digest, cache_name
-from featcache.remotes import Store
+from featcache.remotes import Remote
 from featcache.sharing.catalog import Entry, latest, listing
 from featcache.sharing.options import Part
 from featcache.sharing.reading import RemoteCache
@@ -22,11 +22,11 @@ from featcache.store import LEASES_FOLDER, Format, Row
 
 
 @dataclass(frozen=True)
-class Reached:
+class RemoteDonors:
     """What a remote had.
 
     whole : the very cache, pulled; None where it is not there
-    donors : folders of caches that hold some of the rows, for `featcache.store.donors.Reach`
+    donors : folders of caches that hold some of the rows, for `featcache.store.donors.DonorIndex`
     row_ids : names of the rows that they hold
     remarks : why the remote, or something on it, was of no use
     leases : what says that the donors are in use
@@ -47,7 +47,7 @@ class Reached:
 
 
 def ask(
-    store: Store,
+    store: Remote,
     recipe: Recipe,
     *,
     rows: Sequence[Row],
@@ -57,7 +57,7 @@ def ask(
     trust: Trust | None = None,
     advance: Advance = lambda _: None,
     stopped: Stopped = lambda: False,
-) -> Reached:
+) -> RemoteDonors:
     """Ask a remote for a cache of `rows`, or for caches of the same feature space that hold some of them.
 
     A remote that cannot be reached, or is not to be trusted, is no error: what it could have given is computed.
@@ -75,23 +75,23 @@ def ask(
         begun = (parent / name).exists()  # then it is finished here, with rows of the donors
         entry = None if begun else latest(store, "cache", name=name)
         if entry is not None and entry.record.digest == digest:
-            return Reached(whole=pull(store, entry, parent=parent, trust=trust, advance=advance, stopped=stopped))
+            return RemoteDonors(whole=pull(store, entry, parent=parent, trust=trust, advance=advance, stopped=stopped))
     except RemoteError as error:
         remarks.append(str(error))
         if not isinstance(error, TrustError):
-            return Reached(remarks=tuple(remarks))
+            return RemoteDonors(remarks=tuple(remarks))
     return _donors(store, recipe, rows if wanted is None else wanted, parent, trust, stopped, remarks)
 
 
 def _donors(
-    store: Store,
+    store: Remote,
     recipe: Recipe,
     wanted: Sequence[Row],
     parent: Path,
     trust: Trust,
     stopped: Stopped,
     remarks: list[str],
-) -> Reached:
+) -> RemoteDonors:
     """Parts of other caches, the largest first, until every row is had that can be."""
     asked = frozenset(row.row_id for row in wanted)
     missing = set(asked)
@@ -115,11 +115,11 @@ def _donors(
     found = asked - missing
     if not found:
         leases.close()
-        return Reached(remarks=tuple(remarks))
-    return Reached(donors=(donors,), row_ids=found, remarks=tuple(remarks), leases=(leases,))
+        return RemoteDonors(remarks=tuple(remarks))
+    return RemoteDonors(donors=(donors,), row_ids=found, remarks=tuple(remarks), leases=(leases,))
 
 
-def _candidates(store: Store, recipe: Recipe, remarks: list[str]) -> list[Entry]:
+def _candidates(store: Remote, recipe: Recipe, remarks: list[str]) -> list[Entry]:
     try:
         listed = listing(store, "cache")
     except RemoteError as error:

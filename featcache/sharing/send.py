@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from featcache.core.errors import CacheError, RemoteDroppedError, RemoteError, UsageError
 from featcache.core.files import sha256_bytes, sha256_file
-from featcache.remotes import Item, Store, refuse_writing
+from featcache.remotes import Item, Remote, refuse_writing
 from featcache.sharing import keys
-from featcache.sharing.bundle import MANIFEST_FILES, Parcel
+from featcache.sharing.bundle import MANIFEST_FILES, Bundle
 from featcache.sharing.catalog import Entry, latest
 from featcache.sharing.chunks import Chunk, chunks_of, chunks_text
-from featcache.sharing.commit import Words, commit, record_of, remark_on_what_was, words_of
+from featcache.sharing.commit import Attribution, commit, record_of, remark_on_what_was, words_of
 from featcache.sharing.record import CHUNKS_FILE
 from featcache.sharing.transfer import Advance, Stopped, at_once, entry_of, patiently
 from featcache.store import DATASET_FILE, FEATURES_FOLDER, FileEntry
@@ -44,11 +44,11 @@ class Pushed:
 
 
 def push(
-    store: Store,
-    parcel: Parcel,
+    store: Remote,
+    parcel: Bundle,
     *,
     key: tuple[keys.Key, Ed25519PrivateKey] | None = None,
-    words: Words | None = None,
+    words: Attribution | None = None,
     replace: bool = False,
     check: bool = False,
     advance: Advance = lambda _: None,
@@ -67,7 +67,7 @@ def push(
     UsageError for another cache whose name is the same.
     """
     refuse_writing(store)
-    words = words or Words()
+    words = words or Attribution()
     before = latest(store, parcel.kind, name=parcel.name)
     if not check and before and (found := _there_already(before, store, parcel, key, words, replace)):
         return found
@@ -95,10 +95,10 @@ def push(
 
 def _there_already(
     entry: Entry,
-    store: Store,
-    parcel: Parcel,
+    store: Remote,
+    parcel: Bundle,
     key: tuple[keys.Key, Ed25519PrivateKey] | None,
-    words: Words,
+    words: Attribution,
     replace: bool,
 ) -> Pushed | None:
     """What is to be said where nothing is to be done; None where a record of ours is to be made."""
@@ -126,7 +126,7 @@ def _there_already(
     return Pushed(entry, True, remarks=("pushed by somebody else, with the same rows and labels",))
 
 
-def _remark_on_races(store: Store) -> tuple[str, ...]:
+def _remark_on_races(store: Remote) -> tuple[str, ...]:
     """Try whether the remote tells a second creation from the first. Where it does not, the last of two pushes counts.
 
     That is safe: all that a record names is there before it, and each names files of its own.
@@ -144,7 +144,7 @@ def _remark_on_races(store: Store) -> tuple[str, ...]:
     return ("this remote cannot tell who was first: of two pushes of one name at the same moment the last one counts",)
 
 
-def _forget(store: Store, path: str) -> None:
+def _forget(store: Remote, path: str) -> None:
     try:
         store.remove(path)
     except RemoteError:  # a key that may write and not delete: an object of one byte stays
@@ -154,7 +154,7 @@ def _forget(store: Store, path: str) -> None:
 class _Sending:
     """What a push knows of the remote, and has sent."""
 
-    def __init__(self, store: Store, parcel: Parcel, *, check: bool, advance: Advance) -> None:
+    def __init__(self, store: Remote, parcel: Bundle, *, check: bool, advance: Advance) -> None:
         self.files = 0
         self.bytes = 0
         self._store, self._parcel, self._check, self._advance = store, parcel, check, advance

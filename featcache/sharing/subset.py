@@ -16,7 +16,7 @@ from featcache.core.errors import CacheError, CacheWriteError, RemoteError, Usag
 from featcache.core.files import PARTIAL_SUFFIX, sync
 from featcache.core.recipe import Recipe, cache_digest, cache_name, row_id
 from featcache.datasets import SPLITS, Dataset
-from featcache.remotes import Store
+from featcache.remotes import Remote
 from featcache.sharing import rollback_guard as seen
 from featcache.sharing.catalog import Entry
 from featcache.sharing.options import Part
@@ -30,7 +30,7 @@ POOLINGS = ("avg", "max")
 
 
 def pull_part(
-    store: Store,
+    store: Remote,
     entry: Entry,
     *,
     parent: Path,
@@ -202,7 +202,7 @@ def _dataset_of(source: Cache, rows: Sequence[Row]) -> Dataset:
     return Dataset(tuple(image for image in images_in(source.dataset) if image.image_id in ids), Path())
 
 
-def _provenance(source: RemoteCache, store: Store, part: Part) -> dict[str, Any]:
+def _provenance(source: RemoteCache, store: Remote, part: Part) -> dict[str, Any]:
     """How the part came to be: of which cache, from where, and what was asked for."""
     asked = {"splits": list(part.splits), "classes": list(part.classes), "images": len(part.images)}
     return {

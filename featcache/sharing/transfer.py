@@ -13,7 +13,7 @@ from typing import TypeVar
 from featcache.core.errors import RemoteDroppedError, RemoteError
 from featcache.core.files import PARTIAL_SUFFIX
 from featcache.core.interrupts import ending_with
-from featcache.remotes import BLOCK_BYTES, NoRangesError, PausedError, StalledError, Store
+from featcache.remotes import BLOCK_BYTES, NoRangesError, PausedError, Remote, StalledError
 from featcache.store import FileEntry, writing
 
 THREADS = 8
@@ -74,7 +74,7 @@ def patiently(action: Callable[[], Work]) -> Work:
     return action()
 
 
-def entry_of(store: Store, path: str, *, most: int) -> FileEntry:
+def entry_of(store: Remote, path: str, *, most: int) -> FileEntry:
     """Size and digest of an object as it is on the remote; of one longer than `most` bytes, as far as it was read."""
 
     def once() -> FileEntry:
@@ -90,7 +90,7 @@ def entry_of(store: Store, path: str, *, most: int) -> FileEntry:
     return patiently(once)
 
 
-def fetch(store: Store, path: str, *, entry: FileEntry, target: Path, advance: Advance = lambda _: None) -> None:
+def fetch(store: Remote, path: str, *, entry: FileEntry, target: Path, advance: Advance = lambda _: None) -> None:
     """Get one object into a file, which appears only when its bytes have the digest.
 
     What an attempt before has got of it stays beside and is gone on with. Raises RemoteError, DamagedError for
@@ -122,7 +122,7 @@ def _is(file: Path, entry: FileEntry) -> bool:
         return hashlib.file_digest(opened, "sha256").hexdigest() == entry.sha256
 
 
-def _fetch_once(store: Store, path: str, entry: FileEntry, part: Path) -> None:
+def _fetch_once(store: Remote, path: str, entry: FileEntry, part: Path) -> None:
     """Get an object, or what is missing of it, into `part`, and see that it has its digest."""
     digest = hashlib.sha256()
     with part.open("ab" if store.ranges else "wb") as file:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from featcache.core.errors import RemoteError
-from featcache.remotes import INDEX_FILE, INDEX_FORMAT, FolderStore, Store, refuse_writing
-from featcache.sharing.bundle import Parcel, parcel_of_cache
+from featcache.remotes import INDEX_FILE, INDEX_FORMAT, FolderRemote, Remote, refuse_writing
+from featcache.sharing.bundle import Bundle, bundle_of_cache
 from featcache.sharing.catalog import Entry, Listed, latest, listing
-from featcache.sharing.commit import Words, record_of
+from featcache.sharing.commit import Attribution, record_of
 from featcache.sharing.record import Record, record_path
 from featcache.sharing.transfer import patiently
 from featcache.store import list_caches
@@ -36,7 +36,7 @@ class Indexed:
 
 
 def write_index(
-    store: Store, key: tuple[Key, Ed25519PrivateKey] | None = None, *, words: Words | None = None
+    store: Remote, key: tuple[Key, Ed25519PrivateKey] | None = None, *, words: Attribution | None = None
 ) -> Indexed:
     """Write index.json and index.html. A folder of caches as `extract` makes them gets records for them, too.
 
@@ -45,8 +45,8 @@ def write_index(
     Raises RemoteError for a remote that cannot be written.
     """
     refuse_writing(store)
-    if isinstance(store, FolderStore):
-        _record_plain_caches(store, key, words or Words())
+    if isinstance(store, FolderRemote):
+        _record_plain_caches(store, key, words or Attribution())
     listed = [*listing(store, "cache"), *listing(store, "run")]
     entries = [one.entry for one in listed if one.entry is not None]
     paths = [
@@ -60,12 +60,12 @@ def write_index(
     return Indexed(entries, [one for one in listed if one.entry is None])
 
 
-def _record_plain_caches(store: FolderStore, key: tuple[Key, Ed25519PrivateKey] | None, words: Words) -> None:
+def _record_plain_caches(store: FolderRemote, key: tuple[Key, Ed25519PrivateKey] | None, words: Attribution) -> None:
     """Records for the caches that lie in the folder itself: their files stay where they are."""
     for listed in list_caches(store.folder):
         if listed.cache is None:
             continue
-        parcel = _Plain(**vars(parcel_of_cache(listed.folder)))
+        parcel = _Plain(**vars(bundle_of_cache(listed.folder)))
         before = latest(store, "cache", name=parcel.name)
         if before is not None and before.record.manifest == parcel.manifest_entry:
             continue
@@ -74,7 +74,7 @@ def _record_plain_caches(store: FolderStore, key: tuple[Key, Ed25519PrivateKey] 
             raise RemoteError(f"{store.url}: {parcel.name}: somebody else made its record just now: try again")
 
 
-class _Plain(Parcel):
+class _Plain(Bundle):
     """A cache that is shown where it lies."""
 
     @property

@@ -12,7 +12,7 @@ from .catalog import (
     list_caches as list_caches,
 )
 from .contract import FeatureStore as FeatureStore, Stored as Stored
-from .donors import Reach as Reach
+from .donors import DonorIndex as DonorIndex
 from .features import Array as Array, Features as Features, Span as Span
 from .formats import open_store as open_store
 from .layout import (

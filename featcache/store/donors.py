@@ -33,7 +33,7 @@ class _Place:
     number: int
 
 
-class Reach:
+class DonorIndex:
     """Rows of one feature space in the caches of some folders.
 
     parents : folders of caches
