@@ -231,8 +231,7 @@ def extract(
         strict=strict,
     )
     progress = shown(progress)
-    names = [model] if isinstance(model, str) else list(model)
-    names = [name for one in names for name in (backbones.STUDY if one == "all" else (one,))]
+    names = backbones.named_models(model)
     project = _project_of(source)
     if project is not None:
         if to is not None:
@@ -277,7 +276,7 @@ def explain(
     """
     storage = {name: options.pop(name) for name in ("format", "dtype") if options.get(name) is not None}
     _refuse_unknown(options, extraction.ExtractOptions)
-    names = [model] if isinstance(model, str) else list(model)
+    names = backbones.named_models(model)
     asked = extraction.ExtractOptions(storage=storage, **options)
     return extraction.explain(project, names, options=asked, progress=shown(progress))
 
@@ -294,6 +293,7 @@ def fit_head(
     resume: str | None = None,
     again: bool = False,
     tensorboard: bool = False,
+    dry_run: bool = False,
     to: str | Path | None = None,
     progress: Progress | None = None,
     **settings: Any,
@@ -315,13 +315,15 @@ def fit_head(
     resume : name of an interrupted run to go on with
     again : train from the start, though the run is there
     tensorboard : write a TensorBoard log
+    dry_run : find out what memory and time the training would take, and train nothing
     to : folder of runs; by default the project's, else results/ beside the folder of the cache
     progress : told how far it is
     **settings : fields of `HeadClassifier`: epochs, hidden, dropout, lr, l2, momentum, batch, patience, seed, ...
 
     Returns
     -------
-    Run, or a list of them where `seeds` is more than 1
+    Run, or a list of them where `seeds` is more than 1; `run.fitted` says what was done. With `dry_run` what is
+    expected: memory_bytes, before_s, epochs_s, ...
 
     Raises
     ------
@@ -340,18 +342,24 @@ def fit_head(
     progress = shown(progress)
     if seeds > 1 and (more_epochs or resume is not None):
         raise UsageError("`seeds` excludes `more_epochs` and `resume`")
-    if head != "dense" and tensorboard:
-        raise UsageError(f"head {head!r} has no epochs", "Leave out `tensorboard`")
+    if head != "dense" and (tensorboard or dry_run):
+        raise UsageError(f"head {head!r} has no epochs", "Leave out `tensorboard` and `dry_run`")
     _refuse_unknown(settings, heads.HeadConfig)
     project = _project_around(source)
     if resume is not None:
         if project is None:
             raise UsageError("`resume` needs the project of the run")
-        cache, config, solver = heads.interrupted(project, resume, given=settings)
+        asked = {"cache": cache or (source.name if isinstance(source, store.Cache) else None)}
+        asked |= {"solver": solver if solver != "auto" else None, **heads.changed_by(preset), **settings}
+        given = {name: value for name, value in asked.items() if value is not None}
+        cache, config, solver = heads.interrupted(project, resume, given=given)
+        source = project
     else:
         config = heads.from_preset(preset, **settings)
     trained_on = _labelled(source, project, cache, progress)
     results = _results(trained_on, project, to)
+    if dry_run:
+        return heads.expected(trained_on, results, config=config, solver=solver, more_epochs=more_epochs)
     if head != "dense":
         done = heads.fit_classical(trained_on, results, kind=head, seed=config.seed, again=again, progress=progress)
         return replace(done.run, fitted=done)
@@ -801,10 +809,7 @@ def _labelled(source: Any, project: Project | None, name: str | None, progress: 
         cache = heads.choose_cache(given, name, progress=progress)
     if project is None:
         return cache
-    found = training.with_current_labels(project, cache)
-    for remark in found.remarks:
-        progress.note(remark)
-    return found.cache
+    return training.with_current_labels(project, cache, progress=progress)
 
 
 def _results(cache: Cache, project: Project | None, to: str | Path | None) -> Path:

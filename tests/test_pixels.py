@@ -364,7 +364,7 @@ def test_pixels_are_no_backbone(run: Run, place: Path) -> None:
         load_network(NetworkSpec("pixels"))
     assert "did you mean pixels?" in run("extract", "--model", "pixel", cwd=place).error
     listed = run("models", cwd=place).out.splitlines()
-    assert listed[-1].startswith("besides: --model pixels")
+    assert listed[-1].startswith("also: --model pixels")
     assert all(item["name"] != "pixels" for item in run("models", "--json", cwd=place).value)
 
 

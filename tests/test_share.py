@@ -420,7 +420,7 @@ def test_a_damaged_object_is_mended_by_push_with_check(bucket: Remote, cache: Ca
     bucket.put(path, data[:-1] + b"x")
     with pytest.raises(RemoteError, match="it was damaged or replaced there") as caught:
         got(bucket, "tiny", place)
-    assert "push --check" in str(caught.value)
+    assert "`featcache.push(check=True)`" in str(caught.value)
     assert only_in(place) == [f".{cache.name}-{entry.sha256[:12]}.partial"]
     assert push(bucket, bundle_of_cache(cache.folder)).reused
     done = push(bucket, bundle_of_cache(cache.folder), check=True)

@@ -22,6 +22,7 @@ from .network import (
     NetworkSpec as NetworkSpec,
     layers_to_cut as layers_to_cut,
     load_network as load_network,
+    named_models as named_models,
     space_of as space_of,
     whole_network as whole_network,
 )

@@ -172,6 +172,16 @@ def _own_network(spec: NetworkSpec) -> Network:
         )
 
 
+def named_models(models: str | Sequence[str]) -> list[str]:
+    """The models that are asked for; "all" stands for those of the study. Raises BackboneError for a wrong name."""
+    asked = [models] if isinstance(models, str) else models
+    named = [name for model in asked for name in (registry.STUDY if model == "all" else (model,))]
+    for name in named:
+        if not (name == registry.PIXELS or own_models.is_file(name) or own_models.is_builder(name)):
+            registry.get(name)
+    return named
+
+
 def whole_network(path: Path) -> Network:
     """A classifier that was trained and saved here, from pixels (n, s, s, 3), 0 to 255, to probabilities (n, classes).
 

@@ -11,7 +11,7 @@ import click
 from featcache.cli.command import Command
 from featcache.cli.extract_options import extraction_of, extraction_options
 from featcache.cli.interrupts import TERMINAL
-from featcache.cli.options import json_option, named_models, open_project, project_option
+from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def command(models: tuple[str, ...], folder: Path, as_json: bool, **values: Any)
 
     It takes the options of extract, and says which rows are cached and which would be copied or computed.
     """
+    from featcache.backbones import named_models
     from featcache.extraction import explain
 
     project = open_project(folder)

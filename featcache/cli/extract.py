@@ -10,7 +10,7 @@ import click
 from featcache.cli.command import Command, option
 from featcache.cli.extract_options import extraction_of, extraction_options
 from featcache.cli.interrupts import TERMINAL
-from featcache.cli.options import json_option, named_models, open_project, project_option
+from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import print_json, say, say_left_out, say_next
 from featcache.core.units import duration, size
 
@@ -35,6 +35,7 @@ def command(models: tuple[str, ...], dry_run: bool, folder: Path, as_json: bool,
     time; they share the work. Rows that another cache has, here or on a remote, are copied. Several --model or
     --layer options make several caches in one pass.
     """
+    from featcache.backbones import named_models
     from featcache.extraction import extract
 
     options = extraction_of(values)

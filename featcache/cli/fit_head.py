@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featcache.cli.command import Command, option
-from featcache.cli.head_options import cache_option, head_options, labelled_cache, preset_head, solver_option
+from featcache.cli.head_options import asked_cache, cache_option, head_options, solver_option
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import print_json, print_table, say, say_measures, say_next
@@ -17,8 +17,8 @@ from featcache.cli.settings import given
 
 if TYPE_CHECKING:
     from featcache.core.project import Project
-    from featcache.heads import Fitted, HeadConfig
-    from featcache.store import Cache
+    from featcache.heads import Fitted
+    from featcache.training import Run
 
 
 @click.command("fit-head", cls=Command)
@@ -71,60 +71,37 @@ def command(
     memory and time are printed before the training starts. After an interruption, run the same command again to
     continue.
     """
-    from featcache.heads import HeadConfig, fit_classical, fit_head, from_preset, interrupted
+    from featcache.api import fit_head
+    from featcache.heads import HeadConfig
 
     if seeds > 1 and (more_epochs or resume is not None):
         raise click.UsageError("--seeds excludes --more-epochs and --resume")
     if kind != "dense" and (tensorboard or dry_run):
         raise click.UsageError(f"--head {kind} has no epochs: leave out --tensorboard and --dry-run")
     project = open_project(folder)
-    if resume is not None:
-        named = {"cache": cache} if cache else {}
-        asked = {"solver": solver} if solver != "auto" else {}
-        changes = {**named, **asked, **preset_head(preset), **given(values, HeadConfig)}
-        cache, config, solver = interrupted(project, resume, given=changes)
-    else:
-        config = from_preset(preset, **given(values, HeadConfig))
-    trained_on = labelled_cache(project, cache, as_json=as_json)
-    if kind != "dense":
-        _say_run(
-            fit_classical(
-                trained_on, project.results_folder, kind=kind, seed=config.seed, again=again, progress=TERMINAL
-            ),
-            as_json,
-        )
-        return
-    if dry_run:
-        _say_expected(trained_on, project, config, solver, more_epochs or 0, as_json)
-        return
-    if seeds > 1:
-        _fit_seeds(project, trained_on, config, seeds, solver, again, tensorboard, as_json)
-        return
     done = fit_head(
-        trained_on,
-        project.results_folder,
-        config=config,
+        project,
+        cache=cache if resume is not None else asked_cache(project, cache, as_json=as_json),
+        head=kind,
+        preset=preset,
         solver=solver,
-        again=again,
+        seeds=seeds,
         more_epochs=more_epochs or 0,
-        progress=TERMINAL,
-        announced="",
+        resume=resume,
+        again=again,
         tensorboard=tensorboard,
+        dry_run=dry_run,
+        progress=TERMINAL,
+        **given(values, HeadConfig),
     )
-    _say_run(done, as_json)
-
-
-def _say_expected(
-    cache: Cache, project: Project, config: HeadConfig, solver: Any, more_epochs: int, as_json: bool
-) -> None:
-    from featcache.heads import expect, explaining_damage, planned
-
-    config, choice = planned(cache, project.results_folder, config=config, solver=solver, more_epochs=more_epochs)
-    with explaining_damage(cache):
-        found = expect(cache, config, choice=choice)
-    say(str(found), as_json)
-    if as_json:
-        print_json({"cache": cache.name, **asdict(found)})
+    if dry_run:
+        say(str(done), as_json)
+        if as_json:
+            print_json(asdict(done))
+    elif seeds > 1:
+        _say_seeds(done, project, as_json)
+    else:
+        _say_run(done.fitted, as_json)
 
 
 def _say_run(done: Fitted, as_json: bool) -> None:
@@ -135,38 +112,17 @@ def _say_run(done: Fitted, as_json: bool) -> None:
     say_measures(done.run)
 
 
-def _fit_seeds(
-    project: Project,
-    cache: Cache,
-    config: HeadConfig,
-    seeds: int,
-    solver: Any,
-    again: bool,
-    tensorboard: bool,
-    as_json: bool,
-) -> None:
-    from featcache.heads import fit_seeds
+def _say_seeds(runs: list[Run], project: Project, as_json: bool) -> None:
+    from featcache.heads import spread
 
-    done = fit_seeds(
-        cache,
-        project.results_folder,
-        config=config,
-        seeds=seeds,
-        solver=solver,
-        again=again,
-        progress=TERMINAL,
-        announced="each: ",
-        tensorboard=tensorboard,
-    )
+    table = spread(runs)
     if as_json:
-        print_json({"runs": [_as_json(one) for one in done.fitted], "summary": done.table.to_dict("records")})
+        print_json({"runs": [_as_json(run.fitted) for run in runs], "summary": table.to_dict("records")})
         return
-    for one in done.fitted:
-        say(_sentence(one))
-    rows = [
-        [str(line.split), str(line.measure), f"{line.mean:.4f}", f"{line.std:.4f}"] for line in done.table.itertuples()
-    ]
-    print_table(["split", "measure", f"mean of {seeds}", "std"], rows)
+    for run in runs:
+        say(_sentence(run.fitted))
+    rows = [[str(line.split), str(line.measure), f"{line.mean:.4f}", f"{line.std:.4f}"] for line in table.itertuples()]
+    print_table(["split", "measure", f"mean of {len(runs)}", "std"], rows)
     say_next("report", into=project.folder)
 
 

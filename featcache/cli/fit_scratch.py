@@ -11,7 +11,7 @@ import click
 from featcache.cli.command import Command, option
 from featcache.cli.extract_options import given_views
 from featcache.cli.interrupts import TERMINAL
-from featcache.cli.options import named_models, open_project
+from featcache.cli.options import open_project
 from featcache.cli.output import print_json, say, say_measures
 from featcache.cli.scratch_options import network_of, scratch_of, scratch_options
 from featcache.cli.settings import given
@@ -52,6 +52,7 @@ def fit(
     **values: Any,
 ) -> None:
     """Train, and say what came of it: for both commands."""
+    from featcache.backbones import named_models
     from featcache.networks import ScratchOptions, expect, fit_scratch
 
     config = scratch_of(recipe, values)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from featcache.cli.command import combined, option
-from featcache.cli.interrupts import TERMINAL
 from featcache.cli.output import say
 from featcache.cli.settings import options
 from featcache.heads import PRESETS, HeadConfig
 
 if TYPE_CHECKING:
     from featcache.core.project import Project
-    from featcache.store import Cache
 
 SWEPT = ("epochs", "hidden", "dropout", "lr", "l2", "momentum", "batch")
 """The settings that a sweep varies."""
@@ -70,43 +68,14 @@ swept_options = combined(
 """Every setting of a head; those that a sweep varies take several values."""
 
 
-def preset_head(preset: str) -> dict[str, Any]:
-    """The settings that a preset changes."""
-    before = vars(PRESETS["default"])
-    return {name: value for name, value in vars(PRESETS[preset]).items() if value != before[name]}
-
-
-def chosen_cache(project: Project, name: str | None, *, as_json: bool) -> Cache:
-    """See `featcache.heads.choose_cache`; of several, a person at a terminal is asked."""
-    from featcache.heads import candidates, choose_cache
-
-    if name is not None and _on_remote(project, name):
-        from featcache.sharing import open_on_remote
-
-        return open_on_remote(name, project)
+def asked_cache(project: Project, name: str | None, *, as_json: bool) -> str | None:
+    """The name of the cache: as it was given; of several, a person at a terminal is asked."""
     if name is None and sys.stdin.isatty() and sys.stdout.isatty() and not as_json:
+        from featcache.heads import candidates
+
         caches = candidates(project)
         if len(caches) > 1:
             for number, cache in enumerate(caches, start=1):
                 say(f"{number}  {cache.name}  {cache.features.shape}")
-            return caches[click.prompt("which cache", type=click.IntRange(1, len(caches)), default=1) - 1]
-    return choose_cache(project, name, progress=TERMINAL)
-
-
-def labelled_cache(project: Project, name: str | None, *, as_json: bool) -> Cache:
-    """`chosen_cache` with the labels that dataset.csv gives now, which is said where they are others."""
-    from featcache.training import with_current_labels
-
-    found = with_current_labels(project, chosen_cache(project, name, as_json=as_json))
-    for remark in found.remarks:
-        say(remark, as_json)
-    return found.cache
-
-
-def _on_remote(project: Project, name: str) -> bool:
-    """Whether a name means a cache on a remote; nothing of remotes is loaded for one that cannot."""
-    if "/" not in name and not name.endswith(".zip"):
-        return False
-    from featcache.sharing import is_remote
-
-    return is_remote(name, project)
+            return caches[click.prompt("which cache", type=click.IntRange(1, len(caches)), default=1) - 1].name
+    return name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,17 +38,6 @@ def find_cache_of(folder: Path, name: str | None) -> Cache:
     if name is not None and (Path(name) / RECIPE_FILE).is_file():
         return open_cache(name)
     return find_cache(open_project(folder).cache_folder, name)
-
-
-def named_models(models: Sequence[str]) -> list[str]:
-    """The models that were asked for; 'all' stands for those of the study. A wrong name is said before any work."""
-    from featcache.backbones import own_models, registry
-
-    named = [name for model in models for name in (registry.STUDY if model == "all" else (model,))]
-    for name in named:
-        if not (name == registry.PIXELS or own_models.is_file(name) or own_models.is_builder(name)):
-            registry.get(name)
-    return named
 
 
 def project_or_none(folder: Path) -> Project | None:

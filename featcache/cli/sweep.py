@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from featcache.cli.command import Command, option
-from featcache.cli.head_options import SWEPT, cache_option, labelled_cache, solver_option, swept_options
+from featcache.cli.head_options import SWEPT, asked_cache, cache_option, solver_option, swept_options
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import percent, print_json, print_table, say, shown
@@ -49,17 +49,24 @@ def command(
     0,0.5. All combinations are trained on one Gram matrix. The best value of --monitor in each training
     decides. The test rows are evaluated once, with the winner.
     """
-    from featcache.heads import HeadConfig, from_preset, grid, random_points, sweep
+    from featcache.api import sweep
+    from featcache.heads import HeadConfig, from_preset, random_points
 
     space = {name: values[name] for name in SWEPT if values[name] is not None}
-    config = from_preset(preset, **{k: v for k, v in given(values, HeadConfig).items() if k not in space})
-    points = random_points(space, n_random, seed=config.seed) if n_random else grid(space)
+    settings = {name: value for name, value in given(values, HeadConfig).items() if name not in space}
+    config = from_preset(preset, **settings)
     project = open_project(folder)
-    trained_on = labelled_cache(project, cache, as_json=as_json)
-    done = sweep(
-        trained_on, project.results_folder, config=config, points=points, seeds=seeds, solver=solver, progress=TERMINAL
+    run = sweep(
+        project,
+        random_points(space, n_random, seed=config.seed) if n_random else space,
+        cache=asked_cache(project, cache, as_json=as_json),
+        preset=preset,
+        solver=solver,
+        seeds=seeds,
+        progress=TERMINAL,
+        **settings,
     )
-    run = done.winner.run
+    done = run.fitted
     if as_json:
         print_json(
             {

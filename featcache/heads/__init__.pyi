@@ -3,17 +3,28 @@ from ._fit_head import (
     Fitted as Fitted,
     described as described,
     draw as draw,
+    expected as expected,
     explaining_damage as explaining_damage,
     fit_head as fit_head,
     measure as measure,
-    planned as planned,
     readable as readable,
     refuse_unfair_splits as refuse_unfair_splits,
 )
-from ._sweep import fit_seeds as fit_seeds, grid as grid, random_points as random_points, sweep as sweep
+from ._sweep import (
+    fit_seeds as fit_seeds,
+    grid as grid,
+    random_points as random_points,
+    spread as spread,
+    sweep as sweep,
+)
 from .choosing import candidates as candidates, choose_cache as choose_cache
-from .config import PRESETS as PRESETS, HeadConfig as HeadConfig, Solver as Solver, from_preset as from_preset
-from .cost import expect as expect
+from .config import (
+    PRESETS as PRESETS,
+    HeadConfig as HeadConfig,
+    Solver as Solver,
+    changed_by as changed_by,
+    from_preset as from_preset,
+)
 from .estimator import HeadClassifier as HeadClassifier
 from .gram import accuracy_of as accuracy_of
 from .head import Head as Head

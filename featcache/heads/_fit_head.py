@@ -132,6 +132,15 @@ def planned(
     return config, choice
 
 
+def expected(
+    cache: Cache, results: Path, *, config: HeadConfig, solver: Solver | Choice = "auto", more_epochs: int = 0
+) -> Expected:
+    """What `fit_head` with these arguments would take; nothing is trained."""
+    config, choice = planned(cache, results, config=config, solver=solver, more_epochs=more_epochs)
+    with explaining_damage(cache):
+        return expect(cache, config, choice=choice)
+
+
 def _there_already(cache: Cache, folder: Path, tensorboard: bool) -> Fitted:
     run = readable(runs.Run(folder))
     if tensorboard and not (folder / events.FOLDER).is_dir():

@@ -186,10 +186,15 @@ def fit_seeds(
                 tensorboard=tensorboard,
             )
         )
+    return Seeds(fitted, spread([done.run for done in fitted]))
+
+
+def spread(trained: Sequence[runs.Run]) -> pd.DataFrame:
+    """Mean and standard deviation of each measure over runs that differ in their seed: split, measure, mean, std."""
     lines = []
     for split in ("train", "val", "test"):
         for measure in ("accuracy", "balanced_accuracy", "loss"):
-            values = [done.run.metrics[split][measure] for done in fitted]
-            mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1)) if seeds > 1 else 0.0
+            values = [run.metrics[split][measure] for run in trained]
+            mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1)) if len(trained) > 1 else 0.0
             lines.append({"split": split, "measure": measure, "mean": mean, "std": deviation})
-    return Seeds(fitted, pd.DataFrame(lines))
+    return pd.DataFrame(lines)

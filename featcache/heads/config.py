@@ -122,6 +122,12 @@ PRESETS: dict[str, HeadConfig] = {
 }
 
 
+def changed_by(preset: str) -> dict[str, Any]:
+    """The settings that a preset changes. Raises HeadError for an unknown one."""
+    before = vars(HeadConfig())
+    return {name: value for name, value in vars(from_preset(preset)).items() if value != before[name]}
+
+
 def from_preset(name: str, **changes: Any) -> HeadConfig:
     """A preset with some fields changed; changes that are None are none. Raises HeadError for an unknown one."""
     if name not in PRESETS:

@@ -57,6 +57,7 @@ class Expected:
     before_s, epochs_s : everything but the epochs, and all epochs
     """
 
+    cache: str
     solver: Solver
     why: str
     epochs: int
@@ -214,7 +215,17 @@ def expect(cache: Cache, config: HeadConfig, *, choice: Choice) -> Expected:
         memory += held + _KERAS_BYTES + int(copies * weights * problem.size)
         before_s = _KERAS_START_S + passes_s
         return Expected(
-            "primal", choice.why, config.epochs, 0, False, False, memory, free, before_s, config.epochs * epoch_s
+            cache=cache.name,
+            solver="primal",
+            why=choice.why,
+            epochs=config.epochs,
+            gram_bytes=0,
+            gram_kept=False,
+            gram_in_memory=False,
+            memory_bytes=memory,
+            free_bytes=free,
+            before_s=before_s,
+            epochs_s=config.epochs * epoch_s,
         )
     kept = all(is_kept(cache, rows, right=train, dtype=config.dtype) for rows in (train, val))
     in_memory = fits((len(train), len(train)), config.dtype)
@@ -222,9 +233,18 @@ def expect(cache: Cache, config: HeadConfig, *, choice: Choice) -> Expected:
     memory += (problem.gram_bytes if in_memory else 0) + (0 if kept else held)
     before_s = passes_s + (0 if kept else problem.pass_operations() / rate)
     epoch_s = _gram_epoch_s(problem, rate) + (0 if in_memory else problem.gram_bytes / _MAPPED_BYTES_A_S)
-    epochs_s = config.epochs * epoch_s
     return Expected(
-        "gram", choice.why, config.epochs, problem.gram_bytes, kept, in_memory, memory, free, before_s, epochs_s
+        cache=cache.name,
+        solver="gram",
+        why=choice.why,
+        epochs=config.epochs,
+        gram_bytes=problem.gram_bytes,
+        gram_kept=kept,
+        gram_in_memory=in_memory,
+        memory_bytes=memory,
+        free_bytes=free,
+        before_s=before_s,
+        epochs_s=config.epochs * epoch_s,
     )
 
 

@@ -3,56 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from featcache.core.errors import UsageError
 from featcache.core.files import resolved
+from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
 from featcache.datasets import LabelledImage, read_dataset
 from featcache.store import Cache, images_in
 
 
-@dataclass(frozen=True)
-class Relabelled:
-    """A cache as dataset.csv labels it, and what people should know about that."""
-
-    cache: Cache
-    remarks: tuple[str, ...] = ()
-
-
-def with_current_labels(project: Project, cache: Cache) -> Relabelled:
+def with_current_labels(project: Project, cache: Cache, *, progress: Progress = SILENT) -> Cache:
     """A cache of the project with the labels, splits and groups of dataset.csv; no file of the cache changes.
 
     Labels decide no feature, so a corrected one needs no `extract`. A split does where it has other numbers of views.
     Caches of elsewhere stay as they are, and so do those of a project that names no images.
+    progress : told what people should know
 
     Raises UsageError where images have come into a split that has other numbers of views.
     """
     before = images_in(cache.dataset)
     is_own = resolved(cache.folder.parent) == resolved(project.cache_folder)
     if not is_own or ("dataset" not in project.settings.model_fields_set and not project.dataset_file.exists()):
-        return Relabelled(cache, tuple(_unused(cache, before)))
+        _note_unused(cache, before, progress)
+        return cache
     listed = {image.image_id: image for image in read_dataset(project.dataset_file, project.images_folder).images}
     now = [_as_listed(image, listed) for image in before]
     changed = {new.image_id: old for old, new in zip(before, now, strict=True) if old != new}
-    remarks = _unused(cache, now)
+    _note_unused(cache, now, progress)
     if gone := sum(image.image_id not in listed for image in before):
-        remarks.append(
+        progress.note(
             f"{gone} of the {len(before)} images of {cache.name} are not in {project.dataset_file.name}, and are used "
             "with the labels of the cache"
         )
     if changed:
         _refuse_other_views(project, cache, now, changed)
         cache = cache.relabelled(now, len(changed))
-        remarks.append(
+        progress.note(
             f"{len(changed)} images of {cache.name} have labels, splits or groups of {project.dataset_file.name}"
         )
-    return Relabelled(cache, tuple(remarks))
+    return cache
 
 
-def _unused(cache: Cache, images: Sequence[LabelledImage]) -> list[str]:
-    unused = sum(not image.is_trained_on for image in images)
-    return [f"{unused} images of {cache.name} have no label or no split: they are left out of training"] * (unused > 0)
+def _note_unused(cache: Cache, images: Sequence[LabelledImage], progress: Progress) -> None:
+    if unused := sum(not image.is_trained_on for image in images):
+        progress.note(f"{unused} images of {cache.name} have no label or no split: they are left out of training")
 
 
 def _as_listed(image: LabelledImage, listed: Mapping[str, LabelledImage]) -> LabelledImage:
