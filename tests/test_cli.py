@@ -20,10 +20,10 @@ import pytest
 from conftest import EXTRACT, FEATCACHE, Made, Run, contents, run_command
 
 import featcache
+from featcache.backbones import named_models
 from featcache.backbones.preprocess import MODES
 from featcache.backbones.registry import STUDY
 from featcache.cli import COMMANDS, cli
-from featcache.cli.options import named_models
 from featcache.core.errors import BackboneError
 from featcache.core.recipe import Preprocessing
 
