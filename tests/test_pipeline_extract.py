@@ -110,7 +110,7 @@ def test_new_labels_are_taken_over_without_computing(project: Path, run: Run, ma
     edit(project, frame)
     before = contents(project / "cache")
     fitted = run("fit-head", "--epochs", "1", cwd=project)
-    assert "2 images of mobilenetv2-" in fitted.out
+    assert "2 images of mobilenetv2-" in fitted.err
     assert contents(project / "cache").items() >= before.items()
     (folder,) = (project / "results").glob("head-*")
     assert json.loads((folder / "config.json").read_text())["relabelled_images"] == 2
@@ -141,12 +141,12 @@ def test_an_image_in_another_split_needs_an_extraction_where_that_has_other_view
     once = extract(run, project, "--views", "1")["cache"]
     frame.loc[first, "split"] = "train"
     edit(project, frame)
-    assert "1 images of " in run("fit-head", "--cache", once, "--epochs", "1", cwd=project).out
+    assert "1 images of " in run("fit-head", "--cache", once, "--epochs", "1", cwd=project).err
 
 
 def test_an_image_that_is_no_longer_listed_is_said_to_be_used(project: Path, run: Run) -> None:
     edit(project, lines(project).drop(index=0))
-    said = run("fit-head", "--epochs", "1", cwd=project).out
+    said = run("fit-head", "--epochs", "1", cwd=project).err
     assert "1 of the 24 images of mobilenetv2-" in said
     assert "are not in dataset.csv" in said
 
@@ -170,7 +170,7 @@ def test_a_new_group_needs_no_extraction(project: Path, run: Run) -> None:
     frame.loc[0, "group"] = "patient 7"
     edit(project, frame)
     done = run("fit-head", "--epochs", "1", cwd=project)
-    assert "1 images of " in done.out
+    assert "1 images of " in done.err
     assert extract(run, project)["computed"] == 0
     assert run("fit-head", "--epochs", "1", cwd=project).code == 0
     edit(project, frame.assign(group=""))  # a list written by hand may say nothing of groups
