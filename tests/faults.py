@@ -242,7 +242,7 @@ def fit(
     pause_s : how long an epoch takes
     fault : name of one of FAULTS and its arguments
     """
-    featcache.heads.checkpoint.EVERY_S = 0.0
+    featcache.training.checkpoint.LEAST_S = featcache.training.checkpoint.COST = 0
     featcache.heads._fit_head._LIVE_S = 0.0
     if streams:
         featcache.heads.source.fits = lambda n_bytes: False

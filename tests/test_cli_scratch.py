@@ -28,8 +28,8 @@ QUICK = ("--epochs", "2", "--warmup", "0", "--views", "1")
 KILLS = int(os.environ.get("FEATCACHE_KILLS", "2"))
 """Each takes as long as loading TensorFlow and compiling; twenty are a matter of minutes."""
 OFTEN = """
-from featcache.networks import checkpoint
-checkpoint._LEAST_S = checkpoint._COST = 0
+from featcache.training import checkpoint
+checkpoint.LEAST_S = checkpoint.COST = 0
 from featcache.cli import main
 main()
 """

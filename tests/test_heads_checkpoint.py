@@ -169,13 +169,3 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, mon
         checkpoint.save(file, start(), best=None, identity="me")
     assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
-
-
-def test_the_clock_strikes_every_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    clock, struck = checkpoint.Clock(), []
-    for _ in range(21):
-        struck.append(clock.due())
-        now += 1
-    assert [second for second, due in enumerate(struck) if due] == [5, 10, 15, 20]

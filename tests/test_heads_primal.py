@@ -19,10 +19,11 @@ from featcache.core.errors import HeadError
 from featcache.heads import initializers as random, primal, products, source as source_module
 from featcache.heads.config import HeadConfig
 from featcache.heads.source import InMemory, Source, Streamed, cache_order, fits, source_of
-from featcache.heads.train import _Course, row_weights, train_head
+from featcache.heads.train import row_weights, train_head
 from featcache.store.cache import Cache
 from featcache.store.features import Features
 from featcache.store.layout import Layout
+from featcache.training.course import Course
 from featcache.training.history import Epoch
 
 DATA = problem_of(n=69, m=20, d=24)  # 69 rows: the last batch of 16 or of 10 is a short one
@@ -42,13 +43,13 @@ def weights_of(y: np.ndarray, config: HeadConfig) -> np.ndarray:
     return row_weights(y, config) if y.ndim == 1 else np.ones(len(y), config.dtype)
 
 
-def in_primal_space(config: HeadConfig, source: Source | None = None, scale: float = 1.0, **options: Any) -> Any:
+def in_primal_space(config: HeadConfig, source: Source | None = None, scale: float = 1.0) -> Any:
     """Weights of every layer, history, and the epoch whose weights they are."""
     source = source or in_memory(config)
     layers = random.initial_weights(config, source.width, n_classes=CLASSES)
-    course: Any = _Course(config, **options)
+    course: Course[primal.State] = Course(config)
     with primal.opened(source, layers, scale=scale, config=config) as training:
-        training.train(course)
+        course.run(training)
         chosen = course.chosen(training.copy())
         return chosen.layers, training.history, len(chosen.history)
 
@@ -230,7 +231,7 @@ def test_the_weights_that_it_starts_from_are_not_changed(keras: Any) -> None:
     config = HeadConfig((8,), 0.0, epochs=2, scale="none", restore_best=True)
     layers = random.initial_weights(config, 24, n_classes=CLASSES)
     with primal.opened(in_memory(config), layers, scale=1.0, config=config) as training:
-        training.train()
+        Course(config).run(training)
     assert_close(layers, random.initial_weights(config, 24, n_classes=CLASSES), 0)
 
 
@@ -271,21 +272,6 @@ def test_it_ends_early_and_restores_the_best(keras: Any, monitor: Any) -> None:
     if monitor == "val_loss":
         assert len(history) < 12
         assert not np.allclose(layers[0][0], whole_layers[0][0])
-
-
-def test_whoever_watches_may_end_it(keras: Any) -> None:
-    seen: list[int] = []
-
-    def watch(training: Any) -> bool:
-        seen.append(len(training.history))
-        return len(training.history) == 2
-
-    config = HeadConfig((8,), epochs=9, scale="none")
-    with primal.opened(
-        in_memory(config), random.initial_weights(config, 24, n_classes=CLASSES), scale=1.0, config=config
-    ) as training:
-        training.train(watch)
-        assert (seen, len(training.history)) == ([1, 2], 2)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

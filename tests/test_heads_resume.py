@@ -22,7 +22,7 @@ from test_store_contract import dataset, make_cache
 from watching import Watching
 
 from featcache.core.errors import HeadError, RemoteError, RunError
-from featcache.heads import _fit_head as module, checkpoint
+from featcache.heads import _fit_head as module
 from featcache.heads._fit_head import Fitted, fit_head
 from featcache.heads.config import HeadConfig
 from featcache.remotes.urls import open_remote
@@ -31,7 +31,7 @@ from featcache.sharing.catalog import find
 from featcache.sharing.receive import pull
 from featcache.sharing.send import push
 from featcache.store.cache import Cache
-from featcache.training import runs
+from featcache.training import checkpoint, runs
 from featcache.training.runs import Run, own_states
 
 IMAGES = dataset(72)
@@ -436,7 +436,8 @@ def test_who_comes_as_another_one_finishes_finds_its_run(
 
 
 def test_a_training_that_fails_leaves_nothing(cache: Cache, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
+    monkeypatch.setattr(checkpoint, "LEAST_S", 0)
+    monkeypatch.setattr(checkpoint, "COST", 0)
     with pytest.raises(HeadError, match="diverges at learning rate"):
         fit_head(cache, results, config=replace(PLAIN, hidden=(8, 4), lr=1e6), solver="gram")
     assert list(results.iterdir()) == []

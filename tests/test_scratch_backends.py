@@ -22,7 +22,7 @@ from scratching import opened, weights
 folder = Path(sys.argv[1])
 with opened(folder, n=37, accumulate=2, optimizer="adamw", momentum=0.0, rate_decay=0.5, clip_norm=1.0) as training:
     training.train()
-    losses = [[entry.loss, entry.val_loss] for entry in training.progress.history]
+    losses = [[entry.loss, entry.val_loss] for entry in training.history]
     arrays = {f"w{number}": array for number, array in enumerate(weights(training))}
     np.savez(folder / "result.npz", losses=np.array(losses), **arrays)
     assert "tensorflow" not in sys.modules
@@ -52,5 +52,5 @@ def test_every_backend_takes_the_same_course(tmp_path: Path, backend: str, devic
     change = {"optimizer": "adamw", "momentum": 0.0, "rate_decay": 0.5, "clip_norm": 1.0}
     with opened(tmp_path / "here", n=37, accumulate=2, **change) as training:
         training.train()
-        losses = [[entry.loss, entry.val_loss] for entry in training.progress.history]
+        losses = [[entry.loss, entry.val_loss] for entry in training.history]
     np.testing.assert_allclose(found["losses"], losses, rtol=2e-3)

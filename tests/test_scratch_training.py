@@ -44,7 +44,7 @@ def test_it_is_keras_own_training(tmp_path: Path) -> None:
     keras = import_keras()
     with opened(tmp_path, norm=True) as training:
         training.train()
-        ours, history = weights(training), training.progress.history
+        ours, history = weights(training), training.history
     base = network().model
     base.trainable = True
     top = classifier.build(network(), 4, config=CONFIG).model.layers[-1]
@@ -68,7 +68,7 @@ def test_it_is_keras_own_training(tmp_path: Path) -> None:
 def test_it_learns_and_predicts_what_it_learned(tmp_path: Path) -> None:
     with opened(tmp_path, n=80, epochs=12, batchnorm_momentum=0.5) as training:
         training.train()
-        entry = training.progress.history[-1]
+        entry = training.history[-1]
         assert entry.val_accuracy > 0.8
         assert entry.accuracy > 0.95
         some = training.validation
@@ -95,7 +95,7 @@ def test_parts_of_a_batch_are_one_batch(tmp_path: Path) -> None:
     for accumulate in (1, 2, 4):
         with opened(tmp_path / str(accumulate), n=37, norm=False, accumulate=accumulate, momentum=0.5) as training:
             training.train()
-            ended.append((weights(training), [entry.loss for entry in training.progress.history]))
+            ended.append((weights(training), [entry.loss for entry in training.history]))
     for found, losses in ended[1:]:
         np.testing.assert_allclose(losses, ended[0][1], rtol=1e-5)
         for mine, whole in zip(found, ended[0][0], strict=True):
@@ -176,7 +176,7 @@ def test_frozen_normalisation_runs_as_in_inference(tmp_path: Path) -> None:
     """Of a trained block too: its statistics and factors stay, and training gives what prediction gives."""
     with opened(tmp_path, batchnorm_momentum=0.5, batchnorm="frozen", n=8, epochs=1, lr=1e-9) as training:
         training.train()
-        entry = training.progress.history[0]
+        entry = training.history[0]
         rows = views(8)
         logits = logits_of(training, rows.pixels).astype(np.float64)
     expected = (np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(8), rows.y]).mean()
@@ -262,7 +262,7 @@ def test_a_training_stopped_anywhere_goes_on_to_the_same_bits(tmp_path: Path, ch
     with opened(tmp_path / "whole", epochs=4, **change) as training:
         training.train()
         training.take_best()
-        expected, history = weights(training), training.progress.history
+        expected, history = weights(training), training.history
     rng = np.random.default_rng(5)
     for _ in range(40):
         with opened(tmp_path / "stopped", epochs=4, **change) as training:
@@ -281,9 +281,7 @@ def test_a_training_stopped_anywhere_goes_on_to_the_same_bits(tmp_path: Path, ch
             training.take_best()
             for mine, theirs in zip(weights(training), expected, strict=True):
                 np.testing.assert_array_equal(mine, theirs)
-            assert [replace(e, seconds=0) for e in training.progress.history] == [
-                replace(e, seconds=0) for e in history
-            ]
+            assert [replace(e, seconds=0) for e in training.history] == [replace(e, seconds=0) for e in history]
             return
     raise AssertionError("it never came to its end")
 
@@ -308,7 +306,7 @@ def test_a_state_of_another_training_or_a_damaged_one_is_none(tmp_path: Path) ->
     with opened(tmp_path) as training:
         training.train()
     with opened(tmp_path) as training:
-        training.course = "another"
+        training.identity = "another"
         assert training.resume() == 0
     path = tmp_path / checkpoint.STATE_FILE
     sound = path.read_bytes()
@@ -333,7 +331,7 @@ def test_patience_ends_it_and_the_best_epoch_is_kept(tmp_path: Path) -> None:
         tmp_path, epochs=50, lr=1e-12, momentum=0.0, patience=3, restore_best=True, monitor="val_accuracy"
     ) as one:
         one.train()
-        assert len(one.progress.history) == 4
+        assert len(one.history) == 4
         assert one.take_best() == 1
 
 
@@ -395,6 +393,6 @@ def test_low_precision_trains_too(tmp_path: Path, precision: Any) -> None:
     ) as t:
         t.train()
         assert all(weight.dtype == "float32" for weight in t.classifier.model.weights)
-        assert math.isfinite(t.progress.history[-1].loss)
+        assert math.isfinite(t.history[-1].loss)
         scaled = isinstance(t.classifier.model.optimizer, keras.optimizers.LossScaleOptimizer)
         assert scaled == (precision == "float16")

@@ -1,39 +1,32 @@
-"""A training's state on the disk: written as a whole every few seconds, read back to go on to the last bit."""
+"""The state of a head's training on the disk."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.core.errors import refuse_shortage
-from featcache.core.files import beside
-from featcache.core.npz import NPZ_DAMAGE, reading_npz
 from featcache.heads import gram, primal
 from featcache.heads.stack import Stack
-from featcache.training import Epoch
+from featcache.training import checkpoint
 
 State = gram.State | primal.State
 AnyState = TypeVar("AnyState", gram.State, primal.State)
 
-EVERY_S = 5.0
 _FORMAT = 1
 
 
 def save(path: Path, state: State, *, best: State | None, identity: str) -> None:
-    """Write a state, and the best one so far, beside; then rename.
+    """Write a state, and the best one so far.
 
     identity : of everything that decides the course of the training
     """
     arrays = {"identity": np.array(identity), "format": np.array(_FORMAT), **_arrays("", state)}
     if best is not None:
         arrays |= _arrays("best.", best)
-    with beside(path) as partial, partial.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    checkpoint.write(path, arrays)
 
 
 def load(path: Path, identity: str, *, like: AnyState) -> tuple[AnyState, AnyState | None] | None:
@@ -41,35 +34,19 @@ def load(path: Path, identity: str, *, like: AnyState) -> tuple[AnyState, AnySta
 
     like : a state of that training, for the shapes and dtypes of its arrays and for its settings
     """
-    try:
-        with reading_npz(path) as arrays:
-            if str(arrays["identity"]) != identity or int(arrays["format"]) != _FORMAT:
-                return None
-            best = _state(arrays, "best.", like) if "best.history" in arrays else None
-            return _state(arrays, "", like), best
-    except NPZ_DAMAGE as error:
-        refuse_shortage(error, path)
-        return None
 
+    def made(arrays: Any) -> tuple[AnyState, AnyState | None] | None:
+        if str(arrays["identity"]) != identity or int(arrays["format"]) != _FORMAT:
+            return None
+        best = _state(arrays, "best.", like) if "best.history" in arrays else None
+        return _state(arrays, "", like), best
 
-class Clock:
-    """Says when the next checkpoint is due."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def due(self) -> bool:
-        """Whether the last one was long enough ago; then this moment counts as one."""
-        now = time.monotonic()
-        if now - self._last < EVERY_S:
-            return False
-        self._last = now
-        return True
+    return checkpoint.read(path, made)
 
 
 def _arrays(prefix: str, state: State) -> dict[str, NDArray[Any]]:
     parts = _of_gram(state) if isinstance(state, gram.State) else _of_primal(state)
-    parts["history"] = np.array([astuple(entry) for entry in state.history], np.float64).reshape(-1, 7)
+    parts["history"] = checkpoint.array_of(state.history)
     return {prefix + name: array for name, array in parts.items()}
 
 
@@ -91,9 +68,7 @@ def _state(arrays: Any, prefix: str, like: AnyState) -> AnyState:
     for name, array in found.items():
         if (array.shape, array.dtype) != (expected[name].shape, expected[name].dtype):
             raise ValueError(f"{name} is of another head")
-    history = [Epoch(int(line[0]), *map(float, line[1:])) for line in lines]
-    if [entry.epoch for entry in history] != list(range(1, len(history) + 1)):
-        raise ValueError("the history has gaps")
+    history = checkpoint.history_of(lines)
     if isinstance(like, primal.State):
         layers = [(found[f"W{i}"], found[f"b{i}"]) for i in range(len(like.layers))]
         return primal.State(layers, [found[f"other{i}"] for i in range(len(like.others))], history)

@@ -27,7 +27,7 @@ from featcache.core.errors import HeadError
 from featcache.heads import gram, initializers as random
 from featcache.heads.config import Activation, HeadConfig, Monitor, Schedule
 from featcache.heads.stack import Stack, forward, sigmoid, softmax
-from featcache.training import best_of
+from featcache.training import Course
 
 Array = NDArray[np.floating[Any]]
 ArrayLike = Any
@@ -174,9 +174,9 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             y_val=y_held,
             factor=self.scale_**2,
         )
-        watch = _Watch(config)
-        last = gram.train(problem, gram.start(problem, Stack(b0, rest, config)), on_epoch=watch)
-        state = watch.best if config.restore_best and watch.best else last
+        course: Course[gram.State] = Course(config)
+        last = gram.train(problem, gram.start(problem, Stack(b0, rest, config)), course=course)
+        state = course.chosen(last)
         moved = X.T @ state.A
         moved += W0 * (X.dtype.type(state.s) * scale)
         layers = [(moved, state.stack.bias), *state.stack.layers]
@@ -184,7 +184,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.history_ = pd.DataFrame([asdict(entry) for entry in last.history])
         self.n_iter_ = len(last.history)
         if _is_watched(self):
-            self.best_epoch_ = watch.best_epoch
+            self.best_epoch_ = course.best_epoch
         self._several_labels = several
         return self
 
@@ -290,25 +290,6 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
-
-
-class _Watch:
-    """After each epoch: remembers the best, says when to stop."""
-
-    def __init__(self, config: HeadConfig) -> None:
-        self.config = config
-        self.best: gram.State | None = None
-        self.best_epoch = 0
-
-    def __call__(self, state: gram.State) -> bool:
-        latest = state.history[-1]
-        if (
-            best_of([*state.history[self.best_epoch - 1 : self.best_epoch], latest], self.config.monitor)
-            == latest.epoch
-        ):
-            self.best_epoch = latest.epoch
-            self.best = state.copy() if self.config.restore_best else None
-        return 0 < self.config.patience <= latest.epoch - self.best_epoch
 
 
 def _refuse_missing_labels(y: Any, name: str) -> None:

@@ -30,7 +30,7 @@ from threadpoolctl import threadpool_limits
 from featcache.heads import initializers as random
 from featcache.heads.stack import Stack, flat, losses, put, targets_of
 from featcache.heads.steps import ACTIVATIONS, add_rows, gather, mix, train_block
-from featcache.training import Epoch, refuse_divergence, timed
+from featcache.training import Course, Epoch, refuse_divergence, timed
 
 Array = NDArray[np.floating[Any]]
 BLOCK_ROWS = 512
@@ -89,21 +89,15 @@ def start(problem: GramProblem, stack: Stack) -> State:
     return State(A, np.zeros_like(A) if stack.config.momentum else A[:0], stack)
 
 
-def train(problem: GramProblem, state: State, *, on_epoch: Callable[[State], object] = lambda _: None) -> State:
-    """Train on to config.epochs, from wherever `state` stands; it is updated in place.
+def train(problem: GramProblem, state: State, *, course: Course[State] | None = None) -> State:
+    """Train on, from wherever `state` stands, as the course says; it is updated in place.
 
-    on_epoch : called after each epoch; what it returns as True ends the training
+    course : by default that of the head's settings
+
+    Raises HeadError for a training that diverges.
     """
-    run = _Run(problem, state)
-    with run:
-        while len(state.history) < state.stack.config.epochs:
-            with timed() as clock, np.errstate(all="ignore"):  # what diverges is refused below, in words
-                measured = run.epoch(len(state.history))
-            entry = Epoch(len(state.history) + 1, *measured, clock.seconds)
-            refuse_divergence(entry)
-            state.history.append(entry)
-            if on_epoch(state) is True:
-                break
+    with _Training(problem, state) as training:
+        (course or Course(state.stack.config)).run(training)
     return state
 
 
@@ -124,7 +118,7 @@ class _Block:
     keep: NDArray[np.bool_]
 
 
-class _Run:
+class _Training:
     """One training: buffers, a thread that gathers, and the epochs."""
 
     def __init__(self, problem: GramProblem, state: State) -> None:
@@ -145,18 +139,32 @@ class _Run:
         self.pool = ThreadPoolExecutor(self.cores, "featcache-gram")
         self.blas = threadpool_limits(1, user_api="blas")
 
-    def __enter__(self) -> _Run:
+    def __enter__(self) -> _Training:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.pool.shutdown(cancel_futures=True)
         self.blas.restore_original_limits()
 
-    def epoch(self, epoch: int) -> tuple[float, float, float, float, float]:
-        """One pass over the training rows, and a look at the validation rows.
+    @property
+    def history(self) -> list[Epoch]:
+        """An entry an epoch."""
+        return self.state.history
 
-        Returns loss, accuracy (both over batches, each before its update), val_loss, val_accuracy, first learning rate.
-        """
+    def copy(self) -> State:
+        """The state of now."""
+        return self.state.copy()
+
+    def epoch(self, pause: Callable[[], object]) -> Epoch:
+        """One pass over the training rows, and a look at the validation rows."""
+        with timed() as clock, np.errstate(all="ignore"):  # what diverges is refused below, in words
+            measured = self._pass(len(self.history))
+        entry = Epoch(len(self.history) + 1, *measured, clock.seconds)
+        refuse_divergence(entry)
+        return entry
+
+    def _pass(self, epoch: int) -> tuple[float, float, float, float, float]:
+        """Returns loss, accuracy (of batches, each before its update), val_loss, val_accuracy, first learning rate."""
         problem, config = self.problem, self.config
         n_rows = len(problem.K)
         updates = -(-n_rows // config.batch)

@@ -87,20 +87,6 @@ class Training:
         self.model.make_train_function()
         self.history = []
 
-    def train(self, on_epoch: Callable[[Training], object] = lambda _: None) -> None:
-        """Train on to config.epochs, from wherever it stands.
-
-        on_epoch : called after each epoch; what it returns as True ends the training
-
-        Raises HeadError for features that are no finite numbers, and for a training that diverges.
-        """
-        while len(self.history) < self.config.epochs:
-            entry = self.epoch(len(self.history))
-            refuse_divergence(entry)
-            self.history.append(entry)
-            if on_epoch(self) is True:
-                break
-
     def copy(self) -> State:
         """The state of now."""
         return State(self.layers(), [np.array(variable.numpy()) for variable in self._others()], [*self.history])
@@ -121,9 +107,12 @@ class Training:
         arrays = [np.array(variable.numpy()) for variable in self.model.trainable_variables]
         return list(zip(arrays[0::2], arrays[1::2], strict=True))
 
-    def epoch(self, epoch: int) -> Epoch:
-        """One pass over the training rows, and a look at the validation rows."""
-        config, model = self.config, self.model
+    def epoch(self, pause: Callable[[], object]) -> Epoch:
+        """One pass over the training rows, and a look at the validation rows.
+
+        Raises HeadError for features that are no finite numbers, and for a training that diverges.
+        """
+        config, model, epoch = self.config, self.model, len(self.history)
         rates = [config.lr_at(epoch * self.updates + number, self.updates) for number in range(self.updates)]
         with timed() as clock:
             self.rates.assign(np.array(rates, config.dtype))
@@ -137,7 +126,9 @@ class Training:
             looks = (epoch + 1) % config.val_every == 0 or epoch + 1 == config.epochs
             val_loss, val_accuracy = self._validate(epoch < config.val_every) if looks else (np.nan, np.nan)
         loss, accuracy = float(model.rows_loss.result()), float(model.rows_right.result())
-        return Epoch(epoch + 1, loss, accuracy, val_loss, val_accuracy, rates[0], clock.seconds)
+        entry = Epoch(epoch + 1, loss, accuracy, val_loss, val_accuracy, rates[0], clock.seconds)
+        refuse_divergence(entry)
+        return entry
 
     def _feed(self, epoch: int) -> Iterator[tuple[Array, Array, Array]]:
         for places, X in self.source.batches(self.config.batch, self.config.seed, epoch=epoch):

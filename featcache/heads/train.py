@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +22,10 @@ from featcache.heads.kernel import kernel
 from featcache.heads.source import refuse_not_finite, source_of
 from featcache.heads.stack import Stack
 from featcache.store import Cache
-from featcache.training import Epoch, best_of
+from featcache.training import Course, Earlier, Epoch, OnEpoch
 
 Array = NDArray[np.floating[Any]]
 Layers = list[tuple[Array, Array]]
-Copied = TypeVar("Copied", covariant=True)
-OnEpoch = Callable[[Sequence[Epoch]], object]
-"""Given the history so far, after each epoch."""
 
 
 @dataclass(frozen=True)
@@ -166,31 +162,26 @@ def train_head(
     material = material or SharedInputs(cache)
     layers = random.initial_weights(config, products.width(cache.features), n_classes=len(cache.classes))
     scale = material.scale(config)
-    asked = (config, on_epoch, saved, earlier, identity, stopped)
+    kept = (saved, earlier, identity)
+    last: checkpoint.State
+    course: Course[Any] = Course(config, on_epoch, stopped)
     if choice.solver == "primal":
-        return _trained_primal(material, layers, scale, choice, _Course(*asked))
-    return _trained_in_gram_space(material, layers, scale, choice, _Course(*asked))
-
-
-def _trained_primal(
-    material: SharedInputs, layers: Layers, scale: float, choice: Choice, course: _Course[primal.State]
-) -> Trained:
-    last = _in_primal_space(material, layers, scale, course)
-    final = course.chosen(last)
-    head = _head(material.cache, scale, final.layers, course.config)
+        last = _in_primal_space(material, layers, scale, config, course, _States(*kept))
+        final = course.chosen(last)
+        trained = final.layers
+    else:
+        last = _in_gram_space(material, layers, scale, config, course, _States(*kept))
+        final = course.chosen(last)
+        trained = _formed(material, layers, scale, final)
     return Trained(
-        head, last.history, choice, len(final.history), last, course.best, course.resumed_at, course.resumed_from
-    )
-
-
-def _trained_in_gram_space(
-    material: SharedInputs, layers: Layers, scale: float, choice: Choice, course: _Course[gram.State]
-) -> Trained:
-    last = _in_gram_space(material, layers, scale, course)
-    final = course.chosen(last)
-    head = _head(material.cache, scale, _formed(material, layers, scale, final), course.config)
-    return Trained(
-        head, last.history, choice, len(final.history), last, course.best, course.resumed_at, course.resumed_from
+        head=_head(cache, scale, trained, config),
+        history=last.history,
+        choice=choice,
+        epoch=len(final.history),
+        state=last,
+        best=course.best,
+        resumed_at=course.resumed_at,
+        resumed_from=course.resumed_from,
     )
 
 
@@ -206,82 +197,40 @@ def train_course(
     )
     scale = material.scale(config)
     if solver == "primal":
-        return _in_primal_space(material, layers, scale, _Course(config, stopped=stopped)).history
-    return _in_gram_space(material, layers, scale, _Course(config, stopped=stopped)).history
+        return _in_primal_space(material, layers, scale, config, Course(config, stopped=stopped)).history
+    return _in_gram_space(material, layers, scale, config, Course(config, stopped=stopped)).history
 
 
-class _Training(Protocol[Copied]):
-    """A training under way."""
+@dataclass(frozen=True)
+class _States(Generic[AnyState]):
+    """Where the states of a training are: in the file that it writes, and in those that earlier ones wrote."""
 
-    @property
-    def history(self) -> list[Epoch]:
-        """An entry an epoch."""
-
-    def copy(self) -> Copied:
-        """Its state of now."""
-
-
-@dataclass
-class _Course(Generic[AnyState]):
-    """Where a training begins, and what is done after each epoch: tell, remember the best, save, end early."""
-
-    config: HeadConfig
-    on_epoch: OnEpoch = lambda _: None
     saved: Path | None = None
     earlier: Sequence[Path] = ()
     identity: str = ""
-    stopped: Callable[[], bool] = lambda: False
-    best: AnyState | None = None
-    resumed_at: int = 0
-    resumed_from: str = ""
-    best_epoch: int = 0
-    clock: checkpoint.Clock = field(default_factory=checkpoint.Clock)
 
-    def begun(self, first: AnyState) -> AnyState | None:
-        """The furthest state that an earlier call has left, which is taken over; None where there is none.
+    def found(self, like: AnyState) -> Iterator[Earlier[AnyState, AnyState]]:
+        """Those of this training."""
+        for file in (*self.earlier, *([self.saved] if self.saved else [])):
+            pair = checkpoint.load(file, self.identity, like=like)
+            if pair is not None:
+                yield Earlier(file.parent.name, pair[0].history, *pair)
 
-        first : the state before the first epoch
-        """
-        if self.stopped():  # while the features were read
-            raise KeyboardInterrupt
-        files = [*self.earlier, *([self.saved] if self.saved else [])]
-        found = [
-            (file, pair) for file in files if (pair := checkpoint.load(file, self.identity, like=first)) is not None
-        ]
-        usable = [(file, pair) for file, pair in found if _is_beginning(pair[0].history, self.config)]
-        if not usable:
+    def saver(self, copy: Callable[[], AnyState], course: Course[AnyState]) -> Callable[[], object] | None:
+        """Writes what `copy` gives, and the best so far."""
+        if (saved := self.saved) is None:
             return None
-        file, (state, self.best) = max(usable, key=lambda item: len(item[1][0].history))
-        self.resumed_from = file.parent.name
-        self.resumed_at, self.best_epoch = len(state.history), best_of(state.history, self.config.monitor)
-        return state
-
-    def __call__(self, training: _Training[AnyState]) -> bool:
-        history: Sequence[Epoch] = training.history
-        self.on_epoch(history)
-        latest = history[-1]
-        if best_of([*history[self.best_epoch - 1 : self.best_epoch], latest], self.config.monitor) == latest.epoch:
-            self.best_epoch = latest.epoch
-            if self.config.restore_best:
-                self.best = training.copy()
-        stop = self.stopped()
-        if self.saved and (stop or self.clock.due()):
-            checkpoint.save(self.saved, training.copy(), best=self.best, identity=self.identity)
-        if stop:
-            raise KeyboardInterrupt
-        return self.is_over(history)
-
-    def is_over(self, history: Sequence[Epoch]) -> bool:
-        """Whether nothing has become better for as long as the settings are patient."""
-        return 0 < self.config.patience <= len(history) - self.best_epoch
-
-    def chosen(self, last: AnyState) -> AnyState:
-        """The state whose weights the head has."""
-        return self.best if self.config.restore_best and self.best is not None else last
+        return lambda: checkpoint.save(saved, copy(), best=course.best, identity=self.identity)
 
 
-def _in_gram_space(material: SharedInputs, layers: Layers, scale: float, course: _Course[gram.State]) -> gram.State:
-    config = course.config
+def _in_gram_space(
+    material: SharedInputs,
+    layers: Layers,
+    scale: float,
+    config: HeadConfig,
+    course: Course[gram.State],
+    states: _States[gram.State] = _States(),
+) -> gram.State:
     (W0, b0), *rest = layers
     P0, P0_val = material.first_products(W0, scale)
     K, K_val = material.kernels(config.dtype)
@@ -297,34 +246,27 @@ def _in_gram_space(material: SharedInputs, layers: Layers, scale: float, course:
     )
     stack = Stack(b0.copy(), [(W.copy(), b.copy()) for W, b in rest], config)
     first = gram.start(problem, stack)
-    state = course.begun(first) or first
-    return state if course.is_over(state.history) else gram.train(problem, state, on_epoch=course)
+    state = course.go_on(states.found(first)) or first
+    course.save = states.saver(state.copy, course)
+    return gram.train(problem, state, course=course)
 
 
 def _in_primal_space(
-    material: SharedInputs, layers: Layers, scale: float, course: _Course[primal.State]
+    material: SharedInputs,
+    layers: Layers,
+    scale: float,
+    config: HeadConfig,
+    course: Course[primal.State],
+    states: _States[primal.State] = _States(),
 ) -> primal.State:
-    config = course.config
     weights = row_weights(material.y, config)
     source = source_of(material.cache, material.y, weights=weights, y_val=material.y_val, batch=config.batch)
     with primal.opened(source, layers, scale=scale, config=config) as training:
         first = training.copy()
-        state = course.begun(first) or first
-        training.restore(state)
-        if not course.is_over(state.history):
-            training.train(course)
+        training.restore(course.go_on(states.found(first)) or first)
+        course.save = states.saver(training.copy, course)
+        course.run(training)
         return training.copy()
-
-
-def _is_beginning(history: Sequence[Epoch], config: HeadConfig) -> bool:
-    """Whether a training with these settings comes by here: not where it ended sooner, or looks at other epochs."""
-    n, best = len(history), 0
-    for entry in history[: n - 1]:
-        best = best_of([*history[best - 1 : best], entry], config.monitor)
-        if 0 < config.patience <= entry.epoch - best:
-            return False
-    last_is_looked_at = not math.isnan(history[-1].val_loss) if history else False
-    return n <= config.epochs and (not last_is_looked_at or n % config.val_every == 0 or n == config.epochs)
 
 
 def _formed(material: SharedInputs, layers: Layers, scale: float, state: gram.State) -> Layers:

@@ -288,13 +288,13 @@ class _Job:
                     progress.epochs(history)
 
                 training.train(one_epoch, stopped)
-            return self._write(training, frozen), resumed_at, training.resumed_from
+            return self._write(training, frozen), resumed_at, training.course.resumed_from
 
     def _write(self, training: Training, frozen: str) -> runs.Run:
-        cache, history = self.cache, training.progress.history
+        cache, history = self.cache, training.history
         with runs.new_run(self.project.results_folder, self.name) as folder:
             savable = training.classifier.savable()
-            if training.progress.best_epoch not in (0, training.epoch):
+            if training.course.best is not None and training.course.best_epoch < len(training.history):
                 _save_model(savable, folder / LAST_FILE)
             epoch = training.take_best()
             if training.frozen_digest() != frozen:

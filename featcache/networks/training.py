@@ -1,4 +1,4 @@
-"""The course of a training: parts, updates, epochs, checkpoints; the same from any of them on."""
+"""The training of a whole network: parts, updates, epochs; the same from any of them on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,13 @@ from featcache.backbones import is_out_of_memory
 from featcache.core.errors import ScratchError
 from featcache.heads import accuracy_of, losses, softmax
 from featcache.networks import checkpoint
-from featcache.networks.checkpoint import Arrays, Progress
+from featcache.networks.checkpoint import Arrays, Standing
 from featcache.networks.classifier import Classifier
 from featcache.networks.config import ScratchConfig
 from featcache.networks.feed import Feed, Part
 from featcache.networks.views import Views
 from featcache.store import Array
-from featcache.training import Epoch, best_of
+from featcache.training import Course, Earlier, Epoch, OnEpoch
 
 _PREDICTED_ROWS = 32
 
@@ -52,7 +52,7 @@ class StageTimes:
 class Training:
     """A classifier under training on the rows of a feed.
 
-    course : digest of all that decides the training
+    identity : digest of all that decides each epoch
     folder : where its state is kept
     """
 
@@ -60,55 +60,45 @@ class Training:
     feed: Feed
     validation: Views
     config: ScratchConfig
-    course: str
+    identity: str
     folder: Path
-    progress: Progress = field(default_factory=Progress)
+    standing: Standing = field(default_factory=Standing)
     shares: StageTimes = field(default_factory=StageTimes)
     images: int = 0
-    resumed_from: str = ""
 
     def __post_init__(self) -> None:
         self._n_trained = -1
-        self._best: tuple[int, Arrays] | None = None  # of config.restore_best: an epoch, and the weights after it
-        self._clock = checkpoint.Clock()
+        self.course: Course[Arrays] = Course(self.config, save=self._checkpoint)
 
     @property
-    def epoch(self) -> int:
-        """The epoch under way, counted from 0."""
-        return len(self.progress.history)
+    def history(self) -> list[Epoch]:
+        """An entry an epoch."""
+        return self.standing.history
+
+    def copy(self) -> Arrays:
+        """The variables of the model."""
+        return [np.array(variable.numpy()) for variable in self._of_model()]
 
     def resume(self, earlier: Sequence[Path] = ()) -> int:
-        """Go on where a state of this training, here or in a folder of `earlier`, stands. Returns its epochs.
-
-        Of several the longest is taken that is not longer than what is asked for.
-        """
-        found = [
-            (folder, state) for folder in (self.folder, *earlier) if (state := checkpoint.load(folder, self.course))
-        ]
-        found = [(folder, state) for folder, state in found if len(state[0].history) <= self.config.epochs]
-        if not found:
+        """Go on where a state of this training, here or in a folder of `earlier`, stands. Returns its epochs."""
+        furthest = self.course.go_on(
+            Earlier(folder.name, found[0].history, found[:2], found[2], found[0].part)
+            for folder in (self.folder, *earlier)
+            if (found := checkpoint.load(folder, self.identity))
+        )
+        if furthest is None:
             return 0
-        folder, (progress, variables) = max(found, key=lambda pair: (len(pair[1][0].history), pair[1][0].part))
-        best = checkpoint.load_best(folder, progress.best_epoch) if progress.best_epoch else None
-        self.progress = progress
-        self._compile(self.epoch if progress.part else max(self.epoch - 1, 0))  # as it was when the state was saved
-        if not _fits(variables, self._variables()):
-            self.progress = Progress()
+        self.standing, variables = furthest
+        epoch = len(self.history)
+        self._compile(epoch if self.standing.part else max(epoch - 1, 0))  # as it was when the state was saved
+        if [value.shape for value in variables] != [tuple(variable.shape) for variable in self._variables()]:
+            self.standing, self.course = Standing(), Course(self.config, save=self._checkpoint)
             return 0
         for variable, value in zip(self._variables(), variables, strict=True):
             variable.assign(value)
-        self.resumed_from = folder.name
-        if best is not None:
-            self._best = (progress.best_epoch, best)
-            if folder != self.folder:
-                checkpoint.save_best(self.folder, self._best[0], variables=self._best[1])
-        return self.epoch
+        return epoch
 
-    def train(
-        self,
-        on_epoch: Callable[[Sequence[Epoch]], object] = lambda _: None,
-        stopped: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def train(self, on_epoch: OnEpoch = lambda _: None, stopped: Callable[[], bool] = lambda: False) -> None:
         """Train on to config.epochs, from wherever it stands, or until `patience` is over.
 
         on_epoch : told the history after each epoch
@@ -116,10 +106,8 @@ class Training:
 
         Raises ScratchError for a loss that is no finite number, and for parts that do not fit into memory.
         """
-        while self.epoch < self.config.epochs and not self._is_over():
-            self._compile(self.epoch)
-            self._one_epoch(stopped)
-            on_epoch(self.progress.history)
+        self.course.on_epoch, self.course.stopped = on_epoch, stopped
+        self.course.run(self)
         self._checkpoint()
 
     def probabilities(self, blocks: Iterator[tuple[slice, Array]], n_rows: int) -> NDArray[np.float32]:
@@ -136,12 +124,11 @@ class Training:
 
     def take_best(self) -> int:
         """Give the classifier the weights of the epoch that config.restore_best asks for. Returns it, from 1."""
-        if not (self.config.restore_best and self._best):
-            return self.epoch
-        epoch, values = self._best
-        for variable, value in zip(self._of_model(), values, strict=True):
+        if self.course.best is None:
+            return len(self.history)
+        for variable, value in zip(self._of_model(), self.course.best, strict=True):
             variable.assign(value)
-        return epoch
+        return self.course.best_epoch
 
     def frozen_digest(self) -> str:
         """Digest of the weights that no epoch trains."""
@@ -154,49 +141,46 @@ class Training:
 
     # --- an epoch ---------------------------------------------------------------------------------
 
-    def _one_epoch(self, stopped: Callable[[], bool]) -> None:
-        progress, started = self.progress, time.perf_counter() - self.progress.seconds
-        parts = self.feed.epoch(self.epoch, progress.part)
-        first_rate = self.config.lr_at(self.epoch * self.feed.updates, self.feed.updates)
-        for _ in range(progress.part, self.feed.parts):
+    def epoch(self, pause: Callable[[], object]) -> Epoch:
+        """One pass over the training rows, from the part on where it stands, and a look at the validation rows."""
+        standing, number = self.standing, len(self.history)
+        self._compile(number)
+        started = time.perf_counter() - standing.seconds
+        parts = self.feed.epoch(number, standing.part)
+        for _ in range(standing.part, self.feed.parts):
             with self.shares.of("input"):
                 part = next(parts)
             with self.shares.of("train"):
                 self._step(part)
-            progress.seconds = time.perf_counter() - started
-            if self._clock.due():
-                self._checkpoint()
-            if stopped():
-                self._checkpoint()
-                raise KeyboardInterrupt
+            standing.seconds = time.perf_counter() - started
+            pause()
         with self.shares.of("validate"):
             val_loss, val_accuracy = self._validate()
         if not (math.isnan(val_accuracy) or math.isfinite(val_loss)):
-            self._refuse_not_finite(val_loss, (self.epoch + 1) * self.feed.updates - 1)
-        entry = Epoch(
-            self.epoch + 1,
-            progress.loss / progress.rows,
-            progress.right / progress.rows,
+            self._refuse_not_finite(val_loss, (number + 1) * self.feed.updates - 1)
+        self.standing = Standing(standing.history)
+        return Epoch(
+            number + 1,
+            standing.loss / standing.rows,
+            standing.right / standing.rows,
             val_loss,
             val_accuracy,
-            first_rate,
+            self.config.lr_at(number * self.feed.updates, self.feed.updates),
             time.perf_counter() - started,
         )
-        self.progress = Progress([*progress.history, entry], best_epoch=progress.best_epoch)
-        self._keep_best()
 
     def _step(self, part: Part) -> None:
-        progress, config, model = self.progress, self.config, self.classifier.model
-        update = self.epoch * self.feed.updates + progress.part // config.accumulate
+        standing, config, model = self.standing, self.config, self.classifier.model
+        update = len(self.history) * self.feed.updates + standing.part // config.accumulate
         model.optimizer.learning_rate = config.lr_at(update, self.feed.updates)
         with self._explaining_memory():
             logs = model.train_on_batch(part.x, part.y, part.weights, return_dict=True)
         if not math.isfinite(float(logs["loss"])):
             self._refuse_not_finite(float(logs["loss"]), update)
-        progress.part += 1
-        progress.loss += float(logs["rows_loss"]) / part.factor
-        progress.right += float(logs["rows_right"])
-        progress.rows += part.n_rows
+        standing.part += 1
+        standing.loss += float(logs["rows_loss"]) / part.factor
+        standing.right += float(logs["rows_right"])
+        standing.rows += part.n_rows
         self.images += part.n_rows
 
     def _refuse_not_finite(self, loss: float, update: int) -> None:
@@ -204,13 +188,13 @@ class Training:
         state = f"; the last checkpoint is {kept}" if kept.is_file() else ""
         rate = self.config.lr_at(update, self.feed.updates)
         raise ScratchError(
-            f"the loss is {loss} in epoch {self.epoch + 1}, step {update % self.feed.updates + 1} of "
+            f"the loss is {loss} in epoch {len(self.history) + 1}, step {update % self.feed.updates + 1} of "
             f"{self.feed.updates}, at learning rate {rate:.3g}{state}",
             f"Try `lr={self.config.lr / 10:g}`, or `clip_norm=1`",
         )
 
     def _validate(self) -> tuple[float, float]:
-        number = self.epoch + 1
+        number = len(self.history) + 1
         if not len(self.validation) or (number % self.config.val_every and number < self.config.epochs):
             return math.nan, math.nan
         logits, y = self._logits(self.validation.pixels), self.validation.y
@@ -229,30 +213,19 @@ class Training:
                 parts.append(np.asarray(model.predict_on_batch(x))[: len(block)])
         return np.concatenate(parts)
 
-    # --- best, checkpoints ------------------------------------------------------------------------
-
-    def _is_over(self) -> bool:
-        best = best_of(self.progress.history, self.config.monitor)
-        return bool(self.config.patience and best) and self.epoch - best >= self.config.patience
-
-    def _keep_best(self) -> None:
-        if not self.config.restore_best:
-            return
-        self.progress.best_epoch = best_of(self.progress.history, self.config.monitor)
-        if self.progress.best_epoch == self.epoch:
-            self._best = (self.epoch, [np.array(variable.numpy()) for variable in self._of_model()])
+    # --- checkpoints ------------------------------------------------------------------------
 
     def _checkpoint(self) -> None:
         """Save the state, if it is sound: a loss that was finite may have led to weights that are not."""
-        started = time.perf_counter()
         with self.shares.of("checkpoint"):
             variables = [np.array(variable.numpy()) for variable in self._variables()]
             if not all(np.isfinite(array).all() for array in variables if array.dtype.kind == "f"):
                 return
-            if self._best is not None and self._best[0] == self.progress.best_epoch:
-                checkpoint.save_best(self.folder, self._best[0], variables=self._best[1])
-            checkpoint.save(self.folder, self.course, progress=self.progress, variables=variables)
-        self._clock.took(time.perf_counter() - started)
+            best, epoch = self.course.best, self.course.best_epoch
+            if best is not None:
+                checkpoint.save_best(self.folder, epoch, variables=best)
+            standing = replace(self.standing, best_epoch=0 if best is None else epoch)
+            checkpoint.save(self.folder, self.identity, standing=standing, variables=variables)
 
     def _compile(self, epoch: int) -> None:
         n_trained = self.config.blocks_at(epoch, len(self.classifier.blocks))
@@ -280,7 +253,3 @@ class Training:
             if rows % 2:
                 hint = "Try a smaller `input_size_px` or `batch`"
             raise ScratchError(f"{rows} rows at a time do not fit into memory", hint) from error
-
-
-def _fits(values: Arrays, variables: Sequence[Any]) -> bool:
-    return [value.shape for value in values] == [tuple(variable.shape) for variable in variables]

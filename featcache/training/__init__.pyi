@@ -1,4 +1,5 @@
-from . import metrics as metrics, runs as runs, tensorboard as tensorboard
+from . import checkpoint as checkpoint, metrics as metrics, runs as runs, tensorboard as tensorboard
+from .course import Course as Course, Earlier as Earlier, OnEpoch as OnEpoch
 from .history import Epoch as Epoch, best_of as best_of, refuse_divergence as refuse_divergence, timed as timed
 from .labels import with_current_labels as with_current_labels
 from .runs import (
