@@ -10,9 +10,10 @@ from featcache.core.progress import SILENT, Progress
 from featcache.core.project import DATASET_FILE, PROJECT_FILE, find_project
 from featcache.datasets import GENERATED_FOLDER, GENERATED_PER_CLASS, Initialised, InitOptions, init, read_dataset
 from featcache.extraction import Extracted, extract
-from featcache.heads import Fitted, HeadConfig, fit_head
+from featcache.heads import HeadConfig, fit_head
 from featcache.reporting import report
 from featcache.store import open_cache
+from featcache.training import Fitted
 
 _PART = GENERATED_PER_CLASS * 3 // 16
 _SPLIT = {"split_counts": (GENERATED_PER_CLASS - 2 * _PART, _PART, _PART)}

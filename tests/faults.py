@@ -39,13 +39,14 @@ import featcache.extraction.cache_filler
 import featcache.extraction.computing
 import featcache.extraction.opening
 import featcache.heads._fit_head
-import featcache.heads.checkpoint
 import featcache.heads.source
+import featcache.reporting.live
 import featcache.sharing.receive
 import featcache.sharing.send
 import featcache.store.hdf5_store
 import featcache.store.layout
 import featcache.store.zarr_store
+import featcache.training.checkpoint
 from featcache.backbones.network import Cut
 from featcache.cli import (
     extract as _extract_command,  # noqa: F401
@@ -243,7 +244,7 @@ def fit(
     fault : name of one of FAULTS and its arguments
     """
     featcache.training.checkpoint.LEAST_S = featcache.training.checkpoint.COST = 0
-    featcache.heads._fit_head._LIVE_S = 0.0
+    featcache.reporting.live.EVERY_S = 0.0
     if streams:
         featcache.heads.source.fits = lambda n_bytes: False
     for name in ("write_curves", "write_confusion"):

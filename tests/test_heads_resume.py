@@ -22,16 +22,17 @@ from test_store_contract import dataset, make_cache
 from watching import Watching
 
 from featcache.core.errors import HeadError, RemoteError, RunError
-from featcache.heads import _fit_head as module
-from featcache.heads._fit_head import Fitted, fit_head
+from featcache.heads._fit_head import fit_head
 from featcache.heads.config import HeadConfig
 from featcache.remotes.urls import open_remote
+from featcache.reporting import figures, live
 from featcache.sharing.bundle import bundle_of_run
 from featcache.sharing.catalog import find
 from featcache.sharing.receive import pull
 from featcache.sharing.send import push
 from featcache.store.cache import Cache
 from featcache.training import checkpoint, runs
+from featcache.training.results import Fitted
 from featcache.training.runs import Run, own_states
 
 IMAGES = dataset(72)
@@ -67,7 +68,7 @@ def results(quick: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("write_curves", "write_confusion"):
-        monkeypatch.setattr(module.figures, name, lambda *args, **options: None)
+        monkeypatch.setattr(figures, name, lambda *args, **options: None)
 
 
 def result(run: Path) -> dict[str, Any]:
@@ -444,7 +445,7 @@ def test_a_training_that_fails_leaves_nothing(cache: Cache, results: Path, monke
 
 
 def test_history_is_there_to_read_while_it_trains(cache: Cache, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LIVE_S", 0.0)
+    monkeypatch.setattr(live, "EVERY_S", 0.0)
     seen = []
 
     def read(history: Any) -> None:

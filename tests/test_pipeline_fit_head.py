@@ -16,7 +16,7 @@ from featcache.core.errors import HeadError
 from featcache.core.machine import usable_cores
 from featcache.core.project import Project, Settings
 from featcache.datasets.manifest import Dataset
-from featcache.heads import _fit_head as module, products
+from featcache.heads import products
 from featcache.heads._fit_head import fit_head
 from featcache.heads.config import Activation, HeadConfig
 from featcache.heads.head import Head
@@ -41,7 +41,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("write_curves", "write_confusion"):
-        monkeypatch.setattr(module.figures, name, lambda *args, **options: None)
+        monkeypatch.setattr(figures, name, lambda *args, **options: None)
 
 
 # The reason

@@ -18,11 +18,12 @@ from watching import Watching
 
 from featcache.backbones.import_keras import import_keras
 from featcache.core.errors import MissingPackageError
-from featcache.heads import _fit_head as module
-from featcache.heads._fit_head import Fitted, fit_head
+from featcache.heads._fit_head import fit_head
 from featcache.heads.config import HeadConfig
+from featcache.reporting import live
 from featcache.store.cache import Cache
 from featcache.training import tensorboard
+from featcache.training.results import Fitted
 from featcache.training.runs import Run as Finished
 
 CONFIG = replace(PLAIN, val_every=5, epochs=12)
@@ -71,7 +72,7 @@ def test_a_run_has_its_history_as_a_log(cache: Cache, tmp_path: Path) -> None:
 
 
 def test_it_is_there_to_read_while_it_trains(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LIVE_S", 0.0)
+    monkeypatch.setattr(live, "EVERY_S", 0.0)
     seen: list[list[int]] = []
 
     def read(history: Sequence[Any]) -> None:

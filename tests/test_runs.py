@@ -221,7 +221,7 @@ def test_a_training_writes_and_removes_nothing_behind_a_link(tmp_path: Path) -> 
     (outside / "thesis").write_text("mine")
     (tmp_path / "head-x.training").symlink_to(outside)
     refused = pytest.raises(RunError, match="is a link, and a training would write elsewhere")
-    with refused, training(tmp_path, "head-x", config={}, anew=True):
+    with refused, training(tmp_path, "head-x", config={}, again=True):
         raise AssertionError
     (tmp_path / "head-x.training").unlink()
     (tmp_path / "head-x.training").mkdir()

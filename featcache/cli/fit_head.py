@@ -17,8 +17,7 @@ from featcache.cli.settings import given
 
 if TYPE_CHECKING:
     from featcache.core.project import Project
-    from featcache.heads import Fitted
-    from featcache.training import Run
+    from featcache.training import Fitted, Run
 
 
 @click.command("fit-head", cls=Command)

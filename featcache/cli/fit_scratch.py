@@ -18,7 +18,8 @@ from featcache.cli.settings import given
 from featcache.core.units import duration
 
 if TYPE_CHECKING:
-    from featcache.networks import Expected, Fitted
+    from featcache.networks import Expected
+    from featcache.training import Fitted
 
 
 @click.command("fit-scratch", cls=Command)

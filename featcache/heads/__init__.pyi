@@ -1,14 +1,7 @@
 from ._fit_classical import fit_classical as fit_classical
 from ._fit_head import (
-    Fitted as Fitted,
-    described as described,
-    draw as draw,
     expected as expected,
-    explaining_damage as explaining_damage,
     fit_head as fit_head,
-    measure as measure,
-    readable as readable,
-    refuse_unfair_splits as refuse_unfair_splits,
 )
 from ._sweep import (
     fit_seeds as fit_seeds,

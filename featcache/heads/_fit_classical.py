@@ -12,21 +12,23 @@ from featcache.core.progress import SILENT, Progress
 from featcache.core.project import refuse_unwritable
 from featcache.datasets import SPLITS
 from featcache.heads import classical
-from featcache.heads._fit_head import (
-    Fitted,
-    described,
-    draw,
-    explaining_damage,
-    measure,
-    readable,
-    refuse_unfair_splits,
-)
 from featcache.heads.config import HeadConfig
 from featcache.heads.head import Array
 from featcache.heads.kernel import kernel
 from featcache.heads.train import plan_head
+from featcache.reporting import draw
 from featcache.store import Cache
-from featcache.training import Epoch, runs
+from featcache.training import (
+    Epoch,
+    Fitted,
+    described,
+    explaining_damage,
+    measured,
+    refuse_unfair_splits,
+    runs,
+    there_already,
+    write_results,
+)
 
 
 def fit_classical(
@@ -47,20 +49,23 @@ def fit_classical(
     }
     name = runs.run_name(kind, cache.recipe.space.backbone, identity=identity)
     if runs.is_finished(results / name) and not again:
-        return Fitted(readable(runs.Run(results / name)), cache.name, reused=True)
+        return there_already(results / name, cache)
     refuse_unwritable(results)
     started = time.perf_counter()
     with explaining_damage(cache):
         probabilities = _probabilities(cache, kind, seed, progress)
-    splits = measure(cache, probabilities)
+    train, val = (measured(cache, split, probabilities=probabilities) for split in ("train", "val"))
     seconds = time.perf_counter() - started
-    train, val = splits["train"], splits["val"]
-    entry = Epoch(1, train["loss"], train["accuracy"], val["loss"], val["accuracy"], 0.0, seconds)
+    only = Epoch(1, train["loss"], train["accuracy"], val["loss"], val["accuracy"], 0.0, seconds)
     with runs.new_run(results, name) as folder:
-        runs.write_predictions(folder, cache.rows, probabilities=probabilities, classes=cache.classes)
-        config = {**identity, **described(cache, "by scikit-learn, on the Gram matrix")}
-        timing = {"epochs": 1, "seconds": round(seconds, 3), "s_per_epoch": seconds}
-        runs.write_run(folder, config, metrics={**timing, **splits}, history=[entry])
+        write_results(
+            folder,
+            cache,
+            config={**identity, **described(cache, "by scikit-learn, on the Gram matrix")},
+            probabilities=probabilities,
+            history=[only],
+            started=started,
+        )
     return Fitted(draw(runs.Run(results / name), with_curves=False), cache.name, reused=False)
 
 

@@ -16,13 +16,13 @@ from featcache.core.files import write_json, write_text
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import refuse_unwritable
 from featcache.core.recipe import digest
-from featcache.heads._fit_head import Fitted, fit_head
+from featcache.heads._fit_head import fit_head
 from featcache.heads.config import HeadConfig, Solver
 from featcache.heads.cost import Choice
 from featcache.heads.train import SharedInputs, plan_head, train_course
 from featcache.reporting import figures
 from featcache.store import Cache
-from featcache.training import Epoch, best_of, runs
+from featcache.training import Epoch, Fitted, best_of, runs
 
 SWEPT = ("lr", "hidden", "dropout", "l2", "momentum", "epochs", "batch")
 HEADS_FILE = "heads.csv"

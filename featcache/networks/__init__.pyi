@@ -1,6 +1,5 @@
 from ._fit_scratch import (
     Expected as Expected,
-    Fitted as Fitted,
     expect as expect,
     fit_scratch as fit_scratch,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,27 +31,25 @@ from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project, refuse_unwritable
 from featcache.core.recipe import digest
 from featcache.extraction import extract, plan_extraction
-from featcache.heads import Head, described, draw, explaining_damage, measure, readable, refuse_unfair_splits
+from featcache.heads import Head
 from featcache.networks import classifier
 from featcache.networks.config import ScratchConfig, ScratchOptions
 from featcache.networks.feed import Feed
 from featcache.networks.training import Training
 from featcache.networks.views import Live, held, numbers_of
+from featcache.reporting import draw, followed
 from featcache.store import Cache, open_cache
-from featcache.training import Epoch, runs
+from featcache.training import (
+    Fitted,
+    described,
+    explaining_damage,
+    refuse_unfair_splits,
+    runs,
+    there_already,
+    write_results,
+)
 
 LAST_FILE = "last.keras"
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What `fit_scratch` did: the run, whether it was there already, and after which epoch of which run it went on."""
-
-    run: runs.Run
-    cache: str
-    reused: bool
-    resumed_at: int = 0
-    resumed_from: str = ""
 
 
 def fit_scratch(
@@ -69,7 +67,7 @@ def fit_scratch(
     stands, a longer one where a shorter run of the same settings ended.
 
     again : train from the beginning even so, and put the new run in the old one's place
-    on_event : told, in a sentence, what is to be trained
+    progress : told what is to be trained, and how far that is
 
     Raises ScratchError for what cannot be trained and for a training whose loss is no number any more, DatasetError,
     BackboneError and WeightsError for images and networks that cannot be had, RunError where the run cannot be written.
@@ -97,17 +95,14 @@ def _fit_scratch(
     identity = _identity(cache, cuts[0], spec, config, head)
     name = runs.run_name(str(identity["kind"]), cuts[0].backbone, identity=identity)
     results = project.results_folder
-    if runs.is_finished(results / name) and not again:
-        return Fitted(readable(runs.Run(results / name)), cache.name, reused=True)
-    with runs.training(results, name, config={**identity, "cache_name": cache.name}, anew=again) as folder:
-        if runs.is_finished(results / name) and not again:  # by another process, just now
-            return Fitted(readable(runs.Run(results / name)), cache.name, reused=True)
+    with runs.training(results, name, config={**identity, "cache_name": cache.name}, again=again) as folder:
+        if folder is None:
+            return there_already(results / name, cache)
         job = _Job(project, cache, cuts[0], spec, config, identity, name, started)
         with explaining_damage(cache), ExitStack() as open_parts:
-            run, resumed_at, resumed_from = job.run(
+            return job.run(
                 folder, open_parts, network=network or load_network(spec), head=head, again=again, progress=progress
             )
-    return Fitted(run, cache.name, False, resumed_at, resumed_from)
 
 
 @dataclass(frozen=True)
@@ -256,8 +251,8 @@ class _Job:
         head: _StartHead | None,
         again: bool,
         progress: Progress,
-    ) -> tuple[runs.Run, int, str]:
-        """Train, measure and write the run. Returns it, and after which epoch of which run the training went on."""
+    ) -> Fitted:
+        """Train, measure and write the run."""
         cache, config = self.cache, self.config
         if config.deterministic:
             compute_deterministically()
@@ -274,24 +269,16 @@ class _Job:
         training = Training(made, feed, val, config, _course(self.identity, config), folder)
         frozen = training.frozen_digest()
         earlier = [] if again else runs.own_states(folder.parent)
-        resumed_at = training.resume(earlier)
-        told = resumed_at
+        training.resume(earlier)
         with progress.stopping() as stopped:
-            with progress.begin(f"training {self.name}", config.epochs) as advance:
-                advance(resumed_at)
+            with followed(folder, self.name, epochs=config.epochs, progress=progress) as on_epoch:
+                training.train(on_epoch, stopped)
+            self._write(training, frozen)
+        run = draw(runs.Run(self.project.results_folder / self.name))
+        return Fitted(run, cache.name, False, training.course.resumed_at, training.course.resumed_from)
 
-                def one_epoch(history: Sequence[Epoch]) -> None:
-                    nonlocal told
-                    advance(len(history) - told)
-                    told = len(history)
-                    runs.write_history(folder, history)
-                    progress.epochs(history)
-
-                training.train(one_epoch, stopped)
-            return self._write(training, frozen), resumed_at, training.course.resumed_from
-
-    def _write(self, training: Training, frozen: str) -> runs.Run:
-        cache, history = self.cache, training.history
+    def _write(self, training: Training, frozen: str) -> None:
+        cache = self.cache
         with runs.new_run(self.project.results_folder, self.name) as folder:
             savable = training.classifier.savable()
             if training.course.best is not None and training.course.best_epoch < len(training.history):
@@ -301,23 +288,21 @@ class _Job:
                 raise ScratchError("frozen layers changed while others were trained: this run proves nothing")
             _save_model(savable, folder / runs.MODEL_FILE)
             probabilities = training.probabilities(cache.features.blocks(), len(cache.features))
-            splits = measure(cache, probabilities)
-            runs.write_predictions(folder, cache.rows, probabilities=probabilities, classes=cache.classes)
             training.keep_state(folder)
-            seconds = [entry.seconds for entry in history]
-            timing = {
-                "epochs": len(history),
-                "epoch_of_model": epoch,
-                "seconds": round(time.perf_counter() - self.started, 3),
-                "s_per_epoch": sum(seconds) / len(seconds),
-                "images_per_s": _rate(training),
-                "shares_s": {name: round(value, 3) for name, value in asdict(training.shares).items()},
-                "frozen": frozen,
-            }
-            runs.write_run(
-                folder, {**self.identity, **self._described()}, metrics={**timing, **splits}, history=history
+            write_results(
+                folder,
+                cache,
+                config={**self.identity, **self._described()},
+                probabilities=probabilities,
+                history=training.history,
+                started=self.started,
+                timing={
+                    "epoch_of_model": epoch,
+                    "images_per_s": _rate(training),
+                    "shares_s": {name: round(value, 3) for name, value in asdict(training.shares).items()},
+                    "frozen": frozen,
+                },
             )
-        return draw(runs.Run(self.project.results_folder / self.name))
 
     def _described(self) -> dict[str, Any]:
         """What config.json says besides, for people and reports."""

@@ -1,2 +1,4 @@
 from . import figures as figures, tables as tables
 from ._report import report as report
+from .figures import draw as draw
+from .live import followed as followed

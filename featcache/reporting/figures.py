@@ -12,6 +12,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,15 @@ _MOST_WRITTEN = 30
 """Classes of a confusion matrix whose counts and names can be read; of more, colours alone are drawn."""
 
 Line = NDArray[np.float64]
+
+
+def draw(run: Run, *, with_curves: bool = True) -> Run:
+    """Draw the curves and the confusion of a run that is written. `report` draws what is missing."""
+    with suppress(OSError, MemoryError, RunError):  # no picture is worth a training
+        if with_curves:
+            write_curves(run.history, run.folder / CURVES_FILE, title=run.name)
+        write_confusion(run.metrics["test"]["confusion"], run.config["classes"], path=run.folder / CONFUSION_FILE)
+    return run
 
 
 def write_curves(history: pd.DataFrame, path: Path, *, title: str = "") -> None:

@@ -1,7 +1,16 @@
-from . import checkpoint as checkpoint, metrics as metrics, runs as runs, tensorboard as tensorboard
+from . import checkpoint as checkpoint, runs as runs, tensorboard as tensorboard
 from .course import Course as Course, Earlier as Earlier, OnEpoch as OnEpoch
 from .history import Epoch as Epoch, best_of as best_of, refuse_divergence as refuse_divergence, timed as timed
 from .labels import with_current_labels as with_current_labels
+from .results import (
+    Fitted as Fitted,
+    described as described,
+    explaining_damage as explaining_damage,
+    measured as measured,
+    refuse_unfair_splits as refuse_unfair_splits,
+    there_already as there_already,
+    write_results as write_results,
+)
 from .runs import (
     CONFIG_FILE as CONFIG_FILE,
     METRICS_FILE as METRICS_FILE,

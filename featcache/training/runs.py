@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from featcache.core.errors import FeatcacheError, HeadError, RunError
 from featcache.core.files import PARTIAL_SUFFIX, is_hidden, safe_cell, sync, visible_folders, write_json, write_text
 from featcache.core.leases import Leases
+from featcache.core.project import refuse_unwritable
 from featcache.core.recipe import digest
 from featcache.core.strict_json import MAX_TEXT_BYTES, read_bounded, read_json
 from featcache.training.history import Epoch
@@ -183,16 +184,20 @@ def _replace_folder(final: Path, partial: Path, old: Path) -> None:
 
 
 @contextmanager
-def training(results: Path, name: str, *, config: dict[str, Any], anew: bool = False) -> Iterator[Path]:
-    """The folder of a training under way, `name`.training: it goes when the block ends, and stays where it does not.
+def training(results: Path, name: str, *, config: dict[str, Any], again: bool = False) -> Iterator[Path | None]:
+    """The folder of a training under way, `name`.training; None where its run is there already.
 
-    It goes too where there is nothing in it to go on from, or where the training itself has failed (HeadError): it
-    would fail again.
+    The folder goes when the block ends, and stays where it does not. It goes too where there is nothing in it to go on
+    from, or where the training itself has failed (HeadError): it would fail again.
 
-    anew : forget what an earlier attempt left there
+    again : train it even so, and forget what an earlier attempt left there
 
     Raises RunError where another process trains this run, or where the folder cannot be written.
     """
+    if is_finished(results / name) and not again:
+        yield None
+        return
+    refuse_unwritable(results)
     folder = results / f"{name}{TRAINING_SUFFIX}"
     leases = Leases(folder / "leases")
     if folder.is_symlink():
@@ -201,7 +206,11 @@ def training(results: Path, name: str, *, config: dict[str, Any], anew: bool = F
         leases.folder.mkdir(parents=True, exist_ok=True)
         if not leases.claim("training"):
             raise RunError(f"{folder}: another process trains this run; wait for it, or train with another seed")
-        if anew or not is_own(folder):
+        if is_finished(results / name) and not again:  # by another process, just now
+            _remove_at_once(folder)
+            yield None
+            return
+        if again or not is_own(folder):
             for left in folder.iterdir():
                 if left == leases.folder:
                     continue

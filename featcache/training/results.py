@@ -1,0 +1,128 @@
+"""What every training leaves: its run, measured and described in the same way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.core.errors import CacheError, HeadError, RunError
+from featcache.core.machine import usable_cores
+from featcache.datasets import SPLITS
+from featcache.store import Cache
+from featcache.training import metrics, runs
+from featcache.training.history import Epoch
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training did: its run, whether that was there already, and after which epoch of which run it went on.
+
+    cache : name of the cache that it was trained on
+    expected : what it was expected to take, where that was asked for
+    """
+
+    run: runs.Run
+    cache: str
+    reused: bool
+    resumed_at: int = 0
+    resumed_from: str = ""
+    expected: Any = None
+
+
+def refuse_unfair_splits(cache: Cache) -> None:
+    """Refuse splits that no honest training can use: one without rows of a class, or with rows of another's group."""
+    again = "Change dataset.csv, or run `featcache.init(resplit=True)` and extract this cache again"
+    pairs = cache.rows.loc[cache.rows["split"] != "", ["group", "split"]].drop_duplicates()
+    torn = pairs[pairs["group"].duplicated(keep=False)].sort_values(["group", "split"])
+    if len(torn):
+        group = torn["group"].iloc[0]
+        splits = " and ".join(torn["split"][torn["group"] == group])
+        raise HeadError(
+            f"{cache.name}: {torn['group'].nunique()} groups stand in several splits ({group!r:.80} in {splits}): a "
+            "group must stay on one side, or the test leaks into the training",
+            again,
+        )
+    labels = set(cache.classes)
+    for split in SPLITS:
+        if missing := labels - set(cache.rows["label"][cache.rows["split"] == split]):
+            raise HeadError(f"{cache.name}: the split {split!r} has no rows of {', '.join(sorted(missing))}", again)
+
+
+@contextmanager
+def explaining_damage(cache: Cache) -> Iterator[None]:
+    """Say what to do about features that cannot be read."""
+    try:
+        yield
+    except CacheError as error:
+        raise CacheError(f"{error}. Remove {cache.folder} and run the extract command that made it again") from error
+
+
+def there_already(folder: Path, cache: Cache) -> Fitted:
+    """A finished run, as the outcome of a training that found it. Raises RunError where its files cannot be read."""
+    run = runs.Run(folder)
+    try:
+        if not (set(SPLITS) <= set(run.metrics) and {"solver", "why", "classes"} <= set(run.config)):
+            raise RunError(f"{run.folder}: config.json or metrics.json is not whole")
+    except RunError as error:
+        raise RunError(error, "Set `again=True` to train it again") from error
+    return Fitted(run, cache.name, reused=True)
+
+
+def described(cache: Cache, why: str) -> dict[str, Any]:
+    """What config.json says of the training besides what decides it, for people and reports."""
+    return {
+        "backbone": cache.recipe.space.backbone,
+        "cache_name": cache.name,
+        "weights": cache.manifest.provenance.get("weights", ""),
+        "recipe": cache.recipe.to_dict(),
+        "classes": list(cache.classes),
+        "why": why,
+        "cores": usable_cores(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **({"relabelled_images": cache.relabelled_images} if cache.relabelled_images else {}),
+    }
+
+
+def measured(cache: Cache, split: str, *, probabilities: NDArray[np.floating[Any]]) -> dict[str, Any]:
+    """The measures of a split; see `featcache.training.metrics.evaluate`.
+
+    probabilities : (rows of the cache, classes)
+    """
+    numbers = cache.numbers(split)
+    groups = cache.rows["group"].to_numpy()[numbers]
+    return metrics.evaluate(probabilities[numbers], cache.labels(split), classes=cache.classes, groups=groups)
+
+
+def write_results(
+    folder: Path,
+    cache: Cache,
+    *,
+    config: Mapping[str, Any],
+    probabilities: NDArray[np.floating[Any]],
+    history: Sequence[Epoch],
+    started: float,
+    timing: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Write predictions.csv, history.csv, config.json and, last, metrics.json.
+
+    probabilities : (rows of the cache, classes)
+    started : `time.perf_counter()` of then
+    timing : what metrics.json says of the training besides its epochs and seconds
+    """
+    runs.write_predictions(folder, cache.rows, probabilities=probabilities, classes=cache.classes)
+    took = {
+        "epochs": len(history),
+        "seconds": round(time.perf_counter() - started, 3),
+        "s_per_epoch": sum(entry.seconds for entry in history) / len(history),
+    }
+    splits = {split: measured(cache, split, probabilities=probabilities) for split in SPLITS}
+    runs.write_run(folder, dict(config), metrics={**took, **timing, **splits}, history=history)
