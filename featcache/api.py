@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from featcache import backbones, datasets, extraction, heads, networks, reporting, sharing, store, training
-from featcache.core.errors import ProjectError, UsageError, nearest
+from featcache.core.errors import ArgumentsError, ProjectError, UsageError, nearest
 from featcache.core.files import resolved
 from featcache.core.progress import Progress
 from featcache.core.project import FoldersSection, Project, Settings, find_project
@@ -23,11 +23,10 @@ from featcache.core.recipe import Precision
 from featcache.core.shown import shown
 
 if TYPE_CHECKING:
-    from featcache.backbones import Backbone
-    from featcache.extraction import Explanation
+    from featcache.extraction import Checked, Explanation
     from featcache.heads import Solver
     from featcache.sharing import Pushed
-    from featcache.store import Cache, Verified
+    from featcache.store import Cache
     from featcache.training import Run
 
 Split = Literal["train", "val", "test"]
@@ -341,9 +340,9 @@ def fit_head(
     """
     progress = shown(progress)
     if seeds > 1 and (more_epochs or resume is not None):
-        raise UsageError("`seeds` excludes `more_epochs` and `resume`")
+        raise ArgumentsError("`seeds` excludes `more_epochs` and `resume`")
     if head != "dense" and (tensorboard or dry_run):
-        raise UsageError(f"head {head!r} has no epochs", "Leave out `tensorboard` and `dry_run`")
+        raise ArgumentsError(f"`head={head!r}` has no epochs: leave out `tensorboard` and `dry_run`")
     _refuse_unknown(settings, heads.HeadConfig)
     project = _project_around(source)
     if resume is not None:
@@ -691,17 +690,37 @@ def pull(
     return training.Run(done.folder) if training.is_finished(done.folder) else store.open_cache(done.folder)
 
 
-def verify(cache: Cache | str | Path, *, progress: Progress | None = None) -> Verified:
+def verify(
+    cache: Cache | str | Path,
+    *,
+    repair: bool = False,
+    recompute: int = 0,
+    weights: str | None = None,
+    seed: int | None = None,
+    project: Project | None = None,
+    progress: Progress | None = None,
+) -> Checked:
     """Read every byte of a cache and compare it with its manifest.
 
     Parameters
     ----------
     cache : a cache, or its folder
+    repair : copy or compute again what is damaged
+    recompute : compute this many rows again and compare, where the cache is sound
+    weights : file of the weights that the cache was made with, if they are in a file
+    seed : chooses the rows of `recompute`; None for others each time
+    project : whose images are rendered; by default the one that the cache lies in
     progress : told how far it is
 
     Returns
     -------
-    Verified: `sound`, and `problems` by file
+    Checked: `sound`, and `problems` by file; `damage` before the repair, `repaired_rows`; `recomputed`
+
+    Raises
+    ------
+    CacheNotFoundError : there is none, or it was never finished
+    CacheError : what is damaged cannot be repaired
+    DatasetError : no image of the cache is at hand
 
     Examples
     --------
@@ -709,9 +728,19 @@ def verify(cache: Cache | str | Path, *, progress: Progress | None = None) -> Ve
     >>> cache = fc.extract(fc.init(per_class=8), "pixels", input_size_px=16)
     >>> fc.verify(cache).sound
     True
+    >>> fc.verify(cache, recompute=5).recomputed.deviating
+    ()
     """
     folder = cache.folder if isinstance(cache, store.Cache) else Path(cache)
-    return extraction.verify_cache(folder, progress=shown(progress))
+    return extraction.verify(
+        folder,
+        project=project,
+        repair=repair,
+        recompute=recompute,
+        weights=weights,
+        seed=seed,
+        progress=shown(progress),
+    )
 
 
 def convert(
@@ -747,8 +776,30 @@ def convert(
     return store.convert(opened, format, dtype=dtype, parent=parent, progress=shown(progress)).cache
 
 
-def models() -> list[Backbone]:
+def models(
+    name: str | None = None,
+    *,
+    layers: bool = False,
+    offline: bool = False,
+    input_size_px: int | None = None,
+    unsafe: bool = False,
+) -> Any:
     """The backbones: name, input size, shape of features, parameters, operations, preprocessing.
+
+    Parameters
+    ----------
+    name : one of them; with `layers` a .keras or .h5 file or "module:function", too
+    layers : list the layers of `name` that features can be taken from, instead
+    offline : only those whose ImageNet weights are on this machine
+    input_size_px, unsafe : as of `extract`, with `layers`
+
+    Returns
+    -------
+    list of Backbone; with `layers`, of layers: `name`, `output_shape`
+
+    Raises
+    ------
+    BackboneError : there is no such backbone, or it cannot be built
 
     Examples
     --------
@@ -756,7 +807,15 @@ def models() -> list[Backbone]:
     >>> "vgg16" in [row.name for row in fc.models()]
     True
     """
-    return list(backbones.registry.BACKBONES.values())
+    if layers:
+        if name is None:
+            raise ArgumentsError("`layers` needs the NAME of a network")
+        spec = backbones.NetworkSpec(name, input_size_px=input_size_px, unsafe=unsafe)
+        return [layer for layer in backbones.layers_to_cut(spec) if not layer.problem]
+    if input_size_px is not None or unsafe:
+        raise ArgumentsError("`input_size_px` and `unsafe` need `layers`")
+    rows = [backbones.registry.get(name)] if name else list(backbones.registry.BACKBONES.values())
+    return [row for row in rows if not offline or backbones.available(row) in ("installed", "cached")]
 
 
 # --- what the arguments mean ---------------------------------------------------------------------
