@@ -23,9 +23,8 @@ from featcache.core.recipe import Precision
 from featcache.core.shown import shown
 
 if TYPE_CHECKING:
-    from featcache.extraction import Checked, Explanation
+    from featcache.extraction import Checked, Explanation, Extracted
     from featcache.heads import Solver
-    from featcache.sharing import Pushed
     from featcache.store import Cache
     from featcache.training import Run
 
@@ -156,6 +155,7 @@ def extract(
     allow_nonfinite: bool = False,
     check_bytes: bool = False,
     strict: bool = False,
+    dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Any:
     """Run a backbone once over every view of every image, and keep its features in a cache.
@@ -189,11 +189,13 @@ def extract(
     allow_nonfinite : store NaN and infinity
     check_bytes : read every image, though size and times say that it is unchanged
     strict : stop at an image that cannot be used
+    dry_run : find out what would be computed and copied, and how long it takes, and compute nothing
     progress : told how far it is
 
     Returns
     -------
-    Cache, or a list of them where several models or layers are asked for. `cache.extracted` says what was done.
+    Cache, or a list of them where several models or layers are asked for. `cache.extracted` says what was done. With
+    `dry_run` what is expected, a record each: `explained`, bytes, seconds, engine.
 
     Raises
     ------
@@ -231,23 +233,20 @@ def extract(
     )
     progress = shown(progress)
     names = backbones.named_models(model)
+    verb: Any = extraction.estimate if dry_run else extraction.extract
     project = _project_of(source)
     if project is not None:
         if to is not None:
             raise UsageError("`to` is for images without a project: a project has its folder in featcache.toml")
-        made = extraction.extract(project, names, options=options, progress=progress)
+        made = verb(project, names, options=options, progress=progress)
     else:
         parent = resolved(Path(to if to is not None else "cache"))
         place = Project(parent, Settings(folders=FoldersSection(cache=".", results="../results")))
         with tempfile.TemporaryDirectory(prefix="featcache-") as spool:
             images = datasets.collect(source, Path(spool), strict=strict, progress=progress)
-            made = extraction.extract(place, names, options=options, images=images, progress=progress)
-    caches = []
-    for done in made.caches:
-        cache = store.open_cache(done.path)
-        cache.extracted = done
-        caches.append(cache)
-    return caches if len(caches) != 1 or not isinstance(model, str) else caches[0]
+            made = verb(place, names, options=options, images=images, progress=progress)
+    found = made if dry_run else [_extracted(done) for done in made]
+    return found if len(found) != 1 or not isinstance(model, str) else found[0]
 
 
 def explain(
@@ -454,9 +453,10 @@ def fit_scratch(
     offline: bool = False,
     strict: bool = False,
     again: bool = False,
+    dry_run: bool = False,
     progress: Progress | None = None,
     **settings: Any,
-) -> Run:
+) -> Any:
     """Train a whole network on the project's images, and write its run.
 
     Parameters
@@ -470,31 +470,35 @@ def fit_scratch(
     devices : that each batch is spread over (JAX)
     no_remote, offline, strict : as of `extract`
     again : train from the start, though the run is there
+    dry_run : find out what time the training would take, and train nothing
     progress : told how far it is
     **settings : epochs, batch, optimizer, lr, train_blocks, ... (see `featcache.networks.ScratchConfig`)
 
     Returns
     -------
-    Run
+    Run; `run.fitted` says what was done. With `dry_run` what is expected: rows, updates, weights, seconds, ...
 
     Raises
     ------
     ScratchError : what is asked for cannot be trained
     BackboneError, WeightsError : the network cannot be had
     """
+    backbones.named_models(model)
     spec = backbones.NetworkSpec(
         model, weights, input_size_px=input_size_px, preprocessing=preprocessing, unsafe=unsafe
     )
     _refuse_unknown(settings, networks.ScratchConfig)
     config = networks.from_recipe(recipe, **settings)
     options = networks.ScratchOptions(head, views or {}, devices, no_remote, offline, strict)
+    if dry_run:
+        return networks.expect(project, spec, config=config, options=options)
     done = networks.fit_scratch(project, spec, config=config, options=options, again=again, progress=shown(progress))
     return replace(done.run, fitted=done)
 
 
 def fine_tune(
     project: Project, model: str, *, weights: str = "imagenet", recipe: str = "fine-tune", **options: Any
-) -> Run:
+) -> Any:
     """Train the top and some or all blocks of a pretrained network, and write the run.
 
     Parameters
@@ -506,7 +510,7 @@ def fine_tune(
 
     Returns
     -------
-    Run
+    as of `fit_scratch`
     """
     return fit_scratch(project, model, weights=weights, recipe=recipe, **options)
 
@@ -588,7 +592,7 @@ def open_cache(
 
 
 def push(
-    what: Cache | Run | str | Path,
+    what: Cache | Run | str | Path | None = None,
     remote: str | None = None,
     *,
     project: Project | None = None,
@@ -599,37 +603,50 @@ def push(
     pseudonyms: str | Path | None = None,
     replace: bool = False,
     check: bool = False,
+    dry_run: bool = False,
     progress: Progress | None = None,
-) -> Pushed:
+) -> Any:
     """Send a cache or a run to a remote. Only what is missing there is sent; it is there when all of it is.
 
     Parameters
     ----------
-    what : a cache, a run, its folder, or its name in the project
+    what : a cache, a run, its folder, or its name in the project; None for the project's only cache
     remote : a name of a remote, a URL or an absolute path; None for the project's only one
     project : whose remotes are known; the one around the current folder
-    sign : name of the key to sign with; None for no signature
+    sign : name of the key to sign with; "" for the only one, None for no signature
     licence : what others may do with it
     contact : whom they may ask
     private : leave out paths, and names of groups
     pseudonyms : file with a secret that image ids are replaced by
     replace : put it in the place of another record of this name
     check : read what is there already, and send what is damaged
+    dry_run : find out what would be sent, and send nothing
     progress : told how far it is
+
+    Returns
+    -------
+    Pushed: the record on the remote, `reused`, `sent_files`, ...; with `dry_run` Planned: name, bytes, remote
 
     Raises
     ------
     RemoteError : the remote cannot be used, or written
     """
     project = project or _project_here()
-    folder = what.folder if isinstance(what, (store.Cache, training.Run)) else Path(what)
-    if not folder.is_dir() and project is not None:
-        folder = sharing.find_pushable(project, str(what))
+    target = sharing.open_named(remote, project)
+    if isinstance(what, (store.Cache, training.Run)):
+        folder = what.folder
+    elif project is not None:
+        folder = sharing.find_pushable(project, str(what) if what is not None else None)
+    elif what is not None:
+        folder = Path(what)
+    else:
+        raise UsageError("there is no project here", "Say what to push")
     options = sharing.PushOptions(
         sign, licence, contact, private, Path(pseudonyms) if pseudonyms is not None else None, replace, check
     )
+    if dry_run:
+        return sharing.plan_push(folder, target, options=options)
     seen_in = project.cache_folder if project else None
-    target = sharing.open_named(remote, project)
     return sharing.push(folder, target, options=options, seen_in=seen_in, progress=shown(progress))
 
 
@@ -666,7 +683,7 @@ def pull(
 
     Returns
     -------
-    Cache or Run
+    Cache or Run; its attribute `pulled` says what was done, and who signed it
 
     Raises
     ------
@@ -687,7 +704,11 @@ def pull(
         trust=sharing.trust_of(target, require_signed, allow_older=allow_older, file=file),
         progress=shown(progress),
     )
-    return training.Run(done.folder) if training.is_finished(done.folder) else store.open_cache(done.folder)
+    if done.record.kind == "run":
+        return training.Run(done.folder, pulled=done)
+    cache = store.open_cache(done.folder)
+    cache.pulled = done
+    return cache
 
 
 def verify(
@@ -760,6 +781,10 @@ def convert(
     to : folder of caches to write to; by default the one that the cache lies in
     progress : told how far it is
 
+    Returns
+    -------
+    Cache; `cache.converted` says what was done
+
     Raises
     ------
     UsageError : there is nothing to do, or digits would have to be made up
@@ -773,7 +798,9 @@ def convert(
     """
     opened = cache if isinstance(cache, store.Cache) else store.open_cache(cache)
     parent = Path(to) if to is not None else None
-    return store.convert(opened, format, dtype=dtype, parent=parent, progress=shown(progress)).cache
+    done = store.convert(opened, format, dtype=dtype, parent=parent, progress=shown(progress))
+    done.cache.converted = done
+    return done.cache
 
 
 def models(
@@ -819,6 +846,13 @@ def models(
 
 
 # --- what the arguments mean ---------------------------------------------------------------------
+
+
+def _extracted(done: Extracted) -> Cache:
+    """The cache that an extraction made."""
+    cache = store.open_cache(done.path)
+    cache.extracted = done
+    return cache
 
 
 def _project_of(source: Any) -> Project | None:

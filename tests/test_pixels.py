@@ -75,7 +75,7 @@ def made(project: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Monk
 
 def extracted(project: Path, size_px: int = PX, **storage: Any) -> Any:
     options = ExtractOptions(input_size_px=size_px, storage=storage)
-    (done,) = extract(find_project(project), ["pixels"], options=options).caches
+    (done,) = extract(find_project(project), ["pixels"], options=options)
     return done
 
 
@@ -246,7 +246,7 @@ def test_a_recipe_that_is_lost_follows_from_the_project(project: Path) -> None:
 
 def test_more_views_copy_those_that_are_there(project: Path, made: Cache) -> None:
     options = ExtractOptions(input_size_px=PX, views={"train": 5}, storage={"format": "zarr"})
-    (done,) = extract(find_project(project), ["pixels"], options=options).caches
+    (done,) = extract(find_project(project), ["pixels"], options=options)
     assert (done.rows, done.copied, done.computed) == (ROWS + 8, ROWS, 8)
     cache = open_cache(done.path)
     np.testing.assert_array_equal(cache.features[:], by_hand(project, cache))
