@@ -11,6 +11,8 @@ from featcache.extraction._recompute import Recomputed, recompute as recompute_r
 from featcache.extraction._repair import repair as repair_cache, sweep
 from featcache.store import Verified
 
+_SHOWN = 5
+
 
 @dataclass(frozen=True)
 class Checked(Verified):
@@ -42,6 +44,9 @@ def verify(
     """
     found, damage, repaired_rows, recomputed = verify_cache(folder, progress=progress), None, None, None
     if repair and not found.sound:
+        files = sorted({problem.file or problem.what for problem in found.problems})
+        more = ", ..." if len(files) > _SHOWN else ""
+        progress.note(f"repairing {found.name}: {', '.join(files[:_SHOWN])}{more}")
         repaired_rows = repair_cache(project or find_project(folder), found, weights=weights, progress=progress)
         found, damage = verify_cache(folder, progress=progress), found
     if repair and found.sound:

@@ -61,7 +61,7 @@ def push(
 
 @dataclass(frozen=True)
 class Planned:
-    """What a push would send: bytes at most, since what is there already is not sent. remote : URL of the remote"""
+    """What a push would send: its files' bytes at most, less what is there already. remote : URL of the remote"""
 
     name: str
     bytes: int
@@ -71,8 +71,11 @@ class Planned:
 def plan_push(folder: Path, target: Target, *, options: PushOptions | None = None) -> Planned:
     """Say what `push` with these arguments would send, and where to. Raises what `push` raises before it sends."""
     refuse_writing(target.store)
-    with _parcel(folder, options or PushOptions()) as parcel:
-        return Planned(parcel.name, sum(entry.bytes for entry in parcel.entries.values()), target.store.url)
+    options = options or PushOptions()
+    hidden = options.private or options.pseudonyms is not None
+    with _parcel(folder, replace(options, private=hidden, pseudonyms=None)) as parcel:  # no secret is made yet
+        sizes = [entry.bytes for entry in (*parcel.entries.values(), parcel.manifest_entry)]
+        return Planned(parcel.name, sum(sizes), target.store.url)
 
 
 @contextmanager
