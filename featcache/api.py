@@ -630,6 +630,13 @@ def push(
     Raises
     ------
     RemoteError : the remote cannot be used, or written
+
+    Examples
+    --------
+    >>> import featcache as fc
+    >>> cache = fc.extract(fc.init(per_class=8), "pixels", input_size_px=16)
+    >>> fc.push(cache, str(cache.folder.parent.parent / "lab")).reused
+    False
     """
     project = project or _project_here()
     target = sharing.open_named(remote, project)
@@ -688,6 +695,14 @@ def pull(
     Raises
     ------
     RemoteError, TrustError : it cannot be had, or not be believed
+
+    Examples
+    --------
+    >>> import featcache as fc
+    >>> cache = fc.extract(fc.init(per_class=8), "pixels", input_size_px=16)
+    >>> sent = fc.push(cache, str(cache.folder.parent.parent / "lab"))
+    >>> fc.pull(cache.name, remote=sent.remote, to="there", split="test").rows["split"].unique().tolist()
+    ['test']
     """
     project = project or _project_here()
     if project is None and to is None:
