@@ -237,7 +237,7 @@ def extract(
     project = _project_of(source)
     if project is not None:
         if to is not None:
-            raise UsageError("`to` is for images without a project: a project has its folder in featcache.toml")
+            raise ArgumentsError("`to` is for images without a project: a project has its folder in featcache.toml")
         made = verb(project, names, options=options, progress=progress)
     else:
         parent = resolved(Path(to if to is not None else "cache"))
