@@ -125,17 +125,16 @@ def whole(model: str, asked: argparse.Namespace) -> None:
         pixels = np.random.default_rng(0).integers(0, 256, (64, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
         engine.features(pixels)
         before = rate(lambda: engine.features(pixels), len(pixels))
-        done = extract(project, [model], options=options)
+        (cache,) = extract(project, [model], options=options)
         after = rate(lambda: engine.features(pixels), len(pixels))
-        (cache,) = done.caches
         verified = rate(lambda: verify_cache(cache.path), cache.rows)
-        seconds, bare = done.seconds - done.shares.open, (before + after) / 2
+        seconds, bare = cache.pass_s - cache.shares.open, (before + after) / 2
         ratios = (cache.rows / seconds / bare, 1 / (seconds / cache.rows + 1 / verified) / bare)
         print(
             f"{model}: {cache.rows} rows of {n_images} JPEG files, {cache.rows / seconds:.1f} images/s, "
             f"{ratios[0]:.2f} of the engine's {bare:.1f}; verified, {ratios[1]:.2f}"
         )
-        print(f"  {done.shares}, of {seconds:.1f} s; the bottleneck: {done.bottleneck}", flush=True)
+        print(f"  {cache.shares}, of {seconds:.1f} s; the bottleneck: {cache.bottleneck}", flush=True)
 
 
 def passes(asked: argparse.Namespace) -> None:
@@ -146,9 +145,9 @@ def passes(asked: argparse.Namespace) -> None:
 
         def seconds(models: Sequence[str]) -> float:
             done = extract(project, models, options=options)
-            for cache in done.caches:
+            for cache in done:
                 shutil.rmtree(cache.path)
-            return done.seconds - done.shares.open
+            return done[0].pass_s - done[0].shares.open
 
         one, three = [], []
         for _ in range(max(asked.rounds // 2, 1)):

@@ -71,8 +71,8 @@ def one_split(args: Any, split: int, folder: Path) -> pd.DataFrame:
     """Which plain test images each of the two got right: image_id, head, tuned."""
     init(args.images, folder, options=InitOptions(dataset={"split_seed": split}))
     project = find_project(folder)
-    done = extract(project, [args.model], options=ExtractOptions(weights=str(args.weights)))
-    head = fit_head(open_cache(done.caches[0].path), project.results_folder, config=HeadConfig()).run
+    (done,) = extract(project, [args.model], options=ExtractOptions(weights=str(args.weights)))
+    head = fit_head(open_cache(done.path), project.results_folder, config=HeadConfig()).run
     config = from_recipe("fine-tune", epochs=args.epochs, train_blocks=args.blocks)
     spec = NetworkSpec(args.model, weights=str(args.weights))
     tuned = fit_scratch(project, spec, config=config, options=ScratchOptions(views={"train": args.views})).run

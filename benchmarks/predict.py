@@ -65,8 +65,8 @@ def main() -> None:
         rendering = _predict._Predictor(cache.recipe, head.classes, engine, head.probabilities_of).rendering(1)
         for _ in range(asked.rounds):
             shutil.rmtree(cache.folder)
-            done = extract(project, [MODEL], options=options)
-            extract_s = done.seconds - done.shares.open
+            (done,) = extract(project, [MODEL], options=options)
+            extract_s = done.pass_s - done.shares.open
             started = time.perf_counter()
             found = list(stream(items_of(files), engine, rendering=rendering, finish=head.probabilities_of))
             predict_s = time.perf_counter() - started

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from featcache import backbones, datasets, extraction, heads, networks, reporting, sharing, store, training
-from featcache.core.errors import ProjectError, UsageError, nearest
+from featcache.core.errors import ArgumentsError, ProjectError, UsageError, nearest
 from featcache.core.files import resolved
 from featcache.core.progress import Progress
 from featcache.core.project import FoldersSection, Project, Settings, find_project
@@ -23,11 +23,9 @@ from featcache.core.recipe import Precision
 from featcache.core.shown import shown
 
 if TYPE_CHECKING:
-    from featcache.backbones import Backbone
-    from featcache.extraction import Explanation
+    from featcache.extraction import Checked, Explanation, Extracted
     from featcache.heads import Solver
-    from featcache.sharing import Pushed
-    from featcache.store import Cache, Verified
+    from featcache.store import Cache
     from featcache.training import Run
 
 Split = Literal["train", "val", "test"]
@@ -157,6 +155,7 @@ def extract(
     allow_nonfinite: bool = False,
     check_bytes: bool = False,
     strict: bool = False,
+    dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Any:
     """Run a backbone once over every view of every image, and keep its features in a cache.
@@ -190,11 +189,13 @@ def extract(
     allow_nonfinite : store NaN and infinity
     check_bytes : read every image, though size and times say that it is unchanged
     strict : stop at an image that cannot be used
+    dry_run : find out what would be computed and copied, and how long it takes, and compute nothing
     progress : told how far it is
 
     Returns
     -------
-    Cache, or a list of them where several models or layers are asked for. `cache.extracted` says what was done.
+    Cache, or a list of them where several models or layers are asked for. `cache.extracted` says what was done. With
+    `dry_run` what is expected, a record each: `explained`, bytes, seconds, engine.
 
     Raises
     ------
@@ -232,23 +233,20 @@ def extract(
     )
     progress = shown(progress)
     names = backbones.named_models(model)
+    verb: Any = extraction.estimate if dry_run else extraction.extract
     project = _project_of(source)
     if project is not None:
         if to is not None:
-            raise UsageError("`to` is for images without a project: a project has its folder in featcache.toml")
-        made = extraction.extract(project, names, options=options, progress=progress)
+            raise ArgumentsError("`to` is for images without a project: a project has its folder in featcache.toml")
+        made = verb(project, names, options=options, progress=progress)
     else:
         parent = resolved(Path(to if to is not None else "cache"))
         place = Project(parent, Settings(folders=FoldersSection(cache=".", results="../results")))
         with tempfile.TemporaryDirectory(prefix="featcache-") as spool:
             images = datasets.collect(source, Path(spool), strict=strict, progress=progress)
-            made = extraction.extract(place, names, options=options, images=images, progress=progress)
-    caches = []
-    for done in made.caches:
-        cache = store.open_cache(done.path)
-        cache.extracted = done
-        caches.append(cache)
-    return caches if len(caches) != 1 or not isinstance(model, str) else caches[0]
+            made = verb(place, names, options=options, images=images, progress=progress)
+    found = made if dry_run else [_extracted(done) for done in made]
+    return found if len(found) != 1 or not isinstance(model, str) else found[0]
 
 
 def explain(
@@ -341,9 +339,9 @@ def fit_head(
     """
     progress = shown(progress)
     if seeds > 1 and (more_epochs or resume is not None):
-        raise UsageError("`seeds` excludes `more_epochs` and `resume`")
+        raise ArgumentsError("`seeds` excludes `more_epochs` and `resume`")
     if head != "dense" and (tensorboard or dry_run):
-        raise UsageError(f"head {head!r} has no epochs", "Leave out `tensorboard` and `dry_run`")
+        raise ArgumentsError(f"`head={head!r}` has no epochs: leave out `tensorboard` and `dry_run`")
     _refuse_unknown(settings, heads.HeadConfig)
     project = _project_around(source)
     if resume is not None:
@@ -455,9 +453,10 @@ def fit_scratch(
     offline: bool = False,
     strict: bool = False,
     again: bool = False,
+    dry_run: bool = False,
     progress: Progress | None = None,
     **settings: Any,
-) -> Run:
+) -> Any:
     """Train a whole network on the project's images, and write its run.
 
     Parameters
@@ -471,31 +470,35 @@ def fit_scratch(
     devices : that each batch is spread over (JAX)
     no_remote, offline, strict : as of `extract`
     again : train from the start, though the run is there
+    dry_run : find out what time the training would take, and train nothing
     progress : told how far it is
     **settings : epochs, batch, optimizer, lr, train_blocks, ... (see `featcache.networks.ScratchConfig`)
 
     Returns
     -------
-    Run
+    Run; `run.fitted` says what was done. With `dry_run` what is expected: rows, updates, weights, seconds, ...
 
     Raises
     ------
     ScratchError : what is asked for cannot be trained
     BackboneError, WeightsError : the network cannot be had
     """
+    backbones.named_models(model)
     spec = backbones.NetworkSpec(
         model, weights, input_size_px=input_size_px, preprocessing=preprocessing, unsafe=unsafe
     )
     _refuse_unknown(settings, networks.ScratchConfig)
     config = networks.from_recipe(recipe, **settings)
     options = networks.ScratchOptions(head, views or {}, devices, no_remote, offline, strict)
+    if dry_run:
+        return networks.expect(project, spec, config=config, options=options)
     done = networks.fit_scratch(project, spec, config=config, options=options, again=again, progress=shown(progress))
     return replace(done.run, fitted=done)
 
 
 def fine_tune(
     project: Project, model: str, *, weights: str = "imagenet", recipe: str = "fine-tune", **options: Any
-) -> Run:
+) -> Any:
     """Train the top and some or all blocks of a pretrained network, and write the run.
 
     Parameters
@@ -507,7 +510,7 @@ def fine_tune(
 
     Returns
     -------
-    Run
+    as of `fit_scratch`
     """
     return fit_scratch(project, model, weights=weights, recipe=recipe, **options)
 
@@ -589,7 +592,7 @@ def open_cache(
 
 
 def push(
-    what: Cache | Run | str | Path,
+    what: Cache | Run | str | Path | None = None,
     remote: str | None = None,
     *,
     project: Project | None = None,
@@ -600,37 +603,57 @@ def push(
     pseudonyms: str | Path | None = None,
     replace: bool = False,
     check: bool = False,
+    dry_run: bool = False,
     progress: Progress | None = None,
-) -> Pushed:
+) -> Any:
     """Send a cache or a run to a remote. Only what is missing there is sent; it is there when all of it is.
 
     Parameters
     ----------
-    what : a cache, a run, its folder, or its name in the project
+    what : a cache, a run, its folder, or its name in the project; None for the project's only cache
     remote : a name of a remote, a URL or an absolute path; None for the project's only one
     project : whose remotes are known; the one around the current folder
-    sign : name of the key to sign with; None for no signature
+    sign : name of the key to sign with; "" for the only one, None for no signature
     licence : what others may do with it
     contact : whom they may ask
     private : leave out paths, and names of groups
     pseudonyms : file with a secret that image ids are replaced by
     replace : put it in the place of another record of this name
     check : read what is there already, and send what is damaged
+    dry_run : find out what would be sent, and send nothing
     progress : told how far it is
+
+    Returns
+    -------
+    Pushed: the record on the remote, `reused`, `sent_files`, ...; with `dry_run` Planned: name, bytes, remote
 
     Raises
     ------
     RemoteError : the remote cannot be used, or written
+
+    Examples
+    --------
+    >>> import featcache as fc
+    >>> cache = fc.extract(fc.init(per_class=8), "pixels", input_size_px=16)
+    >>> fc.push(cache, str(cache.folder.parent.parent / "lab")).reused
+    False
     """
     project = project or _project_here()
-    folder = what.folder if isinstance(what, (store.Cache, training.Run)) else Path(what)
-    if not folder.is_dir() and project is not None:
-        folder = sharing.find_pushable(project, str(what))
+    target = sharing.open_named(remote, project)
+    if isinstance(what, (store.Cache, training.Run)):
+        folder = what.folder
+    elif project is not None:
+        folder = sharing.find_pushable(project, str(what) if what is not None else None)
+    elif what is not None:
+        folder = Path(what)
+    else:
+        raise UsageError("there is no project here", "Say what to push")
     options = sharing.PushOptions(
         sign, licence, contact, private, Path(pseudonyms) if pseudonyms is not None else None, replace, check
     )
+    if dry_run:
+        return sharing.plan_push(folder, target, options=options)
     seen_in = project.cache_folder if project else None
-    target = sharing.open_named(remote, project)
     return sharing.push(folder, target, options=options, seen_in=seen_in, progress=shown(progress))
 
 
@@ -667,11 +690,19 @@ def pull(
 
     Returns
     -------
-    Cache or Run
+    Cache or Run; its attribute `pulled` says what was done, and who signed it
 
     Raises
     ------
     RemoteError, TrustError : it cannot be had, or not be believed
+
+    Examples
+    --------
+    >>> import featcache as fc
+    >>> cache = fc.extract(fc.init(per_class=8), "pixels", input_size_px=16)
+    >>> sent = fc.push(cache, str(cache.folder.parent.parent / "lab"))
+    >>> fc.pull(cache.name, remote=sent.remote, to="there", split="test").rows["split"].unique().tolist()
+    ['test']
     """
     project = project or _project_here()
     if project is None and to is None:
@@ -688,20 +719,44 @@ def pull(
         trust=sharing.trust_of(target, require_signed, allow_older=allow_older, file=file),
         progress=shown(progress),
     )
-    return training.Run(done.folder) if training.is_finished(done.folder) else store.open_cache(done.folder)
+    if done.record.kind == "run":
+        return training.Run(done.folder, pulled=done)
+    cache = store.open_cache(done.folder)
+    cache.pulled = done
+    return cache
 
 
-def verify(cache: Cache | str | Path, *, progress: Progress | None = None) -> Verified:
+def verify(
+    cache: Cache | str | Path,
+    *,
+    repair: bool = False,
+    recompute: int = 0,
+    weights: str | None = None,
+    seed: int | None = None,
+    project: Project | None = None,
+    progress: Progress | None = None,
+) -> Checked:
     """Read every byte of a cache and compare it with its manifest.
 
     Parameters
     ----------
     cache : a cache, or its folder
+    repair : copy or compute again what is damaged
+    recompute : compute this many rows again and compare, where the cache is sound
+    weights : file of the weights that the cache was made with, if they are in a file
+    seed : chooses the rows of `recompute`; None for others each time
+    project : whose images are rendered; by default the one that the cache lies in
     progress : told how far it is
 
     Returns
     -------
-    Verified: `sound`, and `problems` by file
+    Checked: `sound`, and `problems` by file; `damage` before the repair, `repaired_rows`; `recomputed`
+
+    Raises
+    ------
+    CacheNotFoundError : there is none, or it was never finished
+    CacheError : what is damaged cannot be repaired
+    DatasetError : no image of the cache is at hand
 
     Examples
     --------
@@ -709,9 +764,19 @@ def verify(cache: Cache | str | Path, *, progress: Progress | None = None) -> Ve
     >>> cache = fc.extract(fc.init(per_class=8), "pixels", input_size_px=16)
     >>> fc.verify(cache).sound
     True
+    >>> fc.verify(cache, recompute=5).recomputed.deviating
+    ()
     """
     folder = cache.folder if isinstance(cache, store.Cache) else Path(cache)
-    return extraction.verify_cache(folder, progress=shown(progress))
+    return extraction.verify(
+        folder,
+        project=project,
+        repair=repair,
+        recompute=recompute,
+        weights=weights,
+        seed=seed,
+        progress=shown(progress),
+    )
 
 
 def convert(
@@ -731,6 +796,10 @@ def convert(
     to : folder of caches to write to; by default the one that the cache lies in
     progress : told how far it is
 
+    Returns
+    -------
+    Cache; `cache.converted` says what was done
+
     Raises
     ------
     UsageError : there is nothing to do, or digits would have to be made up
@@ -744,11 +813,35 @@ def convert(
     """
     opened = cache if isinstance(cache, store.Cache) else store.open_cache(cache)
     parent = Path(to) if to is not None else None
-    return store.convert(opened, format, dtype=dtype, parent=parent, progress=shown(progress)).cache
+    done = store.convert(opened, format, dtype=dtype, parent=parent, progress=shown(progress))
+    done.cache.converted = done
+    return done.cache
 
 
-def models() -> list[Backbone]:
+def models(
+    name: str | None = None,
+    *,
+    layers: bool = False,
+    offline: bool = False,
+    input_size_px: int | None = None,
+    unsafe: bool = False,
+) -> Any:
     """The backbones: name, input size, shape of features, parameters, operations, preprocessing.
+
+    Parameters
+    ----------
+    name : one of them; with `layers` a .keras or .h5 file or "module:function", too
+    layers : list the layers of `name` that features can be taken from, instead
+    offline : only those whose ImageNet weights are on this machine
+    input_size_px, unsafe : as of `extract`, with `layers`
+
+    Returns
+    -------
+    list of Backbone; with `layers`, of layers: `name`, `output_shape`
+
+    Raises
+    ------
+    BackboneError : there is no such backbone, or it cannot be built
 
     Examples
     --------
@@ -756,10 +849,25 @@ def models() -> list[Backbone]:
     >>> "vgg16" in [row.name for row in fc.models()]
     True
     """
-    return list(backbones.registry.BACKBONES.values())
+    if layers:
+        if name is None:
+            raise ArgumentsError("`layers` needs the NAME of a network")
+        spec = backbones.NetworkSpec(name, input_size_px=input_size_px, unsafe=unsafe)
+        return [layer for layer in backbones.layers_to_cut(spec) if not layer.problem]
+    if input_size_px is not None or unsafe:
+        raise ArgumentsError("`input_size_px` and `unsafe` need `layers`")
+    rows = [backbones.registry.get(name)] if name else list(backbones.registry.BACKBONES.values())
+    return [row for row in rows if not offline or backbones.available(row) in ("installed", "cached")]
 
 
 # --- what the arguments mean ---------------------------------------------------------------------
+
+
+def _extracted(done: Extracted) -> Cache:
+    """The cache that an extraction made."""
+    cache = store.open_cache(done.path)
+    cache.extracted = done
+    return cache
 
 
 def _project_of(source: Any) -> Project | None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import featcache as fc
-from featcache.core.errors import DatasetError, FeatcacheError, RunError, UsageError
+from featcache.core.errors import ArgumentsError, DatasetError, FeatcacheError, RunError, UsageError
 from featcache.core.progress import SILENT
 from featcache.synthetic.drawing import write_cells
 
@@ -194,3 +194,65 @@ def test_two_hospitals_in_one_list(here: Path) -> None:
     counts = project.found.dataset.counts()
     assert all(of == {"train": 2, "val": 4, "test": 2} for of in counts.values())
     assert len(fc.extract(project, "pixels", input_size_px=16, progress=SILENT).numbers("test")) == 8
+
+
+def spoil(file: Path) -> bytes:
+    """Change a byte in the middle of a file. Returns what it held."""
+    before = file.read_bytes()
+    at = len(before) // 2
+    file.write_bytes(before[:at] + bytes([before[at] ^ 255]) + before[at + 1 :])
+    return before
+
+
+def test_a_damaged_cache_is_repaired_and_computed_again(project: fc.Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = fc.extract(project, "pixels", input_size_px=16, progress=SILENT)
+    shard = next(file for file in cache.folder.glob("features.zarr/c/**/*") if file.is_file())
+    before = spoil(shard)
+    monkeypatch.chdir("/")  # the project is the one that the cache lies in
+    found = fc.verify(cache, recompute=3, progress=SILENT)
+    assert (found.sound, found.damage, found.repaired_rows, found.recomputed) == (False, None, None, None)
+    found = fc.verify(cache, repair=True, recompute=3, seed=1, progress=SILENT)
+    assert found.sound
+    assert [cache.folder / problem.file for problem in found.damage.problems] == [shard]
+    assert found.repaired_rows > 0
+    assert (len(found.recomputed.rows), found.recomputed.deviating) == (3, ())
+    assert shard.read_bytes() == before
+
+
+def test_what_calls_would_do(project: fc.Project, here: Path) -> None:
+    expected = fc.extract(project, "pixels", input_size_px=16, dry_run=True, progress=SILENT)
+    assert (expected.explained.state, expected.bytes) == ("miss", expected.explained.compute * 16 * 16 * 3)
+    assert not list(here.rglob("features*"))
+    (alone,) = fc.extract("leukocytes", ["pixels"], to="a", input_size_px=16, dry_run=True, progress=SILENT)
+    assert alone.explained.rows == 32
+    cache = fc.extract(project, "pixels", input_size_px=16, progress=SILENT)
+    assert expected.explained.name == cache.name
+    planned = fc.push(None, str(here / "lab"), pseudonyms="secret", dry_run=True, progress=SILENT)
+    assert (planned.name, planned.remote) == (cache.name, f"file://{here / 'lab'}")
+    assert not (here / "lab").exists()
+    assert not (here / "secret").exists()
+    sent = fc.push(None, str(here / "lab"), progress=SILENT)
+    assert planned.bytes == pytest.approx(sent.sent_bytes, rel=0.05)
+    assert fc.pull(f"{here / 'lab'}/{cache.name}", to="there", progress=SILENT).pulled.remote == sent.remote
+    assert fc.convert(cache, format="hdf5", progress=SILENT).converted.source == cache.name
+
+
+def test_views_of_each_image_replace_a_total(here: Path) -> None:
+    project = fc.init(per_class=8, views={"train_rows": 30}, progress=SILENT)
+    rows = [fc.explain(project, "pixels", input_size_px=16, views=views)[0].rows for views in ({}, {"train": 2})]
+    n_train = sum(of["train"] for of in project.found.dataset.counts().values())
+    assert rows == [30 + 32 - n_train, 2 * n_train + 32 - n_train]
+    with pytest.raises(ArgumentsError, match="`train` and `train_rows` exclude each other"):
+        fc.extract(project, "pixels", views={"train": 2, "train_rows": 30}, progress=SILENT)
+    again = fc.init(views={"train": 3}, split=(50, 25, 25), resplit=True, progress=SILENT)
+    assert (again.settings.views.train_rows, again.settings.dataset.split_counts) == (None, None)
+
+
+def test_layers_of_a_network(here: Path) -> None:
+    layers = fc.models("mobilenetv2", layers=True, input_size_px=96)
+    assert ("out_relu", (3, 3, 1280)) in [(layer.name, tuple(layer.output_shape)) for layer in layers]
+    assert [row.name for row in fc.models("vgg16")] == ["vgg16"]
+    assert {row.name for row in fc.models(offline=True)} < {row.name for row in fc.models()}
+    for wrong in ({"layers": True}, {"unsafe": True}, {"input_size_px": 96}):
+        with pytest.raises(ArgumentsError, match="`layers`"):
+            fc.models(**wrong)

@@ -69,7 +69,7 @@ def test_a_remote_that_is_gone_is_said_and_everything_computed(small: Small, pus
     add_remote("web", "http://127.0.0.1:9/nobody", file=small.folder / "featcache.toml")
     watching = Watching()
     done = extract(small.project, ["tiny"], options=ExtractOptions(), progress=watching)
-    assert done.caches[0].computed == len(pushed.features)
+    assert done[0].computed == len(pushed.features)
     (said,) = watching.notes
     assert said.startswith("web: ")
 

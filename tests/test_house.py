@@ -8,9 +8,14 @@ from pathlib import Path
 
 import pytest
 
+import featcache
+from featcache.cli import COMMANDS
+
 ROOT = Path(__file__).parents[1] / "featcache"
 FACES = sorted(path.parent.name for path in ROOT.glob("*/__init__.pyi"))
 FILES = sorted(ROOT.rglob("*.py"))
+
+VERBS = {name for name in COMMANDS if name.replace("-", "_") in featcache.__all__}
 
 POSITIONAL = {
     "heads/steps.py",  # compiled by Numba, which takes no named arguments
@@ -80,3 +85,13 @@ def test_parameters_after_the_second_are_named(path: Path) -> None:
             if is_public and not is_command and len(names) > 2:
                 found.append(f"{node.name}({', '.join(names)})")
     assert found == []
+
+
+@pytest.mark.parametrize("command", sorted(VERBS))
+def test_a_command_is_one_call_of_the_public_function_of_its_name(command: str) -> None:
+    verb = command.replace("-", "_")
+    path = ROOT / "cli" / f"{verb}.py"
+    door = "featcache.prediction" if verb == "predict" else "featcache.api"
+    assert [module for module, name in imports(path) if name == verb] == [door]
+    uses = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Name) and node.id == verb]
+    assert len(uses) == 1

@@ -93,7 +93,7 @@ class Small:
         return find_project(self.folder)
 
     def extract(self, **options: Any) -> Extracted:
-        (done,) = extract(self.project, ["tiny"], options=ExtractOptions(**options)).caches
+        (done,) = extract(self.project, ["tiny"], options=ExtractOptions(**options))
         return done
 
     def cache(self, format_: str = "zarr", dtype: str = "float32", **options: Any) -> Cache:

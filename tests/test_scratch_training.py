@@ -143,9 +143,7 @@ def test_rows_of_a_cache_are_held_each_split_by_itself(
     """Where memory is short they lie in files, which go at the end."""
     write_cells(tmp_path / "cells", 4)
     init(tmp_path / "cells", tmp_path, options=InitOptions())
-    cache = open_cache(
-        extract(find_project(tmp_path), ["pixels"], options=ExtractOptions(input_size_px=16)).caches[0].path
-    )
+    cache = open_cache(extract(find_project(tmp_path), ["pixels"], options=ExtractOptions(input_size_px=16))[0].path)
     monkeypatch.setattr("featcache.networks.views.available_bytes", lambda: free_bytes)
     files = {split: tmp_path / f"{split}.npy" for split in ("train", "val")}
     with ExitStack() as stack:

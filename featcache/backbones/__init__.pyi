@@ -1,4 +1,5 @@
 from . import own_models as own_models, pixels as pixels, registry as registry
+from .cuts import CutLayer as CutLayer
 from .engines.affine import affine_of as affine_of
 from .engines.batches import is_out_of_memory as is_out_of_memory
 from .engines.choose import (

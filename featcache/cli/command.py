@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from featcache.cli.hints import in_flags
-from featcache.core.errors import FeatcacheError
+from featcache.core.errors import ArgumentsError, FeatcacheError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 Decorator = Callable[[_F], _F]
@@ -58,6 +58,8 @@ class Command(click.Command):
         """Run it. Errors of the library are raised again with flags instead of arguments."""
         try:
             return super().invoke(ctx)
+        except ArgumentsError as error:
+            raise click.UsageError(in_flags(str(error)), ctx) from error
         except FeatcacheError as error:
             error.args = (in_flags(str(error)),)
             raise

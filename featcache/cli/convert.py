@@ -34,11 +34,11 @@ def command(name: str | None, to: Path | None, folder: Path, as_json: bool, **va
     CACHE is the name of a cache, the beginning of its name, or its folder. The default is the only cache of the
     project.
     """
-    from featcache.store import convert
+    from featcache.api import convert
 
     cache = find_cache_of(folder, name)
-    done = convert(cache, values["format"], dtype=values["dtype"], parent=to, progress=TERMINAL)
-    made = done.cache
+    made = convert(cache, to=to, progress=TERMINAL, **values)
+    done = made.converted
     if as_json:
         print_json(
             {

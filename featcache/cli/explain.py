@@ -29,12 +29,9 @@ def command(models: tuple[str, ...], folder: Path, as_json: bool, **values: Any)
 
     It takes the options of extract, and says which rows are cached and which would be copied or computed.
     """
-    from featcache.backbones import named_models
-    from featcache.extraction import explain
+    from featcache.api import explain
 
-    project = open_project(folder)
-    options = extraction_of(values)
-    explained = explain(project, named_models(models), options=options, progress=TERMINAL)
+    explained = explain(open_project(folder), models, progress=TERMINAL, **extraction_of(values))
     if as_json:
         objects = [asdict(each) for each in explained]
         print_json(objects[0] if len(objects) == 1 else objects)

@@ -15,8 +15,7 @@ from featcache.cli.output import print_json, say, say_left_out, say_next
 from featcache.core.units import duration, size
 
 if TYPE_CHECKING:
-    from featcache.core.project import Project
-    from featcache.extraction import Extracted, ExtractOptions, Pass
+    from featcache.extraction import Estimate, Extracted
 
 
 _STAGES = ("open", "decode", "render", "wait", "compute", "write")
@@ -35,45 +34,41 @@ def command(models: tuple[str, ...], dry_run: bool, folder: Path, as_json: bool,
     time; they share the work. Rows that another cache has, here or on a remote, are copied. Several --model or
     --layer options make several caches in one pass.
     """
-    from featcache.backbones import named_models
-    from featcache.extraction import extract
+    from featcache.api import extract
 
-    options = extraction_of(values)
-    named = named_models(models)
     project = open_project(folder)
+    found = extract(project, models, dry_run=dry_run, progress=TERMINAL, **extraction_of(values))
     if dry_run:
-        _say_estimates(project, named, options, as_json)
+        _say_estimates(found, as_json)
         return
-    done = extract(project, named, options=options, progress=TERMINAL)
-    say_left_out(done.caches[0].left_out, as_json)
-    for cache in done.caches:
-        say(_sentence(cache), as_json)
-        if cache.faint_rows:
+    made = [cache.extracted for cache in found]
+    say_left_out(made[0].left_out, as_json)
+    for done in made:
+        say(_sentence(done), as_json)
+        if done.faint_rows:
             say(
-                f"  {cache.faint_rows} rows hold only tiny values, which float16 stores with few digits: use float32",
+                f"  {done.faint_rows} rows hold only tiny values, which float16 stores with few digits: use float32",
                 as_json,
             )
-    if any(cache.computed for cache in done.caches):
-        say(_where_the_time_went(done), as_json)
+    if any(done.computed for done in made):
+        say(_where_the_time_went(made), as_json)
     if as_json:
-        objects = [_as_json(cache, done) for cache in done.caches]
+        objects = [_as_json(done) for done in made]
         print_json(objects[0] if len(objects) == 1 else objects)
-    elif any(cache.dtype != "uint8" for cache in done.caches):
+    elif any(done.dtype != "uint8" for done in made):
         say_next("fit-head", into=project.folder)
 
 
-def _where_the_time_went(done: Pass) -> str:
+def _where_the_time_went(made: list[Extracted]) -> str:
     """How much time each stage took, and which one the others waited for."""
-    engines = dict.fromkeys(cache.engine for cache in done.caches if cache.engine)
-    parts = ", ".join(f"{stage} {getattr(done.shares, stage):.1f} s" for stage in _STAGES)
-    return f"  {'; '.join(engines)}\n  {parts}, of {done.seconds:.1f} s; the bottleneck: {done.bottleneck}"
+    engines = dict.fromkeys(done.engine for done in made if done.engine)
+    parts = ", ".join(f"{stage} {getattr(made[0].shares, stage):.1f} s" for stage in _STAGES)
+    return f"  {'; '.join(engines)}\n  {parts}, of {made[0].pass_s:.1f} s; the bottleneck: {made[0].bottleneck}"
 
 
-def _say_estimates(project: Project, models: list[str], options: ExtractOptions, as_json: bool) -> None:
+def _say_estimates(estimates: list[Estimate], as_json: bool) -> None:
     from featcache.cli.explain import work
-    from featcache.extraction import estimate
 
-    estimates = estimate(project, models, options=options, progress=TERMINAL)
     names = ("name", "state", "rows", "compute", "copy", "sources")
     if as_json:
         objects = [
@@ -109,7 +104,7 @@ def _sentence(done: Extracted) -> str:
     return f"{done.cache}: all {done.rows} rows are cached, nothing to compute{relabelled}"
 
 
-def _as_json(done: Extracted, whole: Pass) -> dict[str, Any]:
+def _as_json(done: Extracted) -> dict[str, Any]:
     return {
         "cache": done.cache,
         "path": str(done.path),
@@ -127,7 +122,7 @@ def _as_json(done: Extracted, whole: Pass) -> dict[str, Any]:
         "shape": list(done.shape),
         "weights": done.weights,
         "engine": done.engine,
-        "shares_s": {stage: round(getattr(whole.shares, stage), 3) for stage in _STAGES},
-        "bottleneck": whole.bottleneck if done.computed else "",
+        "shares_s": {stage: round(getattr(done.shares, stage), 3) for stage in _STAGES},
+        "bottleneck": done.bottleneck if done.computed else "",
         "left_out": [{"path": item.path, "reason": item.reason} for item in done.left_out],
     }

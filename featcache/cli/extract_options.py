@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from featcache.cli.command import Decorator, combined, option
 from featcache.cli.options import MODEL_HELP
 from featcache.cli.settings import given, options
@@ -49,23 +47,11 @@ extraction_options = combined(
 """The network, the views and what to do with them: options of extract and explain."""
 
 
-def extraction_of(values: dict[str, Any]) -> ExtractOptions:
-    """The record that `extraction_options` fill."""
-    return ExtractOptions(
-        views=given_views(values),
-        augmentation=given(values, AugmentationSection),
-        storage=given(values, StorageSection),
+def extraction_of(values: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `featcache.extract` that `extraction_options` stand for."""
+    return {
+        "views": given(values, ViewsSection),
+        "augmentation": given(values, AugmentationSection),
+        **given(values, StorageSection),
         **given(values, ExtractOptions),
-    )
-
-
-def given_views(values: dict[str, Any]) -> dict[str, Any]:
-    """The view options that were given. Views of each image replace a total in featcache.toml."""
-    views = given(values, ViewsSection)
-    for split, flag in (("train", "--views"), ("val", "--val-views"), ("test", "--test-views")):
-        total = f"{split}_rows"
-        if split in views and total in views:
-            raise click.UsageError(f"{flag} and --{split}-rows exclude each other: give one of them")
-        if split in views:
-            views[total] = None
-    return views
+    }

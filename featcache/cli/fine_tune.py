@@ -28,4 +28,6 @@ def command(**values: Any) -> None:
     This is fit-scratch with pretrained weights and a recipe for fine-tuning: earlier blocks take smaller steps
     than later ones. Frozen layers do not change at all, including the statistics of batch normalisation.
     """
-    fit(**values)
+    from featcache.api import fine_tune
+
+    fit(fine_tune, **values)

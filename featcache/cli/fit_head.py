@@ -73,10 +73,6 @@ def command(
     from featcache.api import fit_head
     from featcache.heads import HeadConfig
 
-    if seeds > 1 and (more_epochs or resume is not None):
-        raise click.UsageError("--seeds excludes --more-epochs and --resume")
-    if kind != "dense" and (tensorboard or dry_run):
-        raise click.UsageError(f"--head {kind} has no epochs: leave out --tensorboard and --dry-run")
     project = open_project(folder)
     done = fit_head(
         project,

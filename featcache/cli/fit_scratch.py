@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featcache.cli.command import Command, option
-from featcache.cli.extract_options import given_views
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import open_project
 from featcache.cli.output import print_json, say, say_measures
-from featcache.cli.scratch_options import network_of, scratch_of, scratch_options
+from featcache.cli.scratch_options import scratch_options
 from featcache.cli.settings import given
+from featcache.core.project import ViewsSection
 from featcache.core.units import duration
 
 if TYPE_CHECKING:
@@ -39,40 +40,23 @@ def command(**values: Any) -> None:
     The views are rendered once, into a cache of pixels. After an interruption, run the same command again to
     continue from the last checkpoint. 'featcache report' shows the run beside those of heads.
     """
-    fit(**values)
+    from featcache.api import fit_scratch
+
+    fit(fit_scratch, **values)
 
 
-def fit(
-    recipe: str,
-    weights: str,
-    *,
-    again: bool,
-    dry_run: bool,
-    folder: Path,
-    as_json: bool,
-    **values: Any,
-) -> None:
+def fit(verb: Callable[..., Any], *, dry_run: bool, folder: Path, as_json: bool, **values: Any) -> None:
     """Train, and say what came of it: for both commands."""
-    from featcache.backbones import named_models
-    from featcache.networks import ScratchOptions, expect, fit_scratch
-
-    config = scratch_of(recipe, values)
-    named_models([values["model"]])
-    project = open_project(folder)
-    options = ScratchOptions(views=given_views(values), **given(values, ScratchOptions))
+    views = given(values, ViewsSection)
+    settings = {name: value for name, value in values.items() if value is not None and name not in views}
+    done = verb(open_project(folder), views=views, dry_run=dry_run, progress=TERMINAL, **settings)
     if dry_run:
-        _say_expected(
-            expect(project, network_of(weights, values), config=config, options=options), config.epochs, as_json
-        )
-        return
-    done = fit_scratch(
-        project,
-        network_of(weights, values),
-        config=config,
-        options=options,
-        again=again,
-        progress=TERMINAL,
-    )
+        _say_expected(done, as_json)
+    else:
+        _say_run(done.fitted, as_json)
+
+
+def _say_run(done: Fitted, as_json: bool) -> None:
     say(_sentence(done), as_json)
     if as_json:
         print_json(_as_json(done))
@@ -80,15 +64,15 @@ def fit(
     say_measures(done.run)
 
 
-def _say_expected(expected: Expected, epochs: int, as_json: bool) -> None:
+def _say_expected(expected: Expected, as_json: bool) -> None:
     say(
         f"{expected.rows} rows and {expected.updates} updates an epoch, {expected.trained_weights:,} of "
-        f"{expected.weights:,} weights trained; about {duration(expected.seconds)} for {epochs} epochs, besides "
-        "validation",
+        f"{expected.weights:,} weights trained; about {duration(expected.seconds)} for {expected.epochs} epochs, "
+        "besides validation",
         as_json,
     )
     if as_json:
-        print_json({**asdict(expected), "epochs": epochs})
+        print_json(asdict(expected))
 
 
 def _sentence(done: Fitted) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from featcache.cli.command import Command, option
-from featcache.cli.extract_options import augmentation_options, given_views, views_options
+from featcache.cli.extract_options import augmentation_options, views_options
 from featcache.cli.hints import in_flags
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.left_out import listing_left_out
@@ -49,19 +49,18 @@ def command(source: Path | None, into: Path, as_json: bool, **values: Any) -> No
     Run it again when images have changed. Known images keep their split and group, and your edits of
     dataset.csv are kept.
     """
-    from featcache.datasets import init
+    from featcache.api import init
 
-    dataset = given(values, DatasetSection)
-    if "split" in dataset:
-        dataset.setdefault("split_counts", None)
-    options = InitOptions(
-        dataset=dataset,
-        views=given_views(values),
-        augmentation=given(values, AugmentationSection),
-        **given(values, InitOptions),
-    )
     with listing_left_out(as_json):
-        done = init(source, into, options=options, progress=TERMINAL)
+        done = init(
+            source,
+            into,
+            views=given(values, ViewsSection),
+            augmentation=given(values, AugmentationSection),
+            progress=TERMINAL,
+            **given(values, DatasetSection),
+            **given(values, InitOptions),
+        ).found
     say(f"found {done.about}", as_json)
     remarks = [in_flags(remark) for remark in done.remarks]
     for remark in remarks:

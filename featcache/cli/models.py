@@ -11,7 +11,7 @@ from featcache.cli.options import json_option
 from featcache.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
-    from featcache.backbones import Backbone
+    from featcache.backbones import Backbone, CutLayer
 
 
 @click.command("models", cls=Command)
@@ -30,19 +30,26 @@ def command(
 
     NAME is one of them. With --layers it may also be a .keras or .h5 file, or MODULE:FUNCTION.
     """
-    if layers:
-        if name is None:
-            raise click.UsageError("--layers needs the NAME of a network")
-        _print_layers(name, input_size_px, unsafe, as_json)
-        return
-    if input_size_px is not None or unsafe:
-        raise click.UsageError("--input-size and --unsafe need --layers")
-    from featcache.backbones import available, registry
+    from featcache.api import models
 
-    rows = [registry.get(name)] if name else list(registry.BACKBONES.values())
+    found = models(name, layers=layers, offline=offline, input_size_px=input_size_px, unsafe=unsafe)
+    if layers:
+        _print_layers(found, as_json)
+    else:
+        _print_backbones(found, as_json, whole=name is None and not offline)
+
+
+def _print_layers(layers: list[CutLayer], as_json: bool) -> None:
+    if as_json:
+        print_json([{"name": layer.name, "shape": list(layer.output_shape)} for layer in layers])
+        return
+    print_table(["layer", "features"], [[layer.name, "x".join(map(str, layer.output_shape))] for layer in layers])
+
+
+def _print_backbones(rows: list[Backbone], as_json: bool, *, whole: bool) -> None:
+    from featcache.backbones import PIXELS, available
+
     found = [(row, available(row)) for row in rows]
-    if offline:
-        found = [(row, where) for row, where in found if where not in ("download", "none")]
     if as_json:
         print_json([_as_json(row, where) for row, where in found])
         return
@@ -50,8 +57,8 @@ def command(
     print_table(
         headers, [_cells(row, where) for row, where in found], least=("operations", "preprocessing", "parameters")
     )
-    if name is None and not offline:
-        say(f"also: --model {registry.PIXELS} keeps the rendered views as uint8, of any --input-size")
+    if whole:
+        say(f"also: --model {PIXELS} keeps the rendered views as uint8, of any --input-size")
 
 
 def _cells(row: Backbone, where: str) -> list[str]:
@@ -76,14 +83,3 @@ def _as_json(row: Backbone, where: str) -> dict[str, Any]:
         "weights_file": row.weights_file,
         "weights": where,
     }
-
-
-def _print_layers(name: str, input_size_px: int | None, unsafe: bool, as_json: bool) -> None:
-    from featcache.backbones import NetworkSpec, layers_to_cut
-
-    found = layers_to_cut(NetworkSpec(name, input_size_px=input_size_px, unsafe=unsafe))
-    layers = [layer for layer in found if not layer.problem]
-    if as_json:
-        print_json([{"name": layer.name, "shape": list(layer.output_shape)} for layer in layers])
-        return
-    print_table(["layer", "features"], [[layer.name, "x".join(map(str, layer.output_shape))] for layer in layers])

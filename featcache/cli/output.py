@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,9 +23,6 @@ _WIDE = 160
 """Columns of a table that goes into a file or a pipe."""
 
 _GAP = 2
-
-_COUNT_WIDTH, _TIME_WIDTH = 11, 7
-_STEERING = re.compile(r"\n(?! {2})")
 MOST_CLASSES = 30
 """Classes that a table in the terminal lists."""
 

@@ -62,15 +62,21 @@ def command(
     a name on it, or the beginning of one. With options of a part, only these rows are fetched, into a cache of
     their own. After an interruption, run the same command again to continue.
     """
-    from featcache.sharing import pull, resolve, trust_of
+    from featcache.api import pull
 
-    project = project_or_none(folder) if to else open_project(folder)
-    target = resolve(name, project, remote=remote)
-    part = Part(**given(values, Part))
-    caches = to or open_project(folder).cache_folder
-    results = to or open_project(folder).results_folder
-    trust = trust_of(target, require_signed, allow_older=allow_older, file=trusted)
-    done = pull(target, caches, results=results, part=part, trust=trust, progress=TERMINAL)
+    part = given(values, Part)
+    done = pull(
+        name,
+        remote=remote,
+        project=project_or_none(folder) if to else open_project(folder),
+        to=to,
+        split=part.pop("splits", ()),
+        require_signed=require_signed,
+        trusted=trusted,
+        allow_older=allow_older,
+        progress=TERMINAL,
+        **part,
+    ).pulled
     say(_sentence(done), as_json)
     for line in (signature_in_words(done.signed), *done.remarks):
         say(f"  {line}", as_json)
@@ -79,7 +85,7 @@ def command(
             {
                 "name": done.name,
                 "path": str(resolved(done.folder)),
-                **record_as_json(done.record, target.store.url),
+                **record_as_json(done.record, done.remote),
                 "of": done.record.name,
                 "reused": done.reused,
                 "fetched_bytes": done.fetched_bytes,

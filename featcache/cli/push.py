@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from featcache.core.units import size
 from featcache.sharing import PushOptions
 
 if TYPE_CHECKING:
-    from featcache.sharing import Pushed
+    from featcache.sharing import Planned, Pushed
 
 sign_options = combined(
     option("--sign", is_flag=True, group="Signature and licence", help="Sign with your only key."),
@@ -59,50 +60,38 @@ def command(
     name, the beginning of a name, or a folder. The default is the only cache of the project. After an
     interruption, run the same command again to continue.
     """
-    from featcache.remotes import refuse_writing
-    from featcache.sharing import find_pushable, open_named, push
+    from featcache.api import push
 
-    project = open_project(folder)
-    options = push_options(values)
-    target = open_named(remote, project)
-    refuse_writing(target.store)
-    folders = [find_pushable(project, name) for name in names or (None,)]
-    if dry_run:
-        _say_plans(folders, target.store.url, as_json)
-        return
+    project, sign = open_project(folder), signing_key(values["sign"], values["key_name"])
+    settings = {**given(values, PushOptions), "sign": sign, "dry_run": dry_run}
     done = []
-    for each in folders:
-        done.append(push(each, target, options=options, seen_in=project.cache_folder, progress=TERMINAL))
-        say(_sentence(done[-1], target.store.url), as_json)
-        for remark in done[-1].remarks:
+    for name in names or (None,):
+        done.append(push(name, remote, project=project, progress=TERMINAL, **settings))
+        say(_plan(done[-1]) if dry_run else _sentence(done[-1]), as_json)
+        for remark in () if dry_run else done[-1].remarks:
             say(f"  {in_flags(printable(remark))}", as_json)
     if as_json:
-        print_json([_as_json(one, target.store.url) for one in done])
+        print_json([asdict(one) if dry_run else _as_json(one) for one in done])
 
 
-def _say_plans(folders: list[Path], url: str, as_json: bool) -> None:
-    from featcache.cleanup import size_of
-
-    for each in folders:
-        say(f"{each.name}: {size(size_of(each))} at most would go to {url}", as_json)
-    if as_json:
-        print_json([{"name": each.name, "bytes": size_of(each), "remote": url} for each in folders])
+def _plan(plan: Planned) -> str:
+    return f"{plan.name}: {size(plan.bytes)} at most would go to {plan.remote}"
 
 
-def _sentence(done: Pushed, url: str) -> str:
+def _sentence(done: Pushed) -> str:
     record = done.entry.record
     if done.reused and not done.sent_files:
         return f"{record.name}: is there already"
     if done.reused:
         return f"{record.name}: is there already; {done.sent_files} files ({size(done.sent_bytes)}) were sent again"
     signed = f", signed by {printable(record.signature.by)}" if record.signature else ""
-    return f"{record.name}: pushed to {url}: {done.sent_files} files, {size(done.sent_bytes)}{signed}"
+    return f"{record.name}: pushed to {done.remote}: {done.sent_files} files, {size(done.sent_bytes)}{signed}"
 
 
-def _as_json(done: Pushed, url: str) -> dict[str, Any]:
+def _as_json(done: Pushed) -> dict[str, Any]:
     return {
         "name": done.entry.record.name,
-        **record_as_json(done.entry.record, url),
+        **record_as_json(done.entry.record, done.remote),
         "reused": done.reused,
         "sent_files": done.sent_files,
         "sent_bytes": done.sent_bytes,

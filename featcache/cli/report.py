@@ -18,15 +18,15 @@ from featcache.core.files import resolved
 @json_option
 def command(out: Path | None, folder: Path, as_json: bool) -> None:
     """Write all runs in results/ as tables, figures, Markdown and one self-contained HTML page."""
-    from featcache.reporting import report, tables
+    from featcache.api import report
+    from featcache.reporting import tables
 
-    markdown, html, finished = report(open_project(folder).results_folder, out)
+    done = report(open_project(folder), to=out)
     if as_json:
-        print_json(
-            {"markdown": str(resolved(markdown)), "html": str(resolved(html)), "runs": [run.name for run in finished]}
-        )
+        places = {"markdown": str(resolved(done.markdown)), "html": str(resolved(done.html))}
+        print_json({**places, "runs": [run.name for run in done.runs]})
         return
-    for table in tables.per_class(finished):
+    for table in tables.per_class(done.runs):
         print_table(table.headers, table.rows, title="accuracy on test, %")
-    say(f"wrote {shown(markdown)}")
-    say(f"wrote {shown(html)}")
+    say(f"wrote {shown(done.markdown)}")
+    say(f"wrote {shown(done.html)}")

@@ -1,20 +1,17 @@
-"""Options of the commands that train whole networks, and what they make of them."""
+"""Options of the commands that train whole networks."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from featcache.cli.command import Decorator, combined, option
 from featcache.cli.extract_options import views_options
 from featcache.cli.options import MODEL_HELP, json_option, project_option
-from featcache.cli.settings import FLAGS, given, options
+from featcache.cli.settings import FLAGS, options
 from featcache.extraction import ExtractOptions
-from featcache.networks import RECIPES, ScratchConfig, ScratchOptions, from_recipe
-
-if TYPE_CHECKING:
-    from featcache.backbones import NetworkSpec
+from featcache.networks import RECIPES, ScratchConfig, ScratchOptions
 
 _GROUPS = {
     "Network": ("top", "hidden", "dropout", "stochastic_depth"),
@@ -57,17 +54,3 @@ def scratch_options(recipe: str) -> Decorator[Any]:
         project_option,
         json_option,
     )
-
-
-def scratch_of(recipe: str, values: dict[str, Any]) -> ScratchConfig:
-    """The training that the options describe."""
-    return from_recipe(recipe, **given(values, ScratchConfig))
-
-
-def network_of(weights: str, values: dict[str, Any]) -> NetworkSpec:
-    """The network that the options describe."""
-    from featcache.backbones import NetworkSpec
-
-    names = ("input_size_px", "preprocessing", "unsafe")
-    given_ones = {name: values[name] for name in names if values[name] is not None}
-    return NetworkSpec(values["model"], weights, **given_ones)

@@ -10,14 +10,14 @@ import click
 
 from featcache.cli.command import Command, option
 from featcache.cli.interrupts import TERMINAL
-from featcache.cli.options import json_option, open_project, project_option, remote_option
+from featcache.cli.options import json_option, open_project, project_option, project_or_none, remote_option
 from featcache.cli.output import print_json, say
 from featcache.cli.remote_output import verify_on_remote
 from featcache.core.files import resolved
 from featcache.core.units import size
 
 if TYPE_CHECKING:
-    from featcache.extraction import Recomputed
+    from featcache.extraction import Checked, Recomputed
     from featcache.store import Verified
 
 
@@ -48,7 +48,7 @@ def command(
     of the project. The exit code is 1 if a cache is damaged and not repaired, or if there are only unfinished
     caches.
     """
-    from featcache.extraction import recompute, repair as repair_cache, sweep, verify_cache
+    from featcache.api import verify
 
     if remote is not None:
         if n_rows or repair or weights:
@@ -57,22 +57,23 @@ def command(
         return
     values, sound = [], True
     for cache_folder in _folders(names, folder):
-        found = verify_cache(cache_folder, progress=TERMINAL)
-        computed = None
-        if repair and not found.sound:
-            _say(found, as_json)
-            computed = repair_cache(open_project(folder), found, weights=weights, progress=TERMINAL)
-            say(f"{found.folder.name}: repaired, {computed} rows computed", as_json)
-            found = verify_cache(cache_folder, progress=TERMINAL)
-        if repair and found.sound:
-            sweep(cache_folder)
+        found = verify(
+            cache_folder,
+            repair=repair,
+            recompute=n_rows or 0,
+            weights=weights,
+            seed=seed,
+            project=project_or_none(folder) if repair or n_rows else None,
+            progress=TERMINAL,
+        )
+        if found.damage:
+            _say(found.damage, as_json)
+            say(f"{found.folder.name}: repaired, {found.repaired_rows} rows computed", as_json)
         _say(found, as_json)
-        again = None
-        if n_rows and found.sound:
-            again = recompute(open_project(folder), cache_folder, n_rows=n_rows, weights=weights, seed=seed)
-            _say_recomputed(found, again, as_json)
-        sound &= found.sound and not (again and again.deviating)
-        values.append(_as_json(found, again, computed))
+        if found.recomputed:
+            _say_recomputed(found.name, found.recomputed, as_json)
+        sound &= found.sound and not (found.recomputed and found.recomputed.deviating)
+        values.append(_as_json(found))
     if not values:
         sound = _say_none(folder, as_json)
     if as_json:
@@ -118,20 +119,21 @@ def _say(found: Verified, as_json: bool) -> None:
         say(f"  {remark}", as_json)
 
 
-def _say_recomputed(found: Verified, again: Recomputed, as_json: bool) -> None:
+def _say_recomputed(name: str, again: Recomputed, as_json: bool) -> None:
     n_rows = len(again.rows)
     if again.deviating:
         say(
-            f"{found.name}: {len(again.deviating)} of {n_rows} rows computed again DIFFER from the cache: "
+            f"{name}: {len(again.deviating)} of {n_rows} rows computed again DIFFER from the cache: "
             f"{list(again.deviating[:8])}",
             as_json,
         )
     else:
         most = 100 * again.largest_deviation
-        say(f"{found.name}: {n_rows} rows computed again agree: at most {most:.2g} % of the tolerance is used", as_json)
+        say(f"{name}: {n_rows} rows computed again agree: at most {most:.2g} % of the tolerance is used", as_json)
 
 
-def _as_json(found: Verified, again: Recomputed | None, computed: int | None) -> dict[str, Any]:
+def _as_json(found: Checked) -> dict[str, Any]:
+    again = found.recomputed
     return {
         "cache": found.name,
         "path": str(resolved(found.folder)),
@@ -142,7 +144,7 @@ def _as_json(found: Verified, again: Recomputed | None, computed: int | None) ->
         "problems": [{"file": problem.file, "problem": problem.what} for problem in found.problems],
         "damaged_shards": list(found.damaged_shards),
         "remarks": list(found.remarks),
-        "repaired_rows": computed,
+        "repaired_rows": found.repaired_rows,
         "recomputed": again
         and {
             "rows": list(again.rows),

@@ -2,6 +2,7 @@
 
     FeatcacheError
     ├── UsageError             (ValueError)         the command or call contradicts itself
+    │   └── ArgumentsError                          arguments exclude or need each other
     ├── MissingPackageError    (ImportError)        an optional package is missing
     ├── ProjectError           (ValueError)         featcache.toml is missing or wrong
     ├── DatasetError           (ValueError)         images, labels or splits are unusable
@@ -24,7 +25,7 @@
 
 A message says what is wrong, where, what was expected and what was found; its hint says what to do. Both name
 arguments and calls as Python does, in backticks: `weights=PATH`, `featcache.init(resplit=True)`. The command line shows
-them as flags and commands, and exits with 1; a traceback that reaches a user is a defect.
+them as flags and commands, and exits with 1, or 2 for ArgumentsError; a traceback that reaches a user is a defect.
 """
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ class FeatcacheError(Exception):
 
 class UsageError(FeatcacheError, ValueError):
     """The command or call contradicts itself."""
+
+
+class ArgumentsError(UsageError):
+    """Arguments that exclude each other, or that need another one."""
 
 
 class MissingPackageError(FeatcacheError, ImportError):

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from featcache.core.errors import ProjectError
+from featcache.core.errors import ArgumentsError, ProjectError
 from featcache.core.files import resolved, write_text
 from featcache.core.recipe import FILL_MODES, Augmentation, FillMode, Resize
 from featcache.core.strict_json import strict_toml
@@ -242,6 +242,18 @@ def changed(section: Section, changes: Mapping[str, Any]) -> Section:
         return type(section).model_validate({**section.model_dump(), **changes})
     except ValidationError as error:
         raise ProjectError(explain(error)) from error
+
+
+def changed_views(views: ViewsSection, changes: Mapping[str, Any]) -> ViewsSection:
+    """[views] with some values changed: views of each image replace a total in featcache.toml, and exclude another."""
+    replaced: dict[str, Any] = {}
+    for split in ("train", "val", "test"):
+        if split in changes:
+            total = f"{split}_rows"
+            if changes.get(total) is not None:
+                raise ArgumentsError(f"`{split}` and `{total}` exclude each other: give one of them")
+            replaced[total] = None
+    return changed(views, {**changes, **replaced})
 
 
 def refuse_unwritable(folder: Path) -> None:

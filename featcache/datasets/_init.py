@@ -19,6 +19,7 @@ from featcache.core.project import (
     Project,
     Settings,
     changed,
+    changed_views,
     init_call,
     read_settings,
     shown,
@@ -140,8 +141,9 @@ def _kept(before: Project | None, settings: Settings) -> tuple[LabelledImage, ..
 
 
 def _settings(settings: Settings, options: InitOptions) -> Settings:
-    dataset = changed(settings.dataset, options.dataset)
-    views = changed(settings.views, options.views)
+    proportions = {"split_counts": None} if "split" in options.dataset else {}  # they replace counts in featcache.toml
+    dataset = changed(settings.dataset, {**proportions, **options.dataset})
+    views = changed_views(settings.views, options.views)
     augmentation = changed(settings.augmentation, options.augmentation)
     changes = {"dataset": dataset, "views": views, "augmentation": augmentation}
     return settings.model_copy(update=changes)

@@ -1,8 +1,8 @@
-from ._estimate import estimate as estimate
+from ._estimate import Estimate as Estimate, estimate as estimate
 from ._explain import Explanation as Explanation, Neighbour as Neighbour, diff as diff, explain as explain
-from ._extract import Extracted as Extracted, Pass as Pass, extract as extract
-from ._recompute import Recomputed as Recomputed, recompute as recompute, verify_cache as verify_cache
-from ._repair import repair as repair, sweep as sweep
+from ._extract import Extracted as Extracted, extract as extract
+from ._recompute import Recomputed as Recomputed
+from ._verify import Checked as Checked, verify as verify
 from .extractor import FeatureExtractor as FeatureExtractor
 from .opening import network_of as network_of
 from .options import ExtractOptions as ExtractOptions

@@ -11,6 +11,7 @@ import numpy as np
 from featcache.core.machine import usable_cores
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
+from featcache.datasets import Dataset, LeftOut
 from featcache.extraction._explain import Explanation, explain_plan
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.plan import Plan, plan_extraction
@@ -41,6 +42,7 @@ def estimate(
     models: Sequence[str],
     *,
     options: ExtractOptions | None = None,
+    images: tuple[Dataset, Sequence[LeftOut]] | None = None,
     progress: Progress = SILENT,
 ) -> list[Estimate]:
     """Say what `extract` with these arguments would take, a cache each. Nothing is kept but what the engine found out.
@@ -48,7 +50,7 @@ def estimate(
     Raises what `extract` raises.
     """
     options = options or ExtractOptions()
-    plans = plan_extraction(project, models, options=options, progress=progress, keep=False)
+    plans = plan_extraction(project, models, options=options, images=images, progress=progress, keep=False)
     s_a_row: dict[Callable[[], object], float] = {}
     estimates = []
     for plan in plans:

@@ -52,6 +52,7 @@ class Extracted:
     damage : what was wrong with a finished cache that had to be mended; "" where nothing was
     faint_rows : rows that float16 keeps only a few digits of, since all their values are tiny
     engine : which computed it and why; "" where nothing was computed
+    shares : where the time of the pass went in which it was computed, maybe with other caches; pass_s : its seconds
     """
 
     cache: str
@@ -73,28 +74,18 @@ class Extracted:
     faint_rows: int
     engine: str
     left_out: Sequence[LeftOut]
+    shares: StageTimes
+    pass_s: float
+
+    @property
+    def bottleneck(self) -> Stage:
+        """The stage that the others waited for."""
+        return self.shares.bottleneck(self.pass_s, usable_cores())
 
     @property
     def images_per_s(self) -> float:
         """Rows computed a second, everything included."""
         return self.computed / self.seconds if self.seconds else 0.0
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What one pass over the images did, for each cache and on the whole.
-
-    shares : where the time went; seconds : of the pass alone, without planning
-    """
-
-    caches: Sequence[Extracted]
-    shares: StageTimes
-    seconds: float
-
-    @property
-    def bottleneck(self) -> Stage:
-        """The stage that the others waited for."""
-        return self.shares.bottleneck(self.seconds, usable_cores())
 
 
 def extract(
@@ -104,10 +95,10 @@ def extract(
     options: ExtractOptions | None = None,
     images: tuple[Dataset, Sequence[LeftOut]] | None = None,
     progress: Progress = SILENT,
-) -> Pass:
+) -> list[Extracted]:
     """Compute the features of every row that the project asks for and that no cache in reach holds yet.
 
-    All models, and all their layers, are computed in one pass over the images.
+    All models, and all their layers, are computed in one pass over the images, a cache each.
 
     images : a data set without labels and what was left out of it (see `collect`), instead of the project's
     progress : asked to stop, the shards in hand are finished and KeyboardInterrupt raised
@@ -126,7 +117,7 @@ def _extract(
     options: ExtractOptions,
     images: tuple[Dataset, Sequence[LeftOut]] | None,
     progress: Progress,
-) -> Pass:
+) -> list[Extracted]:
     started = time.perf_counter()
     refuse_unwritable(project.cache_folder)
     plans = plan_extraction(project, models, options=options, images=images, progress=progress)
@@ -172,9 +163,11 @@ def _extract(
                 faint_rows=faint_rows,
                 engine=plan.engine().why if counts.computed else "",
                 left_out=plan.left_out,
+                shares=shares,
+                pass_s=now - before,
             )
         )
-    return Pass(extracted, shares, now - before)
+    return extracted
 
 
 def _ask_remotes(project: Project, plan: Plan, options: ExtractOptions, progress: Progress) -> RemoteDonors:

@@ -20,7 +20,7 @@ from featcache.backbones import (
 from featcache.core.errors import WeightsError
 from featcache.core.offline import offline
 from featcache.core.progress import SILENT, Progress
-from featcache.core.project import Project, StorageSection, changed
+from featcache.core.project import Project, StorageSection, changed, changed_views
 from featcache.core.recipe import Recipe, cache_digest, cache_name
 from featcache.datasets import Dataset, LeftOut, current_dataset, plan_views
 from featcache.extraction.opening import network_for
@@ -87,12 +87,12 @@ def plan_extraction(
     Raises MissingPackageError where Keras is needed and not installed, DatasetError for images that cannot be trained
     on, BackboneError or WeightsError for a network that cannot be had.
     """
+    wanted = changed_views(project.settings.views, options.views)
     if any(model != registry.PIXELS for model in models):
         require_keras()
     dataset, left_out = images or current_dataset(
         project, options.strict, progress=progress, check_bytes=options.check_bytes, keep=keep
     )
-    wanted = changed(project.settings.views, options.views)
     views = plan_views(dataset.images, wanted)
     augmentation = changed(project.settings.augmentation, options.augmentation).record()
     storage = changed(project.settings.storage, options.storage)

@@ -114,6 +114,7 @@ class Expected:
     weights: int
     trained_weights: int
     seconds: float
+    epochs: int
 
 
 def expect(
@@ -144,6 +145,7 @@ def expect(
         weights=made.model.count_params(),
         trained_weights=sum(math.prod(weight.shape) for weight in made.model.trainable_weights),
         seconds=config.epochs * updates * config.accumulate * step_s,
+        epochs=config.epochs,
     )
 
 
@@ -186,8 +188,8 @@ def _asked(
 
 def _views(project: Project, cut: Cut, options: ScratchOptions, progress: Progress) -> Cache:
     """The cache of the project's rendered views at the network's size; rendered now if it is not there."""
-    done = extract(project, ["pixels"], options=options.extraction(cut.input_size_px), progress=progress)
-    return open_cache(done.caches[0].path)
+    (done,) = extract(project, ["pixels"], options=options.extraction(cut.input_size_px), progress=progress)
+    return open_cache(done.path)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,13 @@
 from . import keys as keys
 from ._index import index as index
 from ._pull import ask_remotes as ask_remotes, open_on_remote as open_on_remote, pull as pull
-from ._push import find_pushable as find_pushable, pack as pack, push as push
+from ._push import (
+    Planned as Planned,
+    find_pushable as find_pushable,
+    pack as pack,
+    plan_push as plan_push,
+    push as push,
+)
 from .catalog import Listed as Listed
 from .keys import (
     Signed as Signed,

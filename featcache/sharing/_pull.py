@@ -52,10 +52,12 @@ def pull(
         progress.begin(f"pulling {record.name}", total) as advance,
     ):
         if whole:
-            return fetch(target.store, entry, parent=parent, trust=trust, advance=advance, stopped=stopped)
-        return pull_part(
-            target.store, entry, parent=parent, part=part or Part(), trust=trust, advance=advance, stopped=stopped
-        )
+            done = fetch(target.store, entry, parent=parent, trust=trust, advance=advance, stopped=stopped)
+        else:
+            done = pull_part(
+                target.store, entry, parent=parent, part=part or Part(), trust=trust, advance=advance, stopped=stopped
+            )
+    return replace(done, remote=target.store.url)
 
 
 def _whole(entry: Entry, name: str) -> int:

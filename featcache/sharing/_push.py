@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featcache.core.errors import CacheNotFoundError, CacheWriteError, RunError, UsageError
@@ -13,7 +13,7 @@ from featcache.core.files import beside, is_hidden, meant_by
 from featcache.core.interrupts import ending_with
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
-from featcache.remotes import PACK_SUFFIX, PackWriter
+from featcache.remotes import PACK_SUFFIX, PackWriter, refuse_writing
 from featcache.sharing import keys
 from featcache.sharing.bundle import Bundle, bundle_of_cache, bundle_of_run
 from featcache.sharing.commit import Attribution
@@ -56,7 +56,26 @@ def push(
             )
     if seen_in is not None:
         remember(seen_in, target.store.url, entry=done.entry)
-    return done
+    return replace(done, remote=target.store.url)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a push would send: its files' bytes at most, less what is there already. remote : URL of the remote"""
+
+    name: str
+    bytes: int
+    remote: str
+
+
+def plan_push(folder: Path, target: Target, *, options: PushOptions | None = None) -> Planned:
+    """Say what `push` with these arguments would send, and where to. Raises what `push` raises before it sends."""
+    refuse_writing(target.store)
+    options = options or PushOptions()
+    hidden = options.private or options.pseudonyms is not None
+    with _parcel(folder, replace(options, private=hidden, pseudonyms=None)) as parcel:  # no secret is made yet
+        sizes = [entry.bytes for entry in (*parcel.entries.values(), parcel.manifest_entry)]
+        return Planned(parcel.name, sum(sizes), target.store.url)
 
 
 @contextmanager

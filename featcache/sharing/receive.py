@@ -47,7 +47,10 @@ class Trust:
 
 @dataclass(frozen=True)
 class Pulled:
-    """What a pull did. reused : whether it was here; fetched_bytes : of the files that came over the line"""
+    """What a pull did. reused : whether it was here; fetched_bytes : of the files that came over the line
+
+    remote : URL of the remote
+    """
 
     name: str
     folder: Path
@@ -56,6 +59,7 @@ class Pulled:
     signed: keys.Signed
     fetched_bytes: int = 0
     remarks: tuple[str, ...] = ()
+    remote: str = ""
 
 
 def pull(

@@ -34,6 +34,7 @@ class Pushed:
     """What a push did. reused : whether it was there; sent : files and bytes that were sent for it
 
     remarks : what is worth knowing and harms nothing
+    remote : URL of the remote
     """
 
     entry: Entry
@@ -41,6 +42,7 @@ class Pushed:
     sent_files: int = 0
     sent_bytes: int = 0
     remarks: tuple[str, ...] = ()
+    remote: str = ""
 
 
 def push(

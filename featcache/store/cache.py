@@ -43,6 +43,10 @@ class Cache:
 
     extracted: Any = None
     """What `featcache.extract` did for it, where it just did."""
+    converted: Any = None
+    """What `featcache.convert` did for it, where it just did."""
+    pulled: Any = None
+    """What `featcache.pull` did for it, where it just did."""
     relabelled_images = 0
     """Images whose label, split or group is not that of the cache's own copy (`relabelled`)."""
 

@@ -43,11 +43,12 @@ RUN_FORMAT = 1
 class Run:
     """A finished run.
 
-    fitted : what the training did, where it just did
+    fitted, pulled : what the training or the pull did, where it just did
     """
 
     folder: Path
     fitted: Any = field(default=None, compare=False, repr=False)
+    pulled: Any = field(default=None, compare=False, repr=False)
 
     def predict(self, source: Any, **options: Any) -> Any:
         """The class of each image: `featcache.predict` with this run."""
