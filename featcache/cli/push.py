@@ -61,12 +61,13 @@ def command(
     interruption, run the same command again to continue.
     """
     from featcache.api import push
+    from featcache.sharing import find_pushable
 
     project, sign = open_project(folder), signing_key(values["sign"], values["key_name"])
     settings = {**given(values, PushOptions), "sign": sign, "dry_run": dry_run}
     done = []
-    for name in names or (None,):
-        done.append(push(name, remote, project=project, progress=TERMINAL, **settings))
+    for meant in [find_pushable(project, name) for name in names or (None,)]:  # all of them, before one is sent
+        done.append(push(meant, remote, project=project, progress=TERMINAL, **settings))
         say(_plan(done[-1]) if dry_run else _sentence(done[-1]), as_json)
         for remark in () if dry_run else done[-1].remarks:
             say(f"  {in_flags(printable(remark))}", as_json)
