@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,7 @@ def write_pages(folder: Path) -> None:
         **dict(_python_pages()),
         "commands.md": "\n".join(_commands_page()),
         "settings.md": "\n".join(_settings_page()),
+        "../notebooks/quickstart.md": "\n\n".join(_notebook_page(folder.parent / "notebooks" / "quickstart.ipynb")),
     }
     (folder / "python").mkdir(exist_ok=True)
     for old in set((folder / "python").iterdir()) - {folder / name for name in pages}:
@@ -60,6 +62,14 @@ def typed_elsewhere(app: Any, what: str, name: str, obj: Any, options: Any, line
 def short_types(app: Any, what: str, name: str, obj: Any, options: Any, *texts: str) -> tuple[Any, ...]:
     """Write NDArray[int64] for ndarray[tuple[Any, ...], dtype[int64]] in a signature."""
     return tuple(text and _ARRAY.sub(r"NDArray[\1]", text) for text in texts)
+
+
+def _notebook_page(notebook: Path) -> Iterator[str]:
+    """The cells of a notebook, without outputs."""
+    for cell in json.loads(notebook.read_text("utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        yield text if cell["cell_type"] == "markdown" else f"```{{code-block}} python\n{text}\n```"
+    yield f"Download this page as a notebook: {{download}}`{notebook.name}`.\n"
 
 
 def _python_pages() -> Iterator[tuple[str, str]]:

@@ -6,6 +6,8 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from featcache.core.interrupts import finishing_in_hand
@@ -65,7 +67,7 @@ class Notebook:
     def begin(self, what: str, total: int) -> Iterator[Advance]:
         """A bar that goes when the work is done."""
         try:
-            from tqdm.auto import tqdm
+            tqdm = import_module("tqdm.notebook" if find_spec("ipywidgets") else "tqdm").tqdm
         except ImportError:
             yield lambda steps: None
             return
@@ -84,7 +86,7 @@ class Notebook:
     def epochs(self, history: Sequence[Any]) -> None:
         """Put the latest epoch beside the bar."""
         if self._bar is not None:
-            self._bar.set_postfix_str(in_words(history[-1]))
+            self._bar.set_postfix_str(in_words(history[-1]), refresh=False)
 
     def stopping(self) -> AbstractContextManager[Callable[[], bool]]:
         """See `finishing_in_hand`."""
