@@ -489,7 +489,9 @@ def fit_scratch(
     )
     _refuse_unknown(settings, networks.ScratchConfig)
     config = networks.from_recipe(recipe, **settings)
-    options = networks.ScratchOptions(head, views or {}, devices, no_remote, offline, strict)
+    options = networks.ScratchOptions(
+        head=head, views=views or {}, devices=devices, no_remote=no_remote, offline=offline, strict=strict
+    )
     if dry_run:
         return networks.expect(project, spec, config=config, options=options)
     done = networks.fit_scratch(project, spec, config=config, options=options, again=again, progress=shown(progress))
@@ -649,7 +651,13 @@ def push(
     else:
         raise UsageError("there is no project here", "Say what to push")
     options = sharing.PushOptions(
-        sign, licence, contact, private, Path(pseudonyms) if pseudonyms is not None else None, replace, check
+        sign=sign,
+        licence=licence,
+        contact=contact,
+        private=private,
+        pseudonyms=Path(pseudonyms) if pseudonyms is not None else None,
+        replace=replace,
+        check=check,
     )
     if dry_run:
         return sharing.plan_push(folder, target, options=options)

@@ -42,7 +42,14 @@ def _made_before(folder: Path) -> Initialised | None:
     if not (folder / DATASET_FILE).exists():
         return None
     dataset = read_dataset(project.dataset_file, project.images_folder)
-    return Initialised(project, dataset, "class-folders", "the generated leukocytes of an earlier demo", (), ())
+    return Initialised(
+        project=project,
+        dataset=dataset,
+        layout="class-folders",
+        about="the generated leukocytes of an earlier demo",
+        left_out=(),
+        remarks=(),
+    )
 
 
 def _drawn_before(folder: Path) -> Path | None:

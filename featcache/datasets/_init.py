@@ -98,7 +98,14 @@ def _init(place: Path | None, into: Path, options: InitOptions, progress: Progre
     stop_if_strict(built.left_out, options.strict)
     project = _write_project(into, settings, place, source.folder, built)
     dataset = Dataset(built.images, project.images_folder)
-    return Initialised(project, dataset, source.layout, about or source.about, built.left_out, built.remarks)
+    return Initialised(
+        project=project,
+        dataset=dataset,
+        layout=source.layout,
+        about=about or source.about,
+        left_out=built.left_out,
+        remarks=built.remarks,
+    )
 
 
 @contextmanager

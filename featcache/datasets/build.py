@@ -76,7 +76,9 @@ def build(
     with explaining(left_out):
         edited = {} if relabel else edited_lines(kept)
         excluded = [composed(label) for label in without]
-        return _build(source, rule, excluded, kept, edited, stamps, on_file, left_out)
+        return _build(
+            source, rule, without=excluded, kept=kept, edited=edited, stamps=stamps, on_file=on_file, left_out=left_out
+        )
 
 
 def _build(
@@ -169,7 +171,14 @@ def _image(candidate: Candidate, file: ImageFile, group_pattern: str) -> Labelle
         if not group:
             raise DatasetError(f"{candidate.path}: the group pattern {group_pattern!r} finds nothing in this path")
     image_id = image_id_of(file.identity, candidate.box)
-    return LabelledImage(candidate.path, candidate.label, candidate.split, group, image_id, candidate.box)
+    return LabelledImage(
+        path=candidate.path,
+        label=candidate.label,
+        split=candidate.split,
+        group=group,
+        image_id=image_id,
+        box=candidate.box,
+    )
 
 
 def _refuse_empty_classes(source: Source, candidates: Sequence[Candidate], images: Sequence[LabelledImage]) -> None:

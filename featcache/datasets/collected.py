@@ -50,7 +50,9 @@ def collect(
         if problem:
             left_out.append(LeftOut(name, problem))
             continue
-        found[image_id] = LabelledImage(name, "", "", default_group(identity), image_id, item.box)
+        found[image_id] = LabelledImage(
+            path=name, label="", split="", group=default_group(identity), image_id=image_id, box=item.box
+        )
         if item.pixels is not None:
             arrays[name] = item.pixels
     stop_if_strict(left_out, strict)

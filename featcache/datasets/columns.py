@@ -81,19 +81,42 @@ def recognise(where: str, header: Sequence[str], *, asked: DatasetSection) -> Co
     """The columns of a list. Raises DatasetError where path or label is missing, or a box cannot be told."""
     by_name = {plain(name): name for name in reversed(header)}
     path, label = path_and_label(where, header, asked=asked)
-    group = _one(where, header, by_name, asked.group_column, _GROUP_COLUMNS, "group_column")
-    split = _one(where, header, by_name, asked.split_column, _SPLIT_COLUMNS, "split_column")
+    group = _one(where, header, by_name=by_name, asked=asked.group_column, usual=_GROUP_COLUMNS, option="group_column")
+    split = _one(where, header, by_name=by_name, asked=asked.split_column, usual=_SPLIT_COLUMNS, option="split_column")
     box, has_extent = _box_columns(where, header, by_name, asked.box_columns, {path, label, group, split})
     size = tuple(by_name[name] for name in ("width", "height") if name in by_name and by_name[name] not in box)
     is_ours = box == tuple(by_name.get(name, "") for name in _CORNERS[0]) and all("_" in name for name in box)
-    return Columns(path, label, group, split, box, has_extent, size if len(size) == 2 and box else (), is_ours)
+    return Columns(
+        path=path,
+        label=label,
+        group=group,
+        split=split,
+        box=box,
+        has_extent=has_extent,
+        size=size if len(size) == 2 and box else (),
+        is_ours=is_ours,
+    )
 
 
 def path_and_label(where: str, header: Sequence[str], *, asked: DatasetSection) -> tuple[str, str]:
     """The columns of a list that name images and say their labels. Raises DatasetError where one is missing."""
     by_name = {plain(name): name for name in reversed(header)}
-    path = _one(where, header, by_name, asked.path_column, (*PATH_COLUMNS, *ALSO_PATHS), "path_column")
-    label = _one(where, header, by_name, asked.label_column, (*LABEL_COLUMNS, *ALSO_LABELS), "label_column")
+    path = _one(
+        where,
+        header,
+        by_name=by_name,
+        asked=asked.path_column,
+        usual=(*PATH_COLUMNS, *ALSO_PATHS),
+        option="path_column",
+    )
+    label = _one(
+        where,
+        header,
+        by_name=by_name,
+        asked=asked.label_column,
+        usual=(*LABEL_COLUMNS, *ALSO_LABELS),
+        option="label_column",
+    )
     if not path or not label:
         missing = "path (or image, file, filename)" if not path else "label (or class, category)"
         option = "path_column" if not path else "label_column"
@@ -133,7 +156,7 @@ def _box_columns(
     if [name.lower() for name in asked] == [NONE]:
         return (), False
     if asked:
-        box = tuple(_one(where, header, by_name, name, (), "box_columns") for name in asked)
+        box = tuple(_one(where, header, by_name=by_name, asked=name, usual=(), option="box_columns") for name in asked)
         if len(box) != 4:
             raise DatasetError(f"{where}: `box_columns` names {len(box)} columns: expected four, like left,top,w,h")
         return box, plain(box[2]).endswith(("w", "width"))

@@ -80,7 +80,9 @@ def stop_if_strict(left_out: Sequence[LeftOut], strict: bool) -> None:
 
 def _with_id(image: LabelledImage, image_id: str, file_sha256: str) -> LabelledImage:
     group = image.group or default_group(file_sha256)
-    return LabelledImage(image.path, image.label, image.split, group, image_id, image.box)
+    return LabelledImage(
+        path=image.path, label=image.label, split=image.split, group=group, image_id=image_id, box=image.box
+    )
 
 
 def _refuse_twins(project: Project, images: Sequence[LabelledImage]) -> None:

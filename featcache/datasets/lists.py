@@ -54,7 +54,7 @@ def _candidate(cells: dict[str, str], columns: Columns, where: str) -> Candidate
     group = composed(cells[columns.group]) if columns.group else ""
     box = box_of(cells, columns, where=where) if columns.box else None
     size = size_of(cells, columns) if box else None
-    return Candidate("", composed(cells[columns.label]), split, group, box, size)
+    return Candidate(path="", label=composed(cells[columns.label]), split=split, group=group, box=box, size=size)
 
 
 def _without_folds(source: Source, frame: pd.DataFrame, columns: Columns) -> Columns:

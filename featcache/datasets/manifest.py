@@ -182,7 +182,9 @@ def _parse(cells: dict[str, str], where: str) -> LabelledImage:
         raise DatasetError(f"{where}: split {split!r}: expected train, val, test or nothing")
     box = parse_box(cells, where)
     image_id = cells.get("image_id", "").strip()
-    return LabelledImage(path, label, split, cells.get("group", "").strip(), image_id, box)
+    return LabelledImage(
+        path=path, label=label, split=split, group=cells.get("group", "").strip(), image_id=image_id, box=box
+    )
 
 
 def _cells(image: LabelledImage) -> tuple[str | int | None, ...]:

@@ -35,7 +35,7 @@ def split_by_hash(
         share = {split: fractions[split] * len(groups) for split in SPLITS}
         for split in ("test", "val", "train"):
             while (have := sum(splits[group] == split for group in groups)) < max(share[split] / 2, 1):
-                group = _to_move(groups, split, share, splits, groups_of, seed)
+                group = _to_move(groups, split, share=share, splits=splits, groups_of=groups_of, seed=seed)
                 if group is None and not have:
                     raise DatasetError(
                         f"class {label!r}: no group can move to {split!r} without emptying a class's other split: "

@@ -49,7 +49,14 @@ def _from_annotations(
     smears = _by_picture(source, pictures, annotations)
     if lists:
         with explaining(source.left_out):
-            _pair_with_labels(source, pictures, smears, list(labels_of(lists[0], asked)), lists[0].name, asked)
+            _pair_with_labels(
+                source,
+                pictures,
+                smears=smears,
+                listed=list(labels_of(lists[0], asked)),
+                list_name=lists[0].name,
+                asked=asked,
+            )
         source.about += f" with labels from {lists[0].name}: one image a {asked.voc_object} box"
     else:
         _take_object_names(source, pictures, smears, asked.margin)
@@ -138,7 +145,7 @@ def _pair_with_labels(
             continue
         boxes = [box for name, box in smear.objects if name.lower() == wanted]
         for box in boxes:
-            _add(source, picture, labels[0], smear, box, asked.margin)
+            _add(source, picture, label=labels[0], smear=smear, box=box, margin=asked.margin)
         _note_odd(source, smear, wanted)
     for picture in (path for path in pictures.paths if path not in mentioned):
         source.leave_out(picture, f"it has no line in {list_name}")
@@ -163,7 +170,7 @@ def _why_unpaired(smear: Annotated | None, labels: list[str], voc_object: str) -
 def _take_object_names(source: Source, pictures: Pictures, smears: Smears, margin: float) -> None:
     for picture, smear in smears.items():
         for name, box in dict.fromkeys(smear.objects):
-            _add(source, picture, name, smear, box, margin)
+            _add(source, picture, label=name, smear=smear, box=box, margin=margin)
         _note_odd(source, smear)
         if not smear.objects and not smear.odd:
             source.leave_out(picture, "its annotation has no object")

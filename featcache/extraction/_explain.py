@@ -163,16 +163,16 @@ def diff(a: Cache, b: Cache, *, values: bool = False, progress: Progress = SILEN
     if values:
         differing, largest = _compared(a, b, joined["row_a"].to_numpy(), joined["row_b"].to_numpy(), progress)
     return Diff(
-        a.name,
-        b.name,
-        differences(a.recipe, b.recipe),
-        tuple(Difference(*item) for item in storage if item[1] != item[2]),
-        len(joined),
-        len(ours) - len(joined),
-        len(theirs) - len(joined),
-        changed,
-        differing,
-        largest,
+        a=a.name,
+        b=b.name,
+        fields=differences(a.recipe, b.recipe),
+        storage=tuple(Difference(*item) for item in storage if item[1] != item[2]),
+        common=len(joined),
+        only_a=len(ours) - len(joined),
+        only_b=len(theirs) - len(joined),
+        relabelled=changed,
+        differing=differing,
+        largest=largest,
     )
 
 

@@ -113,7 +113,19 @@ def plan_extraction(
             recipe = Recipe(space_of(cut, storage.dtype, resize=wanted.resize), augmentation)
             if cut.dtype == pixels.DTYPE and "dtype" in options.storage:
                 pixels.refuse(["dtype"])
-            plans.append(Plan(dataset, left_out, cut, number, recipe, views, storage, project.cache_folder, engine))
+            plans.append(
+                Plan(
+                    dataset=dataset,
+                    left_out=left_out,
+                    cut=cut,
+                    number=number,
+                    recipe=recipe,
+                    views=views,
+                    storage=storage,
+                    parent=project.cache_folder,
+                    engine=engine,
+                )
+            )
     return plans
 
 

@@ -56,7 +56,15 @@ def fit_classical(
         probabilities = _probabilities(cache, kind, seed, progress)
     train, val = (measured(cache, split, probabilities=probabilities) for split in ("train", "val"))
     seconds = time.perf_counter() - started
-    only = Epoch(1, train["loss"], train["accuracy"], val["loss"], val["accuracy"], 0.0, seconds)
+    only = Epoch(
+        epoch=1,
+        loss=train["loss"],
+        accuracy=train["accuracy"],
+        val_loss=val["loss"],
+        val_accuracy=val["accuracy"],
+        lr=0.0,
+        seconds=seconds,
+    )
     with runs.new_run(results, name) as folder:
         write_results(
             folder,

@@ -108,7 +108,14 @@ def fit_head(
                 timing={"epoch_of_head": trained.epoch},
             )
     run = draw(runs.Run(results / name))
-    return Fitted(run, cache.name, False, trained.resumed_at, trained.resumed_from, expected)
+    return Fitted(
+        run=run,
+        cache=cache.name,
+        reused=False,
+        resumed_at=trained.resumed_at,
+        resumed_from=trained.resumed_from,
+        expected=expected,
+    )
 
 
 def planned(

@@ -97,7 +97,7 @@ def sweep(
         raise HeadError("every combination diverged: try smaller learning rates")
     chosen, choice = replace(configs[order[0]], restore_best=True), choices[order[0]]
     winner = fit_head(cache, results, config=chosen, solver=choice, progress=progress, material=material)
-    folder = _write(cache, results, config, points, seeds, table, winner)
+    folder = _write(cache, results, config=config, points=points, seeds=seeds, table=table, winner=winner)
     return Swept(folder, table, winner)
 
 

@@ -272,7 +272,9 @@ def _sample_epoch_s(config: HeadConfig, n_classes: int) -> float:
     (_, bias), *rest = random.initial_weights(config, 1, n_classes=n_classes)
     K, P0 = np.zeros((n, n), config.dtype), np.ones((n, units), config.dtype)
     none, y = slice(0), np.arange(n) % n_classes
-    problem = gram.GramProblem(K, P0, y, np.ones(n, config.dtype), K[none], P0[none], y[none])
+    problem = gram.GramProblem(
+        K=K, P0=P0, y=y, weights=np.ones(n, config.dtype), K_val=K[none], P0_val=P0[none], y_val=y[none]
+    )
     state = gram.train(problem, gram.start(problem, Stack(bias, rest, config)))
     return min(entry.seconds for entry in state.history)
 

@@ -80,7 +80,7 @@ class State:
         bias, *rest = (array.copy() for array in self.stack.arrays())
         velocities = [velocity.copy() for velocity in self.stack.velocities]
         stack = Stack(bias, list(zip(rest[0::2], rest[1::2], strict=True)), self.stack.config, velocities)
-        return State(self.A.copy(), self.V.copy(), stack, self.s, self.u, list(self.history))
+        return State(A=self.A.copy(), V=self.V.copy(), stack=stack, s=self.s, u=self.u, history=list(self.history))
 
 
 def start(problem: GramProblem, stack: Stack) -> State:
@@ -212,7 +212,16 @@ class _Training:
                 for layer, units in enumerate(self.sizes[:-1].tolist())
             ], axis=1)  # fmt: skip
         weights = (problem.weights[S] / sizes).astype(problem.K.dtype)
-        return _Block(places, S, K_S, K_SS, problem.P0[S], self.targets[S], weights, keep)
+        return _Block(
+            places=places,
+            S=S,
+            K_S=K_S,
+            K_SS=K_SS,
+            P0=problem.P0[S],
+            targets=self.targets[S],
+            weights=weights,
+            keep=keep,
+        )
 
     def _block(self, block: _Block, products: Sequence[Array], rates: Array, values: Array, velocity: Array) -> Array:
         """Train on the rows of a block, and bring A, V, and the values behind the first weights up to date."""

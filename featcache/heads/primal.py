@@ -126,7 +126,15 @@ class Training:
             looks = (epoch + 1) % config.val_every == 0 or epoch + 1 == config.epochs
             val_loss, val_accuracy = self._validate(epoch < config.val_every) if looks else (np.nan, np.nan)
         loss, accuracy = float(model.rows_loss.result()), float(model.rows_right.result())
-        entry = Epoch(epoch + 1, loss, accuracy, val_loss, val_accuracy, rates[0], clock.seconds)
+        entry = Epoch(
+            epoch=epoch + 1,
+            loss=loss,
+            accuracy=accuracy,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            lr=rates[0],
+            seconds=clock.seconds,
+        )
         refuse_divergence(entry)
         return entry
 

@@ -166,11 +166,11 @@ def train_head(
     last: checkpoint.State
     course: Course[Any] = Course(config, on_epoch, stopped)
     if choice.solver == "primal":
-        last = _in_primal_space(material, layers, scale, config, course, _States(*kept))
+        last = _in_primal_space(material, layers, scale=scale, config=config, course=course, states=_States(*kept))
         final = course.chosen(last)
         trained = final.layers
     else:
-        last = _in_gram_space(material, layers, scale, config, course, _States(*kept))
+        last = _in_gram_space(material, layers, scale=scale, config=config, course=course, states=_States(*kept))
         final = course.chosen(last)
         trained = _formed(material, layers, scale, final)
     return Trained(
@@ -281,7 +281,16 @@ def _head(cache: Cache, scale: float, layers: Layers, config: HeadConfig) -> Hea
     single = [(W.astype(np.float32), b.astype(np.float32)) for W, b in layers]
     space = cache.recipe.space.digest
     row_shape = cache.features.shape[1:]
-    return Head(row_shape, scale, single, config.dropout, cache.classes, config.activation, config.output, space)
+    return Head(
+        row_shape=row_shape,
+        scale=scale,
+        layers=single,
+        dropout=config.dropout,
+        classes=cache.classes,
+        activation=config.activation,
+        output=config.output,
+        space=space,
+    )
 
 
 def row_weights(y: NDArray[np.int64], config: HeadConfig) -> Array:

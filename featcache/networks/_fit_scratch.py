@@ -74,7 +74,7 @@ def fit_scratch(
     """
     options = options or ScratchOptions()
     with offline(options.offline):
-        return _fit_scratch(project, spec, config, options, again, progress)
+        return _fit_scratch(project, spec, config=config, options=options, again=again, progress=progress)
 
 
 def _fit_scratch(
@@ -98,7 +98,16 @@ def _fit_scratch(
     with runs.training(results, name, config={**identity, "cache_name": cache.name}, again=again) as folder:
         if folder is None:
             return there_already(results / name, cache)
-        job = _Job(project, cache, cuts[0], spec, config, identity, name, started)
+        job = _Job(
+            project=project,
+            cache=cache,
+            cut=cuts[0],
+            spec=spec,
+            config=config,
+            identity=identity,
+            name=name,
+            started=started,
+        )
         with explaining_damage(cache), ExitStack() as open_parts:
             return job.run(
                 folder, open_parts, network=network or load_network(spec), head=head, again=again, progress=progress

@@ -63,7 +63,15 @@ def load(folder: Path, course: str) -> tuple[Standing, Arrays, Arrays | None] | 
         history = checkpoint.history_of(arrays["history"])
         part, loss, right, rows, seconds, best = map(float, arrays["progress"])
         variables = [arrays[f"variable{number}"] for number in range(len(arrays) - 4)]
-        return Standing(history, int(part), loss, right, int(rows), seconds, int(best)), variables
+        return Standing(
+            history=history,
+            part=int(part),
+            loss=loss,
+            right=right,
+            rows=int(rows),
+            seconds=seconds,
+            best_epoch=int(best),
+        ), variables
 
     found = checkpoint.read(folder / STATE_FILE, made)
     if found is None:

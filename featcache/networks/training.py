@@ -160,13 +160,13 @@ class Training:
             self._refuse_not_finite(val_loss, (number + 1) * self.feed.updates - 1)
         self.standing = Standing(standing.history)
         return Epoch(
-            number + 1,
-            standing.loss / standing.rows,
-            standing.right / standing.rows,
-            val_loss,
-            val_accuracy,
-            self.config.lr_at(number * self.feed.updates, self.feed.updates),
-            time.perf_counter() - started,
+            epoch=number + 1,
+            loss=standing.loss / standing.rows,
+            accuracy=standing.right / standing.rows,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            lr=self.config.lr_at(number * self.feed.updates, self.feed.updates),
+            seconds=time.perf_counter() - started,
         )
 
     def _step(self, part: Part) -> None:

@@ -104,7 +104,7 @@ def parse_url(url: str) -> Place:
     shown = urlunsplit(
         (parts.scheme, parts.netloc, quote(f"/{path}" if path else "", errors="surrogateescape"), parts.query, "")
     )
-    return Place(parts.scheme, host, path, parts.username or "", options, shown)
+    return Place(scheme=parts.scheme, host=host, path=path, user=parts.username or "", options=options, url=shown)
 
 
 def place_of(url: str) -> str:
@@ -190,7 +190,14 @@ def open_remote(url: str) -> Remote:
         from featcache.remotes.packs import open_pack
 
         parent, _, name = place.path.rpartition("/")
-        around = Place(place.scheme, place.host, parent, place.user, place.options, place.url.rpartition("/")[0])
+        around = Place(
+            scheme=place.scheme,
+            host=place.host,
+            path=parent,
+            user=place.user,
+            options=place.options,
+            url=place.url.rpartition("/")[0],
+        )
         return open_pack(_open(around), name)
     return _open(place)
 

@@ -70,7 +70,7 @@ def curves(history: pd.DataFrame, title: str = "") -> bytes:
     for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         lines = ((measure, "training"), (f"val_{measure}", "validation"))
         drawn = [
-            _draw_line(axes, history["epoch"], history[column], label, color, "-", band=True)
+            _draw_line(axes, history["epoch"], values=history[column], label=label, color=color, dash="-", band=True)
             for (column, label), color in zip(lines, PALETTE, strict=False)
         ]
         _dress(axes, measure)
@@ -208,7 +208,11 @@ def _curves_of_measure(lines: Mapping[str, pd.DataFrame], measure: str) -> bytes
     for axes, column in zip(panels, (measure, f"val_{measure}"), strict=True):
         for label, history in lines.items():
             color, shown = named.get(label, "#C4C8CC"), label if label in named else "_"
-            drawn.append(_draw_line(axes, history["epoch"], history[column], shown, color, "-", width=1.3))
+            drawn.append(
+                _draw_line(
+                    axes, history["epoch"], values=history[column], label=shown, color=color, dash="-", width=1.3
+                )
+            )
             axes.lines[-1].set_zorder(2.5 if label in named else 1.5)
         if max(lengths) > 10 * min(lengths):
             axes.set_xscale("log")

@@ -137,7 +137,15 @@ def bundle_of_run(folder: Path) -> Bundle:
     except OSError as error:
         raise RunError(f"{folder}: cannot be read: {error.strerror or error}") from error
     manifest = RunFiles(files=entries).text()
-    return Bundle("run", folder.name, sha256_bytes(manifest), manifest, found, entries, about_run(folder, entries))
+    return Bundle(
+        kind="run",
+        name=folder.name,
+        digest=sha256_bytes(manifest),
+        manifest=manifest,
+        files=found,
+        entries=entries,
+        about=about_run(folder, entries),
+    )
 
 
 def about_run(folder: Path, entries: Mapping[str, FileEntry]) -> dict[str, Any]:

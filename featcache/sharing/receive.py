@@ -99,7 +99,15 @@ def pull(
             leases.close()
     seen.remember(parent, store.url, entry=entry)
     remarks = (f"{made} of its shards were made of rows that are here, and have the digests that they must",)
-    return Pulled(record.name, parent / record.name, False, record, signed, fetched, remarks if made else ())
+    return Pulled(
+        name=record.name,
+        folder=parent / record.name,
+        reused=False,
+        record=record,
+        signed=signed,
+        fetched_bytes=fetched,
+        remarks=remarks if made else (),
+    )
 
 
 def _sweep(work: Path, leases: Leases) -> None:

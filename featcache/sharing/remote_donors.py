@@ -80,7 +80,15 @@ def ask(
         remarks.append(str(error))
         if not isinstance(error, TrustError):
             return RemoteDonors(remarks=tuple(remarks))
-    return _donors(store, recipe, rows if wanted is None else wanted, parent, trust, stopped, remarks)
+    return _donors(
+        store,
+        recipe,
+        wanted=rows if wanted is None else wanted,
+        parent=parent,
+        trust=trust,
+        stopped=stopped,
+        remarks=remarks,
+    )
 
 
 def _donors(

@@ -71,7 +71,11 @@ def push(
     refuse_writing(store)
     words = words or Attribution()
     before = latest(store, parcel.kind, name=parcel.name)
-    if not check and before and (found := _there_already(before, store, parcel, key, words, replace)):
+    if (
+        not check
+        and before
+        and (found := _there_already(before, store, parcel=parcel, key=key, words=words, replace=replace))
+    ):
         return found
     remarks = _remark_on_races(store)
     sending = _Sending(store, parcel, check=check, advance=advance)
@@ -79,7 +83,11 @@ def push(
     chunks = sending.send_chunks()
     sending.send_bytes(f"{parcel.labels}/{MANIFEST_FILES[parcel.kind]}", parcel.manifest)
     sending.look_again()
-    if check and before and (found := _there_already(before, store, parcel, key, words, replace)):
+    if (
+        check
+        and before
+        and (found := _there_already(before, store, parcel=parcel, key=key, words=words, replace=replace))
+    ):
         return Pushed(found.entry, True, sending.files, sending.bytes, found.remarks)
     for _ in range(_RACES):
         generation = before.record.generation + 1 if before else 1
@@ -88,7 +96,7 @@ def push(
             left = remark_on_what_was(before, entry, words=words)
             return Pushed(entry, False, sending.files, sending.bytes, (*remarks, *left))
         before = latest(store, parcel.kind, name=parcel.name)
-        if before and (found := _there_already(before, store, parcel, key, words, replace)):
+        if before and (found := _there_already(before, store, parcel=parcel, key=key, words=words, replace=replace)):
             return Pushed(
                 found.entry, True, sending.files, sending.bytes, (*remarks, "somebody else pushed it meanwhile")
             )

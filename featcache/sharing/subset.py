@@ -64,7 +64,9 @@ def pull_part(
                     f"{final}: holds another cache, whose digest begins alike",
                     "Pull into another folder with `to=FOLDER`",
                 )
-            return Pulled(name, final, True, record, signed, source.fetched_bytes)
+            return Pulled(
+                name=name, folder=final, reused=True, record=record, signed=signed, fetched_bytes=source.fetched_bytes
+            )
         if final.exists():
             raise UsageError(f"{final}: is in the way, and not a finished cache", f"Run 'featcache rm {name}' first")
         work = parent / f".{name}-{entry.sha256[:12]}{PARTIAL_SUFFIX}"
@@ -78,7 +80,7 @@ def pull_part(
         work.mkdir(exist_ok=True)
         refuse_small_disk(parent, row_bytes * len(rows))
         writer = CacheWriter(work, recipe, rows=rows, row_shape=shape, format_=format_, allow_nonfinite=True)
-        _write(source, writer, numbers, part, advance, stopped)
+        _write(source, writer, numbers=numbers, part=part, advance=advance, stopped=stopped)
         writer.finish(_dataset_of(source, rows), _provenance(source, store, part))
         for path in [*writer.folder.rglob("*"), writer.folder]:
             sync(path)
@@ -90,7 +92,9 @@ def pull_part(
         sync(parent)
         shutil.rmtree(work, ignore_errors=True)
         seen.remember(parent, store.url, entry=entry)
-        return Pulled(name, final, False, record, signed, source.fetched_bytes)
+        return Pulled(
+            name=name, folder=final, reused=False, record=record, signed=signed, fetched_bytes=source.fetched_bytes
+        )
 
 
 def select(cache: Cache, part: Part) -> NDArray[np.intp]:

@@ -71,7 +71,14 @@ def verify(folder: Path, on_bytes: Callable[[int], object] = lambda _: None, *, 
     except CacheNotFoundError:
         raise
     except CacheError as error:
-        return Verified(folder.name, folder, 0, 0, 0, (Problem(MANIFEST_FILE, _without(folder, error)),))
+        return Verified(
+            name=folder.name,
+            folder=folder,
+            files=0,
+            bytes=0,
+            rows=0,
+            problems=(Problem(MANIFEST_FILE, _without(folder, error)),),
+        )
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         checked = list(pool.map(lambda name: _file(folder, manifest, name, on_bytes), manifest.files))
     problems = [problem for problem in checked if problem is not None]
@@ -87,14 +94,14 @@ def verify(folder: Path, on_bytes: Callable[[int], object] = lambda _: None, *, 
         return verify(folder, again=again - 1)
     size = sum(entry.bytes for entry in manifest.files.values())
     return Verified(
-        manifest.name,
-        folder,
-        len(manifest.files) + 1,
-        size,
-        manifest.rows,
-        tuple(problems),
-        tuple(damaged),
-        tuple(remarks),
+        name=manifest.name,
+        folder=folder,
+        files=len(manifest.files) + 1,
+        bytes=size,
+        rows=manifest.rows,
+        problems=tuple(problems),
+        damaged_shards=tuple(damaged),
+        remarks=tuple(remarks),
     )
 
 

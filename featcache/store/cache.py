@@ -170,7 +170,17 @@ class Cache:
             raise UsageError(f"{self.name}: split {split!r} has no rows")
         if buffer_rows is None:
             buffer_rows = default_buffer_rows(self.features.layout, shuffle)
-        return Batches(self.features, self.labels(), numbers, batch_size, buffer_rows, shuffle, seed, epoch, drop_last)
+        return Batches(
+            features=self.features,
+            labels=self.labels(),
+            rows=numbers,
+            batch_size=batch_size,
+            buffer_rows=buffer_rows,
+            shuffle=shuffle,
+            seed=seed,
+            epoch=epoch,
+            drop_last=drop_last,
+        )
 
     def to_tf(self, split: str | None = "train", batch_size: int = 32, *, one_hot: bool = False, **options: Any) -> Any:
         """A `tf.data.Dataset` of the batches of a split: (X float32, y int64), or y one-hot float32.

@@ -95,7 +95,16 @@ def images_in(frame: pd.DataFrame) -> tuple[LabelledImage, ...]:
     for line in frame.to_dict("records"):
         sides = [line[name] for name in DATASET_COLUMNS[5:]]
         box = None if any(map(pd.isna, sides)) else Box(*map(int, sides))
-        images.append(LabelledImage(line["path"], line["label"], line["split"], line["group"], line["image_id"], box))
+        images.append(
+            LabelledImage(
+                path=line["path"],
+                label=line["label"],
+                split=line["split"],
+                group=line["group"],
+                image_id=line["image_id"],
+                box=box,
+            )
+        )
     return tuple(images)
 
 

@@ -72,7 +72,7 @@ def EfficientNetLite0(  # noqa: N802  # named as the builders of keras.applicati
     for blocks, kernel, first_stride, expansion, channels in _STAGES:
         for number in range(blocks):
             stride = first_stride if number == 0 else 1
-            x = _block(x, f"block{index}", kernel, stride, expansion, channels)
+            x = _block(x, f"block{index}", kernel=kernel, stride=stride, expansion=expansion, channels=channels)
             index += 1
     x = _conv(x, 1280, 1, "head")
     if include_top:

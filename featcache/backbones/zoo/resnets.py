@@ -56,7 +56,16 @@ def ResNet20(  # noqa: N802  # named as the builders of keras.applications are
     ValueError : `input_shape` is too small or has other than 3 channels.
     WeightsError : the file is missing, damaged or of another network.
     """
-    return _small("resnet20", 3, 0.0, weights, include_top, input_shape, classes, 0)
+    return _small(
+        "resnet20",
+        3,
+        last_rate=0.0,
+        weights=weights,
+        include_top=include_top,
+        input_shape=input_shape,
+        classes=classes,
+        seed=0,
+    )
 
 
 def ResNet110SD(  # noqa: N802
@@ -71,7 +80,16 @@ def ResNet110SD(  # noqa: N802
 
     seed : decides which branches are dropped; all else as in `ResNet20`
     """
-    return _small("resnet110_sd", 18, _LAST_RATE, weights, include_top, input_shape, classes, seed)
+    return _small(
+        "resnet110_sd",
+        18,
+        last_rate=_LAST_RATE,
+        weights=weights,
+        include_top=include_top,
+        input_shape=input_shape,
+        classes=classes,
+        seed=seed,
+    )
 
 
 def ResNet50SD(  # noqa: N802
@@ -86,7 +104,17 @@ def ResNet50SD(  # noqa: N802
 
     seed : decides which branches are dropped; all else as in `ResNet20`
     """
-    return _large("resnet50_sd", 64, 1, _LAST_RATE, weights, include_top, input_shape, classes, seed)
+    return _large(
+        "resnet50_sd",
+        64,
+        groups=1,
+        last_rate=_LAST_RATE,
+        weights=weights,
+        include_top=include_top,
+        input_shape=input_shape,
+        classes=classes,
+        seed=seed,
+    )
 
 
 def ResNeXt50(  # noqa: N802
@@ -97,7 +125,17 @@ def ResNeXt50(  # noqa: N802
     classes: int = 1000,
 ) -> keras.Model:
     """ResNeXt-50 32x4d, to (n, ceil(h/32), ceil(w/32), 2048); all else as in `ResNet20`."""
-    return _large("resnext50", 128, 32, 0.0, weights, include_top, input_shape, classes, 0)
+    return _large(
+        "resnext50",
+        128,
+        groups=32,
+        last_rate=0.0,
+        weights=weights,
+        include_top=include_top,
+        input_shape=input_shape,
+        classes=classes,
+        seed=0,
+    )
 
 
 # --- networks -------------------------------------------------------------------------------------
@@ -143,7 +181,15 @@ def _large(
     for stage, blocks in enumerate((3, 4, 6, 3)):
         for block in range(1, blocks + 1):
             stride = 2 if block == 1 and stage > 0 else 1
-            x = _bottleneck(x, f"conv{stage + 2}_block{block}", width << stage, 256 << stage, stride, groups, drop)
+            x = _bottleneck(
+                x,
+                f"conv{stage + 2}_block{block}",
+                width=width << stage,
+                channels=256 << stage,
+                stride=stride,
+                groups=groups,
+                drop=drop,
+            )
     return finished(name, inputs, x=x, weights=weights, classes=classes if include_top else None)
 
 
