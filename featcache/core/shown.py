@@ -1,13 +1,13 @@
-"""Progress in a terminal (with rich) and in a notebook (with tqdm)."""
+"""Progress in a terminal (with rich) and in a notebook (as HTML)."""
 
 from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from importlib import import_module
-from importlib.util import find_spec
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from featcache.core.interrupts import finishing_in_hand
@@ -16,6 +16,7 @@ from featcache.core.progress import Advance, Progress
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
+_REDRAW_S = 0.2
 _COUNT_WIDTH, _TIME_WIDTH = 11, 7
 _STEERING = re.compile(r"\n(?! {2})")
 
@@ -58,26 +59,31 @@ class Terminal:
 
 
 class Notebook:
-    """Bars of tqdm, if it is installed, and printed notes. See `Progress`."""
+    """Bars below the cell, which go when the work is done, and printed notes. See `Progress`."""
 
     def __init__(self) -> None:
-        self._bar: Any = None
+        self._words = ""
 
     @contextmanager
     def begin(self, what: str, total: int) -> Iterator[Advance]:
-        """A bar that goes when the work is done."""
+        """A bar that is drawn again at most every fifth of a second; an exported notebook shows none."""
+        from IPython.display import HTML, display
+
+        done, drawn_s = 0, time.monotonic()
+        handle = display(HTML(_html_bar(what, 0, total)), display_id=True)
+
+        def advance(steps: int) -> None:
+            nonlocal done, drawn_s
+            done += steps
+            if time.monotonic() - drawn_s > _REDRAW_S:
+                drawn_s = time.monotonic()
+                handle.update(HTML(_html_bar(f"{what} {self._words}", done, total)))
+
         try:
-            tqdm = import_module("tqdm.notebook" if find_spec("ipywidgets") else "tqdm").tqdm
-        except ImportError:
-            yield lambda steps: None
-            return
-        outer = self._bar
-        with tqdm(total=total, desc=what, leave=False) as bar:
-            self._bar = bar
-            try:
-                yield bar.update
-            finally:
-                self._bar = outer
+            yield advance
+        finally:
+            self._words = ""
+            handle.update(HTML(""))
 
     def note(self, message: str) -> None:
         """Print it below the cell."""
@@ -85,8 +91,7 @@ class Notebook:
 
     def epochs(self, history: Sequence[Any]) -> None:
         """Put the latest epoch beside the bar."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(in_words(history[-1]), refresh=False)
+        self._words = in_words(history[-1])
 
     def stopping(self) -> AbstractContextManager[Callable[[], bool]]:
         """See `finishing_in_hand`."""
@@ -117,6 +122,12 @@ def in_words(entry: Any) -> str:
     return (
         f"loss {entry.loss:.4f}, accuracy {entry.accuracy:.3f}{val}; lr {entry.lr:.3g}, {1000 * entry.seconds:.0f} ms"
     )
+
+
+def _html_bar(what: str, done: int, total: int) -> str:
+    """A bar, or a count where the total is not known (0)."""
+    bar = f'<progress value="{done}" max="{total}"></progress> ' if total else ""
+    return f"{bar}{done}{f' of {total}' if total else ''} <small>{escape(printable(what))}</small>"
 
 
 @contextmanager
