@@ -57,6 +57,13 @@ def test_remotes_are_added_listed_and_removed(run: Run, project: Path, home: Pat
     assert "has a remote lab already" in run("remote", "add", "lab", "s3://x", cwd=project).error
     assert "did you mean lab?" in run("remote", "rm", "lap", cwd=project).error
     assert "lab is no longer in" in run("remote", "rm", "lab", cwd=project).out
+    written = file.read_text()
+    file.write_text(
+        f"{written}[remotes]  # of the ward\nlab = {{url = 's3://lab'}}  # ours\nhome = {{url = '/mnt/home'}}\n"
+    )
+    assert run("remote", "rm", "lab", cwd=project).code == 0
+    assert file.read_text() == f"{written}[remotes]  # of the ward\nhome = {{url = '/mnt/home'}}\n"
+    file.write_text(written)
     assert file.read_text().rstrip() == before.rstrip()
     assert run("remote", "rm", "all", cwd=project).code == 0
     assert run("remote", "ls", "--json", cwd=project).value == []

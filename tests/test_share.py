@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 import threading
@@ -21,6 +22,7 @@ from test_store_contract import dataset, fake_features, make_cache, rows_for, sm
 
 from featcache.core.errors import (
     CacheError,
+    MissingPackageError,
     RemoteAccessError,
     RemoteDroppedError,
     RemoteError,
@@ -352,6 +354,34 @@ def test_credentials_of_the_usual_file(bucket: Remote, s3: S3, home: Path, monke
     (home / ".aws/config").write_text("no = section")
     with pytest.raises(RemoteAccessError, match=r"~/\.aws/config: cannot be read"):
         open_remote("s3://lab/usual")
+
+
+def test_a_profile_that_signs_in_for_its_keys(
+    bucket: Remote, s3: S3, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a program that gives them out, as profiles of roles and of single sign-on do by a server."""
+    for name in s3.environment():
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_PROFILE", "ward")
+    (home / ".aws").mkdir()
+    keys = {"Version": 1, "AccessKeyId": "writer", "SecretAccessKey": "writer-secret"}
+    program = home / "keys"
+    program.write_text(f"#!/bin/sh\necho '{json.dumps(keys)}'\n")
+    program.chmod(0o755)
+    config = f"[profile ward]\nregion = us-east-1\nendpoint_url = {s3.endpoint}\ncredential_process = {program}\n"
+    (home / ".aws/config").write_text(config)
+    remote = open_remote("s3://lab/signed-in")
+    remote.put("cache/a", b"1")
+    assert [item.path for item in remote.list("cache")] == ["cache/a"]
+    program.write_text("#!/bin/sh\necho 'the ticket has run out' >&2; exit 3\n")
+    with pytest.raises(RemoteAccessError, match=r"(?s)'ward' gives no keys: .*run out.*aws sso login --profile ward"):
+        open_remote("s3://lab/signed-in")
+    (home / ".aws/config").write_text(config.replace("credential_process", "role_arn"))
+    with pytest.raises(RemoteAccessError, match="'ward' gives no keys"):
+        open_remote("s3://lab/signed-in")
+    monkeypatch.setattr("featcache.core.extras.is_installed", lambda package: package != "boto3")
+    with pytest.raises(MissingPackageError, match=r"requires boto3.*featcache\[aws\]"):
+        open_remote("s3://lab/signed-in")
 
 
 def test_a_bucket_that_is_not_there_and_a_server_that_does_not_answer(bucket: Remote, s3: S3, cache: Cache) -> None:

@@ -18,6 +18,7 @@ EXTRAS = {
     "fast": "tensorstore",
     "tensorboard": "tensorboardX",
     "s3": "obstore",
+    "aws": "boto3",
     "gs": "obstore",
     "az": "obstore",
     "sftp": "paramiko",

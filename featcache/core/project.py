@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import tempfile
 from collections import Counter
@@ -309,8 +308,9 @@ def explain(error: ValidationError) -> str:
 
 
 def write_project(folder: Path, settings: Settings) -> None:
-    """Write featcache.toml with a word on every line that is worth changing."""
-    lines = ["# featcache: what 'extract', 'fit-head' and 'report' take from this folder.", ""]
+    """Write featcache.toml with a word on every section."""
+    import tomlkit
+
     comments = {
         "dataset": "what 'init' reads; the paths in dataset.csv start from the folder 'images'",
         "views": "views an image; or train_rows = 4394 and so on: rows in total, spread evenly over classes",
@@ -320,32 +320,33 @@ def write_project(folder: Path, settings: Settings) -> None:
     }
     sections = settings.model_dump(exclude_none=True)
     remotes = sections.pop("remotes")
-    for section, values in sections.items():
-        lines += [f"[{section}]  # {comments[section]}"]
-        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
-        lines += [""]
+    document = tomlkit.document()
+    document.add(tomlkit.comment("featcache: what 'extract', 'fit-head' and 'report' take from this folder."))
+    for name, values in sections.items():
+        document.add(tomlkit.nl())
+        document[name] = tomlkit.item(values)
+        document[name].comment(comments[name])
+    text = tomlkit.dumps(document)
     for name, values in remotes.items():
-        lines += [f"[remotes.{name}]", *(f"{key} = {_toml(value)}" for key, value in values.items()), ""]
-    write_text(folder / PROJECT_FILE, "\n".join(lines))
+        text = with_remote(text, name, remote=RemoteSection(**values))
+    write_text(folder / PROJECT_FILE, text)
 
 
 def with_remote(text: str, name: str, *, remote: RemoteSection) -> str:
-    """The text of a TOML file with a remote added behind all that stands there, comments and all."""
-    lines = [f"[remotes.{name}]", *(f"{key} = {_toml(value)}" for key, value in remote.model_dump().items())]
-    return text.rstrip() + ("\n\n" if text.strip() else "") + "\n".join(lines) + "\n"
+    """The text of a TOML file with a remote added; all else stays as it is, comments and all."""
+    import tomlkit
+
+    document = tomlkit.parse(text)
+    document.setdefault("remotes", tomlkit.table(is_super_table=True))[name] = remote.model_dump()
+    return tomlkit.dumps(document)
 
 
 def without_remote(text: str, name: str) -> str:
-    """The text of a TOML file without a remote's section; as it is where it has none that stands by itself."""
-    section = re.compile(rf"^\[remotes\.{re.escape(name)}\][^\n]*\n(?:(?!\[)[^\n]*(?:\n|\Z))*", re.MULTILINE)
-    return section.sub("", text)
+    """The text of a TOML file without a remote that it has."""
+    import tomlkit
 
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return repr(value)
+    document = tomlkit.parse(text)
+    del document["remotes"][name]
+    if not document["remotes"]:
+        del document["remotes"]
+    return tomlkit.dumps(document)

@@ -26,6 +26,7 @@ from featcache.core.errors import (
     RemoteError,
     RemoteNotFoundError,
 )
+from featcache.core.extras import require_extra
 from featcache.core.files import user_path
 from featcache.remotes.contract import Block, Item
 from featcache.remotes.gate import way_to
@@ -39,12 +40,15 @@ _STREAM_BYTES = 64 << 10
 _MAX_OBJECTS = 1_000_000
 _RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
 _SILENT_S = 60
+_SIGNED_IN = ("sso_session", "sso_start_url", "role_arn", "credential_process", "web_identity_token_file")
+"""Settings of an AWS profile whose keys are given out when it signs in."""
 _AWS_FILES = ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config")
 
 
 def bucket_of(place: Place) -> Any:
     """obstore's store for a place, with the credentials of the environment or of ~/.aws."""
     settings = {**_aws_settings(), **place.options} if place.scheme == "s3" else {}
+    signs_in = settings.pop("profile", "")
     if "endpoint" in settings and "endpoint" not in place.options:
         refuse_endpoint(settings["endpoint"], "AWS_ENDPOINT_URL or ~/.aws/config")
     options: dict[str, Any] = {
@@ -55,7 +59,7 @@ def bucket_of(place: Place) -> Any:
             "timeout": timedelta(hours=2),  # of a whole object on a slow line
             "allow_http": settings.get("endpoint", "").startswith("http://"),
             **_certificates(),
-            **_one_way(place, settings),
+            **_one_way(place, settings, with_token=bool(signs_in)),
         },
         "retry_config": _RETRIES,
     }
@@ -65,12 +69,32 @@ def bucket_of(place: Place) -> Any:
         return AzureStore(place.host, **options)
     # Without a checksum, servers were seen to store what a bad line had changed: the signature does not cover the body.
     options.update(settings, checksum_algorithm="SHA256")
+    if signs_in:
+        options["credential_provider"] = _provider(signs_in)
     return S3Store(place.host, **options)
 
 
-def _one_way(place: Place, settings: Mapping[str, str]) -> dict[str, Any]:
+def _provider(profile: str) -> Any:
+    """Gives out the keys of an AWS profile that signs in: by a role, by single sign-on, or by a program."""
+    require_extra("aws", f"the AWS profile {profile!r:.80}, which signs in for its keys,")
+    from boto3 import Session
+    from botocore.exceptions import BotoCoreError, ClientError
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    try:
+        provider = Boto3CredentialProvider(Session(profile_name=profile))
+        provider()
+    except (BotoCoreError, ClientError, ValueError) as error:
+        raise RemoteAccessError(
+            f"the AWS profile {profile!r:.80} gives no keys: {error!s:.300}",
+            f"Sign in again, for example with 'aws sso login --profile {profile:.80}'",
+        ) from error
+    return provider
+
+
+def _one_way(place: Place, settings: Mapping[str, str], *, with_token: bool) -> dict[str, Any]:
     """With a session token: the way to this server alone. Where a proxy leads to it, that decides where it leads."""
-    token = settings.get("session_token") or os.environ.get("AWS_SESSION_TOKEN")
+    token = with_token or settings.get("session_token") or os.environ.get("AWS_SESSION_TOKEN")
     endpoint = settings.get("endpoint", "")
     parts = urlsplit(endpoint or "https://s3.amazonaws.com")
     proxied = parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
@@ -98,7 +122,10 @@ def _certificates() -> dict[str, Any]:
 
 
 def _aws_settings() -> dict[str, str]:
-    """What ~/.aws says and the environment does not: obstore reads the latter alone."""
+    """What ~/.aws says and the environment does not: obstore reads the latter alone.
+
+    "profile" is its name where it has no keys of its own, but signs in for them.
+    """
     found: dict[str, str] = {}
     if endpoint := _endpoint():
         found["endpoint"] = endpoint
@@ -112,6 +139,7 @@ def _aws_settings() -> dict[str, str]:
         "region": "region",
         "endpoint_url": "endpoint",
     }
+    signs_in = False
     for variable, usual in _AWS_FILES:
         parser = configparser.RawConfigParser()
         file = user_path(os.environ.get(variable, usual))
@@ -124,8 +152,9 @@ def _aws_settings() -> dict[str, str]:
         for section in (profile, f"profile {profile}"):
             if parser.has_section(section):
                 values = dict(parser.items(section))
+                signs_in |= any(name in values for name in _SIGNED_IN)
                 found = {**{name: values[key] for key, name in names.items() if key in values}, **found}
-    return found
+    return {**found, "profile": profile} if signs_in and "access_key_id" not in found else found
 
 
 def _line_of(error: Exception) -> str:

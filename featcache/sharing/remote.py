@@ -93,10 +93,7 @@ def remove_remote(name: str, files: Sequence[Path]) -> Path:
         there = _remotes_in(file)
         known |= set(there)
         if name in there:
-            text = file.read_text("utf-8-sig")
-            if without_remote(text, name) == text:
-                raise UsageError(f"{file}: has no section [remotes.{name}] by itself: take the remote out by hand")
-            _write(file, without_remote(text, name))
+            _write(file, without_remote(file.read_text("utf-8-sig"), name))
             return file
     raise UsageError(f"no remote {name!r:.80}: {nearest(name, known) if known else 'none is known'}")
 
