@@ -83,7 +83,7 @@ def test_every_section_is_explained(tmp_path: Path) -> None:
         "[storage]",
         "[folders]",
     ]
-    assert all("  # " in line for line in sections)
+    assert all(" # " in line for line in sections)
 
 
 @pytest.mark.parametrize(
