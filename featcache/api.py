@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -526,7 +527,9 @@ class Report:
     runs: list[Run]
 
     def _repr_html_(self) -> str:
-        return self.html.read_text(encoding="utf-8")
+        """The page, in a frame: its styles are not the notebook's."""
+        page = escape(self.html.read_text(encoding="utf-8"))
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
 
 
 def report(source: Project | str | Path = ".", *, to: str | Path | None = None) -> Report:

@@ -82,6 +82,8 @@ def test_the_whole_job(project: fc.Project, here: Path) -> None:
         np.testing.assert_array_equal(remote.features[:3], cache.features[:3])
     for shown in (project, cache, run, found, written):
         assert "<" in shown._repr_html_()
+    assert "<td></td><td>train</td><td>val</td><td>test</td>" in project._repr_html_()
+    assert "<html" not in written._repr_html_()  # but as text, in a frame
 
 
 def test_labels_of_now_are_trained_on(project: fc.Project) -> None:

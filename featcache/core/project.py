@@ -189,16 +189,20 @@ class Project:
         return f"Project({str(self.folder)!r})"
 
     def _repr_html_(self) -> str:
-        """The folder, and how many images dataset.csv lists for each class and split."""
+        """The folder, and how many images dataset.csv lists: a line for each class, a column for each split."""
         text = self.dataset_file.read_text(encoding="utf-8") if self.dataset_file.is_file() else ""
         lines = list(csv.DictReader(text.splitlines()))
         counts = Counter((line.get("label", ""), line.get("split", "")) for line in lines)
-        rows = "".join(
-            f"<tr><td>{escape(label)}</td><td>{escape(split)}</td><td>{n}</td></tr>"
-            for (label, split), n in sorted(counts.items())
-        )
-        head = "<tr><th>class</th><th>split</th><th>images</th></tr>"
-        return f"<b>{escape(str(self.folder))}</b><table>{head}{rows}</table>"
+        splits = dict.fromkeys(("train", "val", "test")) | dict.fromkeys(sorted({split for _, split in counts}))
+        table = [
+            ["", *(split or "no split" for split in splits)],
+            *(
+                [label or "no label", *(str(counts[label, split]) for split in splits)]
+                for label in sorted({label for label, _ in counts})
+            ),
+        ]
+        rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in table)
+        return f"<b>{escape(str(self.folder))}</b><table>{rows}</table>"
 
     @property
     def dataset_file(self) -> Path:
