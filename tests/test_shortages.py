@@ -83,7 +83,7 @@ def test_what_a_machine_has_no_more_of_is_no_damage(
             tables.read_rows(folder / "rows.parquet")
         assert not isinstance(caught.value, CacheError)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "reading_npz", fail)
+        patch.setattr("featcache.training.checkpoint.reading_npz", fail)
         with pytest.raises(ShortageError):  # not a training from the beginning
             checkpoint.load(tmp_path / "state.npz", "me", like=None)  # type: ignore[type-var]
 
