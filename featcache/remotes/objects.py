@@ -87,7 +87,7 @@ def _provider(profile: str) -> Any:
     except (BotoCoreError, ClientError, ValueError) as error:
         raise RemoteAccessError(
             f"the AWS profile {profile!r:.80} gives no keys: {error!s:.300}",
-            f"Sign in again, for example with 'aws sso login --profile {profile:.80}'",
+            "Sign in to it again, as with 'aws sso login'",
         ) from error
     return provider
 
