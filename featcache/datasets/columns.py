@@ -81,8 +81,8 @@ def recognise(where: str, header: Sequence[str], *, asked: DatasetSection) -> Co
     """The columns of a list. Raises DatasetError where path or label is missing, or a box cannot be told."""
     by_name = {plain(name): name for name in reversed(header)}
     path, label = path_and_label(where, header, asked=asked)
-    group = _one(where, header, by_name=by_name, asked=asked.group_column, usual=_GROUP_COLUMNS, option="group_column")
-    split = _one(where, header, by_name=by_name, asked=asked.split_column, usual=_SPLIT_COLUMNS, option="split_column")
+    group = _one(where, header, asked=asked, option="group_column", usual=_GROUP_COLUMNS)
+    split = _one(where, header, asked=asked, option="split_column", usual=_SPLIT_COLUMNS)
     box, has_extent = _box_columns(where, header, by_name, asked.box_columns, {path, label, group, split})
     size = tuple(by_name[name] for name in ("width", "height") if name in by_name and by_name[name] not in box)
     is_ours = box == tuple(by_name.get(name, "") for name in _CORNERS[0]) and all("_" in name for name in box)
@@ -100,23 +100,8 @@ def recognise(where: str, header: Sequence[str], *, asked: DatasetSection) -> Co
 
 def path_and_label(where: str, header: Sequence[str], *, asked: DatasetSection) -> tuple[str, str]:
     """The columns of a list that name images and say their labels. Raises DatasetError where one is missing."""
-    by_name = {plain(name): name for name in reversed(header)}
-    path = _one(
-        where,
-        header,
-        by_name=by_name,
-        asked=asked.path_column,
-        usual=(*PATH_COLUMNS, *ALSO_PATHS),
-        option="path_column",
-    )
-    label = _one(
-        where,
-        header,
-        by_name=by_name,
-        asked=asked.label_column,
-        usual=(*LABEL_COLUMNS, *ALSO_LABELS),
-        option="label_column",
-    )
+    path = _one(where, header, asked=asked, option="path_column", usual=(*PATH_COLUMNS, *ALSO_PATHS))
+    label = _one(where, header, asked=asked, option="label_column", usual=(*LABEL_COLUMNS, *ALSO_LABELS))
     if not path or not label:
         missing = "path (or image, file, filename)" if not path else "label (or class, category)"
         option = "path_column" if not path else "label_column"
@@ -137,16 +122,22 @@ def has_path_and_label(header: Sequence[str], asked: DatasetSection, *, usual_on
     return bool(names & paths and names & labels)
 
 
-def _one(
-    where: str, header: Sequence[str], by_name: Mapping[str, str], asked: str, usual: Sequence[str], option: str
-) -> str:
-    if asked.lower() == NONE:
+def _one(where: str, header: Sequence[str], *, asked: DatasetSection, option: str, usual: Sequence[str]) -> str:
+    """The column that an option names, or else the first of the usual ones; "" where there is none."""
+    if (name := getattr(asked, option)).lower() == NONE:
         return ""
-    if asked:
-        if asked not in header and plain(asked) not in by_name:
-            raise DatasetError(f"{where}: there is no column {asked!r} (`{option}`); found {', '.join(header)}")
-        return asked if asked in header else by_name[plain(asked)]
-    return next((by_name[name] for name in usual if name in by_name), "")
+    if name:
+        return _named(where, header, name, option=option)
+    by_name = {plain(column): column for column in reversed(header)}
+    return next((by_name[column] for column in usual if column in by_name), "")
+
+
+def _named(where: str, header: Sequence[str], name: str, *, option: str) -> str:
+    """The column that is called so. Raises DatasetError where there is none."""
+    by_name = {plain(column): column for column in reversed(header)}
+    if name not in header and plain(name) not in by_name:
+        raise DatasetError(f"{where}: there is no column {name!r} (`{option}`); found {', '.join(header)}")
+    return name if name in header else by_name[plain(name)]
 
 
 def _box_columns(
@@ -156,7 +147,7 @@ def _box_columns(
     if [name.lower() for name in asked] == [NONE]:
         return (), False
     if asked:
-        box = tuple(_one(where, header, by_name=by_name, asked=name, usual=(), option="box_columns") for name in asked)
+        box = tuple(_named(where, header, name, option="box_columns") for name in asked)
         if len(box) != 4:
             raise DatasetError(f"{where}: `box_columns` names {len(box)} columns: expected four, like left,top,w,h")
         return box, plain(box[2]).endswith(("w", "width"))
