@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -221,11 +221,14 @@ class Training:
             variables = [np.array(variable.numpy()) for variable in self._variables()]
             if not all(np.isfinite(array).all() for array in variables if array.dtype.kind == "f"):
                 return
-            best, epoch = self.course.best, self.course.best_epoch
-            if best is not None:
-                checkpoint.save_best(self.folder, epoch, variables=best)
-            standing = replace(self.standing, best_epoch=0 if best is None else epoch)
-            checkpoint.save(self.folder, self.identity, standing=standing, variables=variables)
+            checkpoint.save(
+                self.folder,
+                self.identity,
+                standing=self.standing,
+                variables=variables,
+                best=self.course.best,
+                best_epoch=self.course.best_epoch,
+            )
 
     def _compile(self, epoch: int) -> None:
         n_trained = self.config.blocks_at(epoch, len(self.classifier.blocks))
