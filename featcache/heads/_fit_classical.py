@@ -54,8 +54,8 @@ def fit_classical(
     started = time.perf_counter()
     with explaining_damage(cache):
         probabilities = _probabilities(cache, kind, seed, progress)
-    train, val = (measured(cache, split, probabilities=probabilities) for split in ("train", "val"))
-    seconds = time.perf_counter() - started
+    splits = measured(cache, probabilities)
+    seconds, train, val = time.perf_counter() - started, splits["train"], splits["val"]
     only = Epoch(
         epoch=1,
         loss=train["loss"],
@@ -71,6 +71,7 @@ def fit_classical(
             cache,
             config={**identity, **described(cache, "by scikit-learn, on the Gram matrix")},
             probabilities=probabilities,
+            splits=splits,
             history=[only],
             started=started,
         )

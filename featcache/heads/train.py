@@ -162,15 +162,15 @@ def train_head(
     material = material or SharedInputs(cache)
     layers = random.initial_weights(config, products.width(cache.features), n_classes=len(cache.classes))
     scale = material.scale(config)
-    kept = (saved, earlier, identity)
     last: checkpoint.State
+    states: _States[Any] = _States(saved, earlier, identity)
     course: Course[Any] = Course(config, on_epoch, stopped)
     if choice.solver == "primal":
-        last = _in_primal_space(material, layers, scale=scale, config=config, course=course, states=_States(*kept))
+        last = _in_primal_space(material, layers, scale=scale, config=config, course=course, states=states)
         final = course.chosen(last)
         trained = final.layers
     else:
-        last = _in_gram_space(material, layers, scale=scale, config=config, course=course, states=_States(*kept))
+        last = _in_gram_space(material, layers, scale=scale, config=config, course=course, states=states)
         final = course.chosen(last)
         trained = _formed(material, layers, scale, final)
     return Trained(

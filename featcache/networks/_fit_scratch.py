@@ -43,6 +43,7 @@ from featcache.training import (
     Fitted,
     described,
     explaining_damage,
+    measured,
     refuse_unfair_splits,
     runs,
     there_already,
@@ -305,6 +306,7 @@ class _Job:
                 cache,
                 config={**self.identity, **self._described()},
                 probabilities=probabilities,
+                splits=measured(cache, probabilities),
                 history=training.history,
                 started=self.started,
                 timing={

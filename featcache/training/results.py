@@ -92,14 +92,18 @@ def described(cache: Cache, why: str) -> dict[str, Any]:
     }
 
 
-def measured(cache: Cache, split: str, *, probabilities: NDArray[np.floating[Any]]) -> dict[str, Any]:
-    """The measures of a split; see `featcache.training.metrics.evaluate`.
+def measured(cache: Cache, probabilities: NDArray[np.floating[Any]]) -> dict[str, dict[str, Any]]:
+    """The measures of each split; see `featcache.training.metrics.evaluate`.
 
     probabilities : (rows of the cache, classes)
     """
-    numbers = cache.numbers(split)
-    groups = cache.rows["group"].to_numpy()[numbers]
-    return metrics.evaluate(probabilities[numbers], cache.labels(split), classes=cache.classes, groups=groups)
+    groups = cache.rows["group"].to_numpy()
+    return {
+        split: metrics.evaluate(
+            probabilities[numbers], cache.labels(split), classes=cache.classes, groups=groups[numbers]
+        )
+        for split, numbers in ((split, cache.numbers(split)) for split in SPLITS)
+    }
 
 
 def write_results(
@@ -108,6 +112,7 @@ def write_results(
     *,
     config: Mapping[str, Any],
     probabilities: NDArray[np.floating[Any]],
+    splits: Mapping[str, Any],
     history: Sequence[Epoch],
     started: float,
     timing: Mapping[str, Any] = MappingProxyType({}),
@@ -115,6 +120,7 @@ def write_results(
     """Write predictions.csv, history.csv, config.json and, last, metrics.json.
 
     probabilities : (rows of the cache, classes)
+    splits : what `measured` makes of them
     started : `time.perf_counter()` of then
     timing : what metrics.json says of the training besides its epochs and seconds
     """
@@ -124,5 +130,4 @@ def write_results(
         "seconds": round(time.perf_counter() - started, 3),
         "s_per_epoch": sum(entry.seconds for entry in history) / len(history),
     }
-    splits = {split: measured(cache, split, probabilities=probabilities) for split in SPLITS}
     runs.write_run(folder, dict(config), metrics={**took, **timing, **splits}, history=history)
