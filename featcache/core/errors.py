@@ -30,7 +30,6 @@ them as flags and commands, and exits with 1, or 2 for ArgumentsError; a traceba
 
 from __future__ import annotations
 
-import difflib
 import errno
 from collections.abc import Iterable
 
@@ -186,6 +185,8 @@ def refuse_shortage(error: BaseException, where: object) -> None:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence naming what `name` may have meant: the nearest of `known`, else all of them."""
+    import difflib
+
     known = sorted(known)
     close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     if close:

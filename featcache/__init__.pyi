@@ -1,0 +1,28 @@
+from .api import (
+    Report as Report,
+    convert as convert,
+    explain as explain,
+    extract as extract,
+    fine_tune as fine_tune,
+    fit_head as fit_head,
+    fit_scratch as fit_scratch,
+    init as init,
+    models as models,
+    open_cache as open_cache,
+    open_project as open_project,
+    pull as pull,
+    push as push,
+    report as report,
+    sweep as sweep,
+    verify as verify,
+)
+from .core import errors as errors
+from .core.project import Project as Project
+from .extraction import FeatureExtractor as FeatureExtractor
+from .heads import HeadClassifier as HeadClassifier
+from .prediction import Predictions as Predictions, predict as predict
+from .store import Cache as Cache
+from .training import Run as Run
+
+__version__: str
+__all__: list[str]

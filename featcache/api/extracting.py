@@ -1,0 +1,177 @@
+"""Features: compute them, and say why a cache has its name."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from featcache import backbones, datasets, extraction, store
+from featcache.api.arguments import project_of, refuse_unknown
+from featcache.core.errors import ArgumentsError
+from featcache.core.files import resolved
+from featcache.core.progress import Progress
+from featcache.core.project import FoldersSection, Project, Settings
+from featcache.core.recipe import Precision
+from featcache.core.shown import shown
+
+if TYPE_CHECKING:
+    from featcache.extraction import Explanation, Extracted
+    from featcache.store import Cache
+
+
+def extract(
+    source: Any,
+    model: str | Sequence[str],
+    *,
+    to: str | Path | None = None,
+    weights: str = "imagenet",
+    weights_seed: int = 0,
+    input_size_px: int | None = None,
+    preprocessing: Literal["model", "caffe", "tf", "torch", "lite0", "rescale", "none"] | None = None,
+    layers: Sequence[str] = (),
+    pooling: Literal["none", "avg", "max"] = "none",
+    precision: Precision = "float32",
+    unsafe: bool = False,
+    engine: Literal["auto", "keras", "openvino"] = "auto",
+    batch_rows: int | None = None,
+    views: Mapping[str, Any] | None = None,
+    augmentation: Mapping[str, Any] | None = None,
+    format: Literal["zarr", "hdf5"] | None = None,  # noqa: A002 - the word of the command, too
+    dtype: Literal["float32", "float16"] | None = None,
+    reuse_from: Sequence[str | Path] = (),
+    no_remote: bool = False,
+    offline: bool = False,
+    allow_nonfinite: bool = False,
+    check_bytes: bool = False,
+    strict: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Any:
+    """Run a backbone once over every view of every image, and keep its features in a cache.
+
+    A second call computes nothing. Rows that another cache holds are copied.
+
+    Parameters
+    ----------
+    source : a `Project`, or its folder; or images without labels: files, folders, arrays uint8 (n, h, w, 3), or a
+        generator of these
+    model : a backbone (see `models`), a .keras or .h5 file, "module:function", or "pixels"; several make several
+        caches in one pass over the images
+    to : folder of caches, for images without a project
+    weights : "imagenet", "random", or a file
+    weights_seed : of random weights
+    input_size_px : side of the square input
+    preprocessing : None or "model" as the network was trained; "caffe", "tf", "torch", "lite0", "rescale", "none"
+    layers : layers to cut at, one cache each; the last feature map by default
+    pooling : "avg" and "max" keep one value for each channel
+    precision : of the network's arithmetic
+    unsafe : whether code from a model's file may run
+    engine : library that computes; "auto" takes the fastest that is right
+    batch_rows : images per batch; None for the fastest
+    views : values for [views], for this call
+    augmentation : values for [augmentation], for this call
+    format : of the cache
+    dtype : of the stored features
+    reuse_from : other folders of caches that rows may be copied from
+    no_remote : do not ask remotes for rows
+    offline : make no network connection
+    allow_nonfinite : store NaN and infinity
+    check_bytes : read every image, though size and times say that it is unchanged
+    strict : stop at an image that cannot be used
+    dry_run : find out what would be computed and copied, and how long it takes, and compute nothing
+    progress : told how far it is
+
+    Returns
+    -------
+    Cache, or a list of them where several models or layers are asked for. `cache.extracted` says what was done. With
+    `dry_run` what is expected, a record each: `explained`, bytes, seconds, engine.
+
+    Raises
+    ------
+    DatasetError : no image can be used, or an array has another dtype or shape
+    BackboneError, WeightsError : the network cannot be had
+    CacheWriteError : the cache cannot be written
+
+    Examples
+    --------
+    >>> import featcache as fc
+    >>> cache = fc.extract(fc.init(per_class=8), "pixels", input_size_px=16)
+    >>> cache.features.shape[1:]
+    (16, 16, 3)
+    """
+    options = extraction.ExtractOptions(
+        weights=weights,
+        weights_seed=weights_seed,
+        input_size_px=input_size_px,
+        preprocessing=preprocessing,
+        layers=tuple(layers),
+        pooling=pooling,
+        precision=precision,
+        unsafe=unsafe,
+        engine=engine,
+        batch_rows=batch_rows,
+        views=views or {},
+        augmentation=augmentation or {},
+        storage={name: value for name, value in (("format", format), ("dtype", dtype)) if value is not None},
+        reuse_from=tuple(Path(folder) for folder in reuse_from),
+        no_remote=no_remote,
+        offline=offline,
+        allow_nonfinite=allow_nonfinite,
+        check_bytes=check_bytes,
+        strict=strict,
+    )
+    progress = shown(progress)
+    names = backbones.named_models(model)
+    verb: Any = extraction.estimate if dry_run else extraction.extract
+    project = project_of(source)
+    if project is not None:
+        if to is not None:
+            raise ArgumentsError("`to` is for images without a project: a project has its folder in featcache.toml")
+        made = verb(project, names, options=options, progress=progress)
+    else:
+        parent = resolved(Path(to if to is not None else "cache"))
+        place = Project(parent, Settings(folders=FoldersSection(cache=".", results="../results")))
+        with tempfile.TemporaryDirectory(prefix="featcache-") as spool:
+            images = datasets.collect(source, Path(spool), strict=strict, progress=progress)
+            made = verb(place, names, options=options, images=images, progress=progress)
+    found = made if dry_run else [_extracted(done) for done in made]
+    return found if len(found) != 1 or not isinstance(model, str) else found[0]
+
+
+def explain(
+    project: Project, model: str | Sequence[str], *, progress: Progress | None = None, **options: Any
+) -> list[Explanation]:
+    """Why a cache has its name, and what `extract` with the same arguments would compute or copy.
+
+    Parameters
+    ----------
+    project : whose caches are meant
+    model : as of `extract`
+    progress : told how far it is
+    **options : as of `extract`
+
+    Returns
+    -------
+    one Explanation for each cache
+
+    Examples
+    --------
+    >>> import featcache as fc
+    >>> (found,) = fc.explain(fc.init(per_class=8), "pixels", input_size_px=16)
+    >>> found.state, found.compute
+    ('miss', 104)
+    """
+    storage = {name: options.pop(name) for name in ("format", "dtype") if options.get(name) is not None}
+    refuse_unknown(options, extraction.ExtractOptions)
+    names = backbones.named_models(model)
+    asked = extraction.ExtractOptions(storage=storage, **options)
+    return extraction.explain(project, names, options=asked, progress=shown(progress))
+
+
+def _extracted(done: Extracted) -> Cache:
+    """The cache that an extraction made."""
+    cache = store.open_cache(done.path)
+    cache.extracted = done
+    return cache
