@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 
 from featcache.backbones.engines.choose import ENGINES, open_engine
 from featcache.backbones.import_keras import import_keras
-from featcache.backbones.network import Network, NetworkSpec, load_network
+from featcache.backbones.network import Network, load_network, specs_of
 from featcache.backbones.preprocess import preprocess
+from featcache.backbones.spec import NetworkSpec
 from featcache.core.project import Project
 from featcache.datasets._init import init
 from featcache.datasets.options import InitOptions
@@ -90,7 +91,7 @@ def measure(model: str, asked: argparse.Namespace) -> None:
     engine = open_engine(network, asked.engine)
     n_rows = 32 * max(1, round((engine.images_per_s or 32) * asked.seconds / 64))
     pixels = np.random.default_rng(0).integers(0, 256, (n_rows, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
-    inputs = preprocess(pixels, network.cuts[0].preprocessing)
+    inputs = preprocess(pixels, network.cuts[0].space.preprocessing)
     best = quickest_batch(network, inputs)
     ours, default, others = [], [], []
     for _ in range(asked.rounds):
@@ -112,12 +113,11 @@ def whole(model: str, asked: argparse.Namespace) -> None:
     """From files to a cache, in a folder of its own."""
     weights = weights_of(model, asked.weights)
     with tempfile.TemporaryDirectory() as folder:
-        engine = open_engine(load_network(NetworkSpec(model, weights, input_size_px=SIZE_PX)), asked.engine)
+        network = NetworkSpec(model, weights, input_size_px=SIZE_PX)
+        engine = open_engine(load_network(network), asked.engine)
         n_images = max(10, round((engine.images_per_s or 10) * asked.whole_s / VIEWS))
         project = project_of(Path(folder), n_images)
         options = ExtractOptions(
-            weights=weights,
-            input_size_px=SIZE_PX,
             engine=asked.engine,
             batch_rows=engine.batch_rows,
             views=dict.fromkeys(("train", "val", "test"), VIEWS),
@@ -125,7 +125,7 @@ def whole(model: str, asked: argparse.Namespace) -> None:
         pixels = np.random.default_rng(0).integers(0, 256, (64, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
         engine.features(pixels)
         before = rate(lambda: engine.features(pixels), len(pixels))
-        (cache,) = extract(project, [model], options=options)
+        (cache,) = extract(project, [network], options=options)
         after = rate(lambda: engine.features(pixels), len(pixels))
         verified = rate(lambda: verify_cache(cache.path), cache.rows)
         seconds, bare = cache.pass_s - cache.shares.open, (before + after) / 2
@@ -141,10 +141,10 @@ def passes(asked: argparse.Namespace) -> None:
     """Three networks in one pass over the images, and in three; networks are opened before, by the engine's memory."""
     with tempfile.TemporaryDirectory() as folder:
         project = project_of(Path(folder), asked.pass_images)
-        options = ExtractOptions(weights="random", input_size_px=SIZE_PX, engine=asked.engine, batch_rows=4)
+        options = ExtractOptions(engine=asked.engine, batch_rows=4)
 
         def seconds(models: Sequence[str]) -> float:
-            done = extract(project, models, options=options)
+            done = extract(project, specs_of(models, weights="random", input_size_px=SIZE_PX), options=options)
             for cache in done:
                 shutil.rmtree(cache.path)
             return done[0].pass_s - done[0].shares.open

@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featcache.backbones.network import NetworkSpec
+from featcache.backbones.spec import NetworkSpec
 from featcache.core.project import find_project
 from featcache.datasets._init import init
 from featcache.datasets.options import InitOptions
 from featcache.extraction._extract import extract
-from featcache.extraction.options import ExtractOptions
 from featcache.heads._fit_head import fit_head
 from featcache.heads.config import HeadConfig
 from featcache.networks._fit_scratch import fit_scratch
@@ -71,10 +70,10 @@ def one_split(args: Any, split: int, folder: Path) -> pd.DataFrame:
     """Which plain test images each of the two got right: image_id, head, tuned."""
     init(args.images, folder, options=InitOptions(dataset={"split_seed": split}))
     project = find_project(folder)
-    (done,) = extract(project, [args.model], options=ExtractOptions(weights=str(args.weights)))
+    spec = NetworkSpec(args.model, weights=str(args.weights))
+    (done,) = extract(project, [spec])
     head = fit_head(open_cache(done.path), project.results_folder, config=HeadConfig()).run
     config = from_recipe("fine-tune", epochs=args.epochs, train_blocks=args.blocks)
-    spec = NetworkSpec(args.model, weights=str(args.weights))
     tuned = fit_scratch(project, spec, config=config, options=ScratchOptions(views={"train": args.views})).run
     for name, run in (("head", head), ("fine-tuned", tuned)):
         test = run.metrics["test"]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from featcache.backbones.import_keras import import_keras
-from featcache.backbones.network import NetworkSpec
+from featcache.backbones.spec import NetworkSpec
 from featcache.core.project import Project, find_project
 from featcache.datasets._init import init
 from featcache.datasets.options import InitOptions

@@ -19,8 +19,8 @@ import cv2
 from common import print_machine
 
 import featcache as fc
+from featcache.backbones import NetworkSpec
 from featcache.core.progress import SILENT
-from featcache.extraction import ExtractOptions
 from featcache.extraction._extract import extract
 from featcache.extraction.opening import network_of
 from featcache.extraction.streaming import stream
@@ -56,7 +56,7 @@ def main() -> None:
         project = fc.init(folder / "jpeg", folder / "p", views={"train": 1}, progress=SILENT)
         cache = fc.extract(project, MODEL, weights=asked.weights, pooling="avg", progress=SILENT)
         run = fc.fit_head(cache, epochs=2, progress=SILENT)
-        options = ExtractOptions(weights=asked.weights, pooling="avg")
+        network = NetworkSpec(MODEL, asked.weights, pooling="avg")
         ratios, rates = [], []
         memory = project.cache_folder
         _, opened = network_of(cache.recipe.space, cache.manifest.provenance, weights=None, memory=memory)
@@ -65,7 +65,7 @@ def main() -> None:
         rendering = _predict._Predictor(cache.recipe, head.classes, engine, head.probabilities_of).rendering(1)
         for _ in range(asked.rounds):
             shutil.rmtree(cache.folder)
-            (done,) = extract(project, [MODEL], options=options)
+            (done,) = extract(project, [network])
             extract_s = done.pass_s - done.shares.open
             started = time.perf_counter()
             found = list(stream(items_of(files), engine, rendering=rendering, finish=head.probabilities_of))

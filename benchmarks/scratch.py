@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from featcache.backbones.import_keras import import_keras
-from featcache.backbones.network import NetworkSpec, load_network
+from featcache.backbones.network import load_network
 from featcache.backbones.preprocess import preprocess
+from featcache.backbones.spec import NetworkSpec
 from featcache.core.machine import usable_cores
 from featcache.core.recipe import Augmentation
 from featcache.networks import classifier
@@ -103,7 +104,7 @@ def bare(spec: NetworkSpec, views: Views, config: ScratchConfig) -> Callable[[],
         metrics=["accuracy"],
         jit_compile="auto" if keras.backend.backend() == "jax" else False,
     )
-    X = preprocess(views.pixels, network.cuts[0].preprocessing)
+    X = preprocess(views.pixels, network.cuts[0].space.preprocessing)
     Y = np.eye(N_CLASSES, dtype=np.float32)[views.y]
     return lambda: model.fit(X, Y, batch_size=config.batch, epochs=1, verbose=0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featcache.backbones import require_keras
+from featcache.backbones import NetworkSpec, require_keras
 from featcache.core.errors import ProjectError
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import DATASET_FILE, PROJECT_FILE, find_project
@@ -25,7 +25,7 @@ def demo(folder: Path, epochs: int, *, progress: Progress = SILENT) -> tuple[Ini
     made = _made_before(folder) or init(
         _drawn_before(folder), folder, options=InitOptions(dataset=_SPLIT), progress=progress
     )
-    (extracted,) = extract(made.project, ["efficientnet-lite0"], progress=progress)
+    (extracted,) = extract(made.project, [NetworkSpec("efficientnet-lite0")], progress=progress)
     cache = open_cache(extracted.path)
     fitted = fit_head(cache, made.project.results_folder, config=HeadConfig(epochs=epochs), progress=progress)
     _, html, _ = report(made.project.results_folder)

@@ -24,7 +24,8 @@ from servers import S3, s3_server
 from featcache.backbones import remembered as known
 from featcache.backbones.engines.calibrate import key_of, recall
 from featcache.backbones.engines.choose import ChosenEngine, OnEvent, open_engine
-from featcache.backbones.network import Network, NetworkSpec, load_network
+from featcache.backbones.network import Network, load_network
+from featcache.backbones.spec import NetworkSpec
 from featcache.cli import main
 from featcache.extraction import opening
 from featcache.store.layout import FORMATS

@@ -55,7 +55,7 @@ from featcache.cli import (
 )
 from featcache.core.errors import FeatcacheError
 from featcache.core.files import sha256_file
-from featcache.core.recipe import FeatureSpace, Recipe
+from featcache.core.recipe import FeatureSpace, Recipe, WeightsSource
 from featcache.datasets.manifest import SPLITS, Dataset, LabelledImage
 from featcache.extraction.one_pass import Target, extract
 from featcache.extraction.rows import rows_of
@@ -118,7 +118,7 @@ class CheapEngine:
         return [squares.mean(axis=(2, 4)).astype(np.float32)]
 
 
-CUT = Cut("tiny", "last", SIZE_PX, "none", "none", "random-0", "0" * 64, CheapEngine.feature_shape)
+CUT = Cut(RECIPE.space, WeightsSource("random"), CheapEngine.feature_shape)
 
 
 def make_cells(folder: Path, per_class: int = 3) -> Path:

@@ -16,6 +16,7 @@ from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import Cut, Network, Precision, network_of
 from featcache.backbones.preprocess import preprocess
 from featcache.backbones.weights_h5 import settle
+from featcache.core.recipe import FeatureSpace, WeightsSource
 
 _GAINS = {"resnet": 1.0, "resnext": 1.0, "xception": 1.0, "nasnet": 1.0, "efficientnetv2": 1.2}
 """Of networks whose many sums would grow beyond float32."""
@@ -74,23 +75,16 @@ def network(
     """
     row = registry.get(name)
     model = base(name) if precision == "float32" else _built(row)
-    made = Cut(
-        backbone=row.name,
-        layer="",
-        input_size_px=row.min_size_px,
-        preprocessing=row.preprocessing,
-        pooling="none",
-        weights="random-0",
-        weights_digest=f"of {row.name}, randomized",
-        feature_shape=(),
-    )
+    digest = f"of {row.name}, randomized"
+    space = FeatureSpace(row.name, "", row.min_size_px, row.preprocessing, "none", digest)
+    made = Cut(space, WeightsSource("random"))
     return network_of(model, made, layers=layers or (row.layer,), pooling=pooling, precision=precision)
 
 
 def keras_features(network: Network, pixels: Any) -> list[Any]:
     """What Keras itself gives for pixels (n, s, s, 3), uint8: an array a cut."""
     keras = import_keras()
-    outputs = network.model(preprocess(pixels, network.cuts[0].preprocessing), training=False)
+    outputs = network.model(preprocess(pixels, network.cuts[0].space.preprocessing), training=False)
     return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import Cut, Network
 from featcache.backbones.weights import randomize
-from featcache.core.recipe import Augmentation
+from featcache.core.recipe import Augmentation, FeatureSpace, WeightsSource
 from featcache.networks import classifier
 from featcache.networks.classifier import Classifier
 from featcache.networks.config import ScratchConfig
@@ -40,8 +40,8 @@ def network(norm: bool = True, preprocessing: str = "tf", seed: int = 0) -> Netw
     x = normed(layers.Conv2D(12, 3, 2, "same", name="block3_conv")(x), "block3")
     model = import_keras().Model(pixels, [layers.Activation("relu", name="block3_out")(x)])
     randomize(model, seed)
-    cut = Cut("small", "block3_out", SIDE, preprocessing, "none", f"random-{seed}", f"of seed {seed}", (4, 4, 12))
-    return Network(model, (cut,))
+    space = FeatureSpace("small", "block3_out", SIDE, preprocessing, "none", f"of seed {seed}")
+    return Network(model, (Cut(space, WeightsSource("random", seed), (4, 4, 12)),))
 
 
 def views(n: int, seed: int = 0, per_image: int = 2) -> Views:

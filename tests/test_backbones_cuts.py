@@ -10,8 +10,9 @@ from networks import base, network, pixels
 
 from featcache.backbones.cuts import cut, layers_of
 from featcache.backbones.import_keras import import_keras
-from featcache.backbones.network import NetworkSpec, layers_to_cut, load_network, space_of
+from featcache.backbones.network import layers_to_cut, load_network
 from featcache.backbones.preprocess import preprocess
+from featcache.backbones.spec import NetworkSpec
 from featcache.core.errors import BackboneError
 
 
@@ -28,7 +29,7 @@ def test_several_layers_in_one_pass() -> None:
     for name, output, cut_ in zip(names, outputs(found.model, x), found.cuts, strict=True):
         alone = keras.Model(base("mobilenetv2").input, base("mobilenetv2").get_layer(name).output)
         np.testing.assert_array_equal(output, np.asarray(alone(x, training=False)))
-        assert (cut_.layer, cut_.feature_shape) == (name, output.shape[1:])
+        assert (cut_.space.layer, cut_.feature_shape) == (name, output.shape[1:])
     assert found.model.trainable_weights == []
 
 
@@ -70,25 +71,26 @@ def test_lower_precision(precision: Any, digits: float) -> None:
     names = ("rescaling", "conv", "activation_17")
     found = network("mobilenetv3-small", names, precision=precision)
     low, full = outputs(found.model, x), outputs(network("mobilenetv3-small", names).model, x)
-    assert {cut_.precision for cut_ in found.cuts} == {precision}
+    assert {each.space.precision for each in found.cuts} == {precision}
     assert {output.dtype for output in low} == {np.dtype("float32")}
     assert {weight.dtype for weight in found.model.weights} == {"float32"}
     np.testing.assert_array_equal(low[0], full[0])
     for got, expected, factor in zip(low[1:], full[1:], (4, 40), strict=True):
         size = np.abs(expected).max()
         assert 0 < np.abs(got - expected).max() < factor * digits * size
-    assert space_of(found.cuts[0], "float16").precision == precision
+    assert found.cuts[0].stored("float16").precision == precision
 
 
 def test_load_network_says_what_it_computes() -> None:
     spec = NetworkSpec("MobileNet-V2", "random", 7, input_size_px=32, layers=("Conv_1", "out_relu"), pooling="avg")
     found = load_network(spec)
-    first, second = found.cuts
+    first, second = (cut.space for cut in found.cuts)
     assert (first.backbone, first.layer, second.layer) == ("mobilenetv2", "Conv_1", "out_relu")
     assert (first.input_size_px, first.preprocessing, first.pooling) == (32, "tf", "avg")
-    assert (first.weights, first.feature_shape, first.precision) == ("random-7", (1280,), "float32")
+    assert (str(found.cuts[0].weights), found.cuts[0].feature_shape) == ("random-7", (1280,))
+    assert first.precision == "float32"
     assert first.weights_digest == second.weights_digest
-    space = space_of(first, "float32")
+    space = found.cuts[0].stored("float32")
     assert (space.backbone, space.layer, space.dtype, space.precision) == (
         "mobilenetv2",
         "Conv_1",

@@ -10,7 +10,8 @@ import pytest
 from networks import randomize
 
 from featcache.backbones.import_keras import import_keras
-from featcache.backbones.network import NetworkSpec, load_network
+from featcache.backbones.network import load_network
+from featcache.backbones.spec import NetworkSpec
 from featcache.backbones.zoo.building import finished, image_input
 from featcache.backbones.zoo.drop_path import drop_path_join_class, without_drop_path
 from featcache.backbones.zoo.fractalnet import fractal

@@ -76,7 +76,7 @@ def test_features_are_those_of_keras_documented_path(name: str, pictures: dict[i
     size = np.abs(features).mean()
     assert np.abs(features[0] - features[1]).mean() > 1e-4 * size  # of another picture
     assert np.abs(features[0] - features[2]).mean() > 1e-4 * size  # of another preprocessing
-    assert found.cuts[0].layer == row.layer == layers_of(base(name))[-1].name
+    assert found.cuts[0].space.layer == row.layer == layers_of(base(name))[-1].name
 
 
 ALONE = ("fractalnet",)

@@ -10,8 +10,8 @@ import pytest
 
 from featcache.backbones import remembered as known
 from featcache.backbones.import_keras import import_keras
-from featcache.backbones.network import NetworkSpec
 from featcache.backbones.remembered import identify
+from featcache.backbones.spec import NetworkSpec
 from featcache.core.errors import BackboneError
 
 SPEC = NetworkSpec("mobilenetv2", "random", 3, input_size_px=32, layers=("Conv_1", "out_relu"), pooling="avg")
@@ -24,7 +24,7 @@ def test_the_second_time_nothing_is_built(tmp_path: Path, monkeypatch: pytest.Mo
     assert network.cuts == cuts
     monkeypatch.setattr(known, "load_network", lambda _: pytest.fail("it was built again"))
     assert identify(memory, SPEC) == (cuts, None)
-    assert [cut.layer for cut in cuts] == ["Conv_1", "out_relu"]
+    assert [cut.space.layer for cut in cuts] == ["Conv_1", "out_relu"]
 
 
 def test_everything_that_decides_a_value_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +88,7 @@ def test_a_models_file_is_known_until_it_changes(tmp_path: Path) -> None:
     model.save(path)
     second, network = identify(memory, spec)
     assert network is not None
-    assert second[0].weights_digest != first[0].weights_digest
+    assert second[0].space.weights_digest != first[0].space.weights_digest
     path.unlink()
     with pytest.raises(BackboneError, match="there is no such model file"):
         identify(memory, spec)

@@ -10,8 +10,9 @@ import pytest
 from featcache.backbones import registry, weights
 from featcache.backbones.engines.keras_engine import KerasEngine
 from featcache.backbones.imagenet import local_file
-from featcache.backbones.network import NetworkSpec, load_network
+from featcache.backbones.network import load_network
 from featcache.backbones.preprocess import preprocess
+from featcache.backbones.spec import NetworkSpec
 from featcache.backbones.torch_checkpoint import read_checkpoint
 from featcache.backbones.zoo.efficientnet_lite0 import EfficientNetLite0, assign_checkpoint
 from featcache.core.errors import WeightsError
@@ -43,9 +44,9 @@ def without_top():
 def test_known_answer():
     """Pooled features of a known picture, as computed when real photographs were classified rightly."""
     network = load_network(NetworkSpec("efficientnet-lite0", pooling="avg"))
-    (info,) = network.cuts
-    assert (info.weights, info.preprocessing, info.layer) == ("imagenet", "lite0", "head_relu")
-    assert info.weights_digest == "3f4fb8c6fa079ab206a87d16dfcefddddc6a6161fc07542dfef0744b82e9e8fa"
+    (cut,) = network.cuts
+    assert (cut.weights.kind, cut.space.preprocessing, cut.space.layer) == ("imagenet", "lite0", "head_relu")
+    assert cut.space.weights_digest == "3f4fb8c6fa079ab206a87d16dfcefddddc6a6161fc07542dfef0744b82e9e8fa"
     features = KerasEngine(network, batch_rows=1).features(picture())[0][0]
     golden = [0.0, 0.44119, 0.12562, 0.0, 0.22101, 0.0, 0.0, 0.0, 0.0, 0.0]
     np.testing.assert_allclose(features[::128], golden, rtol=1e-3, atol=1e-4)

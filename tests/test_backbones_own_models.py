@@ -18,7 +18,8 @@ from networks import randomize
 
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.model_file import architecture_name, read_config
-from featcache.backbones.network import Network, NetworkSpec, layers_to_cut, load_network
+from featcache.backbones.network import Network, layers_to_cut, load_network
+from featcache.backbones.spec import NetworkSpec
 from featcache.core.errors import BackboneError, FeatcacheError, WeightsError
 
 # Keras' own saving, which only these tests use, reads TensorFlow's variables in a way that NumPy 2 frowns on.
@@ -76,8 +77,13 @@ def test_a_file_gives_the_last_feature_map(model: Any, saved: Path) -> None:
     found = load(saved)
     (cut,) = found.cuts
     np.testing.assert_array_equal(output(found, images()), np.asarray(model.layers[0](images())))
-    assert (cut.layer, cut.feature_shape, cut.weights, cut.input_size_px) == ("base", (12, 12, 6), "cells.keras", 16)
-    assert cut.backbone.startswith("sequential-")
+    assert (cut.space.layer, cut.feature_shape, str(cut.weights), cut.space.input_size_px) == (
+        "base",
+        (12, 12, 6),
+        "cells.keras",
+        16,
+    )
+    assert cut.space.backbone.startswith("sequential-")
 
 
 def test_layers_of_a_nested_network_are_reached_by_path(model: Any, saved: Path) -> None:
@@ -98,12 +104,12 @@ def test_the_same_network_has_the_same_name_everywhere(saved: Path, tmp_path: Pa
     again.compile("adam", "mse")
     again.save(tmp_path / "again.keras")
     first, renamed, later = (
-        load(path).cuts[0] for path in (saved, tmp_path / "renamed.keras", tmp_path / "again.keras")
+        load(path).cuts[0].space for path in (saved, tmp_path / "renamed.keras", tmp_path / "again.keras")
     )
     assert first.backbone == renamed.backbone == later.backbone
     assert first.weights_digest == later.weights_digest
     classifier(4).save(tmp_path / "other.keras")
-    assert load(tmp_path / "other.keras").cuts[0].backbone != first.backbone
+    assert load(tmp_path / "other.keras").cuts[0].space.backbone != first.backbone
 
 
 def test_a_whole_h5_file(model: Any, saved: Path, tmp_path: Path) -> None:
@@ -111,7 +117,7 @@ def test_a_whole_h5_file(model: Any, saved: Path, tmp_path: Path) -> None:
         model.save(tmp_path / "cells.h5")
     found = load(tmp_path / "cells.h5")
     np.testing.assert_array_equal(output(found, images()), output(load(saved), images()))
-    assert found.cuts[0].weights_digest == load(saved).cuts[0].weights_digest
+    assert found.cuts[0].space.weights_digest == load(saved).cuts[0].space.weights_digest
 
 
 def test_weights_of_another_file_and_random_ones(model: Any, saved: Path, tmp_path: Path) -> None:
@@ -120,10 +126,10 @@ def test_weights_of_another_file_and_random_ones(model: Any, saved: Path, tmp_pa
     other.save_weights(tmp_path / "other.weights.h5")
     found = load(saved, weights=str(tmp_path / "other.weights.h5"))
     np.testing.assert_array_equal(output(found, images()), np.asarray(other.layers[0](images())))
-    assert found.cuts[0].weights == "other.weights.h5"
+    assert str(found.cuts[0].weights) == "other.weights.h5"
     one, again, two = (load(saved, weights="random", weights_seed=seed).cuts[0] for seed in (1, 1, 2))
     assert one == again != two
-    assert (one.weights, one.backbone) == ("random-1", found.cuts[0].backbone)
+    assert (str(one.weights), one.space.backbone) == ("random-1", found.cuts[0].space.backbone)
     classifier(4).save_weights(tmp_path / "four.weights.h5")
     with pytest.raises(
         WeightsError, match=r"layer dense\w*: not of this network: expected shape \(6, 3\), found \(6, 4\)"
@@ -142,7 +148,7 @@ def test_preprocessing_is_asked_for_unless_the_first_layers_do_it(saved: Path, t
     with pytest.raises(BackboneError, match="it takes images of any size"):
         load(tmp_path / "inside.keras", preprocessing=None)
     found = load(tmp_path / "inside.keras", preprocessing="model", input_size_px=9)
-    assert (found.cuts[0].preprocessing, found.cuts[0].layer) == ("none", "re_lu")
+    assert (found.cuts[0].space.preprocessing, found.cuts[0].space.layer) == ("none", "re_lu")
     assert found.cuts[0].feature_shape == (7, 7, 4)
     with pytest.raises(BackboneError, match="cannot be built for 2 px"):
         load(tmp_path / "inside.keras", input_size_px=2)
@@ -191,9 +197,14 @@ def test_builders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(WeightsError, match=r"mine-\w{8}: there are no ImageNet weights for it"):
         load("my_builders:like_applications")
     (cut,) = load("my_builders:like_applications", weights="random", input_size_px=12).cuts
-    assert (cut.backbone[:5], cut.layer, cut.feature_shape, cut.weights) == ("mine-", "conv2d", (10, 10, 4), "random-0")
+    assert (cut.space.backbone[:5], cut.space.layer, cut.feature_shape, str(cut.weights)) == (
+        "mine-",
+        "conv2d",
+        (10, 10, 4),
+        "random-0",
+    )
     (cut,) = load("my_builders:ready").cuts
-    assert (cut.input_size_px, cut.weights) == (10, "ready")
+    assert (cut.space.input_size_px, str(cut.weights)) == (10, "ready")
     with pytest.raises(BackboneError, match="my_builders:none: there is no such function"):
         load("my_builders:none")
     with pytest.raises(BackboneError, match="no_such_module:f: there is no such function"):

@@ -20,7 +20,7 @@ import pytest
 from conftest import EXTRACT, FEATCACHE, Made, Run, contents, run_command
 
 import featcache
-from featcache.backbones import named_models
+from featcache.backbones import specs_of
 from featcache.backbones.preprocess import MODES
 from featcache.backbones.registry import STUDY
 from featcache.cli import COMMANDS, cli
@@ -172,9 +172,9 @@ def test_json_of_extract(made: Made, project: Path, run: Run) -> None:
 
 
 def test_all_models_are_those_of_the_study_and_wrong_names_are_said_at_once() -> None:
-    assert named_models(["all", "mobilenet"]) == [*STUDY, "mobilenet"]
+    assert [spec.model for spec in specs_of(["all", "mobilenet"])] == [*STUDY, "mobilenet"]
     with pytest.raises(BackboneError, match="did you mean vgg19 or vgg16"):
-        named_models(["vgg61"])
+        specs_of(["vgg61"])
 
 
 def test_the_preprocessings_on_offer_are_those_there_are() -> None:

@@ -9,6 +9,7 @@ import click
 import pytest
 from conftest import Run
 
+from featcache.backbones.spec import NetworkSpec
 from featcache.cli import cli
 from featcache.cli.command import Option
 from featcache.cli.settings import options
@@ -38,6 +39,7 @@ def options_of(name: str) -> dict[str, Option]:
         ("init", DatasetSection),
         ("init", ViewsSection),
         ("init", AugmentationSection),
+        ("extract", NetworkSpec),
         ("extract", ExtractOptions),
         ("extract", AugmentationSection),
         ("convert", StorageSection),

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from conftest import FEATCACHE, Made, Ran, Run, contents, run_command
 
-from featcache.backbones.network import NetworkSpec
 from featcache.backbones.remembered import KNOWN_FILE, identify
+from featcache.backbones.spec import NetworkSpec
 from featcache.store.cache import open_cache
 from featcache.store.layout import layout_for
 

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import chdir
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def test_transcripts_and_python_blocks_run_in_order(
 ) -> None:
     """The README's commands are processes of their own; those of other pages run in this one, which is quicker.
 
-    The other team of the page on sharing has no TensorFlow.
+    Blocks of Python go on where the block before ended. The other team of the page on sharing has no TensorFlow.
     """
     monkeypatch.setenv("FEATCACHE_CONFIG", "config")  # of each folder's own
     process = functools.partial(run_process, sys.executable, str(ROOT / "cli.py"))
@@ -103,12 +104,14 @@ def test_transcripts_and_python_blocks_run_in_order(
     blocks = [(kind, body) for kind, body in FENCE.findall(page.read_text(encoding="utf-8")) if kind != "sh"]
     assert blocks
     names: dict[str, str] = {}
+    session: dict[str, object] = {}
     folder = tmp_path
     for kind, body in blocks:
         if kind == "python" and "import torch" in body and find_spec("torch") is None:
             continue  # no dependency of featcache or its tests
         if kind == "python":
-            output(run_process(sys.executable, "-W", "error", "-c", with_real_names(body, names), cwd=folder), body)
+            with chdir(folder):
+                exec(compile(with_real_names(body, names), page.name, "exec"), session)  # noqa: S102 - the page's own
             continue
         for command, shown in steps(body):
             program, *arguments = shlex.split(with_real_names(command, names))

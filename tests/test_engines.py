@@ -18,6 +18,7 @@ from featcache.backbones.network import Cut, Network
 from featcache.backbones.preprocess import MODES, preprocess
 from featcache.core.errors import BackboneError
 from featcache.core.extras import is_installed
+from featcache.core.recipe import FeatureSpace, WeightsSource
 
 needs_openvino = pytest.mark.skipif(not is_installed("openvino"), reason="OpenVINO is not installed")
 ENGINES = [KerasEngine, pytest.param(OpenvinoEngine, marks=needs_openvino)]
@@ -58,7 +59,7 @@ def test_several_cuts_come_in_their_order(kind):
     network, pixels = networks.network("mobilenetv2", layers), networks.pixels(3, "mobilenetv2")
     engine = kind(network, 2)
     features = engine.features(pixels)
-    assert [cut.layer for cut in network.cuts] == list(layers)
+    assert [cut.space.layer for cut in network.cuts] == list(layers)
     for new, old, shape in zip(features, keras_features(network, pixels), engine.feature_shapes, strict=True):
         assert new.shape == (3, *shape)
         assert new.dtype == np.float32
@@ -114,7 +115,7 @@ def test_a_network_that_openvino_cannot_convert():
     keras = import_keras()
     inputs = keras.Input((32, 32, 3))
     spectrum = keras.layers.Lambda(lambda x: keras.ops.linalg.qr(x)[0])(inputs)
-    cut = Cut("odd", "qr", 32, "tf", "none", "random-0", "0" * 64, (32, 32, 3))
+    cut = Cut(FeatureSpace("odd", "qr", 32, "tf", "none", "0" * 64), WeightsSource("random"), (32, 32, 3))
     with pytest.raises(BackboneError, match=r"odd: OpenVINO cannot convert this network .*Set `engine='keras'`"):
         OpenvinoEngine(Network(keras.Model(inputs, [spectrum]), (cut,)))
 

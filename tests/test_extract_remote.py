@@ -11,6 +11,7 @@ from test_pipeline_verify import Small, small  # noqa: F401
 from watching import Watching
 
 from featcache.backbones import imagenet
+from featcache.backbones.spec import NetworkSpec
 from featcache.core.errors import WeightsError
 from featcache.extraction import plan
 from featcache.extraction._extract import extract
@@ -68,7 +69,7 @@ def test_a_remote_that_is_gone_is_said_and_everything_computed(small: Small, pus
     shutil.rmtree(tmp_path / "lab")
     add_remote("web", "http://127.0.0.1:9/nobody", file=small.folder / "featcache.toml")
     watching = Watching()
-    done = extract(small.project, ["tiny"], options=ExtractOptions(), progress=watching)
+    done = extract(small.project, [NetworkSpec("tiny")], options=ExtractOptions(), progress=watching)
     assert done[0].computed == len(pushed.features)
     (said,) = watching.notes
     assert said.startswith("web: ")
@@ -78,4 +79,4 @@ def test_offline_weights_are_not_downloaded(small: Small, monkeypatch: pytest.Mo
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(imagenet, "_download", lambda *_: pytest.fail("the network was used"))
     with pytest.raises(WeightsError, match="vgg16: the ImageNet weights are not on this machine, and `offline`"):
-        extract(small.project, ["vgg16"], options=ExtractOptions(offline=True))
+        extract(small.project, [NetworkSpec("vgg16")], options=ExtractOptions(offline=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,12 @@ from featcache.extraction._extract import ExtractOptions, extract as real_extrac
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo with few cells and small inputs; the rest is as it is."""
 
-    def extract(project, model, progress):  # type: ignore[no-untyped-def]
+    def extract(project, networks, progress):  # type: ignore[no-untyped-def]
         return real_extract(
-            project, model, options=ExtractOptions(input_size_px=32, views={"train": 2}), progress=progress
+            project,
+            [replace(network, input_size_px=32) for network in networks],
+            options=ExtractOptions(views={"train": 2}),
+            progress=progress,
         )
 
     monkeypatch.setattr(demo_module, "extract", extract)

@@ -12,12 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import contents
-from test_pipeline_verify import ROWS, SIZE_PX, Small, begun, prepared
+from test_pipeline_verify import ROWS, SIZE_PX, Small, begun, parted, prepared
 from test_store_contract import dataset, fake_features, make_cache
 
 from featcache.core.errors import UsageError
 from featcache.extraction._explain import Explanation, diff, explain
-from featcache.extraction.options import ExtractOptions
 from featcache.store.cache import open_cache
 from featcache.synthetic.drawing import write_cells
 
@@ -31,10 +30,15 @@ def small(quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     shutil.rmtree(folder)
 
 
+def explained(small: Small, **asked: Any) -> list[Explanation]:
+    network, options = parted(asked)
+    return explain(small.project, [network], options=options)
+
+
 def told(small: Small, **options: Any) -> Explanation:
     """What explain says; extract with the same options must then do that."""
     before = contents(small.folder)
-    (found,) = explain(small.project, ["tiny"], options=ExtractOptions(**options))
+    (found,) = explained(small, **options)
     assert contents(small.folder) == before
     small.computed()
     done = small.extract(**options)
@@ -43,7 +47,7 @@ def told(small: Small, **options: Any) -> Explanation:
     assert small.computed() == found.compute
     assert tuple(done.sources) == found.sources
     assert open_cache(done.path).manifest.digest == found.digest
-    assert explain(small.project, ["tiny"], options=ExtractOptions(**options))[0].state == "hit"
+    assert explained(small, **options)[0].state == "hit"
     return found
 
 
@@ -167,7 +171,7 @@ def edit_image(small: Small) -> None:
 def test_an_edited_image(small: Small) -> None:
     small.cache()
     edit_image(small)
-    explain(small.project, ["tiny"])  # see the next test
+    explained(small)  # see the next test
     assert counts(told(small)) == ("miss", ROWS, 3, ROWS - 3)
 
 
@@ -175,7 +179,7 @@ def test_an_edited_image_is_explained_without_writing(small: Small) -> None:
     small.cache()
     edit_image(small)
     before = contents(small.folder)
-    explain(small.project, ["tiny"])
+    explained(small)
     assert contents(small.folder) == before
 
 
@@ -208,12 +212,12 @@ def test_neighbours_are_those_of_the_backbone_nearest_first(small: Small) -> Non
     far = small.extract(pooling="avg", augmentation={"seed": 3}).cache
     make_cache(small.folder / "cache", dataset(12), fake_features(12, (5,)), seed=8)  # of other images, also "tiny"
     (small.folder / "cache" / far / "manifest.json").unlink()
-    (found,) = explain(small.project, ["tiny"])
+    (found,) = explained(small)
     assert [neighbour.name for neighbour in found.neighbours][:1] == [near]
     assert {n.name: n.finished for n in found.neighbours}[far] is False
     assert len(found.neighbours) == 3
     (small.folder / "cache" / near / "rows.parquet").write_bytes(b"x")
-    assert near not in [neighbour.name for neighbour in explain(small.project, ["tiny"])[0].neighbours]
+    assert near not in [neighbour.name for neighbour in explained(small)[0].neighbours]
 
 
 # diff

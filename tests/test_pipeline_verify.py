@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,16 @@ import pytest
 from conftest import contents, run_command
 from test_store_hostile import put, renamed, reseal
 
-from featcache.backbones.network import Cut, NetworkSpec
+from featcache.backbones.network import Cut
+from featcache.backbones.spec import NetworkSpec
 from featcache.core.errors import CacheError, CacheNotFoundError, DatasetError, WeightsError
 from featcache.core.project import Project, find_project
-from featcache.core.recipe import row_id
+from featcache.core.recipe import FeatureSpace, WeightsSource, row_id
+from featcache.core.settings import settings_of
 from featcache.extraction import _recompute as verify_module, opening
 from featcache.extraction._extract import Extracted, extract
 from featcache.extraction._recompute import recompute, verify_cache
 from featcache.extraction.options import ExtractOptions
-from featcache.extraction.plan import space_of
 from featcache.store.cache import Cache, open_cache
 from featcache.store.tables import rows_in
 from featcache.synthetic.drawing import write_cells
@@ -73,7 +74,16 @@ def load_network(spec: NetworkSpec) -> tuple[Cut, Cheap]:
         raise WeightsError(f"{spec.model}: there is no weights file {spec.weights}")
     engine = Cheap(spec.pooling, weight)
     digest = hashlib.sha256(str(weight).encode()).hexdigest()
-    return Cut(spec.model, "last", SIZE_PX, "none", spec.pooling, label, digest, engine.feature_shapes[0]), engine
+    space = FeatureSpace(spec.model, "last", SIZE_PX, "none", spec.pooling, digest)
+    return Cut(space, WeightsSource.read(label), engine.feature_shapes[0]), engine
+
+
+def parted(asked: Mapping[str, Any]) -> tuple[NetworkSpec, ExtractOptions]:
+    """What is asked of the cheap network, and of its extraction."""
+    network = {name: value for name, value in asked.items() if name in settings_of(NetworkSpec)}
+    return NetworkSpec("tiny", **network), ExtractOptions(
+        **{name: value for name, value in asked.items() if name not in network}
+    )
 
 
 def identify(_: Path, spec: NetworkSpec) -> tuple[tuple[Cut, ...], tuple[Cut, Cheap]]:
@@ -93,7 +103,8 @@ class Small:
         return find_project(self.folder)
 
     def extract(self, **options: Any) -> Extracted:
-        (done,) = extract(self.project, ["tiny"], options=ExtractOptions(**options))
+        network, how = parted(options)
+        (done,) = extract(self.project, [network], options=how)
         return done
 
     def cache(self, format_: str = "zarr", dtype: str = "float32", **options: Any) -> Cache:
@@ -236,8 +247,9 @@ def test_only_the_network_that_made_it_can_judge_a_cache(small: Small, monkeypat
     assert recompute(small.project, cache.folder, n_rows=3).deviating == ()
     with pytest.raises(WeightsError, match=r"not the network of the cache: weights_digest .* here, .* there"):
         recompute(small.project, cache.folder, n_rows=3, weights="imagenet")
+    stored = Cut.stored
     with monkeypatch.context() as patch:
-        patch.setattr(opening, "space_of", lambda *args, **options: replace(space_of(*args, **options), rendering=2))
+        patch.setattr(Cut, "stored", lambda *args, **options: replace(stored(*args, **options), rendering=2))
         with pytest.raises(WeightsError, match="rendering 2 here, 1 there"):
             recompute(small.project, cache.folder, n_rows=3)
 

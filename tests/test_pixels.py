@@ -19,8 +19,9 @@ from hypothesis import given, settings, strategies as st
 from test_store_contract import dataset, fill, make_cache, recipe, rows_for, small_shards
 
 from featcache.backbones.engines.choose import ChosenEngine
-from featcache.backbones.network import NetworkSpec, load_network, named_models
+from featcache.backbones.network import load_network, specs_of
 from featcache.backbones.pixels import NO_WEIGHTS_DIGEST, PixelsEngine, cut_of
+from featcache.backbones.spec import NetworkSpec
 from featcache.core.errors import BackboneError, CacheError, UsageError
 from featcache.core.files import sha256_file
 from featcache.core.project import find_project
@@ -74,8 +75,8 @@ def made(project: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Monk
 
 
 def extracted(project: Path, size_px: int = PX, **storage: Any) -> Any:
-    options = ExtractOptions(input_size_px=size_px, storage=storage)
-    (done,) = extract(find_project(project), ["pixels"], options=options)
+    network = NetworkSpec("pixels", input_size_px=size_px)
+    (done,) = extract(find_project(project), [network], options=ExtractOptions(storage=storage))
     return done
 
 
@@ -245,8 +246,8 @@ def test_a_recipe_that_is_lost_follows_from_the_project(project: Path) -> None:
 
 
 def test_more_views_copy_those_that_are_there(project: Path, made: Cache) -> None:
-    options = ExtractOptions(input_size_px=PX, views={"train": 5}, storage={"format": "zarr"})
-    (done,) = extract(find_project(project), ["pixels"], options=options)
+    options = ExtractOptions(views={"train": 5}, storage={"format": "zarr"})
+    (done,) = extract(find_project(project), [NetworkSpec("pixels", input_size_px=PX)], options=options)
     assert (done.rows, done.copied, done.computed) == (ROWS + 8, ROWS, 8)
     cache = open_cache(done.path)
     np.testing.assert_array_equal(cache.features[:], by_hand(project, cache))
@@ -363,7 +364,7 @@ def test_pixels_are_no_backbone(run: Run, place: Path) -> None:
     with pytest.raises(BackboneError, match="is not a network"):
         load_network(NetworkSpec("pixels"))
     with pytest.raises(BackboneError, match="did you mean pixels"):
-        named_models("pixel")
+        specs_of("pixel")
     listed = run("models", cwd=place).out.splitlines()
     assert listed[-1].startswith("also: --model pixels")
     assert all(item["name"] != "pixels" for item in run("models", "--json", cwd=place).value)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from featcache.backbones.import_keras import import_keras
-from featcache.backbones.network import NetworkSpec, load_network
+from featcache.backbones.network import load_network
 from featcache.backbones.registry import STUDY
+from featcache.backbones.spec import NetworkSpec
 from featcache.networks import classifier
 from featcache.networks.config import ScratchConfig
 from featcache.networks.feed import Feed

@@ -15,13 +15,13 @@ from scratching import CONFIG, network, opened, views, weights
 
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.preprocess import MODES, preprocess
+from featcache.backbones.spec import NetworkSpec
 from featcache.core.errors import ScratchError
 from featcache.core.project import find_project
 from featcache.core.recipe import Augmentation
 from featcache.datasets._init import init
 from featcache.datasets.options import InitOptions
 from featcache.extraction._extract import extract
-from featcache.extraction.options import ExtractOptions
 from featcache.heads.head import Head
 from featcache.heads.initializers import order
 from featcache.images.views import render, view_parameters
@@ -143,7 +143,8 @@ def test_rows_of_a_cache_are_held_each_split_by_itself(
     """Where memory is short they lie in files, which go at the end."""
     write_cells(tmp_path / "cells", 4)
     init(tmp_path / "cells", tmp_path, options=InitOptions())
-    cache = open_cache(extract(find_project(tmp_path), ["pixels"], options=ExtractOptions(input_size_px=16))[0].path)
+    (done,) = extract(find_project(tmp_path), [NetworkSpec("pixels", input_size_px=16)])
+    cache = open_cache(done.path)
     monkeypatch.setattr("featcache.networks.views.available_bytes", lambda: free_bytes)
     files = {split: tmp_path / f"{split}.npy" for split in ("train", "val")}
     with ExitStack() as stack:

@@ -43,9 +43,9 @@ def project_around(source: Any) -> Project | None:
     return given
 
 
-def refuse_unknown(values: Mapping[str, Any], record: Any) -> None:
+def refuse_unknown(values: Mapping[str, Any], *records: Any) -> None:
     """Raise UsageError for the name of a setting that there is none of."""
-    known = [field.name for field in fields(record)]
+    known = [field.name for record in records for field in fields(record)]
     for name in values:
         if name not in known:
             raise UsageError(f"no setting {name!r:.80}: {nearest(name, known)}")

@@ -13,7 +13,8 @@ from featcache.core.errors import ArgumentsError
 from featcache.core.files import resolved
 from featcache.core.progress import Progress
 from featcache.core.project import FoldersSection, Project, Settings
-from featcache.core.recipe import Precision
+from featcache.core.recipe import Precision, Preprocessing
+from featcache.core.settings import settings_of
 from featcache.core.shown import shown
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def extract(
     weights: str = "imagenet",
     weights_seed: int = 0,
     input_size_px: int | None = None,
-    preprocessing: Literal["model", "caffe", "tf", "torch", "lite0", "rescale", "none"] | None = None,
+    preprocessing: Literal["model"] | Preprocessing | None = None,
     layers: Sequence[str] = (),
     pooling: Literal["none", "avg", "max"] = "none",
     precision: Precision = "float32",
@@ -101,7 +102,8 @@ def extract(
     >>> cache.features.shape[1:]
     (16, 16, 3)
     """
-    options = extraction.ExtractOptions(
+    asked = backbones.specs_of(
+        model,
         weights=weights,
         weights_seed=weights_seed,
         input_size_px=input_size_px,
@@ -110,6 +112,8 @@ def extract(
         pooling=pooling,
         precision=precision,
         unsafe=unsafe,
+    )
+    options = extraction.ExtractOptions(
         engine=engine,
         batch_rows=batch_rows,
         views=views or {},
@@ -123,19 +127,18 @@ def extract(
         strict=strict,
     )
     progress = shown(progress)
-    names = backbones.named_models(model)
     verb: Any = extraction.estimate if dry_run else extraction.extract
     project = project_of(source)
     if project is not None:
         if to is not None:
             raise ArgumentsError("`to` is for images without a project: a project has its folder in featcache.toml")
-        made = verb(project, names, options=options, progress=progress)
+        made = verb(project, asked, options=options, progress=progress)
     else:
         parent = resolved(Path(to if to is not None else "cache"))
         place = Project(parent, Settings(folders=FoldersSection(cache=".", results="../results")))
         with tempfile.TemporaryDirectory(prefix="featcache-") as spool:
             images = datasets.collect(source, Path(spool), strict=strict, progress=progress)
-            made = verb(place, names, options=options, images=images, progress=progress)
+            made = verb(place, asked, options=options, images=images, progress=progress)
     found = made if dry_run else [_extracted(done) for done in made]
     return found if len(found) != 1 or not isinstance(model, str) else found[0]
 
@@ -164,10 +167,11 @@ def explain(
     ('miss', 104)
     """
     storage = {name: options.pop(name) for name in ("format", "dtype") if options.get(name) is not None}
-    refuse_unknown(options, extraction.ExtractOptions)
-    names = backbones.named_models(model)
-    asked = extraction.ExtractOptions(storage=storage, **options)
-    return extraction.explain(project, names, options=asked, progress=shown(progress))
+    refuse_unknown(options, backbones.NetworkSpec, extraction.ExtractOptions)
+    network = {name: options.pop(name) for name in settings_of(backbones.NetworkSpec) if name in options}
+    asked = backbones.specs_of(model, **network)
+    how = extraction.ExtractOptions(storage=storage, **options)
+    return extraction.explain(project, asked, options=how, progress=shown(progress))
 
 
 def _extracted(done: Extracted) -> Cache:

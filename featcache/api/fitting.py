@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from featcache import backbones, heads, networks, sharing, store, training
 from featcache.api.arguments import project_around, project_of, refuse_unknown
@@ -13,6 +13,7 @@ from featcache.api.caches import open_cache
 from featcache.core.errors import ArgumentsError, UsageError
 from featcache.core.progress import Progress
 from featcache.core.project import Project
+from featcache.core.recipe import Preprocessing
 from featcache.core.shown import shown
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def fit_scratch(
     weights: str = "random",
     recipe: str = "modern",
     input_size_px: int | None = None,
-    preprocessing: str | None = None,
+    preprocessing: Literal["model"] | Preprocessing | None = None,
     unsafe: bool = False,
     head: str | None = None,
     views: Mapping[str, Any] | None = None,
@@ -224,7 +225,7 @@ def fit_scratch(
     ScratchError : what is asked for cannot be trained
     BackboneError, WeightsError : the network cannot be had
     """
-    backbones.named_models(model)
+    backbones.check_model(model)
     spec = backbones.NetworkSpec(
         model, weights, input_size_px=input_size_px, preprocessing=preprocessing, unsafe=unsafe
     )

@@ -20,14 +20,14 @@ from .model_file import is_own_name as is_own_name
 from .network import (
     Cut as Cut,
     Network as Network,
-    NetworkSpec as NetworkSpec,
+    check_model as check_model,
     layers_to_cut as layers_to_cut,
     load_network as load_network,
-    named_models as named_models,
-    space_of as space_of,
+    specs_of as specs_of,
     whole_network as whole_network,
 )
 from .registry import PIXELS as PIXELS, STUDY as STUDY, Backbone as Backbone
 from .remembered import KNOWN_FILE as KNOWN_FILE, identify as identify
+from .spec import NetworkSpec as NetworkSpec
 from .weights import glorot_uniform as glorot_uniform, tensors_digest as tensors_digest
 from .zoo.stochastic_depth import with_stochastic_depth as with_stochastic_depth

@@ -1,4 +1,4 @@
-"""What a network is asked to be, and what it computes: a backbone, its weights, its input, and where it is cut."""
+"""What a network computes: a backbone, its weights, its input, and where it is cut."""
 
 from __future__ import annotations
 
@@ -6,76 +6,40 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from featcache.backbones import own_models, registry, weights
 from featcache.backbones.cuts import CutLayer, check_pooling, check_precision, cut, last_feature_map, layers_of
 from featcache.backbones.import_keras import require_keras
 from featcache.backbones.own_models import one_line
 from featcache.backbones.preprocess import check_mode
+from featcache.backbones.spec import NetworkSpec
 from featcache.core.errors import BackboneError
-from featcache.core.recipe import FeatureSpace, Precision
+from featcache.core.recipe import FeatureSpace, Precision, WeightsSource
 
 if TYPE_CHECKING:
     import keras
 
 
 @dataclass(frozen=True)
-class NetworkSpec:
-    """A network as a person asks for it; None or () means: as the backbone has it.
-
-    Attributes
-    ----------
-    model : a name of the registry, the path of a .keras or .h5 model, "module:attribute" of a builder, or "pixels"
-    weights : "imagenet", "random" or the path of a weights file; "" too where the model is "pixels", which have none
-    weights_seed : of random weights
-    input_size_px : side of the square input
-    preprocessing : one of `preprocess.MODES`; None or "model" for the one the weights were trained with
-    layers : layers whose outputs are taken, one cache each; () for the backbone's last feature map
-    pooling : "none", "avg" or "max" over height and width
-    precision : of the network's arithmetic; it changes values, so it is part of the recipe
-    unsafe : whether code from a model's file may run
-    """
-
-    model: str
-    weights: str = "imagenet"
-    weights_seed: int = 0
-    input_size_px: int | None = None
-    preprocessing: str | None = None
-    layers: tuple[str, ...] = ()
-    pooling: str = "none"
-    precision: Precision = "float32"
-    unsafe: bool = False
-
-
-@dataclass(frozen=True)
 class Cut:
-    """What a network computes at one layer: the part of a recipe that the backbone decides.
+    """What a network computes at one layer.
 
     Attributes
     ----------
-    backbone : name in the registry; for any other model a name made of its architecture.
-    layer : the layer whose output is taken.
-    input_size_px : side of the square input.
-    preprocessing : one of `preprocess.MODES`.
-    pooling : "none", "avg" or "max".
-    weights : "imagenet", "random-SEED" or a file's name, "" of pixels; for people, never compared.
-    weights_digest : see `weights.weights_digest`.
-    feature_shape : shape of one row's features.
-    precision : of the network's arithmetic.
-    dtype : "uint8" where features are kept as such; "float32" where they may be kept as float16 too.
+    space : of the features as they are computed: in "float32", or "uint8" of pixels, from square images
+    weights : where they come from
+    feature_shape : of one row
     """
 
-    backbone: str
-    layer: str
-    input_size_px: int
-    preprocessing: str
-    pooling: str
-    weights: str
-    weights_digest: str
-    feature_shape: tuple[int, ...]
-    precision: Precision = "float32"
-    dtype: str = "float32"
+    space: FeatureSpace
+    weights: WeightsSource
+    feature_shape: tuple[int, ...] = ()
+
+    def stored(self, dtype: str, *, resize: str = "stretch") -> FeatureSpace:
+        """The space of the features in a cache, which keeps them in `dtype`, but pixels in uint8."""
+        kept = self.space.dtype if self.space.dtype == "uint8" else dtype
+        return replace(self.space, dtype=kept, resize=resize)
 
 
 @dataclass(frozen=True)
@@ -107,9 +71,9 @@ def network_of(
     made : what is the same for every cut; layer, pooling, shape and precision are put in
     side_px : side of the square input where `base` is for any; None for the size that it was built for
     """
-    model, how = cut(base, layers, pooling=pooling, precision=precision, side_px=side_px, label=made.backbone)
+    model, how = cut(base, layers, pooling=pooling, precision=precision, side_px=side_px, label=made.space.backbone)
     cuts = (
-        replace(made, layer=layer, pooling=pooled, feature_shape=shape, precision=precision)
+        replace(made, space=replace(made.space, layer=layer, pooling=pooled, precision=precision), feature_shape=shape)
         for layer, (pooled, shape) in zip(layers, how, strict=True)
     )
     return Network(model, tuple(cuts))
@@ -136,14 +100,15 @@ def load_network(spec: NetworkSpec) -> Network:
     size_px = weights.check_input_size(backbone, spec.input_size_px)
     base = weights.load(backbone, spec.weights, seed=spec.weights_seed, input_size_px=size_px)
     made = Cut(
-        backbone=backbone.name,
-        layer="",
-        input_size_px=size_px,
-        preprocessing=backbone.preprocessing if spec.preprocessing in (None, "model") else str(spec.preprocessing),
-        pooling="none",
-        weights=weights.label(spec.weights, spec.weights_seed),
-        weights_digest=weights.weights_digest(base),
-        feature_shape=(),
+        FeatureSpace(
+            backbone=backbone.name,
+            layer="",
+            input_size_px=size_px,
+            preprocessing=backbone.preprocessing if spec.preprocessing in (None, "model") else str(spec.preprocessing),
+            pooling="none",
+            weights_digest=weights.weights_digest(base),
+        ),
+        WeightsSource.of(spec.weights, spec.weights_seed),
     )
     return network_of(
         base, made, layers=spec.layers or (backbone.layer,), pooling=spec.pooling, precision=spec.precision
@@ -155,16 +120,7 @@ def _own_network(spec: NetworkSpec) -> Network:
     own = own_models.open_own(spec.model, spec.input_size_px, unsafe=spec.unsafe)
     mode = own_models.preprocessing_of(own, spec.preprocessing)
     own = own_models.with_weights(own, spec.weights, seed=spec.weights_seed)
-    made = Cut(
-        backbone=own.name,
-        layer="",
-        input_size_px=own.side_px,
-        preprocessing=mode,
-        pooling="none",
-        weights=own.weights,
-        weights_digest=weights.weights_digest(own.model),
-        feature_shape=(),
-    )
+    made = Cut(_space_of(own, "", mode), own.weights)
     with _building(spec.model, own.side_px):
         layers = spec.layers or (last_feature_map(layers_of(own.model, own.side_px)),)
         return network_of(
@@ -172,14 +128,22 @@ def _own_network(spec: NetworkSpec) -> Network:
         )
 
 
-def named_models(models: str | Sequence[str]) -> list[str]:
-    """The models that are asked for; "all" stands for those of the study. Raises BackboneError for a wrong name."""
+def specs_of(models: str | Sequence[str], **settings: Any) -> list[NetworkSpec]:
+    """The networks that are asked for, each with these settings; "all" stands for those of the study.
+
+    Raises BackboneError for a wrong name.
+    """
     asked = [models] if isinstance(models, str) else models
     named = [name for model in asked for name in (registry.STUDY if model == "all" else (model,))]
     for name in named:
-        if not (name == registry.PIXELS or own_models.is_file(name) or own_models.is_builder(name)):
-            registry.get(name)
-    return named
+        check_model(name)
+    return [NetworkSpec(name, **settings) for name in named]
+
+
+def check_model(name: str) -> None:
+    """Raise BackboneError for what names no network."""
+    if not (name == registry.PIXELS or own_models.is_file(name) or own_models.is_builder(name)):
+        registry.get(name)
 
 
 def whole_network(path: Path) -> Network:
@@ -188,17 +152,19 @@ def whole_network(path: Path) -> Network:
     Raises BackboneError for a file that is damaged or brings code of its own.
     """
     own = own_models.open_own(str(path), None, unsafe=False)
-    cut = Cut(
+    shape = tuple(int(n) for n in own.model.output_shape[1:])
+    return Network(own.model, (Cut(_space_of(own, own.model.layers[-1].name, "none"), own.weights, shape),))
+
+
+def _space_of(own: own_models.OwnModel, layer: str, preprocessing: str) -> FeatureSpace:
+    return FeatureSpace(
         backbone=own.name,
-        layer=own.model.layers[-1].name,
+        layer=layer,
         input_size_px=own.side_px,
-        preprocessing="none",
+        preprocessing=preprocessing,
         pooling="none",
-        weights=own.weights,
         weights_digest=weights.weights_digest(own.model),
-        feature_shape=tuple(int(n) for n in own.model.output_shape[1:]),
     )
-    return Network(own.model, (cut,))
 
 
 def layers_to_cut(spec: NetworkSpec) -> list[CutLayer]:
@@ -224,18 +190,3 @@ def _building(model: str, side_px: int) -> Iterator[None]:
         if isinstance(error, BackboneError):
             raise
         raise BackboneError(f"{model}: it cannot be built for {side_px} px: {one_line(error)}") from error
-
-
-def space_of(cut: Cut, dtype: str, *, resize: str = "stretch") -> FeatureSpace:
-    """The feature space of one output of a network, kept in `dtype`; of pixels, whatever that is, in uint8."""
-    return FeatureSpace(
-        backbone=cut.backbone,
-        layer=cut.layer,
-        input_size_px=cut.input_size_px,
-        preprocessing=cut.preprocessing,
-        pooling=cut.pooling,
-        weights_digest=cut.weights_digest,
-        dtype=cut.dtype if cut.dtype == "uint8" else dtype,
-        precision=cut.precision,
-        resize=resize,
-    )

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.model_file import BY_WEIGHTS, SUFFIXES, architecture_name, keras_version, read_config
 from featcache.backbones.preprocess import MODES
-from featcache.backbones.weights import label, randomize
+from featcache.backbones.weights import randomize
 from featcache.backbones.weights_h5 import assign_file
 from featcache.backbones.zoo.drop_path import drop_path_join_class
 from featcache.core.errors import BackboneError, WeightsError
 from featcache.core.files import expanded
+from featcache.core.recipe import WeightsSource
 
 if TYPE_CHECKING:
     import keras
@@ -37,13 +38,13 @@ class OwnModel:
     model : as it was saved or built, with its weights
     name : made of its architecture, the same on every machine and for every name of the file
     side_px : side of its square input
-    weights : what its weights are called; "" where they are whatever Keras drew
+    weights : where they come from; of no kind where they are whatever Keras drew
     """
 
     model: keras.Model
     name: str
     side_px: int
-    weights: str
+    weights: WeightsSource
 
 
 def is_file(model: str) -> bool:
@@ -72,7 +73,7 @@ def open_own(model: str, input_size_px: int | None, *, unsafe: bool = False) -> 
     if is_file(model):
         path = expanded(model)
         config = read_config(path, unsafe)
-        network, weights = _from_file(path, unsafe), path.name
+        network, weights = _from_file(path, unsafe), WeightsSource("file", name=path.name)
     else:
         network, weights = _from_builder(model, input_size_px)
         config = json.loads(network.to_json())
@@ -101,8 +102,8 @@ def one_line(error: Exception) -> str:
     return " ".join(words)[:200] or type(error).__name__
 
 
-def _from_builder(name: str, input_size_px: int | None) -> tuple[keras.Model, str]:
-    """What a function builds, and what its weights are called.
+def _from_builder(name: str, input_size_px: int | None) -> tuple[keras.Model, WeightsSource]:
+    """What a function builds, and where its weights come from.
 
     A function that takes weights, include_top and input_shape is called as those of keras.applications are, for a
     network with random weights; any other one without arguments, and its network's weights are its own.
@@ -119,8 +120,8 @@ def _from_builder(name: str, input_size_px: int | None) -> tuple[keras.Model, st
     if {"weights", "include_top", "input_shape"} <= set(parameters):
         side_px = input_size_px or _BUILDER_SIDE_PX
         model = builder(weights=None, include_top=False, input_shape=(side_px, side_px, 3))
-        return _checked(model, name), ""
-    return _checked(builder(), name), attribute
+        return _checked(model, name), WeightsSource("")
+    return _checked(builder(), name), WeightsSource("file", name=attribute)
 
 
 def _checked(model: Any, where: str) -> keras.Model:
@@ -177,7 +178,7 @@ def with_weights(own: OwnModel, spec: str, *, seed: int) -> OwnModel:
     WeightsError : the file is missing, damaged or of another network, or the model came without weights.
     """
     if spec == "imagenet":
-        if not own.weights:
+        if not own.weights.kind:
             raise WeightsError(
                 f"{own.name}: there are no ImageNet weights for it",
                 "Name a file with `weights=PATH`, or set `weights='random'`",
@@ -185,9 +186,9 @@ def with_weights(own: OwnModel, spec: str, *, seed: int) -> OwnModel:
         return own
     model = own.model
     if spec == "random":
-        if own.weights:  # biases and statistics become again what they are before a training
+        if own.weights.kind:  # biases and statistics become again what they are before a training
             model = import_keras().models.clone_model(model)
         randomize(model, seed)
     else:
         assign_file(model, expanded(spec))
-    return replace(own, model=model, weights=label(spec, seed))
+    return replace(own, model=model, weights=WeightsSource.of(spec, seed))

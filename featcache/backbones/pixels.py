@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones.engines.batches import check_rows
-from featcache.backbones.network import Cut, NetworkSpec
+from featcache.backbones.network import Cut
 from featcache.backbones.registry import PIXELS
+from featcache.backbones.spec import NetworkSpec
 from featcache.core.errors import BackboneError
 from featcache.core.files import sha256_bytes
+from featcache.core.recipe import FeatureSpace, WeightsSource
 
 LAYER = "input"
 DTYPE = "uint8"
@@ -31,7 +33,7 @@ def cut_of(spec: NetworkSpec) -> Cut:
     as_they_are = {
         "weights": spec.weights in ("imagenet", ""),
         "preprocessing": spec.preprocessing in (None, "model", "none"),
-        "layers": spec.layers in ((), (LAYER,)),
+        "layers": tuple(spec.layers) in ((), (LAYER,)),
         "pooling": spec.pooling == "none",
         "precision": spec.precision == "float32",
     }
@@ -39,17 +41,16 @@ def cut_of(spec: NetworkSpec) -> Cut:
     size_px = _DEFAULT_PX if spec.input_size_px is None else spec.input_size_px
     if not _LEAST_PX <= size_px <= _MOST_PX:
         raise BackboneError(f"{PIXELS}: `input_size_px={size_px}`: expected {_LEAST_PX} to {_MOST_PX} px")
-    return Cut(
+    space = FeatureSpace(
         backbone=PIXELS,
         layer=LAYER,
         input_size_px=size_px,
         preprocessing="none",
         pooling="none",
-        weights="",
         weights_digest=NO_WEIGHTS_DIGEST,
-        feature_shape=(size_px, size_px, 3),
         dtype=DTYPE,
     )
+    return Cut(space, WeightsSource(""), (size_px, size_px, 3))
 
 
 def refuse(options: Sequence[str]) -> None:
@@ -70,7 +71,7 @@ class PixelsEngine:
 
     def __init__(self, cut: Cut) -> None:
         self.feature_shapes: Sequence[tuple[int, ...]] = [cut.feature_shape]
-        self._size_px = cut.input_size_px
+        self._size_px = cut.space.input_size_px
 
     def features(self, pixels: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
         """See `Engine.features`; uint8, in the memory of `pixels`."""

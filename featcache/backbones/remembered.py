@@ -10,10 +10,11 @@ from typing import Any
 
 from featcache.backbones import own_models, registry
 from featcache.backbones.import_keras import require_keras
-from featcache.backbones.network import Cut, Network, NetworkSpec, load_network
+from featcache.backbones.network import Cut, Network, load_network
+from featcache.backbones.spec import NetworkSpec
 from featcache.backbones.weights import source_of
 from featcache.core.files import expanded, resolved, write_json
-from featcache.core.recipe import digest
+from featcache.core.recipe import FeatureSpace, WeightsSource, digest
 from featcache.core.strict_json import read_json
 
 KNOWN_FILE = ".backbones.json"
@@ -72,7 +73,7 @@ def _state(path: Path) -> list[str | int] | None:
 
 
 def _cut(value: Any) -> Cut:
-    return Cut(**{**value, "feature_shape": tuple(value["feature_shape"])})
+    return Cut(FeatureSpace(**value["space"]), WeightsSource(**value["weights"]), tuple(value["feature_shape"]))
 
 
 def _write(path: Path, known: dict[str, Any]) -> None:

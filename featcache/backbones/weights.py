@@ -59,13 +59,6 @@ def load(
     return model
 
 
-def label(spec: str | Path, seed: int = 0) -> str:
-    """What tables and manifests call the weights: "imagenet", "random-SEED" or the file's name."""
-    if spec == "random":
-        return f"random-{seed}"
-    return "imagenet" if spec == "imagenet" else Path(spec).name
-
-
 def build(backbone: Backbone, input_size_px: int | None = None) -> keras.Model:
     """`backbone` without its top, with whatever weights Keras starts it with.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from featcache.backbones import NetworkSpec
 from featcache.cli.command import Decorator, combined, option
 from featcache.cli.options import MODEL_HELP
 from featcache.cli.settings import given, options
@@ -33,7 +34,7 @@ extraction_options = combined(
         help=f"{MODEL_HELP}; 'pixels' for the rendered views, 'all' for the eight of the study. Repeatable.",
     ),
     options(
-        ExtractOptions,
+        NetworkSpec,
         *("weights", "weights_seed", "input_size_px", "preprocessing", "layers", "pooling", "precision", "unsafe"),
         group="Network",
     ),
@@ -53,5 +54,6 @@ def extraction_of(values: dict[str, Any]) -> dict[str, Any]:
         "views": given(values, ViewsSection),
         "augmentation": given(values, AugmentationSection),
         **given(values, StorageSection),
+        **given(values, NetworkSpec),
         **given(values, ExtractOptions),
     }

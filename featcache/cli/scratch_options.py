@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
+from featcache.backbones import NetworkSpec
 from featcache.cli.command import Decorator, combined, option
 from featcache.cli.extract_options import views_options
 from featcache.cli.options import MODEL_HELP, json_option, project_option
 from featcache.cli.settings import FLAGS, options
-from featcache.extraction import ExtractOptions
 from featcache.networks import RECIPES, ScratchConfig, ScratchOptions
 
 _GROUPS = {
@@ -42,7 +42,7 @@ def scratch_options(recipe: str) -> Decorator[Any]:
             help="Settings to start from: the published study's, modern ones, or those for fine-tuning.",
         ),
         option("--model", required=True, metavar="NAME", group="Network", help=f"{MODEL_HELP}."),
-        options(ExtractOptions, "input_size_px", "preprocessing", "unsafe", group="Network"),
+        options(NetworkSpec, "input_size_px", "preprocessing", "unsafe", group="Network"),
         *(
             options(ScratchConfig, *names, group=group, presets=presets, flags=_FLAGS)
             for group, names in _GROUPS.items()

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
 RECIPE_FORMAT = 1
 RENDERING_VERSION = 1
@@ -76,6 +78,39 @@ class Augmentation:
         for name in ("rotation_deg", "shift", "brightness", "contrast", "saturation", "hue_deg"):
             object.__setattr__(self, name, float(getattr(self, name)) + 0.0)  # -0.0 becomes 0.0
         object.__setattr__(self, "fill_modes", tuple(self.fill_modes))
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """Where a network's weights come from, for people: what tells weights apart is their digest.
+
+    Attributes
+    ----------
+    kind : "" where there are none, or nobody knows
+    seed : of random weights
+    name : of the file, or of the function that gave them
+    """
+
+    kind: Literal["imagenet", "random", "file", ""]
+    seed: int = 0
+    name: str = ""
+
+    @classmethod
+    def of(cls, weights: str | Path, seed: int = 0) -> Self:
+        """The source that a network is asked to have: "imagenet", "random", or a file."""
+        if weights in ("imagenet", "random"):
+            return cls("random", seed) if weights == "random" else cls("imagenet")
+        return cls("file", name=Path(weights).name)
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """The source that a manifest or a run names, as `__str__` wrote it."""
+        if random := re.fullmatch(r"random-([0-9]{1,18})", text):
+            return cls("random", int(random[1]))
+        return cls.of(text) if text else cls("")
+
+    def __str__(self) -> str:
+        return f"random-{self.seed}" if self.kind == "random" else self.name or self.kind
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from featcache.backbones import NetworkSpec
 from featcache.core.machine import usable_cores
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
@@ -39,7 +40,7 @@ class Estimate:
 
 def estimate(
     project: Project,
-    models: Sequence[str],
+    networks: Sequence[NetworkSpec],
     *,
     options: ExtractOptions | None = None,
     images: tuple[Dataset, Sequence[LeftOut]] | None = None,
@@ -50,7 +51,7 @@ def estimate(
     Raises what `extract` raises.
     """
     options = options or ExtractOptions()
-    plans = plan_extraction(project, models, options=options, images=images, progress=progress, keep=False)
+    plans = plan_extraction(project, networks, options=options, images=images, progress=progress, keep=False)
     s_a_row: dict[Callable[[], object], float] = {}
     estimates = []
     for plan in plans:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.backbones import NetworkSpec
 from featcache.core.errors import CacheError, UsageError
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
@@ -62,11 +63,15 @@ class Explanation:
 
 
 def explain(
-    project: Project, models: Sequence[str], *, options: ExtractOptions | None = None, progress: Progress = SILENT
+    project: Project,
+    networks: Sequence[NetworkSpec],
+    *,
+    options: ExtractOptions | None = None,
+    progress: Progress = SILENT,
 ) -> list[Explanation]:
     """Say what `extract` with these arguments is of and would do, a cache each. Nothing is computed."""
     options = options or ExtractOptions()
-    plans = plan_extraction(project, models, options=options, progress=progress, keep=False)
+    plans = plan_extraction(project, networks, options=options, progress=progress, keep=False)
     return [explain_plan(plan, options) for plan in plans]
 
 

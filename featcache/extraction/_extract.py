@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from featcache.backbones import NetworkSpec
 from featcache.core.errors import CacheError, CacheWriteError, DatasetError
 from featcache.core.machine import usable_cores
 from featcache.core.offline import offline
@@ -90,7 +91,7 @@ class Extracted:
 
 def extract(
     project: Project,
-    models: Sequence[str],
+    networks: Sequence[NetworkSpec],
     *,
     options: ExtractOptions | None = None,
     images: tuple[Dataset, Sequence[LeftOut]] | None = None,
@@ -98,7 +99,7 @@ def extract(
 ) -> list[Extracted]:
     """Compute the features of every row that the project asks for and that no cache in reach holds yet.
 
-    All models, and all their layers, are computed in one pass over the images, a cache each.
+    All networks, and all their layers, are computed in one pass over the images, a cache each.
 
     images : a data set without labels and what was left out of it (see `collect`), instead of the project's
     progress : asked to stop, the shards in hand are finished and KeyboardInterrupt raised
@@ -108,19 +109,19 @@ def extract(
     """
     options = options or ExtractOptions()
     with offline(options.offline):
-        return _extract(project, models, options, images, progress)
+        return _extract(project, networks, options, images, progress)
 
 
 def _extract(
     project: Project,
-    models: Sequence[str],
+    networks: Sequence[NetworkSpec],
     options: ExtractOptions,
     images: tuple[Dataset, Sequence[LeftOut]] | None,
     progress: Progress,
 ) -> list[Extracted]:
     started = time.perf_counter()
     refuse_unwritable(project.cache_folder)
-    plans = plan_extraction(project, models, options=options, images=images, progress=progress)
+    plans = plan_extraction(project, networks, options=options, images=images, progress=progress)
     different = {plan.folder: plan for plan in plans}  # a model may be named twice
     if images is None:
         _note_what_training_lacks(project, plans[0], progress)
@@ -157,7 +158,7 @@ def _extract(
                 seconds=now - started,
                 shape=(n_rows, *plan.cut.feature_shape),
                 dtype=plan.recipe.space.dtype,
-                weights=plan.cut.weights,
+                weights=str(plan.cut.weights),
                 relabelled=relabelled,
                 damage=damage,
                 faint_rows=faint_rows,
@@ -303,7 +304,7 @@ def _provenance(plan: Plan, counts: Counts, seconds: float) -> dict[str, Any]:
     engine = {"engine": plan.engine().name, "batch_rows": plan.engine().batch_rows} if counts.computed else {}
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "weights": plan.cut.weights,
+        "weights": str(plan.cut.weights),
         **engine,
         "environment": {
             "python": platform.python_version(),

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-from featcache.backbones import PIXELS, Cut, Engine
+from featcache.backbones import PIXELS, Cut, Engine, NetworkSpec
 from featcache.core.errors import CacheError, FeatcacheError
 from featcache.core.files import PARTIAL_SUFFIX, write_json
 from featcache.core.leases import Leases
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
-from featcache.core.recipe import Recipe, cache_digest, cache_name, row_id
+from featcache.core.recipe import Recipe, WeightsSource, cache_digest, cache_name, row_id
 from featcache.datasets import Dataset, current_dataset, plan_views
 from featcache.extraction.one_pass import Target, extract as extract_rows
 from featcache.extraction.opening import network_of
@@ -172,12 +171,13 @@ def _planned(
         recipe = read_recipe(folder)
     except CacheError:
         model = folder.name.removesuffix("-hdf5").rpartition("-")[0]
-        random = re.fullmatch("random-([0-9]{1,18})", str(manifest.provenance.get("weights")) if manifest else "")
-        source, seed = (weights or "random", int(random[1])) if random else (weights or "imagenet", 0)
+        made_with = WeightsSource.read(str(manifest.provenance.get("weights", "")) if manifest else "")
+        source = weights or ("random" if made_with.kind == "random" else "imagenet")
+        network = NetworkSpec(model, source, made_with.seed)
         dtypes = [{}] if model == PIXELS else [{"dtype": "float32"}, {"dtype": "float16"}]
         for dtype in dtypes:
             storage = {"format": format_, **dtype}
-            (plan,) = plan_extraction(project, [model], options=ExtractOptions(source, seed, storage=storage))
+            (plan,) = plan_extraction(project, [network], options=ExtractOptions(storage=storage))
             if plan.name == folder.name:
                 return plan.recipe, plan.rows
     else:

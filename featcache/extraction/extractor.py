@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from featcache.backbones import NetworkSpec
 from featcache.core.errors import DatasetError
 from featcache.core.offline import offline as without_network
-from featcache.core.recipe import Augmentation
+from featcache.core.recipe import Augmentation, Pooling, Preprocessing
 from featcache.extraction.opening import network_for
 from featcache.extraction.streaming import Rendering, stream
 from featcache.images import items_of
@@ -42,9 +42,9 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         weights: str = "imagenet",
         weights_seed: int = 0,
         input_size_px: int | None = None,
-        preprocessing: str | None = None,
+        preprocessing: Preprocessing | None = None,
         layer: str | None = None,
-        pooling: str = "none",
+        pooling: Pooling = "none",
         resize: str = "stretch",
         engine: str = "auto",
         batch_rows: int | None = None,
@@ -88,7 +88,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         if not hasattr(self, "engine_"):
             self.fit()
-        rendering = Rendering(self.cut_.input_size_px, self.resize, Augmentation())
+        rendering = Rendering(self.cut_.space.input_size_px, self.resize, Augmentation())
         rows = []
         for one in stream(items_of(X), self.engine_, rendering=rendering):
             if one.values is None:
@@ -100,4 +100,4 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Names of the features: the backbone's and a number."""
-        return np.array([f"{self.cut_.backbone}{number}" for number in range(self.n_features_out_)], dtype=object)
+        return np.array([f"{self.cut_.space.backbone}{number}" for number in range(self.n_features_out_)], dtype=object)

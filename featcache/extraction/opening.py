@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from featcache.backbones import (
     CALIBRATION_FILE,
@@ -23,11 +22,10 @@ from featcache.backbones import (
     open_engine,
     pixels,
     registry,
-    space_of,
 )
 from featcache.core.errors import WeightsError
 from featcache.core.progress import SILENT, Progress
-from featcache.core.recipe import FeatureSpace, Precision
+from featcache.core.recipe import FeatureSpace, WeightsSource
 
 _DIGITS = 16
 
@@ -83,9 +81,9 @@ def network_of(
 
     Raises BackboneError or WeightsError where it cannot be had.
     """
-    spec = _spec(space, str(provenance.get("weights", "imagenet")), weights)
+    spec = _spec(space, WeightsSource.read(str(provenance.get("weights", "imagenet"))), weights)
     (cut,), opened = network_for(spec, memory, engine=engine, batch_rows=batch_rows, progress=progress)
-    found = space_of(cut, space.dtype, resize=space.resize)
+    found = cut.stored(space.dtype, resize=space.resize)
     if found != space:
         ours, theirs = asdict(found), asdict(space)
         fields = [
@@ -98,13 +96,12 @@ def network_of(
     return cut, opened
 
 
-def _spec(space: FeatureSpace, made_with: str, weights: str | None) -> NetworkSpec:
+def _spec(space: FeatureSpace, made_with: WeightsSource, weights: str | None) -> NetworkSpec:
     known = not is_own_name(space.backbone)
-    random = re.fullmatch(r"random-([0-9]{1,18})", made_with)
-    source = weights or ("random" if random else made_with)
+    source = weights or made_with.name or made_with.kind
     if weights is None and not known:
         raise WeightsError(f"made with the model {space.backbone}", "Say where its file is with `weights=PATH`")
-    if weights is None and source not in ("imagenet", "random", ""):  # a file; pixels have none
+    if weights is None and made_with.kind == "file":
         row = registry.BACKBONES.get(space.backbone)
         if row is None or available(row) in ("download", "none"):
             raise WeightsError(
@@ -112,13 +109,6 @@ def _spec(space: FeatureSpace, made_with: str, weights: str | None) -> NetworkSp
                 "Say where it is with `weights=PATH`",
             )
         source = "imagenet"  # its digest will tell
-    return NetworkSpec(
-        model=space.backbone if known else source,
-        weights=source if known else "imagenet",
-        weights_seed=int(random[1]) if random else 0,
-        input_size_px=space.input_size_px,
-        preprocessing=space.preprocessing,
-        layers=(space.layer,),
-        pooling=space.pooling,
-        precision=cast(Precision, space.precision),
-    )
+    model, weights = (space.backbone, source) if known else (source, "imagenet")
+    as_there = {name: getattr(space, name) for name in ("input_size_px", "preprocessing", "pooling", "precision")}
+    return NetworkSpec(model, weights, made_with.seed, layers=(space.layer,), **as_there)

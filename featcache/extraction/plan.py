@@ -10,12 +10,12 @@ from pathlib import Path
 from featcache.backbones import (
     ChosenEngine,
     Cut,
+    NetworkSpec,
     available,
     own_models,
     pixels,
     registry,
     require_keras,
-    space_of,
 )
 from featcache.core.errors import WeightsError
 from featcache.core.offline import offline
@@ -56,7 +56,7 @@ class Plan:
     @property
     def name(self) -> str:
         """The cache's name."""
-        return cache_name(self.cut.backbone, self.digest, format_=self.storage.format)
+        return cache_name(self.cut.space.backbone, self.digest, format_=self.storage.format)
 
     @property
     def folder(self) -> Path:
@@ -71,14 +71,14 @@ class Plan:
 
 def plan_extraction(
     project: Project,
-    models: Sequence[str],
+    networks: Sequence[NetworkSpec],
     *,
     options: ExtractOptions,
     images: tuple[Dataset, Sequence[LeftOut]] | None = None,
     progress: Progress = SILENT,
     keep: bool = True,
 ) -> list[Plan]:
-    """What `extract` with these arguments is of: a plan a cache, for each model in turn one a layer.
+    """What `extract` with these arguments is of: a plan a cache, for each network in turn one a layer.
 
     images : a data set and what was left out of it, instead of the project's
     keep : bring dataset.csv up to date with the images' bytes
@@ -88,7 +88,7 @@ def plan_extraction(
     on, BackboneError or WeightsError for a network that cannot be had.
     """
     wanted = changed_views(project.settings.views, options.views)
-    if any(model != registry.PIXELS for model in models):
+    if any(network.model != registry.PIXELS for network in networks):
         require_keras()
     dataset, left_out = images or current_dataset(
         project, options.strict, progress=progress, check_bytes=options.check_bytes, keep=keep
@@ -97,12 +97,12 @@ def plan_extraction(
     augmentation = changed(project.settings.augmentation, options.augmentation).record()
     storage = changed(project.settings.storage, options.storage)
     plans = []
-    for model in models:
+    for network in networks:
         if options.offline:
-            _refuse_download(model, options.weights)
-        with offline(options.offline), progress.begin(f"looking at {model}", 1) as advance:
+            _refuse_download(network.model, network.weights)
+        with offline(options.offline), progress.begin(f"looking at {network.model}", 1) as advance:
             cuts, engine = network_for(
-                options.network(model),
+                network,
                 project.cache_folder,
                 engine=options.engine,
                 batch_rows=options.batch_rows,
@@ -110,8 +110,8 @@ def plan_extraction(
             )
             advance(1)
         for number, cut in enumerate(cuts):
-            recipe = Recipe(space_of(cut, storage.dtype, resize=wanted.resize), augmentation)
-            if cut.dtype == pixels.DTYPE and "dtype" in options.storage:
+            recipe = Recipe(cut.stored(storage.dtype, resize=wanted.resize), augmentation)
+            if cut.space.dtype == pixels.DTYPE and "dtype" in options.storage:
                 pixels.refuse(["dtype"])
             plans.append(
                 Plan(

@@ -14,6 +14,7 @@ import numpy as np
 
 from featcache.backbones import (
     KNOWN_FILE,
+    PIXELS,
     Cut,
     Network,
     NetworkSpec,
@@ -21,7 +22,6 @@ from featcache.backbones import (
     identify,
     import_keras,
     load_network,
-    space_of,
     spread_over,
 )
 from featcache.core.errors import ScratchError
@@ -29,7 +29,7 @@ from featcache.core.files import beside
 from featcache.core.offline import offline
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project, refuse_unwritable
-from featcache.core.recipe import digest
+from featcache.core.recipe import Pooling, digest
 from featcache.extraction import extract, plan_extraction
 from featcache.heads import Head
 from featcache.networks import classifier
@@ -94,7 +94,7 @@ def _fit_scratch(
     cache = _views(project, cuts[0], options, progress)
     refuse_unfair_splits(cache)
     identity = _identity(cache, cuts[0], spec, config, head)
-    name = runs.run_name(str(identity["kind"]), cuts[0].backbone, identity=identity)
+    name = runs.run_name(str(identity["kind"]), cuts[0].space.backbone, identity=identity)
     results = project.results_folder
     with runs.training(results, name, config={**identity, "cache_name": cache.name}, again=again) as folder:
         if folder is None:
@@ -138,8 +138,9 @@ def expect(
     spec, head = _asked(project, spec, config, options)
     network = load_network(spec)
     _refuse_other_features(head, network.cuts[0], project)
-    side = network.cuts[0].input_size_px
-    (plan,) = plan_extraction(project, ["pixels"], options=options.extraction(side), keep=False)
+    views = _views_of(network.cuts[0])
+    side = network.cuts[0].space.input_size_px
+    (plan,) = plan_extraction(project, [views], options=options.extraction(), keep=False)
     counted = zip(plan.dataset.images, plan.views, strict=True)
     counts = [
         min(views, 1) if config.augment == "none" else views for image, views in counted if image.split == "train"
@@ -168,7 +169,7 @@ def _identity(
         "kind": "scratch" if spec.weights == "random" else "fine-tune",
         "cache": cache.manifest.digest,
         "dataset": cache.manifest.dataset_digest,
-        "network": {name: getattr(cut, name) for name in names},
+        "network": {name: getattr(cut.space, name) for name in names},
         "training": config.to_dict(),
         "start_head": head.name if head else "",
     }
@@ -198,15 +199,19 @@ def _asked(
 
 def _views(project: Project, cut: Cut, options: ScratchOptions, progress: Progress) -> Cache:
     """The cache of the project's rendered views at the network's size; rendered now if it is not there."""
-    (done,) = extract(project, ["pixels"], options=options.extraction(cut.input_size_px), progress=progress)
+    (done,) = extract(project, [_views_of(cut)], options=options.extraction(), progress=progress)
     return open_cache(done.path)
+
+
+def _views_of(cut: Cut) -> NetworkSpec:
+    return NetworkSpec(PIXELS, input_size_px=cut.space.input_size_px)
 
 
 @dataclass(frozen=True)
 class _StartHead:
     name: str
     head: Head
-    pooling: str
+    pooling: Pooling
     described: str
 
 
@@ -222,16 +227,16 @@ def _head(project: Project, name: str) -> _StartHead:
             f"{space['backbone']}, {space['input_size_px']} px, {space['preprocessing']}, {run.config['weights']}"
         )
         head = Head.load(run.folder, dropout)
-        return _StartHead(run.name, head, str(space["pooling"]), described)
+        return _StartHead(run.name, head, space["pooling"], described)
     except (KeyError, TypeError, ValueError) as error:
         raise ScratchError(f"{run.folder}: is no run of a head of dense layers") from error
 
 
 def _refuse_other_features(start: _StartHead | None, cut: Cut, project: Project) -> None:
     resize = project.settings.views.resize
-    spaces = {space_of(cut, dtype, resize=resize).digest for dtype in ("float32", "float16")}
+    spaces = {cut.stored(dtype, resize=resize).digest for dtype in ("float32", "float16")}
     if start is not None and start.head.space not in spaces:
-        mine = f"{cut.backbone}, {cut.input_size_px} px, {cut.preprocessing}, {cut.weights}"
+        mine = f"{cut.space.backbone}, {cut.space.input_size_px} px, {cut.space.preprocessing}, {cut.weights}"
         raise ScratchError(
             f"{start.name} was trained on features of another network ({start.described}); this one is {mine}",
             "Set the same `model`, `weights`, `input_size_px` and `preprocessing`",
@@ -323,8 +328,8 @@ class _Job:
         space = {**self.cache.recipe.to_dict()["space"], **self.identity["network"]}
         return {
             **facts,
-            "backbone": self.cut.backbone,
-            "weights": self.cut.weights,
+            "backbone": self.cut.space.backbone,
+            "weights": str(self.cut.weights),
             "recipe": {**facts["recipe"], "space": space},
             "solver": f"keras-{import_keras().backend.backend()}",
         }

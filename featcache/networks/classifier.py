@@ -111,8 +111,8 @@ def build(network: Network, n_classes: int, *, config: ScratchConfig, head: Head
         base = with_stochastic_depth(base, config.stochastic_depth)
     base.trainable = True
     cut = network.cuts[0]
-    pixels = keras.Input((cut.input_size_px, cut.input_size_px, 3), name="pixels")
-    features = base(_preprocessed(pixels, cut.preprocessing))
+    pixels = keras.Input((cut.space.input_size_px, cut.space.input_size_px, 3), name="pixels")
+    features = base(_preprocessed(pixels, cut.space.preprocessing))
     logits = _top_of_head(features, head) if head else _top(features, n_classes, config)
     model = _with_loss()(pixels, logits)
     _seed(model, config.seed)

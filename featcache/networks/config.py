@@ -179,12 +179,11 @@ class ScratchOptions:
     offline: bool = setting(False, "Block all network access. Weights must be on this machine.")
     strict: bool = setting(False, "Stop at the first image that cannot be used, instead of leaving it out.")
 
-    def extraction(self, side_px: int) -> ExtractOptions:
+    def extraction(self) -> ExtractOptions:
         """How the views are rendered."""
         from featcache.extraction import ExtractOptions
 
         return ExtractOptions(
-            input_size_px=side_px,
             views=self.views,
             no_remote=self.no_remote,
             offline=self.offline,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import re
 import stat
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import Any
 
 from featcache.core.errors import TrustError, UsageError
 from featcache.core.files import create
-from featcache.core.recipe import cache_digest, cache_name, row_id
+from featcache.core.recipe import WeightsSource, cache_digest, cache_name, row_id
 from featcache.datasets import Dataset, LabelledImage
 from featcache.sharing.bundle import Bundle, about_cache, bundle_of_cache
 from featcache.store import (
@@ -31,7 +30,6 @@ from featcache.store import (
 
 _LEAST_SECRET_BYTES = 32
 _KEPT = ("created", "engine", "environment", "rows_computed", "seconds")
-_NAMELESS_WEIGHTS = re.compile(r"imagenet|random-[0-9]+")
 
 
 def private_bundle(folder: Path, work: Path, *, secret: bytes | None = None) -> Bundle:
@@ -122,5 +120,5 @@ def _other_rows(cache: Cache, file: Path, new_id: Mapping[str, str]) -> dict[str
 def _provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """How it was made, without names of files, folders and other caches."""
     kept = {name: provenance[name] for name in _KEPT if name in provenance}
-    weights = str(provenance.get("weights", ""))
-    return {**kept, "weights": weights if _NAMELESS_WEIGHTS.fullmatch(weights) else "a file"}
+    weights = WeightsSource.read(str(provenance.get("weights", "")))
+    return {**kept, "weights": "a file" if weights.kind == "file" else str(weights)}

@@ -28,12 +28,13 @@ def deviation(new: NDArray[np.float32], old: NDArray[np.float32]) -> float:
 def check_agreement(engine: Engine, network: Network) -> None:
     """Raise BackboneError unless `engine` gives for a row of random pixels what Keras itself gives."""
     keras, cut = import_keras(), network.cuts[0]
-    pixels = np.random.default_rng(0).integers(0, 256, (1, cut.input_size_px, cut.input_size_px, 3), dtype=np.uint8)
-    outputs = keras.tree.flatten(network.model(preprocess(pixels, cut.preprocessing), training=False))
+    side = cut.space.input_size_px
+    pixels = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
+    outputs = keras.tree.flatten(network.model(preprocess(pixels, cut.space.preprocessing), training=False))
     for new, old, at in zip(engine.features(pixels), outputs, network.cuts, strict=True):
         if (off := deviation(new, keras.ops.convert_to_numpy(old))) > 1:
             raise BackboneError(
-                f"{cut.backbone}: the engine {engine.name} and Keras disagree at layer {at.layer}: expected a "
-                f"difference within the tolerance of a cache, got {off:.3g} times that",
+                f"{cut.space.backbone}: the engine {engine.name} and Keras disagree at layer {at.space.layer}: "
+                f"expected a difference within the tolerance of a cache, got {off:.3g} times that",
                 "Set `engine='keras'`",
             )

@@ -60,7 +60,7 @@ def calibrate(engine: Engine, network: Network, *, candidates: Sequence[int]) ->
         if batch_rows > most or (rate and time.perf_counter() + 2 * batch_rows / rate > end):
             break
         try:
-            new = images_per_s(engine.resized(batch_rows), network.cuts[0].input_size_px)
+            new = images_per_s(engine.resized(batch_rows), network.cuts[0].space.input_size_px)
         except Exception as error:  # each library has errors of its own
             if is_out_of_memory(error):
                 break
@@ -99,9 +99,9 @@ def row_bytes(network: Network) -> int:
 
 def key_of(network: Network, engine: str) -> str:
     """What a batch size is remembered by: all that decides how fast which one is, and how it rounds."""
-    first = network.cuts[0]
-    asked = [first.backbone, first.weights_digest, first.input_size_px, first.preprocessing, first.precision]
-    cuts = [[cut.layer, cut.pooling] for cut in network.cuts]
+    space = network.cuts[0].space
+    asked = [space.backbone, space.weights_digest, space.input_size_px, space.preprocessing, space.precision]
+    cuts = [[cut.space.layer, cut.space.pooling] for cut in network.cuts]
     library = "openvino" if engine == "openvino" else "keras"
     return digest([asked, cuts, engine, version(library), usable_cores()])
 

@@ -163,7 +163,7 @@ def _against_openvino(network: Network) -> str:
     """Why OpenVINO is not tried; "" if nothing speaks against it."""
     if has_accelerator():
         return "it has an accelerator"
-    if (precision := network.cuts[0].precision) != "float32":
+    if (precision := network.cuts[0].space.precision) != "float32":
         return f"openvino does not compute in {precision}"
     return "" if is_installed("openvino") else f"OpenVINO is several times faster: {install_line('openvino')}"
 

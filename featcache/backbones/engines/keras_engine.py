@@ -42,8 +42,8 @@ class KerasEngine:
         self.name = f"keras-{import_keras().backend.backend()}"
         self.batch_rows = check_batch_rows(batch_rows)
         self.feature_shapes: Sequence[tuple[int, ...]] = [cut.feature_shape for cut in network.cuts]
-        self._size_px = network.cuts[0].input_size_px
-        self._preprocessing = network.cuts[0].preprocessing
+        self._size_px = network.cuts[0].space.input_size_px
+        self._preprocessing = network.cuts[0].space.preprocessing
         self._forward = forward_of(network.model)
 
     def resized(self, batch_rows: int) -> Self:

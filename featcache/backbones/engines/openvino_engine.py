@@ -58,8 +58,8 @@ class OpenvinoEngine:
     def __init__(self, network: Network, batch_rows: int | None = None) -> None:
         require_extra("openvino", "the engine openvino")
         self.feature_shapes: Sequence[tuple[int, ...]] = [cut.feature_shape for cut in network.cuts]
-        self._label = network.cuts[0].backbone
-        self._size_px = network.cuts[0].input_size_px
+        self._label = network.cuts[0].space.backbone
+        self._size_px = network.cuts[0].space.input_size_px
         self._graph = _converted(network)
         self._compile(usable_cores() if batch_rows is None else batch_rows)
 
@@ -105,18 +105,18 @@ class OpenvinoEngine:
 
 def _converted(network: Network) -> Any:
     """openvino.Model from pixels (n, s, s, 3), uint8, to the outputs of `network` in their order."""
-    cut = network.cuts[0]
-    if cut.precision != "float32":
-        raise BackboneError(f"{cut.backbone}: the engine openvino computes in float32, not in {cut.precision}")
+    space = network.cuts[0].space
+    if space.precision != "float32":
+        raise BackboneError(f"{space.backbone}: the engine openvino computes in float32, not in {space.precision}")
     if (backend := import_keras().backend.backend()) != "tensorflow":
         raise BackboneError(f"the engine openvino needs Keras on TensorFlow, not on {backend}", "Set `engine='keras'`")
     try:
         graph, names = _read(network.model)
-        return _with_preprocessing(graph, names, cut.preprocessing)
+        return _with_preprocessing(graph, names, space.preprocessing)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, OSError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise BackboneError(
-            f"{cut.backbone}: OpenVINO cannot convert this network ({reason[0]:.200})", "Set `engine='keras'`"
+            f"{space.backbone}: OpenVINO cannot convert this network ({reason[0]:.200})", "Set `engine='keras'`"
         ) from error
 
 

@@ -1,0 +1,34 @@
+"""What a network is asked to be, as one record. It imports little: the command line makes its options from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from featcache.core.recipe import Pooling, Precision, Preprocessing
+from featcache.core.settings import setting
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network as a person asks for it.
+
+    Attributes
+    ----------
+    model : a name of the registry, the path of a .keras or .h5 model, "module:attribute" of a builder, or "pixels"
+    weights : "imagenet", "random" or the path of a weights file; "" too where the model is "pixels", which have none
+    layers : one cache each
+    """
+
+    model: str
+    weights: str = setting("imagenet", "Weights of the network.")
+    weights_seed: int = setting(0, "Seed of random weights.", ge=0)
+    input_size_px: int | None = setting(None, "Side of the square input in pixels (default: the network's own).", ge=1)
+    preprocessing: Literal["model"] | Preprocessing | None = setting(
+        "model", "How pixels are scaled: as the network was trained (model), or by this formula."
+    )
+    layers: Sequence[str] = setting((), "Layer to take features from (default: the last feature map).")
+    pooling: Pooling = setting("none", "Keep the mean or maximum of each channel instead of the feature map.")
+    precision: Precision = setting("float32", "Precision of the network's arithmetic. It changes the features.")
+    unsafe: bool = setting(False, "Allow a model file to run its own code.")
