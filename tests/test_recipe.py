@@ -148,7 +148,7 @@ def test_from_dict_takes_keys_in_any_order() -> None:
 
 
 WRONG: dict[str, list[Any]] = {
-    "str": [None, 5, ["a"], True],
+    "str": [None, 5, ["a"], True, "\ud800"],
     "int": [None, "5", 1.0, True, [1], float("nan")],
     "bool": [None, 0, 1, "true"],
     "float": [None, "1.0", True, float("nan"), float("inf"), 10**400, [0.1], {}],
