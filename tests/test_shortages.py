@@ -7,6 +7,7 @@ import subprocess
 import threading
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from conftest import FEATCACHE, Run
 from test_store_contract import dataset, fake_features, make_cache
@@ -92,6 +93,10 @@ def test_a_lock_of_another_process_is_no_shortage() -> None:
     assert not shortage(BlockingIOError(errno.EAGAIN, "unable to lock file"))
     assert shortage(BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"))
     assert not shortage(ValueError("x"))
+
+
+def test_a_library_without_threads_is_a_shortage() -> None:
+    assert shortage(pa.lib.ArrowException("Failed to launch worker thread: Resource temporarily unavailable"))
 
 
 def test_links_in_a_circle_are_no_defect(tmp_path: Path, run: Run) -> None:

@@ -167,10 +167,11 @@ def shortage(error: BaseException | None) -> str:
     """What the machine has no more of, where that is what an error, or one below it, says; else ""."""
     seen = 0
     while error is not None and seen < 20:
-        if isinstance(error, OSError) and error.errno in _SHORTAGES and _LOCKED not in str(error):
-            return _SHORTAGES[error.errno]
-        if isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_THREADS):
-            return _SHORTAGES[errno.EAGAIN]
+        if _LOCKED not in str(error):
+            if isinstance(error, OSError) and error.errno in _SHORTAGES:
+                return _SHORTAGES[error.errno]
+            if any(words in str(error) for words in _NO_THREADS):  # libraries in C++ have exceptions of their own
+                return _SHORTAGES[errno.EAGAIN]
         error, seen = error.__cause__ or error.__context__, seen + 1
     return ""
 
