@@ -314,7 +314,8 @@ def _of_project(source: Any) -> list[Item]:
         source = find_project(Path(source))
     if not isinstance(source, Project):
         return []
-    dataset = read_dataset(source.dataset_file, source.images_folder)
+    dataset = read_dataset(source.dataset_file, source.images)
+    source.images.refuse_missing(image.path for image in dataset.images)
     return [Item(_name(image.path, image.box), dataset.folder / image.path, box=image.box) for image in dataset.images]
 
 
