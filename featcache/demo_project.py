@@ -41,7 +41,7 @@ def _made_before(folder: Path) -> Initialised | None:
         raise ProjectError(f"{folder}: holds a project of other images", "Name a new folder: 'featcache demo FOLDER'")
     if not (folder / DATASET_FILE).exists():
         return None
-    dataset = read_dataset(project.dataset_file, project.images_folder)
+    dataset = read_dataset(project.dataset_file, project.images)
     return Initialised(
         project=project,
         dataset=dataset,

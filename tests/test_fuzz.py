@@ -26,11 +26,13 @@ from test_store_hostile import reseal
 
 from featcache.backbones import remembered as known
 from featcache.core.errors import FeatcacheError
+from featcache.core.npz import open_npy
 from featcache.core.project import Project, Settings, find_project, read_settings, write_project
 from featcache.datasets.build import SplitRule, build
 from featcache.datasets.manifest import read_dataset, write_dataset
 from featcache.datasets.sources import find_images
 from featcache.heads import checkpoint
+from featcache.heads.distance_head import DistanceHead, Neighbours, load_head, on_kernel
 from featcache.heads.head import Head
 from featcache.heads.resume import interrupted
 from featcache.images.scanning import scan
@@ -225,8 +227,26 @@ def _runs(root: Path) -> Iterator[tuple[str, Target]]:
     layers = [(np.ones((4, 3), "f4"), np.ones(3, "f4")), (np.ones((3, 2), "f4"), np.ones(2, "f4"))]
     Head((4,), 1.0, layers, 0.5, ("a", "b"), space="0" * 64).save(root)
     yield "head.npz", Target(root / "head.npz", lambda: Head.load(root))
+    for name, decide in (
+        ("neighbours", Neighbours(np.array([0, 1, 1]), 2, 2)),
+        ("rbf", on_kernel(np.ones((3, 1)), np.ones(1), classes=("a", "b"))),
+    ):
+        (folder := root / name).mkdir()
+        np.save(folder / "rows.npy", np.eye(3, 4, dtype="f4"))
+        DistanceHead((4,), open_npy(folder / "rows.npy"), 1.0, decide, ("a", "b")).save(folder)
+        for file in ("head.npz", "rows.npy"):
+            yield f"{name}: {file}", Target(folder / file, lambda folder=folder: _decided(folder))  # type: ignore[misc]
     (root / "known.json").write_text(json.dumps({"a": {"sizes": [1, 2], "x": {"y": 0.5}}}))
     yield "what is known of networks", Target(root / "known.json", lambda: known._read(root / "known.json"))
+
+
+def _decided(folder: Path) -> object:
+    """What a head that keeps rows says; it takes rows of any width that its file says."""
+    head = load_head(folder)
+    if np.prod(head.row_shape) < 1000:
+        with np.errstate(all="ignore"):
+            return head.probabilities_of(np.ones((2, *head.row_shape), "f4"))
+    return None
 
 
 def _epochs(results: Path) -> object:
@@ -286,7 +306,8 @@ NAMES = (
     "a list", "an annotation", "COCO", "stamps", "dataset.csv", "manifest.json", "recipe.json", "recipe.json, resealed",
     "ledger.jsonl", "ledger.jsonl, resealed", "rows.parquet", "rows.parquet, resealed", "dataset.parquet",
     "dataset.parquet, resealed", "config.json", "metrics.json", "history.csv", "a training's config.json",
-    "featcache.toml", "state.npz", "head.npz", "what is known of networks", "a record", "chunks.json", "files.json",
+    "featcache.toml", "state.npz", "head.npz", "neighbours: head.npz", "neighbours: rows.npy", "rbf: head.npz",
+    "rbf: rows.npy", "what is known of networks", "a record", "chunks.json", "files.json",
     "config.toml", "trusted", "anna.pub", "anna.key", ".netrc", ".aws/credentials", "an address",
 )  # fmt: skip
 

@@ -20,10 +20,12 @@ from featcache.heads.classical import (
     Balanced,
     Centred,
     Coordinates,
+    DistanceModel,
     classical_head,
     fit_classical,
-    squared_norms,
 )
+from featcache.heads.distance_head import DistanceHead
+from featcache.heads.head import Head
 from featcache.heads.kernel import kernel
 
 EXACT = tuple(kind for kind in KINDS if kind != "mlp")
@@ -39,7 +41,14 @@ def rows_of(n: int, d: int, classes: int = 3, seed: int = 0) -> tuple[np.ndarray
 
 def by_products(kind: str, X: np.ndarray, y: np.ndarray, X_new: np.ndarray, **options: Any) -> np.ndarray:
     """Probabilities of new rows, by a model that has seen inner products alone."""
-    return fit_classical(kind, X @ X.T, y=y, **options).probabilities(X_new @ X.T, (X_new**2).sum(axis=1))
+    return decided(fit_classical(kind, X @ X.T, y=y, **options), X, X_new)
+
+
+def decided(model: Head | DistanceModel, X: np.ndarray, X_new: np.ndarray) -> np.ndarray:
+    """Probabilities of new rows, by a model of inner products with the rows of X."""
+    if isinstance(model, Head):
+        return np.asarray(model.probabilities_of(X_new @ X.T))
+    return DistanceHead((X.shape[1],), X[model.rows], model.square, model.decide, ()).probabilities_of(X_new)
 
 
 # Inner products are enough
@@ -75,10 +84,10 @@ def test_rows_that_repeat_do_no_harm() -> None:
     for dtype in ("float32", "float64"):
         K = (X @ X.T).astype(dtype)
         model = fit_classical("logreg", K, y=y)
-        assert model.coordinates is not None
-        assert model.coordinates.L.shape == (39, 39)  # 40 rows that differ, centred
+        assert isinstance(model, Head)
+        assert len(np.unique(model.layers[0][0][:, 0])) == 39 + 1  # 40 rows that differ, centred; and the others
         expected = classical_head("logreg").fit(X, y).predict_proba(X_new)
-        np.testing.assert_allclose(model.probabilities((X_new @ X.T).astype(dtype)), expected, atol=1e-4)
+        np.testing.assert_allclose(model.probabilities_of((X_new @ X.T).astype(dtype)), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("d", WIDTHS)
@@ -98,7 +107,7 @@ def test_a_gram_matrix_is_only_read() -> None:
     K = X @ X.T
     K.flags.writeable = False
     for kind in KINDS:
-        fit_classical(kind, K, y=y).probabilities(K, np.diagonal(K))
+        fit_classical(kind, K, y=y)
 
 
 def test_the_mlp_learns_in_either_and_is_decided_by_its_seed() -> None:
@@ -117,14 +126,11 @@ def test_the_mlp_learns_in_either_and_is_decided_by_its_seed() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_they_are_fed_from_a_cache(tmp_path: Any, dtype: str) -> None:
     cache = make_cache(tmp_path, IMAGES, separable(IMAGES, (3, 2, 8)))
-    train, test = cache.numbers("train"), cache.numbers("test")
+    train = cache.numbers("train")
     (X, y), (X_test, y_test) = cache.arrays("train"), cache.arrays("test")
     X, X_test = (array.reshape(len(array), -1).astype("float64") for array in (X, X_test))
-    norms = squared_norms(cache.features, test)
-    np.testing.assert_allclose(norms, (X_test**2).sum(axis=1), rtol=1e-6)
     for kind in EXACT:
-        model = fit_classical(kind, kernel(cache, train, right=train, dtype=dtype), y=y)
-        p = model.probabilities(kernel(cache, test, right=train, dtype=dtype), norms)
+        p = decided(fit_classical(kind, kernel(cache, train, right=train, dtype=dtype), y=y), X, X_test)
         np.testing.assert_allclose(p, classical_head(kind).fit(X, y).predict_proba(X_test), atol=1e-3)
         assert (p.argmax(axis=1) == y_test).mean() > 0.7
 
@@ -205,16 +211,6 @@ def test_weights_of_rows_multiply_those_of_classes(kind: str, own: Any) -> None:
     assert np.abs(found - by_products(kind, X, y, X)).max() > 0.02
 
 
-def test_a_class_without_rows_has_no_probability() -> None:
-    X, y = rows_of(60, 10)
-    y = np.array([0, 2, 4])[y]
-    found = fit_classical("knn", X @ X.T, y=y, n_classes=6).probabilities(X @ X.T, (X**2).sum(axis=1))
-    assert found.shape == (60, 6)
-    assert not found[:, [1, 3, 5]].any()
-    np.testing.assert_allclose(found.sum(axis=1), 1)
-    np.testing.assert_array_equal(found.argmax(axis=1), y)  # each row is its own nearest
-
-
 def test_few_rows_are_neighbours_all() -> None:
     X, y = rows_of(60, 10, 2)
     few = [int(np.flatnonzero(y == label)[0]) for label in (0, 1)]
@@ -254,12 +250,8 @@ def test_what_cannot_be_fitted_is_refused() -> None:
             make("rbf-swm")
     with pytest.raises(HeadError, match="only rows of class 2: at least two classes are needed"):
         fit_classical("logreg", K, y=np.full(30, 2))
-    for kind in ("knn", "rbf-svm"):
-        model = fit_classical(kind, K, y=y)
-        assert model.needs_norms
-        with pytest.raises(HeadError, match=f"{kind} goes by distances: expected the squared norms of the rows"):
-            model.probabilities(K)
-    assert fit_classical("linear-svm", K, y=y).probabilities(K).shape == (30, 3)
+    with pytest.raises(HeadError, match="no rows of class 1: number the classes without gaps"):
+        fit_classical("logreg", K, y=np.array([0, 2, 4])[y])
     with pytest.raises(HeadError, match="KNeighborsClassifier takes no weights of rows"):
         fit_classical("knn", K, y=y, sample_weight=np.ones(30))
     with pytest.raises(HeadError, match="takes no weights"):

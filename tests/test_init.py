@@ -54,7 +54,7 @@ def test_init_writes_what_later_commands_read(tmp_path: Path) -> None:
     project = find_project(tmp_path / "project")
     assert project.settings == done.project.settings
     assert (project.settings.dataset.source, project.settings.dataset.images) == ("../images", "../images")
-    listed = read_dataset(project.dataset_file, project.images_folder)
+    listed = read_dataset(project.dataset_file, project.images)
     assert listed.images == done.dataset.images
     assert listed.digest == done.dataset.digest
     assert all((listed.folder / image.path).is_file() for image in listed.images)

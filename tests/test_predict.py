@@ -16,6 +16,7 @@ from conftest import Run
 import featcache as fc
 from featcache.core.errors import DatasetError, HeadError, RunError, UsageError, WeightsError
 from featcache.core.progress import SILENT
+from featcache.heads.classical import KINDS, classical_head
 from featcache.images.decode import decode
 from featcache.synthetic.drawing import write_cells
 
@@ -110,6 +111,54 @@ def test_test_time_augmentation_is_the_mean_over_views(project: fc.Project, pixe
         np.testing.assert_allclose(at[str(path)], of_rows[rows["row"]].mean(axis=0), rtol=1e-5)
 
 
+@pytest.fixture(scope="module", params=[2, 4])
+def unequal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> fc.Cache:
+    """A cache of unequal classes, two or four: their weights in the training differ."""
+    folder = tmp_path_factory.mktemp("unequal")
+    write_cells(folder / "cells", 8, seed=3, size_px=48)
+    labels = sorted(path.name for path in (folder / "cells").iterdir())
+    for label in labels[request.param :]:
+        shutil.rmtree(folder / "cells" / label)
+    for file in sorted((folder / "cells" / labels[0]).iterdir())[:3]:
+        file.unlink()
+    project = fc.init(folder / "cells", folder, views={"train": 3}, progress=SILENT)
+    return fc.extract(project, "mobilenetv2", **{**NETWORK, "pooling": "none"}, progress=SILENT)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_classical_head_predicts_what_its_estimator_does(unequal: fc.Cache, kind: str, tmp_path: Path) -> None:
+    project = fc.open_project(unequal.folder)
+    run = fc.fit_head(unequal, head=kind, progress=SILENT)
+    files = {path.name for path in run.folder.iterdir()}
+    assert ("rows.npy" in files) == (kind in ("rbf-svm", "knn"))
+    assert ("head.keras" in files) == (kind in ("logreg", "mlp"))
+    of_rows = run.predict(unequal, progress=SILENT).probabilities
+    if kind != "mlp":  # which starts from other random weights
+        X, y = (array.astype("float64") for array in unequal.arrays("train"))
+        own = classical_head(kind).fit(X.reshape(len(X), -1), y)
+        features = unequal.features[:].reshape(len(of_rows), -1).astype("float64")
+        np.testing.assert_allclose(of_rows, own.predict_proba(features), atol=1e-3)
+    frame = pd.read_csv(run.folder / "predictions.csv")
+    np.testing.assert_allclose(of_rows, frame[[f"p_{label}" for label in unequal.classes]], atol=1e-6)
+    assert (of_rows.max(axis=1) > 0.6).any()
+    same(run.predict(project.images_folder, engine="keras", progress=SILENT), written(run), project)
+    fc.push(run, str(tmp_path / "lab"), progress=SILENT)
+    theirs = fc.pull(f"{tmp_path / 'lab'}/{run.name}", to=tmp_path / "theirs", progress=SILENT)
+    np.testing.assert_array_equal(theirs.predict(unequal, progress=SILENT).probabilities, of_rows)
+
+
+@pytest.mark.parametrize("kind", ["logreg", "linear-svm", "knn"])
+def test_a_classical_head_predicts_the_mean_over_views(unequal: fc.Cache, kind: str) -> None:
+    project = fc.open_project(unequal.folder)
+    run = fc.fit_head(unequal, head=kind, progress=SILENT)
+    train = unequal.rows[unequal.rows["split"] == "train"]
+    of_rows = run.predict(unequal, progress=SILENT).probabilities
+    files = [project.images_folder / path for path in sorted(set(train["path"]))]
+    found = run.predict(files, tta=3, engine="keras", progress=SILENT)
+    for row, (_, rows) in zip(found.probabilities, train.groupby("path"), strict=True):
+        np.testing.assert_allclose(row, of_rows[rows["row"]].mean(axis=0), atol=2e-5)
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 def test_a_whole_network_predicts(project: fc.Project) -> None:
     run = fc.fit_scratch(
@@ -167,6 +216,90 @@ def test_damaged_runs_are_said(head_run: fc.Run, tmp_path: Path) -> None:
     (other / "head.npz").unlink()
     with pytest.raises(RunError, match="keeps no model"):
         fc.predict(other, image, progress=SILENT)
+
+
+def _edited(run: fc.Run, folder: Path, **arrays: Any) -> Path:
+    """A copy of a run with some arrays of head.npz replaced; those that are None are missing."""
+    shutil.copytree(run.folder, folder)
+    with np.load(run.folder / "head.npz") as there:
+        changed = {name: value for name, value in {**there, **arrays}.items() if value is not None}
+    np.savez(folder / "head.npz", **changed)
+    return folder
+
+
+DAMAGE: dict[str, list[dict[str, Any]]] = {
+    "logreg": [
+        {"W0": np.ones((3, 4), "f4")},
+        {"b0": np.full(4, np.nan, "f4")},
+        {"b0": np.ones(3, "f4")},
+        {"scale": np.array(np.inf)},
+        {"W0": None},
+        {"activation": np.array("exec")},
+        {"output": np.array("one-vs-one")},
+        {"row_shape": np.array([2**31, 2**31, 4])},
+        {"W0": np.full((768, 4), 1, "i8")},
+        {"W0": np.full((768, 4), 3e38, "f4")},
+    ],
+    "linear-svm": [{"output": np.array("softmax")}, {"b0": np.ones(7, "f4")}],
+    "rbf-svm": [
+        {"W0": np.ones((3, 6))},
+        {"W0": None},
+        {"b0": np.full(6, np.nan)},
+        {"square": np.array(0.0)},
+        {"square": np.array(np.nan)},
+        {"kind": np.array("pickle")},
+        {"row_shape": np.array([4])},
+    ],
+    "knn": [
+        {"labels": np.zeros(3, "i8")},
+        {"labels": "too large"},
+        {"labels": "negative"},
+        {"labels": "floats"},
+        {"k": np.array(0)},
+        {"k": np.array(10**9)},
+        {"classes": np.array(["a"])},
+    ],
+}
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_head_ends_in_one_message(project: fc.Project, kind: str, tmp_path: Path) -> None:
+    cache = fc.extract(project, "pixels", input_size_px=16, progress=SILENT)
+    run = fc.fit_head(cache, head=kind, progress=SILENT)
+    n_train = len(cache.numbers("train"))
+    odd = {
+        "too large": np.full(n_train, 4),
+        "negative": np.full(n_train, -1),
+        "floats": np.full(n_train, 0.5),
+    }
+    for number, arrays in enumerate(DAMAGE[kind]):
+        changed = {name: odd[value] if isinstance(value, str) else value for name, value in arrays.items()}
+        with pytest.raises(
+            (HeadError, RunError), match=r"head\.npz: cannot be read: |not finite: the model is damaged"
+        ):
+            fc.predict(_edited(run, tmp_path / str(number), **changed), cache, progress=SILENT)
+
+
+@pytest.mark.parametrize("kind", ["rbf-svm", "knn"])
+def test_damaged_rows_of_a_head_end_in_one_message(project: fc.Project, kind: str, tmp_path: Path) -> None:
+    cache = fc.extract(project, "pixels", input_size_px=16, progress=SILENT)
+    run = fc.fit_head(cache, head=kind, progress=SILENT)
+    rows, path = np.load(run.folder / "rows.npy"), tmp_path / "run" / "rows.npy"
+    shutil.copytree(run.folder, path.parent)
+    whole = path.read_bytes()
+    for array in (rows[:-1], rows[:, :-1], rows.astype("f8"), rows[0], rows * np.float32(np.nan), rows.astype(object)):
+        np.save(path, array, allow_pickle=True)
+        with pytest.raises(HeadError, match=r"head\.npz: cannot be read: "):
+            fc.predict(path.parent, cache, progress=SILENT)
+    lies = whole.replace(f"({len(rows)}, ".encode(), b"(9999999999, ".ljust(0))
+    for data in (b"", whole[:1000], whole[:-1], whole + b"x", lies, b"PK\x05\x06" + bytes(18), bytes(5000)):
+        path.write_bytes(data)
+        with pytest.raises(HeadError, match=r"head\.npz: cannot be read: "):
+            fc.predict(path.parent, cache, progress=SILENT)
+    path.unlink()
+    with pytest.raises(HeadError, match=r"head\.npz: cannot be read: .*rows\.npy"):
+        fc.predict(path.parent, cache, progress=SILENT)
 
 
 def test_the_command(project: fc.Project, pixels_run: fc.Run, run: Run, tmp_path: Path) -> None:

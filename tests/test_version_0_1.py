@@ -130,6 +130,21 @@ def test_an_old_head_predicts_what_it_did(run_name: str, cache_name: str) -> Non
     np.testing.assert_allclose(found, written.filter(like="p_").to_numpy(), atol=2e-6)
 
 
+def test_an_old_classical_head_has_no_model_until_it_is_trained_again(run: Run, old: Path) -> None:
+    for source in (f"cache/{MOBILENET}", "cells"):
+        ended = run("predict", LOGREG, source, cwd=old)
+        assert (ended.code, "keeps no model" in ended.err, "fit-head --head KIND --again" in ended.err) == (
+            1,
+            True,
+            True,
+        )
+    assert run("fit-head", *FIT[LOGREG].split(), "--again", cwd=old).code == 0
+    written = pd.read_csv(DATA / "project" / "results" / LOGREG / "predictions.csv")
+    assert run("predict", LOGREG, f"cache/{MOBILENET}", "--csv", "found.csv", cwd=old).code == 0
+    frame = pd.read_csv(old / "found.csv")
+    np.testing.assert_allclose(frame.filter(like="p_"), written.filter(like="p_"), atol=1e-3)
+
+
 def test_report_has_every_old_run(run: Run, old: Path) -> None:
     assert run("report", cwd=old).code == 0
     report = (old / "results" / "report.md").read_text(encoding="utf-8")

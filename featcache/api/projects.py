@@ -39,7 +39,7 @@ def init(
     relabel : take the source's labels where dataset.csv was edited
     strict : stop at an image that cannot be used
     progress : told how far it is
-    **dataset : values for [dataset]: split, split_counts, split_seed, group_pattern, without, voc_object, ...
+    **dataset : values for [dataset]: split, split_counts, split_seed, group_pattern, without, roots, voc_object, ...
 
     Returns
     -------

@@ -44,6 +44,19 @@ def _three(numbers: list[Any]) -> tuple[Any, ...]:
     return tuple(numbers)
 
 
+class NamedFolder(click.ParamType[Any]):
+    """NAME=FOLDER, as a pair."""
+
+    name = "named folder"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """What a text stands for."""
+        name, equals, folder = value.partition("=")
+        if not (name and equals and folder):
+            self.fail(f"{value!r}: expected NAME=FOLDER", param, ctx)
+        return name, folder
+
+
 FLAGS = {
     "batch_rows": "--batch",
     "classes": "--class",
@@ -52,6 +65,7 @@ FLAGS = {
     "input_size_px": "--input-size",
     "layers": "--layer",
     "preprocessing": "--preprocess",
+    "roots": "--root",
     "rotation_deg": "--rotation",
     "splits": "--split",
     "test": "--test-views",
@@ -66,6 +80,7 @@ _TYPES: dict[str, click.ParamType[Any]] = {
     "hidden": Parts(int, "256 or 256,64", made=lambda units: () if units == [0] else tuple(units)),
     "l2": Parts(float, "0.001 or 0.001,0", made=lambda factors: factors[0] if len(factors) == 1 else tuple(factors)),
     "pseudonyms": click.Path(path_type=Path, dir_okay=False),
+    "roots": NamedFolder(),
     "reuse_from": click.Path(path_type=Path, file_okay=False, exists=True),
     "split": Parts(float, "70/15/15", separator="/", made=_three),
     "split_counts": Parts(int, "100/10/10", separator="/", made=_three),
@@ -82,6 +97,7 @@ _METAVARS = {
     "l2": "X[,X]",
     "layers": "NAME",
     "pseudonyms": "FILE",
+    "roots": "NAME=FOLDER",
     "split": "TRAIN/VAL/TEST",
     "split_counts": "TRAIN/VAL/TEST",
     "weights": "imagenet|random|PATH",
@@ -136,7 +152,8 @@ def _attributes(setting: Setting) -> dict[str, Any]:
         return {"help": setting.help, "type": _type(setting.kind, setting)}
     kind = next(kind for kind in setting.kinds if kind is not NoneType)
     type_ = _TYPES.get(setting.name)
-    is_repeated = get_origin(kind) in (Sequence, tuple) and not isinstance(type_, Parts)
+    is_repeated = get_origin(kind) in (Sequence, tuple, dict) and not isinstance(type_, Parts)
+    together = dict if get_origin(kind) is dict else tuple
     if is_repeated:
         kind = get_args(kind)[0]
     own = {"help": setting.help, "metavar": _METAVARS.get(setting.name), "type": type_ or _type(kind, setting)}
@@ -144,7 +161,7 @@ def _attributes(setting: Setting) -> dict[str, Any]:
         own |= {
             "help": f"{setting.help} Repeatable.",
             "multiple": True,
-            "callback": lambda _, __, values: values or None,
+            "callback": lambda _, __, values: together(values) or None,
         }
     return own
 
@@ -205,4 +222,6 @@ def _in_words(setting: Setting, value: Any) -> str:
     if isinstance(value, tuple):
         separator = getattr(_TYPES.get(setting.name), "separator", ",")
         return str(separator).join(_in_words(setting, each) for each in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={each}" for name, each in value.items())
     return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""Arrays of a .npz file of a stranger: none takes more memory than the file has bytes."""
+"""Arrays of a .npz or .npy file of a stranger: none takes more memory than the file has bytes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ NPZ_DAMAGE = (
     zlib.error,
     struct.error,
     SyntaxError,
+    TokenError,
     ValueError,
     TypeError,
     LookupError,
@@ -54,6 +56,18 @@ def reading_npz(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
         file.seek(0)
         with np.load(file, allow_pickle=False) as arrays:
             yield arrays
+
+
+def open_npy(path: Path) -> NDArray[Any]:
+    """The array that `np.save` wrote into a file, read-only; its values stay on the disk until they are used.
+
+    Raises one of NPZ_DAMAGE for a file that is damaged, or whose header promises other bytes than are there.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        _refuse_other_sizes(file, size)
+    return np.lib.format.open_memmap(path, mode="r")
 
 
 def _refuse_other_sizes(file: IO[bytes], size: int) -> None:

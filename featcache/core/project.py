@@ -6,7 +6,8 @@ import csv
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -24,6 +25,7 @@ DATASET_FILE = "dataset.csv"
 _Fraction = Annotated[float, Field(ge=0, le=0.5)]
 _Share = Annotated[float, Field(gt=0, le=1e9)]
 _Count = Annotated[int, Field(ge=1)]
+RootName = Annotated[str, Field(pattern=r"^[\w-][\w.-]{0,63}$")]
 
 
 class _Section(BaseModel):
@@ -38,13 +40,16 @@ class _Section(BaseModel):
 
 
 class DatasetSection(_Section):
-    """[dataset]: what `init` reads and how; and the folder that the paths in dataset.csv start from.
+    """[dataset]: what `init` reads and how; and the folders that the paths in dataset.csv start from.
 
-    source and images are relative to the folder of featcache.toml.
+    source, images and roots are relative to the folder of featcache.toml.
     """
 
     source: str = "."
     images: str = "."
+    roots: dict[RootName, str] = Field(
+        default={}, description="Folder whose images a list names, and the name that their paths begin with."
+    )
     split: tuple[_Share, _Share, _Share] = Field(
         default=(70, 15, 15), description="Proportions of train, val and test."
     )
@@ -173,6 +178,36 @@ class Settings(_Section):
         return self
 
 
+@dataclass(frozen=True)
+class ImageFolders:
+    """Where the images of a project lie: in one folder, or in several that have names.
+
+    `folders / "north/1.png"` is 1.png in the root north, if there is one; else north/1.png in `folder`.
+    """
+
+    folder: Path
+    roots: Mapping[str, Path] = field(default_factory=dict)
+
+    def __truediv__(self, path: str) -> Path:
+        folder, rest = self.parted(path)
+        return folder / rest
+
+    def parted(self, path: str) -> tuple[Path, str]:
+        """The folder that a path starts from, and the rest of the path."""
+        name, _, rest = path.partition("/")
+        return (self.roots[name], rest) if rest and name in self.roots else (self.folder, path)
+
+    def refuse_missing(self, paths: Iterable[str] | None = None) -> None:
+        """Raise ProjectError for a root that is not there, and that one of the paths (all: None) lies in."""
+        used = set(self.roots) if paths is None else {path.partition("/")[0] for path in paths}
+        for name in sorted(used & set(self.roots)):
+            if not self.roots[name].is_dir():
+                raise ProjectError(
+                    f"the root {name!r} of the images, {self.roots[name]}: there is no such folder",
+                    f"Connect its disk, or write where it is now under [dataset.roots] in {PROJECT_FILE}",
+                )
+
+
 class Project:
     """A folder with featcache.toml, and the paths that follow from it.
 
@@ -211,8 +246,14 @@ class Project:
 
     @property
     def images_folder(self) -> Path:
-        """The folder that the paths in dataset.csv start from."""
+        """The folder that the paths in dataset.csv start from, but for those in `roots`."""
         return self.folder / self.settings.dataset.images
+
+    @property
+    def images(self) -> ImageFolders:
+        """Finds the images that the paths in dataset.csv name: in `images_folder`, or in roots elsewhere."""
+        roots = self.settings.dataset.roots
+        return ImageFolders(self.images_folder, {name: self.folder / root for name, root in roots.items()})
 
     @property
     def cache_folder(self) -> Path:
@@ -324,6 +365,8 @@ def write_project(folder: Path, settings: Settings) -> None:
     }
     sections = settings.model_dump(exclude_none=True)
     remotes = sections.pop("remotes")
+    if not sections["dataset"]["roots"]:
+        del sections["dataset"]["roots"]
     document = tomlkit.document()
     document.add(tomlkit.comment("featcache: what 'extract', 'fit-head' and 'report' take from this folder."))
     for name, values in sections.items():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from featcache.core.errors import ProjectError
+from featcache.core.errors import DatasetError, ProjectError
 from featcache.core.files import resolved
 from featcache.core.locks import TakenError, folder_beside, holding
 from featcache.core.progress import SILENT, Progress
@@ -16,6 +16,7 @@ from featcache.core.project import (
     DATASET_FILE,
     PROJECT_FILE,
     DatasetSection,
+    ImageFolders,
     Project,
     Settings,
     changed,
@@ -27,7 +28,7 @@ from featcache.core.project import (
 )
 from featcache.datasets._preview import SHEET_FILE
 from featcache.datasets.build import Built, SplitRule, build
-from featcache.datasets.candidates import LeftOut
+from featcache.datasets.candidates import LeftOut, Source
 from featcache.datasets.current import stop_if_strict
 from featcache.datasets.manifest import SPLITS, Dataset, LabelledImage, read_dataset, write_dataset
 from featcache.datasets.options import InitOptions
@@ -63,7 +64,7 @@ def init(
     Raises DatasetError for images that cannot be trained on, ProjectError where a file is in the way; nothing is
     written then.
     """
-    options = options or InitOptions()
+    options = _with_recorded_roots(options or InitOptions(), into)
     _settings(Settings(), options)  # a wrong option is said before anything is touched
     with _alone_in(into):
         return _init(place, into, options, progress)
@@ -80,9 +81,12 @@ def _init(place: Path | None, into: Path, options: InitOptions, progress: Progre
         settings = _split_by_counts(settings, options)
     own = Project(into, settings)
     ignore = frozenset({own.cache_folder, own.results_folder, own.dataset_file, into / SHEET_FILE})
-    asked = settings.dataset
+    roots = {name: str(root) for name, root in own.images.roots.items()}
+    asked = settings.dataset.model_copy(update={"roots": roots})
     source = find_images(place, asked, ignore=ignore)
-    kept = _kept(before, settings)
+    if roots and not source.roots:
+        raise DatasetError(f"{place}: `roots` are for a list of images, and this holds {source.about}", "Name a list")
+    kept = _renamed(_kept(before, settings), before, source)
     with progress.begin("checking images", len({candidate.path for candidate in source.candidates})) as advance:
         stamps = own.cache_folder / STAMPS_FILE
         rule = _rule(asked, options.resplit)
@@ -96,8 +100,8 @@ def _init(place: Path | None, into: Path, options: InitOptions, progress: Progre
             relabel=options.relabel,
         )
     stop_if_strict(built.left_out, options.strict)
-    project = _write_project(into, settings, place, source.folder, built)
-    dataset = Dataset(built.images, project.images_folder)
+    project = _write_project(into, settings, place, source.images, built)
+    dataset = Dataset(built.images, project.images)
     return Initialised(
         project=project,
         dataset=dataset,
@@ -124,6 +128,18 @@ def _alone_in(into: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
+def _with_recorded_roots(options: InitOptions, into: Path) -> InitOptions:
+    """Options whose relative roots start from the project, as in featcache.toml, and not from the current folder."""
+    roots = options.dataset.get("roots")
+    if not isinstance(roots, Mapping):
+        return options
+    recorded = dict(roots)
+    for name, root in roots.items():
+        if isinstance(root, (str, Path)):
+            recorded[name] = str(root) if Path(root).is_absolute() else _relative(Path(root), into)
+    return replace(options, dataset={**options.dataset, "roots": recorded})
+
+
 def _project_before(into: Path) -> Project | None:
     """The project that lies in `into` already, if only its settings; None where there is none."""
     file, dataset_file = into / PROJECT_FILE, into / DATASET_FILE
@@ -141,15 +157,26 @@ def _kept(before: Project | None, settings: Settings) -> tuple[LabelledImage, ..
     """The images of the earlier dataset.csv; without their groups where another pattern makes the groups now."""
     if before is None or not before.dataset_file.exists():
         return ()
-    images = read_dataset(before.dataset_file, before.images_folder).images
+    images = read_dataset(before.dataset_file, before.images).images
     if before.settings.dataset.group_pattern == settings.dataset.group_pattern:
         return images
     return tuple(replace(image, group="") for image in images)
 
 
+def _renamed(kept: tuple[LabelledImage, ...], before: Project | None, source: Source) -> tuple[LabelledImage, ...]:
+    """The images with the paths that the source gives to their files now, where these start from other folders."""
+    if before is None or (
+        source.images.roots == before.images.roots and resolved(source.folder) == resolved(before.images_folder)
+    ):
+        return kept
+    paths = {resolved(source.images / path): path for path in {candidate.path for candidate in source.candidates}}
+    return tuple(replace(image, path=paths.get(resolved(before.images / image.path), image.path)) for image in kept)
+
+
 def _settings(settings: Settings, options: InitOptions) -> Settings:
     proportions = {"split_counts": None} if "split" in options.dataset else {}  # they replace counts in featcache.toml
     dataset = changed(settings.dataset, {**proportions, **options.dataset})
+    dataset = changed(dataset, {"roots": {**settings.dataset.roots, **dataset.roots}})
     views = changed_views(settings.views, options.views)
     augmentation = changed(settings.augmentation, options.augmentation)
     changes = {"dataset": dataset, "views": views, "augmentation": augmentation}
@@ -185,9 +212,10 @@ def _split_by_counts(settings: Settings, options: InitOptions) -> Settings:
     return settings.model_copy(update={"dataset": changed(settings.dataset, {"split_counts": counts})})
 
 
-def _write_project(into: Path, settings: Settings, source: Path, images: Path, built: Built) -> Project:
+def _write_project(into: Path, settings: Settings, source: Path, images: ImageFolders, built: Built) -> Project:
     with _writing(into):
-        places = {"source": _relative(source, into), "images": _relative(images, into)}
+        roots = {name: settings.dataset.roots.get(name, str(root)) for name, root in images.roots.items()}
+        places = {"source": _relative(source, into), "images": _relative(images.folder, into), "roots": roots}
         settings = settings.model_copy(update={"dataset": changed(settings.dataset, places)})
         is_new = not (into / PROJECT_FILE).exists()
         if is_new:  # else the settings come last: until then another run of the same command changes the same things

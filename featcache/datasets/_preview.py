@@ -41,7 +41,8 @@ def preview(
 
     Of many classes the first are drawn, `MOST_LINES` images in all.
     """
-    dataset = read_dataset(project.dataset_file, project.images_folder)
+    dataset = read_dataset(project.dataset_file, project.images)
+    project.images.refuse_missing(image.path for image in dataset.images)
     plan = changed(project.settings.augmentation, augmentation or {}).record()
     tiles, captions = [], []
     for label in dataset.classes[: max(MOST_LINES // per_class, 1)]:

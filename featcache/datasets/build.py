@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featcache.core.errors import DatasetError
+from featcache.core.project import ImageFolders
 from featcache.datasets.boxes import placed
 from featcache.datasets.candidates import Candidate, LeftOut, Source, composed, explaining
 from featcache.datasets.edits import (
@@ -95,8 +96,8 @@ def _build(
     if unknown:
         raise DatasetError(f"{source.folder}: no image has the label {', '.join(sorted(unknown))} to leave out")
     candidates = [candidate for candidate in source.candidates if candidate.label not in without]
-    files = scan(source.folder, (candidate.path for candidate in candidates), stamps=stamps, on_file=on_file)
-    usable = _usable(source.folder, candidates, files, left_out)
+    files = scan(source.images, (candidate.path for candidate in candidates), stamps=stamps, on_file=on_file)
+    usable = _usable(source.images, candidates, files, left_out)
     images = [_image(candidate, files[candidate.path], rule.group_pattern) for candidate in usable]
     _refuse_empty_classes(source, candidates, images)
     images, relabelled = with_edited_labels(images, edited, without=without)
@@ -126,7 +127,7 @@ def _build(
 
 
 def _usable(
-    folder: Path, candidates: Sequence[Candidate], files: Mapping[str, ImageFile], left_out: list[LeftOut]
+    folder: ImageFolders, candidates: Sequence[Candidate], files: Mapping[str, ImageFile], left_out: list[LeftOut]
 ) -> list[Candidate]:
     """Candidates whose file decodes and whose box lies in it; boxes are turned with it and cut at its border."""
     usable = []

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from featcache.core.errors import DatasetError
+from featcache.core.project import ImageFolders
 from featcache.images import Box
 
 Layout = Literal["class-folders", "split-folders", "csv", "voc", "coco"]
@@ -47,6 +48,7 @@ class Source:
     """What was found in a folder or list.
 
     folder : what the candidates' paths start from
+    roots : other folders by name; paths that begin with the name start from there
     about : one sentence for people: what it was taken for
     remarks : what people should know besides
     """
@@ -57,6 +59,12 @@ class Source:
     candidates: list[Candidate] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    roots: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def images(self) -> ImageFolders:
+        """Finds the files of candidates."""
+        return ImageFolders(self.folder, self.roots)
 
     def leave_out(self, path: Path, reason: str) -> None:
         """Note that a file is not used, by its path from the source's folder."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from featcache.core.errors import DatasetError, ProjectError
 from featcache.core.progress import SILENT, Progress
-from featcache.core.project import Project, init_call
+from featcache.core.project import ImageFolders, Project, init_call
 from featcache.datasets.boxes import clipped
 from featcache.datasets.build import default_group
 from featcache.datasets.candidates import LeftOut
@@ -27,9 +27,10 @@ def current_dataset(
     by size and times are taken for unchanged, unless `check_bytes` asks to read them.
     Without `keep` dataset.csv stays as it is.
     """
-    listed = read_dataset(project.dataset_file, project.images_folder)
+    listed = read_dataset(project.dataset_file, project.images)
     named = [replace(image, path=_as_on_disk(listed.folder, image.path)) for image in listed.images]
     paths = {image.path for image in named}
+    project.images.refuse_missing(paths)
     with progress.begin("checking images", len(paths)) as advance:
         files = scan(
             listed.folder,
@@ -63,7 +64,7 @@ def current_dataset(
     return Dataset(tuple(images), listed.folder), left_out
 
 
-def _as_on_disk(folder: Path, path: str) -> str:
+def _as_on_disk(folder: Path | ImageFolders, path: str) -> str:
     """A path in the Unicode form that the disk has: of a project that came from another system, say."""
     if path.isascii() or (folder / path).exists():
         return path

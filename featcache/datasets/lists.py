@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pandas as pd
 
 from featcache.core.errors import DatasetError
 from featcache.core.files import resolved
-from featcache.core.project import DatasetSection
+from featcache.core.project import PROJECT_FILE, DatasetSection, ImageFolders
 from featcache.datasets.candidates import Candidate, LeftOut, Source, composed
 from featcache.datasets.columns import (
     Columns,
@@ -34,7 +36,9 @@ def from_csv(path: Path, asked: DatasetSection) -> Source:
     header = [str(name) for name in frame.columns]
     source = Source("csv", path.parent, f"a list, {path.name}: columns {', '.join(header)}")
     columns = _without_folds(source, frame, recognise(str(path), header, asked=asked))
-    places = _Places(path.parent)
+    source.roots = {name: resolved(root) for name, root in asked.roots.items()}
+    source.images.refuse_missing()
+    places = _Places(path.parent, source.roots)
     files: list[Path] = []
     for line, row in zip(frame.index, frame.to_dict("records"), strict=True):
         cells = {str(key): str(value).strip() for key, value in row.items()}
@@ -45,7 +49,7 @@ def from_csv(path: Path, asked: DatasetSection) -> Source:
         else:
             source.candidates.append(_candidate(cells, columns, where))
             files.append(file)
-    _name_from_common_folder(source, files)
+    _name_from_folders(source, files)
     return source
 
 
@@ -67,15 +71,60 @@ def _without_folds(source: Source, frame: pd.DataFrame, columns: Columns) -> Col
     return replace(columns, split="")
 
 
-def _name_from_common_folder(source: Source, files: list[Path]) -> None:
-    """Make the paths of a list relative: to the list's folder, or to the one that holds all images."""
-    if not all(file.is_relative_to(source.folder) and ".." not in file.parts for file in files):
-        files = [resolved(file) for file in files]
-        source.folder = Path(os.path.commonpath([file.parent for file in files]))
+def _name_from_folders(source: Source, files: list[Path]) -> None:
+    """Make the paths of a list relative: to a root, to the list's folder, or to the one that holds all images.
+
+    Where only the whole disk holds them all, they lie in several places, and each of these becomes a root.
+    """
+    if source.roots or not all(file.is_relative_to(source.folder) and ".." not in file.parts for file in files):
+        source.folder, files = resolved(source.folder), [resolved(file) for file in files]
+        rest = [file for file in files if not any(map(file.is_relative_to, source.roots.values()))]
+        if not all(file.is_relative_to(source.folder) for file in rest):
+            if len(found := _separate_folders(rest)) > 1:
+                source.roots |= _named(found, taken=source.roots)
+                listed = ", ".join(f"{name} in {root}" for name, root in source.roots.items())
+                source.remarks.append(
+                    f"the images lie in several places: {listed}; see [dataset.roots] in {PROJECT_FILE}"
+                )
+            else:
+                (source.folder,) = found
     source.candidates = [
-        replace(candidate, path=file.relative_to(source.folder).as_posix())
+        replace(candidate, path=_path_of(file, source))
         for candidate, file in zip(source.candidates, files, strict=True)
     ]
+
+
+def _separate_folders(files: Sequence[Path]) -> list[Path]:
+    """The folder that holds all files; several, where that is the whole disk or there are several disks."""
+    places = defaultdict(set)
+    for file in files:
+        places[file.parts[:2]].add(file.parent)  # the disk, and a folder at its top
+    return [Path(os.path.commonpath(folders)) for folders in places.values()]
+
+
+def _named(folders: Sequence[Path], *, taken: Container[str]) -> dict[str, Path]:
+    """Folders by names that can begin a path in dataset.csv: their own, with a number where there are several."""
+    named: dict[str, Path] = {}
+    for folder in folders:
+        name = re.sub(r"[^\w.-]+", "-", folder.name).strip(".-")[:50] or "images"
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        named[next(one for one in itertools.chain([name], numbered) if one not in named and one not in taken)] = folder
+    return named
+
+
+def _path_of(file: Path, source: Source) -> str:
+    """A file's path as dataset.csv has it. Raises DatasetError where it would be taken for one in a root."""
+    inside = [(name, root) for name, root in source.roots.items() if file.is_relative_to(root)]
+    if inside:
+        name, root = max(inside, key=lambda item: len(item[1].parts))
+        return f"{name}/{file.relative_to(root).as_posix()}"
+    path = file.relative_to(source.folder).as_posix()
+    if source.roots and source.images / path != source.folder / path:
+        name = path.partition("/")[0]
+        raise DatasetError(
+            f"{file}: the folder {name} has the name of a root, {source.roots[name]}", "Give the root another name"
+        )
+    return path
 
 
 def _split_name(name: str, where: str) -> str:
@@ -89,12 +138,14 @@ def _split_name(name: str, where: str) -> str:
 
 
 class _Places:
-    """Where the images of a list may lie: in its folder, in one of images beside it, in any other beside it."""
+    """Where the images of a list may lie: in its folder, in one of images beside it, in a root, in any beside it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, roots: Mapping[str, Path]) -> None:
+        self._roots = list(roots.values())
         subfolders = visible_folders(folder)
-        self._usual = [folder, *filter(is_images_folder, subfolders)]
-        self._all = [*self._usual, *(sub for sub in subfolders if not is_images_folder(sub))]
+        usual = [folder, *filter(is_images_folder, subfolders)]
+        self._usual: list[Path | ImageFolders] = [ImageFolders(folder, roots), *usual]
+        self._all = [*usual, *self._roots, *(sub for sub in subfolders if not is_images_folder(sub))]
         self._listed: dict[Path, dict[str, list[Path]]] = {}
 
     def find(self, name: str) -> Path | str:
@@ -106,7 +157,8 @@ class _Places:
             for place in self._usual:
                 if (file := Path(os.path.normpath(place / name))).is_file():
                     return file
-            return self._alike(name)
+            there = [file for root in self._roots if (file := Path(os.path.normpath(root / name))).is_file()]
+            return self._one_of(dict.fromkeys(there)) if there else self._alike(name)
         except (OSError, ValueError):  # a name that no file can have
             return "there is no such file"
 
@@ -117,9 +169,14 @@ class _Places:
             listed = self._listing(file.parent)
             alike = next((listed[key] for key in _keys(file) if key in listed), [])
             found.update(dict.fromkeys(alike))
-        if len(found) > 1:
-            return f"it may be any of several files: {', '.join(map(str, list(found)[:3]))}"
-        return next(iter(found), "there is no such file")
+        return self._one_of(found)
+
+    @staticmethod
+    def _one_of(found: Iterable[Path]) -> Path | str:
+        files = list(found)
+        if len(files) > 1:
+            return f"it may be any of several files: {', '.join(map(str, files[:3]))}"
+        return next(iter(files), "there is no such file")
 
     def _listing(self, folder: Path) -> dict[str, list[Path]]:
         if folder not in self._listed:

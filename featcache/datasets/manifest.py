@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from featcache.core.errors import DatasetError
 from featcache.core.files import plain_cell, safe_cell, write_text
+from featcache.core.project import ImageFolders
 from featcache.core.recipe import digest
 from featcache.datasets.csv_files import read_csv
 from featcache.images import Box, sides_px
@@ -31,7 +32,7 @@ _PLAIN_PATH = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*")
 class LabelledImage:
     """One line of dataset.csv: an original, or one box cut out of it.
 
-    path : relative to the images' folder, with forward slashes
+    path : relative to the images' folder, with forward slashes; of images in another root it begins with its name
     label, split : "" where nobody has said yet: the image is cached, and left out of training
     image_id : digest of the file's bytes, and of the box where there is one (`image_id_of`)
     """
@@ -51,13 +52,13 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images in their order, a project's as dataset.csv has them, and the folder that their paths start from.
+    """Images in their order, a project's as dataset.csv has them, and the folders that their paths start from.
 
     arrays : pixels (h, w, 3), uint8, of images that are no files, by path
     """
 
     images: tuple[LabelledImage, ...]
-    folder: Path
+    folder: Path | ImageFolders
     arrays: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
 
     @cached_property
@@ -130,7 +131,7 @@ def write_dataset(path: Path, images: Sequence[LabelledImage]) -> None:
     write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
-def read_dataset(path: Path, folder: Path) -> Dataset:
+def read_dataset(path: Path, folder: Path | ImageFolders) -> Dataset:
     """Parse dataset.csv. Every line is checked; DatasetError names the first line that is wrong.
 
     The column image_id may be absent or empty (a list written by hand): it is then "".

@@ -128,6 +128,10 @@ def _split_part(splits: dict[Path, str], split_folder: Path, asked: DatasetSecti
 
 
 def _take_over(whole: Source, part: Source, split: str) -> None:
+    if part.roots:
+        raise DatasetError(
+            f"{part.folder}: a list in a split folder, whose images lie in several places: name the list"
+        )
     try:
         inner = Path(os.path.normpath(part.folder)).relative_to(os.path.normpath(whole.folder))
     except ValueError as error:

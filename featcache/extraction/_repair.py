@@ -196,7 +196,7 @@ def _project_images(project: Project) -> Dataset:
     try:
         return current_dataset(project)[0]
     except FeatcacheError:  # a cache without its images: what needs none of them can still be mended
-        return Dataset((), project.images_folder)
+        return Dataset((), project.images)
 
 
 def _dataset(
@@ -216,7 +216,7 @@ def _dataset(
             if manifest or not (folder / DATASET_FILE).is_file():
                 raise
     copy = file_of(folder, manifest, name=DATASET_FILE) if manifest else folder / DATASET_FILE
-    dataset = Dataset(images_in(read_dataset_copy(copy)), project.images_folder)
+    dataset = Dataset(images_in(read_dataset_copy(copy)), project.images)
     images_of(dataset, image_ids)
     return dataset
 

@@ -18,9 +18,10 @@ from .config import (
     changed_by as changed_by,
     from_preset as from_preset,
 )
+from .distance_head import TrainedHead as TrainedHead, load_head as load_head
 from .estimator import HeadClassifier as HeadClassifier
 from .gram import accuracy_of as accuracy_of
-from .head import Head as Head
+from .head import HEAD_FILE as HEAD_FILE, Head as Head
 from .initializers import order as order
 from .kernel import KERNELS_SUFFIX as KERNELS_SUFFIX, kernels_folder as kernels_folder, unwanted as unwanted
 from .resume import interrupted as interrupted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import numpy as np
 
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import refuse_unwritable
-from featcache.datasets import SPLITS
-from featcache.heads import classical
+from featcache.heads import classical, products
 from featcache.heads.config import HeadConfig
-from featcache.heads.head import Array
+from featcache.heads.distance_head import DistanceHead, TrainedHead, write_rows
+from featcache.heads.head import Head
 from featcache.heads.kernel import kernel
 from featcache.heads.train import plan_head
 from featcache.reporting import draw
@@ -52,20 +53,21 @@ def fit_classical(
         return there_already(results / name, cache)
     refuse_unwritable(results)
     started = time.perf_counter()
-    with explaining_damage(cache):
-        probabilities = _probabilities(cache, kind, seed, progress)
-    splits = measured(cache, probabilities)
-    seconds, train, val = time.perf_counter() - started, splits["train"], splits["val"]
-    only = Epoch(
-        epoch=1,
-        loss=train["loss"],
-        accuracy=train["accuracy"],
-        val_loss=val["loss"],
-        val_accuracy=val["accuracy"],
-        lr=0.0,
-        seconds=seconds,
-    )
-    with runs.new_run(results, name) as folder:
+    with explaining_damage(cache), runs.new_run(results, name) as folder:
+        head = _on_features(_fitted(cache, kind, seed, progress), cache, folder)
+        head.save(folder)
+        probabilities = head.probabilities(cache)
+        splits = measured(cache, probabilities)
+        train, val = splits["train"], splits["val"]
+        only = Epoch(
+            epoch=1,
+            loss=train["loss"],
+            accuracy=train["accuracy"],
+            val_loss=val["loss"],
+            val_accuracy=val["accuracy"],
+            lr=0.0,
+            seconds=time.perf_counter() - started,
+        )
         write_results(
             folder,
             cache,
@@ -78,19 +80,21 @@ def fit_classical(
     return Fitted(draw(runs.Run(results / name), with_curves=False), cache.name, reused=False)
 
 
-def _probabilities(cache: Cache, kind: str, seed: int, progress: Progress) -> Array:
-    """Of every row of the cache, (n, classes)."""
-    numbers = {split: cache.numbers(split) for split in SPLITS}
-    train = numbers["train"]
-    with progress.begin(f"Gram matrices of {cache.name}", len(cache.features)) as advance:
-        products = {
-            split: kernel(cache, rows, right=train, dtype="float32", on_rows=advance) for split, rows in numbers.items()
-        }
-    model = classical.fit_classical(
-        kind, products["train"], y=cache.labels("train"), seed=seed, n_classes=len(cache.classes)
-    )
-    probabilities = np.zeros((len(cache.features), len(cache.classes)))
-    for split, rows in numbers.items():
-        norms = classical.squared_norms(cache.features, rows) if model.needs_norms else None
-        probabilities[rows] = model.probabilities(products[split], norms)
-    return probabilities
+def _fitted(cache: Cache, kind: str, seed: int, progress: Progress) -> Head | classical.DistanceModel:
+    """The model, of inner products with the train rows."""
+    train = cache.numbers("train")
+    with progress.begin(f"Gram matrix of {cache.name}", len(train)) as advance:
+        K = kernel(cache, train, right=train, dtype="float32", on_rows=advance)
+    return classical.fit_classical(kind, K, y=cache.labels("train"), seed=seed)
+
+
+def _on_features(model: Head | classical.DistanceModel, cache: Cache, folder: Path) -> TrainedHead:
+    """The model, of features as the cache has them. Rows that it needs are written into the folder of its run."""
+    train, row_shape, space = cache.numbers("train"), cache.features.shape[1:], cache.recipe.space.digest
+    if not isinstance(model, Head):
+        rows = write_rows(folder, cache, numbers=train[model.rows])
+        return DistanceHead(row_shape, rows, model.square, model.decide, cache.classes, space)
+    (A, b), *rest = model.layers
+    layers = [(products.transposed_times(cache.features, train, A=A), b), *rest]
+    single = [(W.astype(np.float32), b.astype(np.float32)) for W, b in layers]
+    return replace(model, row_shape=row_shape, layers=single, classes=cache.classes, space=space)

@@ -9,6 +9,8 @@ was not centred. So `fit_classical` never sees a feature, and 100,352 of them co
     logreg, mlp           coordinates of the rows in an orthonormal basis of what the training rows span
 
 An L2-regularised linear model has its weights in that span and does not know the basis, so it is the same model.
+scikit-learn fits the numbers, and what is kept of it are arrays: weights of the inner products, or the rows that
+distances go to. On features, weights A of the products become weights X^T A; no estimator of scikit-learn is kept.
 A multilayer perceptron starts from other random weights in other coordinates: as good, but not the same numbers.
 """
 
@@ -35,9 +37,9 @@ from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validat
 from threadpoolctl import threadpool_limits
 
 from featcache.core.errors import HeadError, nearest
-from featcache.heads import products
+from featcache.heads.distance_head import Neighbours, on_kernel, squared_distances
+from featcache.heads.head import Head
 from featcache.heads.stack import sigmoid, softmax
-from featcache.store import Features
 
 Array = NDArray[np.floating[Any]]
 Kind = Literal["logreg", "linear-svm", "rbf-svm", "knn", "mlp"]
@@ -147,14 +149,6 @@ class Balanced(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.column_stack([sigmoid(-decision), sigmoid(decision)])
 
 
-def squared_norms(features: Features, numbers: NDArray[np.intp]) -> Array:
-    """|x|^2 of rows of a cache, (n,), float64; streamed."""
-    norms = np.empty(len(numbers))
-    for place, block in products.blocks(features, numbers, dtype=np.float32):
-        norms[place] = np.einsum("nd,nd->n", block, block, dtype=np.float64)
-    return norms
-
-
 @dataclass(frozen=True)
 class _Centring:
     """Inner products of features as `Centred` would make them, from those of features as they are.
@@ -179,9 +173,9 @@ class _Centring:
         centred /= self.square
         return np.asarray(centred)
 
-    def norms(self, K: Array, squared_norms: Array) -> Array:
-        """Squared norms (n,) of rows, from those of the features as they are."""
-        return np.asarray((squared_norms - 2 * K.mean(axis=1, dtype=np.float64) + self.mean) / self.square)
+    def undone(self, S: Array) -> tuple[Array, Array]:
+        """A (N, units) and b (units,) with K A + b = inner(K) S."""
+        return (S - S.mean(axis=0)) / self.square, (self.mean - self.means) @ S / self.square
 
 
 @dataclass(frozen=True)
@@ -206,48 +200,23 @@ class Coordinates:
         """Coordinates (n, r) of rows, from their products (n, N) with the training rows."""
         return np.asarray(solve_triangular(self.L, K[:, self.rows].T, lower=True).T)
 
+    def on_products(self, W: Array) -> Array:
+        """Weights (r, units) of coordinates, as weights of the products with `rows`."""
+        return np.asarray(solve_triangular(self.L, W, lower=True, trans="T"))
+
 
 @dataclass(frozen=True)
-class ClassicalModel:
-    """A fitted classical head that knows rows by their inner products with the training rows."""
+class DistanceModel:
+    """A fitted classical head that goes by distances to training rows.
 
-    kind: Kind
-    n_classes: int
-    head: Balanced
-    centring: _Centring
-    own_norms: Array
-    coordinates: Coordinates | None
+    rows : their numbers among the training rows
+    square : what squared distances of features as they are are divided by
+    decide : what makes probabilities of them; see `DistanceHead`
+    """
 
-    @property
-    def needs_norms(self) -> bool:
-        """Whether `probabilities` needs the squared norms of the rows: it goes by distances."""
-        return self.kind in ("rbf-svm", "knn")
-
-    def probabilities(self, K: Array, squared_norms: Array | None = None) -> Array:
-        """Probabilities (n, n_classes), float64, of n rows.
-
-        K : (n, N), their inner products with the training rows, of features as they are
-        squared_norms : (n,), see `squared_norms`
-
-        Raises HeadError where the norms are needed and missing.
-        """
-        if self.needs_norms and squared_norms is None:
-            raise HeadError(f"{self.kind} goes by distances: expected the squared norms of the rows")
-        norms = None if squared_norms is None else self.centring.norms(K, squared_norms)
-        found = self.head.predict_proba(self._representation(self.centring.inner(K), norms))
-        probabilities = np.zeros((len(K), self.n_classes))
-        probabilities[:, self.head.classes_] = found
-        return probabilities
-
-    def _representation(self, inner: Array, norms: Array | None) -> Array:
-        """What the head takes: kernel, distances or coordinates."""
-        if self.coordinates is not None:
-            found = self.coordinates(inner)
-            return found * np.sqrt(found.shape[1]) if self.kind == "mlp" else found
-        if norms is None or not self.needs_norms:
-            return inner
-        squares = np.maximum(norms[:, None] + self.own_norms - 2 * inner, 0)
-        return np.asarray(np.exp(-squares) if self.kind == "rbf-svm" else np.sqrt(squares))
+    rows: NDArray[np.intp]
+    square: float
+    decide: Neighbours | Head
 
 
 def fit_classical(
@@ -258,14 +227,15 @@ def fit_classical(
     seed: int = 0,
     balanced: bool = True,
     sample_weight: Array | None = None,
-    n_classes: int | None = None,
-) -> ClassicalModel:
+) -> Head | DistanceModel:
     """Fit one of `KINDS` on training rows that are known by their Gram matrix.
 
     K : (N, N), inner products of features as they are; only read
-    y : (N,), class numbers
+    y : (N,), class numbers, of which none is missing
     sample_weight : (N,), multiplies the weights of the classes
-    n_classes : where the last ones have no row
+
+    Returns what goes by distances, or a Head on inner products (n, N) with the training rows. On features X, its first
+    weights A (N, units) become X^T A.
 
     `classical_head(kind).fit(X, y)` gives the same model from K = X X^T, but for the mlp, see above. In memory are
     a few arrays of the size of K, float64.
@@ -273,19 +243,83 @@ def fit_classical(
     Raises HeadError for an unknown kind, for rows of one class, and for weights that the kind does not take.
     """
     head = Balanced(_estimator(kind, seed, by_products=True), balanced)
-    if len(np.unique(y)) < 2:
+    counts = np.bincount(y)
+    if np.count_nonzero(counts) < 2:
         raise HeadError(f"only rows of class {y[0]}: at least two classes are needed")
+    if not counts.all():
+        raise HeadError(f"no rows of class {counts.argmin()}: number the classes without gaps")
     if kind == "knn":
         head.estimator.n_neighbors = min(head.estimator.n_neighbors, len(y))
+
+    def fitted(representation: Array) -> Any:
+        with threadpool_limits(1, user_api="blas"):  # its steps are small: threads cost more than they do
+            return head.fit(representation, y, sample_weight=sample_weight).estimator_
+
+    if kind in ("rbf-svm", "knn"):
+        return _by_distances(kind, K, y, fitted)
+    return _linear(kind, K, fitted)
+
+
+def _by_distances(kind: str, K: Array, y: NDArray[np.int64], fitted: Callable[[Array], Any]) -> DistanceModel:
+    norms, square = np.diagonal(K).astype(np.float64), _Centring.of(K).square
+    squares = squared_distances(K, norms, norms=norms) / square
+    if kind == "knn":
+        k = fitted(np.sqrt(squares)).n_neighbors
+        return DistanceModel(np.arange(len(y)), square, Neighbours(y, k, int(y.max()) + 1))
+    machine = fitted(np.exp(-squares))
+    return DistanceModel(machine.support_, square, on_kernel(*_pairs(machine), classes=_numbered(machine.classes_)))
+
+
+def _linear(kind: str, K: Array, fitted: Callable[[Array], Any]) -> Head:
+    """A head whose first layer is linear in centred products, and so in the products as they are."""
     centring = _Centring.of(K)
     inner = centring.inner(K)
-    own_norms = np.diagonal(inner).copy()
-    coordinates = None
-    if kind in ("logreg", "mlp"):
+    if kind == "linear-svm":
+        estimator = fitted(inner)
+        (W, b), rest = _pairs(estimator), []
+        rows, output = estimator.support_, "one-vs-one"
+    else:
         rounding = float(np.finfo(K.dtype).eps * np.diagonal(K).max() / centring.square)
         coordinates = Coordinates.of(inner, _NOISE * rounding)
-    classes = int(y.max()) + 1 if n_classes is None else n_classes
-    model = ClassicalModel(kind, classes, head, centring, own_norms, coordinates)  # type: ignore[arg-type]
-    with threadpool_limits(1, user_api="blas"):  # its steps are small: threads cost more than they do
-        head.fit(model._representation(inner, own_norms), y, sample_weight=sample_weight)
-    return model
+        found = coordinates(inner)
+        wide = np.sqrt(found.shape[1]) if kind == "mlp" else 1.0
+        estimator = fitted(found * wide)
+        (W, b), *rest = _layers(estimator)
+        rows, W, output = coordinates.rows, coordinates.on_products(W * wide), "softmax"
+    of_centred = np.zeros((len(K), W.shape[1]))
+    of_centred[rows] = W
+    A, offset = centring.undone(of_centred)
+    return Head((len(K),), 1.0, [(A, b + offset), *rest], 0.0, _numbered(estimator.classes_), output=output)
+
+
+def _numbered(classes: NDArray[np.int64]) -> tuple[str, ...]:
+    return tuple(map(str, classes))
+
+
+def _layers(estimator: Any) -> list[tuple[Array, Array]]:
+    """Weights and biases up to the logits of each class; of two classes scikit-learn keeps those of the second."""
+    if isinstance(estimator, MLPClassifier):
+        *layers, (W, b) = zip(estimator.coefs_, estimator.intercepts_, strict=True)
+    else:
+        layers, W, b = [], estimator.coef_.T, estimator.intercept_
+    if W.shape[1] == 1:
+        W, b = np.pad(W, ((0, 0), (1, 0))), np.pad(b, (1, 0))
+    return [*layers, (W, b)]
+
+
+def _pairs(machine: SVC) -> tuple[Array, Array]:
+    """Weights (n_support, pairs) and biases (pairs,) of the decisions that `one_vs_one` takes.
+
+    libsvm keeps of each support vector one weight for each other class: in row j - 1 for a class j behind its own, in
+    row j for one before it.
+    """
+    n = len(machine.classes_)
+    if n == 2:
+        return machine.dual_coef_.T, machine.intercept_
+    own = np.repeat(np.arange(n), machine.n_support_)
+    pairs = list(zip(*np.triu_indices(n, 1), strict=True))
+    W = np.zeros((len(own), len(pairs)))
+    for pair, (i, j) in enumerate(pairs):
+        W[own == i, pair] = -machine.dual_coef_[j - 1, own == i]
+        W[own == j, pair] = -machine.dual_coef_[i, own == j]
+    return W, -machine.intercept_

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +17,17 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.core.errors import HeadError, refuse_shortage
+from featcache.core.errors import FeatcacheError, HeadError, refuse_shortage
 from featcache.core.files import beside
 from featcache.core.npz import NPZ_DAMAGE, reading_npz
 from featcache.heads import products
-from featcache.heads.stack import forward, sigmoid, softmax
+from featcache.heads.stack import ACTIVATIONS, forward, one_vs_one, sigmoid, softmax
 from featcache.store import Cache
+from featcache.training import checkpoint
 
 Array = NDArray[np.floating[Any]]
+HEAD_FILE = "head.npz"
+_OUTPUTS = ("softmax", "sigmoid", "one-vs-one")
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Head:
 
     row_shape : shape of one row of features
     layers : weights (n_in, n_out) and biases (n_out,); the first takes the flattened row
+    output : "softmax", "sigmoid", or "one-vs-one" (see `one_vs_one`)
     space : digest of the feature space that it was trained in; it refuses features of another
     """
 
@@ -47,12 +54,7 @@ class Head:
 
         Raises HeadError for a cache of another feature space.
         """
-        if self.space and cache.recipe.space.digest != self.space:
-            raise HeadError(
-                f"{cache.name}: its features ({cache.recipe.space.backbone}, {cache.recipe.space.layer}, pooling "
-                f"{cache.recipe.space.pooling}) are not those that the head was trained on: the backbone, its weights "
-                "or how it was fed differ"
-            )
+        refuse_other_space(cache, self.space)
         Z = products.times(cache.features, cache.numbers() if numbers is None else numbers, W=self.layers[0][0])
         return self._finished(Z)
 
@@ -61,26 +63,26 @@ class Head:
 
         Raises HeadError for features of another shape.
         """
-        if X.shape[1:] != tuple(self.row_shape):
-            raise HeadError(f"features of shape {X.shape[1:]}: the head takes {tuple(self.row_shape)}")
         W = self.layers[0][0]
-        return self._finished(X.reshape(len(X), -1).astype(W.dtype, copy=False) @ W)
+        return self._finished(flattened(X, self.row_shape).astype(W.dtype, copy=False) @ W)
 
     def _finished(self, Z: Array) -> Array:
         """Probabilities from first products X W (n, units)."""
         (W, b), *rest = self.layers
         logits = forward(Z * W.dtype.type(self.scale) + b, rest, activation=self.activation)
+        if self.output == "one-vs-one":
+            return one_vs_one(logits, len(self.classes))
         return sigmoid(logits) if self.output == "sigmoid" else softmax(logits)
 
     def save(self, folder: Path) -> None:
-        """Write head.keras and head.npz into `folder`."""
-        with beside(folder / "head.keras") as partial:
-            self._write_keras(partial)
-        with beside(folder / "head.npz") as partial:
-            arrays = {f"{kind}{i}": a for i, pair in enumerate(self.layers) for kind, a in zip("Wb", pair, strict=True)}
-            names = ("activation", "output", "space", "classes", "scale", "row_shape")
-            described = {name: np.array(getattr(self, name)) for name in names}
-            np.savez(partial, **described, **_float32(arrays))  # type: ignore[arg-type]
+        """Write head.npz into `folder`, and head.keras where Keras has the output."""
+        if self.output != "one-vs-one":
+            with beside(folder / "head.keras") as partial:
+                self._write_keras(partial)
+        arrays = {f"{kind}{i}": a for i, pair in enumerate(self.layers) for kind, a in zip("Wb", pair, strict=True)}
+        names = ("activation", "output", "space", "classes", "scale", "row_shape")
+        described = {name: np.array(getattr(self, name)) for name in names}
+        checkpoint.write(folder / HEAD_FILE, {**described, **_float32(arrays)})
 
     @classmethod
     def load(cls, folder: Path, dropout: float = 0.0) -> Head:
@@ -90,24 +92,39 @@ class Head:
 
         Raises HeadError for a file that is missing or damaged.
         """
-        path = folder / "head.npz"
-        try:
-            with reading_npz(path) as arrays:
-                n_layers = sum(name.startswith("W") for name in arrays)
-                layers = [(arrays[f"W{number}"], arrays[f"b{number}"]) for number in range(n_layers)]
-                return cls(
-                    row_shape=tuple(int(n) for n in arrays["row_shape"]),
-                    scale=float(arrays["scale"]),
-                    layers=layers,
-                    dropout=dropout,
-                    classes=tuple(str(label) for label in arrays["classes"]),
-                    activation=str(arrays["activation"]),
-                    output=str(arrays["output"]),
-                    space=str(arrays["space"]),
-                )
-        except NPZ_DAMAGE as error:
-            refuse_shortage(error, path)
-            raise HeadError(f"{path}: cannot be read: {error}") from error
+        with reading_head(folder) as arrays:
+            return cls.of(arrays, dropout)
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray[Any]], dropout: float = 0.0) -> Head:
+        """The head that arrays of head.npz describe. Raises ValueError or LookupError where they make none."""
+        n_layers = sum(name.startswith("W") for name in arrays)
+        head = cls(
+            row_shape=tuple(int(n) for n in arrays["row_shape"]),
+            scale=float(arrays["scale"]),
+            layers=[(arrays[f"W{number}"], arrays[f"b{number}"]) for number in range(n_layers)],
+            dropout=dropout,
+            classes=tuple(str(label) for label in arrays["classes"]),
+            activation=str(arrays["activation"]),
+            output=str(arrays["output"]),
+            space=str(arrays["space"]),
+        )
+        head.refuse_misfits(math.prod(head.row_shape))
+        return head
+
+    def refuse_misfits(self, width: int) -> None:
+        """Raise ValueError for layers that do not fit rows of `width` values, each other or the classes, or are NaN."""
+        if self.activation not in ACTIVATIONS or self.output not in _OUTPUTS:
+            raise ValueError(f"activation {self.activation!r:.40} or output {self.output!r:.40} is none of a head's")
+        n = len(self.classes)
+        sides = [width, *(W.shape[-1] for W, _ in self.layers[:-1])]
+        sides.append(n * (n - 1) // 2 if self.output == "one-vs-one" else n)
+        found = [shape for W, b in self.layers for shape in (W.shape, b.shape)]
+        expected = [shape for n_in, n_out in pairwise(sides) for shape in ((n_in, n_out), (n_out,))]
+        if n < 2 or found != expected:
+            raise ValueError(f"its arrays have the shapes {found!s:.200}: expected {expected!s:.200}")
+        weights = {f"{kind}{i}": a for i, pair in enumerate(self.layers) for kind, a in zip("Wb", pair, strict=True)}
+        refuse_odd_numbers({"scale": np.array(self.scale), **weights})
 
     def _write_keras(self, path: Path) -> None:
         """A .keras archive of a Sequential model, written without loading Keras.
@@ -146,6 +163,44 @@ class Head:
             "registered_name": None,
             "build_config": {"input_shape": [None, *self.row_shape]},
         }
+
+
+def flattened(X: Array, row_shape: Sequence[int]) -> Array:
+    """Features (n, *row_shape) as (n, D). Raises HeadError for another shape."""
+    if X.shape[1:] != tuple(row_shape):
+        raise HeadError(f"features of shape {X.shape[1:]}: the head takes {tuple(row_shape)}")
+    return X.reshape(len(X), -1)
+
+
+def refuse_other_space(cache: Cache, space: str) -> None:
+    """Raise HeadError for a cache of another feature space than that of a head; "" is any."""
+    if space and cache.recipe.space.digest != space:
+        raise HeadError(
+            f"{cache.name}: its features ({cache.recipe.space.backbone}, {cache.recipe.space.layer}, pooling "
+            f"{cache.recipe.space.pooling}) are not those that the head was trained on: the backbone, its weights "
+            "or how it was fed differ"
+        )
+
+
+def refuse_odd_numbers(arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Raise ValueError for an array that does not hold floats, or holds NaN or infinity."""
+    for name, array in arrays.items():
+        if array.dtype not in (np.float32, np.float64) or not np.isfinite(array).all():
+            raise ValueError(f"{name} holds values that are no finite float32 or float64")
+
+
+@contextmanager
+def reading_head(folder: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """The arrays of a folder's head.npz. What is wrong with them, and what the block finds wrong, becomes HeadError."""
+    path = folder / HEAD_FILE
+    try:
+        with reading_npz(path) as arrays:
+            yield arrays
+    except NPZ_DAMAGE as error:
+        if isinstance(error, FeatcacheError):
+            raise
+        refuse_shortage(error, path)
+        raise HeadError(f"{path}: cannot be read: {error}") from error
 
 
 def _layer(kind: str, name: str, **config: Any) -> dict[str, Any]:

@@ -25,6 +25,26 @@ def sigmoid(logits: Array) -> Array:
     return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)))
 
 
+def one_vs_one(decisions: Array, n_classes: int) -> Array:
+    """Probabilities (n, n_classes) from one decision for each pair of classes, as support vector machines make them.
+
+    decisions : (n, pairs), for (0, 1), (0, 2), ..., (1, 2), ...; positive where a row is of the second of the two
+
+    They are the softmax of what each class won: its votes, and its decisions in (-1/3, 1/3) to break ties, as in
+    scikit-learn's `SVC.decision_function`. Of two classes, the sigmoid of the decision.
+    """
+    if n_classes == 2:
+        return sigmoid(np.column_stack([-decisions, decisions]))
+    first, second = np.triu_indices(n_classes, 1)
+    votes, sums = np.zeros((len(decisions), n_classes)), np.zeros((len(decisions), n_classes))
+    for pair, (i, j) in enumerate(zip(first, second, strict=True)):
+        votes[:, i] += decisions[:, pair] <= 0
+        votes[:, j] += decisions[:, pair] > 0
+        sums[:, i] -= decisions[:, pair]
+        sums[:, j] += decisions[:, pair]
+    return softmax(votes + sums / (3 * (np.abs(sums) + 1)))
+
+
 def losses(logits: Array, targets: Array, *, output: str) -> Array:
     """Loss of each row (n,), nats: cross-entropy of the softmax, or the mean of the classes' binary cross-entropies.
 

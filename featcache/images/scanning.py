@@ -17,6 +17,7 @@ from joblib import Parallel, delayed
 
 from featcache.core.errors import ImageError
 from featcache.core.files import plain_cell, safe_cell, sha256_bytes, write_text
+from featcache.core.project import ImageFolders
 from featcache.images.decode import read_bytes, read_picture
 from featcache.images.identity import identity_of
 
@@ -65,7 +66,7 @@ class _Stamp:
 
 
 def scan(
-    folder: Path,
+    folder: Path | ImageFolders,
     paths: Iterable[str],
     *,
     stamps: Path | None = None,
@@ -77,7 +78,7 @@ def scan(
     Files whose size, times and inode are those of the last look are not read again. A file changed
     less than two seconds before that look is, since a second write could have kept its time.
 
-    folder : what `paths` start from
+    folder : what `paths` start from, or the folders
     stamps : file that remembers the last look; None reads every file
     on_file : called once a file that is read, for progress
     every : read every file, whatever the last look found
@@ -86,7 +87,8 @@ def scan(
     wanted = dict.fromkeys(paths)
     now: dict[str, _Stamp | None] = dict.fromkeys(wanted)
     if not every:
-        now = {path: _unchanged(os.path.join(folder, path), known.get(path)) for path in wanted}  # noqa: PTH118 - fast
+        parted = folder.parted if isinstance(folder, ImageFolders) else lambda path: (folder, path)
+        now = {path: _unchanged(os.path.join(*parted(path)), known.get(path)) for path in wanted}  # noqa: PTH118 - fast
     to_read = [path for path, stamp in now.items() if stamp is None]
 
     def look(path: str) -> _Stamp:

@@ -22,7 +22,7 @@ from featcache.core.recipe import Recipe
 from featcache.core.shown import shown
 from featcache.datasets import read_dataset
 from featcache.extraction import Rendering, network_of, stream
-from featcache.heads import Head
+from featcache.heads import HEAD_FILE, TrainedHead, load_head
 from featcache.images import Item, items_of
 from featcache.store import RECIPE_FILE, Cache, open_cache
 from featcache.training import MODEL_FILE, Run, is_finished, list_runs
@@ -108,7 +108,7 @@ def predict(
 
     Raises
     ------
-    RunError : there is no such run, it is damaged, or of a kind that keeps no model
+    RunError : there is no such run, it is damaged, or a classical head of an earlier featcache, which kept no model
     WeightsError : the network's weights are not at hand, or others
     HeadError : the cache holds features of another network
     DatasetError : no image can be used, or one where `strict`
@@ -152,7 +152,7 @@ def predict(
     if not rows:
         why = f": {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
         raise DatasetError(f"no image to predict{why}")
-    return Predictions(found.name, predictor.classes, tuple(paths), np.stack(rows), tuple(left_out))
+    return Predictions(found.name, predictor.classes, tuple(paths), _numbers(found, np.stack(rows)), tuple(left_out))
 
 
 def open_run(run: Run | str | Path, project: Project | None = None) -> Run:
@@ -241,10 +241,13 @@ def _classes_of(run: Run) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _head_of(run: Run) -> Head:
-    if not (run.folder / "head.npz").is_file():
-        raise RunError(f"{run.name}: keeps no model: only dense heads and whole networks can predict new images")
-    head = Head.load(run.folder)
+def _head_of(run: Run) -> TrainedHead:
+    if not (run.folder / HEAD_FILE).is_file():
+        raise RunError(
+            f"{run.name}: keeps no model: it has no {HEAD_FILE}, as classical heads that an earlier featcache trained",
+            "Train it once more with `featcache.fit_head(head=KIND, again=True)`",
+        )
+    head = load_head(run.folder)
     if head.classes != _classes_of(run):
         raise RunError(
             f"{run.folder}: head.npz knows the classes {', '.join(head.classes)}, config.json "
@@ -271,7 +274,14 @@ def _of_cache(run: Run, cache: Cache) -> Predictions:
     names = [
         path if view == 0 else f"{path} view {view}" for path, view in zip(rows["path"], rows["view"], strict=True)
     ]
-    return Predictions(run.name, head.classes, tuple(names), probabilities)
+    return Predictions(run.name, head.classes, tuple(names), _numbers(run, probabilities))
+
+
+def _numbers(run: Run, probabilities: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """The probabilities, if they are numbers: huge weights in a damaged model make NaN."""
+    if not np.isfinite(probabilities).all():
+        raise RunError(f"{run.name}: its probabilities are not finite: the model is damaged", "Train the run again")
+    return probabilities
 
 
 def _as_cache(source: Any) -> Cache | None:
@@ -304,7 +314,8 @@ def _of_project(source: Any) -> list[Item]:
         source = find_project(Path(source))
     if not isinstance(source, Project):
         return []
-    dataset = read_dataset(source.dataset_file, source.images_folder)
+    dataset = read_dataset(source.dataset_file, source.images)
+    source.images.refuse_missing(image.path for image in dataset.images)
     return [Item(_name(image.path, image.box), dataset.folder / image.path, box=image.box) for image in dataset.images]
 
 

@@ -27,7 +27,7 @@ def with_current_labels(project: Project, cache: Cache, *, progress: Progress = 
     if not is_own or ("dataset" not in project.settings.model_fields_set and not project.dataset_file.exists()):
         _note_unused(cache, before, progress)
         return cache
-    listed = {image.image_id: image for image in read_dataset(project.dataset_file, project.images_folder).images}
+    listed = {image.image_id: image for image in read_dataset(project.dataset_file, project.images).images}
     now = [_as_listed(image, listed) for image in before]
     changed = {new.image_id: old for old, new in zip(before, now, strict=True) if old != new}
     _note_unused(cache, now, progress)
