@@ -26,6 +26,7 @@ from featcache.extraction.opening import network_of
 from featcache.extraction.streaming import stream
 from featcache.images.inputs import items_of
 from featcache.prediction import _predict
+from featcache.prediction.opening import head_of
 from featcache.synthetic.drawing import write_cells
 
 MODEL, SIZE_PX = "mobilenetv2", 224
@@ -61,7 +62,7 @@ def main() -> None:
         memory = project.cache_folder
         _, opened = network_of(cache.recipe.space, cache.manifest.provenance, weights=None, memory=memory)
         engine = opened()
-        head = _predict._head_of(run)
+        head = head_of(run)
         rendering = _predict._Predictor(cache.recipe, head.classes, engine, head.probabilities_of).rendering(1)
         for _ in range(asked.rounds):
             shutil.rmtree(cache.folder)

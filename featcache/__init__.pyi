@@ -20,7 +20,12 @@ from .core import errors as errors
 from .core.project import Project as Project
 from .extraction import FeatureExtractor as FeatureExtractor
 from .heads import HeadClassifier as HeadClassifier
-from .prediction import Predictions as Predictions, predict as predict
+from .prediction import (
+    Attribution as Attribution,
+    Predictions as Predictions,
+    attribution as attribution,
+    predict as predict,
+)
 from .store import Cache as Cache
 from .training import Run as Run
 

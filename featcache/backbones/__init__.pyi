@@ -16,6 +16,7 @@ from .import_keras import (
     require_keras as require_keras,
     spread_over as spread_over,
 )
+from .last_map import at_last_map as at_last_map
 from .model_file import is_own_name as is_own_name
 from .network import (
     Cut as Cut,

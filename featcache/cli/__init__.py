@@ -41,6 +41,7 @@ SECTIONS = {
     },
     "Use": {
         "predict": "predict the class of new images with a trained run",
+        "attribution": "draw which places of an image speak for its class",
     },
     "Look": {
         "report": "write all runs as tables, figures and one HTML page",

@@ -10,6 +10,7 @@ from ._sweep import (
     spread as spread,
     sweep as sweep,
 )
+from .attribution import Attributed as Attributed, attribute as attribute, is_exact as is_exact
 from .choosing import candidates as candidates, choose_cache as choose_cache
 from .config import (
     PRESETS as PRESETS,
@@ -21,7 +22,7 @@ from .config import (
 from .distance_head import TrainedHead as TrainedHead, load_head as load_head
 from .estimator import HeadClassifier as HeadClassifier
 from .gram import accuracy_of as accuracy_of
-from .head import HEAD_FILE as HEAD_FILE, Head as Head
+from .head import HEAD_FILE as HEAD_FILE, Head as Head, refuse_other_space as refuse_other_space
 from .initializers import order as order
 from .kernel import KERNELS_SUFFIX as KERNELS_SUFFIX, kernels_folder as kernels_folder, unwanted as unwanted
 from .resume import interrupted as interrupted

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featcache.backbones import CALIBRATION_FILE, Engine, open_engine, whole_network
-from featcache.core.errors import DatasetError, ProjectError, RunError, UsageError
-from featcache.core.files import meant_by
+from featcache.core.errors import DatasetError, RunError, UsageError
 from featcache.core.offline import offline as without_network
 from featcache.core.progress import Progress
-from featcache.core.project import PROJECT_FILE, Project, find_project
+from featcache.core.project import Project
 from featcache.core.recipe import Recipe
 from featcache.core.shown import shown
-from featcache.datasets import read_dataset
 from featcache.extraction import Rendering, network_of, stream
-from featcache.heads import HEAD_FILE, TrainedHead, load_head
-from featcache.images import Item, items_of
-from featcache.store import RECIPE_FILE, Cache, open_cache
-from featcache.training import MODEL_FILE, Run, is_finished, list_runs
+from featcache.images import Item
+from featcache.prediction.opening import as_cache, classes_of, head_of, items_in, memory_of, open_run, recipe_of
+from featcache.store import Cache
+from featcache.training import MODEL_FILE, Run
 
 
 @dataclass(frozen=True)
@@ -126,11 +123,11 @@ def predict(
         raise UsageError(f"`tta={tta}`: expected a whole number of at least 1")
     found = open_run(run, project)
     with without_network(offline):
-        cache = _as_cache(source)
+        cache = as_cache(source)
         if cache is not None:
             return _of_cache(found, cache)
         predictor = _Predictor.of(found, weights, engine=engine, batch_rows=batch_rows, progress=progress)
-        items: Iterable[Item] = _items(source)
+        items: Iterable[Item] = items_in(source)
         total = len(items) if isinstance(items, list) else 0
         paths, rows, left_out = [], [], []
         with progress.stopping() as stopped, progress.begin(f"predicting by {found.name}", total) as advance:
@@ -155,25 +152,6 @@ def predict(
     return Predictions(found.name, predictor.classes, tuple(paths), _numbers(found, np.stack(rows)), tuple(left_out))
 
 
-def open_run(run: Run | str | Path, project: Project | None = None) -> Run:
-    """A run by its folder, or by its name, or how that begins, in a project. Raises RunError where there is none."""
-    if isinstance(run, Run):
-        return run
-    if is_finished(Path(run)):
-        return Run(Path(run))
-    try:
-        project = project or find_project(Path())
-    except ProjectError as error:
-        raise RunError(f"{run}: there is no such run ({error})") from error
-    there = [one.folder for one in list_runs(project.results_folder)]
-    name = str(run)
-    meant = meant_by(name, there)
-    if len(meant) != 1:
-        names = ", ".join(folder.name for folder in (meant or there)) or "none"
-        raise RunError(f"{name!r:.200}: {'several runs' if meant else 'no run'} of that name (there: {names})")
-    return Run(meant[0])
-
-
 @dataclass(frozen=True)
 class _Predictor:
     """Pixels to probabilities: an engine, and what is done with its output."""
@@ -193,8 +171,8 @@ class _Predictor:
         cls, run: Run, weights: str | None, *, engine: str, batch_rows: int | None, progress: Progress
     ) -> _Predictor:
         """The one of a run."""
-        recipe, classes = _recipe_of(run), _classes_of(run)
-        memory = _memory(run)
+        recipe, classes = recipe_of(run), classes_of(run)
+        memory = memory_of(run)
         with progress.begin("opening the network", 1) as advance:
             if (run.folder / MODEL_FILE).is_file():
                 calibration = memory / CALIBRATION_FILE if memory else None
@@ -211,7 +189,7 @@ class _Predictor:
                     lambda probabilities: probabilities,
                 )
             else:
-                head = _head_of(run)
+                head = head_of(run)
                 _, opened = network_of(
                     recipe.space,
                     {"weights": run.config.get("weights", "")},
@@ -227,48 +205,11 @@ class _Predictor:
         return made
 
 
-def _recipe_of(run: Run) -> Recipe:
-    try:
-        return Recipe.from_dict(run.config["recipe"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{run.folder}: config.json: its recipe cannot be read: {error}") from error
-
-
-def _classes_of(run: Run) -> tuple[str, ...]:
-    classes = run.config.get("classes")
-    if not isinstance(classes, list) or not classes or not all(isinstance(label, str) for label in classes):
-        raise RunError(f"{run.folder}: config.json: its classes cannot be read")
-    return tuple(classes)
-
-
-def _head_of(run: Run) -> TrainedHead:
-    if not (run.folder / HEAD_FILE).is_file():
-        raise RunError(
-            f"{run.name}: keeps no model: it has no {HEAD_FILE}, as classical heads that an earlier featcache trained",
-            "Train it once more with `featcache.fit_head(head=KIND, again=True)`",
-        )
-    head = load_head(run.folder)
-    if head.classes != _classes_of(run):
-        raise RunError(
-            f"{run.folder}: head.npz knows the classes {', '.join(head.classes)}, config.json "
-            f"{', '.join(_classes_of(run))}: one of the files was replaced",
-            "Train the run again",
-        )
-    return head
-
-
-def _memory(run: Run) -> Path | None:
-    """The folder that remembers networks: of the project that the run lies in."""
-    with suppress(ProjectError):
-        return find_project(run.folder.parent).cache_folder
-    return None
-
-
 def _of_cache(run: Run, cache: Cache) -> Predictions:
     """Of the rows that a cache holds."""
     if (run.folder / MODEL_FILE).is_file():
         raise UsageError(f"{run.name}: is a whole network, which takes images, not the features of {cache.name}")
-    head = _head_of(run)
+    head = head_of(run)
     probabilities = head.probabilities(cache)
     rows = cache.rows
     names = [
@@ -282,42 +223,3 @@ def _numbers(run: Run, probabilities: NDArray[np.floating[Any]]) -> NDArray[np.f
     if not np.isfinite(probabilities).all():
         raise RunError(f"{run.name}: its probabilities are not finite: the model is damaged", "Train the run again")
     return probabilities
-
-
-def _as_cache(source: Any) -> Cache | None:
-    if isinstance(source, Cache):
-        return source
-    if isinstance(source, (list, tuple)):
-        found = [cache for part in source if (cache := _as_cache(part)) is not None]
-        if found and len(source) > 1:
-            raise UsageError(f"{found[0].name}: is a cache: predict one cache at a time, or images")
-        return found[0] if found else None
-    if isinstance(source, (str, Path)) and (Path(source) / RECIPE_FILE).is_file():
-        return open_cache(source)
-    return None
-
-
-def _items(source: Any) -> list[Item] | Iterator[Item]:
-    """The images of a source; a list where their number is known without reading a generator."""
-    if isinstance(source, (str, Path, np.ndarray, Project)) or hasattr(source, "convert"):
-        parts = [source]
-    elif isinstance(source, Iterable) and isinstance(source, Sized):
-        parts = list(source)
-    else:
-        return items_of(source)
-    return list(items_of([item for part in parts for item in (_of_project(part) or [part])]))
-
-
-def _of_project(source: Any) -> list[Item]:
-    """The images and boxes of a project, or of its folder; none of anything else."""
-    if isinstance(source, (str, Path)) and (Path(source) / PROJECT_FILE).is_file():
-        source = find_project(Path(source))
-    if not isinstance(source, Project):
-        return []
-    dataset = read_dataset(source.dataset_file, source.images)
-    source.images.refuse_missing(image.path for image in dataset.images)
-    return [Item(_name(image.path, image.box), dataset.folder / image.path, box=image.box) for image in dataset.images]
-
-
-def _name(path: str, box: Any) -> str:
-    return path if box is None else f"{path} [{box.x_min}, {box.y_min}, {box.x_max}, {box.y_max}]"

@@ -56,6 +56,12 @@ class Run:
 
         return predict(self, source, **options)
 
+    def attribution(self, source: Any, **options: Any) -> Any:
+        """Which places of images speak for their class: `featcache.attribution` with this run."""
+        from featcache.prediction import attribution
+
+        return attribution(self, source, **options)
+
     def _repr_html_(self) -> str:
         """A table of the accuracy in each split, and the curves."""
         lines = "".join(

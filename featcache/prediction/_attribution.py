@@ -1,0 +1,259 @@
+"""attribution: which places of an image speak for a class."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from featcache.backbones import CALIBRATION_FILE, Engine, at_last_map, open_engine, whole_network
+from featcache.core.errors import DatasetError, RunError, UsageError
+from featcache.core.files import write_bytes
+from featcache.core.offline import offline as without_network
+from featcache.core.progress import Progress
+from featcache.core.project import Project
+from featcache.core.shown import shown
+from featcache.extraction import Rendering, network_of, stream
+from featcache.heads import Attributed, Head, TrainedHead, attribute, is_exact, refuse_other_space
+from featcache.images import Item
+from featcache.prediction.opening import as_cache, classes_of, head_of, items_in, memory_of, open_run, recipe_of
+from featcache.reporting import heatmap
+from featcache.store import Cache
+from featcache.training import MODEL_FILE, Run
+
+_ROWS = 64
+"""Of a cache, at a time."""
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What each place of some images adds to the logit of a class.
+
+    For every image, `logits == places.sum(axis=(1, 2)) + rest`.
+
+    Attributes
+    ----------
+    run : its name
+    paths : of each image; "image 17" of an array
+    labels : (n,), the class that is explained
+    logits : (n,), float64, of that class
+    places : (n, h, w), float64, one value for each place of the last feature map
+    rest : (n,), float64, what no place adds: the biases
+    exact : False of a head with a curved activation, whose difference from its gradient is in `rest`; and of a whole
+        network, since a place of its last feature map has seen more of the image than that place
+    left_out : (path, reason) of what could not be used
+    """
+
+    run: str
+    paths: tuple[str, ...]
+    labels: NDArray[np.str_]
+    logits: NDArray[np.float64]
+    places: NDArray[np.float64]
+    rest: NDArray[np.float64]
+    exact: bool
+    left_out: tuple[tuple[str, str], ...]
+    _picture: Callable[[int], NDArray[np.uint8]]
+
+    def heatmap(self, number: int) -> NDArray[np.uint8]:
+        """An image as the network got it, and beside it with its heatmap: ndarray (448, 896, 3), uint8, RGB.
+
+        Red places speak for the class, blue ones against it.
+
+        Raises UsageError for rows of a cache, which keeps no images.
+        """
+        return heatmap(self._picture(number), self.places[number])
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write the heatmap of every image as PNG into a folder. Returns their paths, in the order of the images."""
+        files = []
+        for number, (path, label) in enumerate(zip(self.paths, self.labels, strict=True)):
+            name = re.sub(r"[^\w.-]+", "_", f"{number + 1:04d}-{Path(path).stem:.80}-{label:.40}")
+            _, data = cv2.imencode(".png", cv2.cvtColor(self.heatmap(number), cv2.COLOR_RGB2BGR))
+            file = Path(folder) / f"{name}.png"
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_bytes(file, data.tobytes())
+            except OSError as error:
+                raise RunError(f"{file}: cannot be written: {error.strerror or error}") from error
+            files.append(file)
+        return files
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line an image: path, class, logit, rest."""
+        return pd.DataFrame({"path": self.paths, "class": self.labels, "logit": self.logits, "rest": self.rest})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as a value for JSON, with `places`: {run, exact, rows: [{path, class, logit, rest, places}]}."""
+        return {
+            "run": self.run,
+            "exact": self.exact,
+            "rows": [
+                {**row, "places": places.tolist()}
+                for row, places in zip(self.to_frame().to_dict("records"), self.places, strict=True)
+            ],
+            "left_out": [{"path": path, "reason": reason} for path, reason in self.left_out],
+        }
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def attribution(
+    run: Run | str | Path,
+    source: Any,
+    *,
+    label: str | None = None,
+    project: Project | None = None,
+    weights: str | None = None,
+    engine: str = "auto",
+    batch_rows: int | None = None,
+    offline: bool = False,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> Attribution:
+    """Which places of images speak for their class, and which against it.
+
+    A head on a feature map is linear around each image, so its logit is a sum over the places of the map. This is
+    exact, and costs one product. Of a whole network, the sum over its last feature map is an approximation.
+
+    Parameters
+    ----------
+    run : a run, its folder, or its name in the project
+    source : images as of `predict`; or a `Cache` or its folder, whose rows need no network
+    label : the class to explain; None for the most probable one of each image
+    project, weights, engine, batch_rows, offline, strict, progress : as of `predict`
+
+    Returns
+    -------
+    Attribution, in the order of the source: `places` (n, h, w), `rest` (n,), `save(folder)`
+
+    Raises
+    ------
+    HeadError : the features are pooled, the head goes by distances, or there is no such class
+    RunError, WeightsError, DatasetError : as of `predict`
+
+    Examples
+    --------
+    >>> import featcache as fc
+    >>> project = fc.init(per_class=8)
+    >>> run = fc.fit_head(fc.extract(project, "pixels", input_size_px=16), epochs=2)
+    >>> found = fc.attribution(run, "leukocytes/monocyte")
+    >>> found.places.shape
+    (8, 16, 16)
+    >>> abs(found.places.sum(axis=(1, 2)) + found.rest - found.logits).max() < 1e-4
+    True
+    """
+    progress = shown(progress)
+    found = open_run(run, project)
+    with without_network(offline):
+        cache = as_cache(source)
+        if cache is not None:
+            return _of_cache(found, cache, label)
+        with progress.begin("opening the network", 1) as advance:
+            head, opened = _opened(found, weights, engine=engine, batch_rows=batch_rows, progress=progress)
+            advance(1)
+        recipe = recipe_of(found)
+        rendering = Rendering(recipe.space.input_size_px, recipe.space.resize, recipe.augmentation)
+        items = items_in(source)
+        total = len(items) if isinstance(items, list) else 0
+        used: list[Item] = []
+        parts: list[Attributed] = []
+        left_out = []
+        dtype = np.dtype(recipe.space.dtype)
+        with progress.stopping() as stopped, progress.begin(f"explaining {found.name}", total) as advance:
+            for one in stream(items, opened, rendering=rendering, stopped=stopped):
+                advance(1)
+                if one.values is not None:
+                    used.append(one.item)
+                    parts.append(attribute(head, one.values.astype(dtype, copy=False), name=found.name, label=label))
+                    continue
+                left_out.append((one.item.name, one.problem))
+                if strict:
+                    raise DatasetError(f"{one.item.name}: {one.problem}")
+    if not used:
+        why = f": {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
+        raise DatasetError(f"no image to explain{why}")
+
+    def picture(number: int) -> NDArray[np.uint8]:
+        views = rendering(used[number])
+        if isinstance(views, str):
+            raise DatasetError(f"{used[number].name}: {views}")
+        return views[0]
+
+    return _joined(found, head, tuple(item.name for item in used), parts, picture, tuple(left_out))
+
+
+def _of_cache(run: Run, cache: Cache, label: str | None) -> Attribution:
+    """Of the rows that a cache holds."""
+    if (run.folder / MODEL_FILE).is_file():
+        raise UsageError(f"{run.name}: is a whole network, which takes images, not the features of {cache.name}")
+    head = head_of(run)
+    refuse_other_space(cache, head.space)
+
+    def picture(number: int) -> NDArray[np.uint8]:
+        raise UsageError(f"{cache.name}: a cache keeps no images", "Give the images themselves")
+
+    n_rows = len(cache.features)
+    parts = [
+        attribute(head, np.asarray(cache.features[start : start + _ROWS]), name=run.name, label=label)
+        for start in range(0, n_rows, _ROWS)
+    ]
+    rows = zip(cache.rows["path"], cache.rows["view"], strict=True)
+    names = tuple(path if view == 0 else f"{path} view {view}" for path, view in rows)
+    return _joined(run, head, names, parts, picture, ())
+
+
+def _opened(
+    run: Run, weights: str | None, *, engine: str, batch_rows: int | None, progress: Progress
+) -> tuple[TrainedHead, Engine]:
+    """The head of a run, or the top of its whole network, and what computes the feature maps that it takes."""
+    memory = memory_of(run)
+    if (run.folder / MODEL_FILE).is_file():
+        network, top = at_last_map(whole_network(run.folder / MODEL_FILE))
+        shape = network.cuts[0].feature_shape
+        head = Head(shape, top.scale, top.layers, 0.0, classes_of(run), activation=top.activation)
+        calibration = memory / CALIBRATION_FILE if memory else None
+        opened = open_engine(network, engine, batch_rows=batch_rows, memory=calibration, on_event=progress.note)
+        return head, opened
+    recipe = recipe_of(run)
+    _, open_network = network_of(
+        recipe.space,
+        {"weights": run.config.get("weights", "")},
+        weights=weights,
+        memory=memory,
+        engine=engine,
+        batch_rows=batch_rows,
+        progress=progress,
+    )
+    return head_of(run), open_network()
+
+
+def _joined(
+    run: Run,
+    head: TrainedHead,
+    paths: tuple[str, ...],
+    parts: list[Attributed],
+    picture: Callable[[int], NDArray[np.uint8]],
+    left_out: tuple[tuple[str, str], ...],
+) -> Attribution:
+    def joined(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    return Attribution(
+        run=run.name,
+        paths=paths,
+        labels=np.array(head.classes, dtype=str)[joined("numbers")],
+        logits=joined("logits"),
+        places=joined("places"),
+        rest=joined("rest"),
+        exact=is_exact(head) and not (run.folder / MODEL_FILE).is_file(),
+        left_out=left_out,
+        _picture=picture,
+    )

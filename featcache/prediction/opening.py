@@ -1,0 +1,119 @@
+"""What a prediction needs of a run and of what is given to it: the head, the recipe, the images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featcache.core.errors import ProjectError, RunError, UsageError
+from featcache.core.files import meant_by
+from featcache.core.project import PROJECT_FILE, Project, find_project
+from featcache.core.recipe import Recipe
+from featcache.datasets import read_dataset
+from featcache.heads import HEAD_FILE, TrainedHead, load_head
+from featcache.images import Item, items_of
+from featcache.store import RECIPE_FILE, Cache, open_cache
+from featcache.training import Run, is_finished, list_runs
+
+
+def open_run(run: Run | str | Path, project: Project | None = None) -> Run:
+    """A run by its folder, or by its name, or how that begins, in a project. Raises RunError where there is none."""
+    if isinstance(run, Run):
+        return run
+    if is_finished(Path(run)):
+        return Run(Path(run))
+    try:
+        project = project or find_project(Path())
+    except ProjectError as error:
+        raise RunError(f"{run}: there is no such run ({error})") from error
+    there = [one.folder for one in list_runs(project.results_folder)]
+    name = str(run)
+    meant = meant_by(name, there)
+    if len(meant) != 1:
+        names = ", ".join(folder.name for folder in (meant or there)) or "none"
+        raise RunError(f"{name!r:.200}: {'several runs' if meant else 'no run'} of that name (there: {names})")
+    return Run(meant[0])
+
+
+def recipe_of(run: Run) -> Recipe:
+    """The recipe of the features that a run was trained on. Raises RunError where config.json has none."""
+    try:
+        return Recipe.from_dict(run.config["recipe"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{run.folder}: config.json: its recipe cannot be read: {error}") from error
+
+
+def classes_of(run: Run) -> tuple[str, ...]:
+    """The classes of a run, in the order of its outputs. Raises RunError where config.json has none."""
+    classes = run.config.get("classes")
+    if not isinstance(classes, list) or not classes or not all(isinstance(label, str) for label in classes):
+        raise RunError(f"{run.folder}: config.json: its classes cannot be read")
+    return tuple(classes)
+
+
+def head_of(run: Run) -> TrainedHead:
+    """The head of a run. Raises RunError where it kept none, or one of other classes."""
+    if not (run.folder / HEAD_FILE).is_file():
+        raise RunError(
+            f"{run.name}: keeps no model: it has no {HEAD_FILE}, as classical heads that an earlier featcache trained",
+            "Train it once more with `featcache.fit_head(head=KIND, again=True)`",
+        )
+    head = load_head(run.folder)
+    if head.classes != classes_of(run):
+        raise RunError(
+            f"{run.folder}: head.npz knows the classes {', '.join(head.classes)}, config.json "
+            f"{', '.join(classes_of(run))}: one of the files was replaced",
+            "Train the run again",
+        )
+    return head
+
+
+def memory_of(run: Run) -> Path | None:
+    """The folder that remembers networks: of the project that the run lies in."""
+    with suppress(ProjectError):
+        return find_project(run.folder.parent).cache_folder
+    return None
+
+
+def as_cache(source: Any) -> Cache | None:
+    """The cache that a source is, itself or by its folder; None of anything else."""
+    if isinstance(source, Cache):
+        return source
+    if isinstance(source, (list, tuple)):
+        found = [cache for part in source if (cache := as_cache(part)) is not None]
+        if found and len(source) > 1:
+            raise UsageError(f"{found[0].name}: is a cache: predict one cache at a time, or images")
+        return found[0] if found else None
+    if isinstance(source, (str, Path)) and (Path(source) / RECIPE_FILE).is_file():
+        return open_cache(source)
+    return None
+
+
+def items_in(source: Any) -> list[Item] | Iterator[Item]:
+    """The images of a source; a list where their number is known without reading a generator."""
+    if isinstance(source, (str, Path, np.ndarray, Project)) or hasattr(source, "convert"):
+        parts = [source]
+    elif isinstance(source, Iterable) and isinstance(source, Sized):
+        parts = list(source)
+    else:
+        return items_of(source)
+    return list(items_of([item for part in parts for item in (_of_project(part) or [part])]))
+
+
+def _of_project(source: Any) -> list[Item]:
+    """The images and boxes of a project, or of its folder; none of anything else."""
+    if isinstance(source, (str, Path)) and (Path(source) / PROJECT_FILE).is_file():
+        source = find_project(Path(source))
+    if not isinstance(source, Project):
+        return []
+    dataset = read_dataset(source.dataset_file, source.images)
+    source.images.refuse_missing(image.path for image in dataset.images)
+    return [Item(_name(image.path, image.box), dataset.folder / image.path, box=image.box) for image in dataset.images]
+
+
+def _name(path: str, box: Any) -> str:
+    return path if box is None else f"{path} [{box.x_min}, {box.y_min}, {box.x_max}, {box.y_max}]"
