@@ -85,6 +85,8 @@ class Setting:
             kind = get_args(kind)[0]
         if get_origin(kind) in (tuple, Sequence):
             return f"a {'tuple' if get_origin(kind) is tuple else 'list'}, each {self._in_words(get_args(kind)[0])}"
+        if get_origin(kind) is dict:
+            return "a table"
         if get_origin(kind) is Literal:
             return " or ".join(get_args(kind))
         if kind not in (int, float):

@@ -132,12 +132,12 @@ TrainedHead = Head | DistanceHead
 def write_rows(folder: Path, cache: Cache, *, numbers: NDArray[np.intp]) -> NDArray[np.float32]:
     """Write rows of a cache into rows.npy, streamed, and open them: (n, D), float32, on the disk."""
     path = folder / ROWS_FILE
-    with beside(path) as partial:
-        shape = (len(numbers), products.width(cache.features))
-        rows = np.lib.format.open_memmap(partial, "w+", np.dtype(np.float32), shape)
-        for place, block in products.blocks(cache.features, numbers, dtype=np.float32):
-            rows[place] = block
-        rows.flush()
+    shape = (len(numbers), products.width(cache.features))
+    with beside(path) as partial, partial.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for _, block in products.blocks(cache.features, numbers, dtype="<f4"):
+            file.write(block.tobytes())
     return open_npy(path)
 
 
