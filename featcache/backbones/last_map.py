@@ -54,7 +54,7 @@ def at_last_map(network: Network) -> tuple[Network, Top]:
             activation = activation if name in ("linear", "softmax") else name
         elif not isinstance(layer, (keras.layers.Flatten, keras.layers.Dropout, keras.layers.Softmax)):
             raise BackboneError(f"{cut.space.backbone}: layer {layer.name} is not one that a top is known to have")
-    features = keras.Model(model.inputs, feature_map)
+    features = keras.Model(model.inputs[0], feature_map)
     at = replace(cut, space=replace(cut.space, layer=model.layers[last].name), feature_shape=shape)
     return Network(features, (at,)), Top(layers, scale, activation)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.backbones import own_models, registry, weights
 from featcache.backbones.cuts import CutLayer, check_pooling, check_precision, cut, last_feature_map, layers_of
-from featcache.backbones.import_keras import require_keras
+from featcache.backbones.import_keras import import_keras, require_keras
 from featcache.backbones.own_models import one_line
 from featcache.backbones.preprocess import check_mode
 from featcache.backbones.spec import NetworkSpec
@@ -153,7 +153,8 @@ def whole_network(path: Path) -> Network:
     """
     own = own_models.open_own(str(path), None, unsafe=False)
     shape = tuple(int(n) for n in own.model.output_shape[1:])
-    return Network(own.model, (Cut(_space_of(own, own.model.layers[-1].name, "none"), own.weights, shape),))
+    model = import_keras().Model(own.model.inputs[0], own.model.outputs[0])  # of one tensor, not of a list of one
+    return Network(model, (Cut(_space_of(own, own.model.layers[-1].name, "none"), own.weights, shape),))
 
 
 def _space_of(own: own_models.OwnModel, layer: str, preprocessing: str) -> FeatureSpace:

@@ -82,7 +82,7 @@ class Classifier:
         """The same with probabilities as its output, of Keras' own layers alone."""
         keras = import_keras()
         softmax = keras.layers.Softmax(name="probabilities", dtype="float32")
-        return keras.Model(self.model.inputs, softmax(self.model.outputs[0]), name="classifier")
+        return keras.Model(self.model.inputs[0], softmax(self.model.outputs[0]), name="classifier")
 
     def frozen_digest(self, n_trained: int) -> str:
         """Digest of every weight of the backbone that such a training leaves alone, statistics included."""

@@ -160,13 +160,13 @@ def attribution(
             head, opened = _opened(found, weights, engine=engine, batch_rows=batch_rows, progress=progress)
             advance(1)
         recipe = recipe_of(found)
+        dtype = np.dtype(np.float32 if _is_whole(found) else recipe.space.dtype)
         rendering = Rendering(recipe.space.input_size_px, recipe.space.resize, recipe.augmentation)
         items = items_in(source)
         total = len(items) if isinstance(items, list) else 0
         used: list[Item] = []
         parts: list[Attributed] = []
         left_out = []
-        dtype = np.dtype(recipe.space.dtype)
         with progress.stopping() as stopped, progress.begin(f"explaining {found.name}", total) as advance:
             for one in stream(items, opened, rendering=rendering, stopped=stopped):
                 advance(1)
@@ -192,7 +192,7 @@ def attribution(
 
 def _of_cache(run: Run, cache: Cache, label: str | None) -> Attribution:
     """Of the rows that a cache holds."""
-    if (run.folder / MODEL_FILE).is_file():
+    if _is_whole(run):
         raise UsageError(f"{run.name}: is a whole network, which takes images, not the features of {cache.name}")
     head = head_of(run)
     refuse_other_space(cache, head.space)
@@ -215,7 +215,7 @@ def _opened(
 ) -> tuple[TrainedHead, Engine]:
     """The head of a run, or the top of its whole network, and what computes the feature maps that it takes."""
     memory = memory_of(run)
-    if (run.folder / MODEL_FILE).is_file():
+    if _is_whole(run):
         network, top = at_last_map(whole_network(run.folder / MODEL_FILE))
         shape = network.cuts[0].feature_shape
         head = Head(shape, top.scale, top.layers, 0.0, classes_of(run), activation=top.activation)
@@ -253,7 +253,12 @@ def _joined(
         logits=joined("logits"),
         places=joined("places"),
         rest=joined("rest"),
-        exact=is_exact(head) and not (run.folder / MODEL_FILE).is_file(),
+        exact=is_exact(head) and not _is_whole(run),
         left_out=left_out,
         _picture=picture,
     )
+
+
+def _is_whole(run: Run) -> bool:
+    """Whether a run is a whole network, and no head on features."""
+    return (run.folder / MODEL_FILE).is_file()
