@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import json
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from faults import Shops, make_cells
 from servers import S3, s3_server
+from workshop import Worker, Workshop
 
 from featcache.backbones import remembered as known
 from featcache.backbones.engines.calibrate import key_of, recall
@@ -101,12 +104,47 @@ class Ran:
 Run = Callable[..., Ran]
 
 
+def start_command(*args: str, cwd: Path, program: str = warm.MAIN) -> Worker:
+    """`featcache` in a process of its own that begins at once: what it imports is there (see warm.py).
+
+    program : Python in place of its entry point
+    """
+    assert _imports_alike(), "what is imported depends on this environment: start the installed command"
+    return _warm().start("command", *args, cwd=cwd, environment=dict(os.environ), program=program)
+
+
 def run_command(*args: str, cwd: Path, env: Mapping[str, str] | None = None, check: bool = False) -> Ran:
-    """The installed `featcache` in a process of its own."""
-    environment = {**os.environ, **(env or {})}
-    done = subprocess.run([FEATCACHE, *args], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    assert not check or done.returncode == 0, done.stderr
-    return Ran(done.returncode, done.stdout, done.stderr)
+    """`featcache` in a process of its own; the installed one, from its start, in an environment that is another."""
+    if env or not _imports_alike():
+        environment = {**os.environ, **(env or {})}
+        done = subprocess.run([FEATCACHE, *args], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+        ran = Ran(done.returncode, done.stdout, done.stderr)
+    else:
+        ended = start_command(*args, cwd=cwd).wait(600)
+        ran = Ran(ended.code, ended.out, ended.err)
+    assert not check or ran.code == 0, ran.err
+    return ran
+
+
+@functools.cache
+def _warm() -> Workshop:
+    """The process that has imported everything; it ends with this one."""
+    folder = tempfile.TemporaryDirectory(prefix="featcache-warm-")
+    shop = Workshop([warm.__file__], Path(folder.name))
+    atexit.register(folder.cleanup)
+    atexit.register(shop.close)
+    return shop
+
+
+def _imports_alike() -> bool:
+    """Whether the environment says of imports what it said at the start."""
+    return all(os.environ.get(name) == value for name, value in _SAYS_OF_IMPORTS.items())
+
+
+_SAYS_OF_IMPORTS = {
+    name: os.environ.get(name)
+    for name in ("HOME", "KERAS_HOME", "MPLCONFIGDIR", "OMP_NUM_THREADS", "PYTHONPATH", "PYTHONWARNINGS")
+}
 
 
 def without_networks(folder: Path) -> dict[str, str]:

@@ -10,19 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import (
-    MODEL,
-    Ended,
-    Shops,
-    Workshop,
-    contents,
-    make_project,
-    only_cache,
-    remount,
-    rows_recorded,
-    same,
-    small_disk,
-)
+from faults import MODEL, Shops, contents, make_project, only_cache, remount, rows_recorded, same, small_disk
+from workshop import Ended, Workshop
 
 from featcache.core.errors import CacheNotFoundError
 from featcache.store._verify import verify
