@@ -8,6 +8,7 @@ folder, environment and output, for any signal.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gc
 import json
@@ -159,24 +160,31 @@ def _waited_for(pid: int, within_s: float) -> int | None:
 def _work(
     functions: Mapping[str, Callable[..., Any]], work: str, said: str, arguments: Sequence[Any], options: dict[str, Any]
 ) -> None:
-    """Do it. Where it ends well, Python's own end, which takes longer than the work, is left out, but for `neat`."""
-    neat = options.pop("neat", work == "command")
+    """Do it, and end as Python does; all of that where `neat` is asked for, else see `_end`."""
+    neat = options.pop("neat", False)
     for number, name in ((0, os.devnull), (1, f"{said}.out"), (2, f"{said}.err")):
         handle = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
         os.dup2(handle, number)
         os.close(handle)
     answer = os.open(f"{said}.value", os.O_WRONLY | os.O_CREAT, 0o666)
-    write = os.write
+    write, code = os.write, 0
     try:
         try:
             value = functions[work](*arguments, **options)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    except SystemExit as end:
+        value, code = None, int(end.code or 0)
     except FeatcacheError as error:
-        write(answer, json.dumps({"error": type(error).__name__, "message": str(error)}).encode())
-        sys.exit(1)
+        value, code = {"error": type(error).__name__, "message": str(error)}, 1
     write(answer, json.dumps(value).encode())
-    if not neat:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+    sys.exit(code) if neat else _end(code)
+
+
+def _end(code: int) -> None:
+    """End as Python does, but for taking modules and C libraries apart, which takes longer than most work."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
