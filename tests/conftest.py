@@ -43,20 +43,32 @@ for _face in Path(__file__).parent.parent.glob("featcache/*/__init__.pyi"):
     for _name in _package.__all__:
         getattr(_package, _name)  # a face keeps what it has loaded once: never something that a test has put there
 LONG = (
-    "test_cli_scratch",
-    "test_base_installation",
     "test_docs",
     "test_backbones_golden",
-    "test_backbones_registry",
     "test_heads_resume",
+    "test_backbones_registry",
+    "test_faults_damage",
+    "test_scratch_study",
+    "test_backbones_weights",
+    "test_scratch_training",
     "test_cli_signals",
+    "test_base_installation",
+    "test_faults_disk",
+    "test_cli_scratch",
+    "test_no_call_home",
+    "test_cli_caches",
+    "test_store_hostile",
+    "test_heads_primal",
+    "test_faults_together",
+    "test_faults_crash",
+    "test_faults_signals",
+    "test_faults_growth",
+    "test_scratch_backends",
     "test_share_faults",
     "test_cli_share",
-    "test_cli_caches",
-    "test_no_call_home",
-    "test_store_hostile",
+    "test_notebook",
 )
-"""Files that take minutes. They begin first, so that at the end no process waits for another one's long file."""
+"""Files that take a minute or more, the longest first: so that at the end no process waits for another's long file."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
