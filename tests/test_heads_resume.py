@@ -53,7 +53,7 @@ ALL = [(name, config, "gram") for name, config in CONFIGS.items()]
 ALL += [(name, config, "primal") for name, config in PRIMAL.items()]
 KILLS, KILLED_EPOCHS, PAUSE_S = 10, 80, 0.01
 PRIMAL_KILLS, PRIMAL_EPOCHS = 5, 40
-STEPS = 36
+STEPS = 48
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,9 @@ def cache(quick: Path) -> Cache:
 
 @pytest.fixture
 def results(quick: Path, tmp_path: Path) -> Path:
-    return quick / "resume-results" / tmp_path.name
+    folder = quick / "resume-results"
+    folder.mkdir(exist_ok=True)
+    return folder / tmp_path.name
 
 
 @pytest.fixture(autouse=True)
