@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import json
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from faults import Shops, make_cells
 from servers import S3, s3_server
+from workshop import Worker, Workshop
 
 from featcache.backbones import remembered as known
 from featcache.backbones.engines.calibrate import key_of, recall
@@ -41,20 +44,32 @@ for _face in Path(__file__).parent.parent.glob("featcache/*/__init__.pyi"):
     for _name in _package.__all__:
         getattr(_package, _name)  # a face keeps what it has loaded once: never something that a test has put there
 LONG = (
-    "test_cli_scratch",
-    "test_base_installation",
     "test_docs",
     "test_backbones_golden",
-    "test_backbones_registry",
     "test_heads_resume",
+    "test_backbones_registry",
+    "test_faults_damage",
+    "test_scratch_study",
+    "test_backbones_weights",
+    "test_scratch_training",
     "test_cli_signals",
+    "test_base_installation",
+    "test_faults_disk",
+    "test_cli_scratch",
+    "test_no_call_home",
+    "test_cli_caches",
+    "test_store_hostile",
+    "test_heads_primal",
+    "test_faults_together",
+    "test_faults_crash",
+    "test_faults_signals",
+    "test_faults_growth",
+    "test_scratch_backends",
     "test_share_faults",
     "test_cli_share",
-    "test_cli_caches",
-    "test_no_call_home",
-    "test_store_hostile",
+    "test_notebook",
 )
-"""Files that take minutes. They begin first, so that at the end no process waits for another one's long file."""
+"""Files that take a minute or more, the longest first: so that at the end no process waits for another's long file."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -102,12 +117,47 @@ class Ran:
 Run = Callable[..., Ran]
 
 
+def start_command(*args: str, cwd: Path, program: str = warm.MAIN) -> Worker:
+    """`featcache` in a process of its own that begins at once: what it imports is there (see warm.py).
+
+    program : Python in place of its entry point
+    """
+    assert _imports_alike(), "what is imported depends on this environment: start the installed command"
+    return _warm().start("command", *args, cwd=cwd, environment=dict(os.environ), program=program)
+
+
 def run_command(*args: str, cwd: Path, env: Mapping[str, str] | None = None, check: bool = False) -> Ran:
-    """The installed `featcache` in a process of its own."""
-    environment = {**os.environ, **(env or {})}
-    done = subprocess.run([FEATCACHE, *args], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    assert not check or done.returncode == 0, done.stderr
-    return Ran(done.returncode, done.stdout, done.stderr)
+    """`featcache` in a process of its own; the installed one, from its start, in an environment that is another."""
+    if env or not _imports_alike():
+        environment = {**os.environ, **(env or {})}
+        done = subprocess.run([FEATCACHE, *args], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+        ran = Ran(done.returncode, done.stdout, done.stderr)
+    else:
+        ended = start_command(*args, cwd=cwd).wait(600)
+        ran = Ran(ended.code, ended.out, ended.err)
+    assert not check or ran.code == 0, ran.err
+    return ran
+
+
+@functools.cache
+def _warm() -> Workshop:
+    """The process that has imported everything; it ends with this one."""
+    folder = tempfile.TemporaryDirectory(prefix="featcache-warm-")
+    shop = Workshop([warm.__file__], Path(folder.name))
+    atexit.register(folder.cleanup)
+    atexit.register(shop.close)
+    return shop
+
+
+def _imports_alike() -> bool:
+    """Whether the environment says of imports what it said at the start."""
+    return all(os.environ.get(name) == value for name, value in _SAYS_OF_IMPORTS.items())
+
+
+_SAYS_OF_IMPORTS = {
+    name: os.environ.get(name)
+    for name in ("HOME", "KERAS_HOME", "MPLCONFIGDIR", "OMP_NUM_THREADS", "PYTHONPATH", "PYTHONWARNINGS")
+}
 
 
 def without_networks(folder: Path) -> dict[str, str]:

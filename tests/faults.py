@@ -1,14 +1,9 @@
-"""What the tests of faults share: workers forked from a warm process, a cheap engine, and ways to break things.
-
-`python faults.py` is that process. It never uses what it has imported, so that it has no threads when it forks, and a
-worker is there in a few milliseconds. Each worker runs one of the functions named in `WORK`.
-"""
+"""What the tests of faults share: a cheap engine, ways to break things, and workers (`workshop.py`) that do `WORK`."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import gc
 import hashlib
 import io
 import json
@@ -17,20 +12,19 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from watching import Watching
+from workshop import TOO_LONG_S, Workshop, serve
 
 import featcache.core.leases
 import featcache.extraction._extract
@@ -47,13 +41,13 @@ import featcache.store.hdf5_store
 import featcache.store.layout
 import featcache.store.zarr_store
 import featcache.training.checkpoint
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import Cut
 from featcache.cli import (
     extract as _extract_command,  # noqa: F401
     main,
     verify as _verify_command,  # noqa: F401
 )
-from featcache.core.errors import FeatcacheError
 from featcache.core.files import sha256_file
 from featcache.core.recipe import FeatureSpace, Recipe, WeightsSource
 from featcache.datasets.manifest import SPLITS, Dataset, LabelledImage
@@ -81,8 +75,6 @@ FORMATS = ("zarr", "hdf5")
 SIZE_PX = 32
 ROWS_PER_SHARD = 16
 RECIPE = Recipe(FeatureSpace("tiny", "last", SIZE_PX, "none", "none", "0" * 64))
-TOO_LONG_S = 60.0
-"""Nothing here takes a tenth of that; a worker that does is stuck."""
 
 
 # The cheap engine, and what it is given
@@ -605,100 +597,13 @@ def lines(log: Path) -> list[str]:
     return log.read_text().splitlines() if log.exists() else []
 
 
-# The warm process
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a worker ended: its exit status (a signal is negative), what it returned, what it printed."""
-
-    code: int
-    value: Any
-    out: str
-    err: str
-
-    @property
-    def returned(self) -> Any:
-        """What it returned, if it did and was quiet."""
-        assert (self.code, self.out, self.err) == (0, "", ""), self
-        return self.value
-
-
-class Worker:
-    """One worker of a `Workshop`."""
-
-    def __init__(self, shop: Workshop, pid: int, said: Path) -> None:
-        self._shop, self.pid, self._said = shop, pid, said
-        self._code: int | None = None
-
-    def send(self, number: int) -> None:
-        """Send it a signal. It is not waited for yet, so the number is its own even if it has ended."""
-        os.kill(self.pid, number)
-
-    def ended(self, within_s: float = 0.0) -> bool:
-        """Whether it has ended, or does in that time."""
-        if self._code is None:
-            self._code = self._shop.ask({"wait": self.pid, "within_s": within_s})
-        return self._code is not None
-
-    def wait(self, within_s: float = TOO_LONG_S) -> Ended:
-        """Its end. It is killed where it takes longer."""
-        if not self.ended(within_s):
-            self.send(signal.SIGCONT)
-            self.send(signal.SIGKILL)
-            self.ended(TOO_LONG_S)
-            raise AssertionError(f"still at work after {within_s} s: {self._read('err')}")
-        value = self._read("value")
-        assert self._code is not None
-        return Ended(self._code, json.loads(value) if value else None, self._read("out"), self._read("err"))
-
-    def _read(self, what: str) -> str:
-        file = self._said.with_suffix(f".{what}")
-        return file.read_text() if file.exists() else ""
-
-
-class Workshop:
-    """The warm process. Use it from one thread at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self._process = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "error"},
-        )
-
-    def ask(self, question: dict[str, Any]) -> Any:
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
-
-    def start(self, work: str, *arguments: Any, **options: Any) -> Worker:
-        """Begin one of WORK. Paths are given as they are."""
-        said = self._folder / uuid.uuid4().hex
-        question = json.loads(json.dumps({"arguments": arguments, "options": options}, default=str))
-        pid = self.ask({"work": work, "said": str(said), **question})
-        return Worker(self, pid, said)
-
-    def run(self, work: str, *arguments: Any, **options: Any) -> Ended:
-        """Do one of WORK to its end. With `neat`, that is the end of a whole interpreter."""
-        return self.start(work, *arguments, **options).wait()
-
-    def close(self) -> None:
-        self._process.communicate()
-
-
 class Shops:
-    """Two warm processes, for trials that can be made at the same time."""
+    """Two warm processes, for trials that can be made at the same time. keras : import it, too"""
 
-    def __init__(self, folder: Path) -> None:
-        self.both = [Workshop(folder / name) for name in ("a", "b")]
+    def __init__(self, folder: Path, keras: bool = False) -> None:
+        quiet = {"OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+        command = (__file__, *(["keras"] if keras else []))
+        self.both = [Workshop(command, folder / name, quiet) for name in ("a", "b")]
 
     def each(self, trial: Callable[[Workshop, Any], Any], items: Sequence[Any]) -> list[Any]:
         """trial(shop, item) for every item, two at a time."""
@@ -723,58 +628,7 @@ class Shops:
             shop.close()
 
 
-def _serve() -> Callable[[], Any] | None:
-    """Answer questions. Returns what a worker has to do, in the worker."""
-    while question := sys.stdin.readline():
-        asked = json.loads(question)
-        if "wait" in asked:
-            answer = _waited_for(asked["wait"], asked["within_s"])
-        else:
-            answer = os.fork()
-            if not answer:
-                return functools.partial(_work, **asked)
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
-    return None
-
-
-def _waited_for(pid: int, within_s: float) -> int | None:
-    end = time.monotonic() + within_s
-    while True:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > end:
-            return None
-        time.sleep(0.002)
-
-
-def _work(work: str, said: str, arguments: Sequence[Any], options: dict[str, Any]) -> None:
-    """Do it. Where it ends well, Python's own end, which takes longer than the work, is left out, but for `neat`."""
-    neat = options.pop("neat", work == "command")
-    for number, name in ((0, os.devnull), (1, f"{said}.out"), (2, f"{said}.err")):
-        handle = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
-        os.dup2(handle, number)
-        os.close(handle)
-    answer = os.open(f"{said}.value", os.O_WRONLY | os.O_CREAT, 0o666)
-    write = os.write
-    try:
-        try:
-            value = WORK[work](*arguments, **options)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    except FeatcacheError as error:
-        write(answer, json.dumps({"error": type(error).__name__, "message": str(error)}).encode())
-        sys.exit(1)
-    write(answer, json.dumps(value).encode())
-    if not neat:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
-
-
 if __name__ == "__main__":
-    gc.freeze()
-    task = _serve()
-    if task:
-        task()
+    if "keras" in sys.argv:
+        import_keras()
+    serve(WORK)

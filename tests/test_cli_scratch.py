@@ -8,15 +8,13 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Ran, Run, run_command
+from conftest import Ran, Run, run_command, start_command
 
 from featcache.backbones.import_keras import import_keras
 
@@ -189,33 +187,30 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(cells: Path, own: 
     """SIGKILL some checkpoints on, in deterministic mode; the weights are those of a training left alone."""
     length = ("--epochs", str(6 * KILLS), "--warmup", "2")
     shape = (*length, "--views", "2", "--deterministic", "--augment", "live", "--batch", "8")
-    command = (sys.executable, "-c", OFTEN, *SCRATCH, *shape)
     whole = run_command(*SCRATCH, *shape, "--json", cwd=cells, check=True).value
     rng = random.Random(0)
     kills = 0
     while kills < KILLS:
-        with subprocess.Popen(
-            command, cwd=own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        ) as process:
-            for _ in range(rng.randrange(12, 30)):  # an epoch has about ten
-                before = stamp(own)
-                while process.poll() is None and stamp(own) == before:
-                    time.sleep(0.005)
-            time.sleep(rng.uniform(0, 0.05))
-            process.kill()
-            said = process.communicate()[1]
-        assert process.returncode in (0, -signal.SIGKILL), said
-        if process.returncode == 0:
+        worker = start_command(*SCRATCH, *shape, cwd=own, program=OFTEN)
+        for _ in range(rng.randrange(12, 30)):  # an epoch has about ten
+            before = stamp(own)
+            while not worker.ended() and stamp(own) == before:
+                time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.05))
+        worker.send(signal.SIGKILL)
+        ended = worker.wait()
+        assert ended.code in (0, -signal.SIGKILL), ended
+        if ended.code == 0:
             break
         kills += 1
     assert kills == KILLS
-    ended = run_command(*SCRATCH, *shape, "--json", cwd=own, check=True).value
-    assert ended["resumed_at"] > 0
+    done = run_command(*SCRATCH, *shape, "--json", cwd=own, check=True).value
+    assert done["resumed_at"] > 0
     load = import_keras().saving.load_model
-    first, second = (load(Path(value["path"]) / "model.keras") for value in (whole, ended))
+    first, second = (load(Path(value["path"]) / "model.keras") for value in (whole, done))
     for one, other in zip(first.weights, second.weights, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
-    assert (whole["run"], whole["test"]) == (ended["run"], ended["test"])
+    assert (whole["run"], whole["test"]) == (done["run"], done["test"])
     assert [path.name for path in (own / "results").iterdir() if path.name.startswith(".")] == []
 
 

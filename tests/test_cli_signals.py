@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import FEATCACHE, Made, Ran, Run, contents, run_command
+from conftest import FEATCACHE, Made, Ran, Run, contents, run_command, start_command
+from workshop import Worker
 
 from featcache.backbones.remembered import KNOWN_FILE, identify
 from featcache.backbones.spec import NetworkSpec
@@ -30,15 +31,11 @@ N_SHARDS = -(-ROWS // SHARD)
 LONG = ("extract", "--model", "mobilenetv2", "--weights", "random", "--input-size", "32", "--train-rows", "1280")
 
 
-def start(*args: str | Path, cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(args, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_until(happened: Callable[[], bool], *processes: subprocess.Popen[str]) -> None:
+def wait_until(happened: Callable[[], bool], worker: Worker) -> None:
     end = time.monotonic() + 120
     while not happened():
         assert time.monotonic() < end
-        assert all(process.poll() is None for process in processes)
+        assert not worker.ended(), worker.wait()
         time.sleep(0.005)
 
 
@@ -51,12 +48,11 @@ def ledger_lines(project: Path) -> int:
     return sum(file.read_text().count("\n") for file in (project / "cache").glob("*/ledger.jsonl"))
 
 
-def message(process: subprocess.Popen[str], *before: str) -> str:
+def message(worker: Worker, *before: str) -> str:
     """The last line of an interrupted command; those before it must be `before`, and what it is expected to take."""
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert out == ""
-    *others, said = [line for line in err.splitlines() if line and not line.startswith("Gram space: ")]
+    ended = worker.wait()
+    assert (ended.code, ended.out) == (130, "")
+    *others, said = [line for line in ended.err.splitlines() if line and not line.startswith("Gram space: ")]
     assert others == [*before]
     return said
 
@@ -99,10 +95,10 @@ def test_an_interrupted_extract_goes_on_where_it_stopped(
     bare: Path, whole: Ran, tmp_path: Path, run: Run, number: signal.Signals
 ) -> None:
     project = shutil.copytree(bare, tmp_path / "project")
-    process = start(FEATCACHE, *LONG, cwd=project)
-    wait_until(lambda: ledger_lines(project) > 0, process)
-    process.send_signal(number)
-    said = message(process, "interrupted: finishing the current step; interrupt again to stop at once")
+    worker = start_command(*LONG, cwd=project)
+    wait_until(lambda: ledger_lines(project) > 0, worker)
+    worker.send(number)
+    said = message(worker, "interrupted: finishing the current step; interrupt again to stop at once")
     assert said.startswith("interrupted: finished work is kept")
     unfinished(project, run)
     there = ledger_lines(project) * SHARD
@@ -139,20 +135,20 @@ main()
 
 def test_a_killed_extract_goes_on_where_it_stopped(bare: Path, tmp_path: Path, run: Run) -> None:
     project, whole = (shutil.copytree(bare, tmp_path / name) for name in ("a", "b"))
-    command = (sys.executable, "-c", WITH_A_QUICK_ENGINE, *LONG, "--json")
-    undisturbed = start(*command, cwd=whole)
-    expected = json.loads(undisturbed.communicate()[0])
+
+    def begin(folder: Path) -> Worker:
+        return start_command(*LONG, "--json", cwd=folder, program=WITH_A_QUICK_ENGINE)
+
+    expected = json.loads(begin(whole).wait().out)
     for shards in (0, 1):
-        process = start(*command, cwd=project)
-        begun = functools.partial(has_begun, project, shards)
-        wait_until(begun, process)
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        worker = begin(project)
+        wait_until(functools.partial(has_begun, project, shards), worker)
+        worker.send(signal.SIGKILL)
+        assert worker.wait().code == -signal.SIGKILL
         unfinished(project, run)
     there = ledger_lines(project) * SHARD
     assert there >= SHARD
-    done = json.loads(start(*command, cwd=project).communicate()[0])
+    done = json.loads(begin(project).wait().out)
     assert (done["reused"], done["computed"], done["cache"]) == (there, ROWS - there, expected["cache"])
     same_cache(Path(done["path"]), Path(expected["path"]))
 
@@ -160,10 +156,10 @@ def test_a_killed_extract_goes_on_where_it_stopped(bare: Path, tmp_path: Path, r
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_fit_head_goes_on(made: Made, tmp_path: Path, run: Run, number: int) -> None:
     project = shutil.copytree(made.folder, tmp_path / "project")
-    process = start(FEATCACHE, "fit-head", "--epochs", "100000000", "--hidden", "8", "--lr", "1e-6", cwd=project)
-    wait_until(lambda: any(project.glob("results/*.training/history.csv")), process)
-    process.send_signal(number)
-    said = message(process, "interrupted: finishing the current step; interrupt again to stop at once")
+    worker = start_command("fit-head", "--epochs", "100000000", "--hidden", "8", "--lr", "1e-6", cwd=project)
+    wait_until(lambda: any(project.glob("results/*.training/history.csv")), worker)
+    worker.send(number)
+    said = message(worker, "interrupted: finishing the current step; interrupt again to stop at once")
     assert said.startswith("interrupted")
     (left,) = (project / "results").iterdir()
     assert {path.name for path in left.iterdir() if path.suffix in (".json", ".npz")} == {"config.json", "state.npz"}
@@ -211,19 +207,17 @@ def test_an_interrupt_ends_the_gram_pass_within_a_block(
 ) -> None:
     project = shutil.copytree(made.folder, tmp_path / "project")
     arguments = (*command, "--solver", "gram", "--hidden", "8", "--epochs", "3")
-    process = start(sys.executable, "-c", WITH_SLOW_FEATURES, *arguments, cwd=project)
-    assert process.stderr
-    while process.stderr.readline() != "inner\n":
-        assert process.poll() is None
+    worker = start_command(*arguments, cwd=project, program=WITH_SLOW_FEATURES)
+    wait_until(lambda: "inner\n" in worker.read("err"), worker)
     time.sleep(0.4)
     began = time.monotonic()
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    worker.send(number)
+    ended = worker.wait()
     assert time.monotonic() - began < 5  # the whole pass takes a third of a second for each of the 68 rows
-    assert (process.returncode, out) == (130, "")
-    assert err.splitlines()[-1].startswith("interrupted: finished work is kept")
-    assert "finishing the current step" not in err
-    assert "Traceback" not in err
+    assert (ended.code, ended.out) == (130, "")
+    assert ended.err.splitlines()[-1].startswith("interrupted: finished work is kept")
+    assert "finishing the current step" not in ended.err
+    assert "Traceback" not in ended.err
     assert not list((project / "results").glob("*head*"))
     assert not list((project / "cache").glob("*.gram/*"))
     assert run(*arguments, cwd=project).code == 0
@@ -255,7 +249,9 @@ def test_who_ignores_interrupts_goes_on_ignoring_them(project: Path) -> None:
     """As `nohup` and shells do for commands in the background."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        process = start(FEATCACHE, "ls", "--json", cwd=project)
+        process = subprocess.Popen(
+            [FEATCACHE, "ls", "--json"], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
     finally:
         signal.signal(signal.SIGINT, before)
     for _ in range(50):

@@ -8,15 +8,13 @@ import itertools
 import os
 import re
 import shlex
-import subprocess
-import sys
-from collections.abc import Mapping
 from contextlib import chdir
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import Ran, Run, without_networks
+from conftest import Ran, Run, run_command, without_networks
+from workshop import Ended
 
 from featcache.cli import COMMANDS
 from featcache.synthetic.drawing import CLASSES, render_cell
@@ -36,14 +34,7 @@ CACHE_NAME = re.compile(r"efficientnet-lite0-[0-9a-f]{8}")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def run_process(*command: str, cwd: Path, more: Mapping[str, str] | None = None) -> Ran:
-    """A program in a process of its own, with some more in its environment."""
-    environment = {**os.environ, **(more or {})}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    return Ran(done.returncode, done.stdout, done.stderr)
-
-
-def output(ran: Ran, command: str) -> str:
+def output(ran: Ran | Ended, command: str) -> str:
     """What a command printed that did what it was asked to."""
     assert ran.code == 0, f"{command}\n{ran.out}\n{ran.err}"
     assert "Traceback" not in ran.err
@@ -90,6 +81,9 @@ def with_real_names(code: str, names: dict[str, str]) -> str:
     return CACHE_NAME.sub(lambda name: names[name[0]], code)
 
 
+"""Python's -W error."""
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_transcripts_and_python_blocks_run_in_order(
     page: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
@@ -99,8 +93,7 @@ def test_transcripts_and_python_blocks_run_in_order(
     Blocks of Python go on where the block before ended. The other team of the page on sharing has no TensorFlow.
     """
     monkeypatch.setenv("FEATCACHE_CONFIG", "config")  # of each folder's own
-    process = functools.partial(run_process, sys.executable, str(ROOT / "cli.py"))
-    theirs = functools.partial(process, more=without_networks(tmp_path / "bare"))
+    theirs = functools.partial(run_command, env=without_networks(tmp_path / "bare"))
     blocks = [(kind, body) for kind, body in FENCE.findall(page.read_text(encoding="utf-8")) if kind != "sh"]
     assert blocks
     names: dict[str, str] = {}
@@ -120,7 +113,7 @@ def test_transcripts_and_python_blocks_run_in_order(
                 folder.mkdir(exist_ok=True)
                 continue
             assert program == "featcache"
-            featcache = theirs if folder.name == "theirs" else process if page == PAGES[0] else run
+            featcache = theirs if folder.name == "theirs" else run_command if page == PAGES[0] else run
             printed = output(featcache(*arguments, cwd=folder), command)
             assert fits(skeleton(printed, tmp_path, folder), skeleton(shown)), (
                 f"{command} printed\n{printed}\nnot\n{shown}"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import EXTRACT, Made
-from faults import FORMATS, Shops, Workshop, contents, lines, only_cache, rows_recorded, same
+from conftest import EXTRACT, Made, start_command
+from faults import FORMATS, Shops, contents, lines, only_cache, rows_recorded, same
+from workshop import Workshop
 
 from featcache.core.errors import CacheNotFoundError
 from featcache.store._verify import verify
@@ -166,15 +166,14 @@ def test_the_real_command_with_a_real_network_killed(made: Made, tmp_path: Path)
 
     def run(format_: str) -> None:
         folder = shutil.copytree(made.folder, tmp_path / format_, ignore=shutil.ignore_patterns(made.cache.name))
-        command = (sys.executable, "-c", WITH_SMALL_SHARDS, *EXTRACT, "--format", format_)
-        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        begin = functools.partial(start_command, *EXTRACT, "--format", format_, cwd=folder, program=WITH_SMALL_SHARDS)
+        worker = begin()
         while not rows_recorded(folder / "cache"):
-            assert process.poll() is None
+            assert not worker.ended(), worker.wait()
             time.sleep(0.001)
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        worker.send(signal.SIGKILL)
+        assert worker.wait().code == -signal.SIGKILL
+        assert begin().wait().code == 0
         cache = next(folder.glob("cache/mobilenetv2-*"))
         assert verify(cache).sound
         np.testing.assert_array_equal(open_cache(cache).features[:], open_cache(made.cache).features[:])

@@ -13,7 +13,8 @@ from typing import Any
 
 import h5py
 import pytest
-from faults import FORMATS, MODEL, Shops, Workshop, contents, lines, make_project, same
+from faults import FORMATS, MODEL, Shops, contents, lines, make_project, same
+from workshop import Workshop
 
 from featcache.core.errors import CacheNotFoundError
 from featcache.store._verify import Verified, verify

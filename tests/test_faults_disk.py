@@ -10,19 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import (
-    MODEL,
-    Ended,
-    Shops,
-    Workshop,
-    contents,
-    make_project,
-    only_cache,
-    remount,
-    rows_recorded,
-    same,
-    small_disk,
-)
+from faults import MODEL, Shops, contents, make_project, only_cache, remount, rows_recorded, same, small_disk
+from workshop import Ended, Workshop
 
 from featcache.core.errors import CacheNotFoundError
 from featcache.store._verify import verify
@@ -213,7 +202,7 @@ def test_the_command_on_a_full_disk_says_one_line_and_goes_on_later(
         disk = disks.mount(f"command-{pages}", f"size={pages * os.sysconf('SC_PAGE_SIZE')}")
         mine = shutil.copytree(project, quick / f"full-{format_}-{pages}", ignore=shutil.ignore_patterns("cache"))
         (mine / "featcache.toml").write_text(settings.replace('cache = "cache"', f'cache = "{disk}/cache"'))
-        ended = shop.run("command", mine, *extract)
+        ended = shop.run("command", mine, *extract, neat=True)
         if failed := ended.code != 0:
             assert (ended.code, ended.out) == (1, "")
             (line,) = ended.err.splitlines()
@@ -236,7 +225,7 @@ def test_the_command_in_a_folder_that_is_read_only(shops: Shops, disks: Disks, q
     disk = disks.mount("read-only", ENOUGH)
     project = make_project(shops.both[0], disk / "project")
     assert remount(str(disk), read_only=True)
-    ended = shops.both[0].run("command", project, *MODEL, "--format", format_)
+    ended = shops.both[0].run("command", project, *MODEL, "--format", format_, neat=True)
     assert (ended.code, ended.out) == (1, "")
     (line,) = ended.err.splitlines()
     assert line.startswith("featcache: ")

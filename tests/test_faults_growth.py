@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from faults import FORMATS, MODEL, SIZE_PX, Shops, Workshop, lines, make_project
+from faults import FORMATS, MODEL, SIZE_PX, Shops, lines, make_project
+from workshop import Workshop
 
 from featcache.store._verify import verify
 from featcache.store.cache import open_cache

@@ -7,8 +7,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from faults import Shops, Workshop, contents, relabelled
+from faults import Shops, contents, relabelled
 from test_store_contract import dataset, fake_features, make_cache, small_shards
+from workshop import Workshop
 
 from featcache.store._verify import verify
 from featcache.store.cache import open_cache

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import FORMATS, MODEL, Shops, Workshop, contents, make_project
+from faults import FORMATS, MODEL, Shops, contents, make_project
+from workshop import Workshop
 
 from featcache.store._verify import verify
 from featcache.store.catalog import finished_folders

@@ -15,19 +15,8 @@ from typing import Any
 
 import pytest
 from conftest import EXTRACT, FEATCACHE, Made
-from faults import (
-    FORMATS,
-    MODEL,
-    Ended,
-    Shops,
-    Worker,
-    Workshop,
-    contents,
-    lines,
-    make_project,
-    rows_recorded,
-    same,
-)
+from faults import FORMATS, MODEL, Shops, contents, lines, make_project, rows_recorded, same
+from workshop import Ended, Worker, Workshop
 
 VIEWS = 12
 ROWS = 16 * VIEWS + 8

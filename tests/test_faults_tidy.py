@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from faults import Shops, Workshop
+from faults import Shops
 from test_store_contract import dataset, fake_features, make_cache, small_shards
+from workshop import Workshop
 
 from featcache.sharing import keys
 from featcache.store._verify import verify

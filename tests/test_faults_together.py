@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,17 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import EXTRACT, Made
-from faults import (
-    ROWS_PER_SHARD,
-    Shops,
-    Worker,
-    contents,
-    lines,
-    only_cache,
-    rows_recorded,
-    same,
-)
+from conftest import EXTRACT, Made, start_command
+from faults import ROWS_PER_SHARD, Shops, contents, lines, only_cache, rows_recorded, same
+from workshop import Worker
 
 from featcache.store._verify import verify
 from featcache.store.cache import open_cache
@@ -198,10 +188,10 @@ def test_all_are_killed_again_and_again(team: Callable[..., Team], undisturbed: 
 WITH_SMALL_SHARDS = """
 import os, time
 from pathlib import Path
-import featcache.backbones
 import featcache.store.layout
+from featcache.extraction import opening
 
-load = featcache.backbones.load_network
+load = opening.load_network
 
 def loaded_by_both(*args, **options):
     network = load(*args, **options)
@@ -211,7 +201,7 @@ def loaded_by_both(*args, **options):
     return network
 
 featcache.store.layout._MAX_ROWS_PER_SHARD = 16
-featcache.backbones.load_network = loaded_by_both
+opening.load_network = loaded_by_both
 from featcache.cli import main
 main()
 """
@@ -219,15 +209,12 @@ main()
 
 def test_two_real_commands_with_a_real_network(made: Made, tmp_path: Path) -> None:
     project = shutil.copytree(made.folder, tmp_path / "project", ignore=shutil.ignore_patterns(made.cache.name))
-    command = (sys.executable, "-c", WITH_SMALL_SHARDS, *EXTRACT, "--views", "24", "--json")
-    processes = [
-        subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    ended = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0] * 2, ended
-    assert all(err.count("\n") == 3 for _, err in ended), ended  # what was done, by what, and where the time went
-    done = [json.loads(out) for out, _ in ended]
+    command = (*EXTRACT, "--views", "24", "--json")
+    workers = [start_command(*command, cwd=project, program=WITH_SMALL_SHARDS) for _ in range(2)]
+    ended = [worker.wait(120) for worker in workers]
+    assert [one.code for one in ended] == [0] * 2, ended
+    assert all(one.err.count("\n") == 3 for one in ended), ended  # what was done, by what, and where the time went
+    done = [json.loads(one.out) for one in ended]
     (rows,) = {value["rows"] for value in done}
     assert sum(value["computed"] for value in done) == rows == 16 * 24 + 8
     cache = Path(done[0]["path"])

@@ -1,4 +1,4 @@
-"""Every network of the study takes a step of training at 224 px."""
+"""Every network of the study takes a step of training at 224 px; one of each family compiles it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from featcache.networks.training import Training
 from featcache.networks.views import Views
 
 SIDE = 224
+DEEPER = ("densenet169", "densenet201", "vgg19")
+"""Those with the layers of a smaller sibling, only more of them: they take the step uncompiled, which is quicker."""
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +32,7 @@ def _forgotten() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", STUDY)
-def test_it_compiles_and_learns_from_two_rows(name: str, tmp_path: Path) -> None:
+def test_it_learns_from_two_rows(name: str, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), dtype=np.uint8)
     views = Views(pixels, np.array([0, 3]), ("a", "b"), (0, 0))
     config = ScratchConfig(lr=1e-4, batch=2, epochs=1, val_every=2)
@@ -40,6 +42,7 @@ def test_it_compiles_and_learns_from_two_rows(name: str, tmp_path: Path) -> None
     with Feed(views, 4, config=config) as feed:
         training = Training(made, feed, Views(pixels[:0], views.y[:0], (), ()), config, "", tmp_path)
         training._compile(0)
+        made.model.run_eagerly = name in DEEPER
         before = [np.array(weight.numpy()) for weight in made.base.trainable_weights]
         entry = training.epoch(lambda: None)
     assert np.isfinite(entry.loss)

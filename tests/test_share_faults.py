@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 from conftest import contents
-from faults import Shops, Workshop, small_disk
+from faults import Shops, small_disk
 from proxy import proxy_to
 from servers import S3
 from test_share import only_in
 from test_store_contract import dataset, fake_features, make_cache, small_shards
+from workshop import Workshop
 
 from featcache.core.errors import CacheWriteError, FeatcacheError, RemoteDroppedError, RemoteError
 from featcache.remotes.packs import PackWriter
