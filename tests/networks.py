@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import pytest
 
 from featcache.backbones import registry, weights
 from featcache.backbones.import_keras import import_keras
@@ -47,19 +44,6 @@ def randomize(model: Any, gain: float = 2**0.5) -> None:
     settle(model)
 
 
-@contextmanager
-def without_drawing() -> Iterator[None]:
-    """Networks that are built here have zeros for kernels: drawing them takes half of the time."""
-    keras = import_keras()
-
-    def zeros(_: Any, shape: Any, dtype: Any = None) -> Any:
-        return keras.ops.zeros(shape, dtype)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keras.initializers.VarianceScaling, "__call__", zeros)
-        yield
-
-
 def base(name: str) -> Any:
     """The Keras model of a backbone at its smallest input, randomized. Shared: not to be changed."""
     row = registry.get(name)
@@ -95,8 +79,7 @@ def pixels(n: int, name: str) -> Any:
 
 
 def _built(row: registry.Backbone) -> Any:
-    with without_drawing():
-        model = weights.build(row, row.min_size_px)
+    model = weights.build(row, row.min_size_px)
     model.trainable = False
     gain = next((gain for start, gain in _GAINS.items() if row.name.startswith(start)), 2**0.5)
     randomize(model, gain)

@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from networks import LARGE, base, keras_features, network, pixels, without_drawing
+from networks import LARGE, base, keras_features, network, pixels
 
 from featcache.backbones import registry, weights
 from featcache.backbones.cuts import layers_of
@@ -22,6 +22,7 @@ from featcache.backbones.engines.keras_engine import KerasEngine
 from featcache.backbones.engines.openvino_engine import OpenvinoEngine
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.preprocess import preprocess
+from featcache.backbones.weights import drawing_zeros
 from featcache.core.extras import is_installed
 from featcache.images.decode import decode
 from featcache.images.views import cut_and_resize
@@ -131,7 +132,7 @@ def test_a_published_file_gives_what_keras_makes_of_it(
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
     side = row.min_size_px
     builder = getattr(import_keras().applications, row.builder.partition(":")[2])
-    with without_drawing():
+    with drawing_zeros():
         documented = builder(weights="imagenet", include_top=False, input_shape=(side, side, 3))
     assert asked == [(row.weights_file, row.weights_url, row.weights_hash)]
     x = ours(pictures[side], row, row.preprocessing)

@@ -9,11 +9,11 @@ import sys
 from importlib import import_module
 
 import pytest
-from networks import without_drawing
 
 from featcache.backbones import registry, weights
 from featcache.backbones.cuts import layers_of
 from featcache.backbones.import_keras import import_keras
+from featcache.backbones.weights import drawing_zeros
 from featcache.core.errors import BackboneError
 
 
@@ -79,7 +79,7 @@ def asked(monkeypatch):
         lambda fname, origin, file_hash=None, **_: found.append((fname, origin, file_hash)),
     )
     monkeypatch.setattr(import_keras().Model, "load_weights", lambda *_: None)
-    with without_drawing():
+    with drawing_zeros():
         yield found
 
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import randomize, without_drawing
+from networks import randomize
 
 from featcache.backbones import imagenet, registry, weights
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.model_file import read_config
+from featcache.backbones.weights import drawing_zeros
 from featcache.backbones.zoo.building import finished, image_input
 from featcache.backbones.zoo.fractalnet import fractal
 from featcache.backbones.zoo.grouped_conv import grouped_conv_class
@@ -56,7 +57,7 @@ def count(weights: Any) -> int:
     ],
 )
 def test_parameters_are_those_of_the_papers(name: str, classes: int, parameters: int) -> None:
-    with without_drawing():
+    with drawing_zeros():
         model = built(name, classes)
     assert count(model.trainable_weights) == parameters
     assert model.output_shape == (None, classes)
@@ -65,7 +66,7 @@ def test_parameters_are_those_of_the_papers(name: str, classes: int, parameters:
 @pytest.mark.parametrize(("columns", "millions"), [(1, 0.3), (2, 0.8), (3, 2.1), (4, 4.8)])
 def test_fractals_have_the_parameters_and_the_depth_of_the_papers_table(columns: int, millions: float) -> None:
     inputs = image_input((32, 32, 3))
-    with without_drawing():
+    with drawing_zeros():
         model = finished(
             "fractal",
             inputs,
@@ -101,14 +102,14 @@ def test_a_fractal_is_the_mean_of_a_convolution_and_two_in_a_row() -> None:
 
 
 def test_blocks_drop_with_a_probability_that_grows_linearly() -> None:
-    with without_drawing():
+    with drawing_zeros():
         model = built("resnet110-sd", 10)
     rates = [layer.rate for layer in model.layers if isinstance(layer, import_keras().layers.Dropout)]
     np.testing.assert_allclose(rates, [0.5 * block / 54 for block in range(1, 55)])
 
 
 def test_a_shortcut_without_parameters_takes_every_second_pixel() -> None:
-    with without_drawing():
+    with drawing_zeros():
         model = built("resnet20", 10)
     wide = model.get_layer("conv2_block1_widen")
     before = model.get_layer("conv1_block3_out").output
@@ -212,7 +213,7 @@ def test_there_are_no_imagenet_weights(name: str) -> None:
 @pytest.mark.parametrize("name", ["resnet20", "squeezenet"])
 def test_a_trained_network_gives_a_backbone_its_weights(name: str, tmp_path: Path) -> None:
     """From a whole model with its top, and from the backbone's weights; the builder takes them too."""
-    with without_drawing():
+    with drawing_zeros():
         model = built(name, 3)
         randomize(model)
         model.save(tmp_path / "trained.keras")

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import randomize, without_drawing
+from networks import randomize
 
 from featcache.backbones import registry, weights
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.model_file import read_config
+from featcache.backbones.weights import drawing_zeros
 from featcache.backbones.zoo.stochastic_depth import linear_rates, with_stochastic_depth
 from featcache.core.errors import BackboneError
 
@@ -90,7 +91,7 @@ def test_draws_follow_from_the_seed_and_go_on_from_the_variables() -> None:
 
 @pytest.mark.parametrize(("name", "branches"), [("resnet50", 12), ("mobilenetv2", 10)])
 def test_a_backbone_stays_what_it_was(name: str, branches: int) -> None:
-    with without_drawing():
+    with drawing_zeros():
         model = weights.build(registry.get(name), 32)
         randomize(model, 1.0)
         deep = with_stochastic_depth(model, 0.5)

@@ -64,6 +64,14 @@ def load(path, row=ROW):
 # --- random ---------------------------------------------------------------------------------------
 
 
+def test_a_network_is_built_without_drawing_and_keras_draws_again_after_it():
+    built = weights.build(ROW, 32)
+    assert not any(np.any(weight) for weight in built.get_weights() if weight.ndim >= 2)
+    layer = import_keras().layers.Dense(4)
+    layer.build((None, 3))
+    assert np.all(layer.get_weights()[0] != 0)
+
+
 def test_random_weights_follow_from_the_seed_alone(model):
     import_keras().utils.set_random_seed(99)
     again = weights.load(ROW, "random", seed=3, input_size_px=96)
@@ -82,7 +90,7 @@ def test_random_weights_leave_the_global_generator_alone():
 
 
 def test_random_kernels_are_spread_as_keras_spreads_them(model):
-    own = weights.build(ROW, 32)
+    own = import_keras().applications.MobileNet(weights=None, include_top=False, input_shape=(32, 32, 3))
     for ours, keras in zip(model.get_weights(), own.get_weights(), strict=True):
         if ours.size > 1000:
             assert ours.std() == pytest.approx(keras.std(), rel=0.1)
@@ -321,12 +329,6 @@ def test_pytorch_files_are_for_lite0_only():
     path = imagenet.local_file(get("efficientnet-lite0"))
     with pytest.raises(WeightsError, match="only efficientnet-lite0 takes PyTorch checkpoints, not mobilenet"):
         load(path)
-
-
-def test_labels():
-    assert weights.label("imagenet") == "imagenet"
-    assert weights.label("random", 4) == "random-4"
-    assert weights.label(Path("a/b/c.h5")) == "c.h5"
 
 
 def test_class_names_are_written_as_keras_writes_them():

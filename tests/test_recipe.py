@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from featcache.core.recipe import (
     Augmentation,
     FeatureSpace,
     Recipe,
+    WeightsSource,
     cache_digest,
     cache_name,
     canonical_json,
@@ -212,3 +214,22 @@ def test_canonical_json_has_one_spelling() -> None:
             canonical_json({"a": [number]})
     with pytest.raises(TypeError):
         canonical_json({"a": {1, 2}})
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (WeightsSource.of("imagenet"), "imagenet"),
+        (WeightsSource.of("random", 4), "random-4"),
+        (WeightsSource.of(Path("a/b/c.h5"), 4), "c.h5"),
+        (WeightsSource(""), ""),
+    ],
+)
+def test_where_weights_come_from_is_read_from_its_text(source: WeightsSource, text: str) -> None:
+    assert str(source) == text
+    assert WeightsSource.read(text) == source
+
+
+@pytest.mark.parametrize("text", ["random-", "random-x", "random--1", "Random-4", "random-4 ", "random-" + "9" * 19])
+def test_what_is_no_seed_is_a_files_name(text: str) -> None:
+    assert WeightsSource.read(text).kind == "file"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import networks
 import numpy as np
 import pytest
 
@@ -13,6 +12,7 @@ from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import load_network
 from featcache.backbones.registry import STUDY
 from featcache.backbones.spec import NetworkSpec
+from featcache.backbones.weights import drawing_zeros
 from featcache.networks import classifier
 from featcache.networks.config import ScratchConfig
 from featcache.networks.feed import Feed
@@ -36,7 +36,7 @@ def test_it_learns_from_two_rows(name: str, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), dtype=np.uint8)
     views = Views(pixels, np.array([0, 3]), ("a", "b"), (0, 0))
     config = ScratchConfig(lr=1e-4, batch=2, epochs=1, val_every=2)
-    with networks.without_drawing():
+    with drawing_zeros():
         network = load_network(NetworkSpec(name, weights="random", input_size_px=SIDE))
     made = classifier.build(network, 4, config=config)
     with Feed(views, 4, config=config) as feed:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,10 @@ from featcache.core.files import expanded
 
 if TYPE_CHECKING:
     import keras
+
+
+_DRAWING = ("RandomNormal", "RandomUniform", "TruncatedNormal", "VarianceScaling")
+"""Initializers of Keras that draw, but for those that are a VarianceScaling: Glorot's, He's and LeCun's."""
 
 
 def load(
@@ -60,7 +65,7 @@ def load(
 
 
 def build(backbone: Backbone, input_size_px: int | None = None) -> keras.Model:
-    """`backbone` without its top, with whatever weights Keras starts it with.
+    """`backbone` without its top, its kernels zero: whoever builds it assigns them, and drawing takes half of the time.
 
     Raises
     ------
@@ -70,7 +75,27 @@ def build(backbone: Backbone, input_size_px: int | None = None) -> keras.Model:
     import_keras()  # the quiet way, before the builder's module imports it
     module, _, attribute = backbone.builder.partition(":")
     builder = getattr(import_module(module), attribute)
-    return builder(weights=None, include_top=False, input_shape=(size_px, size_px, 3))
+    with drawing_zeros():
+        return builder(weights=None, include_top=False, input_shape=(size_px, size_px, 3))
+
+
+@contextmanager
+def drawing_zeros() -> Iterator[None]:
+    """Within it, Keras' initializers give zeros where they would draw."""
+    keras = import_keras()
+    kinds = [getattr(keras.initializers, name) for name in _DRAWING]
+    calls = [kind.__call__ for kind in kinds]
+
+    def zeros(_: Any, shape: Sequence[int], dtype: Any = None, **__: Any) -> Any:
+        return keras.ops.zeros(shape, dtype)
+
+    try:
+        for kind in kinds:
+            kind.__call__ = zeros
+        yield
+    finally:
+        for kind, call in zip(kinds, calls, strict=True):
+            kind.__call__ = call
 
 
 def check_input_size(backbone: Backbone, input_size_px: int | None) -> int:
