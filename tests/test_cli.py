@@ -96,7 +96,7 @@ def test_no_command_shows_the_help(run: Run, tmp_path: Path) -> None:
         (("extrac",), "did you mean extract?"),
         (("fit_head",), "did you mean fit-head?"),
         (("lss",), "did you mean ls?"),
-        (("xyzzy",), "known are convert, dataset, demo, diff, explain,"),
+        (("xyzzy",), "known are attribution, convert, dataset, demo, diff,"),
         (("dataset", "chek"), "check"),
     ],
 )

@@ -147,7 +147,7 @@ def attribution(
     >>> found = fc.attribution(run, "leukocytes/monocyte")
     >>> found.places.shape
     (8, 16, 16)
-    >>> abs(found.places.sum(axis=(1, 2)) + found.rest - found.logits).max() < 1e-4
+    >>> bool(abs(found.places.sum(axis=(1, 2)) + found.rest - found.logits).max() < 1e-4)
     True
     """
     progress = shown(progress)
