@@ -74,7 +74,7 @@ def measure(spec: NetworkSpec, views: Views, config: ScratchConfig, rounds: int)
             made = classifier.build(load_network(spec), N_CLASSES, config=config)
             training = Training(made, feed, views, config, "", folder)
             training._compile(0)
-            ways[name] = lambda training=training: training._one_epoch(lambda: False)
+            ways[name] = lambda training=training: training.epoch(lambda: None)
         for run in ways.values():
             run()  # compiles
         rates: dict[str, list[float]] = {name: [] for name in ways}
