@@ -74,7 +74,7 @@ def test_places_are_gradient_times_feature_and_add_up(units: tuple[int, ...], ac
     np.testing.assert_array_equal(chosen.numbers, logits.argmax(axis=1))
 
 
-def test_the_rest_is_what_biases_add(cache: fc.Cache) -> None:
+def test_the_rest_is_what_biases_add() -> None:
     head = head_of((7,), "relu")
     without = Head(SHAPE, head.scale, [(W, 0 * b) for W, b in head.layers], 0.0, head.classes)
     found = attribute(without, np.random.default_rng(9).normal(size=(6, *SHAPE)), name="x")

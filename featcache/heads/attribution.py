@@ -76,17 +76,14 @@ def attribute(head: TrainedHead, X: Array, *, name: str, label: str | None = Non
         raise HeadError(f"{name}: its features are pooled, so no place of an image has a share in them", hint)
     if label is not None and label not in head.classes:
         raise HeadError(f"{name}: no class {label!r:.80}: expected one of {', '.join(head.classes)}")
-    flat = flattened(X, head.row_shape)
+    flat = flattened(X, head.row_shape).astype(np.float64)
     if label is None:
         numbers = head.probabilities_of(X).argmax(axis=1)
     else:
         numbers = np.full(len(X), head.classes.index(label), np.intp)
-    h, w, c = head.row_shape
     layers = [(W.astype(np.float64), b.astype(np.float64)) for W, b in _to_logits(head)]
     first, bias = layers[0]
-    maps = np.ascontiguousarray(flat.reshape(len(X), h * w, c).swapaxes(0, 1), np.float64)
-    shares = maps @ (head.scale * first.reshape(h * w, c, -1))  # (places, n, units): products of each place
-    pre = [shares.sum(axis=0) + bias]
+    pre = [head.scale * (flat @ first) + bias]
     for W, b in layers[1:]:
         pre.append(ACTIVATIONS[head.activation](pre[-1], np.empty_like(pre[-1])) @ W + b)
     logits = np.take_along_axis(pre[-1], numbers[:, None], axis=1)[:, 0]
@@ -95,10 +92,10 @@ def attribute(head: TrainedHead, X: Array, *, name: str, label: str | None = Non
     for (W, _), (_, b), values in zip(layers[:0:-1], layers[-2::-1], pre[-2::-1], strict=True):
         gradient = gradient @ W.T * _SLOPES[head.activation](values)
         rest = rest + gradient @ b
-    places = np.einsum("pnu,nu->np", shares, gradient)
+    places = (flat * (head.scale * (gradient @ first.T))).reshape(len(X), *head.row_shape).sum(axis=-1)
     if not is_exact(head):
-        rest = logits - places.sum(axis=1)
-    return Attributed(numbers, logits, places.reshape(-1, h, w), np.asarray(rest))
+        rest = logits - places.sum(axis=(1, 2))
+    return Attributed(numbers, logits, places, np.asarray(rest))
 
 
 def _to_logits(head: Head) -> list[tuple[Array, Array]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ from featcache.reporting import heatmap
 from featcache.store import Cache
 from featcache.training import MODEL_FILE, Run
 
-_ROWS = 64
-"""Of a cache, at a time."""
+_BLOCK_BYTES = 32 << 20
+"""Of features in float64, at a time: the weights of a head are taken up once for each block."""
 
 
 @dataclass(frozen=True)
@@ -166,17 +166,24 @@ def attribution(
         total = len(items) if isinstance(items, list) else 0
         used: list[Item] = []
         parts: list[Attributed] = []
+        block: list[NDArray[Any]] = []
         left_out = []
+        step = _block_rows(head.row_shape)
         with progress.stopping() as stopped, progress.begin(f"explaining {found.name}", total) as advance:
             for one in stream(items, opened, rendering=rendering, stopped=stopped):
                 advance(1)
                 if one.values is not None:
                     used.append(one.item)
-                    parts.append(attribute(head, one.values.astype(dtype, copy=False), name=found.name, label=label))
+                    block.append(one.values.astype(dtype, copy=False))
+                    if len(block) == step:
+                        parts.append(attribute(head, np.concatenate(block), name=found.name, label=label))
+                        block = []
                     continue
                 left_out.append((one.item.name, one.problem))
                 if strict:
                     raise DatasetError(f"{one.item.name}: {one.problem}")
+    if block:
+        parts.append(attribute(head, np.concatenate(block), name=found.name, label=label))
     if not used:
         why = f": {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
         raise DatasetError(f"no image to explain{why}")
@@ -200,10 +207,10 @@ def _of_cache(run: Run, cache: Cache, label: str | None) -> Attribution:
     def picture(number: int) -> NDArray[np.uint8]:
         raise UsageError(f"{cache.name}: a cache keeps no images", "Give the images themselves")
 
-    n_rows = len(cache.features)
+    n_rows, step = len(cache.features), _block_rows(cache.features.shape[1:])
     parts = [
-        attribute(head, np.asarray(cache.features[start : start + _ROWS]), name=run.name, label=label)
-        for start in range(0, n_rows, _ROWS)
+        attribute(head, np.asarray(cache.features[start : start + step]), name=run.name, label=label)
+        for start in range(0, n_rows, step)
     ]
     rows = zip(cache.rows["path"], cache.rows["view"], strict=True)
     names = tuple(path if view == 0 else f"{path} view {view}" for path, view in rows)
@@ -257,6 +264,10 @@ def _joined(
         left_out=left_out,
         _picture=picture,
     )
+
+
+def _block_rows(row_shape: Sequence[int]) -> int:
+    return max(1, _BLOCK_BYTES // (8 * int(np.prod(row_shape))))
 
 
 def _is_whole(run: Run) -> bool:
