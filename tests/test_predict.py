@@ -78,7 +78,7 @@ def test_rows_of_a_cache_need_no_network(cache: fc.Cache, head_run: fc.Run, monk
     def refused(*args: Any, **options: Any) -> None:
         raise AssertionError("a network was opened")
 
-    monkeypatch.setattr("featcache.prediction._predict.network_of", refused)
+    monkeypatch.setattr("featcache.prediction.opening.network_of", refused)
     found = head_run.predict(cache, progress=SILENT)
     frame = pd.read_csv(head_run.folder / "predictions.csv")
     np.testing.assert_allclose(found.probabilities, frame[[f"p_{label}" for label in found.classes]], atol=1e-6)

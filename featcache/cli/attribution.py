@@ -10,8 +10,9 @@ import click
 from featcache.cli.command import Command, option
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import json_option, project_option, project_or_none
-from featcache.cli.output import print_json, print_table, say
+from featcache.cli.output import print_json, print_table, say, say_left_out
 from featcache.cli.settings import given, options
+from featcache.datasets import LeftOut
 from featcache.extraction import ExtractOptions
 
 _LISTED = 40
@@ -60,10 +61,7 @@ def command(
         **given(values, ExtractOptions),
     )
     files = done.save(to)
-    if done.left_out:
-        say(f"left out: {len(done.left_out)}", as_json)
-        for path, reason in done.left_out[:_LISTED]:
-            say(f"  {path}: {reason}", as_json)
+    say_left_out([LeftOut(path, reason) for path, reason in done.left_out], as_json)
     if as_json:
         value = done.to_dict()
         for row, file in zip(value["rows"], files, strict=True):

@@ -10,8 +10,9 @@ import click
 from featcache.cli.command import Command, option
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import json_option, project_option, project_or_none
-from featcache.cli.output import percent, print_json, print_table, say
+from featcache.cli.output import percent, print_json, print_table, say, say_left_out
 from featcache.cli.settings import given, options
+from featcache.datasets import LeftOut
 from featcache.extraction import ExtractOptions
 
 _LISTED = 40
@@ -60,10 +61,7 @@ def command(
         progress=TERMINAL,
         **given(values, ExtractOptions),
     )
-    if done.left_out:
-        say(f"left out: {len(done.left_out)}", as_json)
-        for path, reason in done.left_out[:_LISTED]:
-            say(f"  {path}: {reason}", as_json)
+    say_left_out([LeftOut(path, reason) for path, reason in done.left_out], as_json)
     if csv_file is not None:
         runs.write_table(csv_file, done.to_frame())
         say(f"wrote {csv_file} ({len(done)} images)", as_json)

@@ -13,17 +13,29 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featcache.backbones import CALIBRATION_FILE, Engine, at_last_map, open_engine, whole_network
+from featcache.backbones import Engine, at_last_map, whole_network
 from featcache.core.errors import DatasetError, RunError, UsageError
 from featcache.core.files import write_bytes
 from featcache.core.offline import offline as without_network
 from featcache.core.progress import Progress
 from featcache.core.project import Project
 from featcache.core.shown import shown
-from featcache.extraction import Rendering, network_of, stream
+from featcache.extraction import Rendering, stream
 from featcache.heads import Attributed, Head, TrainedHead, attribute, is_exact, refuse_other_space
 from featcache.images import Item
-from featcache.prediction.opening import as_cache, classes_of, head_of, items_in, memory_of, open_run, recipe_of
+from featcache.prediction.opening import (
+    as_cache,
+    classes_of,
+    head_of,
+    is_whole,
+    items_in,
+    names_of_rows,
+    open_features,
+    open_run,
+    open_whole,
+    recipe_of,
+    refuse_whole,
+)
 from featcache.reporting import heatmap
 from featcache.store import Cache
 from featcache.training import MODEL_FILE, Run
@@ -160,7 +172,7 @@ def attribution(
             head, opened = _opened(found, weights, engine=engine, batch_rows=batch_rows, progress=progress)
             advance(1)
         recipe = recipe_of(found)
-        dtype = np.dtype(np.float32 if _is_whole(found) else recipe.space.dtype)
+        dtype = np.dtype(np.float32 if is_whole(found) else recipe.space.dtype)
         rendering = Rendering(recipe.space.input_size_px, recipe.space.resize, recipe.augmentation)
         items = items_in(source)
         total = len(items) if isinstance(items, list) else 0
@@ -199,8 +211,7 @@ def attribution(
 
 def _of_cache(run: Run, cache: Cache, label: str | None) -> Attribution:
     """Of the rows that a cache holds."""
-    if _is_whole(run):
-        raise UsageError(f"{run.name}: is a whole network, which takes images, not the features of {cache.name}")
+    refuse_whole(run, cache)
     head = head_of(run)
     refuse_other_space(cache, head.space)
 
@@ -212,34 +223,19 @@ def _of_cache(run: Run, cache: Cache, label: str | None) -> Attribution:
         attribute(head, np.asarray(cache.features[start : start + step]), name=run.name, label=label)
         for start in range(0, n_rows, step)
     ]
-    rows = zip(cache.rows["path"], cache.rows["view"], strict=True)
-    names = tuple(path if view == 0 else f"{path} view {view}" for path, view in rows)
-    return _joined(run, head, names, parts, picture, ())
+    return _joined(run, head, names_of_rows(cache), parts, picture, ())
 
 
 def _opened(
     run: Run, weights: str | None, *, engine: str, batch_rows: int | None, progress: Progress
 ) -> tuple[TrainedHead, Engine]:
     """The head of a run, or the top of its whole network, and what computes the feature maps that it takes."""
-    memory = memory_of(run)
-    if _is_whole(run):
+    if is_whole(run):
         network, top = at_last_map(whole_network(run.folder / MODEL_FILE))
         shape = network.cuts[0].feature_shape
         head = Head(shape, top.scale, top.layers, 0.0, classes_of(run), activation=top.activation)
-        calibration = memory / CALIBRATION_FILE if memory else None
-        opened = open_engine(network, engine, batch_rows=batch_rows, memory=calibration, on_event=progress.note)
-        return head, opened
-    recipe = recipe_of(run)
-    _, open_network = network_of(
-        recipe.space,
-        {"weights": run.config.get("weights", "")},
-        weights=weights,
-        memory=memory,
-        engine=engine,
-        batch_rows=batch_rows,
-        progress=progress,
-    )
-    return head_of(run), open_network()
+        return head, open_whole(run, network, engine=engine, batch_rows=batch_rows, progress=progress)
+    return head_of(run), open_features(run, weights, engine=engine, batch_rows=batch_rows, progress=progress)
 
 
 def _joined(
@@ -260,7 +256,7 @@ def _joined(
         logits=joined("logits"),
         places=joined("places"),
         rest=joined("rest"),
-        exact=is_exact(head) and not _is_whole(run),
+        exact=is_exact(head) and not is_whole(run),
         left_out=left_out,
         _picture=picture,
     )
@@ -268,8 +264,3 @@ def _joined(
 
 def _block_rows(row_shape: Sequence[int]) -> int:
     return max(1, _BLOCK_BYTES // (8 * int(np.prod(row_shape))))
-
-
-def _is_whole(run: Run) -> bool:
-    """Whether a run is a whole network, and no head on features."""
-    return (run.folder / MODEL_FILE).is_file()

@@ -11,16 +11,28 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featcache.backbones import CALIBRATION_FILE, Engine, open_engine, whole_network
+from featcache.backbones import Engine, whole_network
 from featcache.core.errors import DatasetError, RunError, UsageError
 from featcache.core.offline import offline as without_network
 from featcache.core.progress import Progress
 from featcache.core.project import Project
 from featcache.core.recipe import Recipe
 from featcache.core.shown import shown
-from featcache.extraction import Rendering, network_of, stream
+from featcache.extraction import Rendering, stream
 from featcache.images import Item
-from featcache.prediction.opening import as_cache, classes_of, head_of, items_in, memory_of, open_run, recipe_of
+from featcache.prediction.opening import (
+    as_cache,
+    classes_of,
+    head_of,
+    is_whole,
+    items_in,
+    names_of_rows,
+    open_features,
+    open_run,
+    open_whole,
+    recipe_of,
+    refuse_whole,
+)
 from featcache.store import Cache
 from featcache.training import MODEL_FILE, Run
 
@@ -172,50 +184,24 @@ class _Predictor:
     ) -> _Predictor:
         """The one of a run."""
         recipe, classes = recipe_of(run), classes_of(run)
-        memory = memory_of(run)
         with progress.begin("opening the network", 1) as advance:
-            if (run.folder / MODEL_FILE).is_file():
-                calibration = memory / CALIBRATION_FILE if memory else None
-                made = cls(
-                    recipe,
-                    classes,
-                    open_engine(
-                        whole_network(run.folder / MODEL_FILE),
-                        engine,
-                        batch_rows=batch_rows,
-                        memory=calibration,
-                        on_event=progress.note,
-                    ),
-                    lambda probabilities: probabilities,
-                )
+            if is_whole(run):
+                network = whole_network(run.folder / MODEL_FILE)
+                opened = open_whole(run, network, engine=engine, batch_rows=batch_rows, progress=progress)
+                made = cls(recipe, classes, opened, lambda probabilities: probabilities)
             else:
-                head = head_of(run)
-                _, opened = network_of(
-                    recipe.space,
-                    {"weights": run.config.get("weights", "")},
-                    weights=weights,
-                    memory=memory,
-                    engine=engine,
-                    batch_rows=batch_rows,
-                    progress=progress,
-                )
-                dtype = np.dtype(recipe.space.dtype)
-                made = cls(recipe, classes, opened(), lambda X: head.probabilities_of(X.astype(dtype, copy=False)))
+                head, dtype = head_of(run), np.dtype(recipe.space.dtype)
+                opened = open_features(run, weights, engine=engine, batch_rows=batch_rows, progress=progress)
+                made = cls(recipe, classes, opened, lambda X: head.probabilities_of(X.astype(dtype, copy=False)))
             advance(1)
         return made
 
 
 def _of_cache(run: Run, cache: Cache) -> Predictions:
     """Of the rows that a cache holds."""
-    if (run.folder / MODEL_FILE).is_file():
-        raise UsageError(f"{run.name}: is a whole network, which takes images, not the features of {cache.name}")
+    refuse_whole(run, cache)
     head = head_of(run)
-    probabilities = head.probabilities(cache)
-    rows = cache.rows
-    names = [
-        path if view == 0 else f"{path} view {view}" for path, view in zip(rows["path"], rows["view"], strict=True)
-    ]
-    return Predictions(run.name, head.classes, tuple(names), _numbers(run, probabilities))
+    return Predictions(run.name, head.classes, names_of_rows(cache), _numbers(run, head.probabilities(cache)))
 
 
 def _numbers(run: Run, probabilities: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:

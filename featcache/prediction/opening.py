@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from featcache.backbones import CALIBRATION_FILE, Engine, Network, open_engine
 from featcache.core.errors import ProjectError, RunError, UsageError
 from featcache.core.files import meant_by
+from featcache.core.progress import Progress
 from featcache.core.project import PROJECT_FILE, Project, find_project
 from featcache.core.recipe import Recipe
 from featcache.datasets import read_dataset
+from featcache.extraction import network_of
 from featcache.heads import HEAD_FILE, TrainedHead, load_head
 from featcache.images import Item, items_of
 from featcache.store import RECIPE_FILE, Cache, open_cache
-from featcache.training import Run, is_finished, list_runs
+from featcache.training import MODEL_FILE, Run, is_finished, list_runs
 
 
 def open_run(run: Run | str | Path, project: Project | None = None) -> Run:
@@ -70,6 +73,44 @@ def head_of(run: Run) -> TrainedHead:
             "Train the run again",
         )
     return head
+
+
+def is_whole(run: Run) -> bool:
+    """Whether a run is a whole network, and no head on features."""
+    return (run.folder / MODEL_FILE).is_file()
+
+
+def open_features(run: Run, weights: str | None, *, engine: str, batch_rows: int | None, progress: Progress) -> Engine:
+    """What computes the features that the head of a run takes. Raises WeightsError where it cannot be had."""
+    _, opened = network_of(
+        recipe_of(run).space,
+        {"weights": run.config.get("weights", "")},
+        weights=weights,
+        memory=memory_of(run),
+        engine=engine,
+        batch_rows=batch_rows,
+        progress=progress,
+    )
+    return opened()
+
+
+def open_whole(run: Run, network: Network, *, engine: str, batch_rows: int | None, progress: Progress) -> Engine:
+    """What computes the network of a run, or a part of it."""
+    memory = memory_of(run)
+    calibration = memory / CALIBRATION_FILE if memory else None
+    return open_engine(network, engine, batch_rows=batch_rows, memory=calibration, on_event=progress.note)
+
+
+def refuse_whole(run: Run, cache: Cache) -> None:
+    """Raise UsageError where a cache is given to a whole network."""
+    if is_whole(run):
+        raise UsageError(f"{run.name}: is a whole network, which takes images, not the features of {cache.name}")
+
+
+def names_of_rows(cache: Cache) -> tuple[str, ...]:
+    """The path of each row, and which view it is where it is not the plain one."""
+    rows = zip(cache.rows["path"], cache.rows["view"], strict=True)
+    return tuple(path if view == 0 else f"{path} view {view}" for path, view in rows)
 
 
 def memory_of(run: Run) -> Path | None:
