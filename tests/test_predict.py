@@ -309,7 +309,8 @@ def test_the_command(project: fc.Project, pixels_run: fc.Run, run: Run, tmp_path
     assert value["run"] == pixels_run.name
     assert [row["path"] for row in value["rows"]] == [str(file) for file in files]
     for row in value["rows"]:
-        assert set(row) == {"path", "class", "probabilities"}
+        assert set(row) == {"path", "class", "probabilities", "confidence", "set", "unlike"}
+        assert row["set"] is None and isinstance(row["unlike"], bool) and 0 < row["confidence"] <= 1
         assert set(row["probabilities"]) == set(value["classes"])
         assert row["class"] == max(row["probabilities"], key=row["probabilities"].get)
         assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)

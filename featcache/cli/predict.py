@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from featcache.cli.output import percent, print_json, print_table, say, say_left
 from featcache.cli.settings import given, options
 from featcache.datasets import LeftOut
 from featcache.extraction import ExtractOptions
+
+if TYPE_CHECKING:
+    from featcache.prediction import Predictions
 
 _LISTED = 40
 
@@ -30,6 +33,20 @@ _LISTED = 40
     metavar="VIEWS",
     help="Average over this many augmented views of each image (test-time augmentation).",
 )
+@option(
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="LEVEL",
+    help="Give a set of classes for each image that holds the true one with this probability, such as 0.9.",
+)
+@option(
+    "--false-alarms",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    metavar="RATE",
+    help="Share of images like the training images that may be marked as unlike them.",
+)
 @option("--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), help="CSV file to write all rows to.")
 @options(ExtractOptions, "engine", "batch_rows", "offline", "strict")
 @project_option
@@ -39,6 +56,8 @@ def command(
     paths: tuple[str, ...],
     weights: str | None,
     tta: int,
+    confidence: float | None,
+    false_alarms: float,
     csv_file: Path | None,
     folder: Path,
     as_json: bool,
@@ -58,6 +77,8 @@ def command(
         project=project_or_none(folder),
         weights=weights,
         tta=tta,
+        confidence=confidence,
+        false_alarms=false_alarms,
         progress=TERMINAL,
         **given(values, ExtractOptions),
     )
@@ -69,9 +90,25 @@ def command(
         print_json(done.to_dict())
         return
     if csv_file is None:
-        best = done.probabilities.max(axis=1)
-        listed = zip(done.paths[:_LISTED], done.labels[:_LISTED], best[:_LISTED], strict=True)
-        rows = [[path, str(label), percent(float(share))] for path, label, share in listed]
-        print_table(["image", "class", "probability, %"], rows)
+        print_table(*_listed(done))
         if len(done) > _LISTED:
             say(f"... and {len(done) - _LISTED} more: --csv FILE or --json for all")
+    if done.unlike is not None and done.unlike.any():
+        say(f"{done.unlike.sum()} of {len(done)} images are unlike the training images: do not trust their class")
+
+
+def _listed(done: Predictions) -> tuple[list[str], list[list[str]]]:
+    """The head and the lines of a table of the first images."""
+    shares = done.probabilities.max(axis=1) if done.confidence is None else done.confidence
+    columns = ["image", "class", "probability, %"]
+    marked = done.unlike is not None and bool(done.unlike.any())
+    columns += (["set"] if done.sets is not None else []) + ([""] if marked else [])
+    rows = []
+    for number in range(min(len(done), _LISTED)):
+        row = [done.paths[number], str(done.labels[number]), percent(float(shares[number]))]
+        if (inside := done.set_of(number)) is not None:
+            row.append(" or ".join(inside) or "none of them")
+        if done.unlike is not None and marked:
+            row.append("unlike the training images" if done.unlike[number] else "")
+        rows.append(row)
+    return columns, rows

@@ -1,4 +1,4 @@
-"""Arrays of a .npz or .npy file of a stranger: none takes more memory than the file has bytes."""
+"""Arrays in .npz and .npy files. Those of a stranger take no more memory than their file has bytes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from featcache.core.files import beside
+
 NPZ_DAMAGE = (
     OSError,
     EOFError,
@@ -32,6 +34,12 @@ NPZ_DAMAGE = (
     MemoryError,
 )
 """What NumPy and zipfile raise for files that are none of theirs, or no longer."""
+
+
+def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays by name into an .npz file, beside and then renamed."""
+    with beside(path) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from featcache.training import (
     described,
     explaining_damage,
     measured,
+    pooled_rows_of,
     refuse_unfair_splits,
     runs,
     there_already,
@@ -76,6 +77,7 @@ def fit_classical(
             splits=splits,
             history=[only],
             started=started,
+            pooled_rows=pooled_rows_of(cache),
         )
     return Fitted(draw(runs.Run(results / name), with_curves=False), cache.name, reused=False)
 

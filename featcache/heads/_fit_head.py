@@ -24,6 +24,7 @@ from featcache.training import (
     described,
     explaining_damage,
     measured,
+    pooled_rows_of,
     refuse_unfair_splits,
     runs,
     tensorboard as events,
@@ -108,6 +109,7 @@ def fit_head(
                 history=trained.history,
                 started=started,
                 timing={"epoch_of_head": trained.epoch},
+                pooled_rows=pooled_rows_of(cache),
             )
     run = draw(runs.Run(results / name))
     return Fitted(

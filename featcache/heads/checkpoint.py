@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.core.npz import write_npz
 from featcache.heads import gram, primal
 from featcache.heads.stack import Stack
 from featcache.training import checkpoint
@@ -26,7 +27,7 @@ def save(path: Path, state: State, *, best: State | None, identity: str) -> None
     arrays = {"identity": np.array(identity), "format": np.array(_FORMAT), **_arrays("", state)}
     if best is not None:
         arrays |= _arrays("best.", best)
-    checkpoint.write(path, arrays)
+    write_npz(path, arrays)
 
 
 def load(path: Path, identity: str, *, like: AnyState) -> tuple[AnyState, AnyState | None] | None:

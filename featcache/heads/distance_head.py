@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.core.files import beside
-from featcache.core.npz import open_npy
+from featcache.core.npz import open_npy, write_npz
 from featcache.heads import products
 from featcache.heads.head import (
     HEAD_FILE,
@@ -24,7 +24,6 @@ from featcache.heads.head import (
     refuse_other_space,
 )
 from featcache.store import Cache
-from featcache.training import checkpoint
 
 ROWS_FILE = "rows.npy"
 
@@ -123,7 +122,7 @@ class DistanceHead:
             arrays |= {"kind": np.array("rbf"), "W0": W, "b0": b}
         else:
             arrays |= {"kind": np.array("neighbours"), "labels": self.decide.labels, "k": np.array(self.decide.k)}
-        checkpoint.write(folder / HEAD_FILE, arrays)
+        write_npz(folder / HEAD_FILE, arrays)
 
 
 TrainedHead = Head | DistanceHead

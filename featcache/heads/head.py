@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from featcache.core.errors import FeatcacheError, HeadError, refuse_shortage
 from featcache.core.files import beside
-from featcache.core.npz import NPZ_DAMAGE, reading_npz
+from featcache.core.npz import NPZ_DAMAGE, reading_npz, write_npz
 from featcache.heads import products
 from featcache.heads.stack import ACTIVATIONS, forward, one_vs_one, sigmoid, softmax
 from featcache.store import Cache
-from featcache.training import checkpoint
 
 Array = NDArray[np.floating[Any]]
 HEAD_FILE = "head.npz"
@@ -82,7 +81,7 @@ class Head:
         arrays = {f"{kind}{i}": a for i, pair in enumerate(self.layers) for kind, a in zip("Wb", pair, strict=True)}
         names = ("activation", "output", "space", "classes", "scale", "row_shape")
         described = {name: np.array(getattr(self, name)) for name in names}
-        checkpoint.write(folder / HEAD_FILE, {**described, **_float32(arrays)})
+        write_npz(folder / HEAD_FILE, {**described, **_float32(arrays)})
 
     @classmethod
     def load(cls, folder: Path, dropout: float = 0.0) -> Head:

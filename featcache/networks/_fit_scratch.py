@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featcache.backbones import (
     KNOWN_FILE,
@@ -18,6 +19,7 @@ from featcache.backbones import (
     Cut,
     Network,
     NetworkSpec,
+    at_last_map,
     compute_deterministically,
     identify,
     import_keras,
@@ -30,6 +32,7 @@ from featcache.core.offline import offline
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project, refuse_unwritable
 from featcache.core.recipe import Pooling, digest
+from featcache.doubt import pooled
 from featcache.extraction import extract, plan_extraction
 from featcache.heads import Head
 from featcache.networks import classifier
@@ -320,7 +323,23 @@ class _Job:
                     "shares_s": {name: round(value, 3) for name, value in asdict(training.shares).items()},
                     "frozen": frozen,
                 },
+                pooled_rows=self._pooled_rows(savable),
             )
+
+    def _pooled_rows(self, savable: Any) -> Callable[[NDArray[np.intp]], NDArray[np.floating[Any]]]:
+        """What gives the last feature map of rows, averaged over places."""
+        network, _ = at_last_map(Network(savable, (self.cut,)))
+
+        def rows(numbers: NDArray[np.intp]) -> NDArray[np.floating[Any]]:
+            parts = []
+            for _, block in self.cache.features.blocks(numbers):
+                for start in range(0, len(block), self.config.part_rows):
+                    pixels = block[start : start + self.config.part_rows].astype(np.float32)
+                    values = network.model(pixels, training=False)
+                    parts.append(pooled(import_keras().ops.convert_to_numpy(values)))
+            return np.concatenate(parts)
+
+        return rows
 
     def _described(self) -> dict[str, Any]:
         """What config.json says besides, for people and reports."""

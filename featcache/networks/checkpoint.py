@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.core.npz import write_npz
 from featcache.training import Epoch, checkpoint
 
 STATE_FILE = "state.npz"
@@ -44,16 +45,14 @@ def save(
     """
     best_epoch = 0 if best is None else best_epoch
     if best is not None:
-        checkpoint.write(folder / _BEST.format(best_epoch), _numbered(best))
+        write_npz(folder / _BEST.format(best_epoch), _numbered(best))
     numbers = [standing.part, standing.loss, standing.right, standing.rows, standing.seconds, best_epoch]
     described = {
         "format": np.array(_FORMAT),
         "course": np.array(course),
         "history": checkpoint.array_of(standing.history),
     }
-    checkpoint.write(
-        folder / STATE_FILE, {**described, "progress": np.array(numbers, np.float64), **_numbered(variables)}
-    )
+    write_npz(folder / STATE_FILE, {**described, "progress": np.array(numbers, np.float64), **_numbered(variables)})
     for path in folder.glob(_BEST.format("*")):
         if path.name != _BEST.format(best_epoch):
             path.unlink(missing_ok=True)

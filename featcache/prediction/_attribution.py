@@ -13,32 +13,27 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featcache.backbones import Engine, at_last_map, whole_network
 from featcache.core.errors import DatasetError, RunError, UsageError
 from featcache.core.files import write_bytes
 from featcache.core.offline import offline as without_network
 from featcache.core.progress import Progress
 from featcache.core.project import Project
 from featcache.core.shown import shown
-from featcache.extraction import Rendering, stream
-from featcache.heads import Attributed, Head, TrainedHead, attribute, is_exact, refuse_other_space
+from featcache.extraction import stream
+from featcache.heads import Attributed, TrainedHead, attribute, is_exact, refuse_other_space
 from featcache.images import Item
 from featcache.prediction.opening import (
     as_cache,
-    classes_of,
     head_of,
-    is_whole,
     items_in,
     names_of_rows,
-    open_features,
     open_run,
-    open_whole,
-    recipe_of,
     refuse_whole,
 )
+from featcache.prediction.predictor import Predictor
 from featcache.reporting import heatmap
 from featcache.store import Cache
-from featcache.training import MODEL_FILE, Run
+from featcache.training import Run
 
 _BLOCK_BYTES = 32 << 20
 """Of features in float64, at a time: the weights of a head are taken up once for each block."""
@@ -168,12 +163,8 @@ def attribution(
         cache = as_cache(source)
         if cache is not None:
             return _of_cache(found, cache, label)
-        with progress.begin("opening the network", 1) as advance:
-            head, opened = _opened(found, weights, engine=engine, batch_rows=batch_rows, progress=progress)
-            advance(1)
-        recipe = recipe_of(found)
-        dtype = np.dtype(np.float32 if is_whole(found) else recipe.space.dtype)
-        rendering = Rendering(recipe.space.input_size_px, recipe.space.resize, recipe.augmentation)
+        predictor = Predictor.of(found, weights, engine=engine, batch_rows=batch_rows, progress=progress)
+        head, rendering = predictor.head, predictor.rendering()
         items = items_in(source)
         total = len(items) if isinstance(items, list) else 0
         used: list[Item] = []
@@ -182,11 +173,11 @@ def attribution(
         left_out = []
         step = _block_rows(head.row_shape)
         with progress.stopping() as stopped, progress.begin(f"explaining {found.name}", total) as advance:
-            for one in stream(items, opened, rendering=rendering, stopped=stopped):
+            for one in stream(items, predictor.engine, rendering=rendering, stopped=stopped):
                 advance(1)
                 if one.values is not None:
                     used.append(one.item)
-                    block.append(one.values.astype(dtype, copy=False))
+                    block.append(predictor.rounded(one.values))
                     if len(block) == step:
                         parts.append(attribute(head, np.concatenate(block), name=found.name, label=label))
                         block = []
@@ -206,7 +197,15 @@ def attribution(
             raise DatasetError(f"{used[number].name}: {views}")
         return views[0]
 
-    return _joined(found, head, tuple(item.name for item in used), parts, picture, tuple(left_out))
+    return _joined(
+        predictor.name,
+        head,
+        tuple(item.name for item in used),
+        parts,
+        picture,
+        exact=is_exact(head) and not predictor.is_whole,
+        left_out=tuple(left_out),
+    )
 
 
 def _of_cache(run: Run, cache: Cache, label: str | None) -> Attribution:
@@ -223,40 +222,30 @@ def _of_cache(run: Run, cache: Cache, label: str | None) -> Attribution:
         attribute(head, np.asarray(cache.features[start : start + step]), name=run.name, label=label)
         for start in range(0, n_rows, step)
     ]
-    return _joined(run, head, names_of_rows(cache), parts, picture, ())
-
-
-def _opened(
-    run: Run, weights: str | None, *, engine: str, batch_rows: int | None, progress: Progress
-) -> tuple[TrainedHead, Engine]:
-    """The head of a run, or the top of its whole network, and what computes the feature maps that it takes."""
-    if is_whole(run):
-        network, top = at_last_map(whole_network(run.folder / MODEL_FILE))
-        shape = network.cuts[0].feature_shape
-        head = Head(shape, top.scale, top.layers, 0.0, classes_of(run), activation=top.activation)
-        return head, open_whole(run, network, engine=engine, batch_rows=batch_rows, progress=progress)
-    return head_of(run), open_features(run, weights, engine=engine, batch_rows=batch_rows, progress=progress)
+    return _joined(run.name, head, names_of_rows(cache), parts, picture, exact=is_exact(head))
 
 
 def _joined(
-    run: Run,
+    name: str,
     head: TrainedHead,
     paths: tuple[str, ...],
     parts: list[Attributed],
     picture: Callable[[int], NDArray[np.uint8]],
-    left_out: tuple[tuple[str, str], ...],
+    *,
+    exact: bool,
+    left_out: tuple[tuple[str, str], ...] = (),
 ) -> Attribution:
-    def joined(name: str) -> NDArray[Any]:
-        return np.concatenate([getattr(part, name) for part in parts])
+    def joined(field: str) -> NDArray[Any]:
+        return np.concatenate([getattr(part, field) for part in parts])
 
     return Attribution(
-        run=run.name,
+        run=name,
         paths=paths,
         labels=np.array(head.classes, dtype=str)[joined("numbers")],
         logits=joined("logits"),
         places=joined("places"),
         rest=joined("rest"),
-        exact=is_exact(head) and not is_whole(run),
+        exact=exact,
         left_out=left_out,
         _picture=picture,
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +11,41 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featcache.backbones import Engine, whole_network
 from featcache.core.errors import DatasetError, RunError, UsageError
 from featcache.core.offline import offline as without_network
 from featcache.core.progress import Progress
 from featcache.core.project import Project
-from featcache.core.recipe import Recipe
 from featcache.core.shown import shown
-from featcache.extraction import Rendering, stream
+from featcache.doubt import DOUBT_FILE, Doubt
+from featcache.extraction import stream
 from featcache.images import Item
 from featcache.prediction.opening import (
     as_cache,
-    classes_of,
     head_of,
-    is_whole,
     items_in,
     names_of_rows,
-    open_features,
     open_run,
-    open_whole,
-    recipe_of,
     refuse_whole,
 )
+from featcache.prediction.predictor import Predictor
 from featcache.store import Cache
-from featcache.training import MODEL_FILE, Run
+from featcache.training import Run
 
 
 @dataclass(frozen=True)
 class Predictions:
     """What a run says of some images.
 
+    Attributes
+    ----------
     run : its name
     classes : labels, in the order of the columns of `probabilities`
     paths : of each image; "image 17" of an array
-    probabilities : ndarray of shape (n, classes), float
+    probabilities : ndarray of shape (n, classes), float, as the run's own predictions.csv has them
+    calibrated : the same as sure as validation images have shown them to be right; None of runs that an earlier
+        featcache trained
+    sets : (n, classes), bool: the classes that an image may be of, at the confidence that was asked for; or None
+    unlike : (n,), bool: whether an image is unlike the training images; None where that is not known
     left_out : (path, reason) of what could not be used
     """
 
@@ -52,6 +53,9 @@ class Predictions:
     classes: tuple[str, ...]
     paths: tuple[str, ...]
     probabilities: NDArray[np.floating[Any]]
+    calibrated: NDArray[np.floating[Any]] | None = None
+    sets: NDArray[np.bool_] | None = None
+    unlike: NDArray[np.bool_] | None = None
     left_out: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -59,19 +63,54 @@ class Predictions:
         """The most probable class of each image, (n,)."""
         return np.asarray(np.array(self.classes, dtype=str)[self.probabilities.argmax(axis=1)])
 
+    @property
+    def confidence(self) -> NDArray[np.floating[Any]] | None:
+        """The calibrated probability of the class that is named, (n,)."""
+        if self.calibrated is None:
+            return None
+        return np.asarray(np.take_along_axis(self.calibrated, self.probabilities.argmax(axis=1)[:, None], axis=1)[:, 0])
+
+    def set_of(self, number: int) -> tuple[str, ...] | None:
+        """The classes that an image may be of; () where the run would miss too often if it named one."""
+        if self.sets is None:
+            return None
+        return tuple(label for label, inside in zip(self.classes, self.sets[number], strict=True) if inside)
+
     def to_frame(self) -> pd.DataFrame:
-        """One line an image: path, class, and a column p_LABEL for each class."""
+        """One line an image: path, class, a column p_LABEL for each class; confidence, set, unlike where known.
+
+        The classes of a set stand behind each other with " | " between them.
+        """
         columns = {f"p_{label}": self.probabilities[:, number] for number, label in enumerate(self.classes)}
-        return pd.DataFrame({"path": list(self.paths), "class": self.labels, **columns})
+        known: dict[str, Any] = {"confidence": self.confidence, "unlike": self.unlike}
+        if self.sets is not None:
+            known["set"] = [" | ".join(self.set_of(number) or ()) for number in range(len(self))]
+        doubt = {name: known[name] for name in ("confidence", "set", "unlike") if known.get(name) is not None}
+        return pd.DataFrame({"path": list(self.paths), "class": self.labels, **columns, **doubt})
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as a value for JSON: {run, classes, rows: [{path, class, probabilities}], left_out}."""
+        """The same as a value for JSON.
+
+        {run, classes, rows: [{path, class, probabilities, confidence, set, unlike}], left_out}; what is not known is
+        None.
+        """
+        confidence = [None] * len(self) if self.confidence is None else self.confidence.tolist()
+        unlike = [None] * len(self) if self.unlike is None else self.unlike.tolist()
+        sets = [None if self.sets is None else list(self.set_of(number) or ()) for number in range(len(self))]
+        columns = (self.paths, self.labels, self.probabilities.tolist(), confidence, sets, unlike)
         return {
             "run": self.run,
             "classes": list(self.classes),
             "rows": [
-                {"path": path, "class": str(label), "probabilities": dict(zip(self.classes, row, strict=True))}
-                for path, label, row in zip(self.paths, self.labels, self.probabilities.tolist(), strict=True)
+                {
+                    "path": path,
+                    "class": str(label),
+                    "probabilities": dict(zip(self.classes, row, strict=True)),
+                    "confidence": sure,
+                    "set": inside,
+                    "unlike": odd,
+                }
+                for path, label, row, sure, inside, odd in zip(*columns, strict=True)
             ],
             "left_out": [{"path": path, "reason": reason} for path, reason in self.left_out],
         }
@@ -90,6 +129,8 @@ def predict(
     project: Project | None = None,
     weights: str | None = None,
     tta: int = 1,
+    confidence: float | None = None,
+    false_alarms: float = 0.05,
     engine: str = "auto",
     batch_rows: int | None = None,
     offline: bool = False,
@@ -106,6 +147,8 @@ def predict(
     project : where runs are looked for; by default the one around the current folder
     weights : file of the network's weights, where they are not those of ImageNet; known again by their digest
     tta : test-time augmentation: the mean over so many views of each image, the plain one included
+    confidence : find for each image a set of classes that holds the true one with this probability, such as 0.9
+    false_alarms : share of images like the training images that `unlike` may mark, too
     engine, batch_rows : as of `extract`
     offline : whether no network connection is made, for weights neither
     strict : whether an image that cannot be used ends the call; else it is left out, with the reason
@@ -117,7 +160,8 @@ def predict(
 
     Raises
     ------
-    RunError : there is no such run, it is damaged, or a classical head of an earlier featcache, which kept no model
+    RunError : there is no such run, it is damaged, a classical head of an earlier featcache, which kept no model; or
+        a confidence is asked of a run that kept nothing of its validation images
     WeightsError : the network's weights are not at hand, or others
     HeadError : the cache holds features of another network
     DatasetError : no image can be used, or one where `strict`
@@ -133,12 +177,22 @@ def predict(
     progress = shown(progress)
     if tta < 1:
         raise UsageError(f"`tta={tta}`: expected a whole number of at least 1")
+    for name, share in {"confidence": confidence, "false_alarms": false_alarms}.items():
+        if share is not None and not 0 < share < 1:
+            raise UsageError(f"`{name}={share}`: expected a number between 0 and 1")
     found = open_run(run, project)
+    if confidence is not None and not (found.folder / DOUBT_FILE).is_file():
+        raise RunError(
+            f"{found.name}: keeps no {DOUBT_FILE}, which says what its validation images were, as runs of an earlier "
+            "featcache",
+            "Train it once more with `again=True`",
+        )
+    asked = (confidence, false_alarms)
     with without_network(offline):
         cache = as_cache(source)
         if cache is not None:
-            return _of_cache(found, cache)
-        predictor = _Predictor.of(found, weights, engine=engine, batch_rows=batch_rows, progress=progress)
+            return _of_cache(found, cache, *asked)
+        predictor = Predictor.of(found, weights, engine=engine, batch_rows=batch_rows, progress=progress)
         items: Iterable[Item] = items_in(source)
         total = len(items) if isinstance(items, list) else 0
         paths, rows, left_out = [], [], []
@@ -147,7 +201,7 @@ def predict(
                 items,
                 predictor.engine,
                 rendering=predictor.rendering(tta),
-                finish=predictor.finish,
+                finish=predictor.probabilities_and_distances,
                 stopped=stopped,
             ):
                 advance(1)
@@ -157,55 +211,51 @@ def predict(
                         raise DatasetError(f"{one.item.name}: {one.problem}")
                 else:
                     paths.append(one.item.name)
-                    rows.append(one.values.mean(axis=0))
+                    rows.append(np.append(one.values[:, :-1].mean(axis=0), one.values[0, -1]))
     if not rows:
         why = f": {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
         raise DatasetError(f"no image to predict{why}")
-    return Predictions(found.name, predictor.classes, tuple(paths), _numbers(found, np.stack(rows)), tuple(left_out))
+    said = _said(predictor.name, predictor.head.classes, tuple(paths), np.stack(rows), predictor.doubt, *asked)
+    return replace(said, left_out=tuple(left_out))
 
 
-@dataclass(frozen=True)
-class _Predictor:
-    """Pixels to probabilities: an engine, and what is done with its output."""
-
-    recipe: Recipe
-    classes: tuple[str, ...]
-    engine: Engine
-    finish: Callable[[NDArray[Any]], NDArray[Any]]
-
-    def rendering(self, views: int) -> Rendering:
-        """How images become the network's input: as for the run."""
-        space = self.recipe.space
-        return Rendering(space.input_size_px, space.resize, self.recipe.augmentation, views)
-
-    @classmethod
-    def of(
-        cls, run: Run, weights: str | None, *, engine: str, batch_rows: int | None, progress: Progress
-    ) -> _Predictor:
-        """The one of a run."""
-        recipe, classes = recipe_of(run), classes_of(run)
-        with progress.begin("opening the network", 1) as advance:
-            if is_whole(run):
-                network = whole_network(run.folder / MODEL_FILE)
-                opened = open_whole(run, network, engine=engine, batch_rows=batch_rows, progress=progress)
-                made = cls(recipe, classes, opened, lambda probabilities: probabilities)
-            else:
-                head, dtype = head_of(run), np.dtype(recipe.space.dtype)
-                opened = open_features(run, weights, engine=engine, batch_rows=batch_rows, progress=progress)
-                made = cls(recipe, classes, opened, lambda X: head.probabilities_of(X.astype(dtype, copy=False)))
-            advance(1)
-        return made
-
-
-def _of_cache(run: Run, cache: Cache) -> Predictions:
+def _of_cache(run: Run, cache: Cache, confidence: float | None, false_alarms: float) -> Predictions:
     """Of the rows that a cache holds."""
     refuse_whole(run, cache)
-    head = head_of(run)
-    return Predictions(run.name, head.classes, names_of_rows(cache), _numbers(run, head.probabilities(cache)))
+    head, doubt = head_of(run), Doubt.load(run.folder)
+    probabilities = head.probabilities(cache)
+    distances = np.full(len(probabilities), np.nan)
+    if doubt:
+        for place, block in cache.features.blocks():
+            distances[place] = doubt.distances_of(block)
+    rows = np.column_stack([probabilities, distances])
+    return _said(run.name, head.classes, names_of_rows(cache), rows, doubt, confidence, false_alarms)
 
 
-def _numbers(run: Run, probabilities: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    """The probabilities, if they are numbers: huge weights in a damaged model make NaN."""
+def _said(
+    name: str,
+    classes: tuple[str, ...],
+    paths: tuple[str, ...],
+    rows: NDArray[np.float64],
+    doubt: Doubt | None,
+    confidence: float | None,
+    false_alarms: float,
+) -> Predictions:
+    """What probabilities and a distance (n, classes + 1) say.
+
+    Raises RunError for probabilities that are no numbers: huge weights in a damaged model make NaN.
+    """
+    probabilities, distances = rows[:, :-1], rows[:, -1]
     if not np.isfinite(probabilities).all():
-        raise RunError(f"{run.name}: its probabilities are not finite: the model is damaged", "Train the run again")
-    return probabilities
+        raise RunError(f"{name}: its probabilities are not finite: the model is damaged", "Train the run again")
+    if doubt is None:
+        return Predictions(name, classes, paths, probabilities)
+    return Predictions(
+        name,
+        classes,
+        paths,
+        probabilities,
+        calibrated=doubt.calibrated(probabilities),
+        sets=doubt.sets(probabilities, confidence) if confidence is not None else None,
+        unlike=doubt.unlike(distances, false_alarms) if doubt.likeness else None,
+    )

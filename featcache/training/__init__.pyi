@@ -7,6 +7,7 @@ from .results import (
     described as described,
     explaining_damage as explaining_damage,
     measured as measured,
+    pooled_rows_of as pooled_rows_of,
     refuse_unfair_splits as refuse_unfair_splits,
     there_already as there_already,
     write_results as write_results,

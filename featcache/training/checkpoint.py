@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.core.errors import refuse_shortage
-from featcache.core.files import beside
 from featcache.core.npz import NPZ_DAMAGE, reading_npz
 from featcache.training.history import Epoch
 
@@ -40,12 +39,6 @@ class Clock:
         yield
         self._last = time.monotonic()
         self._wait_s = max(LEAST_S, COST * (self._last - start))
-
-
-def write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays by name into an .npz file, beside and then renamed."""
-    with beside(path) as partial, partial.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def read(path: Path, made: Callable[[Any], Made]) -> Made | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,9 +17,13 @@ from numpy.typing import NDArray
 from featcache.core.errors import CacheError, HeadError, RunError
 from featcache.core.machine import usable_cores
 from featcache.datasets import SPLITS
+from featcache.doubt import Doubt, Likeness, pooled, reliability
 from featcache.store import Cache
 from featcache.training import metrics, runs
 from featcache.training.history import Epoch
+
+_MOST_ROWS = 5000
+"""Of training rows that tell like from unlike."""
 
 
 @dataclass(frozen=True)
@@ -116,18 +120,66 @@ def write_results(
     history: Sequence[Epoch],
     started: float,
     timing: Mapping[str, Any] = MappingProxyType({}),
+    pooled_rows: Callable[[NDArray[np.intp]], NDArray[np.floating[Any]]],
 ) -> None:
-    """Write predictions.csv, history.csv, config.json and, last, metrics.json.
+    """Write predictions.csv, doubt.npz, history.csv, config.json and, last, metrics.json.
 
     probabilities : (rows of the cache, classes)
     splits : what `measured` makes of them
+    pooled_rows : gives features of rows, averaged over places: (n, c)
     started : `time.perf_counter()` of then
     timing : what metrics.json says of the training besides its epochs and seconds
     """
     runs.write_predictions(folder, cache.rows, probabilities=probabilities, classes=cache.classes)
+    doubt = _doubt(cache, probabilities, pooled_rows)
+    doubt.save(folder)
     took = {
         "epochs": len(history),
         "seconds": round(time.perf_counter() - started, 3),
         "s_per_epoch": sum(entry.seconds for entry in history) / len(history),
     }
-    runs.write_run(folder, dict(config), metrics={**took, **timing, **splits}, history=history)
+    found = {**took, **timing, **splits, "calibration": _calibration(cache, probabilities, doubt)}
+    runs.write_run(folder, dict(config), metrics=found, history=history)
+
+
+def pooled_rows_of(cache: Cache) -> Callable[[NDArray[np.intp]], NDArray[np.floating[Any]]]:
+    """What gives features of a cache, averaged over places, by the numbers of their rows; streamed."""
+
+    def rows(numbers: NDArray[np.intp]) -> NDArray[np.floating[Any]]:
+        return np.concatenate([pooled(block) for _, block in cache.features.blocks(numbers)])
+
+    return rows
+
+
+def _plain(cache: Cache, split: str) -> NDArray[np.intp]:
+    """The numbers of the rows of a split that are no augmented views."""
+    numbers = cache.numbers(split)
+    return np.asarray(numbers[cache.rows["view"].to_numpy()[numbers] == 0])
+
+
+def _doubt(
+    cache: Cache,
+    probabilities: NDArray[np.floating[Any]],
+    pooled_rows: Callable[[NDArray[np.intp]], NDArray[np.floating[Any]]],
+) -> Doubt:
+    """What the plain validation rows say."""
+    train, val = _plain(cache, "train"), _plain(cache, "val")
+    likeness = Likeness.of(pooled_rows(train[:: -(-len(train) // _MOST_ROWS)]))
+    return Doubt.of(
+        probabilities[val],
+        cache.labels()[val],
+        groups=cache.rows["group"].to_numpy()[val],
+        likeness=likeness,
+        features=pooled_rows(val),
+    )
+
+
+def _calibration(cache: Cache, probabilities: NDArray[np.floating[Any]], doubt: Doubt) -> dict[str, Any]:
+    """How sure the run is and how often it is right, of plain rows, before its temperature is used and after."""
+    found: dict[str, Any] = {"temperature": doubt.temperature}
+    for split in ("val", "test"):
+        numbers = _plain(cache, split)
+        p, y = probabilities[numbers].astype(np.float64), cache.labels()[numbers]
+        p /= p.sum(axis=1, keepdims=True)
+        found[split] = {"before": reliability(p, y), "after": reliability(doubt.calibrated(p), y)}
+    return found

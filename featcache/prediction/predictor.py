@@ -1,0 +1,78 @@
+"""A trained run made ready to predict: a network that computes features, a head on them, and its doubt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.backbones import Engine, at_last_map, whole_network
+from featcache.core.progress import Progress
+from featcache.core.recipe import Recipe
+from featcache.doubt import Doubt
+from featcache.extraction import Rendering
+from featcache.heads import Head, TrainedHead
+from featcache.prediction.opening import (
+    classes_of,
+    head_of,
+    is_whole,
+    open_features,
+    open_whole,
+    recipe_of,
+)
+from featcache.training import MODEL_FILE, Run
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Pixels to probabilities.
+
+    name : of the run
+    engine : computes features; of a whole network its last feature map
+    head : on these features; of a whole network what follows its last feature map
+    dtype : that features are rounded to, as they were for the training
+    is_whole : whether it is a whole network, and no head on features
+    doubt : None of runs that an earlier featcache trained
+    """
+
+    name: str
+    recipe: Recipe
+    engine: Engine
+    head: TrainedHead
+    dtype: np.dtype[Any]
+    is_whole: bool
+    doubt: Doubt | None
+
+    @classmethod
+    def of(cls, run: Run, weights: str | None, *, engine: str, batch_rows: int | None, progress: Progress) -> Self:
+        """The one of a run. Raises RunError for a damaged one, WeightsError where its network cannot be had."""
+        recipe, doubt = recipe_of(run), Doubt.load(run.folder)
+        with progress.begin("opening the network", 1) as advance:
+            head: TrainedHead
+            if is_whole(run):
+                network, top = at_last_map(whole_network(run.folder / MODEL_FILE))
+                shape = network.cuts[0].feature_shape
+                head = Head(shape, top.scale, top.layers, 0.0, classes_of(run), activation=top.activation)
+                opened = open_whole(run, network, engine=engine, batch_rows=batch_rows, progress=progress)
+                dtype = np.dtype(np.float32)
+            else:
+                head, dtype = head_of(run), np.dtype(recipe.space.dtype)
+                opened = open_features(run, weights, engine=engine, batch_rows=batch_rows, progress=progress)
+            advance(1)
+        return cls(run.name, recipe, opened, head, dtype, is_whole(run), doubt)
+
+    def rendering(self, views: int = 1) -> Rendering:
+        """How images become the network's input: as for the run."""
+        return Rendering(self.recipe.space.input_size_px, self.recipe.space.resize, self.recipe.augmentation, views)
+
+    def rounded(self, features: NDArray[Any]) -> NDArray[Any]:
+        """Features as a cache keeps them."""
+        return features.astype(self.dtype, copy=False)
+
+    def probabilities_and_distances(self, features: NDArray[Any]) -> NDArray[np.float64]:
+        """Of features (n, ..., c): (n, classes + 1), the last column the distance from the training images, or NaN."""
+        features = self.rounded(features)
+        distances = self.doubt.distances_of(features) if self.doubt else np.full(len(features), np.nan)
+        return np.column_stack([self.head.probabilities_of(features), distances])
