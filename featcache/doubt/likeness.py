@@ -19,6 +19,7 @@ Array = NDArray[np.floating[Any]]
 _DIRECTIONS = 20
 _LEAST_VARIANCE = 1e-9
 _LEAST_ROWS = 2
+_ENGINES = 1e-4
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ class Likeness:
         along = centred @ self.directions.T
         beside = np.maximum((centred**2).sum(axis=1) - (along**2).sum(axis=1), 0)
         return np.asarray(np.sqrt((along**2 / self.variances).sum(axis=1) + beside / self.rest))
+
+    @property
+    def rounding(self) -> float:
+        """How far engines may put the same image apart: what a change of `_ENGINES` in a row of length one can do."""
+        return float(_ENGINES / np.sqrt(self.rest))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """For an .npz file."""

@@ -94,10 +94,13 @@ class Doubt:
     def unlike(self, distances: Array, false_alarms: float) -> NDArray[np.bool_]:
         """Which images are unlike the training images (n,): of like ones, a share of `false_alarms` is marked, too.
 
-        With fewer than 1 / `false_alarms` groups, one that is farther than all validation rows.
+        With fewer than 1 / `false_alarms` groups, one that is farther than all validation rows. Raises ValueError
+        without a likeness.
         """
+        if self.likeness is None:
+            raise ValueError("what the training images are like is not known")
         threshold = min(self._quantile(self.distances, 1 - false_alarms), float(self.distances.max()))
-        return np.asarray(distances > threshold + _ROUNDING * threshold)
+        return np.asarray(distances > threshold + self.likeness.rounding)
 
     def _quantile(self, values: Array, level: float) -> float:
         """The least value that a share of `level` does not exceed, one more group than there are having infinity."""
