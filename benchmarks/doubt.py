@@ -94,12 +94,14 @@ def main() -> None:
     _, of_group = np.unique(groups, return_inverse=True)
     auroc: dict[str, list[float]] = {name: [] for name in others}
     alarms, coverage, sizes, before, after, n_val = [], [], [], [], [], []
-    for seed in range(asked.splits):
+    seed = -1
+    while len(alarms) < asked.splits:
+        seed += 1
         rng = np.random.default_rng(seed)
         place = rng.permutation(of_group.max() + 1)[of_group] / (of_group.max() + 1)
         train, val, held = place < 0.5, (place >= 0.5) & (place < 0.75), place >= 0.75
         if len(np.unique(y[train])) < len(classes):
-            continue
+            continue  # the rarest class has no smear to be trained on
         head = fc.HeadClassifier(epochs=30, random_state=seed).fit(X[train], y[train])
         likeness = Likeness.of(X[train])
         doubt = Doubt.of(head.predict_proba(X[val]), y[val], groups=of_group[val], likeness=likeness, features=X[val])
@@ -116,9 +118,7 @@ def main() -> None:
             far = doubt.distances_of(features)
             truth = np.repeat([0, 1], [len(distances), len(far)])
             auroc[name].append(float(roc_auc_score(truth, np.concatenate([distances, far]))))
-    print(
-        f"{asked.model}: {len(X)} white cells of {len(classes)} classes, {len(alarms)} splits, {np.mean(n_val):.0f} validation"
-    )
+    print(f"{asked.model}: {len(X)} white cells of {len(classes)} classes, {np.mean(n_val):.0f} of them for validation")
     for name, found in auroc.items():
         print(f"AUROC of {name} ({len(others[name])}): {np.mean(found):.3f} ({min(found):.3f} to {max(found):.3f})")
     deviation = np.std(alarms) / np.sqrt(len(alarms))

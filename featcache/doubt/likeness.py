@@ -51,8 +51,8 @@ class Likeness:
         k = min(_DIRECTIONS, n_rows - 1, width)
         _, lengths, directions = randomized_svd(centred, k, random_state=0)
         variances = lengths**2 / (n_rows - 1)
-        total = float((centred**2).sum()) / (n_rows - 1)
-        rest = max((total - float(variances.sum())) / max(width - k, 1), _LEAST_VARIANCE)
+        beside = float((centred**2).sum()) / (n_rows - 1) - float(variances.sum())
+        rest = max(beside / (width - k) if width > k else float(variances.min()), _LEAST_VARIANCE)
         return cls(mean, directions, np.maximum(variances, rest), rest)
 
     def distances(self, features: Array) -> Array:
