@@ -9,7 +9,12 @@ from .engines.choose import (
 )
 from .engines.contract import Engine as Engine
 from .engines.openvino_engine import import_openvino as import_openvino, openvino_model as openvino_model
-from .frozen import FrozenGraph as FrozenGraph, frozen_graph as frozen_graph
+from .frozen import (
+    SIGNATURES as SIGNATURES,
+    FrozenGraph as FrozenGraph,
+    frozen_graph as frozen_graph,
+    save_frozen as save_frozen,
+)
 from .imagenet import available as available
 from .import_keras import (
     compute_deterministically as compute_deterministically,

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.backbones import foreign_parts, frozen_graph, import_keras, import_openvino, openvino_model
+from featcache.backbones import (
+    SIGNATURES,
+    foreign_parts,
+    frozen_graph,
+    import_keras,
+    import_openvino,
+    openvino_model,
+    save_frozen,
+)
 from featcache.core.errors import BackboneError
 from featcache.deployment.graph import PIXELS_NAME, outputs_of
 
@@ -30,7 +38,6 @@ KEY = "featcache"
 """Under which a model carries its description, a JSON text; files of their own add ".json"."""
 
 _ROWS = "n"
-_SERVE = "serve"
 
 
 @dataclass(frozen=True)
@@ -88,15 +95,14 @@ def computed_by(model: keras.Model) -> Compute:
 
 
 def _write_savedmodel(model: keras.Model, path: Path, description: str) -> None:
-    named = import_keras().Model(model.inputs[0], outputs_of(model), name=model.name)
-    named.export(path, format="tf_saved_model", verbose=False)
+    save_frozen(frozen_graph(model), path, input_=model.inputs[0], outputs=tuple(outputs_of(model)))
     extra = path / "assets.extra"  # where TensorFlow leaves alone what others add
     extra.mkdir()
     (extra / f"{KEY}.json").write_text(description, "utf-8")
 
 
 def _read_savedmodel(path: Path) -> tuple[Compute, str]:
-    layer = import_keras().layers.TFSMLayer(str(path), call_endpoint=_SERVE)
+    layer = import_keras().layers.TFSMLayer(str(path), call_endpoint=SIGNATURES[0])
 
     def compute(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         return {name: np.asarray(value) for name, value in layer(pixels).items()}
@@ -116,7 +122,7 @@ def _write_onnx(model: keras.Model, path: Path, description: str) -> None:
     import onnx
     import tf2onnx
 
-    graph, names = frozen_graph(model), tuple(outputs_of(model))
+    graph, names = frozen_graph(model, flat=True), tuple(outputs_of(model))
     renamed = {graph.input: PIXELS_NAME, **dict(zip(graph.outputs, names, strict=True))}
     with _quiet("tf2onnx"):
         made, _ = tf2onnx.convert.from_graph_def(
