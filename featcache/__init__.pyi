@@ -18,6 +18,7 @@ from .api import (
 )
 from .core import errors as errors
 from .core.project import Project as Project
+from .deployment import Exported as Exported, export as export
 from .extraction import FeatureExtractor as FeatureExtractor
 from .heads import HeadClassifier as HeadClassifier
 from .prediction import (

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from scratching import CONFIG, network, opened, views, weights
 
+from featcache.backbones.engines.affine import preprocessed
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.preprocess import MODES, preprocess
 from featcache.backbones.spec import NetworkSpec
@@ -85,7 +86,7 @@ def test_preprocessing_in_the_network_is_that_of_the_backbone(mode: str) -> None
     made = classifier.build(network(preprocessing=mode), 4, config=CONFIG)
     pixels = views(5).pixels
     features = network(preprocessing=mode).model(preprocess(pixels, mode))
-    inside = made.base(classifier._preprocessed(np.asarray(pixels, np.float32), mode))
+    inside = made.base(preprocessed(np.asarray(pixels, np.float32), mode))
     np.testing.assert_allclose(np.asarray(inside), np.asarray(features), rtol=1e-4, atol=1e-4 * np.abs(features).max())
 
 

@@ -1,6 +1,6 @@
 from . import own_models as own_models, pixels as pixels, registry as registry
 from .cuts import CutLayer as CutLayer
-from .engines.affine import affine_of as affine_of
+from .engines.affine import preprocessed as preprocessed
 from .engines.batches import is_out_of_memory as is_out_of_memory
 from .engines.choose import (
     CALIBRATION_FILE as CALIBRATION_FILE,
@@ -8,6 +8,13 @@ from .engines.choose import (
     open_engine as open_engine,
 )
 from .engines.contract import Engine as Engine
+from .engines.openvino_engine import import_openvino as import_openvino, openvino_model as openvino_model
+from .frozen import (
+    SIGNATURES as SIGNATURES,
+    FrozenGraph as FrozenGraph,
+    frozen_graph as frozen_graph,
+    save_frozen as save_frozen,
+)
 from .imagenet import available as available
 from .import_keras import (
     compute_deterministically as compute_deterministically,
@@ -17,7 +24,7 @@ from .import_keras import (
     spread_over as spread_over,
 )
 from .last_map import at_last_map as at_last_map
-from .model_file import is_own_name as is_own_name
+from .model_file import foreign_parts as foreign_parts, is_own_name as is_own_name
 from .network import (
     Cut as Cut,
     Network as Network,
@@ -31,4 +38,5 @@ from .registry import PIXELS as PIXELS, STUDY as STUDY, Backbone as Backbone
 from .remembered import KNOWN_FILE as KNOWN_FILE, identify as identify
 from .spec import NetworkSpec as NetworkSpec
 from .weights import glorot_uniform as glorot_uniform, tensors_digest as tensors_digest
+from .zoo.drop_path import without_drop_path as without_drop_path
 from .zoo.stochastic_depth import with_stochastic_depth as with_stochastic_depth

@@ -27,7 +27,8 @@ from featcache.core.recipe import digest
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 _CONFIG_BYTES = 1 << 26
-_MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
+_MEMBERS = ("metadata.json", "config.json", "model.weights.h5", "featcache.json")
+"""Of a .keras file; the last one describes a model that was exported here."""
 _MODULES = re.compile(
     r"keras|keras\.(layers|models|initializers|regularizers|constraints|activations|dtype_policies)"
     r"|keras\.src\.(layers|models|ops|applications|initializers|regularizers|constraints|dtype_policies)(\.\w+)*"
@@ -129,12 +130,18 @@ def _hdf5_config(path: Path) -> str | bytes:
 
 def _check(config: Any, where: str) -> None:
     """Raise BackboneError at the first part of a configuration that is not Keras' own, or runs code of the file."""
+    for layer, reason in foreign_parts(config):
+        raise BackboneError(
+            f"{where}: layer {layer!r:.80}: {reason}; a model from someone else can run any code this way",
+            "If you trust it, set `unsafe=True`",
+        )
+
+
+def foreign_parts(config: Any) -> Iterator[tuple[str, str]]:
+    """(layer, reason) for every part of a configuration that is not Keras' own, or runs code of the file."""
     for layer, part in _parts(config, "the model itself"):
         if reason := _refusal(part):
-            raise BackboneError(
-                f"{where}: layer {layer!r:.80}: {reason}; a model from someone else can run any code this way",
-                "If you trust it, set `unsafe=True`",
-            )
+            yield layer, reason
 
 
 def _parts(value: Any, layer: str) -> Iterator[tuple[str, dict[str, Any]]]:

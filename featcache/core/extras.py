@@ -15,6 +15,7 @@ EXTRAS = {
     "jax": "jax",
     "torch": "torch",
     "openvino": "openvino",
+    "export": "tf2onnx",
     "fast": "tensorstore",
     "tensorboard": "tensorboardX",
     "s3": "obstore",

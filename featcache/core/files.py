@@ -95,6 +95,19 @@ def move_into_place(partial: Path, final: Path) -> None:
     sync(final.parent)
 
 
+def replace_folder(final: Path, partial: Path, old: Path) -> None:
+    """Give `partial` the name of `final`; what had that name is called `old`, or gets it back on failure."""
+    replaced = final.is_dir()
+    if replaced:
+        final.replace(old)
+    try:
+        partial.replace(final)
+    except OSError:
+        if replaced:
+            old.replace(final)
+        raise
+
+
 def make_folder(folder: Path, within: Path | None = None) -> None:
     """Make a folder and those above it that are missing, each seen to the disk like a file's name.
 

@@ -83,6 +83,20 @@ def network_of(
     """
     spec = _spec(space, WeightsSource.read(str(provenance.get("weights", "imagenet"))), weights)
     (cut,), opened = network_for(spec, memory, engine=engine, batch_rows=batch_rows, progress=progress)
+    _refuse_other_network(cut, space, weights or spec.weights)
+    return cut, opened
+
+
+def loaded_network(space: FeatureSpace, provenance: Mapping[str, Any], *, weights: str | None = None) -> Network:
+    """As `network_of`, the network itself; of pixels, which pass through none, there is none (BackboneError)."""
+    spec = _spec(space, WeightsSource.read(str(provenance.get("weights", "imagenet"))), weights)
+    network = load_network(spec)
+    _refuse_other_network(network.cuts[0], space, weights or spec.weights)
+    return network
+
+
+def _refuse_other_network(cut: Cut, space: FeatureSpace, weights: str) -> None:
+    """Raise WeightsError for a network that is not the one of a feature space."""
     found = cut.stored(space.dtype, resize=space.resize)
     if found != space:
         ours, theirs = asdict(found), asdict(space)
@@ -90,10 +104,9 @@ def network_of(
             f"{name} {ours[name]!s:.20} here, {theirs[name]!s:.20} there" for name in ours if ours[name] != theirs[name]
         ]
         raise WeightsError(
-            f"{space.backbone}: {weights or spec.weights}: this is not the network of the cache: {'; '.join(fields)}",
+            f"{space.backbone}: {weights}: this is not the network of the cache: {'; '.join(fields)}",
             "Name the file of its weights with `weights=PATH`",
         )
-    return cut, opened
 
 
 def _spec(space: FeatureSpace, made_with: WeightsSource, weights: str | None) -> NetworkSpec:

@@ -24,6 +24,12 @@ from .estimator import HeadClassifier as HeadClassifier
 from .gram import accuracy_of as accuracy_of
 from .head import HEAD_FILE as HEAD_FILE, Head as Head, refuse_other_space as refuse_other_space
 from .initializers import order as order
+from .keras_layers import (
+    dense_layer as dense_layer,
+    logits_of as logits_of,
+    probabilities_of as probabilities_of,
+    refuse_other_shape as refuse_other_shape,
+)
 from .kernel import KERNELS_SUFFIX as KERNELS_SUFFIX, kernels_folder as kernels_folder, unwanted as unwanted
 from .resume import interrupted as interrupted
 from .stack import losses as losses, softmax as softmax

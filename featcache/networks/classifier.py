@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.backbones import Network, affine_of, glorot_uniform, import_keras, tensors_digest, with_stochastic_depth
-from featcache.core.errors import ScratchError
+from featcache.backbones import (
+    Network,
+    glorot_uniform,
+    import_keras,
+    preprocessed,
+    tensors_digest,
+    with_stochastic_depth,
+)
+from featcache.core.errors import HeadError, ScratchError
+from featcache.heads import dense_layer, logits_of
 from featcache.networks.blocks import Block, blocks_of
 from featcache.networks.config import ScratchConfig
 from featcache.networks.optimizer import is_kernel, optimizer_of
@@ -112,7 +120,7 @@ def build(network: Network, n_classes: int, *, config: ScratchConfig, head: Head
     base.trainable = True
     cut = network.cuts[0]
     pixels = keras.Input((cut.space.input_size_px, cut.space.input_size_px, 3), name="pixels")
-    features = base(_preprocessed(pixels, cut.space.preprocessing))
+    features = base(preprocessed(pixels, cut.space.preprocessing))
     logits = _top_of_head(features, head) if head else _top(features, n_classes, config)
     model = _with_loss()(pixels, logits)
     _seed(model, config.seed)
@@ -123,26 +131,13 @@ def build(network: Network, n_classes: int, *, config: ScratchConfig, head: Head
     return Classifier(model, keras.Model(pixels, logits), base, blocks_of(base), config)
 
 
-def _preprocessed(pixels: Any, mode: str) -> Any:
-    keras = import_keras()
-    affine = affine_of(mode)
-    if affine is None:
-        raise ScratchError(f"preprocessing {mode}: it cannot be made part of a network")
-    if affine.order == (2, 1, 0):
-        pixels = keras.ops.flip(pixels, axis=-1)
-    if mode == "none":
-        return pixels
-    scale, offset = affine.scale.tolist(), affine.offset.tolist()
-    return keras.layers.Rescaling(scale, offset, name="preprocessing", dtype="float32")(pixels)
-
-
 def _top(features: Any, n_classes: int, config: ScratchConfig) -> Any:
     """The top with kernels drawn Glorot-uniform (Glorot & Bengio 2010)."""
     layers = import_keras().layers
 
     def dense(x: Any, units: int, *, activation: str | None, name: str, number: int) -> Any:
         W = glorot_uniform((x.shape[-1], units), np.random.default_rng([config.seed, _TOP, number]))
-        return _dense(x, W, np.zeros(units, np.float32), activation, name)
+        return dense_layer(x, W, np.zeros(units, np.float32), activation=activation, name=name)
 
     if config.top == "dense":
         x = dense(
@@ -157,24 +152,12 @@ def _top(features: Any, n_classes: int, config: ScratchConfig) -> Any:
 
 def _top_of_head(features: Any, head: Head) -> Any:
     """The layers of a head with its weights: what it computed from a cache, this computes from the network."""
-    layers = import_keras().layers
-    if tuple(features.shape[1:]) != tuple(head.row_shape):
-        raise ScratchError(f"the head takes features of {head.row_shape}, the network gives {features.shape[1:]}")
     if head.output != "softmax":
         raise ScratchError(f"the head's output is {head.output}: expected softmax")
-    x = layers.Rescaling(head.scale, dtype="float32")(layers.Flatten(dtype="float32")(features))
-    for number, (W, b) in enumerate(head.layers[:-1], start=1):
-        x = _dense(x, W, b, head.activation, f"hidden_{number}")
-        if head.dropout:
-            x = layers.Dropout(head.dropout, dtype="float32")(x)
-    return _dense(x, *head.layers[-1], None, "classes")
-
-
-def _dense(x: Any, W: Any, b: Any, activation: str | None, name: str) -> Any:
-    layer = import_keras().layers.Dense(W.shape[1], activation, name=name, dtype="float32", kernel_initializer="zeros")
-    output = layer(x)
-    layer.set_weights([W, b])
-    return output
+    try:
+        return logits_of(features, head)
+    except HeadError as error:
+        raise ScratchError(error.message) from error
 
 
 def _with_loss() -> Any:

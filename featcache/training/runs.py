@@ -20,7 +20,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featcache.core.errors import FeatcacheError, HeadError, RunError
-from featcache.core.files import PARTIAL_SUFFIX, is_hidden, safe_cell, sync, visible_folders, write_json, write_text
+from featcache.core.files import (
+    PARTIAL_SUFFIX,
+    is_hidden,
+    replace_folder,
+    safe_cell,
+    sync,
+    visible_folders,
+    write_json,
+    write_text,
+)
 from featcache.core.leases import Leases
 from featcache.core.project import refuse_unwritable
 from featcache.core.recipe import digest
@@ -61,6 +70,12 @@ class Run:
         from featcache.prediction import attribution
 
         return attribution(self, source, **options)
+
+    def export(self, **options: Any) -> Any:
+        """One model that other programs run: `featcache.export` of this run."""
+        from featcache.deployment import export
+
+        return export(self, **options)
 
     def _repr_html_(self) -> str:
         """A table of the accuracy in each split, and the curves."""
@@ -166,7 +181,7 @@ def new_run(results: Path, name: str) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
-        _replace_folder(final, partial, old)
+        replace_folder(final, partial, old)
         sync(results)
     except FeatcacheError:
         raise
@@ -175,19 +190,6 @@ def new_run(results: Path, name: str) -> Iterator[Path]:
     finally:
         for leftover in (partial, old):
             shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _replace_folder(final: Path, partial: Path, old: Path) -> None:
-    """Give `partial` the name of `final`; what had that name is called `old`, or gets it back on failure."""
-    replaced = final.is_dir()
-    if replaced:
-        final.replace(old)
-    try:
-        partial.replace(final)
-    except OSError:
-        if replaced:
-            old.replace(final)
-        raise
 
 
 @contextmanager

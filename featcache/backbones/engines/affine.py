@@ -1,13 +1,19 @@
-"""Preprocessing as numbers that a graph can hold: an order of channels, a factor and a sum each."""
+"""Preprocessing as numbers that a graph can hold, and as its first layers: an order of channels, a factor and a sum."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.backbones.import_keras import import_keras
 from featcache.backbones.preprocess import preprocess
+from featcache.core.errors import BackboneError
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,23 @@ def affine_of(mode: str) -> Affine | None:
         return None
     first, second, third = (int(channel) for channel in order)
     return Affine((first, second, third), scale.astype(np.float32), black.astype(np.float32))
+
+
+def preprocessed(pixels: keras.KerasTensor, mode: str) -> keras.KerasTensor:
+    """What `preprocess` makes of pixels (n, s, s, 3) of 0 to 255, float32, by layers of Keras.
+
+    Raises BackboneError where the numbers of an `Affine` do not say it.
+    """
+    keras = import_keras()
+    affine = affine_of(mode)
+    if affine is None:
+        raise BackboneError(f"preprocessing {mode}: it cannot be made part of a network")
+    if affine.order == (2, 1, 0):
+        pixels = keras.ops.flip(pixels, axis=-1)
+    if mode == "none":
+        return pixels
+    scale, offset = affine.scale.tolist(), affine.offset.tolist()
+    return keras.layers.Rescaling(scale, offset, name="preprocessing", dtype="float32")(pixels)
 
 
 def _values(mode: str, pixels: NDArray[np.generic]) -> NDArray[np.float64]:

@@ -11,22 +11,20 @@ import importlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones.engines.affine import affine_of
 from featcache.backbones.engines.batches import batches, check_batch_rows, check_rows, empty_features
+from featcache.backbones.frozen import FrozenGraph, frozen_graph
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import Network
 from featcache.core.errors import BackboneError
 from featcache.core.extras import require_extra
 from featcache.core.machine import usable_cores
 from featcache.core.offline import without_telemetry
-
-if TYPE_CHECKING:
-    import keras
 
 _WAITING = 2
 """Requests a core: one that is computed and one that waits, so that no core does."""
@@ -111,8 +109,8 @@ def _converted(network: Network) -> Any:
     if (backend := import_keras().backend.backend()) != "tensorflow":
         raise BackboneError(f"the engine openvino needs Keras on TensorFlow, not on {backend}", "Set `engine='keras'`")
     try:
-        graph, names = _read(network.model)
-        return _with_preprocessing(graph, names, space.preprocessing)
+        graph = frozen_graph(network.model)
+        return _with_preprocessing(openvino_model(graph), graph.outputs, space.preprocessing)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, OSError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise BackboneError(
@@ -120,29 +118,16 @@ def _converted(network: Network) -> Any:
         ) from error
 
 
-def _read(model: keras.Model) -> tuple[Any, list[str]]:
-    """The network as an openvino.Model, and its outputs' names.
+def openvino_model(graph: FrozenGraph) -> Any:
+    """A graph as an openvino.Model.
 
-    It goes through a TensorFlow graph in which the weights are constants. `openvino.convert_model` comes to the
-    same, but follows the graph node by node in Python, which takes longer.
+    `openvino.convert_model` comes to the same, but follows the graph node by node in Python, which takes longer.
     """
-    import tensorflow as tf
-
     openvino = import_openvino()
-    trainable = [variable.numpy() for variable in model.trainable_variables]
-    others = [variable.numpy() for variable in model.non_trainable_variables]
-
-    def forward(x: Any) -> Any:
-        return model.stateless_call(trainable, others, x, training=False)[0]
-
-    spec = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
-    with tf.device("/CPU:0"):
-        traced = tf.function(forward, autograph=False).get_concrete_function(spec)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "network.pb"
-        file.write_bytes(traced.graph.as_graph_def().SerializeToString())
-        graph = openvino.Core().read_model(file)
-    return graph, [output.name for output in traced.outputs]
+        file.write_bytes(graph.definition.SerializeToString())
+        return openvino.Core().read_model(file)
 
 
 def _with_preprocessing(graph: Any, names: Sequence[str], mode: str) -> Any:

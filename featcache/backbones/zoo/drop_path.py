@@ -95,8 +95,13 @@ def drop_path_join_class() -> Any:
 
 
 def without_drop_path(model: keras.Model) -> keras.Model:
-    """A copy of `model` whose joins are Keras' own means: equal at inference, and loaded where featcache is not."""
+    """A copy of `model` whose joins are Keras' own means: equal at inference, and loaded where featcache is not.
+
+    A model without joins is returned as it is.
+    """
     join = drop_path_join_class()
+    if not any(isinstance(layer, join) for layer in model._flatten_layers(include_self=False, recursive=True)):
+        return model
 
     def clone(layer: Any) -> Any:
         return import_keras().layers.Average(name=layer.name) if isinstance(layer, join) else same(layer)

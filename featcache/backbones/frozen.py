@@ -1,0 +1,87 @@
+"""A Keras model as a TensorFlow graph in which its weights are constants: what other libraries read and convert."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featcache.backbones.import_keras import import_keras
+
+if TYPE_CHECKING:
+    import keras
+
+SIGNATURES = ("serve", "serving_default")
+"""What Keras and what TensorFlow call the function of a SavedModel."""
+
+
+@dataclass(frozen=True)
+class FrozenGraph:
+    """A graph for any number of rows.
+
+    Attributes
+    ----------
+    definition : GraphDef of TensorFlow
+    input : name of the tensor that the model takes
+    outputs : names of the tensors that it gives, in the order of `model.outputs`
+    """
+
+    definition: Any
+    input: str
+    outputs: tuple[str, ...]
+
+
+def frozen_graph(model: keras.Model, *, flat: bool = False) -> FrozenGraph:
+    """The graph of a model of one input, at inference. Keras must be on TensorFlow.
+
+    flat : put into the graph itself what layers compile as functions, as grouped convolutions are, which TensorFlow
+        then cannot compute on a processor; for readers that know no functions
+    """
+    import tensorflow as tf
+
+    trainable = [variable.numpy() for variable in model.trainable_variables]
+    others = [variable.numpy() for variable in model.non_trainable_variables]
+
+    def forward(x: Any) -> Any:
+        return import_keras().tree.flatten(model.stateless_call(trainable, others, x, training=False)[0])
+
+    spec = tf.TensorSpec((None, *model.input_shape[1:]), model.inputs[0].dtype)
+    with tf.device("/CPU:0"), _without_functions(flat):
+        traced = tf.compat.v1.wrap_function(forward, [spec])
+    return FrozenGraph(traced.graph.as_graph_def(), traced.inputs[0].name, tuple(one.name for one in traced.outputs))
+
+
+def save_frozen(graph: FrozenGraph, folder: Path, *, input_: Any, outputs: Sequence[str]) -> None:
+    """Write a graph as a SavedModel.
+
+    `keras.Model.export` comes to the same, but writes all weights twice and takes several times as long.
+
+    input_ : the model's own, which has the name, shape and dtype
+    outputs : names, in the order of the graph's
+    """
+    import tensorflow as tf
+
+    def serve(x: Any) -> dict[str, Any]:
+        given = {graph.input: x}
+        values = tf.graph_util.import_graph_def(graph.definition, given, return_elements=list(graph.outputs), name="")
+        return dict(zip(outputs, values, strict=True))
+
+    spec = tf.TensorSpec(input_.shape, input_.dtype, name=input_.name)
+    module = tf.Module()
+    module.serve = tf.function(serve, input_signature=[spec], autograph=False)
+    tf.saved_model.save(module, str(folder), signatures=dict.fromkeys(SIGNATURES, module.serve))
+
+
+@contextmanager
+def _without_functions(wanted: bool) -> Iterator[None]:
+    """Functions of TensorFlow are traced in the block as plain Python."""
+    import tensorflow as tf
+
+    was = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(wanted or was)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(was)
