@@ -19,7 +19,7 @@ from .config import (
     changed_by as changed_by,
     from_preset as from_preset,
 )
-from .distance_head import TrainedHead as TrainedHead, load_head as load_head
+from .distance_head import ROWS_FILE as ROWS_FILE, TrainedHead as TrainedHead, load_head as load_head
 from .estimator import HeadClassifier as HeadClassifier
 from .gram import accuracy_of as accuracy_of
 from .head import HEAD_FILE as HEAD_FILE, Head as Head, refuse_other_space as refuse_other_space

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -140,13 +140,18 @@ def write_rows(folder: Path, cache: Cache, *, numbers: NDArray[np.intp]) -> NDAr
     return open_npy(path)
 
 
-def load_head(folder: Path) -> TrainedHead:
-    """The head that `save` wrote into `folder`, of whichever kind. The features of its rows stay on the disk.
+def load_head(folder: Path, *, in_memory: bool = False) -> TrainedHead:
+    """The head that `save` wrote into `folder`, of whichever kind.
+
+    in_memory : read the features of its rows, too; else they stay on the disk
 
     Raises HeadError for a file that is missing or damaged.
     """
     with reading_head(folder) as arrays:
-        return _with_rows(folder, arrays) if "kind" in arrays else Head.of(arrays)
+        if "kind" not in arrays:
+            return Head.of(arrays)
+        head = _with_rows(folder, arrays)
+        return replace(head, rows=np.array(head.rows)) if in_memory else head
 
 
 def _with_rows(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> DistanceHead:

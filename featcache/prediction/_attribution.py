@@ -22,15 +22,13 @@ from featcache.core.shown import shown
 from featcache.extraction import stream
 from featcache.heads import Attributed, TrainedHead, attribute, is_exact, refuse_other_space
 from featcache.images import Item
+from featcache.prediction.bundle import Bundle
 from featcache.prediction.opening import (
     as_cache,
-    head_of,
     items_in,
     names_of_rows,
-    open_run,
-    refuse_whole,
 )
-from featcache.prediction.predictor import Predictor
+from featcache.prediction.predictor import Predictor, head_for, open_trained
 from featcache.reporting import heatmap
 from featcache.store import Cache
 from featcache.training import Run
@@ -132,7 +130,7 @@ def attribution(
 
     Parameters
     ----------
-    run : a run, its folder, or its name in the project
+    run : a run, its folder, or its name in the project; or the file of a bundle
     source : images as of `predict`; or a `Cache` or its folder, whose rows need no network
     label : the class to explain; None for the most probable one of each image
     project, weights, engine, batch_rows, offline, strict, progress : as of `predict`
@@ -158,12 +156,12 @@ def attribution(
     True
     """
     progress = shown(progress)
-    found = open_run(run, project)
+    found = open_trained(run, project)
     with without_network(offline):
         cache = as_cache(source)
         if cache is not None:
             return _of_cache(found, cache, label)
-        predictor = Predictor.of(found, weights, engine=engine, batch_rows=batch_rows, progress=progress)
+        predictor = Predictor.of(found, weights=weights, engine=engine, batch_rows=batch_rows, progress=progress)
         head, rendering = predictor.head, predictor.rendering()
         items = items_in(source)
         total = len(items) if isinstance(items, list) else 0
@@ -208,10 +206,9 @@ def attribution(
     )
 
 
-def _of_cache(run: Run, cache: Cache, label: str | None) -> Attribution:
+def _of_cache(run: Run | Bundle, cache: Cache, label: str | None) -> Attribution:
     """Of the rows that a cache holds."""
-    refuse_whole(run, cache)
-    head = head_of(run)
+    head = head_for(run, cache)
     refuse_other_space(cache, head.space)
 
     def picture(number: int) -> NDArray[np.uint8]:

@@ -19,15 +19,13 @@ from featcache.core.shown import shown
 from featcache.doubt import DOUBT_FILE, Doubt
 from featcache.extraction import stream
 from featcache.images import Item
+from featcache.prediction.bundle import Bundle
 from featcache.prediction.opening import (
     as_cache,
-    head_of,
     items_in,
     names_of_rows,
-    open_run,
-    refuse_whole,
 )
-from featcache.prediction.predictor import Predictor
+from featcache.prediction.predictor import Predictor, doubt_of, head_for, open_trained
 from featcache.store import Cache
 from featcache.training import Run
 
@@ -141,7 +139,7 @@ def predict(
 
     Parameters
     ----------
-    run : a run, its folder, or its name in the project
+    run : a run, its folder, or its name in the project; or the file of a bundle, which needs no project
     source : files, folders, arrays uint8 (n, h, w, 3), or what yields these; a `Cache` or its folder, whose rows are
         used as they are, without a network; a `Project` or its folder: the images and boxes of dataset.csv
     project : where runs are looked for; by default the one around the current folder
@@ -180,8 +178,8 @@ def predict(
     for name, share in {"confidence": confidence, "false_alarms": false_alarms}.items():
         if share is not None and not 0 < share < 1:
             raise UsageError(f"`{name}={share}`: expected a number between 0 and 1")
-    found = open_run(run, project)
-    if confidence is not None and not (found.folder / DOUBT_FILE).is_file():
+    found = open_trained(run, project)
+    if confidence is not None and doubt_of(found) is None:
         raise RunError(
             f"{found.name}: keeps no {DOUBT_FILE}, which says what its validation images were, as runs of an earlier "
             "featcache",
@@ -192,7 +190,7 @@ def predict(
         cache = as_cache(source)
         if cache is not None:
             return _of_cache(found, cache, *asked)
-        predictor = Predictor.of(found, weights, engine=engine, batch_rows=batch_rows, progress=progress)
+        predictor = Predictor.of(found, weights=weights, engine=engine, batch_rows=batch_rows, progress=progress)
         items: Iterable[Item] = items_in(source)
         total = len(items) if isinstance(items, list) else 0
         paths, rows, left_out = [], [], []
@@ -219,10 +217,9 @@ def predict(
     return replace(said, left_out=tuple(left_out))
 
 
-def _of_cache(run: Run, cache: Cache, confidence: float | None, false_alarms: float) -> Predictions:
+def _of_cache(run: Run | Bundle, cache: Cache, confidence: float | None, false_alarms: float) -> Predictions:
     """Of the rows that a cache holds."""
-    refuse_whole(run, cache)
-    head, doubt = head_of(run), Doubt.load(run.folder)
+    head, doubt = head_for(run, cache), doubt_of(run)
     probabilities = head.probabilities(cache)
     distances = np.full(len(probabilities), np.nan)
     if doubt:

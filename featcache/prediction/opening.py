@@ -101,12 +101,6 @@ def open_whole(run: Run, network: Network, *, engine: str, batch_rows: int | Non
     return open_engine(network, engine, batch_rows=batch_rows, memory=calibration, on_event=progress.note)
 
 
-def refuse_whole(run: Run, cache: Cache) -> None:
-    """Raise UsageError where a cache is given to a whole network."""
-    if is_whole(run):
-        raise UsageError(f"{run.name}: is a whole network, which takes images, not the features of {cache.name}")
-
-
 def names_of_rows(cache: Cache) -> tuple[str, ...]:
     """The path of each row, and which view it is where it is not the plain one."""
     rows = zip(cache.rows["path"], cache.rows["view"], strict=True)
