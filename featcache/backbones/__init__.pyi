@@ -11,7 +11,6 @@ from .engines.contract import Engine as Engine
 from .engines.openvino_engine import import_openvino as import_openvino, openvino_model as openvino_model
 from .frozen import (
     SIGNATURES as SIGNATURES,
-    FrozenGraph as FrozenGraph,
     frozen_graph as frozen_graph,
     save_frozen as save_frozen,
 )

@@ -42,6 +42,7 @@ SECTIONS = {
     "Use": {
         "predict": "predict the class of new images with a trained run",
         "attribution": "draw which places of an image speak for its class",
+        "export": "write a run as one model that other programs run",
     },
     "Look": {
         "report": "write all runs as tables, figures and one HTML page",

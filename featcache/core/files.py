@@ -95,7 +95,7 @@ def move_into_place(partial: Path, final: Path) -> None:
     sync(final.parent)
 
 
-def replace_folder(final: Path, partial: Path, old: Path) -> None:
+def replace_folder(final: Path, partial: Path, *, old: Path) -> None:
     """Give `partial` the name of `final`; what had that name is called `old`, or gets it back on failure."""
     replaced = final.is_dir()
     if replaced:

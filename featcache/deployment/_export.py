@@ -23,7 +23,7 @@ from featcache.core.project import Project
 from featcache.core.shown import shown
 from featcache.deployment.formats import FORMATS, computed_by, write
 from featcache.deployment.graph import PROBABILITIES, graph_of
-from featcache.prediction.opening import classes_of, open_run, recipe_of
+from featcache.prediction import classes_of, open_run, recipe_of
 from featcache.training import Run
 
 if TYPE_CHECKING:
@@ -120,14 +120,14 @@ def export(
     """
     progress = shown(progress)
     found = open_run(run, project)
-    path = _path(found, format, out, again)
+    path = _path(found, format, out=out, again=again)
     refuse_missing(format)
     with _written(path, format) as partial, progress.begin(f"exporting {found.name}", 3) as advance:
         model = graph_of(found, weights=weights, offline=offline)
         advance(1)
-        write(format, model, partial, description=json.dumps(description_of(found), ensure_ascii=False))
+        write(format, model, path=partial, description=json.dumps(description_of(found), ensure_ascii=False))
         advance(1)
-        difference = _difference(found, format, model, partial)
+        difference = _difference(found, model, format_=format, path=partial)
         n_bytes = sum(file.stat().st_size for file in partial.parent.rglob("*") if file.is_file())
         advance(1)
     space = recipe_of(found).space
@@ -178,7 +178,7 @@ def checking_pixels(size_px: int, n_rows: int = _CHECKED_ROWS) -> NDArray[np.uin
     return pixels
 
 
-def _difference(run: Run, format_: str, model: keras.Model, path: Path) -> float | None:
+def _difference(run: Run, model: keras.Model, *, format_: str, path: Path) -> float | None:
     """The largest difference in probability from the written model in its own runtime. Refuses a large one."""
     if not is_installed(FORMATS[format_].package):
         return None
@@ -198,7 +198,7 @@ def _difference(run: Run, format_: str, model: keras.Model, path: Path) -> float
     return largest
 
 
-def _path(run: Run, format_: str, out: str | Path | None, again: bool) -> Path:
+def _path(run: Run, format_: str, *, out: str | Path | None, again: bool) -> Path:
     """Where to write. Raises UsageError for an unknown format, another suffix, and what is there already."""
     if format_ not in FORMATS:
         raise UsageError(f"no format {format_!r:.80}: {nearest(format_, FORMATS)}")
@@ -225,7 +225,7 @@ def _written(path: Path, format_: str) -> Iterator[Path]:
             sync(file)
         for part in sorted(folder.iterdir()):  # the weights of OpenVINO before the graph that names them
             if part.is_dir():
-                replace_folder(path, part, folder / "old")
+                replace_folder(path, part, old=folder / "old")
             else:
                 part.replace(path.with_name(part.name))
         sync(path.parent)

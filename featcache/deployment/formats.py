@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,14 @@ if TYPE_CHECKING:
 Compute = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
 """From pixels (n, s, s, 3) to the outputs by their names."""
 
+
+class Write(Protocol):
+    """Writes a model of `graph_of` with its description."""
+
+    def __call__(self, model: keras.Model, path: Path, *, description: str) -> None:
+        """Raise whatever the libraries raise."""
+
+
 KEY = "featcache"
 """Under which a model carries its description, a JSON text; files of their own add ".json"."""
 
@@ -48,7 +56,7 @@ class Format:
     ----------
     suffix : of its file's or folder's name
     package : what runs it
-    write : from (model, path, description) to the disk
+    write : a model and its description to a path
     read : opens what `write` wrote: (what it computes, the description)
     companions : suffixes of further files of the same stem
     is_folder : whether it is one
@@ -56,7 +64,7 @@ class Format:
 
     suffix: str
     package: str
-    write: Callable[[keras.Model, Path, str], None]
+    write: Write
     read: Callable[[Path], tuple[Compute, str]]
     companions: tuple[str, ...] = ()
     is_folder: bool = False
@@ -65,7 +73,7 @@ class Format:
 # Keras
 
 
-def _write_keras(model: keras.Model, path: Path, description: str) -> None:
+def _write_keras(model: keras.Model, path: Path, *, description: str) -> None:
     for layer, reason in foreign_parts(json.loads(model.to_json())):
         raise ValueError(f"layer {layer}: {reason}")
     model.save(path)
@@ -94,7 +102,7 @@ def computed_by(model: keras.Model) -> Compute:
 # SavedModel
 
 
-def _write_savedmodel(model: keras.Model, path: Path, description: str) -> None:
+def _write_savedmodel(model: keras.Model, path: Path, *, description: str) -> None:
     save_frozen(frozen_graph(model), path, input_=model.inputs[0], outputs=tuple(outputs_of(model)))
     extra = path / "assets.extra"  # where TensorFlow leaves alone what others add
     extra.mkdir()
@@ -105,7 +113,7 @@ def _read_savedmodel(path: Path) -> tuple[Compute, str]:
     layer = import_keras().layers.TFSMLayer(str(path), call_endpoint=SIGNATURES[0])
 
     def compute(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        return {name: np.asarray(value) for name, value in layer(pixels).items()}
+        return {name: value.numpy() for name, value in layer(pixels).items()}
 
     return compute, (path / "assets.extra" / f"{KEY}.json").read_text("utf-8")
 
@@ -113,7 +121,7 @@ def _read_savedmodel(path: Path) -> tuple[Compute, str]:
 # ONNX
 
 
-def _write_onnx(model: keras.Model, path: Path, description: str) -> None:
+def _write_onnx(model: keras.Model, path: Path, *, description: str) -> None:
     """By tf2onnx, from a graph of constants.
 
     Keras' own export goes there too, but leaves constants of EfficientNets out, calls of functions in ConvNeXts, and
@@ -143,12 +151,12 @@ def _write_onnx(model: keras.Model, path: Path, description: str) -> None:
     onnx.save(made, path)
 
 
-def _erfc(context: Any, node: Any, name: str, _: Any) -> None:
+def _erfc(context: Any, node: Any, *_: Any) -> None:
     """1 - erf(x): tf2onnx does not know the error function's complement, which TensorFlow makes GELU of."""
     complement = node.output[0]
     users = context.find_output_consumers(complement)
     node.type = "Erf"
-    one = context.make_const(f"{name}/one", np.array(1, np.float32)).output[0]
+    one = context.make_const(f"{complement}/one", np.array(1, np.float32)).output[0]
     made = context.make_node("Sub", [one, complement], shapes=node.output_shapes, dtypes=node.output_dtypes)
     for user in users:
         context.replace_input(user, complement, made.output[0])
@@ -170,7 +178,7 @@ def _read_onnx(path: Path) -> tuple[Compute, str]:
 # OpenVINO
 
 
-def _write_openvino(model: keras.Model, path: Path, description: str) -> None:
+def _write_openvino(model: keras.Model, path: Path, *, description: str) -> None:
     openvino = import_openvino()
     graph = frozen_graph(model)
     read = openvino_model(graph)
@@ -202,7 +210,7 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
-def write(format_: str, model: keras.Model, path: Path, *, description: str) -> None:
+def write(format_: str, model: keras.Model, *, path: Path, description: str) -> None:
     """Write a model of `graph_of` in a format, with its description, to a path that is not there.
 
     Raises BackboneError, naming the layer, for a network that the format cannot take; OSError for a full disk.
@@ -210,7 +218,7 @@ def write(format_: str, model: keras.Model, path: Path, *, description: str) -> 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            FORMATS[format_].write(model, path, description)
+            FORMATS[format_].write(model, path, description=description)
     except Exception as error:
         words = str(error)
         if isinstance(error, OSError):

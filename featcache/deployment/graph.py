@@ -10,7 +10,7 @@ from featcache.core.offline import offline as without_network
 from featcache.core.recipe import FeatureSpace
 from featcache.extraction import loaded_network
 from featcache.heads import probabilities_of
-from featcache.prediction.opening import classes_of, head_of, is_whole, recipe_of
+from featcache.prediction import classes_of, head_of, is_whole, recipe_of
 from featcache.training import MODEL_FILE, Run
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def graph_of(
     pixels = keras.Input((space.input_size_px, space.input_size_px, 3), dtype="uint8", name=PIXELS_NAME)
     x = keras.ops.cast(pixels, "float32")
     with without_network(offline):
-        features, probabilities = (_of_whole if is_whole(run) else _of_head)(run, x, weights)
+        features, probabilities = _of_whole(run, x) if is_whole(run) else _of_head(run, x, weights=weights)
     if probabilities.shape[-1] != len(classes):
         raise RunError(f"{run.folder}: its model has {probabilities.shape[-1]} classes, config.json {len(classes)}")
     outputs = {PROBABILITIES: probabilities, FEATURES: features} if with_features else probabilities
@@ -68,7 +68,7 @@ def outputs_of(model: keras.Model) -> dict[str, Any]:
     return {names[id(tensor)]: tensor for tensor in model.outputs}
 
 
-def _of_head(run: Run, x: Any, weights: str | None) -> tuple[Any, Any]:
+def _of_head(run: Run, x: Any, *, weights: str | None) -> tuple[Any, Any]:
     """Features and probabilities of a head on a backbone."""
     space, head = recipe_of(run).space, head_of(run)
     features = x
@@ -79,7 +79,7 @@ def _of_head(run: Run, x: Any, weights: str | None) -> tuple[Any, Any]:
     return features, probabilities_of(features, head)
 
 
-def _of_whole(run: Run, x: Any, weights: str | None) -> tuple[Any, Any]:
+def _of_whole(run: Run, x: Any) -> tuple[Any, Any]:
     """The last feature map and the probabilities of a whole network, which has its weights with it."""
     whole = whole_network(run.folder / MODEL_FILE)
     if whole.cuts[0].space.input_size_px != x.shape[1]:

@@ -28,7 +28,6 @@ from .keras_layers import (
     dense_layer as dense_layer,
     logits_of as logits_of,
     probabilities_of as probabilities_of,
-    refuse_other_shape as refuse_other_shape,
 )
 from .kernel import KERNELS_SUFFIX as KERNELS_SUFFIX, kernels_folder as kernels_folder, unwanted as unwanted
 from .resume import interrupted as interrupted

@@ -28,7 +28,7 @@ def logits_of(features: Any, head: Head) -> Any:
     Raises HeadError for features of another shape.
     """
     layers = import_keras().layers
-    refuse_other_shape(features, head)
+    _refuse_other_shape(features, head)
     x = layers.Rescaling(head.scale, dtype="float32")(layers.Flatten(dtype="float32")(features))
     for number, (W, b) in enumerate(head.layers[:-1], start=1):
         x = dense_layer(x, W, b, activation=head.activation, name=f"hidden_{number}")
@@ -44,7 +44,7 @@ def probabilities_of(features: Any, head: TrainedHead) -> Any:
     """
     layers = import_keras().layers
     if isinstance(head, DistanceHead):
-        refuse_other_shape(features, head)
+        _refuse_other_shape(features, head)
         x, rows = _centred(layers.Flatten(dtype="float32")(features), head.rows)
         if isinstance(head.decide, Neighbours):
             return _of_neighbours(x, rows, head.decide)
@@ -55,7 +55,7 @@ def probabilities_of(features: Any, head: TrainedHead) -> Any:
     return layers.Activation(head.output, name="probabilities", dtype="float32")(logits)
 
 
-def refuse_other_shape(features: Any, head: TrainedHead) -> None:
+def _refuse_other_shape(features: Any, head: TrainedHead) -> None:
     """Raise HeadError for features of another shape than a head takes."""
     if tuple(features.shape[1:]) != tuple(head.row_shape):
         raise HeadError(f"the head takes features of {head.row_shape}, the network gives {features.shape[1:]}")

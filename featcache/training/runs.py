@@ -181,7 +181,7 @@ def new_run(results: Path, name: str) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
-        replace_folder(final, partial, old)
+        replace_folder(final, partial, old=old)
         sync(results)
     except FeatcacheError:
         raise
