@@ -18,7 +18,14 @@ from .api import (
 )
 from .core import errors as errors
 from .core.project import Project as Project
-from .deployment import Exported as Exported, export as export
+from .deployment import (
+    Bundled as Bundled,
+    Checked as Checked,
+    Exported as Exported,
+    bundle as bundle,
+    check as check,
+    export as export,
+)
 from .extraction import FeatureExtractor as FeatureExtractor
 from .heads import HeadClassifier as HeadClassifier
 from .prediction import (

@@ -90,7 +90,10 @@ def test_parameters_after_the_second_are_named(path: Path) -> None:
 def test_a_command_is_one_call_of_the_public_function_of_its_name(command: str) -> None:
     verb = command.replace("-", "_")
     path = ROOT / "cli" / f"{verb}.py"
-    doors = {"attribution": "featcache.prediction", "predict": "featcache.prediction", "export": "featcache.deployment"}
+    doors = {
+        **dict.fromkeys(("attribution", "predict"), "featcache.prediction"),
+        **dict.fromkeys(("bundle", "check", "export"), "featcache.deployment"),
+    }
     door = doors.get(verb, "featcache.api")
     assert [module for module, name in imports(path) if name == verb] == [door]
     uses = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Name) and node.id == verb]

@@ -43,6 +43,8 @@ SECTIONS = {
         "predict": "predict the class of new images with a trained run",
         "attribution": "draw which places of an image speak for its class",
         "export": "write a run as one model that other programs run",
+        "bundle": "write a run as one zip file that predicts anywhere",
+        "check": "check that a bundle gives the same probabilities here",
     },
     "Look": {
         "report": "write all runs as tables, figures and one HTML page",

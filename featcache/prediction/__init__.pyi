@@ -1,5 +1,14 @@
 from ._attribution import Attribution as Attribution, attribution as attribution
 from ._predict import Predictions as Predictions, predict as predict
+from .bundle import (
+    BUNDLE_FILE as BUNDLE_FILE,
+    EXPECTED_FILE as EXPECTED_FILE,
+    MODEL_ONNX as MODEL_ONNX,
+    Bundle as Bundle,
+    BundleRecord as BundleRecord,
+    Entry as Entry,
+    expected_of as expected_of,
+)
 from .opening import (
     classes_of as classes_of,
     head_of as head_of,
@@ -7,3 +16,4 @@ from .opening import (
     open_run as open_run,
     recipe_of as recipe_of,
 )
+from .predictor import Predictor as Predictor

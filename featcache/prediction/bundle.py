@@ -11,6 +11,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from featcache.backbones import Engine, import_openvino
+from featcache.backbones import import_openvino
 from featcache.core.errors import MissingPackageError, RunError, refuse_shortage
 from featcache.core.extras import install_line, is_installed
 from featcache.core.files import sha256_bytes
@@ -146,15 +147,21 @@ class Bundle:
         return OnnxEngine(self.data(MODEL_ONNX), shape, size_px, str(self.path))
 
 
-class OnnxEngine(Engine):
+class OnnxEngine:
     """The model of a bundle, run by onnxruntime, or by OpenVINO where that is not installed."""
 
     def __init__(self, model: bytes, row_shape: tuple[int, ...], size_px: int, where: str) -> None:
         self.batch_rows = _BATCH_ROWS
-        self.feature_shapes = (row_shape,)
+        self.feature_shapes: Sequence[tuple[int, ...]] = (row_shape,)
         self._shape = (size_px, size_px, 3)
         with _explained(Path(where)):
             self.name, self._compute = _session(model)
+
+    def resized(self, batch_rows: int) -> Self:
+        """The same model, so many rows at a time."""
+        other = copy(self)
+        other.batch_rows = batch_rows
+        return other
 
     def features(self, pixels: NDArray[np.uint8]) -> Sequence[NDArray[Any]]:
         """Features of images (n, s, s, 3), uint8, RGB, of any number: [(n, *row_shape)]."""

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from featcache.reporting.content import HOW_TO_READ, Group, Image, Report, RunPart
 from featcache.reporting.tables import Table
-from featcache.reporting.text import markdown
+from featcache.reporting.text import in_markdown
 
 
 def render(report: Report, out: Path) -> str:
@@ -21,22 +21,22 @@ def _lines(report: Report, out: Path) -> Iterator[str]:
     yield "# featcache report"
     yield f"\n{report.count}, {report.created}"
     if report.note:
-        yield f"\n> {markdown(report.note)}"
+        yield f"\n> {in_markdown(report.note)}"
     for group in report.groups:
         if report.note:
-            yield f"\n# Data set {markdown(group.dataset) or 'without a name'}"
+            yield f"\n# Data set {in_markdown(group.dataset) or 'without a name'}"
         yield from _group_lines(group)
         for part in group.parts:
             yield from _run_lines(part, out)
     if report.problems:
         yield "\n## Not readable\n"
-        yield from (f"- **{markdown(problem.name)}**: {markdown(problem.reason)}" for problem in report.problems)
+        yield from (f"- **{in_markdown(problem.name)}**: {in_markdown(problem.reason)}" for problem in report.problems)
     yield "\n## How to read this"
     yield from (f"\n{paragraph}" for paragraph in HOW_TO_READ)
 
 
 def _group_lines(group: Group) -> Iterator[str]:
-    yield f"\n{markdown(group.best)}"
+    yield f"\n{in_markdown(group.best)}"
     yield "\n## Runs\n"
     yield from _table_lines(group.summary)
     if group.means:
@@ -51,8 +51,8 @@ def _group_lines(group: Group) -> Iterator[str]:
 
 
 def _run_lines(part: RunPart, out: Path) -> Iterator[str]:
-    yield f"\n## {markdown(part.record.name)}\n"
-    yield from (f"- **{name}**: {markdown(value)}" for name, value in part.facts)
+    yield f"\n## {in_markdown(part.record.name)}\n"
+    yield from (f"- **{name}**: {in_markdown(value)}" for name, value in part.facts)
     yield ""
     yield from _table_lines(part.splits)
     for image in part.images:
@@ -60,15 +60,15 @@ def _run_lines(part: RunPart, out: Path) -> Iterator[str]:
             continue  # drawn for the page, which holds its pictures itself
         yield f"\n{_image(image, relative(part.record.run.folder / image.name, out))}"
     yield "\nMost confused on test:\n"
-    yield from (f"- {markdown(sentence)}" for sentence in part.confused or ("none: every row is right",))
+    yield from (f"- {in_markdown(sentence)}" for sentence in part.confused or ("none: every row is right",))
 
 
 def _table_lines(table: Table) -> Iterator[str]:
-    yield _row(markdown(header) for header in table.headers)
+    yield _row(in_markdown(header) for header in table.headers)
     yield _row("---" if table.is_text(column) else "---:" for column in range(len(table.headers)))
     for number, cells in enumerate(table.rows):
         yield _row(
-            f"**{markdown(cell)}**" if (number, column) in table.best else markdown(cell)
+            f"**{in_markdown(cell)}**" if (number, column) in table.best else in_markdown(cell)
             for column, cell in enumerate(cells)
         )
 
@@ -78,7 +78,7 @@ def _row(cells: Iterator[str]) -> str:
 
 
 def _image(image: Image, url: str) -> str:
-    return f"![{markdown(image.alt)}]({url})"
+    return f"![{in_markdown(image.alt)}]({url})"
 
 
 def relative(path: Path, folder: Path) -> str:

@@ -31,7 +31,7 @@ def shorten(text: str, length: int) -> str:
     return f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
 
 
-def markdown(text: object) -> str:
+def in_markdown(text: object) -> str:
     """Text that a Markdown reader shows as it is, also within a table."""
     return html.escape(_MARKUP.sub(r"\\\g<0>", clean(text)), quote=False)
 

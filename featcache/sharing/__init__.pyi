@@ -17,7 +17,7 @@ from .keys import (
 )
 from .options import Part as Part, PushOptions as PushOptions
 from .receive import Pulled as Pulled
-from .record import FOLDERS as FOLDERS, Record as Record
+from .record import FOLDERS as FOLDERS, Record as Record, Signature as Signature
 from .remote import (
     USER_FILE as USER_FILE,
     Target as Target,
@@ -32,6 +32,7 @@ from .remote import (
     remove_remote as remove_remote,
     resolve as resolve,
     trust_of as trust_of,
+    trusted_keys as trusted_keys,
     verify_on_remote as verify_on_remote,
 )
 from .remote_donors import RemoteDonors as RemoteDonors

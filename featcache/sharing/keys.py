@@ -9,12 +9,12 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from featcache.core.errors import TrustError, UsageError
 from featcache.core.extras import require_extra
 from featcache.core.files import create, is_hidden, user_path, write_text
-from featcache.sharing.record import Record, Signature
+from featcache.sharing.record import Signature
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -164,13 +164,30 @@ def _private_in(file: Path) -> Ed25519PrivateKey:
     return private
 
 
-def sign(record: Record, key: tuple[Key, Ed25519PrivateKey]) -> Record:
+class Signable(Protocol):
+    """A record that can be signed: of a remote, or of a bundle."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def signature(self) -> Signature | None: ...
+    def message(self) -> bytes:
+        """What the signature is over."""
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None) -> Self:
+        """The same with other fields."""
+
+
+Made = TypeVar("Made", bound=Signable)
+
+
+def sign(record: Made, key: tuple[Key, Ed25519PrivateKey]) -> Made:
     """The record with a signature over all the rest of it."""
     value = base64.b64encode(key[1].sign(record.message())).decode()
     return record.model_copy(update={"signature": Signature(key=key[0].public, by=key[0].name, value=value)})
 
 
-def check_signature(record: Record, trusted: Mapping[str, str], *, require: bool = False) -> Signed:
+def check_signature(record: Signable, trusted: Mapping[str, str], *, require: bool = False) -> Signed:
     """Who signed a record. Raises TrustError for a signature that does not fit.
 
     trusted : {public key: name}

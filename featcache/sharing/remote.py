@@ -164,12 +164,16 @@ def _there(pack: str) -> str | Path:
     return pack if "://" in pack else resolved(Path(pack))
 
 
-def trust_of(target: Target, require: bool = False, *, allow_older: bool = False, file: Path | None = None) -> Trust:
-    """Whom to believe, ourselves among them. file : of trusted keys; by default the user's"""
+def trusted_keys(file: Path | None = None) -> dict[str, str]:
+    """{public key: name} of the keys that are trusted here, our own among them. file : by default the user's"""
     folder = config_folder()
     own = {key.public: key.name for key in own_keys(folder / KEYS_FOLDER if folder else None)}
-    trusted = {**own, **read_trusted(file or (folder / TRUST_FILE if folder else None))}
-    return Trust(trusted, require or target.signed, allow_older)
+    return {**own, **read_trusted(file or (folder / TRUST_FILE if folder else None))}
+
+
+def trust_of(target: Target, require: bool = False, *, allow_older: bool = False, file: Path | None = None) -> Trust:
+    """Whom to believe. file : of trusted keys; by default the user's"""
+    return Trust(trusted_keys(file), require or target.signed, allow_older)
 
 
 def list_remote(store: Remote) -> list[Listed]:

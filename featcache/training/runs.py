@@ -71,6 +71,12 @@ class Run:
 
         return attribution(self, source, **options)
 
+    def bundle(self, **options: Any) -> Any:
+        """One zip file that predicts anywhere: `featcache.bundle` of this run."""
+        from featcache.deployment import bundle
+
+        return bundle(self, **options)
+
     def export(self, **options: Any) -> Any:
         """One model that other programs run: `featcache.export` of this run."""
         from featcache.deployment import export
