@@ -8,8 +8,10 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from importlib import resources
 from itertools import chain, zip_longest
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import cv2
@@ -265,31 +267,5 @@ def _json(value: Any) -> bytes:
 
 
 def _readme(name: str, size_px: int) -> str:
-    return f"""# {name}
-
-A classifier of images, made by featcache. `model_card.md` says what it was trained on, how good it is and what it does
-not know. `labels.json` says how images become its input.
-
-With featcache: `featcache predict THIS.zip FILES`, and `featcache check THIS.zip` says whether this machine gives the
-probabilities that were computed when the file was made.
-
-Without featcache, with onnxruntime, NumPy and Pillow, in the folder that this file was unpacked into:
-
-```python
-import json, sys
-import numpy as np
-import onnxruntime
-from PIL import Image, ImageOps
-
-classes = json.load(open("labels.json", encoding="utf-8"))["classes"]
-session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-for path in sys.argv[1:]:
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    image = image.resize(({size_px}, {size_px}), Image.Resampling.BOX)
-    (probabilities,) = session.run(["probabilities"], {{"pixels": np.asarray(image)[None]}})
-    print(path, classes[probabilities[0].argmax()], probabilities[0].max())
-```
-
-Pillow shrinks images a little differently than featcache does: probabilities differ in the third digit. The images in
-`check/` have the model's own size, and give those of `check/expected.json`.
-"""
+    text = resources.files("featcache.deployment").joinpath("bundle_readme.md").read_text("utf-8")
+    return Template(text).substitute(name=name, side=size_px)
