@@ -31,12 +31,13 @@ def randomize(model: Any, gain: float = 2**0.5) -> None:
     none of them 0 or 1.
     """
     rng = np.random.default_rng(0)
-    normal = rng.standard_normal(2**20 + 7, np.float32)  # begun anew elsewhere for each kernel: drawing takes long
+    normal = rng.standard_normal(2**21, np.float32)  # begun elsewhere for each kernel: drawing takes long
     for number, weight in enumerate(model.weights):
         shape = tuple(weight.shape)
         if len(shape) >= 2:
             fan_in = math.prod(shape[:2]) if len(shape) == 4 and shape[3] == 1 else math.prod(shape[:-1])
-            weight.assign(np.resize(np.roll(normal, 997 * number), shape) * np.float32(gain / math.sqrt(fan_in)))
+            drawn = normal[997 * number % 2**20 :][: min(math.prod(shape), 2**20 - 7)]
+            weight.assign(np.resize(drawn, shape) * np.float32(gain / math.sqrt(fan_in)))
         elif shape:
             positive = weight.name in ("gamma", "moving_variance", "variance")
             value = rng.uniform(0.5, 1.5, shape) if positive else rng.normal(0, 0.1, shape)

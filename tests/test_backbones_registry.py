@@ -13,7 +13,6 @@ import pytest
 from featcache.backbones import registry, weights
 from featcache.backbones.cuts import layers_of
 from featcache.backbones.import_keras import import_keras
-from featcache.backbones.weights import drawing_zeros
 from featcache.core.errors import BackboneError
 
 
@@ -72,15 +71,19 @@ def operations(model):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What Keras would download: (file, address, hash) of each; the files are not read."""
-    found = []
+    """What Keras would download: (file, address, hash) of each; the files are not read.
+
+    Networks are built as Keras builds them, but for the memory of their weights, which takes most of the time.
+    """
+    keras, found = import_keras(), []
     monkeypatch.setattr(
         "keras.src.utils.file_utils.get_file",
         lambda fname, origin, file_hash=None, **_: found.append((fname, origin, file_hash)),
     )
-    monkeypatch.setattr(import_keras().Model, "load_weights", lambda *_: None)
-    with drawing_zeros():
+    monkeypatch.setattr(keras.Model, "load_weights", lambda *_: None)
+    with keras.StatelessScope(initialize_variables=False):
         yield found
+    keras.utils.clear_session(free_memory=False)  # forgets the weights that it would make later
 
 
 @pytest.mark.parametrize("row", registry.BACKBONES.values(), ids=lambda row: row.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -11,13 +10,15 @@ import subprocess
 import sys
 import tomllib
 import venv
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import pytest
 from conftest import Ran
+from packaging.requirements import Requirement
 
 from featcache.backbones.import_keras import has_keras, keras_backend, require_keras
 from featcache.core.errors import MissingPackageError
@@ -103,49 +104,46 @@ class Base:
         return {command: Ran(*ran) for command, ran in zip(commands, json.loads(lines[-1]), strict=True)}
 
 
-def pip_install(python: Path, *args: str) -> None:
-    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1", *args]
+def needed(requirements: Iterable[str], extras: Iterable[str] = ("",)) -> Iterator[Distribution]:
+    """What is installed here of the packages that some lines of requirements ask for, and of what these ask for."""
+    for requirement in map(Requirement, requirements):
+        if not requirement.marker or any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
+            found = distribution(requirement.name)
+            yield found
+            yield from needed(found.requires or [], requirement.extras or [""])
+
+
+def link(found: Distribution, site: Path) -> None:
+    """Make the modules of a package, and what it says of itself, those of another Python too."""
+    for name in {file.parts[0] for file in found.files or []} - {"..", "__pycache__"}:
+        if not (site / name).exists():
+            (site / name).symlink_to(found.locate_file(name))
+
+
+def install(source: Path, site: Path) -> None:
+    """A wheel of featcache, built from a copy in the empty folder `source`: nothing is left in the repository."""
+    shutil.copytree(ROOT / "featcache", source / "featcache", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    options = ("--quiet", "--disable-pip-version-check", "--retries", "1", "--no-deps", "--target", str(site))
+    command = [sys.executable, "-m", "pip", "install", *options, str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if UNREACHABLE.search(done.stderr):
-        pytest.skip(f"the package index cannot be reached: {done.stderr.splitlines()[-1]:.200}")
-    assert done.returncode == 0, done.stderr
+    if UNREACHABLE.search(done.stderr):  # what builds wheels comes from there
+        (site / "featcache").symlink_to(ROOT / "featcache")
+    else:
+        assert done.returncode == 0, done.stderr
 
 
-def installed(folder: Path, source: Path) -> Path:
-    """The Python of a virtual environment with the base installation; what is kept from an earlier call is taken.
-
-    folder : keeps environments
-    source : an empty folder; from a copy in it a wheel is built, so that no build leaves anything in the repository
-    """
-    dependencies = PYPROJECT["dependencies"]
-    kept = folder / hashlib.sha256(repr((dependencies, sys.version)).encode()).hexdigest()[:8]
-    python = kept / "bin" / "python"
-    if not (kept / "dependencies").exists():
-        shutil.rmtree(folder)
-        venv.create(kept, with_pip=True)
-        pip_install(python, *dependencies)
-        (kept / "dependencies").touch()
-    files = [ROOT / "pyproject.toml", *sorted(path for path in ROOT.glob("featcache/**/*") if path.suffix != ".pyc")]
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in files if path.is_file())).hexdigest()
-    marker = kept / "featcache"
-    if not marker.exists() or marker.read_text() != code:
-        shutil.copytree(ROOT / "featcache", source / "featcache", ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("pyproject.toml", "README.md", "LICENSE"):
-            shutil.copy(ROOT / name, source)
-        pip_install(python, "--no-deps", "--force-reinstall", str(source))
-        marker.write_text(code)
-    return python
-
-
-@pytest.fixture(scope="module", params=["installed", "blocked"])
-def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Base:
-    """The base installed alone; and, where there is no package index too, this Python with every extra hidden."""
-    hidden = [] if request.param == "installed" else MISSING
-    environment = hiding(tmp_path_factory.mktemp("base"), hidden)
-    if request.param == "blocked":
-        return Base(Path(sys.executable), environment)
-    kept = request.config.cache.mkdir("base-installation")
-    return Base(installed(kept, tmp_path_factory.mktemp("source")), environment)
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """A virtual environment with the base installation alone: its dependencies are those of this Python, linked."""
+    folder = tmp_path_factory.mktemp("base")
+    venv.create(folder / "venv", symlinks=True)
+    (site,) = (folder / "venv").glob("lib/python*/site-packages")
+    for found in needed(PYPROJECT["dependencies"]):
+        link(found, site)
+    install(tmp_path_factory.mktemp("source"), site)
+    return Base(folder / "venv" / "bin" / "python", hiding(folder, []))
 
 
 @pytest.fixture
