@@ -16,7 +16,8 @@ from sklearn.calibration import calibration_curve
 import featcache as fc
 from featcache.core.errors import RunError, UsageError
 from featcache.core.progress import SILENT
-from featcache.doubt import DOUBT_FILE, Doubt, Likeness, at_temperature, fit_temperature, pooled, reliability
+from featcache.doubt import DOUBT_FILE, Doubt, Likeness, pooled, reliability
+from featcache.doubt.temperature import at_temperature, fit_temperature
 from featcache.heads.classical import KINDS
 from featcache.heads.stack import softmax
 from featcache.synthetic.drawing import write_cells
@@ -36,7 +37,7 @@ def classified(n: int, seed: int = 0, sureness: float = 1.0, classes: int = 4) -
 @pytest.mark.parametrize("sureness", [0.5, 1.0, 3.0])
 def test_the_temperature_undoes_what_made_probabilities_too_sure(sureness: float) -> None:
     p, y = classified(20_000, sureness=sureness)
-    assert fit_temperature(p, y, np.full(len(y), 1 / len(y))) == pytest.approx(sureness, rel=0.05)
+    assert fit_temperature(p, y, weights=np.full(len(y), 1 / len(y))) == pytest.approx(sureness, rel=0.05)
 
 
 def test_the_temperature_is_that_of_another_optimiser_on_logits() -> None:
@@ -48,7 +49,7 @@ def test_the_temperature_is_that_of_another_optimiser_on_logits() -> None:
         return float(-(weights * log_softmax(logits / x[0], axis=1)[np.arange(len(y)), y]).sum())
 
     found = minimize(loss, [1.0], method="Nelder-Mead", options={"xatol": 1e-6}).x[0]
-    assert fit_temperature(p, y, weights) == pytest.approx(found, rel=1e-3)
+    assert fit_temperature(p, y, weights=weights) == pytest.approx(found, rel=1e-3)
 
 
 def test_no_temperature_changes_the_class_or_the_sum() -> None:

@@ -60,17 +60,8 @@ def test_public_surface() -> None:
         *("open_cache", "push", "pull", "verify", "convert", "explain", "models"),
     }
     classes = {
-        *(
-            "Attribution",
-            "Bundled",
-            "Cache",
-            "Checked",
-            "Exported",
-            "FeatureExtractor",
-            "HeadClassifier",
-            "Predictions",
-        ),
-        *("Project", "Report", "Run"),
+        *("Attribution", "Bundled", "Cache", "Checked", "Exported", "FeatureExtractor", "HeadClassifier"),
+        *("Predictions", "Project", "Report", "Run"),
     }
     assert set(featcache.__all__) == verbs | classes | {"errors", "__version__"}
     assert set(featcache.__all__) <= set(dir(featcache))

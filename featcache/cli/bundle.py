@@ -47,8 +47,8 @@ def command(
     """Write a trained run as one zip file that predicts anywhere.
 
     RUN is the name of a run in results/, or its folder. The file holds the model as ONNX, a model card, and eight test
-    images with their probabilities: 'featcache check' computes them again on another machine. It needs no project, no
-    cache and no training image.
+    images with their probabilities: 'featcache check FILE.zip' computes them again on another machine. It needs no
+    project, no cache and no training image.
     """
     from featcache.deployment import bundle
 
@@ -71,4 +71,4 @@ def command(
     signed = f", signed by {done.signed_by}" if done.signed_by else ""
     say(f"{shown(resolved(done.path))}: {size(done.bytes)}, {len(done.classes)} classes{signed}")
     made = "made-up images" if done.made_up else "test images of the project"
-    say(f"  holds {done.rows} {made} with their probabilities: 'featcache check' computes them again")
+    say(f"  holds {done.rows} {made} with their probabilities: 'featcache check {done.path.name}' computes them again")

@@ -54,10 +54,8 @@ def _lines(run: Run, rows: pd.DataFrame, licence: str, contact: str) -> Iterator
             ["kind", config["kind"]],
             ["network", f"{space['backbone']}, layer {space['layer']}, pooling {space['pooling']}"],
             ["weights", f"{config.get('weights', '')}, digest {space['weights_digest'][:16]}"],
-            [
-                "input",
-                f"{space['input_size_px']} px, {space.get('resize', 'stretch')}, {space['preprocessing']} scaling",
-            ],
+            ["input", f"{space['input_size_px']} px, {space.get('resize', 'stretch')}"],
+            ["preprocessing", space["preprocessing"]],
             ["trained", f"{config.get('created', '')}, {metrics['epochs']} epochs"],
             ["settings", _settings(config)],
         ],
@@ -76,7 +74,7 @@ def _lines(run: Run, rows: pd.DataFrame, licence: str, contact: str) -> Iterator
         ["split", "rows", "groups", "accuracy, %", "95 % interval", "balanced accuracy, %", "most frequent class, %"],
         [_measures(split, metrics[split]) for split in SPLITS],
     )
-    yield "\nIntervals are drawn over groups (bootstrap). Test images, true classes as lines, predicted ones as columns:\n"
+    yield "\nIntervals are drawn over groups (bootstrap). Test images: lines are true, columns predicted.\n"
     confusion = metrics["test"]["confusion"]
     yield from _table(
         ["", *classes, "accuracy, %"],

@@ -1,4 +1,3 @@
 from .likeness import Likeness as Likeness, pooled as pooled
 from .record import DOUBT_FILE as DOUBT_FILE, Doubt as Doubt
 from .reliability import reliability as reliability
-from .temperature import at_temperature as at_temperature, fit_temperature as fit_temperature

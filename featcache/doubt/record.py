@@ -65,7 +65,7 @@ class Doubt:
         shares = 1 / (len(sizes) * sizes[of_group])
         known = likeness is not None and features is not None
         return cls(
-            temperature=fit_temperature(probabilities, y, shares),
+            temperature=fit_temperature(probabilities, y, weights=shares),
             misses=1 - _summing_to_one(probabilities)[np.arange(len(y)), y],
             shares=shares,
             n_groups=len(sizes),

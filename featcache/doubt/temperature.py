@@ -22,7 +22,7 @@ def at_temperature(probabilities: Array, temperature: float) -> Array:
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
 
-def fit_temperature(probabilities: Array, y: NDArray[np.int64], weights: Array) -> float:
+def fit_temperature(probabilities: Array, y: NDArray[np.int64], *, weights: Array) -> float:
     """The temperature of the least cross-entropy, between 1/20 and 20.
 
     probabilities : (n, classes)

@@ -144,18 +144,24 @@ class Bundle:
     def engine(self) -> OnnxEngine:
         """What runs its model. Raises MissingPackageError where no runtime for ONNX models is installed."""
         shape, size_px = tuple(self.record.row_shape), self.recipe.space.input_size_px
-        return OnnxEngine(self.data(MODEL_ONNX), shape, size_px, str(self.path))
+        return OnnxEngine(self.data(MODEL_ONNX), row_shape=shape, size_px=size_px, where=str(self.path))
 
 
 class OnnxEngine:
     """The model of a bundle, run by onnxruntime, or by OpenVINO where that is not installed."""
 
-    def __init__(self, model: bytes, row_shape: tuple[int, ...], size_px: int, where: str) -> None:
+    def __init__(self, model: bytes, *, row_shape: tuple[int, ...], size_px: int, where: str) -> None:
         self.batch_rows = _BATCH_ROWS
         self.feature_shapes: Sequence[tuple[int, ...]] = (row_shape,)
         self._shape = (size_px, size_px, 3)
-        with _explained(Path(where)):
+        try:
             self.name, self._compute = _session(model)
+        except MissingPackageError:
+            raise
+        except Exception as error:  # each runtime has classes of its own
+            refuse_shortage(error, where)
+            reason = " ".join(str(error).split())[:300]
+            raise RunError(f"{where}: {MODEL_ONNX} cannot be opened: {reason}", "Get the bundle again") from error
 
     def resized(self, batch_rows: int) -> Self:
         """The same model, so many rows at a time."""
