@@ -22,11 +22,9 @@ import featcache as fc
 from featcache.backbones import NetworkSpec
 from featcache.core.progress import SILENT
 from featcache.extraction._extract import extract
-from featcache.extraction.opening import network_of
 from featcache.extraction.streaming import stream
 from featcache.images.inputs import items_of
-from featcache.prediction import _predict
-from featcache.prediction.opening import head_of
+from featcache.prediction.predictor import Predictor
 from featcache.synthetic.drawing import write_cells
 
 MODEL, SIZE_PX = "mobilenetv2", 224
@@ -59,17 +57,20 @@ def main() -> None:
         run = fc.fit_head(cache, epochs=2, progress=SILENT)
         network = NetworkSpec(MODEL, asked.weights, pooling="avg")
         ratios, rates = [], []
-        memory = project.cache_folder
-        _, opened = network_of(cache.recipe.space, cache.manifest.provenance, weights=None, memory=memory)
-        engine = opened()
-        head = head_of(run)
-        rendering = _predict._Predictor(cache.recipe, head.classes, engine, head.probabilities_of).rendering(1)
+        predictor = Predictor.of(run, weights=None if asked.weights == "random" else asked.weights, progress=SILENT)
         for _ in range(asked.rounds):
             shutil.rmtree(cache.folder)
             (done,) = extract(project, [network])
             extract_s = done.pass_s - done.shares.open
             started = time.perf_counter()
-            found = list(stream(items_of(files), engine, rendering=rendering, finish=head.probabilities_of))
+            found = list(
+                stream(
+                    items_of(files),
+                    predictor.engine,
+                    rendering=predictor.rendering(),
+                    finish=predictor.probabilities_and_distances,
+                )
+            )
             predict_s = time.perf_counter() - started
             assert all(one.values is not None for one in found)
             rates.append((len(files) / extract_s, len(files) / predict_s))
