@@ -34,6 +34,7 @@ RUN_FILES = {
     "state.npz",
     "metrics.json",
     "predictions.csv",
+    "doubt.npz",
     "head.keras",
     "head.npz",
     "curves.png",
@@ -93,10 +94,10 @@ def test_no_command_shows_the_help(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        (("extrac",), "did you mean extract?"),
+        (("extrac",), "did you mean extract or export?"),
         (("fit_head",), "did you mean fit-head?"),
         (("lss",), "did you mean ls?"),
-        (("xyzzy",), "known are attribution, convert, dataset, demo, diff,"),
+        (("xyzzy",), "known are attribution, bundle, check, convert, dataset, demo, diff,"),
         (("dataset", "chek"), "check"),
     ],
 )
