@@ -71,7 +71,8 @@ def save_frozen(graph: FrozenGraph, folder: Path, *, input_: Any, outputs: Seque
     spec = tf.TensorSpec(input_.shape, input_.dtype, name=input_.name)
     module = tf.Module()
     module.serve = tf.function(serve, input_signature=[spec], autograph=False)
-    tf.saved_model.save(module, str(folder), signatures=dict.fromkeys(SIGNATURES, module.serve))
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # nobody trains it
+    tf.saved_model.save(module, str(folder), dict.fromkeys(SIGNATURES, module.serve), options)
 
 
 @contextmanager
