@@ -45,7 +45,8 @@ def frozen_graph(model: keras.Model, *, flat: bool = False) -> FrozenGraph:
     others = [variable.numpy() for variable in model.non_trainable_variables]
 
     def forward(x: Any) -> Any:
-        return import_keras().tree.flatten(model.stateless_call(trainable, others, x, training=False)[0])
+        values = import_keras().tree.flatten(model.stateless_call(trainable, others, x, training=False)[0])
+        return [tf.identity(value) for value in values]  # nodes of their own, which converters find again
 
     spec = tf.TensorSpec((None, *model.input_shape[1:]), model.inputs[0].dtype)
     with tf.device("/CPU:0"), _without_functions(flat):
