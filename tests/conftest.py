@@ -46,6 +46,7 @@ for _face in Path(__file__).parent.parent.glob("featcache/*/__init__.pyi"):
         getattr(_package, _name)  # a face keeps what it has loaded once: never something that a test has put there
 LONG = (
     "test_docs",
+    "test_export",
     "test_backbones_golden",
     "test_heads_resume",
     "test_backbones_registry",

@@ -45,7 +45,8 @@ def frozen_graph(model: keras.Model, *, flat: bool = False) -> FrozenGraph:
     others = [variable.numpy() for variable in model.non_trainable_variables]
 
     def forward(x: Any) -> Any:
-        return import_keras().tree.flatten(model.stateless_call(trainable, others, x, training=False)[0])
+        values = import_keras().tree.flatten(model.stateless_call(trainable, others, x, training=False)[0])
+        return [tf.identity(value) for value in values]  # nodes of their own, which converters find again
 
     spec = tf.TensorSpec((None, *model.input_shape[1:]), model.inputs[0].dtype)
     with tf.device("/CPU:0"), _without_functions(flat):
@@ -71,7 +72,8 @@ def save_frozen(graph: FrozenGraph, folder: Path, *, input_: Any, outputs: Seque
     spec = tf.TensorSpec(input_.shape, input_.dtype, name=input_.name)
     module = tf.Module()
     module.serve = tf.function(serve, input_signature=[spec], autograph=False)
-    tf.saved_model.save(module, str(folder), signatures=dict.fromkeys(SIGNATURES, module.serve))
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # nobody trains it
+    tf.saved_model.save(module, str(folder), dict.fromkeys(SIGNATURES, module.serve), options)
 
 
 @contextmanager

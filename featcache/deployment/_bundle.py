@@ -24,6 +24,7 @@ from featcache.core.files import beside, sha256_bytes
 from featcache.core.offline import offline as without_network
 from featcache.core.progress import Progress
 from featcache.core.project import Project, find_project
+from featcache.core.recipe import FeatureSpace
 from featcache.core.shown import shown
 from featcache.datasets import LabelledImage, read_dataset
 from featcache.deployment._export import checking_pixels, description_of, refuse_missing
@@ -47,6 +48,12 @@ from featcache.training import Run
 
 LABELS_FILE, CARD_FILE, RECIPE_FILE, README_FILE = "labels.json", "model_card.md", "recipe.json", "README.md"
 _ROWS = 8
+_RESIZED = {
+    "stretch": "image.resize({size}, how)",
+    "pad": "ImageOps.pad(image, {size}, how, color=0)",
+    "crop": "ImageOps.fit(image, {size}, how)",
+}
+"""How Pillow makes an image square."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -157,7 +164,7 @@ def bundle(
         LABELS_FILE: _json(described),
         RECIPE_FILE: _json(predictor.recipe.to_dict()),
         CARD_FILE: model_card(found, licence=licence, contact=contact).encode(),
-        README_FILE: _readme(found.name, space.input_size_px).encode(),
+        README_FILE: _readme(found.name, space).encode(),
     }
     record = BundleRecord(
         name=found.name,
@@ -266,6 +273,8 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _readme(name: str, size_px: int) -> str:
+def _readme(name: str, space: FeatureSpace) -> str:
     text = resources.files("featcache.deployment").joinpath("bundle_readme.md").read_text("utf-8")
-    return Template(text).substitute(name=name, side=size_px)
+    side = space.input_size_px
+    resized = _RESIZED[space.resize].format(size=f"({side}, {side})")
+    return Template(text).substitute(name=name, side=side, resized=resized)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import re
 import warnings
 import zipfile
@@ -25,7 +27,7 @@ from featcache.backbones import (
     openvino_model,
     save_frozen,
 )
-from featcache.core.errors import BackboneError
+from featcache.core.errors import BackboneError, FeatcacheError
 from featcache.deployment.graph import PIXELS_NAME, outputs_of
 
 if TYPE_CHECKING:
@@ -46,6 +48,10 @@ KEY = "featcache"
 """Under which a model carries its description, a JSON text; files of their own add ".json"."""
 
 _ROWS = "n"
+_NO_ROOM = re.compile("no space left|iostream error", re.IGNORECASE)
+"""What TensorFlow and OpenVINO say of a full disk."""
+_UNKNOWN = "No conversion rule found for operations:"
+"""What OpenVINO says before the operations that it does not know."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ class Format:
 
 def _write_keras(model: keras.Model, path: Path, *, description: str) -> None:
     for layer, reason in foreign_parts(json.loads(model.to_json())):
-        raise ValueError(f"layer {layer}: {reason}")
+        raise _refusal("keras", layer, reason=reason)
     model.save(path)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(zipfile.ZipInfo(f"{KEY}.json", (1980, 1, 1, 0, 0, 0)), description)
@@ -181,7 +187,12 @@ def _read_onnx(path: Path) -> tuple[Compute, str]:
 def _write_openvino(model: keras.Model, path: Path, *, description: str) -> None:
     openvino = import_openvino()
     graph = frozen_graph(model)
-    read = openvino_model(graph)
+    try:
+        read = openvino_model(graph)
+    except RuntimeError as error:
+        unknown = set(re.findall(r"\w+", str(error).partition(_UNKNOWN)[2].partition("\n")[0]))
+        scopes = [f"{node.name}: OpenVINO has no {node.op}" for node in graph.definition.node if node.op in unknown]
+        raise ValueError(scopes[0] if scopes else str(error)) from error
     results = [read.output(name).get_node() for name in graph.outputs]
     made = openvino.Model(results, read.get_parameters(), model.name)
     for tensor, name in zip((*made.inputs, *made.outputs), (PIXELS_NAME, *outputs_of(model)), strict=True):
@@ -194,10 +205,11 @@ def _read_openvino(path: Path) -> tuple[Compute, str]:
     openvino = import_openvino()
     core = openvino.Core()
     graph = core.read_model(path)
+    names = [output.any_name for output in graph.outputs]
     compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def compute(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        return {output.any_name: value for output, value in compiled(pixels).items()}
+        return dict(zip(names, compiled(pixels).to_tuple(), strict=True))
 
     return compute, str(graph.get_rt_info([KEY]).astype(str))
 
@@ -221,19 +233,19 @@ def write(format_: str, model: keras.Model, *, path: Path, description: str) -> 
             FORMATS[format_].write(model, path, description=description)
     except Exception as error:
         words = str(error)
-        if isinstance(error, OSError):
+        if isinstance(error, (OSError, FeatcacheError)):
             raise
         if _NO_ROOM.search(words):
-            raise OSError(words.strip().splitlines()[0]) from error
-        layer = layer_in(words, model)
-        reason = " ".join(words.split())[:300] or type(error).__name__
-        raise BackboneError(
-            f"{f'layer {layer}: ' if layer else ''}{format_} cannot take this network ({reason})",
-            f"Export it in another format: {', '.join(name for name in FORMATS if name != format_)}",
-        ) from error
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise _refusal(format_, layer_in(words, model), reason=words or type(error).__name__) from error
 
 
-_NO_ROOM = re.compile(r"no space left|disk quota|errno = 28|errno 28", re.I)
+def _refusal(format_: str, layer: str, *, reason: str) -> BackboneError:
+    """That a format cannot take a network."""
+    return BackboneError(
+        f"{f'layer {layer}: ' if layer else ''}{format_} cannot take this network ({' '.join(reason.split()):.300})",
+        f"Export it in another format: {', '.join(name for name in FORMATS if name != format_)}",
+    )
 
 
 def layer_in(words: str, model: keras.Model) -> str:
