@@ -96,11 +96,10 @@ def test_the_two_solvers_have_one_course(
     assert keras.config.floatx() == keras.config.dtype_policy().name == "float32"
 
 
-@DTYPES
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
-def test_every_option_is_that_of_gram_space(keras: Any, option: str, dtype: Any, tolerance: float) -> None:
-    base = HeadConfig((16, 8), 0.0, lr=0.005, decay=0.01, batch=10, epochs=6, scale="none", dtype=dtype)
-    compare(replace(base, **OPTIONS[option]), tolerance)
+def test_every_option_is_that_of_gram_space(keras: Any, option: str) -> None:
+    base = HeadConfig((16, 8), 0.0, lr=0.005, decay=0.01, batch=10, epochs=6, scale="none", dtype="float64")
+    compare(replace(base, **OPTIONS[option]), 1e-9)
 
 
 @pytest.mark.parametrize("batch", [1, 69, 68])
@@ -142,7 +141,7 @@ def fitted_by_keras(keras: Any, config: HeadConfig, optimizer: Any, smoothing: f
     model.set_weights([array for pair in random.initial_weights(config, 24, n_classes=CLASSES) for array in pair])
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
     without_penalty = keras.metrics.CategoricalCrossentropy("data", label_smoothing=smoothing)
-    model.compile(optimizer, loss, metrics=["accuracy", without_penalty])
+    model.compile(optimizer, loss, metrics=["accuracy", without_penalty], jit_compile=False)
     course = []
     for epoch in range(config.epochs):
         order = random.order(config.seed, epoch, len(y))
@@ -179,7 +178,8 @@ def test_it_is_keras_fit(keras: Any, monkeypatch: pytest.MonkeyPatch, optimizer:
         "l1-l2-adam": (replace(base, l1=0.02, l2=0.01, optimizer="adam"), made.Adam(0.002)),
     }[optimizer]
     expected, course = fitted_by_keras(keras, config, theirs, 0.1)
-    for least in (primal._JIT_WEIGHTS, 0):  # not compiled by XLA, and compiled where that is of use
+    by_xla = hidden == (16, 8) and optimizer not in ("sgd", "l1-l2-adam")
+    for least in (primal._JIT_WEIGHTS, *([0] if by_xla else [])):
         monkeypatch.setattr(primal, "_JIT_WEIGHTS", least)
         layers, history, _ = in_primal_space(config)
         np.testing.assert_allclose([line[:4] for line in measures(history)], course, rtol=1e-4)
@@ -356,8 +356,7 @@ def test_a_source_that_is_left_in_the_middle_leaves_no_thread(cache: Cache) -> N
     batches.close()
 
 
-@pytest.mark.parametrize("by_blocks", [False, True])
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(("optimizer", "by_blocks"), [("sgd", False), ("adam", True)])
 def test_streamed_is_in_memory_to_the_bit(
     cache: Cache, optimizer: Any, by_blocks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import run_command
+from conftest import start_command
+from warm import MAIN
 
 from featcache.core.errors import OfflineError, UsageError
 from featcache.core.offline import offline, refuse_offline
@@ -129,17 +130,17 @@ def test_no_library_connects_past_python(tmp_path: Path) -> None:
     write_cells(tmp_path / "cells", 4, size_px=32)
     init(tmp_path / "cells", tmp_path, options=InitOptions({"split_counts": (2, 1, 1)}, {"train": 1}))
     trace = tmp_path / "trace"
-    code = "from featcache.cli import main; main()"
+    extract = "extract --model mobilenetv2 --weights random --input-size 32"
+    commands = [f"{extract} --engine openvino", f"{extract} --pooling avg --engine keras"]
     strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=connect,sendto,sendmsg", "-o", str(trace)]
-    for engine in ("openvino", "keras"):
-        args = ["extract", "--model", "mobilenetv2", "--weights", "random", "--input-size", "32", "--engine", engine]
-        command = [*strace, sys.executable, "-c", code, *args]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        if "ptrace" in done.stderr.lower():
-            pytest.skip(f"strace may not trace here: {done.stderr.strip()[:200]}")
-        assert done.returncode == 0, done.stderr
-        lines = trace.read_text().splitlines()
-        assert not [line for line in lines if "AF_INET" in line]
+    command = [*strace, sys.executable, "-c", DRIVER, json.dumps(commands)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    if "ptrace" in done.stderr.lower():
+        pytest.skip(f"strace may not trace here: {done.stderr.strip()[:200]}")
+    assert done.returncode == 0, done.stderr
+    codes, _ = json.loads((tmp_path / "recorded.json").read_text())
+    assert codes == dict.fromkeys(commands, 0), done.stderr
+    assert not [line for line in trace.read_text().splitlines() if "AF_INET" in line]
 
 
 # The guard
@@ -190,7 +191,8 @@ def test_a_download_that_a_network_of_ones_own_begins_is_refused_offline(tmp_pat
     )
     write_cells(tmp_path / "cells", 4, size_px=32)
     init(tmp_path / "cells", tmp_path, options=InitOptions({"split_counts": (2, 1, 1)}, {"train": 1}))
-    done = run_command("extract", "--model", "mine:net", "--offline", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    from_here = f"import sys\nsys.path.insert(0, '.')\n{MAIN}"
+    done = start_command("extract", "--model", "mine:net", "--offline", cwd=tmp_path, program=from_here).wait()
     assert done.code == 1
     assert "example.invalid was about to be reached, and `offline` allows no network" in done.err
     assert "Traceback" not in done.err

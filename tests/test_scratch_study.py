@@ -1,4 +1,4 @@
-"""Every network of the study takes a step of training at 224 px; one of each family compiles it."""
+"""Every network of the study takes a step of training at 224 px; one with shortcuts and one without compile it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from featcache.networks.training import Training
 from featcache.networks.views import Views
 
 SIDE = 224
-DEEPER = ("densenet169", "densenet201", "vgg19")
-"""Those with the layers of a smaller sibling, only more of them: they take the step uncompiled, which is quicker."""
+COMPILED = ("vgg16", "xception")
+"""The others take the step uncompiled, which is four times as quick; their layers are the same."""
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def test_it_learns_from_two_rows(name: str, tmp_path: Path) -> None:
     with Feed(views, 4, config=config) as feed:
         training = Training(made, feed, Views(pixels[:0], views.y[:0], (), ()), config, "", tmp_path)
         training._compile(0)
-        made.model.run_eagerly = name in DEEPER
+        made.model.run_eagerly = name not in COMPILED
         before = [np.array(weight.numpy()) for weight in made.base.trainable_weights]
         entry = training.epoch(lambda: None)
     assert np.isfinite(entry.loss)

@@ -267,7 +267,7 @@ def test_a_training_stopped_anywhere_goes_on_to_the_same_bits(tmp_path: Path, ch
     for _ in range(40):
         with opened(tmp_path / "stopped", epochs=4, **change) as training:
             training.resume()
-            left = int(rng.integers(1, 6))
+            left = int(rng.integers(3, 10))
 
             def stopped() -> bool:
                 nonlocal left

@@ -22,8 +22,12 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from numba.core.registry import cpu_target
+from PIL import Image
 
 from featcache.core.errors import FeatcacheError
 
@@ -125,10 +129,20 @@ class Workshop:
 
 def serve(work: Mapping[str, Callable[..., Any]]) -> None:
     """Be the warm process, and in a worker do one of `work`."""
+    _import_late()
     gc.freeze()
     task = _asked(work)
     if task:
         task()
+
+
+def _import_late() -> None:
+    """Import what libraries import at their first use, which each worker would do for itself."""
+    for name in ("encodings.ascii", "pandas.io.formats.csvs", "pyarrow.pandas_compat", "tensorstore"):
+        import_module(name)
+    Image.init()
+    cpu_target.typing_context.refresh()
+    cpu_target.target_context.refresh()
 
 
 def _asked(work: Mapping[str, Callable[..., Any]]) -> Callable[[], Any] | None:
