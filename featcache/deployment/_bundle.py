@@ -48,12 +48,20 @@ from featcache.training import Run
 
 LABELS_FILE, CARD_FILE, RECIPE_FILE, README_FILE = "labels.json", "model_card.md", "recipe.json", "README.md"
 _ROWS = 8
-_RESIZED = {
-    "stretch": "image.resize({size}, how)",
-    "pad": "ImageOps.pad(image, {size}, how, color=0)",
-    "crop": "ImageOps.fit(image, {size}, how)",
+_SQUARE = {
+    "stretch": "",
+    "pad": """    side = max(high, wide)
+    top, left = (side - high) // 2, (side - wide) // 2
+    pixels = np.pad(pixels, ((top, side - high - top), (left, side - wide - left), (0, 0)))
+    high = wide = side
+""",
+    "crop": """    side = min(high, wide)
+    top, left = (high - side) // 2, (wide - side) // 2
+    pixels = pixels[top : top + side, left : left + side]
+    high = wide = side
+""",
 }
-"""How Pillow makes an image square."""
+"""How the lines in the bundle's README.md make an image square before they resize it."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -276,5 +284,4 @@ def _json(value: Any) -> bytes:
 def _readme(name: str, space: FeatureSpace) -> str:
     text = resources.files("featcache.deployment").joinpath("bundle_readme.md").read_text("utf-8")
     side = space.input_size_px
-    resized = _RESIZED[space.resize].format(size=f"({side}, {side})")
-    return Template(text).substitute(name=name, side=side, resized=resized)
+    return Template(text).substitute(name=name, side=side, square=_SQUARE[space.resize])
