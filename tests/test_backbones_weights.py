@@ -150,7 +150,7 @@ def test_a_base_has_one_digest_whatever_it_was_saved_in(name, tmp_path):
     base.save_weights(paths[2])
     write_legacy(paths[3], base)
     try:
-        for kind, model in itertools.islice(classifiers(base), 1 if row.parameters > 10e6 else None):
+        for kind, model in itertools.islice(classifiers(base), None if name == "mobilenetv2" else 1):
             for trained in (True, False):
                 base.trainable = trained
                 paths.append(tmp_path / f"{kind}-{trained}.h5")

@@ -21,7 +21,7 @@ from featcache.networks.views import Views
 
 SIDE = 224
 COMPILED = ("vgg16", "xception")
-"""The others take the step uncompiled, which is four times as quick; their layers are the same."""
+"""The others take the step uncompiled, which is three times as quick."""
 
 
 @pytest.fixture(autouse=True)
