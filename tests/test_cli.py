@@ -93,7 +93,7 @@ def test_no_command_shows_the_help(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        (("extrac",), "did you mean extract?"),
+        (("extrac",), "did you mean extract or export?"),
         (("fit_head",), "did you mean fit-head?"),
         (("lss",), "did you mean ls?"),
         (("xyzzy",), "known are attribution, convert, dataset, demo, diff,"),

@@ -14,11 +14,12 @@ from featcache.heads.head import Head
 from featcache.heads.stack import Array
 
 
-def dense_layer(x: Any, W: Array, b: Array, *, activation: str | None = None, name: str | None = None) -> Any:
-    """What a Dense layer with weights W (n_in, n_out) and biases b (n_out,) makes of x (n, n_in)."""
-    layer = import_keras().layers.Dense(W.shape[1], activation, name=name, dtype="float32", kernel_initializer="zeros")
+def dense_layer(x: Any, weights: tuple[Array, Array], *, activation: str | None = None, name: str | None = None) -> Any:
+    """What a Dense layer with weights (n_in, n_out) and biases (n_out,) makes of x (n, n_in)."""
+    units = weights[0].shape[1]
+    layer = import_keras().layers.Dense(units, activation, name=name, dtype="float32", kernel_initializer="zeros")
     output = layer(x)
-    layer.set_weights([W, b])
+    layer.set_weights(list(weights))
     return output
 
 
@@ -30,11 +31,11 @@ def logits_of(features: Any, head: Head) -> Any:
     layers = import_keras().layers
     _refuse_other_shape(features, head)
     x = layers.Rescaling(head.scale, dtype="float32")(layers.Flatten(dtype="float32")(features))
-    for number, (W, b) in enumerate(head.layers[:-1], start=1):
-        x = dense_layer(x, W, b, activation=head.activation, name=f"hidden_{number}")
+    for number, weights in enumerate(head.layers[:-1], start=1):
+        x = dense_layer(x, weights, activation=head.activation, name=f"hidden_{number}")
         if head.dropout:
             x = layers.Dropout(head.dropout, dtype="float32")(x)
-    return dense_layer(x, *head.layers[-1], name="classes")
+    return dense_layer(x, head.layers[-1], name="classes")
 
 
 def probabilities_of(features: Any, head: TrainedHead) -> Any:
@@ -70,10 +71,10 @@ def _one_vs_one(decisions: Any, n_classes: int) -> Any:
     signs[pairs, first], signs[pairs, second] = -1, 1
     none = np.zeros(n_classes, np.float32)
     if n_classes == 2:
-        return keras.layers.Activation("sigmoid", name="probabilities")(dense_layer(decisions, signs, none))
-    sums = dense_layer(decisions, signs, none)
+        return keras.layers.Activation("sigmoid", name="probabilities")(dense_layer(decisions, (signs, none)))
+    sums = dense_layer(decisions, (signs, none))
     won = ops.cast(ops.greater(decisions, 0.0), "float32")
-    votes = dense_layer(won, signs, np.bincount(first, minlength=n_classes).astype(np.float32))
+    votes = dense_layer(won, (signs, np.bincount(first, minlength=n_classes).astype(np.float32)))
     ties = ops.divide(sums, ops.multiply(ops.add(ops.absolute(sums), 1.0), 3.0))
     return keras.layers.Softmax(name="probabilities", dtype="float32")(ops.add(votes, ties))
 
@@ -87,7 +88,9 @@ def _centred(x: Any, rows: Array) -> tuple[Any, NDArray[np.float32]]:
 def _kernel(x: Any, rows: NDArray[np.float32], square: float) -> Any:
     """exp(-|x - row|^2 / square), (n, n_rows)."""
     ops = import_keras().ops
-    products = dense_layer(x, (-2 / square * rows.T).astype(np.float32), (row_norms(rows) / square).astype(np.float32))
+    products = dense_layer(
+        x, ((-2 / square * rows.T).astype(np.float32), (row_norms(rows) / square).astype(np.float32))
+    )
     norms = ops.multiply(ops.sum(ops.square(x), axis=1, keepdims=True), 1 / square)
     return ops.exp(ops.negative(ops.relu(ops.add(products, norms))))
 
@@ -96,7 +99,7 @@ def _of_neighbours(x: Any, rows: NDArray[np.float32], decide: Neighbours) -> Any
     """The votes of the nearest rows, which are looked up again for their distances without rounding."""
     keras = import_keras()
     ops = keras.ops
-    nearness = dense_layer(x, 2 * rows.T, -row_norms(rows).astype(np.float32))  # |x|^2 - |x - row|^2
+    nearness = dense_layer(x, (2 * rows.T, -row_norms(rows).astype(np.float32)))  # |x|^2 - |x - row|^2
     near = ops.top_k(nearness, decide.k)[1]
     differences = ops.subtract(_looked_up(near, rows), ops.expand_dims(x, 1))
     squares = ops.sum(ops.square(differences), axis=-1)  # (n, k)

@@ -137,7 +137,7 @@ def _top(features: Any, n_classes: int, config: ScratchConfig) -> Any:
 
     def dense(x: Any, units: int, *, activation: str | None, name: str, number: int) -> Any:
         W = glorot_uniform((x.shape[-1], units), np.random.default_rng([config.seed, _TOP, number]))
-        return dense_layer(x, W, np.zeros(units, np.float32), activation=activation, name=name)
+        return dense_layer(x, (W, np.zeros(units, np.float32)), activation=activation, name=name)
 
     if config.top == "dense":
         x = dense(
