@@ -107,7 +107,7 @@ def runs(project: fc.Project, own: Path) -> dict[str, fc.Run]:
     pixels = fc.extract(project, "pixels", input_size_px=16, progress=SILENT)
     float16 = fc.extract(project, "efficientnet-lite0", input_size_px=64, dtype="float16", progress=SILENT)
     random: dict[str, Any] = {"weights": "random", "input_size_px": 32, "pooling": "avg"}
-    pooled = fc.extract(project, "mobilenetv2", **random, progress=SILENT)
+    pooled = fc.extract(project, "resnet20", **random, progress=SILENT)
     of_own = fc.extract(project, str(own), layers=("last",), progress=SILENT)
     whole: dict[str, Any] = {"recipe": "study", "epochs": 1, "batch": 8, "input_size_px": 32, "progress": SILENT}
     return {

@@ -15,11 +15,11 @@ from featcache.heads.stack import Array
 
 
 def dense_layer(x: Any, weights: tuple[Array, Array], *, activation: str | None = None, name: str | None = None) -> Any:
-    """What a Dense layer makes of x (n, n_in). weights : W (n_in, n_out) and biases (n_out,)"""
-    W, b = weights
-    layer = import_keras().layers.Dense(W.shape[1], activation, name=name, dtype="float32", kernel_initializer="zeros")
+    """What a Dense layer with weights (n_in, n_out) and biases (n_out,) makes of x (n, n_in)."""
+    units = weights[0].shape[1]
+    layer = import_keras().layers.Dense(units, activation, name=name, dtype="float32", kernel_initializer="zeros")
     output = layer(x)
-    layer.set_weights([W, b])
+    layer.set_weights(list(weights))
     return output
 
 
@@ -31,8 +31,8 @@ def logits_of(features: Any, head: Head) -> Any:
     layers = import_keras().layers
     _refuse_other_shape(features, head)
     x = layers.Rescaling(head.scale, dtype="float32")(layers.Flatten(dtype="float32")(features))
-    for number, (W, b) in enumerate(head.layers[:-1], start=1):
-        x = dense_layer(x, (W, b), activation=head.activation, name=f"hidden_{number}")
+    for number, weights in enumerate(head.layers[:-1], start=1):
+        x = dense_layer(x, weights, activation=head.activation, name=f"hidden_{number}")
         if head.dropout:
             x = layers.Dropout(head.dropout, dtype="float32")(x)
     return dense_layer(x, head.layers[-1], name="classes")
