@@ -5,12 +5,14 @@ FEATCACHE_FUZZ_EXAMPLES=20000 tries more changes of each kind of file; FEATCACHE
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
 import random
 import resource
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +33,13 @@ from featcache.core.project import Project, Settings, find_project, read_setting
 from featcache.datasets.build import SplitRule, build
 from featcache.datasets.manifest import read_dataset, write_dataset
 from featcache.datasets.sources import find_images
+from featcache.doubt import Doubt, Likeness
 from featcache.heads import checkpoint
 from featcache.heads.distance_head import DistanceHead, Neighbours, load_head, on_kernel
 from featcache.heads.head import Head
 from featcache.heads.resume import interrupted
 from featcache.images.scanning import scan
+from featcache.prediction.bundle import Bundle, expected_of
 from featcache.remotes.objects import _aws_settings
 from featcache.remotes.urls import open_remote, parse_url, redacted
 from featcache.remotes.web import _login
@@ -236,6 +240,10 @@ def _runs(root: Path) -> Iterator[tuple[str, Target]]:
         DistanceHead((4,), open_npy(folder / "rows.npy"), 1.0, decide, ("a", "b")).save(folder)
         for file in ("head.npz", "rows.npy"):
             yield f"{name}: {file}", Target(folder / file, lambda folder=folder: _decided(folder))  # type: ignore[misc]
+    _some_doubt().save(root)
+    yield "doubt.npz", Target(root / "doubt.npz", lambda: _doubted(root))
+    bundle = _bundle(root)
+    yield "a bundle", Target(bundle, lambda: (Bundle.read(bundle).head_and_doubt, expected_of(Bundle.read(bundle))))
     (root / "known.json").write_text(json.dumps({"a": {"sizes": [1, 2], "x": {"y": 0.5}}}))
     yield "what is known of networks", Target(root / "known.json", lambda: known._read(root / "known.json"))
 
@@ -247,6 +255,41 @@ def _decided(folder: Path) -> object:
         with np.errstate(all="ignore"):
             return head.probabilities_of(np.ones((2, *head.row_shape), "f4"))
     return None
+
+
+def _some_doubt() -> Doubt:
+    X, y = np.random.default_rng(0).random((12, 4)), np.arange(12) % 2
+    return Doubt.of(np.full((12, 2), 0.5), y, groups=np.arange(12), likeness=Likeness.of(X), features=X)
+
+
+def _doubted(folder: Path) -> object:
+    """What a run's doubt says; its features are as wide as its file says."""
+    doubt = Doubt.load(folder)
+    p = np.full((2, 2), 0.5)
+    if doubt is None or doubt.likeness is None or len(doubt.likeness.mean) > 1000:
+        return None
+    with np.errstate(all="ignore"):
+        distances = doubt.distances_of(np.ones((2, len(doubt.likeness.mean))))
+        return doubt.calibrated(p), doubt.sets(p, 0.9), doubt.unlike(distances, 0.1)
+
+
+def _bundle(root: Path) -> Path:
+    rows = [{"file": "check/1.png", "probabilities": {"a": 0.5, "b": 0.5}}]
+    files = {
+        "head.npz": (root / "head.npz").read_bytes(),
+        "doubt.npz": (root / "doubt.npz").read_bytes(),
+        "check/1.png": b"",
+        "check/expected.json": json.dumps({"rows": rows}).encode(),
+    }
+    entries = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    record = {
+        **{"format": 1, "kind": "bundle", "name": "one", "created": "", "featcache": "", "classes": ["a", "b"]},
+        **{"is_whole": False, "dtype": "float32", "row_shape": [4], "recipe": {}, "files": entries},
+    }
+    with zipfile.ZipFile(root / "bundle.zip", "w") as archive:
+        for name, data in {"bundle.json": json.dumps(record).encode(), **files}.items():
+            archive.writestr(name, data)
+    return root / "bundle.zip"
 
 
 def _epochs(results: Path) -> object:
@@ -307,7 +350,7 @@ NAMES = (
     "ledger.jsonl", "ledger.jsonl, resealed", "rows.parquet", "rows.parquet, resealed", "dataset.parquet",
     "dataset.parquet, resealed", "config.json", "metrics.json", "history.csv", "a training's config.json",
     "featcache.toml", "state.npz", "head.npz", "neighbours: head.npz", "neighbours: rows.npy", "rbf: head.npz",
-    "rbf: rows.npy", "what is known of networks", "a record", "chunks.json", "files.json",
+    "rbf: rows.npy", "doubt.npz", "a bundle", "what is known of networks", "a record", "chunks.json", "files.json",
     "config.toml", "trusted", "anna.pub", "anna.key", ".netrc", ".aws/credentials", "an address",
 )  # fmt: skip
 
