@@ -29,6 +29,7 @@ from featcache.backbones import (
 )
 from featcache.core.errors import BackboneError, FeatcacheError
 from featcache.deployment.graph import PIXELS_NAME, outputs_of
+from featcache.prediction import onnx_session
 
 if TYPE_CHECKING:
     import keras
@@ -169,10 +170,7 @@ def _erfc(context: Any, node: Any, *_: Any) -> None:
 
 
 def _read_onnx(path: Path) -> tuple[Compute, str]:
-    import onnxruntime
-
-    onnxruntime.disable_telemetry_events()
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnx_session(str(path))
     names = [output.name for output in session.get_outputs()]
 
     def compute(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:

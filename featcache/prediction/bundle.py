@@ -184,13 +184,23 @@ class OnnxEngine:
         return np.concatenate(parts)
 
 
+def onnx_session(model: bytes | str) -> Any:
+    """What runs an ONNX model, in memory or in a file, by onnxruntime, which must be installed.
+
+    Its threads sleep while they wait: on busy cores, threads that spin keep each other from work.
+    """
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
 def _session(model: bytes) -> tuple[str, Any]:
     """The name of a runtime that is installed, and what computes an output by its name."""
     if is_installed("onnxruntime"):
-        import onnxruntime
-
-        onnxruntime.disable_telemetry_events()
-        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        session = onnx_session(model)
         return "onnxruntime", lambda rows, name: session.run([name], {"pixels": rows})[0]
     if is_installed("openvino"):
         openvino = import_openvino()
