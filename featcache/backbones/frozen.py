@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from featcache.backbones.import_keras import import_keras
 
 if TYPE_CHECKING:
@@ -52,6 +55,22 @@ def frozen_graph(model: keras.Model, *, flat: bool = False) -> FrozenGraph:
     with tf.device("/CPU:0"), _without_functions(flat):
         traced = tf.compat.v1.wrap_function(forward, [spec])
     return FrozenGraph(traced.graph.as_graph_def(), traced.inputs[0].name, tuple(one.name for one in traced.outputs))
+
+
+def without_large(graph: FrozenGraph, least_bytes: int) -> tuple[Any, dict[str, NDArray[np.float32]]]:
+    """The definition of a graph in which large constants are inputs, and their values by the names of the tensors."""
+    import tensorflow as tf
+
+    definition, held = type(graph.definition)(), {}
+    definition.CopyFrom(graph.definition)
+    for node in definition.node:
+        if node.op != "Const" or (value := node.attr["value"].tensor).ByteSize() < least_bytes:
+            continue
+        held[f"{node.name}:0"] = tf.make_ndarray(value)
+        node.op = "Placeholder"
+        node.attr["shape"].shape.CopyFrom(value.tensor_shape)
+        del node.attr["value"]
+    return definition, held
 
 
 def save_frozen(graph: FrozenGraph, folder: Path, *, input_: Any, outputs: Sequence[str]) -> None:
