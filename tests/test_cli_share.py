@@ -201,7 +201,7 @@ def test_a_part_is_pulled_and_a_head_trained_on_what_stays_there(
     here = run(*FIT, "--json", cwd=project).value
     assert here["run"] == fitted["run"]
     heads = [arrays_of(Path(done["path"]) / "head.npz") for done in (here, fitted)]
-    assert all(np.array_equal(heads[0][name], heads[1][name]) for name in heads[0].files)
+    assert all(np.array_equal(heads[0][name], heads[1][name]) for name in heads[0])
 
 
 @pytest.mark.parametrize("kind", ["s3", "web"])
@@ -226,7 +226,7 @@ def test_a_head_is_trained_over_the_network_without_tensorflow_or_not_at_all(
         fitted = run_command(*FIT, "--cache", f"lab/{name}", "--json", cwd=theirs, env=bare, check=True).value
         assert run(*FIT, "--json", cwd=project).value["run"] == fitted["run"]
         heads = [arrays_of(parent / "results" / fitted["run"] / "head.npz") for parent in (project, theirs)]
-        assert all(np.array_equal(heads[0][array], heads[1][array]) for array in heads[0].files)
+        assert all(np.array_equal(heads[0][array], heads[1][array]) for array in heads[0])
         there = open_remote(to)
         (shard,) = [item.path for item in there.list("caches") if item.path.endswith("c/0/0/0/0")]
         data = read(there, shard, most=1 << 30)

@@ -326,7 +326,7 @@ def test_a_head_is_trained_on_a_cache_that_stays_there(caches: dict[str, Cache],
     theirs = fit_head(cache, place / "theirs", config=config, solver="gram").run
     assert ours.name == theirs.name
     heads = [arrays_of(run.folder / "head.npz") for run in (ours, theirs)]
-    for name in heads[0].files:
+    for name in heads[0]:
         np.testing.assert_array_equal(heads[0][name], heads[1][name])
 
 
