@@ -50,8 +50,6 @@ KEY = "featcache"
 """Under which a model carries its description, a JSON text; files of their own add ".json"."""
 
 _ROWS = "n"
-_LARGE_BYTES = 1 << 16
-"""Constants from which on tf2onnx does not see them."""
 _NO_ROOM = re.compile("no space left|iostream error", re.IGNORECASE)
 """What TensorFlow and OpenVINO say of a full disk."""
 _UNKNOWN = "No conversion rule found for operations:"
@@ -141,7 +139,7 @@ def _write_onnx(model: keras.Model, path: Path, *, description: str) -> None:
     import tf2onnx
 
     graph, names = frozen_graph(model, flat=True), tuple(outputs_of(model))
-    definition, held = without_large(graph, _LARGE_BYTES)
+    definition, held = without_large(graph)
     renamed = {graph.input: PIXELS_NAME, **dict(zip(graph.outputs, names, strict=True))}
     with _quiet("tf2onnx"):
         made, _ = tf2onnx.convert.from_graph_def(
@@ -163,7 +161,7 @@ def _write_onnx(model: keras.Model, path: Path, *, description: str) -> None:
     onnx.save(made, path)
 
 
-def _put_weights(graph: Any, held: dict[str, NDArray[np.float32]]) -> None:
+def _put_weights(graph: Any, held: dict[str, NDArray[Any]]) -> None:
     """Make inputs of an ONNX graph constants, in the order of axes in which they are used."""
     import onnx
 
