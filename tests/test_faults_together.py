@@ -215,8 +215,10 @@ def test_two_real_commands_with_a_real_network(made: Made, tmp_path: Path) -> No
     workers = [start_command(*command, cwd=project, program=WITH_SMALL_SHARDS) for _ in range(2)]
     ended = [worker.wait(120) for worker in workers]
     assert [one.code for one in ended] == [0] * 2, ended
-    assert all(one.err.count("\n") == 3 for one in ended), ended  # what was done, by what, and where the time went
     done = [json.loads(one.out) for one in ended]
+    for one, value in zip(ended, done, strict=True):  # what was done; by what and where the time went, if anything was
+        lines = [line for line in one.err.splitlines() if "E0000" not in line]  # TensorFlow's of a missing GPU
+        assert len(lines) == (3 if value["computed"] else 1), one.err
     (rows,) = {value["rows"] for value in done}
     assert sum(value["computed"] for value in done) == rows == 16 * 24 + 8
     cache = Path(done[0]["path"])
