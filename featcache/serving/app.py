@@ -6,7 +6,7 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -93,7 +93,8 @@ class _Service:
         self._in_hand = self._bytes = 0
         self._rendering = predictor.rendering()
         self._render_pool = ThreadPoolExecutor(usable_cores(), "featcache-render")
-        self._batcher: Batcher | None = None
+        engine = predictor.engine
+        self._batcher = Batcher(lambda pixels: engine.features(pixels)[0], 4 * engine.batch_rows)
         self._counted = CollectorRegistry()
         self._answers = Counter("featcache_requests", "Requests for predictions", ["status"], registry=self._counted)
         self._seconds = Histogram("featcache_seconds", "Seconds of a prediction", registry=self._counted)
@@ -102,8 +103,7 @@ class _Service:
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         """While the service runs."""
-        engine = self._predictor.engine
-        async with Batcher(lambda pixels: engine.features(pixels)[0], 4 * engine.batch_rows) as self._batcher:
+        async with self._batcher:
             yield
         self._render_pool.shutdown(cancel_futures=True)
 
@@ -146,7 +146,6 @@ class _Service:
             name, data = await self._file(request)
             loop = asyncio.get_running_loop()
             picture = await loop.run_in_executor(self._render_pool, self._rendered, name, data)
-            assert self._batcher is not None
             features = (await self._batcher.row(picture))[None]
             with_heatmap = request.query_params.get("heatmap", "") not in ("", "0")
             return await loop.run_in_executor(self._render_pool, self._said, name, picture, features, with_heatmap)
@@ -190,17 +189,19 @@ class _Service:
         return b"".join(parts)
 
     async def _of_form(self, request: Request, body: bytes) -> tuple[str, bytes]:
-        async def stream() -> AsyncIterator[bytes]:
+        async def stream() -> AsyncGenerator[bytes]:
             yield body
 
         try:
             form = await MultiPartParser(request.headers, stream(), max_files=1, max_fields=8).parse()
         except (MultiPartException, KeyError) as error:
             raise HTTPException(400, f"the form cannot be read: {error}") from error
-        async with form:
+        try:
             for value in form.values():
                 if not isinstance(value, str):
                     return value.filename or "image", await value.read()
+        finally:
+            await form.close()
         raise HTTPException(400, "the form has no file")
 
     def _rendered(self, name: str, data: bytes) -> NDArray[np.uint8]:
@@ -219,8 +220,15 @@ class _Service:
     def _said(self, name: str, picture: NDArray[np.uint8], features: NDArray[Any], wanted: bool) -> dict[str, Any]:
         predictor = self._predictor
         rows = predictor.probabilities_and_distances(features)
-        options = {"confidence": self._confidence, "false_alarms": self._false_alarms}
-        found = said(predictor.name, predictor.head.classes, (name,), rows=rows, doubt=predictor.doubt, **options)
+        found = said(
+            predictor.name,
+            predictor.head.classes,
+            (name,),
+            rows=rows,
+            doubt=predictor.doubt,
+            confidence=self._confidence,
+            false_alarms=self._false_alarms,
+        )
         answer: dict[str, Any] = {"run": predictor.name, **found.to_dict()["rows"][0]}
         if wanted:
             answer["heatmap"], answer["heatmap_exact"] = self._heatmap(picture, features)
@@ -238,8 +246,9 @@ class _Service:
 
 
 async def _refused(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, headers={**_SECURITY, **(error.headers or {})})
+    """What was wrong with a request."""
+    status, words = getattr(error, "status_code", 500), getattr(error, "detail", "")
+    return JSONResponse({"error": words}, status, headers={**_SECURITY, **(getattr(error, "headers", None) or {})})
 
 
 async def _failed(_: Request, error: Exception) -> Response:

@@ -52,7 +52,7 @@ class Batcher:
                 continue
             try:
                 rows = await loop.run_in_executor(self._thread, self._compute, np.stack([one for one, _ in batch]))
-            except Exception as error:  # each of these requests is told; the others go on
+            except Exception as error:  # noqa: BLE001 - each of these requests is told; the others go on
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
