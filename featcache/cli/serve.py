@@ -40,9 +40,9 @@ from featcache.cli.options import project_option, project_or_none
 def command(run: str, folder: Path, **values: Any) -> None:
     """Answer requests for predictions over HTTP, and show a page to drop images on.
 
-    FILE.zip is a bundle; RUN is the name of a run in results/, or its folder. POST an image to /predict for its class as
-    JSON. /health says that it answers, /metrics counts for Prometheus. Only this machine is answered, unless you name a
-    host.
+    FILE.zip is a bundle; RUN is the name of a run in results/, or its folder. POST an image to /predict for its class
+    as JSON. /health says that it answers, /metrics counts for Prometheus. Only this machine is answered, unless you
+    name a host.
     """
     from featcache.serving import serve
 
