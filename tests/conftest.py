@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import gc
 import json
 import os
 import shutil
@@ -77,12 +76,6 @@ LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Bring the long files to the front."""
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
-
-
-def pytest_collection_finish() -> None:
-    """What is there now stays to the end: collecting garbage need not look at it, nor as often as in a script."""
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
 
 
 @dataclass(frozen=True)

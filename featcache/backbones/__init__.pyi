@@ -13,6 +13,7 @@ from .frozen import (
     SIGNATURES as SIGNATURES,
     frozen_graph as frozen_graph,
     save_frozen as save_frozen,
+    without_large as without_large,
 )
 from .imagenet import available as available
 from .import_keras import (

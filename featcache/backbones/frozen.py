@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
 from featcache.backbones.import_keras import import_keras
 
 if TYPE_CHECKING:
     import keras
 
+_LARGE_BYTES = 1 << 16
 SIGNATURES = ("serve", "serving_default")
 """What Keras and what TensorFlow call the function of a SavedModel."""
 
@@ -54,6 +57,25 @@ def frozen_graph(model: keras.Model, *, flat: bool = False) -> FrozenGraph:
     return FrozenGraph(traced.graph.as_graph_def(), traced.inputs[0].name, tuple(one.name for one in traced.outputs))
 
 
+def without_large(graph: FrozenGraph) -> tuple[Any, dict[str, NDArray[Any]]]:
+    """The definition of a graph in which large constants are inputs, and their values by the names of the tensors.
+
+    What copies graphs, as TensorFlow and tf2onnx do again and again, copies no weights then.
+    """
+    import tensorflow as tf
+
+    definition, held = type(graph.definition)(), {}
+    definition.CopyFrom(graph.definition)
+    for node in definition.node:
+        if node.op != "Const" or (value := node.attr["value"].tensor).ByteSize() < _LARGE_BYTES:
+            continue
+        held[f"{node.name}:0"] = tf.make_ndarray(value)
+        node.op = "Placeholder"
+        node.attr["shape"].shape.CopyFrom(value.tensor_shape)
+        del node.attr["value"]
+    return definition, held
+
+
 def save_frozen(graph: FrozenGraph, folder: Path, *, input_: Any, outputs: Sequence[str]) -> None:
     """Write a graph as a SavedModel.
 
@@ -64,13 +86,17 @@ def save_frozen(graph: FrozenGraph, folder: Path, *, input_: Any, outputs: Seque
     """
     import tensorflow as tf
 
+    definition, held = without_large(graph)
+    module = tf.Module()
+    module.held = {str(number): tf.Variable(value, trainable=False) for number, value in enumerate(held.values())}
+
     def serve(x: Any) -> dict[str, Any]:
-        given = {graph.input: x}
-        values = tf.graph_util.import_graph_def(graph.definition, given, return_elements=list(graph.outputs), name="")
+        weights = (variable.read_value() for variable in module.held.values())
+        given = {graph.input: x, **dict(zip(held, weights, strict=True))}
+        values = tf.graph_util.import_graph_def(definition, given, return_elements=list(graph.outputs), name="")
         return dict(zip(outputs, values, strict=True))
 
     spec = tf.TensorSpec(input_.shape, input_.dtype, name=input_.name)
-    module = tf.Module()
     module.serve = tf.function(serve, input_signature=[spec], autograph=False)
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # nobody trains it
     tf.saved_model.save(module, str(folder), dict.fromkeys(SIGNATURES, module.serve), options)

@@ -26,6 +26,7 @@ from featcache.backbones import (
     import_openvino,
     openvino_model,
     save_frozen,
+    without_large,
 )
 from featcache.core.errors import BackboneError, FeatcacheError
 from featcache.deployment.graph import PIXELS_NAME, outputs_of
@@ -129,21 +130,22 @@ def _read_savedmodel(path: Path) -> tuple[Compute, str]:
 
 
 def _write_onnx(model: keras.Model, path: Path, *, description: str) -> None:
-    """By tf2onnx, from a graph of constants.
+    """By tf2onnx, from a graph whose weights are put in afterwards.
 
     Keras' own export goes there too, but leaves constants of EfficientNets out, calls of functions in ConvNeXts, and
-    takes several times as long.
+    copies weights until they take fifty times their memory.
     """
     import onnx
     import tf2onnx
 
     graph, names = frozen_graph(model, flat=True), tuple(outputs_of(model))
+    definition, held = without_large(graph)
     renamed = {graph.input: PIXELS_NAME, **dict(zip(graph.outputs, names, strict=True))}
     with _quiet("tf2onnx"):
         made, _ = tf2onnx.convert.from_graph_def(
-            graph.definition,
+            definition,
             name=model.name,
-            input_names=[graph.input],
+            input_names=[graph.input, *held],
             output_names=list(graph.outputs),
             tensors_to_rename=renamed,
             custom_op_handlers={"Erfc": (_erfc, [])},
@@ -152,10 +154,32 @@ def _write_onnx(model: keras.Model, path: Path, *, description: str) -> None:
     for node in made.graph.node:
         if not (node.domain in known and onnx.defs.has(node.op_type, known[node.domain], node.domain)):
             raise ValueError(f"{node.name}: ONNX has no {node.op_type}")
+    _put_weights(made.graph, held)
     for value in (*made.graph.input, *made.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = _ROWS
     onnx.helper.set_model_props(made, {KEY: description})
     onnx.save(made, path)
+
+
+def _put_weights(graph: Any, held: dict[str, NDArray[Any]]) -> None:
+    """Make inputs of an ONNX graph constants, in the order of axes in which they are used."""
+    import onnx
+
+    inputs = [value for value in graph.input if value.name not in held]
+    kept = []
+    for node in graph.node:
+        if node.op_type == "Transpose" and node.input[0] in held:
+            (axes,) = (attribute.ints for attribute in node.attribute)
+            held[node.output[0]] = held[node.input[0]].transpose(axes)
+        else:
+            kept.append(node)
+    used = {name for node in kept for name in node.input}
+    for field, values in ((graph.input, inputs), (graph.node, kept)):
+        del field[:]
+        field.extend(values)
+    for name, value in held.items():
+        if name in used:
+            graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
 
 
 def _erfc(context: Any, node: Any, *_: Any) -> None:
