@@ -34,6 +34,7 @@ from .prediction import (
     attribution as attribution,
     predict as predict,
 )
+from .serving import serve as serve
 from .store import Cache as Cache
 from .training import Run as Run
 

@@ -44,6 +44,7 @@ SECTIONS = {
         "attribution": "draw which places of an image speak for its class",
         "export": "write a run as one model that other programs run",
         "bundle": "write a run as one zip file that predicts anywhere",
+        "serve": "answer requests for predictions over HTTP",
         "check": "check that a bundle gives the same probabilities here",
     },
     "Look": {

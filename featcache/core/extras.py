@@ -24,6 +24,7 @@ EXTRAS = {
     "az": "obstore",
     "sftp": "paramiko",
     "share": "cryptography",
+    "serve": "uvicorn",
 }
 """{extra: the package that what needs the extra imports}"""
 

@@ -1,5 +1,5 @@
 from ._attribution import Attribution as Attribution, attribution as attribution
-from ._predict import Predictions as Predictions, predict as predict
+from ._predict import Predictions as Predictions, predict as predict, said as said
 from .bundle import (
     BUNDLE_FILE as BUNDLE_FILE,
     EXPECTED_FILE as EXPECTED_FILE,
@@ -17,4 +17,4 @@ from .opening import (
     open_run as open_run,
     recipe_of as recipe_of,
 )
-from .predictor import Predictor as Predictor
+from .predictor import Predictor as Predictor, open_trained as open_trained

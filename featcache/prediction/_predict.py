@@ -185,11 +185,11 @@ def predict(
             "featcache",
             "Train it once more with `again=True`",
         )
-    asked = (confidence, false_alarms)
+    asked: dict[str, Any] = {"confidence": confidence, "false_alarms": false_alarms}
     with without_network(offline):
         cache = as_cache(source)
         if cache is not None:
-            return _of_cache(found, cache, *asked)
+            return _of_cache(found, cache, **asked)
         predictor = Predictor.of(found, weights=weights, engine=engine, batch_rows=batch_rows, progress=progress)
         items: Iterable[Item] = items_in(source)
         total = len(items) if isinstance(items, list) else 0
@@ -213,11 +213,12 @@ def predict(
     if not rows:
         why = f": {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
         raise DatasetError(f"no image to predict{why}")
-    said = _said(predictor.name, predictor.head.classes, tuple(paths), np.stack(rows), predictor.doubt, *asked)
-    return replace(said, left_out=tuple(left_out))
+    classes, doubt = predictor.head.classes, predictor.doubt
+    made = said(predictor.name, classes, tuple(paths), rows=np.stack(rows), doubt=doubt, **asked)
+    return replace(made, left_out=tuple(left_out))
 
 
-def _of_cache(run: Run | Bundle, cache: Cache, confidence: float | None, false_alarms: float) -> Predictions:
+def _of_cache(run: Run | Bundle, cache: Cache, **asked: Any) -> Predictions:
     """Of the rows that a cache holds."""
     head, doubt = head_for(run, cache), doubt_of(run)
     probabilities = head.probabilities(cache)
@@ -226,13 +227,14 @@ def _of_cache(run: Run | Bundle, cache: Cache, confidence: float | None, false_a
         for place, block in cache.features.blocks():
             distances[place] = doubt.distances_of(block)
     rows = np.column_stack([probabilities, distances])
-    return _said(run.name, head.classes, names_of_rows(cache), rows, doubt, confidence, false_alarms)
+    return said(run.name, head.classes, names_of_rows(cache), rows=rows, doubt=doubt, **asked)
 
 
-def _said(
+def said(
     name: str,
     classes: tuple[str, ...],
     paths: tuple[str, ...],
+    *,
     rows: NDArray[np.float64],
     doubt: Doubt | None,
     confidence: float | None,

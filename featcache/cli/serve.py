@@ -1,0 +1,49 @@
+"""featcache serve"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featcache.cli.command import Command, option
+from featcache.cli.interrupts import TERMINAL
+from featcache.cli.options import project_option, project_or_none
+
+
+@click.command("serve", cls=Command)
+@click.argument("run", metavar="FILE.zip|RUN")
+@option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 answers other machines.")
+@option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 is a free one.")
+@option(
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="LEVEL",
+    help="Give a set of classes for each image that holds the true one with this probability, such as 0.9.",
+)
+@option(
+    "--false-alarms",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    metavar="RATE",
+    help="Share of images like the training images that may be marked as unlike them.",
+)
+@option("--max-mb", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True, help="Largest file, MB.")
+@option(
+    "--read-s", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True, help="Seconds to send it."
+)
+@option("--waiting", type=click.IntRange(1), default=64, show_default=True, help="Images in hand at once.")
+@option("--weights", metavar="PATH", help="Weights of the run's network, if they are in a file.")
+@project_option
+def command(run: str, folder: Path, **values: Any) -> None:
+    """Answer requests for predictions over HTTP, and show a page to drop images on.
+
+    FILE.zip is a bundle; RUN is the name of a run in results/, or its folder. POST an image to /predict for its class
+    as JSON. /health says that it answers, /metrics counts for Prometheus. Only this machine is answered, unless you
+    name a host.
+    """
+    from featcache.serving import serve
+
+    serve(run, project=project_or_none(folder), progress=TERMINAL, **values)
