@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import Run
+from conftest import FEATCACHE, Run
 
 import featcache as fc
 from featcache.core.errors import UsageError
@@ -63,21 +64,16 @@ class Service:
 
 @contextmanager
 def served(bundle: Path, *options: str) -> Iterator[Service]:
-    command = [sys.executable, "-m", "featcache", "serve", str(bundle), "--port", "0", *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    try:
-        assert process.stderr is not None
-        said = ""
-        for line in process.stderr:
-            said += line
-            if found := re.search(r"at http://127\.0\.0\.1:(\d+)", line):
-                yield Service(process, int(found[1]))
-                break
-        else:
-            raise AssertionError(said)
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(_WAIT_S)
+    command = [FEATCACHE, "serve", str(bundle), "--port", "0", "--json", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout is not None
+        try:
+            address = json.loads(process.stdout.readline())["address"]
+            yield Service(process, int(address.rpartition(":")[2]))
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(_WAIT_S)
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +122,6 @@ def test_a_form_and_a_heatmap(service: Service, files: list[Path]) -> None:
     status, _, answer = service.ask("POST", "/predict?heatmap=1", body, form)
     value = json.loads(answer)
     assert (status, value["path"], value["heatmap_exact"]) == (200, "cell.png", True)
-    import base64
-
     png = base64.b64decode(value["heatmap"].removeprefix("data:image/png;base64,"))
     picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
     assert picture.shape == (448, 896, 3)
@@ -141,6 +135,52 @@ def test_the_page_and_what_it_is_made_of(service: Service) -> None:
         status, headers, body = service.ask("GET", path)
         assert status == 200 and headers["content-type"].startswith(kind) and len(body) > 500
         assert "default-src 'none'" in headers["content-security-policy"]
+
+
+DROP = """
+const held = new DataTransfer();
+for (const [name, text] of files) {
+  held.items.add(new File([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))], name));
+}
+for (const kind of ["dragenter", "dragover", "drop"]) {
+  document.getElementById("drop").dispatchEvent(new DragEvent(kind, {dataTransfer: held, bubbles: true}));
+}
+"""
+
+
+@pytest.mark.parametrize("width_px", [1280, 390], ids=["desktop", "phone"])
+def test_images_are_dropped_on_the_page(service: Service, files: list[Path], tmp_path: Path, width_px: int) -> None:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium on this machine to open the page with")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    (tmp_path / "broken.jpg").write_text("no image")
+    dropped = [
+        (path.name, base64.b64encode(path.read_bytes()).decode()) for path in (files[0], tmp_path / "broken.jpg")
+    ]
+    with sync_api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width_px, "height": 800})
+        failed: list[str] = []
+        page.on("pageerror", lambda error: failed.append(str(error)))
+        page.goto(f"http://127.0.0.1:{service.port}/")
+        sync_api.expect(page.locator("#about")).to_contain_text("neutrophil")
+        page.evaluate(f"(files) => {{{DROP}}}", dropped)
+        good, bad = page.locator("article").first, page.locator("article").last
+        sync_api.expect(bad.locator(".error")).to_have_text("the file is no image that can be read", timeout=30_000)
+        sync_api.expect(good.locator("h2")).to_have_text(files[0].name)
+        _, answer = service.predict(files[0].read_bytes())
+        assert good.locator(".class").text_content() == answer["class"]
+        assert good.locator(".sure").text_content() == f"Confidence {100 * answer['confidence']:.1f} %"
+        assert good.locator("tr").count() == 4
+        assert good.locator("img").evaluate("(image) => image.naturalWidth") == 896  # the image, and its heatmap
+        assert not bad.locator("img").is_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") == width_px
+        page.set_input_files("#file", str(files[1]))
+        sync_api.expect(page.locator("article").first.locator("h2")).to_have_text(files[1].name, timeout=30_000)
+        sync_api.expect(page.locator("p.class:not(:empty)")).to_have_count(2, timeout=30_000)
+        browser.close()
+    assert not failed
 
 
 def test_health_and_metrics(service: Service, files: list[Path]) -> None:
@@ -166,7 +206,7 @@ def wide(px: int) -> bytes:
 @pytest.mark.parametrize(
     ("data", "status", "words"),
     [
-        (b"", 400, "no image"),
+        (b"", 400, "holds no image"),
         (b"text", 400, "no image that can be read"),
         (b"\x89PNG\r\n\x1a\n" + bytes(50), 400, ""),
         (bytes(1_100_000), 413, "at most 1 MB"),

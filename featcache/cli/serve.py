@@ -9,7 +9,8 @@ import click
 
 from featcache.cli.command import Command, option
 from featcache.cli.interrupts import TERMINAL
-from featcache.cli.options import project_option, project_or_none
+from featcache.cli.options import json_option, project_option, project_or_none
+from featcache.cli.output import print_json
 
 
 @click.command("serve", cls=Command)
@@ -37,7 +38,8 @@ from featcache.cli.options import project_option, project_or_none
 @option("--waiting", type=click.IntRange(1), default=64, show_default=True, help="Images in hand at once.")
 @option("--weights", metavar="PATH", help="Weights of the run's network, if they are in a file.")
 @project_option
-def command(run: str, folder: Path, **values: Any) -> None:
+@json_option
+def command(run: str, folder: Path, as_json: bool, **values: Any) -> None:
     """Answer requests for predictions over HTTP, and show a page to drop images on.
 
     FILE.zip is a bundle; RUN is the name of a run in results/, or its folder. POST an image to /predict for its class
@@ -46,4 +48,5 @@ def command(run: str, folder: Path, **values: Any) -> None:
     """
     from featcache.serving import serve
 
-    serve(run, project=project_or_none(folder), progress=TERMINAL, **values)
+    ready = (lambda address: print_json({"address": address})) if as_json else None
+    serve(run, project=project_or_none(folder), ready=ready, progress=TERMINAL, **values)

@@ -1,5 +1,10 @@
 from ._attribution import Attribution as Attribution, attribution as attribution
-from ._predict import Predictions as Predictions, predict as predict, said as said
+from ._predict import (
+    Predictions as Predictions,
+    check_doubt as check_doubt,
+    predict as predict,
+    said as said,
+)
 from .bundle import (
     BUNDLE_FILE as BUNDLE_FILE,
     EXPECTED_FILE as EXPECTED_FILE,

@@ -175,16 +175,8 @@ def predict(
     progress = shown(progress)
     if tta < 1:
         raise UsageError(f"`tta={tta}`: expected a whole number of at least 1")
-    for name, share in {"confidence": confidence, "false_alarms": false_alarms}.items():
-        if share is not None and not 0 < share < 1:
-            raise UsageError(f"`{name}={share}`: expected a number between 0 and 1")
     found = open_trained(run, project)
-    if confidence is not None and doubt_of(found) is None:
-        raise RunError(
-            f"{found.name}: keeps no {DOUBT_FILE}, which says what its validation images were, as runs of an earlier "
-            "featcache",
-            "Train it once more with `again=True`",
-        )
+    check_doubt(found, confidence=confidence, false_alarms=false_alarms)
     asked: dict[str, Any] = {"confidence": confidence, "false_alarms": false_alarms}
     with without_network(offline):
         cache = as_cache(source)
@@ -214,8 +206,21 @@ def predict(
         why = f": {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
         raise DatasetError(f"no image to predict{why}")
     classes, doubt = predictor.head.classes, predictor.doubt
-    made = said(predictor.name, classes, tuple(paths), rows=np.stack(rows), doubt=doubt, **asked)
+    made = said(predictor.name, classes, paths=tuple(paths), rows=np.stack(rows), doubt=doubt, **asked)
     return replace(made, left_out=tuple(left_out))
+
+
+def check_doubt(trained: Run | Bundle, *, confidence: float | None, false_alarms: float) -> None:
+    """Raises UsageError for a share that is none, RunError where a run cannot say how sure it is."""
+    for name, share in {"confidence": confidence, "false_alarms": false_alarms}.items():
+        if share is not None and not 0 < share < 1:
+            raise UsageError(f"`{name}={share}`: expected a number between 0 and 1")
+    if confidence is not None and doubt_of(trained) is None:
+        raise RunError(
+            f"{trained.name}: keeps no {DOUBT_FILE}, which says what its validation images were, as runs of an earlier "
+            "featcache",
+            "Train it once more with `again=True`",
+        )
 
 
 def _of_cache(run: Run | Bundle, cache: Cache, **asked: Any) -> Predictions:
@@ -227,14 +232,14 @@ def _of_cache(run: Run | Bundle, cache: Cache, **asked: Any) -> Predictions:
         for place, block in cache.features.blocks():
             distances[place] = doubt.distances_of(block)
     rows = np.column_stack([probabilities, distances])
-    return said(run.name, head.classes, names_of_rows(cache), rows=rows, doubt=doubt, **asked)
+    return said(run.name, head.classes, paths=names_of_rows(cache), rows=rows, doubt=doubt, **asked)
 
 
 def said(
     name: str,
     classes: tuple[str, ...],
-    paths: tuple[str, ...],
     *,
+    paths: tuple[str, ...],
     rows: NDArray[np.float64],
     doubt: Doubt | None,
     confidence: float | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from featcache.core.errors import UsageError
@@ -10,7 +11,7 @@ from featcache.core.extras import require_extra
 from featcache.core.progress import Progress
 from featcache.core.project import Project
 from featcache.core.shown import shown
-from featcache.prediction import Predictor, open_trained
+from featcache.prediction import Predictor, check_doubt, open_trained
 from featcache.training import Run
 
 _KEEP_ALIVE_S, _END_S, _MOST_CONNECTIONS = 5, 10, 256
@@ -29,6 +30,7 @@ def serve(
     waiting: int = 64,
     weights: str | None = None,
     project: Project | None = None,
+    ready: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Answer requests until the process is told to end: POST an image to /predict, or open / in a browser.
@@ -42,7 +44,8 @@ def serve(
     read_s : seconds that a client has to send its image; a slower one is answered with 408
     waiting : images that are read or computed at once; beyond that, requests are answered with 503
     weights, project : as of `predict`
-    progress : told where it listens
+    ready : called with its address once it listens, such as "http://127.0.0.1:8000"
+    progress : told the same
 
     Raises
     ------
@@ -58,7 +61,9 @@ def serve(
 
     if not (max_mb > 0 and read_s > 0 and waiting >= 1):
         raise UsageError(f"`max_mb={max_mb}`, `read_s={read_s}`, `waiting={waiting}`: expected numbers above 0")
-    predictor = Predictor.of(open_trained(run, project), weights=weights, progress=progress)
+    trained = open_trained(run, project)
+    check_doubt(trained, confidence=confidence, false_alarms=false_alarms)
+    predictor = Predictor.of(trained, weights=weights, progress=progress)
     listening = _listening(host, port)
     hosts = ("*",) if host not in _LOCAL else _LOCAL
     app = app_of(
@@ -70,7 +75,10 @@ def serve(
     )
     with listening:
         shown_host = f"[{host}]" if ":" in host else host
-        progress.note(f"serving {predictor.name} at http://{shown_host}:{listening.getsockname()[1]} (Ctrl-C ends it)")
+        address = f"http://{shown_host}:{listening.getsockname()[1]}"
+        progress.note(f"serving {predictor.name} at {address} (Ctrl-C ends it)")
+        if ready:
+            ready(address)
         config = uvicorn.Config(
             app,
             log_level="warning",

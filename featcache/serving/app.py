@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -42,6 +43,9 @@ _SECURITY = {
     "cache-control": "no-store",
 }
 _PAGE = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
+_UNREAD = {"connection": "close"}
+"""Of an answer that comes before the image has: the rest is not waited for."""
+_RETRY = {"retry-after": "1", **_UNREAD}
 _BYTES_IN_HAND = 256 << 20
 """Of images that are being received, all clients together."""
 _log = logging.getLogger("featcache.serving")
@@ -68,7 +72,7 @@ def app_of(
 
     hosts : names that requests may call it by: a page elsewhere cannot reach a service on this machine by another name
     """
-    service = _Service(predictor, confidence, false_alarms, limits)
+    service = _Service(predictor, limits, confidence=confidence, false_alarms=false_alarms)
     return Starlette(
         routes=[
             Route("/", service.page),
@@ -87,7 +91,7 @@ def app_of(
 class _Service:
     """What answers requests."""
 
-    def __init__(self, predictor: Predictor, confidence: float | None, false_alarms: float, limits: Limits) -> None:
+    def __init__(self, predictor: Predictor, limits: Limits, *, confidence: float | None, false_alarms: float) -> None:
         self._predictor, self._limits = predictor, limits
         self._confidence, self._false_alarms = confidence, false_alarms
         self._in_hand = self._bytes = 0
@@ -140,7 +144,7 @@ class _Service:
 
     async def _answer(self, request: Request) -> dict[str, Any]:
         if self._in_hand >= self._limits.waiting:
-            raise HTTPException(503, "too many images at once: send this one again in a second", {"Retry-After": "1"})
+            raise HTTPException(503, "too many images at once: send this one again in a second", _RETRY)
         self._in_hand += 1
         try:
             name, data = await self._file(request)
@@ -148,7 +152,8 @@ class _Service:
             picture = await loop.run_in_executor(self._render_pool, self._rendered, name, data)
             features = (await self._batcher.row(picture))[None]
             with_heatmap = request.query_params.get("heatmap", "") not in ("", "0")
-            return await loop.run_in_executor(self._render_pool, self._said, name, picture, features, with_heatmap)
+            said_of = partial(self._said, name, picture, features=features, with_heatmap=with_heatmap)
+            return await loop.run_in_executor(self._render_pool, said_of)
         finally:
             self._in_hand -= 1
 
@@ -158,18 +163,19 @@ class _Service:
             async with asyncio.timeout(self._limits.read_s):
                 body = await self._body(request)
         except TimeoutError as error:
-            raise HTTPException(408, f"the image was not sent within {self._limits.read_s:g} s") from error
+            words = f"the image was not sent within {self._limits.read_s:g} s"
+            raise HTTPException(408, words, _UNREAD) from error
         except ClientDisconnect as error:
             raise HTTPException(400, "the connection ended before the image did") from error
         if not body:
-            raise HTTPException(400, "no image: POST its bytes, for example by curl --data-binary @FILE")
+            raise HTTPException(400, "the request holds no image: POST the bytes of one, or a form with one")
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             return "image", body
         return await self._of_form(request, body)
 
     async def _body(self, request: Request) -> bytes:
         most = self._limits.max_bytes
-        too_large = HTTPException(413, f"the file is too large: at most {most / 1e6:g} MB are read")
+        too_large = HTTPException(413, f"the file is too large: at most {most / 1e6:g} MB are read", _UNREAD)
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > most:
             raise too_large
@@ -182,7 +188,7 @@ class _Service:
                 if size > most:
                     raise too_large
                 if self._bytes > _BYTES_IN_HAND:
-                    raise HTTPException(503, "too many images at once: send this one again", {"Retry-After": "1"})
+                    raise HTTPException(503, "too many images at once: send this one again in a second", _RETRY)
                 parts.append(part)
         finally:
             self._bytes -= size
@@ -211,26 +217,28 @@ class _Service:
         except DatasetError as error:
             raise HTTPException(400, str(error)) from error
         except MemoryError as error:
-            raise HTTPException(503, "no memory for this image now", {"Retry-After": "1"}) from error
+            raise HTTPException(503, "no memory for this image now", _RETRY) from error
         views = self._rendering(Item(name, pixels=pixels))
         if isinstance(views, str):
             raise HTTPException(400, views)
         return views[0]
 
-    def _said(self, name: str, picture: NDArray[np.uint8], features: NDArray[Any], wanted: bool) -> dict[str, Any]:
+    def _said(
+        self, name: str, picture: NDArray[np.uint8], *, features: NDArray[Any], with_heatmap: bool
+    ) -> dict[str, Any]:
         predictor = self._predictor
         rows = predictor.probabilities_and_distances(features)
         found = said(
             predictor.name,
             predictor.head.classes,
-            (name,),
+            paths=(name,),
             rows=rows,
             doubt=predictor.doubt,
             confidence=self._confidence,
             false_alarms=self._false_alarms,
         )
         answer: dict[str, Any] = {"run": predictor.name, **found.to_dict()["rows"][0]}
-        if wanted:
+        if with_heatmap:
             answer["heatmap"], answer["heatmap_exact"] = self._heatmap(picture, features)
         return answer
 

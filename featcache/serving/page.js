@@ -11,13 +11,14 @@ async function describe() {
   document.getElementById("about").textContent = `${about.run}: ${about.classes.join(", ")}`;
 }
 
-function shown(file) {
+function shown(file, below) {
   const article = document.getElementById("answer").content.firstElementChild.cloneNode(true);
   article.querySelector("h2").textContent = file.name;
   const image = article.querySelector("img");
   image.alt = file.name;
+  image.onerror = () => { image.hidden = true; };
   image.src = URL.createObjectURL(file);
-  answers.prepend(article);
+  answers.insertBefore(article, below);
   return article;
 }
 
@@ -38,19 +39,24 @@ function row(label, share) {
   return line;
 }
 
+function doubt(answer) {
+  if (answer.unlike) return "Unlike the training images: do not trust the class.";
+  if (!answer.set || answer.set.length === 1) return "";
+  const all = answer.set.length === 0 || answer.set.length === Object.keys(answer.probabilities).length;
+  return all ? "Too uncertain to name a class." : `It may be ${answer.set.join(" or ")}.`;
+}
+
 function say(article, answer) {
-  const sure = answer.confidence === null ? "" : ` (${percent(answer.confidence)})`;
-  article.querySelector(".class").textContent = answer.class + sure;
-  const doubts = [];
-  if (answer.unlike) doubts.push("Unlike the training images: do not trust the class.");
-  if (answer.set && answer.set.length === 0) doubts.push("Too uncertain to name a class.");
-  if (answer.set && answer.set.length > 1) doubts.push(`It may be ${answer.set.join(" or ")}.`);
-  article.querySelector(".doubt").textContent = doubts.join(" ");
+  article.querySelector(".class").textContent = answer.class;
+  article.querySelector(".doubt").textContent = doubt(answer);
+  if (answer.confidence !== null) article.querySelector(".sure").textContent = `Confidence ${percent(answer.confidence)}`;
   const shares = Object.entries(answer.probabilities).sort((one, other) => other[1] - one[1]);
+  article.querySelector("table").hidden = false;
   article.querySelector("tbody").append(...shares.map(([label, share]) => row(label, share)));
   if (answer.heatmap) {
     const image = article.querySelector("img");
     URL.revokeObjectURL(image.src);
+    image.hidden = false;
     image.src = answer.heatmap;
     image.alt = `${image.alt}, and beside it which places speak for ${answer.class} (red) and against it (blue)`;
     const exact = answer.heatmap_exact ? "" : " It is an approximation.";
@@ -64,8 +70,8 @@ function fail(article, words) {
   line.textContent = words;
 }
 
-async function ask(file) {
-  const article = shown(file);
+async function ask(file, below) {
+  const article = shown(file, below);
   try {
     const answer = await fetch("predict?heatmap=1", { method: "POST", body: file });
     const value = await answer.json();
@@ -77,15 +83,20 @@ async function ask(file) {
 }
 
 async function askAll(files) {
+  const below = answers.firstChild;
   let done = 0;
   for (const file of files) {
     status.textContent = `${(done += 1)} of ${files.length}: ${file.name}`;
-    await ask(file);
+    await ask(file, below);
   }
   status.textContent = "";
 }
 
-input.addEventListener("change", () => askAll([...input.files]));
+input.addEventListener("change", () => {
+  const files = [...input.files];
+  input.value = "";
+  askAll(files);
+});
 for (const kind of ["dragenter", "dragover"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
