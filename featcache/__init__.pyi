@@ -18,6 +18,7 @@ from .api import (
 )
 from .core import errors as errors
 from .core.project import Project as Project
+from .datasets import CheckedDataset as CheckedDataset, check_dataset as check_dataset
 from .deployment import (
     Bundled as Bundled,
     Checked as Checked,

@@ -18,7 +18,10 @@ from featcache.core.progress import SILENT
 from featcache.synthetic.drawing import write_cells
 
 PUBLIC = [name for name in fc.__all__ if name not in ("__version__", "errors")]
-RETURNED = ("Attribution", "Bundled", "Cache", "Checked", "Exported", "Predictions", "Project", "Report", "Run")
+RETURNED = (
+    *("Attribution", "Bundled", "Cache", "Checked", "CheckedDataset", "Exported", "Predictions", "Project", "Report"),
+    "Run",
+)
 CALLED = [name for name in PUBLIC if name not in RETURNED]
 
 

@@ -250,7 +250,7 @@ def test_models_at_hand_and_the_layers_of_one(run: Run, tmp_path: Path, monkeypa
 
 def test_json_of_dataset_commands(project: Path, run: Run, made: Made) -> None:
     value = run("dataset", "check", "--json", cwd=project).value
-    assert set(value) == {"images", "classes", "digest", "left_out"}
+    assert set(value) == {"images", "classes", "digest", "left_out", "pairs", "joined", "moved"}
     assert (value["images"], value["digest"]) == (24, made.init.value["digest"])
     drawn = run("dataset", "preview", "--views", "3", "--images", "1", "--out", "a/../sheet.png", "--json", cwd=project)
     assert drawn.code == 1  # there is no folder a

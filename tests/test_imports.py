@@ -56,12 +56,12 @@ def test_public_surface() -> None:
     """The names that people use; all of them are listed, and each is there."""
     verbs = {
         *("init", "open_project", "extract", "fit_head", "sweep", "fit_scratch", "fine_tune", "predict", "report"),
-        *("attribution", "bundle", "check", "export", "serve"),
+        *("attribution", "bundle", "check", "check_dataset", "export", "serve"),
         *("open_cache", "push", "pull", "verify", "convert", "explain", "models"),
     }
     classes = {
-        *("Attribution", "Bundled", "Cache", "Checked", "Exported", "FeatureExtractor", "HeadClassifier"),
-        *("Predictions", "Project", "Report", "Run"),
+        *("Attribution", "Bundled", "Cache", "Checked", "CheckedDataset", "Exported", "FeatureExtractor"),
+        *("HeadClassifier", "Predictions", "Project", "Report", "Run"),
     }
     assert set(featcache.__all__) == verbs | classes | {"errors", "__version__"}
     assert set(featcache.__all__) <= set(dir(featcache))

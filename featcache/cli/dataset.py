@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,10 +12,15 @@ from featcache.cli.extract_options import augmentation_options
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.left_out import listing_left_out
 from featcache.cli.options import json_option, open_project, project_option
-from featcache.cli.output import print_counts, print_json, say, say_left_out, shown
+from featcache.cli.output import print_counts, print_json, say, say_left_out, say_next, shown
 from featcache.cli.settings import given
 from featcache.core.files import resolved
 from featcache.core.project import AugmentationSection
+
+if TYPE_CHECKING:
+    from featcache.datasets import CheckedDataset
+
+_LISTED = 10
 
 
 @click.group("dataset", cls=Group)
@@ -23,27 +28,67 @@ def command() -> None:
     """Check the data set, preview its views, or generate one."""
 
 
-@command.command("check", short_help="Check every image.")
+@command.command("check", short_help="Check every image, and find those that show the same.")
+@option("--fix", is_flag=True, help="Join images that show the same pixels into one group, and put it into one split.")
+@option("--no-compare", "compare", is_flag=True, flag_value=False, default=True, help="Do not compare images.")
+@option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default_text="shared-pixels.png",
+    help="PNG file to draw the images into that show the same pixels.",
+)
 @project_option
 @json_option
-def check(folder: Path, as_json: bool) -> None:
-    """Check every image of dataset.csv: broken files, duplicates, groups in two splits, empty classes."""
-    from featcache.core.project import init_call
-    from featcache.datasets import check as check_images, current_dataset
+def check(fix: bool, compare: bool, out: Path | None, folder: Path, as_json: bool) -> None:
+    """Check every image of dataset.csv: broken files, duplicates, groups in two splits, empty classes.
+
+    Images are compared with each other, too. Near duplicates and overlapping fields show the same pixels: if one is
+    trained on, the other must not be tested on.
+    """
+    from featcache.datasets import check_dataset
 
     project = open_project(folder)
     with listing_left_out(as_json):
-        dataset, left_out = current_dataset(project, progress=TERMINAL)
-    say_left_out(left_out, as_json)
-    with listing_left_out(as_json):
-        check_images(dataset.images, str(project.dataset_file), remedy=init_call(into=project.folder, resplit=True))
-    counts = dataset.counts()
+        done = check_dataset(project, fix=fix, compare=compare, out=out, progress=TERMINAL)
+    say_left_out(done.left_out, as_json)
+    counts = done.dataset.counts()
     if as_json:
-        listed = [{"path": item.path, "reason": item.reason} for item in left_out]
-        print_json({"images": len(dataset.images), "classes": counts, "digest": dataset.digest, "left_out": listed})
+        listed = [{"path": item.path, "reason": item.reason} for item in done.left_out]
+        pairs = [
+            {
+                "a": pair.a,
+                "b": pair.b,
+                "share": pair.share,
+                "correlation": pair.correlation,
+                "across": pair in done.across,
+            }
+            for pair in done.pairs
+        ]
+        value = {"images": len(done.dataset.images), "classes": counts, "digest": done.dataset.digest}
+        print_json({**value, "left_out": listed, "pairs": pairs, "joined": done.joined, "moved": done.moved})
         return
     print_counts(counts)
-    say(f"{len(dataset.images)} images can be used; digest {dataset.digest}")
+    say(f"{len(done.dataset.images)} images can be used; digest {done.dataset.digest}")
+    if done.drawn:
+        _say_pairs(done, done.drawn)
+        if fix:
+            say(f"joined {done.joined} groups into others, and moved {done.moved} images to another split")
+        else:
+            say_next("dataset", "check", "--fix", into=project.folder)
+
+
+def _say_pairs(done: CheckedDataset, drawn: Path) -> None:
+    """What shows the same pixels."""
+    near = sum(pair.is_near_duplicate for pair in done.pairs)
+    say(f"{len(done.pairs)} pairs of images show the same pixels, {near} of them nearly all")
+    for pair in done.pairs[:_LISTED]:
+        mark = ", on two sides of a split" if pair in done.across else ""
+        say(f"  {pair.a} and {pair.b}: {100 * pair.share:.0f} %{mark}")
+    if len(done.pairs) > _LISTED:
+        say(f"  ... and {len(done.pairs) - _LISTED} more (all of them in --json)")
+    if done.across:
+        say(f"{len(done.across)} pairs stand on two sides of a split: what is trained on is tested on, too")
+    say(f"drew them into {shown(drawn)}")
 
 
 @command.command("preview", short_help="Draw a contact sheet of views.")

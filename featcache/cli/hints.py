@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 
 import click
 
+_NESTED = {"check-dataset": ("dataset", "check")}
+"""Commands in a group, by the functions that they call."""
 _SPAN = re.compile(r"`([^`\n]+)`")
 
 
@@ -41,7 +43,10 @@ def _command(verb: str, values: Sequence[ast.expr], keywords: Sequence[ast.keywo
     """A command as it works when it is pasted, with the options that it cannot do without."""
     from featcache.cli import cli
 
-    command = cli.get_command(click.Context(cli), verb)
+    path = _NESTED.get(verb, (verb,))
+    command: click.Command | None = cli
+    for name in path:
+        command = command.get_command(click.Context(command), name) if isinstance(command, click.Group) else None
     if command is None:
         raise KeyError(verb)
     options = _options(command)
@@ -49,7 +54,7 @@ def _command(verb: str, values: Sequence[ast.expr], keywords: Sequence[ast.keywo
     for option in command.params:
         if isinstance(option, click.Option) and option.required and option.opts[-1] not in words:
             words += [option.opts[-1], str(option.metavar)]
-    return shlex.join(["featcache", verb, *words])
+    return shlex.join(["featcache", *path, *words])
 
 
 def _options(command: click.Command) -> dict[str, click.Option]:

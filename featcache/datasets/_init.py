@@ -26,6 +26,7 @@ from featcache.core.project import (
     shown,
     write_project,
 )
+from featcache.datasets._check_dataset import PAIRS_FILE, compared, on_two_sides
 from featcache.datasets._preview import SHEET_FILE
 from featcache.datasets.build import Built, SplitRule, build
 from featcache.datasets.candidates import LeftOut, Source
@@ -37,6 +38,7 @@ from featcache.images import STAMPS_FILE
 from featcache.synthetic import is_generated, write_cells
 
 GENERATED_FOLDER = "leukocytes"
+_MOST_FIELDS = 1000
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def _init(place: Path | None, into: Path, options: InitOptions, progress: Progre
         place, about = _generate(into, settings, options, progress)
         settings = _split_by_counts(settings, options)
     own = Project(into, settings)
-    ignore = frozenset({own.cache_folder, own.results_folder, own.dataset_file, into / SHEET_FILE})
+    ignore = frozenset({own.cache_folder, own.results_folder, own.dataset_file, into / SHEET_FILE, into / PAIRS_FILE})
     roots = {name: str(root) for name, root in own.images.roots.items()}
     asked = settings.dataset.model_copy(update={"roots": roots})
     source = find_images(place, asked, ignore=ignore)
@@ -100,6 +102,7 @@ def _init(place: Path | None, into: Path, options: InitOptions, progress: Progre
             relabel=options.relabel,
         )
     stop_if_strict(built.left_out, options.strict)
+    shared = _said_of_pairs(built, source.images, into, progress)
     project = _write_project(into, settings, place, source.images, built)
     dataset = Dataset(built.images, project.images)
     return Initialised(
@@ -108,8 +111,25 @@ def _init(place: Path | None, into: Path, options: InitOptions, progress: Progre
         layout=source.layout,
         about=about or source.about,
         left_out=built.left_out,
-        remarks=built.remarks,
+        remarks=(*built.remarks, *shared),
     )
+
+
+def _said_of_pairs(built: Built, folder: ImageFolders, into: Path, progress: Progress) -> list[str]:
+    """A remark on fields that show the same pixels, and stand in different groups; of very many, nobody looks."""
+    fields = [image for image in built.images if image.path in set(built.fields)]
+    if not 2 <= len({image.path for image in fields}) <= _MOST_FIELDS:
+        return []
+    pairs = compared(fields, folder, progress=progress)
+    if not pairs:
+        return []
+    here = resolved(into) == Path.cwd()
+    call = "`featcache.check_dataset(fix=True)`"
+    call = call if here else f"`featcache.check_dataset(project={shown(into)!r}, fix=True)`"
+    count, across = len(pairs), len(on_two_sides(fields, pairs))
+    said = f"{count} pairs of images show" if count > 1 else f"{pairs[0].a} and {pairs[0].b} show"
+    torn = f", {across} of them in two splits" if count > 1 and across else ", in two splits" if across else ""
+    return [f"{said} the same pixels{torn}: {call} joins such images into one group"]
 
 
 @contextmanager

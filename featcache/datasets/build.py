@@ -24,6 +24,7 @@ from featcache.datasets.manifest import SPLITS, LabelledImage, check, in_order, 
 from featcache.datasets.splits import DEFAULT_FRACTIONS, small_classes, split_by_counts, split_by_hash
 from featcache.images import ImageFile, image_id_of, remarks_on, scan
 
+_FIELD_PX = 400
 _SPLIT_TO_KEEP = {"test": 0, "val": 1, "train": 2, "": 3}
 
 
@@ -51,6 +52,8 @@ class Built:
     images: tuple[LabelledImage, ...]
     left_out: tuple[LeftOut, ...]
     remarks: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
+    """Paths of images as large as fields of a microscope."""
 
 
 def build(
@@ -123,7 +126,8 @@ def _build(
     if unlabelled:
         remarks.append(f"{len(unlabelled)} images have no label: they are cached, and left out of training")
     check(images, str(source.folder), remedy="`resplit=True`")
-    return Built(in_order([*images, *unlabelled]), tuple(left_out), (*remarks, *remarks_on(files)))
+    fields = tuple(path for path, file in files.items() if max(file.width_px, file.height_px) >= _FIELD_PX)
+    return Built(in_order([*images, *unlabelled]), tuple(left_out), (*remarks, *remarks_on(files)), fields)
 
 
 def _usable(
@@ -234,10 +238,11 @@ def _earlier(images: Sequence[LabelledImage], kept: Sequence[LabelledImage]) -> 
 
 
 def _as_before(image: LabelledImage, before: LabelledImage | None, rule: SplitRule) -> LabelledImage:
-    """An image with the group and split it had, unless its source says one; under counts the split stays open."""
-    if before is None or image.split:
+    """An image with the group and split it had, unless its source says a split; under counts the split stays open."""
+    if before is None:
         return image
-    return replace(image, split="" if rule.counts else before.split, group=before.group or image.group)
+    split = image.split or ("" if rule.counts else before.split)
+    return replace(image, split=split, group=before.group or image.group)
 
 
 def _without_small_classes(
