@@ -10,7 +10,7 @@ demo: $(VENV)/.featcache  ## the main job end to end on generated leukocytes; a 
 	$(BIN)/featcache demo demo
 
 test: $(VENV)/.featcache-test  ## the tests, two files at a time; PYTEST_ARGS="-n 0" one after the other
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/.featcache-check
 	$(BIN)/ruff check .

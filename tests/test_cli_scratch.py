@@ -202,7 +202,7 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(own: Path) -> None
     """SIGKILL some checkpoints on, in deterministic mode; the weights are those of a training left alone."""
     (own / "tiny.py").write_text(TINY)
     undisturbed = shutil.copytree(own, own.with_name("undisturbed"))
-    network = ("fit-scratch", "--model", "tiny:net", "--preprocess", "tf", "--epochs", str(10 * KILLS), "--warmup", "2")
+    network = ("fit-scratch", "--model", "tiny:net", "--preprocess", "tf", "--epochs", str(4 * KILLS), "--warmup", "2")
     command = (*network, "--views", "2", "--deterministic", "--augment", "live", "--batch", "8", "--json")
 
     def left_alone(project: Path) -> Any:

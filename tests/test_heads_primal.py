@@ -141,7 +141,7 @@ def fitted_by_keras(keras: Any, config: HeadConfig, optimizer: Any, smoothing: f
     model.set_weights([array for pair in random.initial_weights(config, 24, n_classes=CLASSES) for array in pair])
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
     without_penalty = keras.metrics.CategoricalCrossentropy("data", label_smoothing=smoothing)
-    model.compile(optimizer, loss, metrics=["accuracy", without_penalty], jit_compile=False)
+    model.compile(optimizer, loss, metrics=["accuracy", without_penalty], run_eagerly=True)
     course = []
     for epoch in range(config.epochs):
         order = random.order(config.seed, epoch, len(y))

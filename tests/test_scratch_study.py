@@ -1,4 +1,4 @@
-"""Every network of the study takes a step of training at 224 px; one with shortcuts and one without compile it."""
+"""Every network of the study takes a step of training; one with shortcuts and one without compile it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from featcache.networks.feed import Feed
 from featcache.networks.training import Training
 from featcache.networks.views import Views
 
-SIDE = 224
+SIDE = 96
 COMPILED = ("vgg16", "xception")
 """The others take the step uncompiled, which is three times as quick."""
 
 
 @pytest.fixture(autouse=True)
 def _forgotten() -> Iterator[None]:
-    """Compiled graphs of networks of this size are not kept for other tests."""
+    """Compiled graphs of large networks are not kept for other tests."""
     yield
     import_keras().utils.clear_session()
 

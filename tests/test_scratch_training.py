@@ -54,7 +54,9 @@ def test_it_is_keras_own_training(tmp_path: Path) -> None:
     model = keras.Model(base.inputs, dense(x))
     dense.set_weights(top.get_weights())
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(CONFIG.lr, momentum=CONFIG.momentum), loss, metrics=["accuracy"])
+    model.compile(
+        keras.optimizers.SGD(CONFIG.lr, momentum=CONFIG.momentum), loss, metrics=["accuracy"], jit_compile=False
+    )
     rows = views(40)
     X = preprocess(rows.pixels, "tf")
     for epoch in range(CONFIG.epochs):

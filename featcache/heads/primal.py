@@ -84,7 +84,7 @@ class Training:
         self.model = _build(keras, source, layers, scale, config)
         self.model.compile(_optimizer(keras, self.rates, config), jit_compile=_worth_compiling(layers, config))
         self.model.optimizer.build(self.model.trainable_variables)
-        self.model.make_train_function()
+        self.step = _step(keras, self.model)
         self.history = []
 
     def copy(self) -> State:
@@ -122,7 +122,7 @@ class Training:
             # where the head is small.
             feed = self._feed(epoch)
             for _ in range(self.updates):
-                model.train_function(feed)
+                self.step(feed)
             looks = (epoch + 1) % config.val_every == 0 or epoch + 1 == config.epochs
             val_loss, val_accuracy = self._validate(epoch < config.val_every) if looks else (np.nan, np.nan)
         loss, accuracy = float(model.rows_loss.result()), float(model.rows_right.result())
@@ -203,6 +203,20 @@ def _build(keras: Any, source: Source, layers: Layers, scale: float, config: Hea
     for layer, pair in zip(dense, layers, strict=True):
         layer.set_weights(list(pair))
     return model
+
+
+def _step(keras: Any, model: Any) -> Callable[[Iterator[Any]], object]:
+    """A step on the next batch. TensorFlow traces it once, for any number of rows: the last batch may be shorter."""
+    model.make_train_function()
+    if keras.backend.backend() != "tensorflow" or model.jit_compile:
+        step: Callable[[Iterator[Any]], object] = model.train_function
+        return step
+    import tensorflow as tf
+
+    shapes = (model.input_shape, model.output_shape, (None,))
+    specs = tuple(tf.TensorSpec(shape, model.inputs[0].dtype) for shape in shapes)
+    traced = tf.function(model.train_step, [specs])
+    return lambda feed: traced(next(feed))
 
 
 def _optimizer(keras: Any, rates: Any, config: HeadConfig) -> Any:
