@@ -39,10 +39,12 @@ def measures(confusion: list[list[int]], classes: tuple[str, ...]) -> dict[str, 
         "groups": 10,
         "loss": round(1 - accuracy, 6),
         "accuracy": accuracy,
-        "accuracy_interval": [max(0.0, accuracy - 0.05), min(1.0, accuracy + 0.05)],
+        "intervals": {"accuracy": [max(0.0, accuracy - 0.05), min(1.0, accuracy + 0.05)]},
         "balanced_accuracy": float((right / support).mean()) if support.all() else None,
         "majority": float(support.max() / counts.sum()),
-        "per_class": {c: float(right[i] / support[i]) if support[i] else None for i, c in enumerate(classes)},
+        "per_class": {
+            c: {"recall": float(right[i] / support[i]) if support[i] else None} for i, c in enumerate(classes)
+        },
         "confusion": confusion,
     }
 

@@ -27,21 +27,31 @@ class _Record(BaseModel):
 _T = TypeVar("_T", bound=_Record)
 
 
-class Measures(_Record):
-    """Measures of one split, as `featcache.training.metrics.evaluate` gives them.
+class ClassMeasures(_Record):
+    """Measures of one class, as `featcache.measures.evaluate` gives them."""
 
-    accuracy_interval : 95 %, over groups; loss : nats; confusion : rows true, columns predicted
+    recall: Fraction | None = None
+
+
+class Measures(_Record):
+    """Measures of one split, as `featcache.measures.evaluate` gives them.
+
+    intervals : 95 %, over groups; loss : nats; confusion : rows true, columns predicted
     """
 
     rows: Count
     accuracy: Fraction
     groups: Count | None = None
     loss: FiniteFloat | None = None
-    accuracy_interval: tuple[Fraction, Fraction] | None = None
+    intervals: dict[str, tuple[FiniteFloat, FiniteFloat]] = {}
     balanced_accuracy: Fraction | None = None
     majority: Fraction | None = None
-    per_class: dict[str, Fraction | None] = {}
+    per_class: dict[str, ClassMeasures] = {}
     confusion: list[list[Count]] = []
+
+    def recall(self, label: str) -> float | None:
+        """Of a class; None where it is not known, or no row is of it."""
+        return self.per_class[label].recall if label in self.per_class else None
 
 
 class _Config(_Record):

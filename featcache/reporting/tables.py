@@ -62,7 +62,7 @@ def summary(runs: Sequence[Run]) -> list[Table]:
 
 
 def per_class(runs: Sequence[Run]) -> list[Table]:
-    """Accuracy on test in percent: one row a run, one column a class. Bold: the best of each column.
+    """Recall on test in percent: one row a run, one column a class. Bold: the best of each column.
 
     Of many classes the twenty that are recognised worst.
 
@@ -96,7 +96,7 @@ def _summary_row(record: RunRecord) -> tuple[str, ...]:
     return (
         record.name,
         percent(test.accuracy),
-        interval(test.accuracy_interval),
+        interval(test.intervals.get("accuracy")),
         percent(results.val.accuracy if results.val else None),
         percent(results.train.accuracy if results.train else None),
         percent(test.balanced_accuracy),
@@ -115,11 +115,9 @@ def per_class_of(records: Sequence[RunRecord]) -> Table:
     """`per_class` of runs of one data set."""
     classes = list(dict.fromkeys(label for record in records for label in record.config.classes))
     if len(classes) > MOST_CLASSES:
-        classes = sorted(
-            classes, key=lambda label: _mean_of_known(record.test.per_class.get(label) for record in records)
-        )
+        classes = sorted(classes, key=lambda label: _mean_of_known(record.test.recall(label) for record in records))
         classes = classes[:MOST_CLASSES]
-    values = [[record.test.per_class.get(label) for label in classes] for record in records]
+    values = [[record.test.recall(label) for label in classes] for record in records]
     rows = tuple((record.name, *(percent(value) for value in row)) for record, row in zip(records, values, strict=True))
     headers = ("run", *(clean(label) for label in classes))
     return Table(_dataset(records), headers, rows, n_text=1, best=_highest(values) if len(records) > 1 else frozenset())

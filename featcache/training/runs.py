@@ -34,6 +34,7 @@ from featcache.core.leases import Leases
 from featcache.core.project import refuse_unwritable
 from featcache.core.recipe import digest
 from featcache.core.strict_json import MAX_TEXT_BYTES, read_bounded, read_json
+from featcache.training.comparison import compare_runs
 from featcache.training.history import Epoch
 
 CONFIG_FILE = "config.json"
@@ -83,6 +84,13 @@ class Run:
 
         return export(self, **options)
 
+    def compare(self, other: Run, *, split: str = "test") -> pd.DataFrame:
+        """By how much this run is better than another one on the same images: difference, low and high of each measure.
+
+        The interval (95 %) is of the difference: groups are drawn for both runs alike.
+        """
+        return compare_runs(self, other, split=split)
+
     def _repr_html_(self) -> str:
         """A table of the accuracy in each split, and the curves."""
         lines = "".join(
@@ -112,7 +120,7 @@ class Run:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """epochs, seconds, s_per_epoch and the measures of train, val and test."""
-        return self._read_json(METRICS_FILE)
+        return {name: _as_now(value) for name, value in self._read_json(METRICS_FILE).items()}
 
     @cached_property
     def history(self) -> pd.DataFrame:
@@ -146,6 +154,16 @@ class Run:
         if not isinstance(value, dict) or value.get("format", RUN_FORMAT) != RUN_FORMAT:
             raise RunError(f"{path}: not of this featcache's format ({RUN_FORMAT})")
         return value
+
+
+def _as_now(measures: Any) -> Any:
+    """Measures of a split as they are written now: of each class, version 0.1.0 wrote the recall alone."""
+    if not isinstance(measures, dict) or "intervals" in measures or not isinstance(measures.get("per_class"), dict):
+        return measures
+    written = {name: value for name, value in measures.items() if name != "accuracy_interval"}
+    of_all = {"accuracy": measures["accuracy_interval"]} if "accuracy_interval" in measures else {}
+    per_class = {label: {"recall": recall, "intervals": {}} for label, recall in measures["per_class"].items()}
+    return {**written, "intervals": of_all, "per_class": per_class}
 
 
 def run_name(kind: str, backbone: str, *, identity: dict[str, Any]) -> str:
