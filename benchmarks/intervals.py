@@ -2,14 +2,13 @@
 
 python benchmarks/intervals.py [--draws 400]
 
-Forty groups of four classes, of which the rarest has five. `rows` is how many rows a group has on average, `alike` how far
-the rows of a group are right or wrong together. Percentile: the usual interval of the bootstrap, of the same measure.
+Forty groups of four classes, of which the rarest has five. `rows` is how many rows a group has on average, `alike` how
+far the rows of a group are right or wrong together. Percentile: the usual interval of the bootstrap.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from typing import Any
 
 import numpy as np

@@ -56,6 +56,7 @@ def test_public_surface() -> None:
     """The names that people use; all of them are listed, and each is there."""
     verbs = {
         *("init", "open_project", "extract", "fit_head", "sweep", "fit_scratch", "fine_tune", "predict", "report"),
+        "cross_validate",
         *("attribution", "bundle", "check", "export"),
         *("open_cache", "push", "pull", "verify", "convert", "explain", "models"),
     }

@@ -45,7 +45,7 @@ def evaluate(judged: Judged | Sequence[Judged], classes: Sequence[str]) -> dict[
         ranges = {}
         for name in (name for name, value in values.items() if np.isfinite(value)):
             if name in shares:
-                ranges[name] = intervals.of_share(*(part[:, number] for part in shares[name]))
+                ranges[name] = intervals.of_share(*(part[:, number] for part in shares[name]), repeats=len(repeats))
             else:
                 n, error = int(groups_of[number]), float(errors.per_class[name][number])
                 ranges[name] = intervals.of_measure(values[name], error, bounds=(0, 1), n_groups=n, least=n)
@@ -57,7 +57,7 @@ def evaluate(judged: Judged | Sequence[Judged], classes: Sequence[str]) -> dict[
         **_known(overall),
         "majority": float(counts.sum(axis=(0, 2)).max() / len(first.y)),
         "intervals": _lists({
-            name: _of_all(name, value, float(errors.overall[name]), counts)
+            name: _of_all(name, value, float(errors.overall[name]), counts, len(repeats))
             for name, value in overall.items()
             if np.isfinite(value)
         }),
@@ -107,12 +107,12 @@ def _shares(counts: Array) -> dict[str, tuple[Array, Array]]:
     return {"recall": (right, true), "precision": (right, named), "specificity": (rest - named + right, rest)}
 
 
-def _of_all(name: str, value: float, error: float, counts: Array) -> intervals.Interval:
+def _of_all(name: str, value: float, error: float, counts: Array, repeats: int) -> intervals.Interval:
     n_groups, n_classes, _ = counts.shape
     if name == "loss":
         return intervals.of_positive(value, error, n_groups=n_groups)
     if name == "accuracy":
-        return intervals.of_share(np.trace(counts, axis1=1, axis2=2), counts.sum(axis=(1, 2)))
+        return intervals.of_share(np.trace(counts, axis1=1, axis2=2), counts.sum(axis=(1, 2)), repeats=repeats)
     least = float(n_groups)
     if name in _OVER_CLASSES:  # each class weighs the same, however few its groups are
         least = n_classes**2 / float((1 / (counts.sum(axis=2) > 0).sum(axis=0)).sum())

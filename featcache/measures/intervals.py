@@ -42,10 +42,12 @@ def in_errors(n_groups: int) -> float:
     return float(stdtrit(max(n_groups - 1, 1), 0.975))
 
 
-def of_share(right: Array, sizes: Array) -> Interval:
+def of_share(right: Array, sizes: Array, *, repeats: int = 1) -> Interval:
     """Of a share of rows, from the rows of each group and how many of them are right, (groups,).
 
     They are worth at least as many cases as if all rows of a group were alike, and at most as many as there are rows.
+
+    repeats : predictions of each row that `right` is the mean of
     """
     right, sizes = right[sizes > 0], sizes[sizes > 0]
     n_groups, n_rows = len(sizes), float(sizes.sum())
@@ -53,7 +55,7 @@ def of_share(right: Array, sizes: Array) -> Interval:
     beside = right - share * sizes
     error = float(np.sqrt((beside**2).sum() * n_groups / max(n_groups - 1, 1))) / n_rows
     least = n_rows**2 / float((sizes**2).sum())
-    return _wilson(share, min(max(_cases(share, error, n_groups), least), n_rows))
+    return _wilson(share, min(max(_cases(share, error, n_groups), least), n_rows * repeats))
 
 
 def of_measure(value: float, error: float, *, bounds: Interval, n_groups: int, least: float) -> Interval:

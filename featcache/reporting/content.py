@@ -16,6 +16,7 @@ from featcache.reporting.records import (
     RunRecord,
     best_by_validation,
     by_dataset,
+    read_cross_validations,
     read_history,
     read_records,
 )
@@ -94,18 +95,22 @@ class Report:
     count: str
     note: str
     groups: tuple[Group, ...]
+    cross_validations: tables.Table | None
     problems: tuple[Problem, ...]
 
 
 def gather(runs: Sequence[Run]) -> Report:
     """Read runs and draw what a report needs. What cannot be read is listed in `problems`."""
-    records, problems = read_records(runs)
+    crossed, others, damaged = read_cross_validations(runs)
+    records, problems = read_records(others)
+    problems += damaged
     groups = [_group(number, group, problems) for number, group in enumerate(by_dataset(records).values(), start=1)]
     return Report(
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         count=counted(len(runs), "run"),
         note=tables.dataset_note_of(records),
         groups=tuple(groups),
+        cross_validations=tables.cross_validations_of(crossed),
         problems=tuple(problems),
     )
 

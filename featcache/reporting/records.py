@@ -85,6 +85,32 @@ class _Results(_Record):
         return self
 
 
+class MeanMeasure(_Record):
+    """A measure of a cross-validation: mean over repeats, and 95 % interval over groups."""
+
+    mean: FiniteFloat
+    low: FiniteFloat
+    high: FiniteFloat
+
+
+class _Judged(_Record):
+    folds: Count
+    repeats: Count
+    images: Count
+    groups: Count
+    majority: Fraction
+    measures: dict[str, MeanMeasure]
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """A cross-validation whose files hold what a report needs."""
+
+    run: Run
+    config: _Config
+    results: _Judged
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """A run whose config.json and metrics.json hold what a report needs."""
@@ -139,6 +165,21 @@ def read_record(run: Run) -> RunRecord:
         if confusion and (len(confusion) != size or any(len(row) != size for row in confusion)):
             raise RunError(f"{METRICS_FILE}: confusion: expected {size} x {size} counts, one row and column a class")
     return RunRecord(run, config, results)
+
+
+def read_cross_validations(runs: Sequence[Run]) -> tuple[list[CrossValidation], list[Run], list[Problem]]:
+    """Those of some runs that are cross-validations, the others, and why some cannot be read."""
+    found, others, problems = [], [], []
+    for run in runs:
+        try:
+            if not run.is_cross_validation:
+                others.append(run)
+                continue
+            results = _parsed(_Judged, run.metrics, METRICS_FILE)
+            found.append(CrossValidation(run, _parsed(_Config, run.config, CONFIG_FILE), results))
+        except RunError as error:
+            problems.append(Problem(clean(run.name), _without_folder(error, run)))
+    return found, others, problems
 
 
 def read_records(runs: Sequence[Run]) -> tuple[list[RunRecord], list[Problem]]:

@@ -47,6 +47,8 @@ PULLED_FILE = "files.json"
 """What a pull writes into each run that it brings; no run's own file may have that name."""
 TRAINING_SUFFIX = ".training"
 RUN_FORMAT = 1
+CROSS_VALIDATION = "cross-validation"
+"""The kind of runs that judge every image, and have no model and no splits."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,16 @@ class Run:
         """
         return compare_runs(self, other, split=split)
 
+    @property
+    def is_cross_validation(self) -> bool:
+        """Whether it tells how good heads are, and keeps none."""
+        return self.config.get("kind") == CROSS_VALIDATION
+
     def _repr_html_(self) -> str:
-        """A table of the accuracy in each split, and the curves."""
+        """A table of the accuracy in each split, and the curves; of a cross-validation the measures."""
+        if self.is_cross_validation:
+            measured = pd.DataFrame(self.metrics["measures"]).T.round(3).to_html()
+            return f"<b>{escape(self.name)}</b>{measured}"
         lines = "".join(
             f"<tr><td>{split}</td><td>{100 * self.metrics[split]['accuracy']:.2f} %</td></tr>"
             for split in ("train", "val", "test")
@@ -285,8 +295,13 @@ def write_history(folder: Path, history: Sequence[Epoch]) -> None:
 
 def write_run(folder: Path, config: dict[str, Any], *, metrics: dict[str, Any], history: Sequence[Epoch]) -> None:
     """Write config.json, history.csv and, last, metrics.json."""
-    write_json(folder / CONFIG_FILE, {"format": RUN_FORMAT, **config})
     write_history(folder, history)
+    write_config_and_metrics(folder, config, metrics=metrics)
+
+
+def write_config_and_metrics(folder: Path, config: dict[str, Any], *, metrics: dict[str, Any]) -> None:
+    """Write config.json and, last, metrics.json."""
+    write_json(folder / CONFIG_FILE, {"format": RUN_FORMAT, **config})
     write_json(folder / METRICS_FILE, {"format": RUN_FORMAT, **metrics})
 
 
