@@ -30,7 +30,7 @@ NAN = float("nan")
 
 
 def measures(confusion: list[list[int]], classes: tuple[str, ...]) -> dict[str, Any]:
-    """Measures of a split as featcache.training.metrics gives them, from its confusion matrix alone."""
+    """Measures of a split as featcache.measures gives them, from its confusion matrix alone."""
     counts = np.array(confusion)
     support, right = counts.sum(axis=1), counts.diagonal()
     accuracy = float(right.sum() / counts.sum())
