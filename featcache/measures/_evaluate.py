@@ -13,7 +13,9 @@ from featcache.measures.judged import OVERALL, PER_CLASS, Judged, Values
 
 Array = NDArray[np.floating[Any]]
 
-_DRAWS = 2000
+_MOST_DRAWS, _LEAST_DRAWS, _DRAWS_OF_CLASSES = 2000, 200, 20_000
+"""Draws, and draws times classes: of more than ten classes there are fewer."""
+
 _OVER_CLASSES = ("balanced_accuracy", "macro_f1", "roc_auc", "average_precision")
 
 
@@ -33,37 +35,38 @@ def evaluate(judged: Judged | Sequence[Judged], classes: Sequence[str]) -> dict[
     repeats = [judged] if isinstance(judged, Judged) else list(judged)
     first = repeats[0]
     found, errors = _mean(repeats), Values.of(intervals.standard_errors, _mean(repeats, _draws(first)))
-    counts = np.mean([one.by_group for one in repeats], axis=0)
-    shares = _shares(counts)
-    groups_of = (counts.sum(axis=2) > 0).sum(axis=0)
+    by_class = [_by_group(repeats, label) for label in range(len(classes))]
+    groups_of = np.array([int((true > 0).sum()) for _, true, _ in by_class])
     overall = {name: float(found.overall[name][0]) for name in OVERALL}
     if not groups_of.all():
         overall |= dict.fromkeys(_OVER_CLASSES, np.nan)
+    right, n_rows_of, _ = _by_group(repeats)
     per_class = {}
     for number, label in enumerate(classes):
         values = {name: float(found.per_class[name][0, number]) for name in PER_CLASS}
-        ranges = {}
+        shares, n, ranges = _shares(by_class[number], n_rows_of), int(groups_of[number]), {}
         for name in (name for name, value in values.items() if np.isfinite(value)):
             if name in shares:
-                ranges[name] = intervals.of_share(*(part[:, number] for part in shares[name]), repeats=len(repeats))
+                ranges[name] = intervals.of_share(*shares[name], repeats=len(repeats))
             else:
-                n, error = int(groups_of[number]), float(errors.per_class[name][number])
+                error = float(errors.per_class[name][number])
                 ranges[name] = intervals.of_measure(values[name], error, bounds=(0, 1), n_groups=n, least=n)
-        counted = {"rows": round(counts[:, number].sum()), "groups": int(groups_of[number])}
-        per_class[label] = {**counted, **_known(values), "intervals": _lists(ranges)}
+        counted = {"rows": round(by_class[number][1].sum()), "groups": n}
+        per_class[label] = {**counted, **_known(values), "intervals": {name: list(of) for name, of in ranges.items()}}
     return {
         "rows": len(first.y),
         "groups": first.n_groups,
         **_known(overall),
-        "majority": float(counts.sum(axis=(0, 2)).max() / len(first.y)),
-        "intervals": _lists({
-            name: _of_all(name, value, float(errors.overall[name]), counts, len(repeats))
+        "majority": max(of["rows"] for of in per_class.values()) / len(first.y),
+        "intervals": {
+            name: _of_all(name, value, float(errors.overall[name]), groups_of, first.n_groups)
             for name, value in overall.items()
             if np.isfinite(value)
-        }),
+        }
+        | {"accuracy": list(intervals.of_share(right, n_rows_of, repeats=len(repeats)))},
         "per_class": per_class,
-        "confusion": (counts.sum(axis=0) * len(repeats)).round().astype(int).tolist(),
-    }  # fmt: skip
+        "confusion": np.sum([one.confusion for one in repeats], axis=0).tolist(),
+    }
 
 
 def compare(one: Judged | Sequence[Judged], other: Judged | Sequence[Judged]) -> dict[str, dict[str, float]]:
@@ -92,7 +95,8 @@ def compare(one: Judged | Sequence[Judged], other: Judged | Sequence[Judged]) ->
 
 
 def _draws(judged: Judged) -> Array:
-    return intervals.draws_of(judged.n_blocks, _DRAWS)
+    draws = np.clip(_DRAWS_OF_CLASSES // judged.n_classes, _LEAST_DRAWS, _MOST_DRAWS)
+    return intervals.draws_of(judged.n_blocks, int(draws))
 
 
 def _mean(repeats: Sequence[Judged], draws: Array | None = None) -> Values:
@@ -100,28 +104,30 @@ def _mean(repeats: Sequence[Judged], draws: Array | None = None) -> Values:
     return Values.of(lambda *each: np.mean(each, axis=0), *(one.values(draws) for one in repeats))
 
 
-def _shares(counts: Array) -> dict[str, tuple[Array, Array]]:
-    """Of measures that are shares of rows: rows that are right and all of them, (groups, classes) each."""
-    right, true, named = np.diagonal(counts, axis1=1, axis2=2), counts.sum(axis=2), counts.sum(axis=1)
-    rest = true.sum(axis=1, keepdims=True) - true
+def _by_group(repeats: Sequence[Judged], label: int | None = None) -> Array:
+    """Means over repeats, as of `Judged.by_group`."""
+    return np.asarray(np.mean([one.by_group(label) for one in repeats], axis=0))
+
+
+def _shares(by_group: Array, rows: Array) -> dict[str, tuple[Array, Array]]:
+    """Of measures that are shares of rows: in each group, rows that are right and all of them.
+
+    by_group : (3, groups), of a class; rows : (groups,), of all classes
+    """
+    right, true, named = by_group
+    rest = rows - true
     return {"recall": (right, true), "precision": (right, named), "specificity": (rest - named + right, rest)}
 
 
-def _of_all(name: str, value: float, error: float, counts: Array, repeats: int) -> intervals.Interval:
-    n_groups, n_classes, _ = counts.shape
+def _of_all(name: str, value: float, error: float, groups_of: NDArray[np.intp], n_groups: int) -> list[float]:
+    """The interval of a measure of all classes; groups_of : (classes,), how many each has."""
     if name == "loss":
-        return intervals.of_positive(value, error, n_groups=n_groups)
-    if name == "accuracy":
-        return intervals.of_share(np.trace(counts, axis1=1, axis2=2), counts.sum(axis=(1, 2)), repeats=repeats)
+        return list(intervals.of_positive(value, error, n_groups=n_groups))
     least = float(n_groups)
     if name in _OVER_CLASSES:  # each class weighs the same, however few its groups are
-        least = n_classes**2 / float((1 / (counts.sum(axis=2) > 0).sum(axis=0)).sum())
+        least = len(groups_of) ** 2 / float((1 / groups_of).sum())
     bounds = (-1.0, 1.0) if name in ("kappa", "mcc") else (0.0, 2.0 if name == "brier" else 1.0)
-    return intervals.of_measure(value, error, bounds=bounds, n_groups=n_groups, least=least)
-
-
-def _lists(ranges: dict[str, intervals.Interval]) -> dict[str, list[float]]:
-    return {name: list(found) for name, found in ranges.items()}
+    return list(intervals.of_measure(value, error, bounds=bounds, n_groups=n_groups, least=least))
 
 
 def _known(values: dict[str, float]) -> dict[str, float | None]:

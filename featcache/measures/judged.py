@@ -58,19 +58,29 @@ class Judged:
         self.n_groups, self.n_blocks = len(names), min(len(names), _MOST_BLOCKS)
         blocks = np.arange(self.n_groups) % self.n_blocks
         self._block = (blocks if self.n_groups == self.n_blocks else _shuffled(blocks))[self.group]
-        self._pairs = y * self.n_classes + self.probabilities.argmax(axis=1)
+        self._named = self.probabilities.argmax(axis=1)
 
-    @cached_property
-    def by_group(self) -> Array:
-        """Confusion matrix of each group, (groups, classes, classes): rows true, columns predicted."""
-        return self._matrices(self.group, self.n_groups)
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        """(classes, classes): rows true, columns predicted."""
+        pairs = np.bincount(self.y * self.n_classes + self._named, minlength=self.n_classes**2)
+        return pairs.reshape(self.n_classes, self.n_classes)
+
+    def by_group(self, label: int | None = None) -> Array:
+        """In each group, rows of a class that are named so, rows of it, and rows named so: (3, groups).
+
+        None: of all classes together
+        """
+        right = self._named == self.y
+        true, named = (np.ones_like(right),) * 2 if label is None else (self.y == label, self._named == label)
+        return np.stack([np.bincount(self.group, of, self.n_groups) for of in (right & true, true, named)])
 
     def values(self, weights: Array | None = None) -> Values:
         """Every measure, where each block counts `weights` (R, blocks); by default all of them once."""
         each = np.ones((1, self.n_blocks)) if weights is None else weights
-        counts = np.tensordot(each, self._counts, 1)
-        overall, per_class = of_counts(counts)
-        rows = counts.sum(axis=(1, 2))
+        counts = np.moveaxis((each @ self._counts).reshape(len(each), 3, self.n_classes), 1, 0)
+        overall, per_class = of_counts(*counts)
+        rows = counts[1].sum(axis=1)
         loss, brier = (each @ self._errors).T / rows
         gaps = (each @ self._gaps).reshape(len(each), BINS, 2)
         error = np.abs(gaps[..., 0] - gaps[..., 1]).sum(axis=1) / rows
@@ -82,7 +92,12 @@ class Judged:
 
     @cached_property
     def _counts(self) -> Array:
-        return self._matrices(self._block, self.n_blocks)
+        """(blocks, 3 classes): rows of each class that are named so, rows of it, and rows named so."""
+        of_true, of_named = (self._block * self.n_classes + of for of in (self.y, self._named))
+        length = self.n_blocks * self.n_classes
+        right = np.bincount(of_true, self._named == self.y, length)
+        counts = (right, np.bincount(of_true, minlength=length), np.bincount(of_named, minlength=length))
+        return np.concatenate([count.reshape(self.n_blocks, -1) for count in counts], axis=1).astype(np.float64)
 
     @cached_property
     def _errors(self) -> Array:
@@ -94,7 +109,7 @@ class Judged:
     @cached_property
     def _gaps(self) -> Array:
         """(blocks, 2 BINS), of each bin of confidence the sum of confidence, and of rows that are right."""
-        confidence, right = self.probabilities.max(axis=1), self.probabilities.argmax(axis=1) == self.y
+        confidence, right = self.probabilities.max(axis=1), self._named == self.y
         numbers = bin_of(confidence)
         sums = [self._summed((numbers == number) * column) for number in range(BINS) for column in (confidence, right)]
         return np.column_stack(sums)
@@ -109,11 +124,6 @@ class Judged:
         steps = steps * _MOST_STEPS // max(int(steps.max()) + 1, _MOST_STEPS)
         single = weights.astype(np.float32)
         return _under_curve(single @ self._table(steps, is_class), single @ self._table(steps, ~is_class))
-
-    def _matrices(self, owner: NDArray[np.intp], n_owners: int) -> Array:
-        shape = (n_owners, self.n_classes, self.n_classes)
-        flat = np.bincount(owner * self.n_classes**2 + self._pairs, minlength=int(np.prod(shape)))
-        return flat.reshape(shape).astype(np.float64)
 
     def _table(self, steps: NDArray[np.intp], chosen: NDArray[np.bool_]) -> Array:
         """How many of the chosen rows of each block have each step of the scores, (blocks, steps)."""
@@ -143,9 +153,11 @@ def _under_curve(gained: Array, lost: Array) -> tuple[Array, Array]:
         return area, np.where(n_false > 0, (gained * precision).sum(axis=1) / n_true, np.nan)
 
 
-def of_counts(counts: Array) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Measures that confusion matrices (R, classes, classes) decide: overall and per class; NaN where undefined."""
-    right, true, named = np.diagonal(counts, axis1=1, axis2=2), counts.sum(axis=2), counts.sum(axis=1)
+def of_counts(right: Array, true: Array, named: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Measures, overall and per class, of how many rows of each class are named so, are of it, and are named so.
+
+    right, true, named : (R, classes). NaN where a measure is undefined
+    """
     rows = true.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = right / true
