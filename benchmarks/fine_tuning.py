@@ -77,7 +77,7 @@ def one_split(args: Any, split: int, folder: Path) -> pd.DataFrame:
     tuned = fit_scratch(project, spec, config=config, options=ScratchOptions(views={"train": args.views})).run
     for name, run in (("head", head), ("fine-tuned", tuned)):
         test = run.metrics["test"]
-        low, high = test["accuracy_interval"]
+        low, high = test["intervals"]["accuracy"]
         measured = f"{100 * test['accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
         balanced = f"balanced {100 * test['balanced_accuracy']:.1f} %"
         print(f"split {split}, {name}: test {measured}, {balanced}, {run.metrics['seconds']:.0f} s", flush=True)

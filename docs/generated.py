@@ -16,7 +16,7 @@ from featcache.cli import COMMANDS, SECTIONS, cli
 from featcache.core.project import AugmentationSection, DatasetSection, StorageSection, ViewsSection
 from featcache.core.settings import settings_of
 from featcache.extraction import ExtractOptions
-from featcache.heads import PRESETS, HeadConfig
+from featcache.heads import PRESETS, HeadConfig, Protocol
 from featcache.networks import RECIPES, ScratchConfig
 
 _FIELD = re.compile(r"^(\*{0,2}\w+(?:, \*{0,2}\w+)*) : (.*)$", re.MULTILINE)
@@ -31,6 +31,7 @@ _SETTINGS = (
     ("[storage]", "how features are stored", StorageSection, {}),
     ("Extraction", "arguments of `extract`", ExtractOptions, {}),
     ("Heads", "arguments of `fit_head`, and what its presets change", HeadConfig, PRESETS),
+    ("Cross-validation", "arguments of `cross_validate`", Protocol, {}),
     ("Whole networks", "arguments of `fit_scratch` and `fine_tune`, by recipe", ScratchConfig, RECIPES),
 )
 

@@ -1,6 +1,7 @@
 from .api import (
     Report as Report,
     convert as convert,
+    cross_validate as cross_validate,
     explain as explain,
     extract as extract,
     fine_tune as fine_tune,

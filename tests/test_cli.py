@@ -97,7 +97,7 @@ def test_no_command_shows_the_help(run: Run, tmp_path: Path) -> None:
         (("extrac",), "did you mean extract or export?"),
         (("fit_head",), "did you mean fit-head?"),
         (("lss",), "did you mean ls?"),
-        (("xyzzy",), "known are attribution, bundle, check, convert, dataset, demo, diff,"),
+        (("xyzzy",), "known are attribution, bundle, check, convert, cross-validate, dataset, demo, diff,"),
         (("dataset", "chek"), "check"),
     ],
 )
@@ -126,7 +126,8 @@ def is_measure(value: Any, classes: list[str]) -> None:
     assert isinstance(value["loss"], float)
     assert 0 <= value["accuracy"] <= 1
     assert list(value["per_class"]) == classes
-    assert all(isinstance(share, float) for share in value["per_class"].values())
+    assert all(isinstance(of["recall"], float) for of in value["per_class"].values())
+    assert set(value["intervals"]) >= {"accuracy", "macro_f1", "loss"}
     assert value["rows"] == sum(map(sum, value["confusion"]))
 
 

@@ -152,3 +152,53 @@ def test_resume_goes_on_with_a_primal_run(run: Run, project: Path) -> None:
     assert (longer["resumed_at"], longer["epochs"], longer["solver"]) == (2, 4, "primal")
     more = run(*primal, "--more-epochs", "1", "--json", cwd=project).value
     assert (more["resumed_at"], more["epochs"]) == (4, 5)
+
+
+CROSS = ("cross-validate", "--epochs", "2", "--hidden", "8")
+
+
+def test_cross_validate(run: Run, project: Path) -> None:
+    value = run(*CROSS, "--folds", "3", "--repeats", "2", "--json", cwd=project).value
+    assert {"run", "folds", "repeats", "trainings", "seconds", "measures"} <= set(value)
+    assert (value["folds"], value["repeats"], value["trainings"], value["reused"]) == (3, 2, 6, False)
+    assert {"accuracy", "balanced_accuracy", "macro_f1", "kappa", "mcc", "roc_auc"} <= set(value["measures"])
+    assert set(value["measures"]["accuracy"]) == {"mean", "low", "high"}
+    assert value["images"] == sum(of["images"] for of in value["per_class"].values())
+    said = run(*CROSS, "--folds", "3", "--repeats", "2", cwd=project).out
+    assert f"{value['run']}: this run exists already; --again begins anew: 3 folds x 2" in said
+    assert "balanced accuracy, %" in said
+    assert "majority-class baseline" in said
+    fitted = run(*QUICK, "--epochs", "2", "--json", cwd=project).value
+    assert run("report", cwd=project).code == 0
+    report = (project / "results" / "report.md").read_text()
+    assert "## Cross-validations" in report
+    assert "Not readable" not in report
+    assert fitted["run"] in report
+    assert value["run"] in (project / "results" / "report.html").read_text()
+    assert "a cross-validation keeps no head" in run("predict", value["run"], "images", cwd=project).error
+
+
+def test_cross_validate_chooses_settings_and_leaves_groups_out(run: Run, project: Path) -> None:
+    few = ("--folds", "2", "--inner-folds", "2", "--json")
+    tuned = run(*CROSS, "--lr", "0.001,0.003", *few, cwd=project).value
+    assert tuned["trainings"] == 2 * (1 + 2 * 2)
+    named = run("cross-validate", "--tune", "lr", "--epochs", "1", *few, cwd=project).value
+    assert named["trainings"] == 2 * (1 + 3 * 2)
+    logreg = run("cross-validate", "--head", "logreg", "--folds", "2", "--judge", "views", "--json", cwd=project).value
+    assert logreg["trainings"] == 2
+    left = run(*CROSS, "--leave-group-out", "--json", cwd=project).value
+    assert left["folds"] == left["trainings"] == left["groups"]
+
+
+def test_cross_validations_that_cannot_be(run: Run, project: Path) -> None:
+    for args, said in (
+        (("--folds", "900"), "--folds 900: there are only "),
+        (("--test-on", "north"), "no image is of the source 'north'"),
+        (("--leave-group-out", "--test-on", "x"), "--leave-group-out excludes --test-on"),
+        (("--tune", "lrr"), "--tune: 'lrr' cannot be tuned: did you mean lr?"),
+        (("--head", "knn", "--tune", "lr"), "leave out --tune"),
+        (("--optimizer", "adam"), "does not support the optimizer adam"),
+        (("--batch", "5000"), "a batch of 5000 rows is more than"),
+    ):
+        assert said in run("cross-validate", *args, cwd=project).error
+    assert not list((project / "results").glob("cv-*"))

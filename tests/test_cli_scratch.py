@@ -69,7 +69,7 @@ def own(cells: Path, tmp_path: Path) -> Path:
 
 def test_a_small_network_learns_from_scratch(cells: Path, trained: Ran) -> None:
     value = trained.value
-    low, _ = value["test"]["accuracy_interval"]
+    low, _ = value["test"]["intervals"]["accuracy"]
     assert low > value["test"]["majority"]
     assert value["train"]["accuracy"] > 0.7
     run = Path(value["path"])

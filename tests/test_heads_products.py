@@ -43,7 +43,7 @@ def test_products_are_those_of_numpy(features: Features, numbers: np.ndarray, dt
         np.testing.assert_allclose(found, expected, atol=tolerance * max(np.abs(expected).max(initial=1), 1))
     if len(numbers):
         expected_norm = (FLAT[numbers] ** 2).sum(axis=1).mean()
-        assert products.mean_squared_norm(features, numbers) == pytest.approx(expected_norm, rel=1e-6)
+        assert products.squared_norms(features, numbers).mean() == pytest.approx(expected_norm, rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

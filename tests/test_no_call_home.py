@@ -37,6 +37,7 @@ COMMANDS = (
     "fit-head --cache CACHE --epochs 1 --optimizer adam",
     "fit-head --cache CACHE --head logreg",
     "sweep --cache CACHE --epochs 2 --lr 0.1,0.01",
+    "cross-validate --cache CACHE --epochs 2 --folds 2",
     "fit-scratch --model resnet20 --input-size 32 --epochs 1 --recipe study",
     "fine-tune --model efficientnet-lite0 --input-size 64 --epochs 2 --train-blocks 1",
     "predict logreg cells --confidence 0.5",

@@ -48,7 +48,7 @@ def test_demo_twice_and_after_interruptions(run: Run, tmp_path: Path) -> None:
     again = run("demo", "--epochs", "3", cwd=tmp_path)
     assert again.code == 0
     assert "0 rows computed, 32 cached" in again.out
-    assert "accuracy on test, %" in again.out
+    assert "recall on test, %" in again.out
     assert again.out.rstrip().endswith(f"report: {value['report']}")
     changed = {name for name, data in contents(project).items() if data != before.get(name)}
     assert changed <= {"results/report.html", "results/report.md"}

@@ -23,7 +23,7 @@ from featcache.heads.head import Head
 from featcache.heads.kernel import kernels_folder
 from featcache.heads.train import train_head
 from featcache.store.cache import Cache
-from featcache.training import metrics
+from featcache.training import results
 from featcache.training.history import best_of
 
 FAR_TOO_FAST = 1e6
@@ -54,10 +54,10 @@ def test_the_best_on_validation_wins(
 ) -> None:
     shutil.rmtree(kernels_folder(cache.folder), ignore_errors=True)
     matrices, predictions, measured = [], [], []
-    inner, probabilities, evaluate = products.inner, Head.probabilities, metrics.evaluate
+    inner, probabilities, evaluate = products.inner, Head.probabilities, results.evaluate
     monkeypatch.setattr(products, "inner", lambda *a, **o: (matrices.append(1), inner(*a, **o))[1])
     monkeypatch.setattr(Head, "probabilities", lambda *a, **o: (predictions.append(1), probabilities(*a, **o))[1])
-    monkeypatch.setattr(metrics, "evaluate", lambda *a, **o: (measured.append(1), evaluate(*a, **o))[1])
+    monkeypatch.setattr(results, "evaluate", lambda *a, **o: (measured.append(1), evaluate(*a, **o))[1])
     config = replace(CONFIG, monitor=monitor, hidden=(8, 4), epochs=12)
     points = grid({"lr": [0.0001, FAR_TOO_FAST, 0.003, 0.03], "dropout": [0.0, 0.5]})
     done = sweep(cache, tmp_path, config=config, points=points, seeds=2, solver="gram")

@@ -30,7 +30,7 @@ NAN = float("nan")
 
 
 def measures(confusion: list[list[int]], classes: tuple[str, ...]) -> dict[str, Any]:
-    """Measures of a split as featcache.training.metrics gives them, from its confusion matrix alone."""
+    """Measures of a split as featcache.measures gives them, from its confusion matrix alone."""
     counts = np.array(confusion)
     support, right = counts.sum(axis=1), counts.diagonal()
     accuracy = float(right.sum() / counts.sum())
@@ -39,10 +39,12 @@ def measures(confusion: list[list[int]], classes: tuple[str, ...]) -> dict[str, 
         "groups": 10,
         "loss": round(1 - accuracy, 6),
         "accuracy": accuracy,
-        "accuracy_interval": [max(0.0, accuracy - 0.05), min(1.0, accuracy + 0.05)],
+        "intervals": {"accuracy": [max(0.0, accuracy - 0.05), min(1.0, accuracy + 0.05)]},
         "balanced_accuracy": float((right / support).mean()) if support.all() else None,
         "majority": float(support.max() / counts.sum()),
-        "per_class": {c: float(right[i] / support[i]) if support[i] else None for i, c in enumerate(classes)},
+        "per_class": {
+            c: {"recall": float(right[i] / support[i]) if support[i] else None} for i, c in enumerate(classes)
+        },
         "confusion": confusion,
     }
 

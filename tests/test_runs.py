@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 
 from featcache.core.errors import CacheNotFoundError, RunError
 from featcache.core.files import plain_cell
+from featcache.training import runs
 from featcache.training.history import Epoch
 from featcache.training.runs import (
     Run,
@@ -31,7 +34,11 @@ HISTORY = [
     Epoch(2, 1 / 3, 2 / 3, NAN, NAN, 1e-5, 1e-9),
 ]
 CONFIG = {"kind": "head", "classes": ["a", "ß"], "head": {"hidden": [256]}}
-METRICS = {"epochs": 2, "seconds": 0.5, "test": {"accuracy": 0.1 + 0.2, "per_class": {"a": None}}}
+METRICS = {
+    "epochs": 2,
+    "seconds": 0.5,
+    "test": {"accuracy": 0.1 + 0.2, "per_class": {"a": {"recall": None}}, "intervals": {}},
+}
 
 
 def make_run(results: Path, name: str = "head-tiny-0", **metrics: object) -> Run:
@@ -230,3 +237,34 @@ def test_a_training_writes_and_removes_nothing_behind_a_link(tmp_path: Path) -> 
     with training(tmp_path, "head-x", config={}) as folder:
         assert sorted(path.name for path in folder.iterdir()) == ["config.json", "leases"]
     assert [path.name for path in outside.iterdir()] == ["thesis"]
+
+
+def test_measures_of_version_0_1_are_read_as_those_of_now() -> None:
+    folder = Path(__file__).parent / "data" / "v0.1" / "project" / "results" / "head-mobilenetv2-6ab20b80"
+    written = json.loads((folder / "metrics.json").read_text())["test"]
+    found = runs.Run(folder).metrics["test"]
+    assert found["intervals"] == {"accuracy": written["accuracy_interval"]}
+    assert {label: of["recall"] for label, of in found["per_class"].items()} == written["per_class"]
+    assert found["confusion"] == written["confusion"]
+
+
+def test_runs_on_the_same_images_are_compared(tmp_path: Path) -> None:
+    results = Path(__file__).parent / "data" / "v0.1" / "project" / "results"
+    head, logreg, other = (
+        runs.Run(results / name)
+        for name in ("head-mobilenetv2-6ab20b80", "logreg-mobilenetv2-6899c3d2", "head-pixels-ae7232e1")
+    )
+    table = head.compare(logreg).set_index("measure")
+    both = [run.metrics["test"]["accuracy"] for run in (head, logreg)]
+    assert table.loc["accuracy", "difference"] == pytest.approx(both[0] - both[1])
+    assert (table["low"] <= table["difference"]).all()
+    assert (table["difference"] <= table["high"]).all()
+    assert (head.compare(head)[["difference", "low", "high"]] == 0).all(axis=None)
+    changed = shutil.copytree(other.folder, tmp_path / "changed")
+    text = (changed / "predictions.csv").read_text()
+    (changed / "predictions.csv").write_text(text.replace(",test,", ",val,", 1))
+    with pytest.raises(RunError, match="not judged on the same images"):
+        head.compare(runs.Run(changed))
+    (changed / "predictions.csv").unlink()
+    with pytest.raises(RunError, match=r"predictions\.csv: cannot be read"):
+        head.compare(runs.Run(changed))

@@ -1,5 +1,6 @@
 from .backbones import models as models
 from .caches import convert as convert, open_cache as open_cache, verify as verify
+from .evaluation import cross_validate as cross_validate
 from .exchange import pull as pull, push as push
 from .extracting import explain as explain, extract as extract
 from .fitting import fine_tune as fine_tune, fit_head as fit_head, fit_scratch as fit_scratch, sweep as sweep

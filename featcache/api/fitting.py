@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from featcache import backbones, heads, networks, sharing, store, training
-from featcache.api.arguments import project_around, project_of, refuse_unknown
-from featcache.api.caches import open_cache
+from featcache import backbones, heads, networks, store
+from featcache.api.arguments import project_around, refuse_unknown
+from featcache.api.trained_on import labelled_cache, results_of
 from featcache.core.errors import ArgumentsError, UsageError
 from featcache.core.progress import Progress
 from featcache.core.project import Project
@@ -96,8 +96,8 @@ def fit_head(
         source = project
     else:
         config = heads.from_preset(preset, **settings)
-    trained_on = _labelled(source, project, cache, progress)
-    results = _results(trained_on, project, to)
+    trained_on = labelled_cache(source, project, name=cache, progress=progress)
+    results = results_of(trained_on, project, to=to)
     if dry_run:
         return heads.expected(trained_on, results, config=config, solver=solver, more_epochs=more_epochs)
     if head != "dense":
@@ -166,10 +166,10 @@ def sweep(
     progress = shown(progress)
     refuse_unknown(settings, heads.HeadConfig)
     project = project_around(source)
-    trained_on = _labelled(source, project, cache, progress)
+    trained_on = labelled_cache(source, project, name=cache, progress=progress)
     done = heads.sweep(
         trained_on,
-        _results(trained_on, project, to),
+        results_of(trained_on, project, to=to),
         config=heads.from_preset(preset, **settings),
         points=heads.grid(points) if isinstance(points, Mapping) else points,
         seeds=seeds,
@@ -257,25 +257,3 @@ def fine_tune(
     as of `fit_scratch`
     """
     return fit_scratch(project, model, weights=weights, recipe=recipe, **options)
-
-
-def _labelled(source: Any, project: Project | None, name: str | None, progress: Progress) -> Cache:
-    """The cache that is meant, with the labels that dataset.csv gives now."""
-    given = project_of(source)
-    if isinstance(source, store.Cache):
-        cache = source
-    elif given is None:
-        cache = open_cache(source)
-    elif name and sharing.is_remote(name, given):
-        cache = open_cache(name, project=given)
-    else:
-        cache = heads.choose_cache(given, name, progress=progress)
-    if project is None:
-        return cache
-    return training.with_current_labels(project, cache, progress=progress)
-
-
-def _results(cache: Cache, project: Project | None, to: str | Path | None) -> Path:
-    if to is not None:
-        return Path(to)
-    return project.results_folder if project else cache.folder.parent.parent / "results"

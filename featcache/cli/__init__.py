@@ -35,6 +35,7 @@ SECTIONS = {
     },
     "Train": {
         "fit-head": "train a head on cached features",
+        "cross-validate": "judge every image by heads trained without it",
         "sweep": "train many heads on one cache and keep the best",
         "fit-scratch": "train a whole network from random weights",
         "fine-tune": "train the last blocks, or all, of a pretrained network",

@@ -43,6 +43,6 @@ def command(folder: Path, epochs: int, as_json: bool) -> None:
         )
         return
     for table in tables.per_class([fitted.run]):
-        print_table(table.headers, table.rows, title="accuracy on test, %")
+        print_table(table.headers, table.rows, title="recall on test, %")
     say(f"all classes together: {percent(metrics['test']['accuracy'])} % on {metrics['test']['rows']} test images")
     say(f"report: {resolved(html)}")

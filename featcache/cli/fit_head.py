@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featcache.cli.command import Command, option
-from featcache.cli.head_options import asked_cache, cache_option, head_options, solver_option
+from featcache.cli.head_options import asked_cache, cache_option, head_options, kind_option, solver_option
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import print_json, print_table, say, say_measures, say_next
@@ -22,15 +22,7 @@ if TYPE_CHECKING:
 
 @click.command("fit-head", cls=Command)
 @cache_option
-@option(
-    "--head",
-    "kind",
-    type=click.Choice(["dense", "logreg", "linear-svm", "rbf-svm", "knn", "mlp"]),
-    default="dense",
-    show_default=True,
-    group="Cache and head",
-    help="Kind of head: dense layers as set below, or a classifier of scikit-learn to compare with.",
-)
+@kind_option
 @head_options
 @solver_option
 @option(

@@ -52,6 +52,15 @@ solver_option = option(
     group="Run",
     help="Solver: Gram space, Keras (primal), or the faster of both (auto).",
 )
+kind_option = option(
+    "--head",
+    "kind",
+    type=click.Choice(["dense", "logreg", "linear-svm", "rbf-svm", "knn", "mlp"]),
+    default="dense",
+    show_default=True,
+    group=_START,
+    help="Kind of head: dense layers as set below, or a classifier of scikit-learn to compare with.",
+)
 head_options = combined(
     preset_option, *(options(HeadConfig, *names, group=group, presets=PRESETS) for group, names in _GROUPS.items())
 )

@@ -110,17 +110,17 @@ def say_measures(run: Run) -> None:
     splits = ("train", "val", "test")
     classes = run.config["classes"]
     if len(classes) > MOST_CLASSES:
-        worst = metrics["val"]["per_class"]
+        worst = {label: of["recall"] for label, of in metrics["val"]["per_class"].items()}
         classes = sorted(classes, key=lambda label: 1.0 if worst[label] is None else worst[label])[:MOST_CLASSES]
-    rows = [[label, *(percent(metrics[split]["per_class"][label]) for split in splits)] for label in classes]
+    rows = [[label, *(percent(metrics[split]["per_class"][label]["recall"]) for split in splits)] for label in classes]
     if more := len(run.config["classes"]) - len(classes):
         rows.append([f"... and {more:,} more, better on val", "", "", ""])
-    rows.append(["all", *(percent(metrics[split]["accuracy"]) for split in splits)])
-    print_table(["accuracy, %", *splits], rows)
-    low, high = metrics["test"]["accuracy_interval"]
+    rows.append(["accuracy", *(percent(metrics[split]["accuracy"]) for split in splits)])
+    print_table(["recall, %", *splits], rows)
+    low, high = metrics["test"]["intervals"]["accuracy"]
     say(
         f"test: {percent(low)} to {percent(high)} % with 95 % confidence (over {metrics['test']['groups']} groups); "
-        f"the most frequent class alone gives {percent(metrics['test']['majority'])} %"
+        f"majority-class baseline: {percent(metrics['test']['majority'])} %"
     )
     say(f"run: {shown(run.folder)}")
     say_next("report", into=run.folder)

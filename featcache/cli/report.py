@@ -27,6 +27,6 @@ def command(out: Path | None, folder: Path, as_json: bool) -> None:
         print_json({**places, "runs": [run.name for run in done.runs]})
         return
     for table in tables.per_class(done.runs):
-        print_table(table.headers, table.rows, title="accuracy on test, %")
+        print_table(table.headers, table.rows, title="recall on test, %")
     say(f"wrote {shown(done.markdown)}")
     say(f"wrote {shown(done.html)}")

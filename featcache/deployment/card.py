@@ -18,7 +18,7 @@ from featcache.reporting import in_markdown
 from featcache.training import PREDICTIONS_FILE, Run
 
 _FEW = 20
-"""Test originals of a class: with fewer, its accuracy says little."""
+"""Test originals of a class: with fewer, its recall says little."""
 
 
 def model_card(run: Run, *, licence: str = "", contact: str = "") -> str:
@@ -71,15 +71,23 @@ def _lines(run: Run, rows: pd.DataFrame, licence: str, contact: str) -> Iterator
     yield from _table(["class", *SPLITS], [[label, *map(str, counts[label])] for label in classes])
     yield "\n## How good it is\n"
     yield from _table(
-        ["split", "rows", "groups", "accuracy, %", "95 % interval", "balanced accuracy, %", "most frequent class, %"],
+        [
+            "split",
+            "rows",
+            "groups",
+            "accuracy, %",
+            "95 % interval",
+            "balanced accuracy, %",
+            "majority-class baseline, %",
+        ],
         [_measures(split, metrics[split]) for split in SPLITS],
     )
-    yield "\nIntervals are drawn over groups (bootstrap). Test images: lines are true, columns predicted.\n"
+    yield "\nIntervals are over groups. Test images: lines are true, columns predicted.\n"
     confusion = metrics["test"]["confusion"]
     yield from _table(
-        ["", *classes, "accuracy, %"],
+        ["", *classes, "recall, %"],
         [
-            [label, *map(str, line), _percent(metrics["test"]["per_class"][label])]
+            [label, *map(str, line), _percent(metrics["test"]["per_class"][label]["recall"])]
             for label, line in zip(classes, confusion, strict=True)
         ],
     )
@@ -103,7 +111,7 @@ def _limits(
     for label in classes:
         n_train, _, n_test = counts[label]
         if n_test < _FEW:
-            yield f"**{in_markdown(label)}**: {n_test} test images, {n_train} to train on: its accuracy says little."
+            yield f"**{in_markdown(label)}**: {n_test} test images, {n_train} to train on: its recall says little."
     n_groups = plain["group"][plain["split"] == "test"].nunique()
     if n_groups < _FEW:
         yield f"The test split has {n_groups} groups: the intervals above are wide for that reason."
@@ -114,7 +122,7 @@ def _limits(
 
 
 def _measures(split: str, found: Mapping[str, Any]) -> list[str]:
-    low, high = found["accuracy_interval"]
+    low, high = found["intervals"]["accuracy"]
     shares = (found["accuracy"], found["balanced_accuracy"], found["majority"])
     accuracy, balanced, majority = map(_percent, shares)
     interval = f"{100 * low:.1f} to {100 * high:.1f}"

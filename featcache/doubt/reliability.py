@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_BINS = 10
+BINS = 10
+"""Of equal width, of confidence."""
 
 
 def reliability(probabilities: NDArray[np.floating[Any]], y: NDArray[np.int64]) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def reliability(probabilities: NDArray[np.floating[Any]], y: NDArray[np.int64]) 
     named = probabilities.argmax(axis=1)
     confidence = probabilities.max(axis=1)
     right = named == y
-    numbers = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    numbers = bin_of(confidence)
     bins = []
     for number in np.unique(numbers):
         inside = numbers == number
@@ -40,3 +41,8 @@ def reliability(probabilities: NDArray[np.floating[Any]], y: NDArray[np.int64]) 
         "calibration_error": float(sum(b["rows"] * abs(b["accuracy"] - b["confidence"]) for b in bins) / len(y)),
         "bins": bins,
     }
+
+
+def bin_of(confidence: NDArray[np.floating[Any]]) -> NDArray[np.intp]:
+    """The number of the bin that each confidence (n,) falls into."""
+    return np.minimum((confidence * BINS).astype(np.intp), BINS - 1)

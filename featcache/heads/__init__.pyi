@@ -1,3 +1,4 @@
+from ._cross_validate import cross_validate as cross_validate, points_of as points_of
 from ._fit_classical import fit_classical as fit_classical
 from ._fit_head import (
     expected as expected,
@@ -21,6 +22,7 @@ from .config import (
 )
 from .distance_head import ROWS_FILE as ROWS_FILE, TrainedHead as TrainedHead, load_head as load_head
 from .estimator import HeadClassifier as HeadClassifier
+from .fold_training import Classical as Classical, Dense as Dense
 from .gram import accuracy_of as accuracy_of
 from .head import HEAD_FILE as HEAD_FILE, Head as Head, refuse_other_space as refuse_other_space
 from .initializers import order as order
@@ -30,5 +32,6 @@ from .keras_layers import (
     probabilities_of as probabilities_of,
 )
 from .kernel import KERNELS_SUFFIX as KERNELS_SUFFIX, kernels_folder as kernels_folder, unwanted as unwanted
+from .protocol import TUNED as TUNED, Protocol as Protocol
 from .resume import interrupted as interrupted
 from .stack import losses as losses, softmax as softmax

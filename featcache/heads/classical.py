@@ -219,6 +219,19 @@ class DistanceModel:
     decide: Neighbours | Head
 
 
+def probabilities(model: Head | DistanceModel, K: Array, *, norms: Array, train_norms: Array) -> Array:
+    """Class probabilities (n, classes) of rows, from their products K (n, N) with the training rows.
+
+    norms, train_norms : squared norms of the rows (n,) and of the training rows (N,)
+    """
+    if isinstance(model, Head):
+        return model.probabilities_of(K)
+    squares = squared_distances(K[:, model.rows], norms, norms=train_norms[model.rows]) / model.square
+    if isinstance(model.decide, Head):
+        return model.decide.probabilities_of(np.exp(-squares))
+    return model.decide.probabilities(squares)
+
+
 def fit_classical(
     kind: str,
     K: Array,

@@ -322,7 +322,7 @@ def _weighed(X: Array, y: NDArray[Any], sample_weight: ArrayLike | None) -> tupl
 def _scale(X: Array, weights: Array) -> float:
     """What gives the rows of X the mean squared norm of `random.SCALED_SQUARED_NORM`; 1 where all are zero."""
     mean = float(np.average(np.einsum("nd,nd->n", X, X), weights=weights))
-    return float(np.float32(np.sqrt(random.SCALED_SQUARED_NORM / mean))) if mean else 1.0
+    return random.scale_of(mean) if mean else 1.0
 
 
 def _refuse_too_many(n_rows: int, n_val: int, config: HeadConfig) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.core.errors import HeadError
 from featcache.heads.config import HeadConfig
 from featcache.heads.steps import draw_mask
 
@@ -24,6 +25,16 @@ def _generator(seed: int, purpose: int, *counter: int) -> np.random.Generator:
     """A stream of its own for each (seed, purpose, counter): Philox is keyed by them, nothing is advanced."""
     words = np.array([0, *counter, *([0] * (3 - len(counter)))], np.uint64)
     return np.random.Generator(np.random.Philox(key=np.array([seed, purpose], np.uint64), counter=words))
+
+
+def scale_of(mean_squared_norm: float) -> float:
+    """What `scale="auto"` multiplies features by, given their mean squared norm over the training rows.
+
+    Rounded to float32, so that every solver has the same.
+    """
+    if not mean_squared_norm:
+        raise HeadError("all features of the training rows are zero")
+    return float(np.float32(np.sqrt(SCALED_SQUARED_NORM / mean_squared_norm)))
 
 
 def order(seed: int, epoch: int, n_rows: int) -> NDArray[np.int64]:

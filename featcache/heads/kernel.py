@@ -76,12 +76,20 @@ def is_kept(cache: Cache, left: Numbers, *, right: Numbers, dtype: DTypeLike) ->
 
 def unwanted(cache: Cache) -> list[Path]:
     """Files of matrices beside the cache that none of its splits asks for now."""
-    train = cache.numbers("train")
-    pairs = itertools.product(map(cache.numbers, SPLITS), ("float32", "float64"))
-    wanted = {_file(cache, rows, train, dtype).stem for rows, dtype in pairs}
+    train, everything = cache.numbers("train"), labelled_rows(cache)
+    pairs = [*((cache.numbers(split), train) for split in SPLITS), (everything, everything)]
+    wanted = {
+        _file(cache, left, right, dtype).stem
+        for (left, right), dtype in itertools.product(pairs, ("float32", "float64"))
+    }
     ours = re.compile(r"[0-9a-f]{32}\.(npy|json)")
     there = sorted(kernels_folder(cache.folder).glob("*"))
     return [file for file in there if ours.fullmatch(file.name) and file.stem not in wanted]
+
+
+def labelled_rows(cache: Cache) -> Numbers:
+    """Numbers of all rows in a split that have a label, increasing: those of a cross-validation."""
+    return np.sort(np.concatenate([cache.numbers(split) for split in SPLITS]))
 
 
 def features_digest(cache: Cache) -> str:

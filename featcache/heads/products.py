@@ -68,13 +68,12 @@ def _spans(n: int, step: int) -> list[slice]:
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
-def mean_squared_norm(features: Features, numbers: Numbers) -> float:
-    """Mean of |x|^2 over the rows `numbers`, accumulated in float64."""
-    total = sum(
-        float(np.einsum("nd,nd->n", block, block).sum(dtype=np.float64))
-        for _, block in blocks(features, numbers, dtype=np.float32)
-    )
-    return total / len(numbers)
+def squared_norms(features: Features, numbers: Numbers) -> NDArray[np.float64]:
+    """|x|^2 of the rows `numbers`, (n,)."""
+    norms = np.empty(len(numbers))
+    for place, block in blocks(features, numbers, dtype=np.float32):
+        norms[place] = np.einsum("nd,nd->n", block, block)
+    return norms
 
 
 def times(features: Features, numbers: Numbers, *, W: Array) -> Array:

@@ -74,7 +74,7 @@ class SharedInputs:
         return self._mean_squared_norm(self.val)
 
     def _mean_squared_norm(self, numbers: NDArray[np.intp]) -> float:
-        norm = products.mean_squared_norm(self.cache.features, numbers)
+        norm = float(products.squared_norms(self.cache.features, numbers).mean())
         if not np.isfinite(norm):
             for place, block in products.blocks(self.cache.features, numbers, dtype=np.float32):
                 refuse_not_finite(block, numbers[place])
@@ -110,13 +110,9 @@ class SharedInputs:
         return found[0] * W0.dtype.type(scale), found[1] * W0.dtype.type(scale)
 
     def scale(self, config: HeadConfig) -> float:
-        """The number that the features are multiplied by, rounded to float32 so that every solver has the same."""
+        """The number that the features are multiplied by."""
         _ = self.test_norm
-        if config.scale == "none":
-            return 1.0
-        if self.mean_squared_norm == 0:
-            raise HeadError(f"{self.cache.name}: all features of the training rows are zero")
-        return float(np.float32(np.sqrt(random.SCALED_SQUARED_NORM / self.mean_squared_norm)))
+        return 1.0 if config.scale == "none" else random.scale_of(self.mean_squared_norm)
 
 
 def plan_head(cache: Cache, config: HeadConfig, *, solver: Solver | Choice = "auto") -> Choice:

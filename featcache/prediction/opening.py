@@ -60,6 +60,8 @@ def classes_of(run: Run) -> tuple[str, ...]:
 
 def head_of(run: Run) -> TrainedHead:
     """The head of a run. Raises RunError where it kept none, or one of other classes."""
+    if run.is_cross_validation:
+        raise RunError(f"{run.name}: a cross-validation keeps no head", "Train one with `featcache.fit_head()`")
     if not (run.folder / HEAD_FILE).is_file():
         raise RunError(
             f"{run.name}: keeps no model: it has no {HEAD_FILE}, as classical heads that an earlier featcache trained",

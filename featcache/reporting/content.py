@@ -16,6 +16,7 @@ from featcache.reporting.records import (
     RunRecord,
     best_by_validation,
     by_dataset,
+    read_cross_validations,
     read_history,
     read_records,
 )
@@ -25,11 +26,10 @@ from featcache.training import Run
 HOW_TO_READ = (
     "Accuracy is in percent of a split's rows (one row is one view of one image); loss is the mean cross-entropy "
     "in nats. An empty cell: the run does not know the class, or the split has no row of it.",
-    "The 95 % interval is a bootstrap over groups: whole groups (all views of one original, one patient or one "
-    "slide) are drawn with replacement, since rows of one group are not independent. Where intervals overlap "
-    "widely, one run is not shown to be better than the other.",
-    "The baseline is the accuracy of always naming the most frequent class; balanced accuracy is the mean of the "
-    "accuracies per class, and does not gain from frequent classes.",
+    "The 95 % interval is over groups (all views of one original, one patient or one slide), since rows of one group "
+    "are not independent. Where intervals overlap widely, one run is not shown to be better than the other.",
+    "The majority-class baseline is the accuracy of always naming the most frequent class; balanced accuracy is the "
+    "mean recall of the classes, and does not gain from frequent ones.",
     "The best run is chosen by validation accuracy, never by test: the best of many on test flatters itself. "
     "Bold in the table of classes marks the highest value of a column and is no choice either.",
     "In a confusion matrix a row is a true class and a column what was predicted; percent are of the row. In "
@@ -84,7 +84,7 @@ class Group:
         known = {label for part in self.parts for label in part.record.config.classes}
         shown = len(self.per_class.headers) - 1
         which = f", the {shown} worst of {len(known):,}" if shown < len(known) else ""
-        return f"Accuracy per class on test, in percent{which}"
+        return f"Recall per class on test, in percent{which}"
 
 
 @dataclass(frozen=True)
@@ -95,18 +95,22 @@ class Report:
     count: str
     note: str
     groups: tuple[Group, ...]
+    cross_validations: tables.Table | None
     problems: tuple[Problem, ...]
 
 
 def gather(runs: Sequence[Run]) -> Report:
     """Read runs and draw what a report needs. What cannot be read is listed in `problems`."""
-    records, problems = read_records(runs)
+    crossed, others, damaged = read_cross_validations(runs)
+    records, problems = read_records(others)
+    problems += damaged
     groups = [_group(number, group, problems) for number, group in enumerate(by_dataset(records).values(), start=1)]
     return Report(
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         count=counted(len(runs), "run"),
         note=tables.dataset_note_of(records),
         groups=tuple(groups),
+        cross_validations=tables.cross_validations_of(crossed),
         problems=tuple(problems),
     )
 
@@ -129,7 +133,7 @@ def _best_sentence(records: Sequence[RunRecord]) -> str:
     if best is None or best.results.val is None:
         return "No run has validation rows, so none is named best."
     of = "The only run" if len(records) == 1 else "Best by validation accuracy"
-    span = interval(best.test.accuracy_interval)
+    span = interval(best.test.intervals.get("accuracy"))
     return (
         f"{of}: {best.name}, {percent(best.results.val.accuracy)} % on validation and "
         f"{percent(best.test.accuracy)} % on test" + (f" (95 % interval {span} %)." if span else ".")
@@ -293,7 +297,7 @@ def _splits(record: RunRecord) -> tables.Table:
             "" if split.groups is None else f"{split.groups:,}",
             number(split.loss),
             percent(split.accuracy),
-            interval(split.accuracy_interval),
+            interval(split.intervals.get("accuracy")),
             percent(split.balanced_accuracy),
             percent(split.majority),
         )

@@ -28,6 +28,9 @@ def _lines(report: Report, out: Path) -> Iterator[str]:
         yield from _group_lines(group)
         for part in group.parts:
             yield from _run_lines(part, out)
+    if report.cross_validations:
+        yield "\n## Cross-validations\n"
+        yield from _table_lines(report.cross_validations)
     if report.problems:
         yield "\n## Not readable\n"
         yield from (f"- **{in_markdown(problem.name)}**: {in_markdown(problem.reason)}" for problem in report.problems)

@@ -57,6 +57,7 @@ def render(report: Report) -> str:
         created=escape(report.created),
         note=f'<p class="note">{escape(report.note)}</p>' if report.note else "",
         groups="\n".join(_group(group, numbers, named=bool(report.note)) for group in report.groups),
+        crossed=_crossed(report.cross_validations),
         problems=_problems(report),
         reading="\n".join(f"<p>{escape(paragraph)}</p>" for paragraph in content.HOW_TO_READ),
     )
@@ -82,6 +83,11 @@ def _group(group: Group, numbers: dict[int, int], named: bool) -> str:
             "</section>",
         )
     )
+
+
+def _crossed(table: Table | None) -> str:
+    title = "Cross-validations"
+    return f'<section class="group"><h2>{title}</h2>{_table(table, title)}</section>' if table else ""
 
 
 def _run(part: RunPart, number: int) -> str:

@@ -27,21 +27,31 @@ class _Record(BaseModel):
 _T = TypeVar("_T", bound=_Record)
 
 
-class Measures(_Record):
-    """Measures of one split, as `featcache.training.metrics.evaluate` gives them.
+class ClassMeasures(_Record):
+    """Measures of one class, as `featcache.measures.evaluate` gives them."""
 
-    accuracy_interval : 95 %, over groups; loss : nats; confusion : rows true, columns predicted
+    recall: Fraction | None = None
+
+
+class Measures(_Record):
+    """Measures of one split, as `featcache.measures.evaluate` gives them.
+
+    intervals : 95 %, over groups; loss : nats; confusion : rows true, columns predicted
     """
 
     rows: Count
     accuracy: Fraction
     groups: Count | None = None
     loss: FiniteFloat | None = None
-    accuracy_interval: tuple[Fraction, Fraction] | None = None
+    intervals: dict[str, tuple[FiniteFloat, FiniteFloat]] = {}
     balanced_accuracy: Fraction | None = None
     majority: Fraction | None = None
-    per_class: dict[str, Fraction | None] = {}
+    per_class: dict[str, ClassMeasures] = {}
     confusion: list[list[Count]] = []
+
+    def recall(self, label: str) -> float | None:
+        """Of a class; None where it is not known, or no row is of it."""
+        return self.per_class[label].recall if label in self.per_class else None
 
 
 class _Config(_Record):
@@ -73,6 +83,32 @@ class _Results(_Record):
         if not self.test.per_class or not self.test.confusion:
             raise ValueError("test: per_class and confusion are needed")
         return self
+
+
+class MeanMeasure(_Record):
+    """A measure of a cross-validation: mean over repeats, and 95 % interval over groups."""
+
+    mean: FiniteFloat
+    low: FiniteFloat
+    high: FiniteFloat
+
+
+class _Judged(_Record):
+    folds: Count
+    repeats: Count
+    images: Count
+    groups: Count
+    majority: Fraction
+    measures: dict[str, MeanMeasure]
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """A cross-validation whose files hold what a report needs."""
+
+    run: Run
+    config: _Config
+    results: _Judged
 
 
 @dataclass(frozen=True)
@@ -129,6 +165,21 @@ def read_record(run: Run) -> RunRecord:
         if confusion and (len(confusion) != size or any(len(row) != size for row in confusion)):
             raise RunError(f"{METRICS_FILE}: confusion: expected {size} x {size} counts, one row and column a class")
     return RunRecord(run, config, results)
+
+
+def read_cross_validations(runs: Sequence[Run]) -> tuple[list[CrossValidation], list[Run], list[Problem]]:
+    """Those of some runs that are cross-validations, the others, and why some cannot be read."""
+    found, others, problems = [], [], []
+    for run in runs:
+        try:
+            if not run.is_cross_validation:
+                others.append(run)
+                continue
+            results = _parsed(_Judged, run.metrics, METRICS_FILE)
+            found.append(CrossValidation(run, _parsed(_Config, run.config, CONFIG_FILE), results))
+        except RunError as error:
+            problems.append(Problem(clean(run.name), _without_folder(error, run)))
+    return found, others, problems
 
 
 def read_records(runs: Sequence[Run]) -> tuple[list[RunRecord], list[Problem]]:

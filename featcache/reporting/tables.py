@@ -10,7 +10,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from featcache.reporting.records import Measures, RunRecord, best_by_validation, by_dataset, read_records
+from featcache.reporting.records import (
+    CrossValidation,
+    MeanMeasure,
+    Measures,
+    RunRecord,
+    best_by_validation,
+    by_dataset,
+    read_records,
+)
 from featcache.reporting.text import clean, interval, number, percent, shorten
 from featcache.training import Run
 
@@ -62,7 +70,7 @@ def summary(runs: Sequence[Run]) -> list[Table]:
 
 
 def per_class(runs: Sequence[Run]) -> list[Table]:
-    """Accuracy on test in percent: one row a run, one column a class. Bold: the best of each column.
+    """Recall on test in percent: one row a run, one column a class. Bold: the best of each column.
 
     Of many classes the twenty that are recognised worst.
 
@@ -96,7 +104,7 @@ def _summary_row(record: RunRecord) -> tuple[str, ...]:
     return (
         record.name,
         percent(test.accuracy),
-        interval(test.accuracy_interval),
+        interval(test.intervals.get("accuracy")),
         percent(results.val.accuracy if results.val else None),
         percent(results.train.accuracy if results.train else None),
         percent(test.balanced_accuracy),
@@ -115,11 +123,9 @@ def per_class_of(records: Sequence[RunRecord]) -> Table:
     """`per_class` of runs of one data set."""
     classes = list(dict.fromkeys(label for record in records for label in record.config.classes))
     if len(classes) > MOST_CLASSES:
-        classes = sorted(
-            classes, key=lambda label: _mean_of_known(record.test.per_class.get(label) for record in records)
-        )
+        classes = sorted(classes, key=lambda label: _mean_of_known(record.test.recall(label) for record in records))
         classes = classes[:MOST_CLASSES]
-    values = [[record.test.per_class.get(label) for label in classes] for record in records]
+    values = [[record.test.recall(label) for label in classes] for record in records]
     rows = tuple((record.name, *(percent(value) for value in row)) for record, row in zip(records, values, strict=True))
     headers = ("run", *(clean(label) for label in classes))
     return Table(_dataset(records), headers, rows, n_text=1, best=_highest(values) if len(records) > 1 else frozenset())
@@ -160,6 +166,32 @@ def means_of(records: Sequence[RunRecord]) -> Table | None:
     )
     headers = ("kind", "backbone", "runs", "mean time, s", "train loss", "validation loss", "test loss", "test, %")
     return Table(_dataset(records), headers, rows, n_text=2)
+
+
+def cross_validations_of(found: Sequence[CrossValidation]) -> Table | None:
+    """One row a cross-validation, percent with 95 % intervals; None where there is none."""
+    measures = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1"}
+    headers = [header for name in measures.values() for header in (f"{name}, %", "95 %")]
+    rows = tuple(
+        (
+            clean(one.run.name),
+            *(cell for name in measures for cell in _mean_and_interval(one.results.measures.get(name))),
+            percent(one.results.majority),
+            f"{one.results.images:,}",
+            f"{one.results.groups:,}",
+            f"{one.results.folds} x {one.results.repeats}",
+            clean(one.config.head.get("kind") or "dense"),
+            clean(one.config.backbone),
+            clean(one.config.dataset)[:12],
+        )
+        for one in found
+    )
+    counts = ("baseline, %", "images", "groups", "folds", "head", "backbone", "data set")
+    return Table("", ("run", *headers, *counts), rows, n_text=1, n_text_last=3) if rows else None
+
+
+def _mean_and_interval(measure: MeanMeasure | None) -> tuple[str, str]:
+    return (percent(measure.mean), interval((measure.low, measure.high))) if measure else ("", "")
 
 
 def most_confused(record: RunRecord, top: int = 3) -> list[str]:

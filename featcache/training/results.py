@@ -18,8 +18,9 @@ from featcache.core.errors import CacheError, HeadError, RunError
 from featcache.core.machine import usable_cores
 from featcache.datasets import SPLITS
 from featcache.doubt import Doubt, Likeness, pooled, reliability
+from featcache.measures import Judged, evaluate
 from featcache.store import Cache
-from featcache.training import metrics, runs
+from featcache.training import runs
 from featcache.training.history import Epoch
 
 _MOST_ROWS = 5000
@@ -97,15 +98,13 @@ def described(cache: Cache, why: str) -> dict[str, Any]:
 
 
 def measured(cache: Cache, probabilities: NDArray[np.floating[Any]]) -> dict[str, dict[str, Any]]:
-    """The measures of each split; see `featcache.training.metrics.evaluate`.
+    """The measures of each split; see `featcache.measures.evaluate`.
 
     probabilities : (rows of the cache, classes)
     """
     groups = cache.rows["group"].to_numpy()
     return {
-        split: metrics.evaluate(
-            probabilities[numbers], cache.labels(split), classes=cache.classes, groups=groups[numbers]
-        )
+        split: evaluate(Judged(probabilities[numbers], cache.labels(split), groups=groups[numbers]), cache.classes)
         for split, numbers in ((split, cache.numbers(split)) for split in SPLITS)
     }
 

@@ -34,6 +34,7 @@ from featcache.core.leases import Leases
 from featcache.core.project import refuse_unwritable
 from featcache.core.recipe import digest
 from featcache.core.strict_json import MAX_TEXT_BYTES, read_bounded, read_json
+from featcache.training.comparison import compare_runs
 from featcache.training.history import Epoch
 
 CONFIG_FILE = "config.json"
@@ -46,6 +47,8 @@ PULLED_FILE = "files.json"
 """What a pull writes into each run that it brings; no run's own file may have that name."""
 TRAINING_SUFFIX = ".training"
 RUN_FORMAT = 1
+CROSS_VALIDATION = "cross-validation"
+"""The kind of runs that judge every image, and have no model and no splits."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,23 @@ class Run:
 
         return export(self, **options)
 
+    def compare(self, other: Run, *, split: str = "test") -> pd.DataFrame:
+        """By how much this run is better than another one on the same images: difference, low and high of each measure.
+
+        The interval (95 %) is of the difference: groups are drawn for both runs alike.
+        """
+        return compare_runs(self, other, split=split)
+
+    @property
+    def is_cross_validation(self) -> bool:
+        """Whether it tells how good heads are, and keeps none."""
+        return self.config.get("kind") == CROSS_VALIDATION
+
     def _repr_html_(self) -> str:
-        """A table of the accuracy in each split, and the curves."""
+        """A table of the accuracy in each split, and the curves; of a cross-validation the measures."""
+        if self.is_cross_validation:
+            measured = pd.DataFrame(self.metrics["measures"]).T.round(3).to_html()
+            return f"<b>{escape(self.name)}</b>{measured}"
         lines = "".join(
             f"<tr><td>{split}</td><td>{100 * self.metrics[split]['accuracy']:.2f} %</td></tr>"
             for split in ("train", "val", "test")
@@ -112,7 +130,7 @@ class Run:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """epochs, seconds, s_per_epoch and the measures of train, val and test."""
-        return self._read_json(METRICS_FILE)
+        return {name: _as_now(value) for name, value in self._read_json(METRICS_FILE).items()}
 
     @cached_property
     def history(self) -> pd.DataFrame:
@@ -146,6 +164,16 @@ class Run:
         if not isinstance(value, dict) or value.get("format", RUN_FORMAT) != RUN_FORMAT:
             raise RunError(f"{path}: not of this featcache's format ({RUN_FORMAT})")
         return value
+
+
+def _as_now(measures: Any) -> Any:
+    """Measures of a split as they are written now: of each class, version 0.1.0 wrote the recall alone."""
+    if not isinstance(measures, dict) or "intervals" in measures or not isinstance(measures.get("per_class"), dict):
+        return measures
+    written = {name: value for name, value in measures.items() if name != "accuracy_interval"}
+    of_all = {"accuracy": measures["accuracy_interval"]} if "accuracy_interval" in measures else {}
+    per_class = {label: {"recall": recall, "intervals": {}} for label, recall in measures["per_class"].items()}
+    return {**written, "intervals": of_all, "per_class": per_class}
 
 
 def run_name(kind: str, backbone: str, *, identity: dict[str, Any]) -> str:
@@ -267,8 +295,13 @@ def write_history(folder: Path, history: Sequence[Epoch]) -> None:
 
 def write_run(folder: Path, config: dict[str, Any], *, metrics: dict[str, Any], history: Sequence[Epoch]) -> None:
     """Write config.json, history.csv and, last, metrics.json."""
-    write_json(folder / CONFIG_FILE, {"format": RUN_FORMAT, **config})
     write_history(folder, history)
+    write_config_and_metrics(folder, config, metrics=metrics)
+
+
+def write_config_and_metrics(folder: Path, config: dict[str, Any], *, metrics: dict[str, Any]) -> None:
+    """Write config.json and, last, metrics.json."""
+    write_json(folder / CONFIG_FILE, {"format": RUN_FORMAT, **config})
     write_json(folder / METRICS_FILE, {"format": RUN_FORMAT, **metrics})
 
 

@@ -1,0 +1,36 @@
+"""What a head is trained on, and where its run goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from featcache import heads, sharing, store, training
+from featcache.api.arguments import project_of
+from featcache.api.caches import open_cache
+from featcache.core.progress import Progress
+from featcache.core.project import Project
+from featcache.store import Cache
+
+
+def labelled_cache(source: Any, project: Project | None, *, name: str | None, progress: Progress) -> Cache:
+    """The cache that is meant, with the labels that dataset.csv gives now."""
+    given = project_of(source)
+    if isinstance(source, store.Cache):
+        cache = source
+    elif given is None:
+        cache = open_cache(source)
+    elif name and sharing.is_remote(name, given):
+        cache = open_cache(name, project=given)
+    else:
+        cache = heads.choose_cache(given, name, progress=progress)
+    if project is None:
+        return cache
+    return training.with_current_labels(project, cache, progress=progress)
+
+
+def results_of(cache: Cache, project: Project | None, *, to: str | Path | None) -> Path:
+    """The folder of runs: the given one, the project's, or results/ beside the folder of the cache."""
+    if to is not None:
+        return Path(to)
+    return project.results_folder if project else cache.folder.parent.parent / "results"

@@ -1,0 +1,5 @@
+"""Measures: how good predictions are, and within which interval."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
