@@ -14,6 +14,7 @@ from .api import (
     pull as pull,
     push as push,
     report as report,
+    runs as runs,
     sweep as sweep,
     verify as verify,
 )

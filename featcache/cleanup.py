@@ -7,18 +7,17 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from featcache.core.errors import CacheError, CacheNotFoundError, CacheWriteError, UsageError
 from featcache.core.files import PARTIAL_SUFFIX, is_hidden, meant_by
-from featcache.core.leases import Leases
+from featcache.core.leases import Leases, alone_with
 from featcache.core.project import Project
 from featcache.heads import KERNELS_SUFFIX, kernels_folder, unwanted
 from featcache.store import LEASES_FOLDER, MANIFEST_FILE, Cache, list_caches, open_cache, verify
-from featcache.training import TRAINING_SUFFIX
+from featcache.training import TRAINING_SUFFIX, find_run
 
 _OLD_S = 3600.0
 _LOCK_FOLDER = ".tidying"
@@ -64,6 +63,12 @@ def find_removable(folder: Path, names: Sequence[str], *, force: bool = False) -
             )
         found[meant[0].folder] = Removable(meant[0].folder, meant[0].problem or "finished", size_of(meant[0].folder))
     return [item for cache in found.values() for item in (cache, *_kernels_of(cache.path))]
+
+
+def removable_runs(results: Path, names: Sequence[str]) -> list[Removable]:
+    """Runs by their names, which may be shortened. Raises RunError where one is not there, or more than one is."""
+    folders = dict.fromkeys(find_run(results, name).folder for name in names)
+    return [Removable(folder, "a run", size_of(folder)) for folder in folders]
 
 
 def find_garbage(project: Project, unfinished: bool = False) -> list[Removable]:
@@ -147,7 +152,8 @@ def remove(removable: Removable) -> str:
     path = removable.path
     try:
         if path.is_dir() and not path.is_symlink() and not is_hidden(path):
-            with _alone(path.parent):  # else two commands might each remove what proves the other's removal harmless
+            # Else two commands might each remove what proves the other's removal harmless.
+            with alone_with(path.parent / _LOCK_FOLDER):
                 if why := removable.stays():
                     return why
                 path = path.replace(path.with_name(f".{uuid.uuid4().hex[:12]}{PARTIAL_SUFFIX}"))
@@ -162,19 +168,6 @@ def remove(removable: Removable) -> str:
             raise
         raise CacheWriteError(f"{removable.path}: cannot be removed: {error.strerror or error}") from error
     return ""
-
-
-@contextmanager
-def _alone(parent: Path) -> Iterator[None]:
-    """While nobody else removes a cache from this folder."""
-    leases = Leases(parent / _LOCK_FOLDER)
-    try:
-        with leases.holding("removal"):
-            yield
-    finally:
-        leases.close()
-        with suppress(OSError):  # others wait in it
-            leases.folder.rmdir()
 
 
 def size_of(path: Path) -> int:

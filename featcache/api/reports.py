@@ -1,7 +1,8 @@
-"""The report of all runs."""
+"""All runs: a list, and the report."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
@@ -55,6 +56,42 @@ def report(source: Project | str | Path = ".", *, to: str | Path | None = None) 
     results = project.results_folder if project else _runs_folder(Path(str(source)))
     markdown, html, runs = reporting.report(results, Path(to) if to is not None else None)
     return Report(markdown, html, runs)
+
+
+def runs(
+    source: Project | str | Path = ".",
+    *,
+    kind: str | None = None,
+    backbone: str | None = None,
+    tags: Collection[str] = (),
+    sort: str = "created",
+) -> list[reporting.ListedRun]:
+    """Every run with what it is and how good it is: on its test split, or over all images of a cross-validation.
+
+    Parameters
+    ----------
+    source : a project, or a folder of runs
+    kind, backbone : only runs of this kind ("head", "scratch", ...) and backbone
+    tags : only runs that have all of them
+    sort : "created" (the oldest first), "name", or a measure (the best first): "accuracy", "balanced_accuracy",
+        "macro_f1", "loss"
+
+    Raises
+    ------
+    UsageError : there is no such order
+    RunError : notes.json is damaged. A damaged run is in the list, with its `problem`
+
+    Examples
+    --------
+    >>> import featcache as fc
+    >>> cache = fc.extract(fc.init(per_class=8), "pixels", input_size_px=16)
+    >>> run = fc.fit_head(cache, epochs=2)
+    >>> [one.name == run.name for one in fc.runs(sort="accuracy")]
+    [True]
+    """
+    project = project_of(source)
+    results = project.results_folder if project else _runs_folder(Path(str(source)))
+    return reporting.runs(results, kind=kind, backbone=backbone, tags=tags, sort=sort)
 
 
 def _runs_folder(folder: Path) -> Path:

@@ -50,6 +50,7 @@ SECTIONS = {
     },
     "Look": {
         "report": "write all runs as tables, figures and one HTML page",
+        "runs": "list the runs; compare, tag, note and remove them",
         "ls": "list the caches of the project",
         "info": "show one cache: recipe, rows, files",
         "diff": "compare two caches",

@@ -184,3 +184,16 @@ def _has_ended(content: bytes) -> bool | None:
     if not host or host != _process(os.getpid())["host"]:
         return None
     return _started(pid) != started
+
+
+@contextlib.contextmanager
+def alone_with(folder: Path) -> Iterator[None]:
+    """Wait until nobody else has a folder, which stands for some work, and have it; afterwards it is gone."""
+    leases = Leases(folder)
+    try:
+        with leases.holding("work"):
+            yield
+    finally:
+        leases.close()
+        with contextlib.suppress(OSError):  # others wait in it
+            folder.rmdir()

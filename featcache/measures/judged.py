@@ -79,7 +79,7 @@ class Judged:
         """Every measure, where each block counts `weights` (R, blocks); by default all of them once."""
         each = np.ones((1, self.n_blocks)) if weights is None else weights
         counts = np.moveaxis((each @ self._counts).reshape(len(each), 3, self.n_classes), 1, 0)
-        overall, per_class = of_counts(*counts)
+        overall, per_class = of_counts(counts)
         rows = counts[1].sum(axis=1)
         loss, brier = (each @ self._errors).T / rows
         gaps = (each @ self._gaps).reshape(len(each), BINS, 2)
@@ -153,11 +153,12 @@ def _under_curve(gained: Array, lost: Array) -> tuple[Array, Array]:
         return area, np.where(n_false > 0, (gained * precision).sum(axis=1) / n_true, np.nan)
 
 
-def of_counts(right: Array, true: Array, named: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+def of_counts(counts: Array) -> tuple[dict[str, Array], dict[str, Array]]:
     """Measures, overall and per class, of how many rows of each class are named so, are of it, and are named so.
 
-    right, true, named : (R, classes). NaN where a measure is undefined
+    counts : (3, R, classes), in this order. NaN where a measure is undefined
     """
+    right, true, named = counts
     rows = true.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = right / true

@@ -11,7 +11,6 @@ import numpy as np
 
 from featcache.backbones import CALIBRATION_FILE, Engine, Network, open_engine
 from featcache.core.errors import ProjectError, RunError, UsageError
-from featcache.core.files import meant_by
 from featcache.core.progress import Progress
 from featcache.core.project import PROJECT_FILE, Project, find_project
 from featcache.core.recipe import Recipe
@@ -20,7 +19,7 @@ from featcache.extraction import network_of
 from featcache.heads import HEAD_FILE, TrainedHead, load_head
 from featcache.images import Item, items_of
 from featcache.store import RECIPE_FILE, Cache, open_cache
-from featcache.training import MODEL_FILE, Run, is_finished, list_runs
+from featcache.training import MODEL_FILE, Run, find_run, is_finished
 
 
 def open_run(run: Run | str | Path, project: Project | None = None) -> Run:
@@ -33,13 +32,7 @@ def open_run(run: Run | str | Path, project: Project | None = None) -> Run:
         project = project or find_project(Path())
     except ProjectError as error:
         raise RunError(f"{run}: there is no such run ({error})") from error
-    there = [one.folder for one in list_runs(project.results_folder)]
-    name = str(run)
-    meant = meant_by(name, there)
-    if len(meant) != 1:
-        names = ", ".join(folder.name for folder in (meant or there)) or "none"
-        raise RunError(f"{name!r:.200}: {'several runs' if meant else 'no run'} of that name (there: {names})")
-    return Run(meant[0])
+    return find_run(project.results_folder, str(run))
 
 
 def recipe_of(run: Run) -> Recipe:

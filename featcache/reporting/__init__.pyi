@@ -1,5 +1,11 @@
 from . import figures as figures, tables as tables
 from ._report import report as report
+from ._runs import (
+    MEASURES as MEASURES,
+    ListedRun as ListedRun,
+    differences as differences,
+    runs as runs,
+)
 from .figures import draw as draw
 from .heatmap import heatmap as heatmap
 from .live import followed as followed

@@ -45,6 +45,7 @@ class Measures(_Record):
     loss: FiniteFloat | None = None
     intervals: dict[str, tuple[FiniteFloat, FiniteFloat]] = {}
     balanced_accuracy: Fraction | None = None
+    macro_f1: Fraction | None = None
     majority: Fraction | None = None
     per_class: dict[str, ClassMeasures] = {}
     confusion: list[list[Count]] = []
@@ -167,16 +168,21 @@ def read_record(run: Run) -> RunRecord:
     return RunRecord(run, config, results)
 
 
+def read_cross_validation(run: Run) -> CrossValidation:
+    """A cross-validation's configuration and measures. Raises RunError, with the reason, for a damaged one."""
+    results = _parsed(_Judged, run.metrics, METRICS_FILE)
+    return CrossValidation(run, _parsed(_Config, run.config, CONFIG_FILE), results)
+
+
 def read_cross_validations(runs: Sequence[Run]) -> tuple[list[CrossValidation], list[Run], list[Problem]]:
     """Those of some runs that are cross-validations, the others, and why some cannot be read."""
     found, others, problems = [], [], []
     for run in runs:
         try:
-            if not run.is_cross_validation:
+            if run.is_cross_validation:
+                found.append(read_cross_validation(run))
+            else:
                 others.append(run)
-                continue
-            results = _parsed(_Judged, run.metrics, METRICS_FILE)
-            found.append(CrossValidation(run, _parsed(_Config, run.config, CONFIG_FILE), results))
         except RunError as error:
             problems.append(Problem(clean(run.name), _without_folder(error, run)))
     return found, others, problems

@@ -2,6 +2,7 @@ from . import checkpoint as checkpoint, runs as runs, tensorboard as tensorboard
 from .course import Course as Course, Earlier as Earlier, OnEpoch as OnEpoch
 from .history import Epoch as Epoch, best_of as best_of, refuse_divergence as refuse_divergence, timed as timed
 from .labels import with_current_labels as with_current_labels
+from .notes import NO_NOTE as NO_NOTE, Note as Note, annotate as annotate, read_notes as read_notes
 from .results import (
     Fitted as Fitted,
     described as described,
@@ -20,6 +21,7 @@ from .runs import (
     PULLED_FILE as PULLED_FILE,
     TRAINING_SUFFIX as TRAINING_SUFFIX,
     Run as Run,
+    find_run as find_run,
     is_finished as is_finished,
     list_runs as list_runs,
 )

@@ -23,6 +23,7 @@ from featcache.core.errors import FeatcacheError, HeadError, RunError
 from featcache.core.files import (
     PARTIAL_SUFFIX,
     is_hidden,
+    meant_by,
     replace_folder,
     safe_cell,
     sync,
@@ -184,6 +185,16 @@ def run_name(kind: str, backbone: str, *, identity: dict[str, Any]) -> str:
 def list_runs(results: Path) -> list[Run]:
     """Every finished run in `results`, by name."""
     return [Run(folder) for folder in visible_folders(results) if is_finished(folder)]
+
+
+def find_run(results: Path, name: str) -> Run:
+    """The run of a name, or whose name begins so. Raises RunError where there is none, or more than one."""
+    there = [run.folder for run in list_runs(results)]
+    meant = meant_by(name, there)
+    if len(meant) != 1:
+        names = ", ".join(folder.name for folder in (meant or there)) or "none"
+        raise RunError(f"{name!r:.200}: {'several runs' if meant else 'no run'} of that name (there: {names})")
+    return Run(meant[0])
 
 
 def is_finished(folder: Path) -> bool:
