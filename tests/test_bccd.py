@@ -56,6 +56,8 @@ def test_real_smears_from_end_to_end(run: Run, tmp_path: Path) -> None:
     assert {Path(item["path"]).name for item in made["left_out"]} <= {
         path.name for path in (SMEARS / "images").iterdir()
     }
+    (overlap,) = [remark for remark in made["remarks"] if "show the same pixels" in remark]
+    assert int(overlap.split()[0]) >= 20  # fields of this set that overlap
     args = ("--model", "mobilenetv2", "--weights", str(WEIGHTS), "--views", "1", "--input-size", "96")
     extracted = run("extract", *args, "--json", cwd=tmp_path).value
     assert (extracted["computed"], extracted["skipped"]) == (made["images"], 0)

@@ -104,11 +104,13 @@ def check_dataset(
     return _fixed(done, project, remedy) if fix else done
 
 
-def compared(images: Sequence[LabelledImage], folder: ImageFolders, *, progress: Progress) -> tuple[SharedPixels, ...]:
-    """Pairs of files of different groups that show the same pixels."""
+def compared(
+    images: Sequence[LabelledImage], folder: ImageFolders, *, mirrored: bool = True, progress: Progress
+) -> tuple[SharedPixels, ...]:
+    """Pairs of files of different groups that show the same pixels, as of `find_shared_pixels`."""
     groups = {image.path: image.group for image in images}
     with progress.begin("comparing images", len(groups)) as advance:
-        found = find_shared_pixels(folder, sorted(groups), on_file=lambda: advance(1))
+        found = find_shared_pixels(folder, sorted(groups), mirrored=mirrored, on_file=lambda: advance(1))
     return tuple(pair for pair in found if groups[pair.a] != groups[pair.b])
 
 

@@ -120,7 +120,7 @@ def _said_of_pairs(built: Built, folder: ImageFolders, into: Path, progress: Pro
     fields = [image for image in built.images if image.path in set(built.fields)]
     if not 2 <= len({image.path for image in fields}) <= _MOST_FIELDS:
         return []
-    pairs = compared(fields, folder, progress=progress)
+    pairs = compared(fields, folder, mirrored=False, progress=progress)  # a microscope mirrors no field
     if not pairs:
         return []
     here = resolved(into) == Path.cwd()

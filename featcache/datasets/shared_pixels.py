@@ -87,10 +87,11 @@ class _Candidate:
 
 
 def find_shared_pixels(
-    folder: ImageFolders, paths: Sequence[str], *, on_file: Callable[[], object] = lambda: None
+    folder: ImageFolders, paths: Sequence[str], *, mirrored: bool = True, on_file: Callable[[], object] = lambda: None
 ) -> tuple[SharedPixels, ...]:
     """All pairs among files, those that share most first; files that cannot be read are left out.
 
+    mirrored : whether mirrored copies are found, too
     on_file : called once a file, for progress
     """
     most = min(_MOST_POINTS, max(_ALL_POINTS // max(len(paths), 1), 30))
@@ -105,7 +106,7 @@ def find_shared_pixels(
 
     parallel = Parallel(n_jobs=-1, require="sharedmem")
     found = [one for one in parallel(delayed(look)(path) for path in paths) if one is not None]
-    pairs = parallel(delayed(_compared)(candidate) for candidate in _candidates(found))
+    pairs = parallel(delayed(_compared)(candidate) for candidate in _candidates(found, mirrored))
     best: dict[tuple[str, str], SharedPixels] = {}
     for pair in sorted((pair for pair in pairs if pair), key=lambda pair: pair.correlation):
         best[pair.a, pair.b] = pair
@@ -126,7 +127,7 @@ def _look(path: str, pixels: NDArray[np.uint8], most_points: int) -> _Looked:
     return _Looked(path, gray, points[:most_points], descriptors[:most_points])
 
 
-def _candidates(images: Sequence[_Looked]) -> list[_Candidate]:
+def _candidates(images: Sequence[_Looked], with_mirrored: bool) -> list[_Candidate]:
     """Pairs that have points alike, at most some for each image."""
     descriptors = np.concatenate([image.descriptors for image in images]) if images else np.zeros((0, 128))
     if len(descriptors) <= _NEIGHBOURS:
@@ -136,7 +137,7 @@ def _candidates(images: Sequence[_Looked]) -> list[_Candidate]:
     cv2.setRNGSeed(0)  # trees are drawn
     index = cv2.flann_Index(descriptors, _KD_TREES)  # type: ignore[attr-defined]
     made = []
-    for mirrored in (False, True):
+    for mirrored in (False, True)[: 1 + with_mirrored]:
         asked = np.ascontiguousarray(descriptors[:, _MIRRORED]) if mirrored else descriptors
         near, squared = index.knnSearch(asked, _NEIGHBOURS, params=_CHECKS)
         first, second = np.repeat(np.arange(len(asked)), _NEIGHBOURS), near.ravel()
