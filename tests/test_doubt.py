@@ -166,6 +166,19 @@ def test_one_row_has_no_likeness() -> None:
     assert Likeness.of(np.ones((1, 5))) is None
 
 
+@pytest.mark.parametrize(("n_rows", "width"), [(300, 80), (40, 200), (6, 4)])
+def test_directions_are_those_of_the_whole_decomposition(n_rows: int, width: int) -> None:
+    rng = np.random.default_rng(n_rows)
+    features = rng.standard_normal((n_rows, width)) * np.geomspace(3, 0.1, width) + 2
+    found = Likeness.of(features)
+    assert found is not None
+    rows = features / np.linalg.norm(features, axis=1, keepdims=True)
+    _, lengths, directions = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
+    k = len(found.variances)
+    np.testing.assert_allclose(found.variances, lengths[:k] ** 2 / (n_rows - 1), rtol=1e-3, atol=found.rest * 1.001)
+    np.testing.assert_allclose(np.abs(found.directions[:3] @ directions[:3].T), np.eye(3), atol=1e-3)
+
+
 def test_marked_are_as_many_as_was_said() -> None:
     rng = np.random.default_rng(0)
     shares = []

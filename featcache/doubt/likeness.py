@@ -19,6 +19,7 @@ Array = NDArray[np.floating[Any]]
 _DIRECTIONS = 20
 _LEAST_VARIANCE = 1e-9
 _LEAST_ROWS = 2
+_SPARE, _ITERATIONS = 10, 8
 _ENGINES = 1e-4
 
 
@@ -40,8 +41,6 @@ class Likeness:
     @classmethod
     def of(cls, features: Array) -> Self | None:
         """The one of pooled features (n, c); None of fewer than two rows."""
-        from sklearn.utils.extmath import randomized_svd
-
         n_rows, width = features.shape
         if n_rows < _LEAST_ROWS:
             return None
@@ -49,7 +48,7 @@ class Likeness:
         mean = rows.mean(axis=0)
         centred = rows - mean
         k = min(_DIRECTIONS, n_rows - 1, width)
-        _, lengths, directions = randomized_svd(centred, k, random_state=0)
+        lengths, directions = _longest(centred, k)
         variances = lengths**2 / (n_rows - 1)
         beside = float((centred**2).sum()) / (n_rows - 1) - float(variances.sum())
         rest = max(beside / (width - k) if width > k else float(variances.min()), _LEAST_VARIANCE)
@@ -89,6 +88,19 @@ class Likeness:
 def pooled(features: NDArray[Any]) -> Array:
     """Features (n, ..., c) averaged over places: (n, c), float64."""
     return np.asarray(features.reshape(len(features), -1, features.shape[-1]).mean(axis=1, dtype=np.float64))
+
+
+def _longest(rows: Array, k: int) -> tuple[Array, Array]:
+    """The k largest singular values of rows (n, c), and their directions (k, c).
+
+    By subspace iteration from random directions, always the same (Halko, Martinsson & Tropp 2011, algorithm 4.4). That
+    of scikit-learn is the same, and takes longer to import than to run.
+    """
+    found = np.random.default_rng(0).standard_normal((rows.shape[1], min(k + _SPARE, *rows.shape)))
+    for _ in range(_ITERATIONS):
+        found, _ = np.linalg.qr(rows.T @ (rows @ found))
+    _, lengths, turned = np.linalg.svd(rows @ found, full_matrices=False)
+    return lengths[:k], (turned @ found.T)[:k]
 
 
 def _of_length_one(features: Array) -> Array:
