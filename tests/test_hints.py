@@ -21,7 +21,7 @@ from featcache.cli.hints import in_flags
 from featcache.core.errors import CacheNotFoundError, RemoteDroppedError, UsageError, WeightsError
 from featcache.core.project import AugmentationSection, DatasetSection, StorageSection, ViewsSection
 from featcache.core.settings import settings_of
-from featcache.heads import HeadConfig
+from featcache.heads import HeadConfig, Protocol
 from featcache.networks import ScratchConfig
 from featcache.synthetic.drawing import write_cells
 
@@ -110,7 +110,7 @@ def all_options() -> list[click.Option]:
 @functools.cache
 def arguments_in_python() -> set[str]:
     """Parameters of the public functions and classes, and the settings that some of them take by name."""
-    records = (DatasetSection, ViewsSection, AugmentationSection, StorageSection, HeadConfig, ScratchConfig)
+    records = (DatasetSection, ViewsSection, AugmentationSection, StorageSection, HeadConfig, Protocol, ScratchConfig)
     public = [getattr(featcache, name) for name in featcache.__all__]
     found = {name for thing in public if callable(thing) for name in inspect.signature(thing).parameters}
     return found.union(*map(settings_of, records))

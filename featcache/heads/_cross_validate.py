@@ -24,7 +24,7 @@ from featcache.heads.kernel import features_digest
 from featcache.heads.protocol import TUNED, Protocol
 from featcache.measures import Judged, evaluate
 from featcache.store import Cache
-from featcache.training import Fitted, checkpoint, described, explaining_damage, runs
+from featcache.training import CROSS_VALIDATION, Fitted, checkpoint, described, explaining_damage, runs
 
 Array = NDArray[np.floating[Any]]
 FOLDS_FILE = "folds.csv"
@@ -121,6 +121,8 @@ class _Done:
 
 def _train(inputs: AllRows, folds: Sequence[Fold], head: Dense | Classical, done: _Done, progress: Progress) -> None:
     """Judge the folds that are not done yet."""
+    if len(done.lines) < len(folds):
+        inputs.kernel(head.dtype)  # before an interruption is only noted: it ends this at once
     clock = checkpoint.Clock()
     what = f"cross-validating: {len(folds)} folds" + (f" x {head.trainings} trainings" if head.trainings > 1 else "")
     with progress.stopping() as stopped, progress.begin(what, len(folds) * head.trainings) as advance:
@@ -146,7 +148,7 @@ def _identity(cache: Cache, head: Dense | Classical, protocol: Protocol) -> dict
     """All that decides the result."""
     is_dense = isinstance(head, Dense)
     return {
-        "kind": runs.CROSS_VALIDATION,
+        "kind": CROSS_VALIDATION,
         "cache": cache.manifest.digest,
         "dataset": cache.manifest.dataset_digest,
         "head": head.config.to_dict() if isinstance(head, Dense) else {"kind": head.kind, "seed": head.seed},

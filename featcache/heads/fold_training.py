@@ -113,6 +113,11 @@ class Dense:
     inner_folds: int = 3
 
     @property
+    def dtype(self) -> str:
+        """Of the Gram matrix."""
+        return self.config.dtype
+
+    @property
     def trainings(self) -> int:
         """How many a fold takes."""
         return 1 + len(self.points) * self.inner_folds
@@ -189,6 +194,7 @@ class Classical:
 
     kind: str
     seed: int = 0
+    dtype: str = "float32"
     trainings: int = 1
 
     def seeded(self, repeat: int) -> Classical:
@@ -205,7 +211,7 @@ class Classical:
         """As of `Dense`."""
         if stopped():
             raise KeyboardInterrupt
-        K, rows, of = inputs.kernel("float32"), inputs.rows_of(fold.train), inputs.judged_rows_of(fold.judged)
+        K, rows, of = inputs.kernel(self.dtype), inputs.rows_of(fold.train), inputs.judged_rows_of(fold.judged)
         model = classical.fit_classical(self.kind, K[np.ix_(rows, rows)], y=inputs.y[rows], seed=self.seed)
         norms = np.diagonal(K).astype(np.float64)
         found = classical.probabilities(model, K[np.ix_(of, rows)], norms=norms[of], train_norms=norms[rows])
