@@ -176,6 +176,7 @@ def test_cross_validate(run: Run, project: Path) -> None:
     assert fitted["run"] in report
     assert value["run"] in (project / "results" / "report.html").read_text()
     assert "a cross-validation keeps no head" in run("predict", value["run"], "images", cwd=project).error
+    assert "is a cross-validation" in run("fit-head", "--resume", value["run"], cwd=project).error
 
 
 def test_cross_validate_chooses_settings_and_leaves_groups_out(run: Run, project: Path) -> None:

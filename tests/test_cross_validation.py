@@ -242,6 +242,19 @@ def test_settings_that_diverge_are_not_chosen(cache: Cache, inputs: AllRows) -> 
         hopeless.judge(inputs, fold, stopped=lambda: False, done=lambda: None)
 
 
+def test_inner_folds_that_cannot_be_filled_are_refused_as_such(inputs: AllRows) -> None:
+    fold = stratified(inputs.labelled, 3)[0]
+    for head in (Dense(CONFIG, points_of(["lr"]), 99), Dense(replace(CONFIG, patience=1), (), 99)):
+        with pytest.raises(HeadError, match=r"cannot fill 99 folds\. Set `inner_folds=|`inner_folds=99`: there"):
+            head.judge(inputs, fold, stopped=lambda: False, done=lambda: None)
+
+
+def test_the_best_epoch_is_found_on_an_inner_fold(cache: Cache, tmp_path: Path) -> None:
+    config = replace(CONFIG, epochs=40, lr=0.02, patience=2, restore_best=True)
+    done = cross_validate(cache, tmp_path, head=Dense(config), protocol=Protocol(3))
+    assert (pd.read_csv(done.run.folder / "folds.csv")["trained_epochs"] < 40).any()
+
+
 def test_heads_that_gram_space_cannot_train_are_refused(cache: Cache, tmp_path: Path) -> None:
     for wrong, message in (({"optimizer": "adam"}, "optimizer adam"), ({"batch": 500}, "a batch of 500 rows")):
         with pytest.raises(HeadError, match=message):

@@ -21,8 +21,7 @@ from featcache.cli.hints import in_flags
 from featcache.core.errors import CacheNotFoundError, RemoteDroppedError, UsageError, WeightsError
 from featcache.core.project import AugmentationSection, DatasetSection, StorageSection, ViewsSection
 from featcache.core.settings import settings_of
-from featcache.heads import HeadConfig
-from featcache.heads.protocol import Protocol
+from featcache.heads import HeadConfig, Protocol
 from featcache.networks import ScratchConfig
 from featcache.synthetic.drawing import write_cells
 

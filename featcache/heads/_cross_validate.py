@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from featcache.heads.kernel import features_digest
 from featcache.heads.protocol import TUNED, Protocol
 from featcache.measures import Judged, evaluate
 from featcache.store import Cache
-from featcache.training import Fitted, checkpoint, described, explaining_damage, runs
+from featcache.training import CROSS_VALIDATION, Fitted, checkpoint, described, explaining_damage, runs
 
 Array = NDArray[np.floating[Any]]
 FOLDS_FILE = "folds.csv"
@@ -121,6 +121,8 @@ class _Done:
 
 def _train(inputs: AllRows, folds: Sequence[Fold], head: Dense | Classical, done: _Done, progress: Progress) -> None:
     """Judge the folds that are not done yet."""
+    if len(done.lines) < len(folds):
+        inputs.kernel(head.dtype)  # before an interruption is only noted: it ends this at once
     clock = checkpoint.Clock()
     what = f"cross-validating: {len(folds)} folds" + (f" x {head.trainings} trainings" if head.trainings > 1 else "")
     with progress.stopping() as stopped, progress.begin(what, len(folds) * head.trainings) as advance:
@@ -144,15 +146,16 @@ def _train(inputs: AllRows, folds: Sequence[Fold], head: Dense | Classical, done
 
 def _identity(cache: Cache, head: Dense | Classical, protocol: Protocol) -> dict[str, Any]:
     """All that decides the result."""
-    is_dense = isinstance(head, Dense)
+    if isinstance(head, Dense):
+        of_head = {"head": head.config.to_dict(), "tune": [dict(point) for point in head.points], "solver": "gram"}
+    else:
+        of_head = {"head": {"kind": head.kind, "seed": head.seed}, "tune": [], "solver": "scikit-learn"}
     return {
-        "kind": runs.CROSS_VALIDATION,
+        "kind": CROSS_VALIDATION,
         "cache": cache.manifest.digest,
         "dataset": cache.manifest.dataset_digest,
-        "head": head.config.to_dict() if isinstance(head, Dense) else {"kind": head.kind, "seed": head.seed},
-        "tune": [dict(point) for point in head.points] if isinstance(head, Dense) else [],
+        **of_head,
         "protocol": asdict(protocol),
-        "solver": "gram" if is_dense else "scikit-learn",
     }
 
 
@@ -165,36 +168,24 @@ def _write(
     done: _Done,
     trainings: int,
 ) -> None:
-    cache, parts = inputs.cache, []
+    cache, names = inputs.cache, [{"repeat": fold.repeat + 1, "fold": fold.number + 1} for fold in folds]
     lines = [
-        {"repeat": fold.repeat + 1, "fold": number, "trained_on": len(fold.train), "judged": len(fold.judged), **told}
-        for (number, fold), told in zip(_numbered(folds), done.lines, strict=True)
+        {**name, "trained_on": len(fold.train), "judged": len(fold.judged), **told}
+        for name, fold, told in zip(names, folds, done.lines, strict=True)
     ]
-    for (number, fold), probabilities in zip(_numbered(folds), done.probabilities, strict=True):
-        part = inputs.images.iloc[fold.judged].assign(repeat=fold.repeat + 1, fold=number)
-        parts.append((part, probabilities))
-    rows = pd.concat([part for part, _ in parts], ignore_index=True)
-    found = np.concatenate([probabilities for _, probabilities in parts])
+    parts = [inputs.images.iloc[fold.judged].assign(**name) for name, fold in zip(names, folds, strict=True)]
+    rows, found = pd.concat(parts, ignore_index=True), np.concatenate(done.probabilities)
     runs.write_predictions(folder, rows, probabilities=found, classes=cache.classes)
     runs.write_table(folder / FOLDS_FILE, pd.DataFrame(lines))
-    measured = _measured(rows, found, cache.classes)
     results = {
-        "folds": max(line["fold"] for line in lines),
+        "folds": folds[-1].number + 1,
         "repeats": folds[-1].repeat + 1,
         "trainings": trainings,
         "seconds": round(sum(line["seconds"] for line in lines), 3),
-        **measured,
+        **_measured(rows, found, cache.classes),
     }
     config = {**identity, **described(cache, "by parts of one Gram matrix")}
     runs.write_config_and_metrics(folder, config, metrics=results)
-
-
-def _numbered(folds: Sequence[Fold]) -> Iterable[tuple[int, Fold]]:
-    """Each fold with its number within its repeat, from 1."""
-    number = 0
-    for before, fold in zip([None, *folds], folds, strict=False):
-        number = number + 1 if before is not None and before.repeat == fold.repeat else 1
-        yield number, fold
 
 
 def _measured(rows: pd.DataFrame, probabilities: Array, classes: Sequence[str]) -> dict[str, Any]:

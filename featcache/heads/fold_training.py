@@ -113,6 +113,11 @@ class Dense:
     inner_folds: int = 3
 
     @property
+    def dtype(self) -> str:
+        """Of the Gram matrix."""
+        return self.config.dtype
+
+    @property
     def trainings(self) -> int:
         """How many a fold takes."""
         return 1 + len(self.points) * self.inner_folds
@@ -140,47 +145,63 @@ class Dense:
         if self.points:
             point = self._chosen(inputs, fold.train, stopped=stopped, done=done)
         config = replace(self.config, **point)
-        probabilities, epoch = self._trained(inputs, config, train=fold.train, judged=fold.judged, stopped=stopped)
+        parts = self._held_out(inputs, config, fold.train)
+        probabilities, epochs = self._trained(inputs, config, parts=parts, judged=fold.judged, stopped=stopped)
         done()
-        return probabilities, {"epoch": epoch, **point}
+        return probabilities, {"trained_epochs": epochs, **point}
 
     def _chosen(
         self, inputs: AllRows, train: Numbers, *, stopped: Callable[[], bool], done: Callable[[], Any]
     ) -> dict[str, Any]:
         """The settings that judge best over inner folds; the judged images of the outer one are not looked at."""
-        images = inputs.labelled[train]
-        inner = stratified(images, self.inner_folds, seed=self.config.seed, setting="inner_folds")
-        merits = []
+        y, merits = inputs.labelled.y[train], []
+        inner = self._inner_folds(inputs, train)
         for point in self.points:
-            config, found = replace(self.config, **point), np.zeros((len(train), len(images.classes)))
+            config, found = replace(self.config, **point), np.zeros((len(train), len(inputs.cache.classes)))
             for fold in inner:
+                parts = self._held_out(inputs, config, train[fold.train])
                 try:
                     found[fold.judged], _ = self._trained(
-                        inputs, config, train=train[fold.train], judged=train[fold.judged], stopped=stopped
+                        inputs, config, parts=parts, judged=train[fold.judged], stopped=stopped
                     )
                 except HeadError:  # it diverges
-                    found[:] = np.nan
+                    found[fold.judged] = np.nan
                 done()
-            merits.append(_merit(found, images.y, config.monitor))
+            merits.append(_merit(found, y, config.monitor))
         if not np.isfinite(merits).any():
             raise HeadError("every combination of settings diverged in a fold: try smaller learning rates")
         return dict(self.points[int(np.nanargmax(merits))])
 
+    def _inner_folds(self, inputs: AllRows, images: Numbers) -> list[Fold]:
+        return stratified(inputs.labelled[images], self.inner_folds, seed=self.config.seed, setting="inner_folds")
+
+    def _held_out(self, inputs: AllRows, config: HeadConfig, images: Numbers) -> tuple[Numbers, Numbers]:
+        """The images that are trained on, and those that tell the best epoch; none where nobody asks for it."""
+        if not (config.monitor.startswith("val") and (config.patience or config.restore_best)):
+            return images, images[:0]
+        inner = self._inner_folds(inputs, images)[0]
+        return images[inner.train], images[inner.judged]
+
     def _trained(
-        self, inputs: AllRows, config: HeadConfig, *, train: Numbers, judged: Numbers, stopped: Callable[[], bool]
+        self,
+        inputs: AllRows,
+        config: HeadConfig,
+        *,
+        parts: tuple[Numbers, Numbers],
+        judged: Numbers,
+        stopped: Callable[[], bool],
     ) -> tuple[Array, int]:
-        """Probabilities of images, and the epoch whose weights gave them."""
-        val = train[:0]
-        if (config.patience or config.restore_best) and config.monitor.startswith("val"):
-            images = inputs.labelled[train]
-            inner = stratified(images, self.inner_folds, seed=config.seed, setting="inner_folds")[0]
-            train, val = train[inner.train], train[inner.judged]
-        problem, stack = _problem(inputs, config, train=inputs.rows_of(train), val=inputs.judged_rows_of(val))
+        """Probabilities of images by a head that was trained on others, and how many epochs that took.
+
+        parts : images that are trained on, and those that tell the best epoch
+        """
+        train, val = inputs.rows_of(parts[0]), inputs.judged_rows_of(parts[1])
+        problem, stack = _problem(inputs, config, train=train, val=val)
         course: Course[gram.State] = Course(config, stopped=stopped)
-        state = course.chosen(gram.train(problem, gram.start(problem, stack), course=course))
+        last = gram.train(problem, gram.start(problem, stack), course=course)
         rows = inputs.judged_rows_of(judged)
-        found = _judged(inputs, config, state, train=inputs.rows_of(train), rows=rows)
-        return inputs.averaged(found, rows, images=judged), len(state.history)
+        found = _judged(inputs, config, course.chosen(last), train=train, rows=rows)
+        return inputs.averaged(found, rows, images=judged), len(last.history)
 
 
 @dataclass(frozen=True)
@@ -189,6 +210,7 @@ class Classical:
 
     kind: str
     seed: int = 0
+    dtype: str = "float32"
     trainings: int = 1
 
     def seeded(self, repeat: int) -> Classical:
@@ -205,7 +227,7 @@ class Classical:
         """As of `Dense`."""
         if stopped():
             raise KeyboardInterrupt
-        K, rows, of = inputs.kernel("float32"), inputs.rows_of(fold.train), inputs.judged_rows_of(fold.judged)
+        K, rows, of = inputs.kernel(self.dtype), inputs.rows_of(fold.train), inputs.judged_rows_of(fold.judged)
         model = classical.fit_classical(self.kind, K[np.ix_(rows, rows)], y=inputs.y[rows], seed=self.seed)
         norms = np.diagonal(K).astype(np.float64)
         found = classical.probabilities(model, K[np.ix_(of, rows)], norms=norms[of], train_norms=norms[rows])

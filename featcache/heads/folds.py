@@ -18,9 +18,13 @@ Numbers = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Fold:
-    """Numbers of the images that are trained on, and of those that are judged, both increasing."""
+    """Numbers of the images that are trained on, and of those that are judged, both increasing.
+
+    repeat, number : which one it is, counted from 0
+    """
 
     repeat: int
+    number: int
     train: Numbers
     judged: Numbers
 
@@ -56,7 +60,8 @@ def stratified(
         splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=(seed + repeat) % 2**32)
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # what it warns of is refused above
-            found += [Fold(repeat, *pair) for pair in splitter.split(images.y, images.y, images.groups)]
+            pairs = splitter.split(images.y, images.y, images.groups)
+            found += [Fold(repeat, number, *pair) for number, pair in enumerate(pairs)]
     _refuse_gaps(images, found)
     return found
 
@@ -66,7 +71,8 @@ def leaving_groups_out(images: Labelled) -> list[Fold]:
     n_groups = len(np.unique(images.groups))
     if n_groups < 2:
         raise HeadError("all images are of one group: none can be left out", "Give images groups in dataset.csv")
-    folds = [Fold(0, *pair) for pair in LeaveOneGroupOut().split(images.y, images.y, images.groups)]
+    pairs = LeaveOneGroupOut().split(images.y, images.y, images.groups)
+    folds = [Fold(0, number, *pair) for number, pair in enumerate(pairs)]
     _refuse_gaps(images, folds)
     return folds
 
@@ -89,7 +95,7 @@ def judging_source(images: Labelled, paths: Sequence[str], *, source: str) -> li
             f"{len(torn)} groups have images in {source!r:.80} and elsewhere ({torn[0]!r:.80} is one): a group must "
             "stay on one side, or the test leaks into the training"
         )
-    folds = [Fold(0, np.flatnonzero(~judged), np.flatnonzero(judged))]
+    folds = [Fold(0, 0, np.flatnonzero(~judged), np.flatnonzero(judged))]
     _refuse_gaps(images, folds)
     return folds
 

@@ -11,7 +11,7 @@ from featcache.core.files import visible_folders
 from featcache.core.project import Project
 from featcache.core.strict_json import read_json
 from featcache.heads.config import HeadConfig, Solver
-from featcache.training import CONFIG_FILE, TRAINING_SUFFIX
+from featcache.training import CONFIG_FILE, CROSS_VALIDATION, TRAINING_SUFFIX
 
 
 def interrupted(project: Project, name: str, *, given: Mapping[str, Any]) -> tuple[str, HeadConfig, Solver]:
@@ -34,6 +34,11 @@ def interrupted(project: Project, name: str, *, given: Mapping[str, Any]) -> tup
         config, solver, cache = HeadConfig.from_dict(stored["head"]), stored["solver"], str(stored["cache_name"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError, HeadError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from error
+    if stored.get("kind") == CROSS_VALIDATION:
+        raise UsageError(
+            f"{named} is a cross-validation, not the training of a head",
+            "Run `featcache.cross_validate()` with the same settings to continue it",
+        )
     known = {"cache": cache, "solver": solver, **vars(config)}
     other = [name for name, value in given.items() if name != "epochs" and known[name] != value]
     if other == ["cache"] and cache.startswith(given["cache"]):

@@ -79,7 +79,7 @@ class Judged:
         """Every measure, where each block counts `weights` (R, blocks); by default all of them once."""
         each = np.ones((1, self.n_blocks)) if weights is None else weights
         counts = np.moveaxis((each @ self._counts).reshape(len(each), 3, self.n_classes), 1, 0)
-        overall, per_class = of_counts(counts)
+        overall, per_class = _of_counts(*counts)
         rows = counts[1].sum(axis=1)
         loss, brier = (each @ self._errors).T / rows
         gaps = (each @ self._gaps).reshape(len(each), BINS, 2)
@@ -87,7 +87,7 @@ class Judged:
         found = [self._under_curves(label, weights) for label in range(self.n_classes)]
         for name, of_classes in zip(("roc_auc", "average_precision"), zip(*found, strict=True), strict=True):
             per_class[name] = np.stack(of_classes, axis=1)
-            overall[name] = mean_of_known(per_class[name])
+            overall[name] = _mean_of_known(per_class[name])
         return Values({**overall, "loss": loss, "brier": brier, "calibration_error": error}, per_class)
 
     @cached_property
@@ -114,10 +114,14 @@ class Judged:
         sums = [self._summed((numbers == number) * column) for number in range(BINS) for column in (confidence, right)]
         return np.column_stack(sums)
 
+    @cached_property
+    def _steps(self) -> list[NDArray[np.intp]]:
+        """Of each class, the rank of each row by falling score, (n,); rows of one score share it."""
+        return [np.unique(-scores, return_inverse=True)[1] for scores in self.probabilities.T]
+
     def _under_curves(self, label: int, weights: Array | None) -> tuple[Array, Array]:
         """ROC AUC and average precision (R,) of a class against the rest."""
-        scores, is_class = -self.probabilities[:, label], self.y == label
-        _, steps = np.unique(scores, return_inverse=True)  # rows of one score are in no order
+        steps, is_class = self._steps[label], self.y == label
         if weights is None:
             gained, lost = (np.bincount(steps, chosen).astype(np.float64)[None] for chosen in (is_class, ~is_class))
             return _under_curve(gained, lost)
@@ -153,12 +157,11 @@ def _under_curve(gained: Array, lost: Array) -> tuple[Array, Array]:
         return area, np.where(n_false > 0, (gained * precision).sum(axis=1) / n_true, np.nan)
 
 
-def of_counts(counts: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+def _of_counts(right: Array, true: Array, named: Array) -> tuple[dict[str, Array], dict[str, Array]]:
     """Measures, overall and per class, of how many rows of each class are named so, are of it, and are named so.
 
-    counts : (3, R, classes), in this order. NaN where a measure is undefined
+    right, true, named : (R, classes). NaN where a measure is undefined
     """
-    right, true, named = counts
     rows = true.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = right / true
@@ -174,8 +177,8 @@ def of_counts(counts: Array) -> tuple[dict[str, Array], dict[str, Array]]:
         spread = (rows**2 - (true**2).sum(axis=1)) * (rows**2 - (named**2).sum(axis=1))
         overall = {
             "accuracy": agreed / rows,
-            "balanced_accuracy": mean_of_known(recall),
-            "macro_f1": mean_of_known(f1),
+            "balanced_accuracy": _mean_of_known(recall),
+            "macro_f1": _mean_of_known(f1),
             "weighted_f1": np.nansum(f1 * true, axis=1) / rows,
             "kappa": (agreed * rows - by_chance) / (rows**2 - by_chance),
             "mcc": np.where(spread > 0, (agreed * rows - by_chance) / np.sqrt(spread), 0.0),
@@ -183,7 +186,7 @@ def of_counts(counts: Array) -> tuple[dict[str, Array], dict[str, Array]]:
     return overall, per_class
 
 
-def mean_of_known(values: Array) -> Array:
+def _mean_of_known(values: Array) -> Array:
     """Mean of each row (R, classes), over the classes that it knows; NaN where it knows none."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):

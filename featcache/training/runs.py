@@ -35,6 +35,7 @@ from featcache.core.leases import Leases
 from featcache.core.project import refuse_unwritable
 from featcache.core.recipe import digest
 from featcache.core.strict_json import MAX_TEXT_BYTES, read_bounded, read_json
+from featcache.datasets import SPLITS
 from featcache.training.comparison import compare_runs
 from featcache.training.history import Epoch
 
@@ -131,7 +132,8 @@ class Run:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """epochs, seconds, s_per_epoch and the measures of train, val and test."""
-        return {name: _as_now(value) for name, value in self._read_json(METRICS_FILE).items()}
+        found = self._read_json(METRICS_FILE)
+        return {**found, **{split: _as_now(found[split]) for split in SPLITS if split in found}}
 
     @cached_property
     def history(self) -> pd.DataFrame:
