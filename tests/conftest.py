@@ -172,8 +172,9 @@ _kept_network, _kept_engines = functools.cache(load_network), {}
 
 
 def _load_network(spec: NetworkSpec) -> Network:
-    """`load_network`, which takes seconds, once for the same random weights."""
-    return (_kept_network if spec.weights == "random" else load_network)(spec)
+    """`load_network`, which takes seconds, once for the same random weights, and for those that are installed."""
+    installed = (spec.model, spec.weights) == ("efficientnet-lite0", "imagenet")
+    return (_kept_network if spec.weights == "random" or installed else load_network)(spec)
 
 
 def _open_engine(
@@ -190,6 +191,13 @@ def _open_engine(
     return opened
 
 
+def keep_networks(patch: pytest.MonkeyPatch) -> None:
+    """Load a network and open an engine once for all that do not change them."""
+    for module in (known, opening):
+        patch.setattr(module, "load_network", _load_network)
+    patch.setattr(opening, "open_engine", _open_engine)
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """The command line in this process: run("ls", "--json", cwd=folder)."""
@@ -200,9 +208,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
         with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
             patch.chdir(cwd)
             if not {"fit-scratch", "fine-tune"} & {*args[:1]}:  # these change the network that they load
-                for module in (known, opening):
-                    patch.setattr(module, "load_network", _load_network)
-            patch.setattr(opening, "open_engine", _open_engine)
+                keep_networks(patch)
             patch.setattr(sys, "argv", ["featcache", *args])
             try:
                 main()
