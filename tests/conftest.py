@@ -45,30 +45,33 @@ for _face in Path(__file__).parent.parent.glob("featcache/*/__init__.pyi"):
         getattr(_package, _name)  # a face keeps what it has loaded once: never something that a test has put there
 LONG = (
     "test_docs",
-    "test_export",
     "test_backbones_golden",
-    "test_heads_resume",
-    "test_backbones_registry",
-    "test_faults_damage",
-    "test_scratch_study",
-    "test_backbones_weights",
-    "test_scratch_training",
-    "test_cli_signals",
-    "test_base_installation",
-    "test_faults_disk",
-    "test_cli_scratch",
-    "test_no_call_home",
-    "test_cli_caches",
-    "test_store_hostile",
+    "test_export",
     "test_heads_primal",
-    "test_faults_together",
+    "test_heads_resume",
+    "test_cli_scratch",
+    "test_backbones_weights",
+    "test_backbones_registry",
+    "test_base_installation",
+    "test_no_call_home",
+    "test_scratch_training",
+    "test_scratch_study",
+    "test_faults_damage",
+    "test_cli_signals",
     "test_faults_crash",
+    "test_faults_disk",
+    "test_cli_caches",
+    "test_notebook",
+    "test_store_hostile",
+    "test_scratch_backends",
+    "test_backbones_scratch",
+    "test_predict",
+    "test_attribution",
+    "test_faults_together",
     "test_faults_signals",
     "test_faults_growth",
-    "test_scratch_backends",
     "test_share_faults",
     "test_cli_share",
-    "test_notebook",
 )
 """Files that take a minute or more, the longest first: so that at the end no process waits for another's long file."""
 
@@ -172,8 +175,9 @@ _kept_network, _kept_engines = functools.cache(load_network), {}
 
 
 def _load_network(spec: NetworkSpec) -> Network:
-    """`load_network`, which takes seconds, once for the same random weights."""
-    return (_kept_network if spec.weights == "random" else load_network)(spec)
+    """`load_network`, which takes seconds, once for the same random weights, and for those that are installed."""
+    installed = (spec.model, spec.weights) == ("efficientnet-lite0", "imagenet")
+    return (_kept_network if spec.weights == "random" or installed else load_network)(spec)
 
 
 def _open_engine(
@@ -190,6 +194,13 @@ def _open_engine(
     return opened
 
 
+def keep_networks(patch: pytest.MonkeyPatch) -> None:
+    """Load a network and open an engine once for all that do not change them."""
+    for module in (known, opening):
+        patch.setattr(module, "load_network", _load_network)
+    patch.setattr(opening, "open_engine", _open_engine)
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """The command line in this process: run("ls", "--json", cwd=folder)."""
@@ -200,9 +211,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
         with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
             patch.chdir(cwd)
             if not {"fit-scratch", "fine-tune"} & {*args[:1]}:  # these change the network that they load
-                for module in (known, opening):
-                    patch.setattr(module, "load_network", _load_network)
-            patch.setattr(opening, "open_engine", _open_engine)
+                keep_networks(patch)
             patch.setattr(sys, "argv", ["featcache", *args])
             try:
                 main()

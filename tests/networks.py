@@ -79,6 +79,17 @@ def pixels(n: int, name: str) -> Any:
     return np.random.default_rng(2).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
 
 
+def small() -> Any:
+    """A network that is compiled in a moment, for what any network does: from 32 px to a last map of 8 x 8."""
+    keras = import_keras()
+    x = pixels = keras.Input((32, 32, 3))
+    for number, n in enumerate((8, 16)):
+        drawn = keras.initializers.HeNormal(seed=number)
+        x = keras.layers.Conv2D(n, 3, 2, padding="same", use_bias=False, kernel_initializer=drawn)(x)
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    return keras.Model(pixels, x)
+
+
 def _built(row: registry.Backbone) -> Any:
     model = weights.build(row, row.min_size_px)
     model.trainable = False

@@ -146,7 +146,7 @@ def test_pooled_features_have_no_places(project: fc.Project) -> None:
 @pytest.mark.parametrize("top", ["avg", "dense"])
 def test_a_whole_network_adds_up_at_its_last_map(project: fc.Project, top: str) -> None:
     settings: dict[str, Any] = {"recipe": "study", "epochs": 1, "batch": 8, "input_size_px": 32, "hidden": 6}
-    run = fc.fit_scratch(project, "resnet20", **settings, top=top, progress=SILENT)
+    run = fc.fit_scratch(project, "networks:small", **settings, preprocessing="tf", top=top, progress=SILENT)
     files = sorted(project.images_folder.rglob("*.png"))[:6]
     predicted = run.predict(files, progress=SILENT)
     of_labels = [run.attribution(files, label=label, progress=SILENT) for label in predicted.classes]

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import Ran, Run, run_command, without_networks
+from conftest import Ran, Run, keep_networks, run_command, without_networks
 from workshop import Ended
 
 from featcache.cli import COMMANDS
@@ -81,9 +81,6 @@ def with_real_names(code: str, names: dict[str, str]) -> str:
     return CACHE_NAME.sub(lambda name: names[name[0]], code)
 
 
-"""Python's -W error."""
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_transcripts_and_python_blocks_run_in_order(
     page: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
@@ -103,7 +100,9 @@ def test_transcripts_and_python_blocks_run_in_order(
         if kind == "python" and "import torch" in body and find_spec("torch") is None:
             continue  # no dependency of featcache or its tests
         if kind == "python":
-            with chdir(folder):
+            with chdir(folder), monkeypatch.context() as patch:
+                if "fit_scratch" not in body:  # it changes the network that it loads
+                    keep_networks(patch)
                 exec(compile(with_real_names(body, names), page.name, "exec"), session)  # noqa: S102 - the page's own
             continue
         for command, shown in steps(body):

@@ -162,7 +162,15 @@ def test_a_classical_head_predicts_the_mean_over_views(unequal: fc.Cache, kind: 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 def test_a_whole_network_predicts(project: fc.Project) -> None:
     run = fc.fit_scratch(
-        project, "resnet20", recipe="study", epochs=1, batch=8, input_size_px=32, top="avg", progress=SILENT
+        project,
+        "networks:small",
+        preprocessing="tf",
+        recipe="study",
+        epochs=1,
+        batch=8,
+        input_size_px=32,
+        top="avg",
+        progress=SILENT,
     )
     same(run.predict(project.images_folder, progress=SILENT), written(run), project, atol=2e-4)
     with pytest.raises(UsageError, match="is a whole network, which takes images"):

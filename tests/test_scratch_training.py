@@ -266,10 +266,10 @@ def test_a_training_stopped_anywhere_goes_on_to_the_same_bits(tmp_path: Path, ch
         training.take_best()
         expected, history = weights(training), training.history
     rng = np.random.default_rng(5)
-    for _ in range(40):
+    for starts in range(40):
         with opened(tmp_path / "stopped", epochs=4, **change) as training:
             training.resume()
-            left = int(rng.integers(3, 10))
+            left = int(rng.integers(4, 16))
 
             def stopped() -> bool:
                 nonlocal left
@@ -284,6 +284,7 @@ def test_a_training_stopped_anywhere_goes_on_to_the_same_bits(tmp_path: Path, ch
             for mine, theirs in zip(weights(training), expected, strict=True):
                 np.testing.assert_array_equal(mine, theirs)
             assert [replace(e, seconds=0) for e in training.history] == [replace(e, seconds=0) for e in history]
+            assert starts > 1
             return
     raise AssertionError("it never came to its end")
 

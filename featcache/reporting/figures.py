@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -66,7 +66,11 @@ def curves(history: pd.DataFrame, title: str = "") -> bytes:
 
     history : one line an epoch with epoch, loss, accuracy, val_loss, val_accuracy; the last two may be NaN
     """
-    figure = _figure(9.6, 3.7)
+    width, height = 9.6, 3.7
+    figure = _figure(width, height, layout=None)  # to find margins takes as long as to draw
+    left, right, below, above, between = 0.7, 0.1, 0.5, 0.7 if title else 0.35, 0.75  # inches
+    panel = (width - left - right - between) / 2
+    figure.subplots_adjust(left / width, below / height, 1 - right / width, 1 - above / height, between / panel)
     for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         lines = ((measure, "training"), (f"val_{measure}", "validation"))
         drawn = [
@@ -131,7 +135,10 @@ def confusion_matrix(confusion: list[list[int]], classes: Sequence[str], *, titl
     cell = 1.05 if n <= 6 else 0.75 if n <= 12 else 0.62  # inches
     names = [shorten(label, 22) for label in classes]
     margin = 0.075 * max(len(name) for name in names)  # what names take, inches
-    figure = _figure(n * cell + margin + 1.2, n * cell + margin * (0.75 if n > 4 else 0.3) + 1.2)
+    below = margin * (0.75 if n > 4 else 0.3)
+    width, height = n * cell + margin + 1.2, n * cell + below + 1.2
+    figure = _figure(width, height, layout=None)
+    figure.subplots_adjust((margin + 1) / width, (below + 0.7) / height, 1 - 0.2 / width, 1 - 0.5 / height)
     axes = figure.subplots()
     axes.imshow(share, cmap=_blues(), vmin=0, vmax=1)
     _write_cells(axes, counts, share, support[:, 0], size=11.5 if n <= 6 else 9 if n <= 12 else 7.5)
@@ -309,11 +316,11 @@ def _title(figure: Figure, title: str) -> None:
     figure.suptitle(shorten(title, 90), x=0.01, ha="left", size=12, color=_INK, parse_math=False)
 
 
-def _figure(width_in: float, height_in: float) -> Figure:
+def _figure(width_in: float, height_in: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
     _import_matplotlib()
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width_in, height_in), layout="constrained", facecolor="white")
+    return Figure(figsize=(width_in, height_in), layout=layout, facecolor="white")
 
 
 @functools.cache
