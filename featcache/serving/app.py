@@ -98,7 +98,7 @@ class _Service:
         self._rendering = predictor.rendering()
         self._render_pool = ThreadPoolExecutor(usable_cores(), "featcache-render")
         engine = predictor.engine
-        self._batcher = Batcher(lambda pixels: engine.features(pixels)[0], 4 * engine.batch_rows)
+        self._batcher = Batcher(lambda pixels: engine.features(pixels)[0], engine.batch_rows)
         self._counted = CollectorRegistry()
         self._answers = Counter("featcache_requests", "Requests for predictions", ["status"], registry=self._counted)
         self._seconds = Histogram("featcache_seconds", "Seconds of a prediction", registry=self._counted)

@@ -11,15 +11,18 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+_MOST_BATCHES = 4
+
 
 class Batcher:
-    """Computes rows that arrive one by one: those that wait are computed together, up to `most_rows`.
+    """Computes rows that arrive one by one: those that wait are computed together, up to four times `batch_rows`.
 
-    Nobody waits for others to come: a row that finds the network idle is computed at once.
+    Nobody waits for others to come: a row that finds the network idle is computed at once. Of more than `batch_rows`,
+    the number that an engine computes together, a multiple is taken, since it fills up the last ones.
     """
 
-    def __init__(self, compute: Callable[[NDArray[np.uint8]], NDArray[Any]], most_rows: int) -> None:
-        self._compute, self._most_rows = compute, most_rows
+    def __init__(self, compute: Callable[[NDArray[np.uint8]], NDArray[Any]], batch_rows: int) -> None:
+        self._compute, self._batch_rows = compute, batch_rows
         self._waiting: asyncio.Queue[tuple[NDArray[np.uint8], asyncio.Future[NDArray[Any]]]] = asyncio.Queue()
         self._thread = ThreadPoolExecutor(1, "featcache-compute")
         self._task: asyncio.Task[None] | None = None
@@ -45,8 +48,9 @@ class Batcher:
         loop = asyncio.get_running_loop()
         while True:
             batch = [await self._waiting.get()]
-            while len(batch) < self._most_rows and not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
+            there = 1 + self._waiting.qsize()
+            whole = min(there // self._batch_rows, _MOST_BATCHES) * self._batch_rows
+            batch += [self._waiting.get_nowait() for _ in range((whole or there) - 1)]
             batch = [(pixels, future) for pixels, future in batch if not future.done()]  # whose client is still there
             if not batch:
                 continue
