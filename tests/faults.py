@@ -89,7 +89,7 @@ class CheapEngine:
     """
 
     name = why = "cheap"
-    batch_rows = 1
+    batch_rows = calls_at_once = 1
     feature_shape = (4, 4, 3)
     feature_shapes = (feature_shape,)
 

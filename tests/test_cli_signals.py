@@ -119,7 +119,7 @@ from featcache.cli import main
 
 class Engine:
     name = why = "quick"
-    batch_rows = 1
+    batch_rows = calls_at_once = 1
     feature_shapes = ((1, 1, 1280),)
 
     def features(self, pixels):

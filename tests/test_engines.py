@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import networks
 import numpy as np
 import pytest
@@ -87,6 +89,15 @@ def test_pixels_stay_as_they_are(engine):
 def test_any_memory_layout(engine):
     pixels = networks.pixels(6, "mobilenetv2")
     np.testing.assert_array_equal(engine.features(pixels[::-2])[0], engine.features(pixels)[0][::-2])
+
+
+def test_calls_at_once_have_the_results_of_calls_in_turn(engine):
+    pixels = [np.random.default_rng(n).integers(0, 256, (n % 5 + 1, 32, 32, 3), np.uint8) for n in range(24)]
+    expected = [engine.features(rows)[0] for rows in pixels]
+    with ThreadPoolExecutor(engine.calls_at_once) as pool:
+        found = [features for (features,) in pool.map(engine.features, pixels)]
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_no_rows(engine):

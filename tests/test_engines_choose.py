@@ -27,7 +27,7 @@ def mobilenet():
 class Small:
     """An engine that has memory for a few rows at a time; a feature is a row's first value."""
 
-    name = "small"
+    name, calls_at_once = "small", 1
     feature_shapes = ((1,),)
 
     def __init__(self, batch_rows, room, error=None):

@@ -38,7 +38,7 @@ class GridMeans:
     """Mean of each channel in each of 4 x 4 squares: features of one row know nothing of the others."""
 
     name = "grid means"
-    batch_rows = 1
+    batch_rows = calls_at_once = 1
     feature_shapes = ((4, 4, 3),)
 
     def __init__(self, fail_at: int = -1) -> None:

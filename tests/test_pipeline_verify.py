@@ -45,7 +45,7 @@ class Cheap:
     """Means of squares, times a weight. `computed` counts rows; `change` may tamper with features."""
 
     name = why = "cheap"
-    batch_rows = 1
+    batch_rows = calls_at_once = 1
     computed = 0
 
     def __init__(self, pooling: str = "none", weight: float = 1.0) -> None:

@@ -67,7 +67,7 @@ class PixelsEngine:
     """An `Engine` that hands pixels through."""
 
     name = PIXELS
-    batch_rows = 1
+    batch_rows = calls_at_once = 1
 
     def __init__(self, cut: Cut) -> None:
         self.feature_shapes: Sequence[tuple[int, ...]] = [cut.feature_shape]

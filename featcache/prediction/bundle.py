@@ -150,6 +150,8 @@ class Bundle:
 class OnnxEngine:
     """The model of a bundle, run by onnxruntime, or by OpenVINO where that is not installed."""
 
+    calls_at_once = 1
+
     def __init__(self, model: bytes, *, row_shape: tuple[int, ...], size_px: int, where: str) -> None:
         self.batch_rows = _BATCH_ROWS
         self.feature_shapes: Sequence[tuple[int, ...]] = (row_shape,)

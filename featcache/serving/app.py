@@ -97,8 +97,7 @@ class _Service:
         self._in_hand = self._bytes = 0
         self._rendering = predictor.rendering()
         self._render_pool = ThreadPoolExecutor(usable_cores(), "featcache-render")
-        engine = predictor.engine
-        self._batcher = Batcher(lambda pixels: engine.features(pixels)[0], engine.batch_rows)
+        self._batcher = Batcher(predictor.engine)
         self._counted = CollectorRegistry()
         self._answers = Counter("featcache_requests", "Requests for predictions", ["status"], registry=self._counted)
         self._seconds = Histogram("featcache_seconds", "Seconds of a prediction", registry=self._counted)

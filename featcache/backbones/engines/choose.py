@@ -57,7 +57,7 @@ class ChosenEngine:
         on_fewer: Callable[[int], object] = lambda rows: None,
     ) -> None:
         self.name, self.batch_rows, self.feature_shapes = engine.name, engine.batch_rows, engine.feature_shapes
-        self.why, self.images_per_s = why, images_per_s
+        self.calls_at_once, self.why, self.images_per_s = engine.calls_at_once, why, images_per_s
         self._engine, self._on_event, self._on_fewer = engine, on_event, on_fewer
 
     def features(self, pixels: NDArray[np.uint8]) -> Sequence[NDArray[Any]]:
@@ -85,7 +85,7 @@ class ChosenEngine:
                     raise
                 continue
             self._on_event(f"too little memory for {self.batch_rows} rows at a time: going on with {rows}")
-            self.batch_rows = self._engine.batch_rows
+            self.batch_rows, self.calls_at_once = self._engine.batch_rows, self._engine.calls_at_once
             self._on_fewer(rows)
             return
         raise BackboneError(

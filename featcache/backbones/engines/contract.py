@@ -16,11 +16,13 @@ class Engine(Protocol):
     ----------
     name : which engine it is and what runs below it, "openvino" or "keras-tensorflow", for the manifest's provenance.
     batch_rows : rows that it computes at once; a caller does well to bring several times that in a call.
+    calls_at_once : calls of `features` that may run at the same time, each with its share of `batch_rows`.
     feature_shapes : shape of one row's features at each cut of the network, (h, w, c), or (c,) where pooled.
     """
 
     name: str
     batch_rows: int
+    calls_at_once: int
     feature_shapes: Sequence[tuple[int, ...]]
 
     def features(self, pixels: NDArray[np.uint8]) -> Sequence[NDArray[Any]]:

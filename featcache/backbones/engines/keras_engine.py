@@ -38,6 +38,8 @@ class KerasEngine:
     BackboneError : a batch size below 1.
     """
 
+    calls_at_once = 1
+
     def __init__(self, network: Network, batch_rows: int = 32) -> None:
         self.name = f"keras-{import_keras().backend.backend()}"
         self.batch_rows = check_batch_rows(batch_rows)

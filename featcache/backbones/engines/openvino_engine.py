@@ -11,6 +11,7 @@ import importlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Self
 
 import numpy as np
@@ -78,10 +79,15 @@ class OpenvinoEngine:
             for number, target in enumerate(features):
                 target[place] = request.get_output_tensor(number).data[: place.stop - place.start]
 
-        self._queue.set_callback(keep)
+        try:
+            requests = self._idle.get_nowait()
+        except Empty:  # another call has them
+            requests = self._requests()
+        requests.set_callback(keep)
         for place, rows in batches(pixels, self._request_rows):
-            self._queue.start_async({0: rows}, (place, rows), share_inputs=True)
-        self._queue.wait_all()
+            requests.start_async({0: rows}, (place, rows), share_inputs=True)
+        requests.wait_all()
+        self._idle.put(requests)
         return features
 
     def _compile(self, batch_rows: int) -> None:
@@ -97,8 +103,13 @@ class OpenvinoEngine:
             "INFERENCE_NUM_THREADS": cores,
             "ENABLE_CPU_PINNING": False,  # rendering threads run beside it
         }
-        compiled = openvino.Core().compile_model(graph, "CPU", settings)
-        self._queue = openvino.AsyncInferQueue(compiled, _WAITING * cores)
+        self._compiled, self.calls_at_once = openvino.Core().compile_model(graph, "CPU", settings), cores
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        self._idle.put(self._requests())
+
+    def _requests(self) -> Any:
+        """What one call works with."""
+        return import_openvino().AsyncInferQueue(self._compiled, _WAITING * self.calls_at_once)
 
 
 def _converted(network: Network) -> Any:
