@@ -181,7 +181,7 @@ def test_what_computes_no_network_works(base: Base, project: Path) -> None:
         "fit-head --cache efficientnet-lite0 --hidden 4 --epochs 3 --json",
         "fit-head --cache mobilenetv2 --head logreg",
         "sweep --cache mobilenetv2 --hidden 4 --epochs 2 --lr 0.1,0.01",
-        "cross-validate --cache mobilenetv2 --hidden 4 --epochs 2 --folds 2",
+        "cross-validate --cache mobilenetv2 --hidden 4 --epochs 2 --folds 2 --batch 8",
         "extract --model pixels --input-size 12 --json",
         "extract --model pixels --input-size 12 --json --check-bytes",
         "verify pixels-d5d86ab8 --recompute 2",
