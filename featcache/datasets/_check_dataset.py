@@ -17,7 +17,7 @@ from featcache.core.files import write_bytes
 from featcache.core.progress import Progress
 from featcache.core.project import ImageFolders, Project, find_project, init_call
 from featcache.core.shown import shown
-from featcache.datasets.candidates import LeftOut
+from featcache.datasets.candidates import LeftOut, explaining
 from featcache.datasets.current import current_dataset
 from featcache.datasets.manifest import SPLITS, Dataset, LabelledImage, check, in_order, read_dataset, write_dataset
 from featcache.datasets.shared_pixels import SharedPixels, find_shared_pixels
@@ -91,7 +91,8 @@ def check_dataset(
     project = project if isinstance(project, Project) else find_project(Path(project))
     dataset, left_out = current_dataset(project, progress=progress)
     remedy = init_call(into=project.folder, resplit=True)
-    check(dataset.images, str(project.dataset_file), remedy=remedy)
+    with explaining(left_out):
+        check(dataset.images, str(project.dataset_file), remedy=remedy)
     done = CheckedDataset(dataset, tuple(left_out))
     if not compare:
         return done

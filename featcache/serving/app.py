@@ -46,6 +46,8 @@ _PAGE = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/java
 _UNREAD = {"connection": "close"}
 """Of an answer that comes before the image has: the rest is not waited for."""
 _RETRY = {"retry-after": "1", **_UNREAD}
+_PASSED_OVER = 16 << 20
+"""Bytes of a file that is too large, read and forgotten: after more of them, the connection is closed."""
 _BYTES_IN_HAND = 256 << 20
 """Of images that are being received, all clients together."""
 _log = logging.getLogger("featcache.serving")
@@ -174,23 +176,27 @@ class _Service:
 
     async def _body(self, request: Request) -> bytes:
         most = self._limits.max_bytes
-        too_large = HTTPException(413, f"the file is too large: at most {most / 1e6:g} MB are read", _UNREAD)
         declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > most:
-            raise too_large
+        is_too_large = declared.isdigit() and int(declared) > most
         parts: list[bytes] = []
-        size = 0
+        size = held = 0
         try:
             async for part in request.stream():
                 size += len(part)
+                if is_too_large or size > most:
+                    is_too_large = True
+                    if size > most + _PASSED_OVER:
+                        break
+                    continue  # who is still sending does not read an answer
+                held += len(part)
                 self._bytes += len(part)
-                if size > most:
-                    raise too_large
                 if self._bytes > _BYTES_IN_HAND:
                     raise HTTPException(503, "too many images at once: send this one again in a second", _RETRY)
                 parts.append(part)
         finally:
-            self._bytes -= size
+            self._bytes -= held
+        if is_too_large:
+            raise HTTPException(413, f"the file is too large: at most {most / 1e6:g} MB are read", _UNREAD)
         return b"".join(parts)
 
     async def _of_form(self, request: Request, body: bytes) -> tuple[str, bytes]:
