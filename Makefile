@@ -30,6 +30,7 @@ bench: $(VENV)/.featcache-test  ## what docs/explanation/benchmarks.md quotes
 	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/share.py
+	$(BIN)/python benchmarks/shared_pixels.py
 	$(BIN)/python benchmarks/scratch.py
 
 docs: $(VENV)/.featcache-docs  ## the site, in build/docs: no network is needed, and a broken link is an error

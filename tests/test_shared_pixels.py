@@ -102,6 +102,21 @@ def test_independent_cells_and_odd_images_make_no_pair(tmp_path: Path) -> None:
     assert find_shared_pixels(ImageFolders(folder), []) == ()
 
 
+def test_dark_round_cells_on_a_plain_ground_make_no_pair(tmp_path: Path) -> None:
+    """They are alike but for their outlines and what is in their nuclei."""
+    angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
+    for number in range(24):
+        rng = np.random.default_rng(number)
+        rough = cv2.resize(rng.normal(0, 35, (14, 14)).astype(np.float32), (200, 200), interpolation=cv2.INTER_CUBIC)
+        waves = sum(rng.normal(0, 3 / n) * np.cos(n * angles + rng.uniform(0, 6)) for n in range(2, 6))
+        outline = np.stack([100 + (50 + waves) * np.cos(angles), 100 + (50 + waves) * np.sin(angles)], axis=1)
+        cell = cv2.fillPoly(np.zeros((200, 200), np.float32), [np.rint(outline).astype(np.int32)], 1)
+        soft = cv2.GaussianBlur(cell, (0, 0), 3)
+        gray = 235 + rng.normal(0, 1, cell.shape) - soft * (130 + rough)
+        put(tmp_path, **{f"c{number}": np.clip(gray, 0, 255).astype(np.uint8)})
+    assert found_in(tmp_path) == ()
+
+
 def test_a_scale_bar_on_every_image_makes_no_pair(fields: list[np.ndarray], tmp_path: Path) -> None:
     for field in (marked := [field.copy() for field in fields]):
         cv2.putText(field, "20 um", (200, 270), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (0, 0, 0), 2)

@@ -117,7 +117,8 @@ def _init(place: Path | None, into: Path, options: InitOptions, progress: Progre
 
 def _said_of_pairs(built: Built, folder: ImageFolders, into: Path, progress: Progress) -> list[str]:
     """A remark on fields that show the same pixels, and stand in different groups; of very many, nobody looks."""
-    fields = [image for image in built.images if image.path in set(built.fields)]
+    large = set(built.fields)
+    fields = [image for image in built.images if image.path in large]
     if not 2 <= len({image.path for image in fields}) <= _MOST_FIELDS:
         return []
     pairs = compared(fields, folder, mirrored=False, progress=progress)  # a microscope mirrors no field
