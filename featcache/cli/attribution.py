@@ -9,7 +9,7 @@ import click
 
 from featcache.cli.command import Command, option
 from featcache.cli.interrupts import TERMINAL
-from featcache.cli.options import json_option, project_option, project_or_none
+from featcache.cli.options import json_option, project_option, project_or_none, weights_option
 from featcache.cli.output import print_json, print_table, say, say_left_out
 from featcache.cli.settings import given, options
 from featcache.datasets import LeftOut
@@ -29,7 +29,7 @@ _LISTED = 40
     show_default=True,
     help="Folder to write the heatmaps to.",
 )
-@option("--weights", metavar="PATH", help="Weights of the run's network, if they are in a file.")
+@weights_option
 @options(ExtractOptions, "engine", "batch_rows", "offline", "strict")
 @project_option
 @json_option

@@ -9,7 +9,7 @@ import click
 
 from featcache.cli.command import Command, option
 from featcache.cli.interrupts import TERMINAL
-from featcache.cli.options import json_option, project_option, project_or_none
+from featcache.cli.options import json_option, project_option, project_or_none, weights_option
 from featcache.cli.output import print_json, say, shown
 from featcache.cli.push import sign_options, signing_key
 from featcache.cli.settings import given, options
@@ -28,7 +28,7 @@ from featcache.extraction import ExtractOptions
     help="File to write.",
 )
 @option("--no-images", "without_images", is_flag=True, help="Put made-up images into it, none of the project.")
-@option("--weights", metavar="PATH", help="Weights of the run's network, if they are in a file.")
+@weights_option
 @option("--again", is_flag=True, help="Replace a file that is there already.")
 @sign_options
 @options(ExtractOptions, "offline")

@@ -9,7 +9,7 @@ import click
 
 from featcache.cli.command import Command, option
 from featcache.cli.interrupts import TERMINAL
-from featcache.cli.options import json_option, project_option, project_or_none
+from featcache.cli.options import json_option, project_option, project_or_none, weights_option
 from featcache.cli.output import print_json, say, shown
 from featcache.cli.settings import given, options
 from featcache.core.files import resolved
@@ -34,7 +34,7 @@ from featcache.extraction import ExtractOptions
     default_text="the run's name with .keras, .savedmodel, .onnx or .xml",
     help="File to write; of a SavedModel the folder.",
 )
-@option("--weights", metavar="PATH", help="Weights of the run's network, if they are in a file.")
+@weights_option
 @option("--again", is_flag=True, help="Replace what is there already.")
 @options(ExtractOptions, "offline")
 @project_option

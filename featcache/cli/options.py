@@ -28,6 +28,21 @@ remote_option = option(
     metavar="NAME|URL",
     help="Use this remote, not the project: a name that 'featcache remote ls' lists, or a URL.",
 )
+weights_option = option("--weights", metavar="PATH", help="Weights of the run's network, if they are in a file.")
+confidence_option = option(
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="LEVEL",
+    help="Give a set of classes for each image that holds the true one with this probability, such as 0.9.",
+)
+false_alarms_option = option(
+    "--false-alarms",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    metavar="RATE",
+    help="Share of images like the training images that may be marked as unlike them.",
+)
 MODEL_HELP = "A backbone ('featcache models' lists them), a .keras or .h5 file, or MODULE:FUNCTION"
 
 

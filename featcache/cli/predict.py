@@ -9,7 +9,14 @@ import click
 
 from featcache.cli.command import Command, option
 from featcache.cli.interrupts import TERMINAL
-from featcache.cli.options import json_option, project_option, project_or_none
+from featcache.cli.options import (
+    confidence_option,
+    false_alarms_option,
+    json_option,
+    project_option,
+    project_or_none,
+    weights_option,
+)
 from featcache.cli.output import percent, print_json, print_table, say, say_left_out
 from featcache.cli.settings import given, options
 from featcache.datasets import LeftOut
@@ -24,7 +31,7 @@ _LISTED = 40
 @click.command("predict", cls=Command)
 @click.argument("run", metavar="RUN")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@option("--weights", metavar="PATH", help="Weights of the run's network, if they are in a file.")
+@weights_option
 @option(
     "--tta",
     type=click.IntRange(1),
@@ -33,20 +40,8 @@ _LISTED = 40
     metavar="VIEWS",
     help="Average over this many augmented views of each image (test-time augmentation).",
 )
-@option(
-    "--confidence",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    metavar="LEVEL",
-    help="Give a set of classes for each image that holds the true one with this probability, such as 0.9.",
-)
-@option(
-    "--false-alarms",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.05,
-    show_default=True,
-    metavar="RATE",
-    help="Share of images like the training images that may be marked as unlike them.",
-)
+@confidence_option
+@false_alarms_option
 @option("--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), help="CSV file to write all rows to.")
 @options(ExtractOptions, "engine", "batch_rows", "offline", "strict")
 @project_option

@@ -9,7 +9,14 @@ import click
 
 from featcache.cli.command import Command, option
 from featcache.cli.interrupts import TERMINAL
-from featcache.cli.options import json_option, project_option, project_or_none
+from featcache.cli.options import (
+    confidence_option,
+    false_alarms_option,
+    json_option,
+    project_option,
+    project_or_none,
+    weights_option,
+)
 from featcache.cli.output import print_json
 
 
@@ -17,26 +24,14 @@ from featcache.cli.output import print_json
 @click.argument("run", metavar="FILE.zip|RUN")
 @option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 answers other machines.")
 @option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 is a free one.")
-@option(
-    "--confidence",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    metavar="LEVEL",
-    help="Give a set of classes for each image that holds the true one with this probability, such as 0.9.",
-)
-@option(
-    "--false-alarms",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.05,
-    show_default=True,
-    metavar="RATE",
-    help="Share of images like the training images that may be marked as unlike them.",
-)
+@confidence_option
+@false_alarms_option
 @option("--max-mb", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True, help="Largest file, MB.")
 @option(
     "--read-s", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True, help="Seconds to send it."
 )
 @option("--waiting", type=click.IntRange(1), default=64, show_default=True, help="Images in hand at once.")
-@option("--weights", metavar="PATH", help="Weights of the run's network, if they are in a file.")
+@weights_option
 @project_option
 @json_option
 def command(run: str, folder: Path, as_json: bool, **values: Any) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.core.errors import DatasetError, ProjectError
-from featcache.core.files import write_bytes
 from featcache.core.progress import Progress
 from featcache.core.project import ImageFolders, Project, find_project, init_call
 from featcache.core.shown import shown
+from featcache.datasets._preview import write_sheet
 from featcache.datasets.candidates import LeftOut, explaining
 from featcache.datasets.current import current_dataset
 from featcache.datasets.manifest import SPLITS, Dataset, LabelledImage, check, in_order, read_dataset, write_dataset
@@ -70,7 +70,7 @@ def check_dataset(
     ----------
     project : a project, or a folder in one
     fix : join such images into one group, in dataset.csv. It stands in the split where most of its images are
-    compare : whether images are compared with each other, which takes about 20 ms an image
+    compare : whether images are compared with each other, which takes some 50 ms of a core an image
     out : PNG file to draw the pairs into; by default shared-pixels.png in the project
     progress : told how far it is
 
@@ -101,7 +101,7 @@ def check_dataset(
         return done
     drawn = Path(out) if out is not None else project.folder / PAIRS_FILE
     done = replace(done, pairs=pairs, across=on_two_sides(dataset.images, pairs), drawn=drawn)
-    _write(drawn, _sheet(pairs, dataset))
+    write_sheet(drawn, _sheet(pairs, dataset))
     return _fixed(done, project, remedy) if fix else done
 
 
@@ -183,11 +183,3 @@ def _outlined(path: Path, corners: NDArray[np.floating[Any]]) -> NDArray[np.uint
     pixels = cv2.resize(read_picture(read_bytes(path)).pixels, (_TILE_PX, _TILE_PX), interpolation=cv2.INTER_AREA)
     shown_at = np.clip(np.rint(corners * _TILE_PX), -_FAR_PX, _FAR_PX).astype(np.int32)
     return np.asarray(cv2.polylines(np.ascontiguousarray(pixels), [shown_at], True, _ORANGE, _LINE_PX))
-
-
-def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
-    _, encoded = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
-    try:
-        write_bytes(path, encoded.tobytes())
-    except OSError as error:
-        raise ProjectError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from featcache.core.errors import DatasetError, FeatcacheError, ProjectError
 from featcache.core.files import sha256_bytes, write_bytes
@@ -17,6 +18,7 @@ from featcache.images import (
     cut_and_resize,
     identity_of,
     image_id_of,
+    png_of,
     read_bytes,
     read_picture,
     render,
@@ -58,10 +60,13 @@ def preview(
             tiles.append([render(plain, view_parameters(plan, image_id, view=view)) for view in range(n_views)])
             captions.append(f"{label}   {image.path}   {image.split}")
     path = out or project.folder / SHEET_FILE
-    sheet = contact_sheet(tiles, captions)
-    _, encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    write_sheet(path, contact_sheet(tiles, captions))
+    return path
+
+
+def write_sheet(path: Path, sheet: NDArray[np.uint8]) -> None:
+    """Write a picture (h, w, 3), RGB, as PNG. Raises ProjectError where it cannot be written."""
     try:
-        write_bytes(path, encoded.tobytes())
+        write_bytes(path, png_of(sheet))
     except OSError as error:
         raise ProjectError(f"{path}: cannot be written: {error.strerror or error}") from error
-    return path

@@ -14,7 +14,6 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,7 +32,7 @@ from featcache.deployment.formats import write
 from featcache.deployment.graph import graph_of
 from featcache.doubt import DOUBT_FILE
 from featcache.heads import HEAD_FILE, ROWS_FILE, Head
-from featcache.images import Item
+from featcache.images import Item, png_of
 from featcache.prediction import (
     BUNDLE_FILE,
     EXPECTED_FILE,
@@ -261,9 +260,8 @@ def _checked(
     """The images as PNG, and what the run says of them."""
     files, rows = {}, []
     for number, (image, name, row) in enumerate(zip(pixels, names, p.tolist(), strict=True)):
-        _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         file = f"check/{number + 1}.png"
-        files[file] = data.tobytes()
+        files[file] = png_of(image)
         rows.append({"file": file, **name, "probabilities": dict(zip(classes, row, strict=True))})
     return {**files, EXPECTED_FILE: _json({"rows": rows})}
 

@@ -37,7 +37,7 @@ from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validat
 from threadpoolctl import threadpool_limits
 
 from featcache.core.errors import HeadError, nearest
-from featcache.heads.distance_head import Neighbours, on_kernel, squared_distances
+from featcache.heads.distance_head import Neighbours, decided, on_kernel, squared_distances
 from featcache.heads.head import Head
 from featcache.heads.stack import sigmoid, softmax
 
@@ -227,9 +227,7 @@ def probabilities(model: Head | DistanceModel, K: Array, *, norms: Array, train_
     if isinstance(model, Head):
         return model.probabilities_of(K)
     squares = squared_distances(K[:, model.rows], norms, norms=train_norms[model.rows]) / model.square
-    if isinstance(model.decide, Head):
-        return model.decide.probabilities_of(np.exp(-squares))
-    return model.decide.probabilities(squares)
+    return decided(model.decide, squares)
 
 
 def fit_classical(

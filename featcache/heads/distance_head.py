@@ -106,13 +106,11 @@ class DistanceHead:
 
     def _of(self, X: Array) -> Array:
         squares = squared_distances(X @ self.rows.T, row_norms(X), norms=self.norms) / self.square
-        if isinstance(self.decide, Head):
-            return self.decide.probabilities_of(np.exp(-squares))
 
         def exact(near: NDArray[np.intp]) -> Array:
             return np.stack([row_norms(self.rows[some] - x) for some, x in zip(near, X, strict=True)]) / self.square
 
-        return self.decide.probabilities(squares, exact)
+        return decided(self.decide, squares, exact=exact)
 
     def save(self, folder: Path) -> None:
         """Write head.npz into `folder`; rows.npy lies there already, see `write_rows`."""
@@ -123,6 +121,15 @@ class DistanceHead:
         else:
             arrays |= {"kind": np.array("neighbours"), "labels": self.decide.labels, "k": np.array(self.decide.k)}
         write_npz(folder / HEAD_FILE, arrays)
+
+
+def decided(
+    decide: Neighbours | Head, squares: Array, *, exact: Callable[[NDArray[np.intp]], Array] | None = None
+) -> Array:
+    """Class probabilities from squared distances (n, n_rows); `exact` as of `Neighbours.probabilities`."""
+    if isinstance(decide, Head):
+        return decide.probabilities_of(np.exp(-squares))
+    return decide.probabilities(squares, exact)
 
 
 TrainedHead = Head | DistanceHead

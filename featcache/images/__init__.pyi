@@ -25,6 +25,7 @@ from .views import (
     ViewParameters as ViewParameters,
     contact_sheet as contact_sheet,
     cut_and_resize as cut_and_resize,
+    png_of as png_of,
     render as render,
     view_parameters as view_parameters,
 )

@@ -196,6 +196,12 @@ def _hue(degrees: float) -> NDArray[np.float64]:
     return np.asarray(np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross)
 
 
+def png_of(pixels: Pixels) -> bytes:
+    """An image (h, w, 3), uint8, RGB, as a PNG file."""
+    _, data = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+    return data.tobytes()
+
+
 def contact_sheet(tiles: Sequence[Sequence[Pixels]], captions: Sequence[str], *, tile_px: int = 128) -> Pixels:
     """Views side by side, one image a line, its caption above: ndarray (height, width, 3), uint8, RGB.
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from featcache.core.project import Project
 from featcache.core.shown import shown
 from featcache.extraction import stream
 from featcache.heads import Attributed, TrainedHead, attribute, is_exact, refuse_other_space
-from featcache.images import Item
+from featcache.images import Item, png_of
 from featcache.prediction.bundle import Bundle
 from featcache.prediction.opening import (
     as_cache,
@@ -80,11 +79,10 @@ class Attribution:
         files = []
         for number, (path, label) in enumerate(zip(self.paths, self.labels, strict=True)):
             name = re.sub(r"[^\w.-]+", "_", f"{number + 1:04d}-{Path(path).stem:.80}-{label:.40}")
-            _, data = cv2.imencode(".png", cv2.cvtColor(self.heatmap(number), cv2.COLOR_RGB2BGR))
             file = Path(folder) / f"{name}.png"
             try:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                write_bytes(file, data.tobytes())
+                write_bytes(file, png_of(self.heatmap(number)))
             except OSError as error:
                 raise RunError(f"{file}: cannot be written: {error.strerror or error}") from error
             files.append(file)

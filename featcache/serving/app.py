@@ -14,7 +14,6 @@ from functools import partial
 from importlib import resources
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -30,7 +29,7 @@ from starlette.routing import Route
 from featcache.core.errors import DatasetError, FeatcacheError
 from featcache.core.machine import usable_cores
 from featcache.heads import Head, attribute
-from featcache.images import Item, read_picture
+from featcache.images import Item, png_of, read_picture
 from featcache.prediction import Predictor, said
 from featcache.reporting import heatmap
 from featcache.serving.batching import Batcher
@@ -253,9 +252,8 @@ class _Service:
         if not isinstance(head, Head) or len(head.row_shape) != 3:
             return None, False
         found = attribute(head, self._predictor.rounded(features), name=self._predictor.name)
-        drawn = heatmap(picture, found.places[0])
-        _, png = cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
-        return f"data:image/png;base64,{base64.b64encode(png.tobytes()).decode()}", not self._predictor.is_whole
+        png = base64.b64encode(png_of(heatmap(picture, found.places[0]))).decode()
+        return f"data:image/png;base64,{png}", not self._predictor.is_whole
 
 
 async def _refused(_: Request, error: Exception) -> Response:

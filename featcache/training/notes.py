@@ -66,8 +66,6 @@ def annotate(
             notes[name] = Note(tags, before.text if text is None else text)
             write_json(path, {run: asdict(note) for run, note in sorted(notes.items()) if note != NO_NOTE})
     except OSError as error:
-        if isinstance(error, RunError):
-            raise
         raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
     return notes[name]
 
