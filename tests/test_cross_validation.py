@@ -171,6 +171,8 @@ def test_heads_are_those_of_one_by_one_trainings(cache: Cache, changes: dict[str
         state = train_head(alone, config, solver="gram").state
         assert isinstance(state, gram.State)
         X = cache.features[:].reshape(len(cache.features), -1).astype("float64")
+        if config.scale == "centred":
+            X -= X[alone.numbers("train")].mean(axis=0)
         scale = SharedInputs(alone).scale(config)
         W0 = random.initial_weights(config, X.shape[1], n_classes=len(cache.classes))[0][0]
         W = X[alone.numbers("train")].T @ state.A / scale + W0 * state.s

@@ -301,7 +301,7 @@ def test_the_best_epoch_is_kept_and_ends_the_training() -> None:
     X, y = rows_of(60)
     generator = np.random.default_rng(5)
     X_val, y_val = X[:30] + generator.standard_normal((30, 12)), y[:30]
-    hot = {"hidden": (8,), "lr": 0.05, "monitor": "val_loss"}
+    hot = {"hidden": (8,), "lr": 0.02, "monitor": "val_loss"}
     fitted = HeadClassifier(**hot, epochs=200, patience=4, restore_best=True).fit(X, y, X_val=X_val, y_val=y_val)
     losses = fitted.history_.val_loss
     assert fitted.best_epoch_ == losses.idxmin() + 1 < 196

@@ -82,7 +82,7 @@ def test_every_head_uses_the_same(cache: Cache, computed: list[tuple[int, int]])
     material = SharedInputs(cache)
     for seed in range(3):
         train_head(cache, replace(CONFIG, seed=seed), solver="gram", material=material)
-        train_head(open_cache(cache.folder), replace(CONFIG, hidden=(4,), lr=0.01 + seed), solver="gram")
+        train_head(open_cache(cache.folder), replace(CONFIG, hidden=(4,), lr=0.01 * (1 + seed)), solver="gram")
     assert computed == [(n, n), (m, n)]
     assert files(cache) == [".json", ".json", ".npy", ".npy"]
 

@@ -333,7 +333,7 @@ def test_a_shorter_training_does_not_begin_with_a_longer_one(cache: Cache, resul
 
 def test_a_look_at_validation_that_a_longer_training_would_not_take(cache: Cache, results: Path, whole: Whole) -> None:
     """Every training looks at its last epoch; the 12th of 20 is none that --val-every 5 looks at."""
-    short = replace(PLAIN, val_every=5, restore_best=True, lr=0.05)
+    short = replace(PLAIN, val_every=5, restore_best=True, lr=0.05, scale="norm")
     expected = whole(replace(short, epochs=20))
     fit_head(cache, results / "grown", config=short, solver="gram")
     done = fit_head(cache, results / "grown", config=replace(short, epochs=20), solver="gram")
@@ -342,7 +342,7 @@ def test_a_look_at_validation_that_a_longer_training_would_not_take(cache: Cache
 
 
 def test_patience_that_would_have_ended_a_training_sooner(cache: Cache, results: Path, whole: Whole) -> None:
-    endless = replace(PLAIN, lr=0.2, epochs=40)
+    endless = replace(PLAIN, lr=0.2, scale="norm", epochs=40)
     patient = replace(endless, patience=2, epochs=60)
     expected = whole(patient)
     assert len(expected["history.csv"]) - 1 < 40
@@ -395,7 +395,7 @@ def test_primal_trainings_grow_too(cache: Cache, results: Path, whole: Whole) ->
 
 def test_patience_goes_on_counting(cache: Cache, results: Path, whole: Whole) -> None:
     for solver in ("gram", "primal"):
-        patient = replace(PLAIN, lr=0.2, epochs=40, patience=3, restore_best=True)
+        patient = replace(PLAIN, lr=0.2, scale="norm", epochs=40, patience=3, restore_best=True)
         expected = whole(patient, solver)
         ended = len(expected["history.csv"]) - 1
         assert 4 < ended < 40

@@ -113,13 +113,16 @@ def test_the_measures_of_the_last_epoch_are_those_of_the_head(cache: Cache) -> N
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
 
 
-def test_scale_auto_makes_the_size_of_features_matter_not(cache: Cache, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scale", ["centred", "norm"])
+def test_the_size_of_scaled_features_matters_not(cache: Cache, tmp_path: Path, scale: Any) -> None:
     X = np.asarray(cache.features)
-    trained = train_head(cache, CONFIG, solver="gram")
+    config = replace(CONFIG, scale=scale)
+    trained = train_head(cache, config, solver="gram")
     train = cache.numbers("train")
-    norms = (X[train].reshape(len(train), -1).astype("float64") ** 2).sum(axis=1).mean()
+    rows = X[train].reshape(len(train), -1).astype("float64")
+    norms = ((rows - rows.mean(axis=0) * (scale == "centred")) ** 2).sum(axis=1).mean()
     assert norms * trained.head.scale**2 == pytest.approx(random.SCALED_SQUARED_NORM, rel=1e-6)
-    other = train_head(make_cache(tmp_path, IMAGES, X * np.float32(7)), CONFIG, solver="gram")
+    other = train_head(make_cache(tmp_path, IMAGES, X * np.float32(7)), config, solver="gram")
     assert other.head.scale == pytest.approx(trained.head.scale / 7, rel=1e-6)
     courses = [[(e.loss, e.val_loss) for e in t.history] for t in (trained, other)]
     np.testing.assert_allclose(courses[0], courses[1], rtol=1e-4)
@@ -137,7 +140,7 @@ def test_class_weights_are_those_of_scikit_learn() -> None:
     np.testing.assert_array_equal(row_weights(y, HeadConfig(class_weights="none")), np.ones(100))
 
 
-@pytest.mark.parametrize("scale", ["auto", "none"])
+@pytest.mark.parametrize("scale", ["centred", "norm", "none"])
 def test_a_learning_rate_far_too_high_is_an_error_with_advice(cache: Cache, scale: Any) -> None:
     for hidden in ((8,), (8, 4)):  # a softmax layer alone is a perceptron, and separates these at any rate
         config = HeadConfig(hidden, 0.5, lr=1e6, scale=scale)
@@ -177,8 +180,32 @@ def test_a_batch_of_more_rows_than_there_are_is_an_error(cache: Cache) -> None:
 def test_features_that_are_all_zero_are_an_error(tmp_path: Path) -> None:
     lines = [(label, split) for split in ("train", "val", "test") for label in "ab"] * 4
     cache = cache_of(tmp_path, lines, np.zeros((24, 6), "float32"))
-    with pytest.raises(HeadError, match="zero"):
+    with pytest.raises(HeadError, match="all training rows have the same features"):
         train_head(cache, replace(CONFIG, batch=4))
+    with pytest.raises(HeadError, match="zero"):
+        train_head(cache, replace(CONFIG, batch=4, scale="norm"))
+
+
+def test_features_that_are_all_the_same_are_an_error(tmp_path: Path) -> None:
+    lines = [(label, split) for split in ("train", "val", "test") for label in "ab"] * 4
+    cache = cache_of(tmp_path, lines, np.full((24, 6), 0.1, "float32"))
+    with pytest.raises(HeadError, match="all training rows have the same features"):
+        train_head(cache, replace(CONFIG, batch=4))
+
+
+@pytest.mark.parametrize("solver", ["gram", "primal"])
+def test_a_mean_that_is_added_to_all_features_changes_nothing(cache: Cache, tmp_path: Path, solver: Any) -> None:
+    X = np.asarray(cache.features)
+    config = replace(CONFIG, dtype="float64", dropout=0.0)
+    moved = make_cache(tmp_path, IMAGES, X + 2 * X.std(axis=0))
+    found = [train_head(one, config, solver=solver) for one in (cache, moved)]
+    np.testing.assert_allclose(*([e.val_loss for e in one.history] for one in found), rtol=1e-4)
+    one, other = (trained.head.probabilities(c) for trained, c in zip(found, (cache, moved), strict=True))
+    np.testing.assert_allclose(one, other, atol=1e-4)
+    last = found[0].history[-1]
+    val = cache.numbers("val")
+    loss = -np.log(one[val, cache.labels("val")]).mean()
+    assert loss == pytest.approx(last.val_loss, rel=1e-4)  # the head, on features as they are
 
 
 def test_presets() -> None:

@@ -15,6 +15,7 @@ Activation = Literal["relu", "elu", "tanh", "sigmoid", "linear"]
 Output = Literal["softmax", "sigmoid"]
 Schedule = Literal["inverse-time", "constant", "cosine", "step"]
 Optimizer = Literal["sgd", "adam", "adamw", "rmsprop"]
+Scale = Literal["centred", "norm", "none"]
 Monitor = Literal["val_loss", "val_accuracy", "loss", "accuracy"]
 
 
@@ -29,9 +30,10 @@ class HeadConfig:
     step_epochs epochs. Momentum is that of Keras: v <- momentum v - lr g, then w <- w + v, or with nesterov
     w + momentum v - lr g.
 
-    scale="auto" multiplies all features by one number, so that their mean squared norm over the training rows is
-    25,600, and draws the first layer for such inputs: one learning rate then suits every backbone. scale="none" leaves
-    the features unchanged, with Glorot-uniform weights, as in the study.
+    scale="centred" subtracts the mean of the training rows and multiplies all features by one number, so that their
+    mean squared norm over the training rows is 25,600, and draws the first layer for such inputs: one learning rate
+    then suits every backbone. scale="norm" does so without subtracting the mean. scale="none" leaves the features
+    unchanged, with Glorot-uniform weights, as in the study.
 
     class_weights="balanced" multiplies each row's loss by n_rows / (n_classes * n_rows_of_its_class), as in
     scikit-learn.
@@ -59,7 +61,9 @@ class HeadConfig:
     label_smoothing: float = setting(0.0, "Part of each target that is spread over all classes.", ge=0, lt=1)
     batch: int = setting(16, "Batch size: rows per update.", ge=1)
     epochs: int = setting(100, "Passes over the training rows.", ge=1)
-    scale: Literal["auto", "none"] = setting("auto", "Scale all features to one mean norm (auto), or not at all.")
+    scale: Scale = setting(
+        "centred", "Subtract the mean and scale all features to one mean norm (centred), only scale (norm), or neither."
+    )
     class_weights: Literal["balanced", "none"] = setting("balanced", "How classes are weighted in the loss.")
     monitor: Monitor = setting("val_loss", "Measure that decides which epoch is best.")
     patience: int = setting(0, "Stop early after this many epochs without improvement (0 = off).", ge=0)
@@ -108,6 +112,8 @@ class HeadConfig:
         if not isinstance(values, Mapping):
             raise TypeError(f"expected the fields of a head, found {values!r:.80}")
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        if fields.get("scale") == "auto":  # what earlier versions called it
+            fields["scale"] = "norm"
         return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:

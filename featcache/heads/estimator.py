@@ -25,7 +25,7 @@ from sklearn.utils.validation import (
 from featcache.core import machine
 from featcache.core.errors import HeadError
 from featcache.heads import gram, initializers as random
-from featcache.heads.config import Activation, HeadConfig, Monitor, Schedule
+from featcache.heads.config import Activation, HeadConfig, Monitor, Scale, Schedule
 from featcache.heads.stack import Stack, forward, sigmoid, softmax
 from featcache.training import Course
 
@@ -65,7 +65,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     label_smoothing : float, part of each target that is spread evenly over the classes
     batch : int, rows an update; all rows where there are fewer
     epochs : int
-    scale : "auto" multiplies the features by one number so that one learning rate suits all; "none" does not
+    scale : "centred" subtracts the mean of the training rows and multiplies the features by one number, so that one
+        learning rate suits all; "norm" only multiplies, "none" does neither
     class_weight : "balanced", dict {class: weight} or None. Only the ratios of weights matter, here and in
         `sample_weight`: they are divided by their mean. Not used where rows have several labels
     monitor, patience, restore_best, val_every : when the training ends early and which epoch's weights are kept;
@@ -103,7 +104,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         label_smoothing: float = 0.0,
         batch: int = 16,
         epochs: int = 100,
-        scale: str = "auto",
+        scale: Scale = "centred",
         class_weight: str | dict[Any, float] | None = "balanced",
         monitor: Monitor = "val_loss",
         patience: int = 0,
@@ -161,11 +162,13 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise HeadError(f"monitor {self.monitor!r}: expected X_val and y_val in fit, or monitor 'loss'")
         _refuse_too_many(len(X), len(X_held), config)
 
-        self.scale_ = _scale(X, weights) if self.scale == "auto" else 1.0
+        K = X @ X.T
+        mean_of = (weights / weights.sum()).astype(X.dtype) if self.scale == "centred" else None
+        self.scale_ = 1.0 if self.scale == "none" else _scale(K, weights, mean_of)
         scale = X.dtype.type(self.scale_)
         (W0, b0), *rest = random.initial_weights(config, X.shape[1], n_classes=len(self.classes_))
         problem = gram.GramProblem(
-            K=X @ X.T,
+            K=K,
             P0=X @ W0 * scale,
             y=numbers,
             weights=self._row_weights(numbers, weights).astype(config.dtype),
@@ -173,10 +176,11 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             P0_val=X_held @ W0 * scale,
             y_val=y_held,
             factor=self.scale_**2,
+            mean_of=mean_of,
         )
         course: Course[gram.State] = Course(config)
         last = gram.train(problem, gram.start(problem, Stack(b0, rest, config)), course=course)
-        state = course.chosen(last)
+        state = gram.on_features(problem, course.chosen(last))
         moved = X.T @ state.A
         moved += W0 * (X.dtype.type(state.s) * scale)
         layers = [(moved, state.stack.bias), *state.stack.layers]
@@ -319,10 +323,18 @@ def _weighed(X: Array, y: NDArray[Any], sample_weight: ArrayLike | None) -> tupl
     return (X, y, weights) if kept.all() else (X[kept], y[kept], weights[kept])
 
 
-def _scale(X: Array, weights: Array) -> float:
-    """What gives the rows of X the mean squared norm of `random.SCALED_SQUARED_NORM`; 1 where all are zero."""
-    mean = float(np.average(np.einsum("nd,nd->n", X, X), weights=weights))
-    return random.scale_of(mean) if mean else 1.0
+def _scale(K: Array, weights: Array, mean_of: Array | None) -> float:
+    """What gives rows with the Gram matrix K the mean squared norm of `random.SCALED_SQUARED_NORM`, after their mean
+    by `mean_of` is subtracted; 1 where all are zero, or alike."""
+    norm = float(np.average(np.diagonal(K), weights=weights))
+    if not norm:
+        return 1.0
+    if mean_of is None:
+        return random.scale_of(norm)
+    try:
+        return random.scale_of(random.centred_squared_norm(norm, float(mean_of @ K @ mean_of)))
+    except HeadError:
+        return 1.0
 
 
 def _refuse_too_many(n_rows: int, n_val: int, config: HeadConfig) -> None:

@@ -104,8 +104,11 @@ class AllRows:
 class Dense:
     """Dense heads, trained in Gram space.
 
+    Where a head ends by validation, an inner fold of the training images tells its best epoch; a second training on
+    all of them ends there.
+
     points : settings to choose from by inner folds; none: `config` as it is
-    inner_folds : how many of them; they hold out the validation images of a training as well
+    inner_folds : how many of them; one of them tells the best epoch
     """
 
     config: HeadConfig
@@ -145,8 +148,7 @@ class Dense:
         if self.points:
             point = self._chosen(inputs, fold.train, stopped=stopped, done=done)
         config = replace(self.config, **point)
-        parts = self._held_out(inputs, config, fold.train)
-        probabilities, epochs = self._trained(inputs, config, parts=parts, judged=fold.judged, stopped=stopped)
+        probabilities, epochs = self._trained(inputs, config, train=fold.train, judged=fold.judged, stopped=stopped)
         done()
         return probabilities, {"trained_epochs": epochs, **point}
 
@@ -159,10 +161,9 @@ class Dense:
         for point in self.points:
             config, found = replace(self.config, **point), np.zeros((len(train), len(inputs.cache.classes)))
             for fold in inner:
-                parts = self._held_out(inputs, config, train[fold.train])
                 try:
                     found[fold.judged], _ = self._trained(
-                        inputs, config, parts=parts, judged=train[fold.judged], stopped=stopped
+                        inputs, config, train=train[fold.train], judged=train[fold.judged], stopped=stopped
                     )
                 except HeadError:  # it diverges
                     found[fold.judged] = np.nan
@@ -175,33 +176,31 @@ class Dense:
     def _inner_folds(self, inputs: AllRows, images: Numbers) -> list[Fold]:
         return stratified(inputs.labelled[images], self.inner_folds, seed=self.config.seed, setting="inner_folds")
 
-    def _held_out(self, inputs: AllRows, config: HeadConfig, images: Numbers) -> tuple[Numbers, Numbers]:
-        """The images that are trained on, and those that tell the best epoch; none where nobody asks for it."""
-        if not (config.monitor.startswith("val") and (config.patience or config.restore_best)):
-            return images, images[:0]
-        inner = self._inner_folds(inputs, images)[0]
-        return images[inner.train], images[inner.judged]
-
     def _trained(
-        self,
-        inputs: AllRows,
-        config: HeadConfig,
-        *,
-        parts: tuple[Numbers, Numbers],
-        judged: Numbers,
-        stopped: Callable[[], bool],
+        self, inputs: AllRows, config: HeadConfig, *, train: Numbers, judged: Numbers, stopped: Callable[[], bool]
     ) -> tuple[Array, int]:
-        """Probabilities of images by a head that was trained on others, and how many epochs that took.
+        """Probabilities of images by a head that was trained on others, and how many epochs that took."""
+        rules = config
+        if config.monitor.startswith("val") and (config.patience or config.restore_best):
+            epochs = self._best_epoch(inputs, config, train, stopped)
+            rules = replace(config, epochs=epochs, patience=0, restore_best=False)
+        rows = inputs.rows_of(train)
+        problem, stack = _problem(inputs, config, train=rows, val=rows[:0])
+        course: Course[gram.State] = Course(rules, stopped=stopped)
+        last = gram.train(problem, gram.start(problem, stack), course=course)
+        of = inputs.judged_rows_of(judged)
+        state = gram.on_features(problem, course.chosen(last))
+        found = _judged(inputs, config, state, train=rows, rows=of, factor=problem.factor)
+        return inputs.averaged(found, of, images=judged), len(last.history)
 
-        parts : images that are trained on, and those that tell the best epoch
-        """
-        train, val = inputs.rows_of(parts[0]), inputs.judged_rows_of(parts[1])
+    def _best_epoch(self, inputs: AllRows, config: HeadConfig, images: Numbers, stopped: Callable[[], bool]) -> int:
+        """The epoch that an inner fold likes best, of a training on the others."""
+        inner = self._inner_folds(inputs, images)[0]
+        train, val = inputs.rows_of(images[inner.train]), inputs.judged_rows_of(images[inner.judged])
         problem, stack = _problem(inputs, config, train=train, val=val)
         course: Course[gram.State] = Course(config, stopped=stopped)
-        last = gram.train(problem, gram.start(problem, stack), course=course)
-        rows = inputs.judged_rows_of(judged)
-        found = _judged(inputs, config, course.chosen(last), train=train, rows=rows)
-        return inputs.averaged(found, rows, images=judged), len(last.history)
+        gram.train(problem, gram.start(problem, stack), course=course)
+        return course.best_epoch
 
 
 @dataclass(frozen=True)
@@ -238,9 +237,16 @@ class Classical:
 def _problem(inputs: AllRows, config: HeadConfig, *, train: Numbers, val: Numbers) -> tuple[gram.GramProblem, Stack]:
     """The training of a head on some rows: parts of what is known of all rows."""
     K, (P0, layers) = inputs.kernel(config.dtype), inputs.first(config)
-    scale = _scale(inputs, config, train)
+    of_train = K[np.ix_(train, train)]
+    scale = 1.0
+    if config.scale != "none":
+        norm = float(inputs.norms[train].mean())
+        is_centred = config.scale == "centred"
+        scale = random.scale_of(
+            random.centred_squared_norm(norm, float(of_train.mean(dtype=np.float64))) if is_centred else norm
+        )
     problem = gram.GramProblem(
-        K=K[np.ix_(train, train)],
+        K=of_train,
         P0=P0[train] * P0.dtype.type(scale),
         y=inputs.y[train],
         weights=row_weights(inputs.y[train], config),
@@ -248,22 +254,24 @@ def _problem(inputs: AllRows, config: HeadConfig, *, train: Numbers, val: Number
         P0_val=P0[val] * P0.dtype.type(scale),
         y_val=inputs.y[val],
         factor=scale**2,
+        mean_of=np.full(len(train), 1 / len(train), K.dtype) if config.scale == "centred" else None,
     )
     (_, b0), *rest = layers
     return problem, Stack(b0.copy(), [(W.copy(), b.copy()) for W, b in rest], config)
 
 
-def _judged(inputs: AllRows, config: HeadConfig, state: gram.State, *, train: Numbers, rows: Numbers) -> Array:
-    """Probabilities (n, classes) of some rows, by a head that was trained on others."""
+def _judged(
+    inputs: AllRows, config: HeadConfig, state: gram.State, *, train: Numbers, rows: Numbers, factor: float
+) -> Array:
+    """Probabilities (n, classes) of some rows, by a head that was trained on others.
+
+    factor : of the problem that it was trained on
+    """
     P0, _ = inputs.first(config)
     Z = inputs.kernel(config.dtype)[np.ix_(rows, train)] @ state.A
-    Z += P0[rows] * P0.dtype.type(_scale(inputs, config, train) * state.s)
+    Z += P0[rows] * P0.dtype.type(np.sqrt(factor) * state.s)
     logits = state.stack.forward(Z)
     return sigmoid(logits) if config.output == "sigmoid" else softmax(logits)
-
-
-def _scale(inputs: AllRows, config: HeadConfig, train: Numbers) -> float:
-    return 1.0 if config.scale == "none" else random.scale_of(float(inputs.norms[train].mean()))
 
 
 def _merit(probabilities: Array, y: NDArray[np.int64], monitor: str) -> float:

@@ -21,6 +21,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ class GramProblem:
     weights : (N,), of each row's loss
     K_val, P0_val, y_val : (M, N), (M, H), (M,) or (M, classes); M may be 0
     factor : what K and K_val are to be multiplied by: where features are scaled, its square. K itself is only read
+    mean_of : (N,), of sum 1: the training rows' mean by these weights is subtracted from all rows; None subtracts none
     """
 
     K: Array
@@ -58,6 +60,16 @@ class GramProblem:
     P0_val: Array
     y_val: NDArray[np.int64]
     factor: float = 1.0
+    mean_of: Array | None = None
+
+    @cached_property
+    def with_mean(self) -> Array:
+        """(N,), inner products of the training rows with the mean that is subtracted."""
+        return np.zeros(len(self.K), self.K.dtype) if self.mean_of is None else self.K @ self.mean_of
+
+    def centred(self, M: Array) -> Array:
+        """What K is to be multiplied by for the products with centred rows: X_c^T M = X^T (this); M (N, H)."""
+        return M if self.mean_of is None else M - np.outer(self.mean_of, M.sum(axis=0))
 
 
 @dataclass
@@ -87,6 +99,16 @@ def start(problem: GramProblem, stack: Stack) -> State:
     """The state before the first epoch."""
     A = np.zeros_like(problem.P0)
     return State(A, np.zeros_like(A) if stack.config.momentum else A[:0], stack)
+
+
+def on_features(problem: GramProblem, state: State) -> State:
+    """The same head on rows as they are: where the mean was subtracted, that becomes a part of A and of the bias."""
+    if problem.mean_of is None:
+        return state
+    moved = state.copy()
+    moved.A = problem.centred(state.A)
+    moved.stack.bias -= problem.with_mean @ moved.A + problem.mean_of @ problem.P0 * state.s
+    return moved
 
 
 def train(problem: GramProblem, state: State, *, course: Course[State] | None = None) -> State:
@@ -133,6 +155,12 @@ class _Training:
         rows = min(self.block_rows, len(problem.K))
         self.kept = problem.K.dtype.type(1 / (1 - self.config.dropout))
         self.sizes = np.array([len(state.stack.bias), *(len(b) for _, b in state.stack.layers)])
+        self.P0, self.P0_val = problem.P0, problem.P0_val
+        self.square_of_mean: Any = problem.K.dtype.type(0)
+        if problem.mean_of is not None:
+            self.square_of_mean = problem.with_mean @ problem.mean_of
+            mean = problem.mean_of @ problem.P0
+            self.P0, self.P0_val = problem.P0 - mean, problem.P0_val - mean
         self.decay = flat(state.stack.decays(), problem.K.dtype)
         self.buffers = [np.empty((rows, len(problem.K)), problem.K.dtype) for _ in range(2)]
         self.cores = os.cpu_count() or 1
@@ -195,7 +223,7 @@ class _Training:
         S = order[places]
         K_S = self.buffers[start // self.block_rows % 2][: len(S)]
         K_SS = np.empty((len(S), len(S)), K_S.dtype)
-        gather(problem.K, S, K_S, K_SS)
+        gather(problem.K, S, problem.with_mean, self.square_of_mean, K_S, K_SS)
         sizes = np.minimum(batch, len(order) - np.arange(places.start, places.stop) // batch * batch)
         keep = np.empty((len(S), 0), np.bool_)
         if self.config.dropout and len(self.sizes) > 1:
@@ -217,7 +245,7 @@ class _Training:
             S=S,
             K_S=K_S,
             K_SS=K_SS,
-            P0=problem.P0[S],
+            P0=self.P0[S],
             targets=self.targets[S],
             weights=weights,
             keep=keep,
@@ -243,9 +271,11 @@ class _Training:
         return np.asarray(logits)
 
     def _product(self, K: Array, M: Array) -> Array:
-        """K M, some rows a thread."""
-        result = np.empty((len(K), M.shape[1]), M.dtype)
+        """Products K (n, N) of rows with the training rows, centred where the problem says so, times M (N, H)."""
+        result, M = np.empty((len(K), M.shape[1]), M.dtype), self.problem.centred(M)
         self._in_threads(lambda part: np.dot(K[part], M, result[part]), len(K))
+        if self.problem.mean_of is not None:
+            result -= self.problem.with_mean @ M
         return result
 
     def _in_threads(self, function: Callable[[slice], object], n_rows: int) -> None:
@@ -263,7 +293,7 @@ class _Training:
         if not len(problem.K_val):
             return float("nan"), float("nan")
         Z = self._product(problem.K_val, state.A)
-        Z += problem.P0_val * Z.dtype.type(state.s)
+        Z += self.P0_val * Z.dtype.type(state.s)
         logits = state.stack.forward(Z)
         loss = losses(logits, self.targets_val, output=self.config.output).mean(dtype=np.float64)
         return float(loss), accuracy_of(logits, problem.y_val)

@@ -13,9 +13,10 @@ from featcache.heads.config import HeadConfig
 from featcache.heads.steps import draw_mask
 
 SCALED_SQUARED_NORM = 25_600.0
-"""Mean squared norm of a training row after `scale="auto"`."""
+"""Mean squared norm of a training row after `scale="centred"` or "norm"."""
 
 _DRAWN_ROWS = 8192
+_ROUNDING = 1e-6
 _ORDER, _DROPOUT, _WEIGHTS = range(3)
 
 Array = NDArray[np.floating[Any]]
@@ -28,13 +29,24 @@ def _generator(seed: int, purpose: int, *counter: int) -> np.random.Generator:
 
 
 def scale_of(mean_squared_norm: float) -> float:
-    """What `scale="auto"` multiplies features by, given their mean squared norm over the training rows.
+    """What features are multiplied by, given their mean squared norm over the training rows.
 
     Rounded to float32, so that every solver has the same.
     """
     if not mean_squared_norm:
         raise HeadError("all features of the training rows are zero")
     return float(np.float32(np.sqrt(SCALED_SQUARED_NORM / mean_squared_norm)))
+
+
+def centred_squared_norm(mean_squared_norm: float, norm_of_mean: float) -> float:
+    """Mean squared norm of rows whose mean is subtracted, from that of the rows as they are and |mean|^2.
+
+    Raises HeadError where nothing is left but rounding: rows that are all alike.
+    """
+    left = mean_squared_norm - norm_of_mean
+    if left <= _ROUNDING * mean_squared_norm:
+        raise HeadError("all training rows have the same features: nothing can be learned from them")
+    return left
 
 
 def order(seed: int, epoch: int, n_rows: int) -> NDArray[np.int64]:
@@ -59,7 +71,7 @@ def keep_mask(
 def initial_weights(config: HeadConfig, n_inputs: int, *, n_classes: int) -> list[tuple[Array, Array]]:
     """Weights (n_in, n_out) and biases (n_out,) of every layer before training, in config.dtype.
 
-    Glorot-uniform weights, zero biases (Glorot & Bengio 2010; Keras' default). With scale="auto" the first
+    Glorot-uniform weights, zero biases (Glorot & Bengio 2010; Keras' default). Unless scale="none" the first
     hidden layer is drawn for inputs of mean squared norm 25,600: normal of variance 2 / 25,600 (He et al. 2015,
     with the number of inputs replaced by what their squares add up to).
     """
@@ -72,7 +84,7 @@ def initial_weights(config: HeadConfig, n_inputs: int, *, n_classes: int) -> lis
             0, n_in, _DRAWN_ROWS
         ):  # a part at a time: drawn in float64, they would take twice the memory
             shape = W[start : start + _DRAWN_ROWS].shape
-            if layer == 0 and config.scale == "auto" and config.hidden:
+            if layer == 0 and config.scale != "none" and config.hidden:
                 W[start : start + _DRAWN_ROWS] = generator.standard_normal(shape) * np.sqrt(2 / SCALED_SQUARED_NORM)
             else:
                 bound = np.sqrt(6 / (n_in + n_out))

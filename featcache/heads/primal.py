@@ -41,7 +41,9 @@ class State:
 
 
 @contextmanager
-def opened(source: Source, layers: Layers, *, scale: float, config: HeadConfig) -> Iterator[Training]:
+def opened(
+    source: Source, layers: Layers, *, scale: float, config: HeadConfig, mean: NDArray[np.float64] | None = None
+) -> Iterator[Training]:
     """A training from the weights `layers` on the batches of a source.
 
     Dropout masks are Keras' own: where the order is that of Gram space the course of SGD without dropout is too, and
@@ -49,9 +51,10 @@ def opened(source: Source, layers: Layers, *, scale: float, config: HeadConfig) 
 
     layers : weights (n_in, n_out) and biases (n_out,), in config.dtype; they are not changed
     scale : what the features are multiplied by
+    mean : (D,), what is subtracted from them before
     """
     with _arithmetic_in(config.dtype):
-        yield Training(source, layers, scale=scale, config=config)
+        yield Training(source, layers, scale=scale, mean=mean, config=config)
 
 
 @contextmanager
@@ -73,15 +76,18 @@ class Training:
 
     history: list[Epoch]
 
-    def __init__(self, source: Source, layers: Layers, *, scale: float, config: HeadConfig) -> None:
+    def __init__(
+        self, source: Source, layers: Layers, *, scale: float, mean: NDArray[np.float64] | None, config: HeadConfig
+    ) -> None:
         self.source, self.scale, self.config = source, scale, config
+        self.offset = np.zeros(source.width) if mean is None else -scale * mean
         n_classes = len(layers[-1][1])
         self.targets = targets_of(source.y, n_classes, config=config)
         self.targets_val = targets_of(source.y_val, n_classes, config=config)
         self.updates = -(-len(source.y) // config.batch)
         keras = import_keras()
         self.rates = keras.Variable(np.zeros(self.updates), dtype=config.dtype, trainable=False)
-        self.model = _build(keras, source, layers, scale, config)
+        self.model = _build(keras, source, layers, (scale, self.offset), config)
         self.model.compile(_optimizer(keras, self.rates, config), jit_compile=_worth_compiling(layers, config))
         self.model.optimizer.build(self.model.trainable_variables)
         self.step = _step(keras, self.model)
@@ -149,6 +155,7 @@ class Training:
         if not len(source.y_val):
             return float("nan"), float("nan")
         (W, b), *rest = self.layers()
+        b = b + (self.offset @ W).astype(b.dtype)
         logits = np.empty_like(self.targets_val)
         with np.errstate(all="ignore"):  # what diverges is refused, in words
             for place, X in source.val_blocks():
@@ -159,8 +166,13 @@ class Training:
         return float(loss), accuracy_of(logits, source.y_val)
 
 
-def _build(keras: Any, source: Source, layers: Layers, scale: float, config: HeadConfig) -> Any:
-    """The head as a Keras model, which gives logits and keeps count of the loss without penalties."""
+def _build(
+    keras: Any, source: Source, layers: Layers, scaling: tuple[float, NDArray[np.float64]], config: HeadConfig
+) -> Any:
+    """The head as a Keras model, which gives logits and keeps count of the loss without penalties.
+
+    scaling : what features are multiplied by, and what is then added to them, (D,)
+    """
     dtype, ops = config.dtype, keras.ops
     kind = "BinaryCrossentropy" if config.output == "sigmoid" else "CategoricalCrossentropy"
     loss_of_rows = getattr(keras.losses, kind)(from_logits=True, reduction=None, dtype=dtype)
@@ -183,7 +195,7 @@ def _build(keras: Any, source: Source, layers: Layers, scale: float, config: Hea
             return ops.mean(rows) + sum(self.losses)
 
     # Zeros at first: other initializers would draw from Python's global generator.
-    model = Model([keras.Input((source.width,), dtype=dtype), keras.layers.Rescaling(scale, dtype=dtype)])
+    model = Model([keras.Input((source.width,), dtype=dtype), keras.layers.Rescaling(*scaling, dtype=dtype)])
     model.rows_loss = keras.metrics.Mean("rows_loss", dtype="float64")
     model.rows_right = keras.metrics.Mean("rows_right", dtype="float64")
     for number, (W, _) in enumerate(layers):

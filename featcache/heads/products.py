@@ -76,6 +76,15 @@ def squared_norms(features: Features, numbers: Numbers) -> NDArray[np.float64]:
     return norms
 
 
+def moments(features: Features, numbers: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean (D,) and squared norms (n,) of the rows `numbers`, in one pass."""
+    total, norms = np.zeros(width(features)), np.empty(len(numbers))
+    for place, block in blocks(features, numbers, dtype=np.float32):
+        norms[place] = np.einsum("nd,nd->n", block, block)
+        total += block.sum(axis=0, dtype=np.float64)
+    return total / len(numbers), norms
+
+
 def times(features: Features, numbers: Numbers, *, W: Array) -> Array:
     """X[numbers] W: ndarray of shape (n, H), in the dtype of W."""
     result = np.empty((len(numbers), W.shape[1]), W.dtype)

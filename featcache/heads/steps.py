@@ -331,14 +331,17 @@ def add_rows(A, S, c, G):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def gather(K, S, K_S, K_SS):  # type: ignore[no-untyped-def]
-    """K_S (n, N) = K[S], and what is below the diagonal of K_SS (n, n) = K[S][:, S]; K (N, N)."""
+def gather(K, S, with_mean, square, K_S, K_SS):  # type: ignore[no-untyped-def]
+    """K_S (n, N) = K[S], and what is below the diagonal of K_SS (n, n) = K[S][:, S], centred; K (N, N).
+
+    with_mean (N,), square : inner products of the rows with the mean that is subtracted, and its square
+    """
     for i in range(len(S)):
         row = S[i]
         for k in range(K.shape[1]):
             K_S[i, k] = K[row, k]
         for j in range(i):
-            K_SS[i, j] = K_S[i, S[j]]
+            K_SS[i, j] = K_S[i, S[j]] - with_mean[row] - with_mean[S[j]] + square
 
 
 @_compiled

@@ -59,22 +59,26 @@ class SharedInputs:
         self._kernels: dict[str, tuple[Array, Array]] = {}
 
     @cached_property
-    def mean_squared_norm(self) -> float:
-        """Of a training row. Raises HeadError where one has features that are no finite numbers."""
-        return self._mean_squared_norm(self.train)
+    def moments(self) -> tuple[NDArray[np.float64], float]:
+        """Mean (D,) and mean squared norm of the training rows. Raises HeadError where one has features that are no
+        finite numbers."""
+        mean, norms = products.moments(self.cache.features, self.train)
+        return mean, self._finite(float(norms.mean()), self.train)
 
     @cached_property
     def test_norm(self) -> float:
-        """As `mean_squared_norm`, of a test row: what cannot be measured in the end is said at the beginning."""
+        """Mean squared norm of a test row: what cannot be measured in the end is said at the beginning."""
         return self._mean_squared_norm(self.cache.numbers("test"))
 
     @cached_property
     def val_norm(self) -> float:
-        """As `mean_squared_norm`, of a validation row."""
+        """Of a validation row."""
         return self._mean_squared_norm(self.val)
 
     def _mean_squared_norm(self, numbers: NDArray[np.intp]) -> float:
-        norm = float(products.squared_norms(self.cache.features, numbers).mean())
+        return self._finite(float(products.squared_norms(self.cache.features, numbers).mean()), numbers)
+
+    def _finite(self, norm: float, numbers: NDArray[np.intp]) -> float:
         if not np.isfinite(norm):
             for place, block in products.blocks(self.cache.features, numbers, dtype=np.float32):
                 refuse_not_finite(block, numbers[place])
@@ -98,7 +102,7 @@ class SharedInputs:
         Raises HeadError for features that are no finite numbers, of which no Gram matrix is kept.
         """
         self.scale(config)
-        _ = self.mean_squared_norm, self.val_norm
+        _ = self.moments, self.val_norm
         if solver == "gram":
             self.kernels(config.dtype)
 
@@ -112,7 +116,12 @@ class SharedInputs:
     def scale(self, config: HeadConfig) -> float:
         """The number that the features are multiplied by."""
         _ = self.test_norm
-        return 1.0 if config.scale == "none" else random.scale_of(self.mean_squared_norm)
+        if config.scale == "none":
+            return 1.0
+        mean, norm = self.moments
+        return random.scale_of(
+            random.centred_squared_norm(norm, float(mean @ mean)) if config.scale == "centred" else norm
+        )
 
 
 def plan_head(cache: Cache, config: HeadConfig, *, solver: Solver | Choice = "auto") -> Choice:
@@ -168,9 +177,9 @@ def train_head(
     else:
         last = _in_gram_space(material, layers, scale=scale, config=config, course=course, states=states)
         final = course.chosen(last)
-        trained = _formed(material, layers, scale, final)
+        trained = _formed(material, layers, scale, final, config)
     return Trained(
-        head=_head(cache, scale, trained, config),
+        head=_head(cache, scale, _on_features(material, trained, scale, config), config),
         history=last.history,
         choice=choice,
         epoch=len(final.history),
@@ -230,6 +239,7 @@ def _in_gram_space(
     (W0, b0), *rest = layers
     P0, P0_val = material.first_products(W0, scale)
     K, K_val = material.kernels(config.dtype)
+    n_train = len(material.y)
     problem = gram.GramProblem(
         K=K,
         P0=P0,
@@ -239,6 +249,7 @@ def _in_gram_space(
         P0_val=P0_val,
         y_val=material.y_val,
         factor=float(scale) ** 2,
+        mean_of=np.full(n_train, 1 / n_train, K.dtype) if config.scale == "centred" else None,
     )
     stack = Stack(b0.copy(), [(W.copy(), b.copy()) for W, b in rest], config)
     first = gram.start(problem, stack)
@@ -257,7 +268,8 @@ def _in_primal_space(
 ) -> primal.State:
     weights = row_weights(material.y, config)
     source = source_of(material.cache, material.y, weights=weights, y_val=material.y_val, batch=config.batch)
-    with primal.opened(source, layers, scale=scale, config=config) as training:
+    mean = material.moments[0] if config.scale == "centred" else None
+    with primal.opened(source, layers, scale=scale, mean=mean, config=config) as training:
         first = training.copy()
         training.restore(course.go_on(states.found(first)) or first)
         course.save = states.saver(training.copy, course)
@@ -265,12 +277,23 @@ def _in_primal_space(
         return training.copy()
 
 
-def _formed(material: SharedInputs, layers: Layers, scale: float, state: gram.State) -> Layers:
+def _formed(material: SharedInputs, layers: Layers, scale: float, state: gram.State, config: HeadConfig) -> Layers:
     """The weights of every layer, the first formed by one pass over the features."""
-    W0 = layers[0][0]
-    moved = products.transposed_times(material.cache.features, material.train, A=state.A / W0.dtype.type(scale))
+    W0, A = layers[0][0], state.A
+    if config.scale == "centred":  # (X - mean)^T A = X^T (A - mean of A)
+        A = A - A.mean(axis=0)
+    moved = products.transposed_times(material.cache.features, material.train, A=A / W0.dtype.type(scale))
     moved += W0 * W0.dtype.type(state.s)
     return [(moved, state.stack.bias), *state.stack.layers]
+
+
+def _on_features(material: SharedInputs, layers: Layers, scale: float, config: HeadConfig) -> Layers:
+    """The same head on features as they are: the mean that was subtracted becomes a part of the first bias."""
+    if config.scale != "centred":
+        return layers
+    (W, b), *rest = layers
+    mean = material.moments[0].astype(W.dtype)
+    return [(W, b - W.dtype.type(scale) * (mean @ W)), *rest]
 
 
 def _head(cache: Cache, scale: float, layers: Layers, config: HeadConfig) -> Head:
