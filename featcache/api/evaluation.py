@@ -68,8 +68,8 @@ def cross_validate(
         raise ArgumentsError(f"`head={head!r}` has no settings to choose: leave out `tune`")
     of_folds = {item.name for item in fields(heads.Protocol)} & set(settings)
     protocol = heads.Protocol(**{name: settings.pop(name) for name in of_folds})
-    config = heads.from_preset(preset, **settings)
     is_dense, points = head == "dense", heads.points_of(tune)
+    config = heads.from_preset(preset, **{**heads.asked_epochs(points), **settings})
     project = project_around(source)
     judged = labelled_cache(source, project, name=cache, progress=progress)
     done = heads.cross_validate(

@@ -167,11 +167,12 @@ def sweep(
     refuse_unknown(settings, heads.HeadConfig)
     project = project_around(source)
     trained_on = labelled_cache(source, project, name=cache, progress=progress)
+    combinations = heads.grid(points) if isinstance(points, Mapping) else points
     done = heads.sweep(
         trained_on,
         results_of(trained_on, project, to=to),
-        config=heads.from_preset(preset, **settings),
-        points=heads.grid(points) if isinstance(points, Mapping) else points,
+        config=heads.from_preset(preset, **{**heads.asked_epochs(combinations), **settings}),
+        points=combinations,
         seeds=seeds,
         solver=solver,
         progress=progress,

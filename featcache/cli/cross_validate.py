@@ -11,14 +11,13 @@ from featcache.cli.command import Command, option
 from featcache.cli.head_options import SWEPT, asked_cache, cache_option, kind_option, swept_options
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import json_option, open_project, project_option
-from featcache.cli.output import MOST_CLASSES, print_json, print_table, say, shown
+from featcache.cli.output import FEW_GROUPS, MOST_CLASSES, percent, print_json, print_table, say, shown
 from featcache.cli.settings import given, options
 from featcache.heads import HeadConfig, Protocol
 
 if TYPE_CHECKING:
     from featcache.training import Run
 
-_FEW = 20
 _SHOWN = {
     "accuracy": "accuracy, %",
     "balanced_accuracy": "balanced accuracy, %",
@@ -103,23 +102,25 @@ def _say(run: Run) -> None:
         f"trainings, {found['seconds']:.1f} s; {found['images']} images of {found['groups']} groups"
     )
     measures = [(label, found["measures"][name]) for name, label in _SHOWN.items() if name in found["measures"]]
-    print_table(["", "mean", "95 %"], [[label, *_percents(of)] for label, of in measures])
+    n = found["groups"]
+    print_table(["", "mean", "95 %"], [[label, *_percents(of, n)] for label, of in measures])
     classes = sorted(found["per_class"].items(), key=lambda item: item[1].get("recall", {}).get("mean", 1.0))
     rows = [
-        [label, str(of["images"]), *_percents(of.get("recall")), *_percents(of.get("precision"))]
+        [label, str(of["images"]), *_percents(of.get("recall"), n), *_percents(of.get("precision"), n)]
         for label, of in classes[:MOST_CLASSES]
     ]
     if more := len(classes) - len(rows):
         rows.append([f"... and {more:,} more classes, better", "", "", "", "", ""])
     print_table(["class", "images", "recall, %", "95 %", "precision, %", "95 %"], rows)
-    few = [label for label, of in classes if of["groups"] < _FEW]
+    few = [label for label, of in classes if of["groups"] < FEW_GROUPS]
     if few:
-        say(f"fewer than {_FEW} groups, so wide intervals: {', '.join(few[:MOST_CLASSES])}")
-    say(f"majority-class baseline: {100 * found['majority']:.1f} %")
+        say(f"fewer than {FEW_GROUPS} groups, so wide intervals: {', '.join(few[:MOST_CLASSES])}")
+    say(f"majority-class baseline: {percent(found['majority'], of=n)} %")
     say(f"run: {shown(run.folder)}")
 
 
-def _percents(of: dict[str, float] | None) -> list[str]:
+def _percents(of: dict[str, float] | None, groups: int) -> list[str]:
+    """A mean and its interval; a mean over repeats carries a decimal more than its interval."""
     if of is None:
         return ["", ""]
-    return [f"{100 * of['mean']:.1f}", f"{100 * of['low']:.1f} to {100 * of['high']:.1f}"]
+    return [f"{100 * of['mean']:.1f}", " to ".join(percent(of[end], of=groups) for end in ("low", "high"))]

@@ -118,11 +118,15 @@ def _sentence(done: Fitted) -> str:
     if done.reused:
         pulled = "" if done.run.is_own else " (pulled, not trained here)"
         return f"{done.run.name}: this run exists already{pulled}; --again trains it again"
+    if config["kind"] != "head":
+        return f"{done.run.name}: on {done.cache} {config['why']}, {metrics['seconds']:.1f} s"
     is_primal = config["solver"] == "primal"  # its sums are split among the cores
     went_on = f" (continued after epoch {done.resumed_at} of {done.resumed_from})" if done.resumed_at else ""
+    asked = config["head"].get("epochs", metrics["epochs"])
+    of_most = f" of at most {asked}" if metrics["epochs"] < asked else ""
     return (
-        f"{done.run.name}: {metrics['epochs']} epochs{went_on} on {done.cache} by the {config['solver']} solver "
-        f"({config['why']}), {metrics['seconds']:.1f} s, {1000 * metrics['s_per_epoch']:.1f} ms an epoch"
+        f"{done.run.name}: {metrics['epochs']} epochs{of_most}{went_on} on {done.cache} by the {config['solver']} "
+        f"solver ({config['why']}), {metrics['seconds']:.1f} s, {1000 * metrics['s_per_epoch']:.1f} ms an epoch"
         + (f"; on {config['cores']} cores: on another number the last digits differ" if is_primal else "")
     )
 

@@ -23,6 +23,12 @@ _WIDE = 160
 """Columns of a table that goes into a file or a pipe."""
 
 _GAP = 2
+_CARRIED = (1_000, 100_000)
+"""Fewer groups carry no decimal of a percentage, or one: a standard error is some 50 / sqrt(n) %."""
+
+FEW_GROUPS = 20
+"""Fewer groups of a class have intervals so wide that this is said."""
+
 MOST_CLASSES = 30
 """Classes that a table in the terminal lists."""
 
@@ -105,25 +111,40 @@ def say_left_out(left_out: Sequence[LeftOut], as_json: bool) -> None:
 
 
 def say_measures(run: Run) -> None:
-    """How good a run is: a table of each class and split, the interval on test, and where it lies."""
+    """How good a run is: its course in words, a table of each class and split with intervals on test, where it lies."""
+    from featcache.training import course_in_words
+
     metrics = run.metrics
     splits = ("train", "val", "test")
+    history = run.epochs
+    if history and (course := course_in_words(history, metrics.get("epoch_of_head", len(history)))):
+        say(course)
     classes = run.config["classes"]
     if len(classes) > MOST_CLASSES:
         worst = {label: of["recall"] for label, of in metrics["val"]["per_class"].items()}
         classes = sorted(classes, key=lambda label: 1.0 if worst[label] is None else worst[label])[:MOST_CLASSES]
-    rows = [[label, *(percent(metrics[split]["per_class"][label]["recall"]) for split in splits)] for label in classes]
+    rows = [
+        _line(label, [metrics[split]["per_class"][label] for split in splits], measure="recall") for label in classes
+    ]
     if more := len(run.config["classes"]) - len(classes):
-        rows.append([f"... and {more:,} more, better on val", "", "", ""])
-    rows.append(["accuracy", *(percent(metrics[split]["accuracy"]) for split in splits)])
-    print_table(["recall, %", *splits], rows)
-    low, high = metrics["test"]["intervals"]["accuracy"]
-    say(
-        f"test: {percent(low)} to {percent(high)} % with 95 % confidence (over {metrics['test']['groups']} groups); "
-        f"majority-class baseline: {percent(metrics['test']['majority'])} %"
-    )
+        rows.append([f"... and {more:,} more, better on val", *[""] * 5])
+    rows.append(_line("accuracy", [metrics[split] for split in splits], measure="accuracy"))
+    print_table(["recall, %", *splits, "95 % on test", "test groups"], rows, least=["train", "test groups"])
+    few = [label for label in run.config["classes"] if metrics["test"]["per_class"][label]["groups"] < FEW_GROUPS]
+    if few:
+        named = ", ".join(few[:_LISTED]) + (f" and {len(few) - _LISTED} more" if len(few) > _LISTED else "")
+        say(f"fewer than {FEW_GROUPS} groups on test, so wide intervals: {named}; `cross-validate` judges all images")
+    say(f"majority-class baseline: {percent(metrics['test']['majority'], of=metrics['test']['groups'])} % on test")
     say(f"run: {shown(run.folder)}")
     say_next("report", into=run.folder)
+
+
+def _line(name: str, splits: Sequence[Mapping[str, Any]], *, measure: str) -> list[str]:
+    """Name, a measure of each split, its interval on the last one, and the groups of that."""
+    test = splits[-1]
+    interval = test["intervals"].get(measure)
+    between = " to ".join(percent(end, of=test["groups"]) for end in interval) if interval else ""
+    return [name, *(percent(one[measure], of=one["groups"]) for one in splits), between, f"{test['groups']:,}"]
 
 
 def say_next(verb: str, *arguments: str, into: Path) -> None:
@@ -145,6 +166,10 @@ def shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def percent(share: float | None) -> str:
-    """0.9636 -> '96.36'; '' for None"""
-    return "" if share is None else f"{100 * share:.2f}"
+def percent(share: float | None, *, of: int | None = None) -> str:
+    """0.9636 -> '96.36'; '' for None
+
+    of : images or groups that it is a share of, or a mean over: with the decimals that they carry, '96' of 40
+    """
+    decimals = 2 if of is None else next((n for n, most in enumerate(_CARRIED) if of < most), len(_CARRIED))
+    return "" if share is None else f"{100 * share:.{decimals}f}"

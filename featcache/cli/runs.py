@@ -10,7 +10,7 @@ import click
 
 from featcache.cli.command import Group, option
 from featcache.cli.options import json_option, open_project, project_option
-from featcache.cli.output import print_json, print_table, say
+from featcache.cli.output import percent, print_json, print_table, say
 from featcache.cli.tidying import dry_run_option, remove_all, yes_option
 
 if TYPE_CHECKING:
@@ -153,15 +153,12 @@ def _verdict(line: Mapping[Hashable, Any]) -> str:
 
 
 def _cells(one: ListedRun) -> list[str]:
-    def percent(value: float | None) -> str:
-        return "" if value is None else f"{100 * value:.1f}"
-
-    loss = one.measure("loss")
+    loss, n = one.measure("loss"), one.groups
     return [
-        percent(one.measure("accuracy")),
-        f"{percent(one.interval[0])} to {percent(one.interval[1])}" if one.interval else "",
-        percent(one.measure("balanced_accuracy")),
-        percent(one.measure("macro_f1")),
+        percent(one.measure("accuracy"), of=n),
+        " to ".join(percent(end, of=n) for end in one.interval) if one.interval else "",
+        percent(one.measure("balanced_accuracy"), of=n),
+        percent(one.measure("macro_f1"), of=n),
         "" if loss is None else f"{loss:.3f}",
         str(one.rows or ""),
         str(one.epochs or ""),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,12 @@ from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import percent, print_json, print_table, say, shown
 from featcache.cli.settings import given
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _SHOWN = 15
+_STANDARD_ERRORS = 2
+"""Up to which a difference of means may be chance."""
 
 
 @click.command("sweep", cls=Command)
@@ -96,5 +101,25 @@ def command(
     if len(done.table) > _SHOWN:
         say(f"... and {len(done.table) - _SHOWN} more in {shown(done.folder)}/heads.csv")
     test = run.metrics["test"]
-    say(f"best on validation, evaluated on test once: {percent(test['accuracy'])} % ({run.name})")
+    _say_chance(done.table, config.monitor, seeds)
+    low, high = (percent(end, of=test["groups"]) for end in test["intervals"]["accuracy"])
+    say(
+        f"best on validation, evaluated on test once: {percent(test['accuracy'], of=test['groups'])} % "
+        f"({low} to {high} % with 95 % confidence) ({run.name})"
+    )
     say(f"sweep: {shown(done.folder)}")
+
+
+def _say_chance(table: pd.DataFrame, monitor: str, seeds: int) -> None:
+    """How many combinations are no worse than the best but by chance."""
+    sound = table[table["diverged"] == 0]
+    if len(sound) < 2:
+        return
+    if seeds == 1:
+        say("one seed each: small differences may be chance; --seeds 5 tells")
+        return
+    best, others = sound.iloc[0], sound.iloc[1:]
+    error = ((others["spread"] ** 2 + best["spread"] ** 2) / seeds) ** 0.5
+    alike = int(((others[monitor] - best[monitor]).abs() <= _STANDARD_ERRORS * error).sum())
+    if alike:
+        say(f"not distinguishable from the best over {seeds} seeds: {alike} of the other {len(others)} combinations")

@@ -17,6 +17,7 @@ from .config import (
     PRESETS as PRESETS,
     HeadConfig as HeadConfig,
     Solver as Solver,
+    asked_epochs as asked_epochs,
     changed_by as changed_by,
     from_preset as from_preset,
 )

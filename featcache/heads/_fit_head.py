@@ -175,7 +175,10 @@ def _course(cache: Cache, config: HeadConfig, solver: str) -> str:
 def _longer(
     results: Path, cache: Cache, config: HeadConfig, solver: Solver | Choice, more_epochs: int
 ) -> tuple[HeadConfig, Solver | Choice]:
-    """The head with so many epochs more than the longest finished run of its settings, and that run's solver."""
+    """The head with so many epochs more than the longest finished run of its settings, and that run's solver.
+
+    All of them are trained: patience does not end them.
+    """
     if config.schedule == "cosine":
         raise HeadError("a cosine schedule ends with its last epoch", "Set `epochs` instead of `more_epochs`")
     if isinstance(solver, Choice):
@@ -194,4 +197,5 @@ def _longer(
             "Leave out `more_epochs`",
         )
     epochs, by = max(found)
-    return replace(config, epochs=epochs + more_epochs), solver if isinstance(solver, Choice) else by
+    longer = replace(config, epochs=epochs + more_epochs, patience=0)  # they are asked for, and trained in full
+    return longer, solver if isinstance(solver, Choice) else by

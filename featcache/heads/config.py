@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -60,7 +60,7 @@ class HeadConfig:
     weight_decay: float = setting(0.004, "Weight decay of the optimizer adamw.", ge=0)
     label_smoothing: float = setting(0.0, "Part of each target that is spread over all classes.", ge=0, lt=1)
     batch: int = setting(16, "Batch size: rows per update.", ge=1)
-    epochs: int = setting(100, "Passes over the training rows.", ge=1)
+    epochs: int = setting(100, "Passes over the training rows, at most; all of them where a number is given.", ge=1)
     scale: Scale = setting(
         "centred", "Subtract the mean and scale all features to one mean norm (centred), only scale (norm), or neither."
     )
@@ -123,19 +123,30 @@ class HeadConfig:
 
 
 PRESETS: dict[str, HeadConfig] = {
-    "default": HeadConfig(),
+    "default": HeadConfig(patience=20, restore_best=True),
     "study": HeadConfig(lr=1e-5, decay=0.001, batch=16, scale="none", class_weights="none"),
 }
 
 
 def changed_by(preset: str) -> dict[str, Any]:
-    """The settings that a preset changes. Raises HeadError for an unknown one."""
-    before = vars(HeadConfig())
+    """The settings in which a preset differs from the default one. Raises HeadError for an unknown one."""
+    before = vars(PRESETS["default"])
     return {name: value for name, value in vars(from_preset(preset)).items() if value != before[name]}
 
 
+def asked_epochs(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`epochs`, for `from_preset`, where combinations of settings to try name them."""
+    return next(({"epochs": point["epochs"]} for point in points if "epochs" in point), {})
+
+
 def from_preset(name: str, **changes: Any) -> HeadConfig:
-    """A preset with some fields changed; changes that are None are none. Raises HeadError for an unknown one."""
+    """A preset with some fields changed; changes that are None are none. Raises HeadError for an unknown one.
+
+    A number of epochs that is asked for is trained in full, unless it is said how the training may end sooner.
+    """
     if name not in PRESETS:
         raise HeadError(f"unknown preset {name!r}: {nearest(name, PRESETS)}")
-    return replace(PRESETS[name], **{key: value for key, value in changes.items() if value is not None})
+    asked = {key: value for key, value in changes.items() if value is not None}
+    if "epochs" in asked and not {"patience", "restore_best"} & set(asked):
+        asked |= {"patience": 0, "restore_best": False}
+    return replace(PRESETS[name], **asked)

@@ -1,6 +1,12 @@
 from . import checkpoint as checkpoint, runs as runs, tensorboard as tensorboard
 from .course import Course as Course, Earlier as Earlier, OnEpoch as OnEpoch
-from .history import Epoch as Epoch, best_of as best_of, refuse_divergence as refuse_divergence, timed as timed
+from .history import (
+    Epoch as Epoch,
+    best_of as best_of,
+    course_in_words as course_in_words,
+    refuse_divergence as refuse_divergence,
+    timed as timed,
+)
 from .labels import with_current_labels as with_current_labels
 from .notes import NO_NOTE as NO_NOTE, Note as Note, annotate as annotate, read_notes as read_notes
 from .results import (

@@ -13,6 +13,10 @@ from featcache.core.errors import HeadError
 _ABSURD_LOSS = 1e4
 """Mean cross-entropy, nats. Steps far too long end here, with finite weights that mean nothing, or in NaN."""
 
+_FEW_EPOCHS, _LATE = 5, 0.95
+_RISEN, _FALLING, _LEARNED = 1.1, 0.95, 0.95
+"""What makes a curve rise, fall, or stay where it was."""
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -59,6 +63,31 @@ def refuse_divergence(entry: Epoch) -> None:
             f"at learning rate {entry.lr:g}",
             f"Try `lr={entry.lr / 10:g}`",
         )
+
+
+def course_in_words(history: Sequence[Epoch], kept: int, *, monitor: str = "val_loss") -> str:
+    """What the course of a training looks like: where it was best, whether it overfits, or ended too soon; "" where
+    nothing is remarkable.
+
+    kept : the epoch whose weights were kept
+    """
+    last, best = history[-1], best_of(history, "val_loss")
+    parts = []
+    if kept < last.epoch:
+        parts.append(f"{monitor} was best in epoch {kept}, whose weights are kept")
+    if not best or len(history) < _FEW_EPOCHS:
+        return "; ".join(parts)
+    lowest = history[best - 1]
+    if last.val_loss > _RISEN * lowest.val_loss and last.loss < lowest.loss:
+        parts.append(
+            f"it overfits: after epoch {best} the validation loss rises from {lowest.val_loss:.3g} to "
+            f"{last.val_loss:.3g}, while the training loss falls"
+        )
+    elif last.loss > _LEARNED * history[0].loss:
+        parts.append("it has hardly learned: the training loss is nearly what it was after the first epoch")
+    elif best > _LATE * last.epoch and last.val_loss < _FALLING * history[len(history) // 2].val_loss:
+        parts.append("the validation loss still falls: more epochs may be better")
+    return "; ".join(parts)
 
 
 def best_of(history: Sequence[Epoch], monitor: str) -> int:
