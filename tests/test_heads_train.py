@@ -14,7 +14,7 @@ from featcache.backbones.import_keras import import_keras
 from featcache.core.errors import HeadError
 from featcache.datasets.manifest import Dataset
 from featcache.heads import initializers as random
-from featcache.heads.config import PRESETS, HeadConfig, from_preset
+from featcache.heads.config import PRESETS, HeadConfig, asked_epochs, changed_by, from_preset
 from featcache.heads.head import Head
 from featcache.heads.train import choose_solver, plan_head, row_weights, train_head
 from featcache.store.cache import Cache
@@ -206,6 +206,28 @@ def test_a_mean_that_is_added_to_all_features_changes_nothing(cache: Cache, tmp_
     val = cache.numbers("val")
     loss = -np.log(one[val, cache.labels("val")]).mean()
     assert loss == pytest.approx(last.val_loss, rel=1e-4)  # the head, on features as they are
+
+
+def test_a_number_of_epochs_that_is_asked_for_is_trained_in_full() -> None:
+    usual = from_preset("default")
+    assert usual.patience > 0 and usual.restore_best
+    asked = from_preset("default", epochs=5000)
+    assert (asked.epochs, asked.patience, asked.restore_best) == (5000, 0, False)
+    assert from_preset("default", epochs=None, lr=0.1) == replace(usual, lr=0.1)
+    said = from_preset("default", epochs=5000, patience=7)
+    assert (said.epochs, said.patience, said.restore_best) == (5000, 7, True)
+    kept = from_preset("default", epochs=5000, restore_best=False)
+    assert (kept.patience, kept.restore_best) == (usual.patience, False)
+    assert asked_epochs([{"lr": 1}, {"epochs": 30}]) == {"epochs": 30}
+    assert asked_epochs([{"lr": 1}]) == {} == changed_by("default")
+    assert (from_preset("study").patience, from_preset("study").restore_best) == (0, False)
+
+
+def test_scales_of_earlier_versions_keep_their_names() -> None:
+    assert HeadConfig(scale="norm").to_dict()["scale"] == "auto"
+    for scale in ("centred", "norm", "none"):
+        config = HeadConfig(scale=scale)  # type: ignore[arg-type]
+        assert HeadConfig.from_dict(config.to_dict()) == config
 
 
 def test_presets() -> None:

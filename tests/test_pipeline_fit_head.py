@@ -18,7 +18,7 @@ from featcache.core.project import Project, Settings
 from featcache.datasets.manifest import Dataset
 from featcache.heads import products
 from featcache.heads._fit_head import fit_head
-from featcache.heads.config import Activation, HeadConfig
+from featcache.heads.config import PRESETS, Activation, HeadConfig
 from featcache.heads.head import Head
 from featcache.heads.resume import interrupted
 from featcache.heads.train import Choice, choose_solver, train_head
@@ -28,7 +28,7 @@ from featcache.reporting.content import facts
 from featcache.reporting.records import read_record
 from featcache.store.cache import Cache
 
-NOISY = replace(CONFIG, lr=0.003, epochs=60, dropout=0.5, seed=2)
+NOISY = replace(CONFIG, lr=0.003, epochs=60, dropout=0.5, seed=2, scale="norm")
 """Validation is at its best long before the end."""
 
 
@@ -89,6 +89,17 @@ def test_the_best_epoch_is_kept(cache: Cache, tmp_path: Path, val_every: int) ->
     assert last.metrics["val"]["loss"] == pytest.approx(last.history["val_loss"].iloc[-1], rel=1e-4)
 
 
+def test_more_epochs_continue_what_the_usual_rules_have_ended(cache: Cache, tmp_path: Path) -> None:
+    usual = replace(NOISY, patience=PRESETS["default"].patience, restore_best=True)
+    ended = fit_head(cache, tmp_path, config=usual, solver="gram").run.metrics
+    assert ended["epoch_of_head"] + usual.patience == ended["epochs"] < 60
+    more = fit_head(cache, tmp_path, config=usual, solver="gram", more_epochs=5).run
+    assert (more.metrics["epochs"], more.metrics["epoch_of_head"]) == (ended["epochs"] + 5, ended["epoch_of_head"])
+    fit_head(cache, tmp_path, config=NOISY, solver="gram")  # the longest now, whose last epoch was kept
+    longest = fit_head(cache, tmp_path, config=usual, solver="gram", more_epochs=5).run
+    assert (longest.metrics["epochs"], longest.metrics["epoch_of_head"]) == (65, 65)
+
+
 # What is refused
 
 
@@ -103,7 +114,7 @@ def test_features_that_are_no_numbers_are_named(tmp_path: Path) -> None:
             features[bad, 2] = value
             broken = _with_features(whole, features)
             for solver in ("gram", "primal"):
-                for scale in ("auto", "none"):
+                for scale in ("centred", "norm", "none"):
                     config = replace(CONFIG, batch=4, epochs=2, scale=scale)  # type: ignore[arg-type]
                     with pytest.raises(HeadError, match=rf"NaN or infinite, in rows? {bad[0]}"):
                         fit_head(broken, tmp_path / "results", config=config, solver=solver)  # type: ignore[arg-type]

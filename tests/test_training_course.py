@@ -12,7 +12,7 @@ import pytest
 
 from featcache.training import checkpoint
 from featcache.training.course import Course, Earlier
-from featcache.training.history import Epoch
+from featcache.training.history import Epoch, course_in_words
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,28 @@ def test_the_best_epoch_and_the_end(monitor: str, patience: int, val_every: int)
             if best and patience and epoch - best >= patience:
                 break
         assert (len(trainer.history), course.best_epoch, course.best) == (epoch, best, best or None)
+
+
+def curve(losses: Sequence[float], val_losses: Sequence[float]) -> list[Epoch]:
+    pairs = enumerate(zip(losses, val_losses, strict=True), start=1)
+    return [Epoch(n, loss, 0.5, val_loss, 0.5, 0.1, 0.0) for n, (loss, val_loss) in pairs]
+
+
+def test_a_course_is_told_in_words() -> None:
+    falling = [1 / n for n in range(1, 21)]
+    rising = [1.0, 0.6, 0.5, *(0.5 + n / 40 for n in range(1, 18))]
+    told = course_in_words(curve(falling, rising), 3)
+    assert told == (
+        "val_loss was best in epoch 3, whose weights are kept; it overfits: after epoch 3 the validation loss rises "
+        "from 0.5 to 0.925, while the training loss falls"
+    )
+    assert course_in_words(curve(falling, falling), 20) == "the validation loss still falls: more epochs may be better"
+    assert "hardly learned" in course_in_words(curve([1.0] * 20, [1.0] * 20), 20)
+    flat = [1.0, 0.5, 0.4, *([0.39] * 17)]
+    assert course_in_words(curve(falling, flat), 20) == ""
+    assert course_in_words(curve([1, 0.5], [1, 2]), 2) == ""
+    nothing = [float("nan")] * 20
+    assert course_in_words(curve(falling, nothing), 20) == ""
 
 
 def test_nothing_measured_ends_nothing_and_the_last_is_chosen() -> None:

@@ -13,7 +13,7 @@ from featcache.core.errors import HeadError, RunError
 from featcache.core.progress import SILENT, Progress
 from featcache.core.recipe import digest
 from featcache.heads import checkpoint
-from featcache.heads.config import HeadConfig, Solver
+from featcache.heads.config import PRESETS, HeadConfig, Solver
 from featcache.heads.cost import Choice, Expected, expect
 from featcache.heads.kernel import features_digest
 from featcache.heads.train import SharedInputs, plan_head, train_head
@@ -177,7 +177,8 @@ def _longer(
 ) -> tuple[HeadConfig, Solver | Choice]:
     """The head with so many epochs more than the longest finished run of its settings, and that run's solver.
 
-    All of them are trained: patience does not end them.
+    All of them are trained: patience does not end them. Where it is not said how a training ends, that run's last
+    epoch was kept, or its best.
     """
     if config.schedule == "cosine":
         raise HeadError("a cosine schedule ends with its last epoch", "Set `epochs` instead of `more_epochs`")
@@ -185,8 +186,11 @@ def _longer(
         possible: Sequence[Solver] = [solver.solver]
     else:
         possible = ("gram", "primal") if solver == "auto" else [solver]
-    courses = {_course(cache, config, one): one for one in possible}
-    found: list[tuple[int, Solver]] = []
+    usual = PRESETS["default"]
+    says_nothing = (config.patience, config.restore_best) == (usual.patience, usual.restore_best)
+    heads = [config, replace(config, restore_best=False)] if says_nothing else [config]
+    courses = {_course(cache, head, one): (one, head) for one in possible for head in heads}
+    found: list[tuple[int, tuple[Solver, HeadConfig]]] = []
     for run in (runs.Run(folder) for folder in runs.own_states(results) if runs.is_finished(folder)):
         with suppress(RunError, KeyError, TypeError, ValueError):  # a damaged run is none to go on from
             if (course := run.config.get("course")) in courses:
@@ -196,6 +200,6 @@ def _longer(
             f"{cache.name}: no finished run with these settings was trained here, so there is none to continue",
             "Leave out `more_epochs`",
         )
-    epochs, by = max(found)
-    longer = replace(config, epochs=epochs + more_epochs, patience=0)  # they are asked for, and trained in full
+    epochs, (by, head) = max(found, key=lambda pair: pair[0])
+    longer = replace(head, epochs=epochs + more_epochs, patience=0)  # they are asked for, and trained in full
     return longer, solver if isinstance(solver, Choice) else by

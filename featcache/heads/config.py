@@ -18,6 +18,9 @@ Optimizer = Literal["sgd", "adam", "adamw", "rmsprop"]
 Scale = Literal["centred", "norm", "none"]
 Monitor = Literal["val_loss", "val_accuracy", "loss", "accuracy"]
 
+_NORM_ON_DISK = "auto"
+"""What version 0.1 called it, when it was the default: its runs keep their names."""
+
 
 @dataclass(frozen=True)
 class HeadConfig:
@@ -112,14 +115,15 @@ class HeadConfig:
         if not isinstance(values, Mapping):
             raise TypeError(f"expected the fields of a head, found {values!r:.80}")
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        if fields.get("scale") == "auto":  # what earlier versions called it
+        if fields.get("scale") == _NORM_ON_DISK:
             fields["scale"] = "norm"
         return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
         """The record as it stands in a run's config.json."""
         l2 = list(self.l2) if isinstance(self.l2, tuple) else self.l2
-        return {**asdict(self), "hidden": list(self.hidden), "l2": l2}
+        scale = _NORM_ON_DISK if self.scale == "norm" else self.scale
+        return {**asdict(self), "hidden": list(self.hidden), "l2": l2, "scale": scale}
 
 
 PRESETS: dict[str, HeadConfig] = {
