@@ -35,7 +35,6 @@ RUN_FILES = {
     "metrics.json",
     "predictions.csv",
     "doubt.npz",
-    "head.keras",
     "head.npz",
     "curves.png",
     "confusion.png",

@@ -183,6 +183,7 @@ def test_keras_and_numpy_predict_the_same(cache: Cache, tmp_path: Path, activati
     trained = train_head(cache, config, solver="gram").head
     head = replace(trained, scale=trained.scale * 0.05)  # logits are then of a size at which float32 is good for 1e-6
     head.save(tmp_path)
+    head.write_keras(tmp_path / "head.keras")
     expected = head.probabilities(cache)
     X = np.asarray(cache.features)
     model = import_keras().saving.load_model(tmp_path / "head.keras", safe_mode=True)

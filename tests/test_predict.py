@@ -14,6 +14,7 @@ import pytest
 from conftest import Run
 
 import featcache as fc
+from featcache.backbones import import_keras
 from featcache.core.errors import DatasetError, HeadError, RunError, UsageError, WeightsError
 from featcache.core.progress import SILENT
 from featcache.heads.classical import KINDS, classical_head
@@ -125,13 +126,35 @@ def unequal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return fc.extract(project, "mobilenetv2", **{**NETWORK, "pooling": "none"}, progress=SILENT)
 
 
+@pytest.mark.parametrize("kind", ["dense", "logreg"])
+def test_a_head_alone_is_exported_for_keras(unequal: fc.Cache, kind: str, tmp_path: Path) -> None:
+    run = fc.fit_head(unequal, head=kind, **({"epochs": 2} if kind == "dense" else {}), progress=SILENT)
+    done = fc.export(run, format="head", out=tmp_path / "head.keras", progress=SILENT)
+    assert (done.format, done.input_size_px, done.bytes) == ("head", None, done.path.stat().st_size)
+    model = import_keras().saving.load_model(done.path, safe_mode=True)
+    expected = run.predict(unequal, progress=SILENT).probabilities
+    np.testing.assert_allclose(model.predict(np.asarray(unequal.features), verbose=0), expected, atol=2e-6)
+    with pytest.raises(UsageError, match="exists already"):
+        fc.export(run, format="head", out=done.path, progress=SILENT)
+
+
+@pytest.mark.parametrize("kind", ["linear-svm", "knn"])
+def test_a_head_that_is_no_layers_is_not_exported_alone(
+    unequal: fc.Cache, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = fc.fit_head(unequal, head=kind, progress=SILENT)
+    with pytest.raises(HeadError, match=f"{run.name}: a head .* none of Keras' layers"):
+        fc.export(run, format="head", progress=SILENT)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_classical_head_predicts_what_its_estimator_does(unequal: fc.Cache, kind: str, tmp_path: Path) -> None:
     project = fc.open_project(unequal.folder)
     run = fc.fit_head(unequal, head=kind, progress=SILENT)
     files = {path.name for path in run.folder.iterdir()}
     assert ("rows.npy" in files) == (kind in ("rbf-svm", "knn"))
-    assert ("head.keras" in files) == (kind in ("logreg", "mlp"))
     of_rows = run.predict(unequal, progress=SILENT).probabilities
     if kind != "mlp":  # which starts from other random weights
         X, y = (array.astype("float64") for array in unequal.arrays("train"))

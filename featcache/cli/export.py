@@ -22,10 +22,10 @@ from featcache.extraction import ExtractOptions
 @option(
     "--format",
     "format_",
-    type=click.Choice(["keras", "savedmodel", "onnx", "openvino"]),
+    type=click.Choice(["keras", "savedmodel", "onnx", "openvino", "head"]),
     default="keras",
     show_default=True,
-    help="Format of the model.",
+    help="Format of the model; head is the head alone, from features, as a .keras file.",
 )
 @option(
     "--out",
@@ -70,7 +70,10 @@ def command(
         print_json(done.to_dict())
         return
     side = done.input_size_px
-    say(f"{shown(resolved(done.path))}: {size(done.bytes)}, images of {side}x{side} px to {len(done.classes)} classes")
+    takes = "features" if side is None else f"images of {side}x{side} px"
+    say(f"{shown(resolved(done.path))}: {size(done.bytes)}, {takes} to {len(done.classes)} classes")
+    if side is None:
+        return
     if done.largest_difference is None:
         say("  not checked: what runs this format is not installed here")
     else:

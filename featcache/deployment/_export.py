@@ -7,7 +7,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones import import_keras, require_keras
-from featcache.core.errors import BackboneError, FeatcacheError, RunError, UsageError, nearest
+from featcache.core.errors import BackboneError, FeatcacheError, HeadError, RunError, UsageError, nearest
 from featcache.core.extras import is_installed, require_extra
 from featcache.core.files import PARTIAL_SUFFIX, replace_folder, resolved, sync
 from featcache.core.progress import Progress
@@ -23,13 +23,16 @@ from featcache.core.project import Project
 from featcache.core.shown import shown
 from featcache.deployment.formats import FORMATS, computed_by, write
 from featcache.deployment.graph import PROBABILITIES, graph_of
-from featcache.prediction import classes_of, open_run, recipe_of
+from featcache.heads import Head
+from featcache.prediction import classes_of, head_of, open_run, recipe_of
 from featcache.training import Run
 
 if TYPE_CHECKING:
     import keras
 
 DESCRIPTION_FORMAT = 1
+HEAD_ALONE = "head"
+"""The format that is no whole network: a .keras file from features to probabilities."""
 MOST_DIFFERENCE = 1e-4
 """In probability, between an exported model in its own runtime and the run's."""
 
@@ -53,10 +56,10 @@ class Exported:
     Attributes
     ----------
     run : its name
-    format : "keras", "savedmodel", "onnx" or "openvino"
+    format : "keras", "savedmodel", "onnx", "openvino" or "head"
     path : the file; of a SavedModel the folder; of OpenVINO the .xml file, with the .bin file beside it
     classes : labels, in the order of the outputs
-    input_size_px : side of the square input
+    input_size_px : side of the square images; None for "head", which takes features
     bytes : of all its files
     largest_difference : in probability, between this model in its own runtime and the run's, on random pixels; None
         where its runtime is not installed
@@ -66,7 +69,7 @@ class Exported:
     format: str
     path: Path
     classes: tuple[str, ...]
-    input_size_px: int
+    input_size_px: int | None
     bytes: int
     largest_difference: float | None
 
@@ -89,11 +92,13 @@ def export(
     """Write a run as one model, from pixels to probabilities, that other programs run without featcache.
 
     The model takes images (n, s, s, 3), uint8, RGB, and carries a description: classes, input, how files are decoded.
+    The format "head" is the head alone, from features (n, *feature_shape), float32: weights and Keras are not needed.
 
     Parameters
     ----------
     run : a run, its folder, or its name in the project
-    format : "keras" (one .keras file), "savedmodel" (a folder for TensorFlow), "onnx", or "openvino" (.xml and .bin)
+    format : "keras" (one .keras file), "savedmodel" (a folder for TensorFlow), "onnx", "openvino" (.xml and .bin), or
+        "head" (one .keras file of the head alone)
     out : file or folder to write; by default the name of the run with the suffix of the format, in the current folder
     weights, project, offline : as of `predict`
     again : replace what is there already
@@ -121,6 +126,8 @@ def export(
     progress = shown(progress)
     found = open_run(run, project)
     path = _path(found, format, out=out, again=again)
+    if format == HEAD_ALONE:
+        return _export_head(found, path)
     refuse_missing(format)
     with _written(path, format) as partial, progress.begin(f"exporting {found.name}", 3) as advance:
         model = graph_of(found, weights=weights, offline=offline)
@@ -132,6 +139,20 @@ def export(
         advance(1)
     space = recipe_of(found).space
     return Exported(found.name, format, path, classes_of(found), space.input_size_px, n_bytes, difference)
+
+
+def _export_head(run: Run, path: Path) -> Exported:
+    try:
+        head = head_of(run)
+        if not isinstance(head, Head):
+            raise HeadError("a head that goes by distances is none of Keras' layers")
+        dropout = run.config["head"].get("dropout", 0.0)
+        with _written(path, HEAD_ALONE) as partial:
+            replace(head, dropout=float(dropout)).write_keras(partial)
+            n_bytes = partial.stat().st_size
+    except HeadError as error:
+        raise HeadError(f"{run.name}: {error}", "Export the whole network: `format='keras'`") from error
+    return Exported(run.name, HEAD_ALONE, path, classes_of(run), None, n_bytes, None)
 
 
 def description_of(run: Run) -> dict[str, Any]:
@@ -200,10 +221,10 @@ def _difference(run: Run, model: keras.Model, *, format_: str, path: Path) -> fl
 
 def _path(run: Run, format_: str, *, out: str | Path | None, again: bool) -> Path:
     """Where to write. Raises UsageError for an unknown format, another suffix, and what is there already."""
-    if format_ not in FORMATS:
-        raise UsageError(f"no format {format_!r:.80}: {nearest(format_, FORMATS)}")
-    kind = FORMATS[format_]
-    path = Path(out) if out is not None else Path(f"{run.name}{kind.suffix}")
+    if format_ not in (*FORMATS, HEAD_ALONE):
+        raise UsageError(f"no format {format_!r:.80}: {nearest(format_, (*FORMATS, HEAD_ALONE))}")
+    kind = FORMATS["keras" if format_ == HEAD_ALONE else format_]
+    path = Path(out) if out is not None else Path(f"{run.name}{'-head' * (format_ == HEAD_ALONE)}{kind.suffix}")
     if path.suffix != kind.suffix and not kind.is_folder:
         raise UsageError(f"{path}: expected a name that ends with {kind.suffix}")
     for one in (path, *(path.with_suffix(suffix) for suffix in kind.companions)):

@@ -1,4 +1,4 @@
-"""A trained head: its weights, what it predicts, and its two files (.keras, .npz)."""
+"""A trained head: its weights, what it predicts, its file (.npz), and the same for Keras (.keras)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.core.errors import FeatcacheError, HeadError, refuse_shortage
-from featcache.core.files import beside
 from featcache.core.npz import NPZ_DAMAGE, reading_npz, write_npz
 from featcache.heads import products
 from featcache.heads.stack import ACTIVATIONS, forward, one_vs_one, sigmoid, softmax
@@ -74,10 +73,7 @@ class Head:
         return sigmoid(logits) if self.output == "sigmoid" else softmax(logits)
 
     def save(self, folder: Path) -> None:
-        """Write head.npz into `folder`, and head.keras where Keras has the output."""
-        if self.output != "one-vs-one":
-            with beside(folder / "head.keras") as partial:
-                self._write_keras(partial)
+        """Write head.npz into `folder`."""
         arrays = {f"{kind}{i}": a for i, pair in enumerate(self.layers) for kind, a in zip("Wb", pair, strict=True)}
         names = ("activation", "output", "space", "classes", "scale", "row_shape")
         described = {name: np.array(getattr(self, name)) for name in names}
@@ -125,12 +121,16 @@ class Head:
         weights = {f"{kind}{i}": a for i, pair in enumerate(self.layers) for kind, a in zip("Wb", pair, strict=True)}
         refuse_odd_numbers({"scale": np.array(self.scale), **weights})
 
-    def _write_keras(self, path: Path) -> None:
-        """A .keras archive of a Sequential model, written without loading Keras.
+    def write_keras(self, path: Path) -> None:
+        """Write a .keras file of a Sequential model, from features to probabilities, without loading Keras.
 
         The format: a zip of config.json (the layers), metadata.json and model.weights.h5 (the variables of a
         layer under layers/<name>/vars/<number>). A test loads it with Keras in safe mode and compares.
+
+        Raises HeadError for an output that Keras does not have.
         """
+        if self.output == "one-vs-one":
+            raise HeadError("a head of pairs of classes that vote is none of Keras' layers")
         weights = io.BytesIO()
         with h5py.File(weights, "w") as file:
             for number, (W, b) in enumerate(self.layers):
