@@ -61,8 +61,8 @@ def _as_json(entry: Listed) -> dict[str, Any]:
         "backbone": cache.recipe.space.backbone if cache else "",
         "weights": str(cache.manifest.provenance.get("weights", "")) if cache else "",
         "rows": cache.manifest.rows if cache else 0,
-        "shape": list(cache.features.shape) if cache else [],
-        "dtype": str(cache.features.dtype) if cache else "",
+        "shape": list(cache.manifest.array.shape) if cache else [],
+        "dtype": cache.manifest.array.dtype if cache else "",
         "bytes": cache.bytes() if cache else 0,
         "gram_bytes": sum(file.stat().st_size for file in kernels_folder(entry.folder).glob("*.npy")),
     }

@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from featcache.core.errors import DatasetError
 from featcache.core.project import init_call
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _MAX_CELL_BYTES = 1 << 30
 _OTHER_KINDS = (
@@ -48,6 +50,8 @@ def read_csv(path: Path, names: Names = lambda first: None) -> pd.DataFrame:
 
     Raises DatasetError where it cannot be read, naming the line.
     """
+    import pandas as pd
+
     lines = _lines(path, _text(path))
     if not lines.cells:
         raise DatasetError(f"{path}: is empty; expected a line with the names of the columns")

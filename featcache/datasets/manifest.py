@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from featcache.core.errors import DatasetError
@@ -122,6 +121,8 @@ def check(images: Sequence[LabelledImage], where: str, *, remedy: str = "`featca
 
 def write_dataset(path: Path, images: Sequence[LabelledImage]) -> None:
     """Write dataset.csv; the box columns are there only if some image has a box."""
+    import pandas as pd
+
     frame = pd.DataFrame([_cells(image) for image in images], columns=list(COLUMNS))
     frame[list(_TEXT_COLUMNS)] = frame[list(_TEXT_COLUMNS)].map(safe_cell)
     if all(image.box is None for image in images):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from featcache.core.errors import CacheError, UsageError
@@ -24,11 +23,12 @@ from featcache.store.features import Array, Features
 from featcache.store.formats import open_store
 from featcache.store.layout import DATASET_FILE, LABELS_WAITING_FILE, LEASES_FOLDER, RECIPE_FILE, ROWS_FILE
 from featcache.store.manifest import Manifest, read_manifest
-from featcache.store.tables import read_dataset_copy, read_rows, write_dataset_copy
 from featcache.store.tensorstore_reader import ReaderName, choose_reader
 from featcache.store.writer import file_entry, images_of, read_recipe, writing
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from featcache.store.torch_adapter import TorchBatches
 
 __all__ = ["Array", "Cache", "Features", "open_cache"]
@@ -63,8 +63,9 @@ class Cache:
                 self.manifest = read_manifest(folder)
         self._finish_stopped_replacing()
         self.recipe = self._read_recipe()
-        store = open_store(self.manifest.array.format, folder, layout=self.manifest.array.layout)
-        self.features = Features(choose_reader(store, reader))
+        self._reader: ReaderName = reader
+        if reader != "auto":
+            _ = self.features  # which that reader may not be there for
 
     @property
     def name(self) -> str:
@@ -72,8 +73,16 @@ class Cache:
         return self.manifest.name
 
     @cached_property
+    def features(self) -> Features:
+        """The features of all rows, (n, h, w, c) or (n, c), read from the store when they are indexed."""
+        array = self.manifest.array
+        return Features(choose_reader(open_store(array.format, self.folder, layout=array.layout), self._reader))
+
+    @cached_property
     def views(self) -> pd.DataFrame:
         """rows.parquet: row, image_id, view, row_id and each view's parameters."""
+        from featcache.store.tables import read_rows
+
         self._check_digest(ROWS_FILE)
         frame = read_rows(self.folder / ROWS_FILE)
         found = cache_digest(
@@ -86,6 +95,8 @@ class Cache:
     @cached_property
     def dataset(self) -> pd.DataFrame:
         """The cache's copy of the dataset manifest: image_id, path, label, split, group and box."""
+        from featcache.store.tables import read_dataset_copy
+
         self._check_digest(DATASET_FILE)
         return read_dataset_copy(file_of(self.folder, self.manifest, name=DATASET_FILE))
 
@@ -113,6 +124,8 @@ class Cache:
 
     def labels(self, split: str | None = None) -> NDArray[np.int64]:
         """Class numbers of a split's rows, int64; of all rows -1 where there is no label."""
+        import pandas as pd
+
         codes = pd.Index(self.classes, dtype=object).get_indexer(pd.Index(self.rows["label"]))
         return np.asarray(codes[self.numbers(split)], np.int64)
 
@@ -248,6 +261,8 @@ class Cache:
                 leases.folder.rmdir()
 
     def _replace_labels(self, dataset: Dataset) -> None:
+        from featcache.store.tables import write_dataset_copy
+
         waiting = self.folder / LABELS_WAITING_FILE
         write_dataset_copy(waiting, images_of(dataset, set(self.views["image_id"])))
         files = {**self.manifest.files, DATASET_FILE: file_entry(waiting)}

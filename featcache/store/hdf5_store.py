@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from featcache.core.errors import CacheError, refuse_shortage
 from featcache.core.files import beside
 from featcache.store.contract import Stored, check_shard
-from featcache.store.layout import FEATURES_HDF5, PARTS_FOLDER, Format, Layout
+from featcache.store.layout import FEATURES_HDF5, PARTS_FOLDER, Format, Layout, files_of
 
 DATASET = "features"
 _LEVEL = 4
@@ -92,7 +92,7 @@ class Hdf5Store:
 
     def files(self) -> dict[str, int | None]:
         """The one file."""
-        return {FEATURES_HDF5: None}
+        return files_of("hdf5", self.layout)
 
     def read(self, start: int, stop: int) -> NDArray[np.number[Any]]:
         """Rows start..stop; what is missing or does not inflate to a whole chunk is a CacheError."""

@@ -90,3 +90,15 @@ def layout_for(n_rows: int, row_shape: tuple[int, ...], *, dtype: str, format_: 
 def _power_of_two(at_most: int) -> int:
     """The largest one that is not larger, and at least 1: then whole chunks fill each shard."""
     return 1 << max(0, at_most.bit_length() - 1)
+
+
+def zarr_shard(layout: Layout, shard: int) -> str:
+    """The file of a shard of a Zarr array, from the cache's folder: Zarr's own key, c/<shard>/0/0/0."""
+    return "/".join([FEATURES_FOLDER, "c", str(shard), *("0" for _ in layout.row_shape)])
+
+
+def files_of(format_: Format, layout: Layout) -> dict[str, int | None]:
+    """The files of a finished array, as paths from the cache's folder with `/`, and the shard that is a file."""
+    if format_ == "hdf5":
+        return {FEATURES_HDF5: None}
+    return {ARRAY_FILE: None, **{zarr_shard(layout, shard): shard for shard in range(layout.n_shards)}}

@@ -16,8 +16,7 @@ from featcache.core.project import explain
 from featcache.core.recipe import digest
 from featcache.core.strict_json import strict_json
 from featcache.store.contract import FeatureStore
-from featcache.store.formats import open_store
-from featcache.store.layout import DATASET_FILE, LEDGER_FILE, MANIFEST_FILE, RECIPE_FILE, ROWS_FILE, Layout
+from featcache.store.layout import DATASET_FILE, LEDGER_FILE, MANIFEST_FILE, RECIPE_FILE, ROWS_FILE, Layout, files_of
 
 CACHE_FORMAT = 2
 MAX_MANIFEST_BYTES = 16 << 20
@@ -121,8 +120,7 @@ class Manifest(_Record):
             self.files
         ):  # before a hostile number of names is made
             raise ValueError(f"{layout.n_shards} shards, but only {len(self.files)} files")
-        features = open_store(self.array.format, Path(), layout=layout).files()
-        expected = {RECIPE_FILE, ROWS_FILE, DATASET_FILE, LEDGER_FILE, *features}
+        expected = {RECIPE_FILE, ROWS_FILE, DATASET_FILE, LEDGER_FILE, *files_of(self.array.format, layout)}
         for name in sorted(expected ^ set(self.files)):
             raise ValueError(f"files: {name!r:.80} is {'not listed' if name in expected else 'no file of a cache'}")
         return self

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,9 @@ from featcache.store.layout import (
     layout_for,
 )
 from featcache.store.manifest import CACHE_FORMAT, ArrayEntry, FileEntry, Manifest, Tolerance, leads_out, read_manifest
-from featcache.store.tables import Row, images_in, read_dataset_copy, read_rows, write_dataset_copy, write_rows
+
+if TYPE_CHECKING:
+    from featcache.store.tables import Row
 
 TOLERANCES = {
     "float32": Tolerance(relative=1e-4, absolute=1e-4),
@@ -215,6 +217,8 @@ class CacheWriter:
 
     def _write_labels(self, dataset: Dataset) -> None:
         """The dataset copy. One that a repair found to be right stays, to the byte: the manifest of before names it."""
+        from featcache.store.tables import images_in, read_dataset_copy, write_dataset_copy
+
         file, images = self.folder / DATASET_FILE, images_of(dataset, {row.image_id for row in self.rows})
         if self._kept is not None:
             with suppress(CacheError, OSError, ValueError, TypeError, KeyError):
@@ -262,6 +266,8 @@ class CacheWriter:
             return False
         if found == self.recipe:
             return True
+        from featcache.store.tables import read_rows
+
         with suppress(CacheError):
             frame = read_rows(self.folder / ROWS_FILE)
             digest = cache_digest(found, zip(frame["image_id"], map(int, frame["view"]), strict=True))
@@ -271,6 +277,8 @@ class CacheWriter:
 
     def _rows_in_order_of(self, rows_file: Path) -> Sequence[Row] | None:
         """This cache's rows as they were numbered before; None where nobody can say what the shards hold."""
+        from featcache.store.tables import read_rows
+
         if not rows_file.is_file():
             return None
         try:
@@ -283,6 +291,8 @@ class CacheWriter:
 
     def _start_over(self, rows_file: Path) -> None:
         """No rows yet, or a table that is damaged: what the shards hold is not known."""
+        from featcache.store.tables import write_rows
+
         if self._kept is None:
             (self.folder / MANIFEST_FILE).unlink(missing_ok=True)  # first: what follows is not what it promises
         else:

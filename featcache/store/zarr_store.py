@@ -22,7 +22,7 @@ from zarr.storage import MemoryStore
 from featcache.core.errors import CacheError, refuse_shortage
 from featcache.core.files import make_folder, sha256_bytes, sha256_file, write_bytes
 from featcache.store.contract import Stored, check_shard
-from featcache.store.layout import FEATURES_FOLDER, Format, Layout
+from featcache.store.layout import FEATURES_FOLDER, Format, Layout, files_of, zarr_shard
 
 _DAMAGE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, AssertionError)
 """What zarr is known to raise on damaged files."""
@@ -77,15 +77,11 @@ class ZarrStore:
 
     def files(self) -> dict[str, int | None]:
         """zarr.json and a file a shard."""
-        shards = {self._name(self.shard_file(shard)): shard for shard in range(self.layout.n_shards)}
-        return {self._name(self.path / "zarr.json"): None, **shards}
-
-    def _name(self, file: Path) -> str:
-        return file.relative_to(self.folder).as_posix()
+        return files_of("zarr", self.layout)
 
     def shard_file(self, shard: int) -> Path:
         """Zarr's own key for a shard: c/<shard>/0/0/0."""
-        return self.path.joinpath("c", str(shard), *("0" for _ in self.layout.row_shape))
+        return self.folder / zarr_shard(self.layout, shard)
 
     def read(self, start: int, stop: int) -> NDArray[np.number[Any]]:
         """Rows start..stop; a missing shard, or a chunk that fails its checksum, is a CacheError."""
