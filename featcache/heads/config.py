@@ -127,7 +127,7 @@ class HeadConfig:
 
 
 PRESETS: dict[str, HeadConfig] = {
-    "default": HeadConfig(patience=20, restore_best=True),
+    "default": HeadConfig(lr=0.002, l2=0.1, patience=20, restore_best=True),
     "study": HeadConfig(lr=1e-5, decay=0.001, batch=16, scale="none", class_weights="none"),
 }
 
@@ -146,11 +146,18 @@ def asked_epochs(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def from_preset(name: str, **changes: Any) -> HeadConfig:
     """A preset with some fields changed; changes that are None are none. Raises HeadError for an unknown one.
 
-    A number of epochs that is asked for is trained in full, unless it is said how the training may end sooner.
+    A number of epochs that is asked for is trained in full, unless it is said how the training may end sooner. The
+    default learning rate is for steps of plain SGD: with momentum m it is 1 - m times as large, since steps then add
+    up; other optimizers begin with `HeadConfig`'s learning rate and penalty.
     """
     if name not in PRESETS:
         raise HeadError(f"unknown preset {name!r}: {nearest(name, PRESETS)}")
     asked = {key: value for key, value in changes.items() if value is not None}
     if "epochs" in asked and not {"patience", "restore_best"} & set(asked):
         asked |= {"patience": 0, "restore_best": False}
-    return replace(PRESETS[name], **asked)
+    start = PRESETS[name]
+    if asked.get("optimizer", "sgd") != "sgd":
+        start = replace(start, lr=HeadConfig.lr, l2=HeadConfig.l2)
+    elif name == "default":
+        start = replace(start, lr=start.lr * (1 - asked.get("momentum", 0.0)))
+    return replace(start, **asked)

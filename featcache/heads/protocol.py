@@ -9,9 +9,9 @@ from featcache.core.errors import HeadError
 from featcache.core.settings import problems_of, setting
 
 TUNED: dict[str, tuple[Any, ...]] = {
-    "lr": (0.0003, 0.001, 0.003),
+    "lr": (0.001, 0.003, 0.01),
     "epochs": (30, 100, 300),
-    "l2": (0.0, 0.0001, 0.001),
+    "l2": (0.0, 0.03, 0.1),
     "dropout": (0.0, 0.5),
     "hidden": ((), (256,)),
     "momentum": (0.0, 0.9),
