@@ -91,15 +91,20 @@ def _say_plan(plan: StudyPlan, as_json: bool) -> None:
         for step in plan.steps
     ]
     print_table(["step", "state", "time", "bytes", ""], rows, numbers=False)
-    more = f", and {len(plan.unknown)} steps of unknown time" if plan.unknown else ""
-    say(f"about {duration(plan.seconds)} in all{more}; about {size(plan.bytes)} before compression")
+    left = [step for step in plan.steps if step.state != "there" and step.kind != "report"]
+    if not left:
+        say("all steps are done")
+        return
+    unknown = sum(step.seconds is None for step in left)
+    more = f", and {unknown} of unknown time" if unknown else ""
+    say(f"{len(left)} to do: about {duration(plan.seconds)} in all{more}; about {size(plan.bytes)} before compression")
 
 
 def _say_study(study: Study, as_json: bool) -> None:
     counts = {state: sum(step.state == state for step in study.steps) for state in ("made", "there", "failed")}
     say(
-        f"{study.name}: {counts['made']} steps done, {counts['there']} were there already"
-        + (f", {counts['failed']} could not be done" if counts["failed"] else ""),
+        f"{study.name}: {counts['made']} done, {counts['there']} there already"
+        + (f", {counts['failed']} not done" if counts["failed"] else ""),
         as_json,
     )
     for name, reason in study.failed.items():
@@ -124,6 +129,7 @@ def _as_json(study: Study) -> dict[str, Any]:
                 "kind": step.kind,
                 "state": step.state,
                 "seconds": round(step.seconds, 3),
+                "cache": step.cache,
                 "runs": [run.name for run in step.runs],
                 "reason": step.reason,
                 "because_of": step.because_of,

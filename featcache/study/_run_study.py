@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -13,7 +14,7 @@ from featcache import api
 from featcache.api import Report
 from featcache.core.errors import FeatcacheError, RunError
 from featcache.core.files import resolved
-from featcache.core.progress import Progress
+from featcache.core.progress import Advance, Progress
 from featcache.core.project import Project
 from featcache.core.shown import shown
 from featcache.core.units import duration
@@ -33,6 +34,7 @@ class DoneStep:
     """What came of a step.
 
     state : "made", "there" already, or "failed"
+    cache : the name of the one that it made or found; "" where it makes none
     runs : that it made or found
     reason : why it failed; because_of : the step that failed first, where this one needs its result
     """
@@ -41,6 +43,7 @@ class DoneStep:
     kind: str
     state: State
     seconds: float = 0.0
+    cache: str = ""
     runs: tuple[Run, ...] = ()
     reason: str = ""
     because_of: str = ""
@@ -130,10 +133,42 @@ def run_study(
     folder = resolved(Path(into if into is not None else read.name))
     if dry_run:
         return plan_study(read, steps, into=folder, progress=progress)
-    work = _Work(folder, steps, progress, is_alone=len(read.datasets) == 1)
+    watched = _Watched(progress)
+    work = _Work(folder, steps, watched, is_alone=len(read.datasets) == 1)
     for step in steps:
         work.do(step)
+        if watched.is_stopped:
+            raise KeyboardInterrupt
     return Study(read.name, folder, tuple(work.done.values()), work.report)
+
+
+@dataclass
+class _Watched:
+    """A progress that remembers whether it was asked to stop: a step may come to its end even so."""
+
+    inner: Progress
+    is_stopped: bool = False
+
+    def begin(self, what: str, total: int) -> AbstractContextManager[Advance]:
+        """See `Progress.begin`."""
+        return self.inner.begin(what, total)
+
+    def note(self, message: str) -> None:
+        """See `Progress.note`."""
+        self.inner.note(message)
+
+    def epochs(self, history: Sequence[Any]) -> None:
+        """See `Progress.epochs`."""
+        self.inner.epochs(history)
+
+    @contextmanager
+    def stopping(self) -> Iterator[Callable[[], bool]]:
+        """See `Progress.stopping`."""
+        with self.inner.stopping() as stopped:
+            try:
+                yield stopped
+            finally:
+                self.is_stopped = self.is_stopped or stopped()
 
 
 @dataclass
@@ -170,7 +205,8 @@ class _Work:
             self.progress.note(f"{step.id}: failed: {reason}")
             return
         state: State = "there" if was_there else "made"
-        done = DoneStep(step.id, step.kind, state, time.perf_counter() - began, tuple(runs))
+        cache = self.caches[step.id].name if step.id in self.caches else ""
+        done = DoneStep(step.id, step.kind, state, time.perf_counter() - began, cache, tuple(runs))
         self.done[step.id] = done
         if step.kind != "report":
             self.progress.note(f"{step.id}: {_said(done)}")
@@ -243,7 +279,7 @@ class _Work:
 
     def _ensemble(self, step: Step) -> tuple[bool, list[Run]]:
         ensemble = given(step.ensemble)
-        facts: dict[str, Any] = {"ensemble": ensemble.name}
+        facts: dict[str, Any] = {"data_set": given(step.dataset).name}
         members = step.needs
         if ensemble.choose:
             ranked = self._ranked(step)
@@ -257,7 +293,7 @@ class _Work:
                 ],
             }
         runs = [run for member in members for run in self.done[member].runs]
-        run, was_there = averaging.average(self._project(step).results_folder, runs, facts=facts)
+        run, was_there = averaging.average(self._project(step).results_folder, runs, name=ensemble.name, facts=facts)
         return was_there, [run]
 
     def _ranked(self, step: Step) -> list[tuple[float, str, str]]:
@@ -275,12 +311,12 @@ class _Work:
     def _report(self, step: Step) -> tuple[bool, list[Run]]:
         if any(done.runs for done in self.done.values()):
             results = next(iter(self.projects.values())).results_folder
-            self.report = api.report(results)
+            self.report = api.report(resolved(results))
         return False, []
 
 
 def _said(done: DoneStep) -> str:
-    names = ", ".join(run.name for run in done.runs)
+    names = ", ".join(filter(None, [done.cache, *(run.name for run in done.runs)]))
     if done.state == "there":
         return "there already" + (f" ({names})" if names else "")
     return f"made in {duration(done.seconds)}" + (f" ({names})" if names else "")

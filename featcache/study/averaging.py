@@ -30,12 +30,15 @@ _PATH = "path"
 _MOST_LETTERS = 40
 
 
-def average(results: Path, members: Sequence[Run], *, facts: Mapping[str, Any] | None = None) -> tuple[Run, bool]:
+def average(
+    results: Path, members: Sequence[Run], *, name: str, facts: Mapping[str, Any] | None = None
+) -> tuple[Run, bool]:
     """Average the probabilities of runs, and write that as a run; whether it was there already.
 
     The members must have judged the same views of the same images, with the same classes, labels, splits and groups;
     cross-validations in the same folds.
 
+    name : of the ensemble
     facts : what config.json says besides, such as how the members were chosen
 
     Raises RunError for members that do not compare or cannot be read, and where the run cannot be written.
@@ -44,15 +47,15 @@ def average(results: Path, members: Sequence[Run], *, facts: Mapping[str, Any] |
     _refuse_unlike(members)
     first = members[0]
     kind = CROSS_VALIDATION if first.is_cross_validation else ENSEMBLE
-    identity = {"kind": kind, "members": [run.name for run in members]}
+    identity = {"kind": kind, "ensemble": name, "members": [run.name for run in members]}
     backbones = sorted({str(run.config.get("backbone", "")) for run in members})
     joined = "+".join(backbones)
     backbone = joined if len(joined) <= _MOST_LETTERS else f"{len(backbones)}-networks"
-    name = runs.run_name("cv-ensemble" if first.is_cross_validation else ENSEMBLE, backbone, identity=identity)
+    folder_name = runs.run_name("cv-ensemble" if first.is_cross_validation else ENSEMBLE, name, identity=identity)
     data = [_bytes_of(run) for run in members]
     digests = {run.name: sha256_bytes(each) for run, each in zip(members, data, strict=True)}
-    if is_finished(results / name) and Run(results / name).config.get("member_digests") == digests:
-        return Run(results / name), True
+    if is_finished(results / folder_name) and Run(results / folder_name).config.get("member_digests") == digests:
+        return Run(results / folder_name), True
     started = time.perf_counter()
     rows, probabilities = _averaged(members, data)
     config = {
@@ -67,11 +70,11 @@ def average(results: Path, members: Sequence[Run], *, facts: Mapping[str, Any] |
         "why": f"the mean of the probabilities of {len(members)} runs",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    with runs.new_run(results, name) as folder:
+    with runs.new_run(results, folder_name) as folder:
         runs.write_predictions(folder, rows, probabilities=probabilities, classes=first.config["classes"])
         write = _write_crossed if first.is_cross_validation else _write_judged
         write(folder, members, config=config, rows=rows, probabilities=probabilities, started=started)
-    made = Run(results / name)
+    made = Run(results / folder_name)
     return (made if first.is_cross_validation else draw(made, with_curves=False)), False
 
 

@@ -24,7 +24,8 @@ def lines_of(text: str) -> dict[Path, int]:
         if text[place] == "[":
             start = place + 1 + text.startswith("[[", place)
             table, place = _dotted(text, start)
-            found.setdefault(table, line)
+            for length in range(1, len(table) + 1):
+                found.setdefault(table[:length], line)
             place = text.find("\n", place)
             place = len(text) if place < 0 else place
         else:

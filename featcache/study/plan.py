@@ -122,6 +122,7 @@ class _Plan:
     rows: dict[str, _Rows] = field(default_factory=dict)
     caches: dict[str, Cache] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    states: dict[str, State] = field(default_factory=dict)
     _configs: list[dict[str, Any]] | None = None
 
     def of(self, step: Step) -> PlannedStep:
@@ -137,6 +138,7 @@ class _Plan:
                 raise
             self.reasons[step.id] = str(error)
             return PlannedStep(step.id, step.kind, "impossible", None, None, str(error))
+        self.states[step.id] = state
         return PlannedStep(step.id, step.kind, state, seconds, n_bytes, note)
 
     def _dataset(self, step: Step) -> tuple[State, float | None, int | None, str]:
@@ -238,7 +240,9 @@ class _Plan:
         if arguments["weights"] == "imagenet" and _is_downloaded(network, "imagenet"):
             return "to do", None, None, _DOWNLOADED
         found = api.fit_scratch(project, network.model, dry_run=True, **{**arguments, "offline": True})
-        note = f"{found.epochs} epochs of {found.updates:,} updates, as timed here, without validation"
+        note = (
+            f"{_counted(found.epochs, 'epoch')} of {_counted(found.updates, 'update')}, timed here, without validation"
+        )
         return "to do", found.seconds, None, note
 
     def _is_trained(self, project: Project, network: OneNetwork, arguments: Mapping[str, Any]) -> bool:
@@ -264,8 +268,9 @@ class _Plan:
 
     def _ensemble(self, step: Step) -> tuple[State, float | None, int | None, str]:
         project = self.projects[given(step.dataset).name]
-        name = given(step.ensemble).name
-        is_there = any(config.get("ensemble") == name for config in self._all(project))
+        wanted = {"ensemble": given(step.ensemble).name, "data_set": given(step.dataset).name}
+        is_there = all(self.states.get(need) == "there" for need in step.needs)
+        is_there = is_there and any(_has(config, wanted) for config in self._all(project))
         return ("there" if is_there else "to do"), 0.0, 0, "of predictions: no time to speak of"
 
     def _report(self, step: Step) -> tuple[State, float | None, int | None, str]:
@@ -311,4 +316,8 @@ def _is_downloaded(network: OneNetwork, weights: str | None = None) -> bool:
 
 def _trainings(count: int, config: HeadConfig) -> str:
     times = f"{count} trainings of " if count > 1 else ""
-    return f"{times}{config.epochs} epochs"
+    return f"{times}{_counted(config.epochs, 'epoch')}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("" if count == 1 else "s")

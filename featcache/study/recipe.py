@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -27,6 +28,7 @@ from featcache.study.tables import NAMED, SETTINGS
 _MOST_BYTES = 1 << 20
 _MOST_PROBLEMS = 5
 _SUFFIX = ".toml"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
 _SECTIONS: dict[str, type[BaseModel]] = {
     "dataset": DatasetSection,
     "views": ViewsSection,
@@ -257,8 +259,8 @@ def _each(values: Values, key: str, reading: _Reading, make: Callable[..., Any])
     made = []
     for name, given in values.get(key, {}).items():
         place = (key, name)
-        if "/" in name or not name.strip():
-            reading.wrong(place, "expected a name without /")
+        if not _NAME.fullmatch(name):
+            reading.wrong(place, "expected a name of letters, digits and _ . + -")
         made.append(make(name, _settings(given, place, SETTINGS[key], reading), place, reading))
     return tuple(one for one in made if one is not None)
 
@@ -274,7 +276,8 @@ def _settings(given: Mapping[str, Any], place: Place, known: Mapping[str, Settin
                 found[name] = value
             else:
                 shown = list(value) if isinstance(value, tuple) else value
-                reading.wrong((*place, name), f"expected {known[name].expected}, found {shown!r:.80}")
+                expected = known[name].expected.replace("a tuple", "a list")
+                reading.wrong((*place, name), f"expected {expected}, found {shown!r:.80}")
     return found
 
 
@@ -309,8 +312,8 @@ def _datasets(common: Mapping[str, Values], several: Values, reading: _Reading) 
         if not isinstance(over, dict):
             reading.wrong(place, f"expected a table, found {over!r:.80}")
             continue
-        if "/" in name or name.startswith(".") or name in ("", "results", "cache"):
-            reading.wrong(place, "expected the name of a folder, other than results and cache")
+        if not _NAME.fullmatch(name) or name in ("results", "cache"):
+            reading.wrong(place, "expected a name of letters, digits and _ . + -, other than results and cache")
         _refuse_unknown(over, place, _SECTIONS, reading)
         made.append(_dataset(name, common, over, place, reading))
     return tuple(made)
