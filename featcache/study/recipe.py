@@ -63,7 +63,7 @@ class _Reading:
             where = f"`changes={'.'.join(told[0])!r}`"
         else:
             where = f"{self.file}, line {line}" if line is not None else self.file
-        key = ".".join(place)
+        key = "" if told and place == told[0] and where[0] == "`" else ".".join(place)
         said = f"{where}: {f'{key}: ' if key else ''}{message}"
         if said not in self.problems:
             self.problems.append(said)

@@ -31,7 +31,7 @@ class DataTable:
 class NetworkTable:
     """[networks.NAME]: what [extract] has, and these."""
 
-    model: str | None = setting(None, "The network, as of `extract` (default: NAME).")
+    model: str | None = setting(None, "The network: a backbone, a file of a model, or MODULE:FUNCTION (default: NAME).")
 
 
 @dataclass(frozen=True)
