@@ -310,8 +310,8 @@ class _Work:
 
     def _report(self, step: Step) -> tuple[bool, list[Run]]:
         if any(done.runs for done in self.done.values()):
-            results = next(iter(self.projects.values())).results_folder
-            self.report = api.report(resolved(results))
+            project = next(iter(self.projects.values()))
+            self.report = api.report(project if self.is_alone else resolved(project.results_folder))
         return False, []
 
 

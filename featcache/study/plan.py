@@ -168,10 +168,9 @@ class _Plan:
         project, network = self.projects[given(step.dataset).name], given(step.network)
         options = {**network.options, "offline": True}
         if _is_downloaded(network):
-            shape = backbones.registry.get(network.model).feature_shape
-            rows = self._rows_of(project, None if network.options.get("input_size_px") else int(np.prod(shape)))
-            self.rows[step.id] = rows
-            n_bytes = sum(rows.of_split.values()) * rows.n_inputs * 4 if rows.n_inputs else None
+            rows = self.rows[step.id] = self._rows_of(project, _inputs_of(network))
+            item = np.dtype(network.options.get("dtype", project.settings.storage.dtype)).itemsize
+            n_bytes = sum(rows.of_split.values()) * rows.n_inputs * item if rows.n_inputs else None
             return "to do", None, n_bytes, _DOWNLOADED
         found: Estimate = api.extract(project, network.model, dry_run=True, progress=SILENT, **options)
         explained = found.explained
@@ -308,10 +307,19 @@ def _has(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 
 def _is_downloaded(network: OneNetwork, weights: str | None = None) -> bool:
-    """Whether a network's weights would have to be downloaded."""
+    """Whether a network's weights would have to be downloaded, and may be."""
     asked = weights or network.options.get("weights", "imagenet")
     row = backbones.registry.BACKBONES.get(network.model)
-    return row is not None and asked == "imagenet" and backbones.available(row) == "download"
+    may = not network.options.get("offline")
+    return row is not None and may and asked == "imagenet" and backbones.available(row) == "download"
+
+
+def _inputs_of(network: OneNetwork) -> int | None:
+    """How many features a row will have, of a network that is not here; None where that is not known."""
+    if network.options.get("input_size_px") or network.options.get("layers"):
+        return None
+    shape = backbones.registry.get(network.model).feature_shape
+    return int(np.prod(shape if network.options.get("pooling", "none") == "none" else shape[-1:]))
 
 
 def _trainings(count: int, config: HeadConfig) -> str:
