@@ -202,14 +202,18 @@ class _Work:
                 raise
             reason = str(error) or "not enough memory"
             self.done[step.id] = DoneStep(step.id, step.kind, "failed", reason=reason)
-            self.progress.note(f"{step.id}: failed: {reason}")
+            self._say(step, f"failed: {reason}")
             return
         state: State = "there" if was_there else "made"
         cache = self.caches[step.id].name if step.id in self.caches else ""
         done = DoneStep(step.id, step.kind, state, time.perf_counter() - began, cache, tuple(runs))
         self.done[step.id] = done
         if step.kind != "report":
-            self.progress.note(f"{step.id}: {_said(done)}")
+            self._say(step, _said(done))
+
+    def _say(self, step: Step, what: str) -> None:
+        """Tell what came of a step, and how far the study is."""
+        self.progress.note(f"{len(self.done)} of {len(self.steps)}, {step.id}: {what}")
 
     def _failed_need(self, step: Step) -> DoneStep | None:
         """A step that is needed and failed. A choice is made from those that did not, if there are any."""

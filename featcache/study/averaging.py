@@ -65,7 +65,7 @@ def average(
         "backbone": backbone,
         "classes": list(first.config["classes"]),
         "dataset": first.config.get("dataset", ""),
-        "head": {"kind": ENSEMBLE} if first.is_cross_validation else {},
+        "head": {"kind": ENSEMBLE} if first.is_cross_validation else {ENSEMBLE: name},
         "solver": "average",
         "why": f"the mean of the probabilities of {len(members)} runs",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -34,6 +34,8 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "views": ViewsSection,
     "augmentation": AugmentationSection,
 }
+_BESIDES = {name: SETTINGS["dataset"][name] for name in ("source", "classes", "per_class", "resplit", "strict")}
+"""Keys of [dataset] that featcache.toml does not have, or where they may be left out."""
 _EXCLUSIVE = (("split", "split_counts"), ("train", "train_rows"), ("val", "val_rows"), ("test", "test_rows"))
 """Keys that say the same in two ways: one of a later layer replaces the other of an earlier one."""
 _WORDS = ("imagenet", "random", "")
@@ -321,33 +323,27 @@ def _datasets(common: Mapping[str, Values], several: Values, reading: _Reading) 
 
 def _dataset(name: str, common: Mapping[str, Values], over: Values, place: Place, reading: _Reading) -> tables.DataSet:
     found: dict[str, Values] = {}
+    own: Values = {}
     for section, model in _SECTIONS.items():
-        known = SETTINGS[section]
-        first, second = common[section], over.get(section, {})
-        for given, where in ((first, (section,)), (second, (*place, section))):
+        layers = [((section,), common[section]), ((*place, section), over.get(section, {}))]
+        for where, given in layers:
             if not isinstance(given, dict):
                 reading.wrong(where, f"expected a table, found {given!r:.80}")
-                continue
-            _refuse_unknown(given, where, known, reading)
-            own = {key: value for key, value in given.items() if key in model.model_fields and key != "source"}
-            _refuse_invalid(model, own, where, reading)
-        if isinstance(first, dict) and isinstance(second, dict):
-            found[section] = _merged(first, second)
-        else:
-            found[section] = {}
-    data = found["dataset"]
-    besides = {key: value for key, value in data.items() if key in SETTINGS["dataset"]}
-    checked = {key: SETTINGS["dataset"][key] for key in ("source", "classes", "per_class", "resplit", "strict")}
-    where = (*place, "dataset") if any(key in over.get("dataset", {}) for key in checked) else ("dataset",)
-    own = _settings({key: besides[key] for key in checked if key in besides}, where, checked, reading)
+                given = {}
+            _refuse_unknown(given, where, SETTINGS[section], reading)
+            besides = {key: value for key, value in given.items() if key in _BESIDES} if section == "dataset" else {}
+            own |= _settings(besides, where, _BESIDES, reading)
+            rest = {key: value for key, value in given.items() if key in model.model_fields and key not in besides}
+            _refuse_invalid(model, rest, where, reading)
+            found[section] = _merged(found.get(section, {}), rest)
     return tables.DataSet(
         name=name,
-        source=own.get("source"),
-        classes=own.get("classes", ()),
-        dataset={key: value for key, value in besides.items() if key not in checked},
+        source=own.pop("source", None),
+        classes=own.pop("classes", ()),
+        dataset=found["dataset"],
         views=found["views"],
         augmentation=found["augmentation"],
-        init={key: own[key] for key in ("per_class", "resplit", "strict") if key in own},
+        init=own,
     )
 
 
