@@ -300,6 +300,7 @@ def test_a_network_without_weights_leaves_the_others(tmp_path: Path, run: Run) -
     ran = run("run", "tiny.toml", "--into", "s", *sets, cwd=tmp_path)
     assert ran.code == 1
     assert "not done: extract/vgg: vgg16: there is no weights file" in ran.out
+    assert "Name their file by --set networks.vgg.weights=PATH (" in ran.out
     assert "steps need it)" in ran.out
     assert "wrote s/results/report.html" in ran.out
     value = json.loads(run("run", "tiny.toml", "--into", "s", *sets, "--json", cwd=tmp_path).out)

@@ -22,7 +22,7 @@ from featcache.store import Cache
 from featcache.study import averaging, places
 from featcache.study.plan import plan_study
 from featcache.study.recipe import read_recipe
-from featcache.study.steps import Step, candidates, chosen, given, steps_of
+from featcache.study.steps import Step, candidates, chosen, given, reason_of, steps_of
 from featcache.training import Run
 
 State = Literal["made", "there", "failed"]
@@ -200,7 +200,7 @@ class _Work:
         except (FeatcacheError, MemoryError) as error:
             if step.kind == "dataset" and self.is_alone:
                 raise
-            reason = str(error) or "not enough memory"
+            reason = reason_of(step, error)
             self.done[step.id] = DoneStep(step.id, step.kind, "failed", reason=reason)
             self._say(step, f"failed: {reason}")
             return

@@ -23,7 +23,7 @@ from featcache.heads import HeadConfig, Protocol, expect_rows, from_preset
 from featcache.networks import ScratchConfig, from_recipe
 from featcache.store import Cache
 from featcache.study import places
-from featcache.study.steps import Step, given
+from featcache.study.steps import Step, given, reason_of
 from featcache.study.tables import OneNetwork, Recipe
 from featcache.training import CROSS_VALIDATION, list_runs, with_current_labels, without_split
 
@@ -136,8 +136,8 @@ class _Plan:
         except FeatcacheError as error:
             if step.kind == "dataset":
                 raise
-            self.reasons[step.id] = str(error)
-            return PlannedStep(step.id, step.kind, "impossible", None, None, str(error))
+            self.reasons[step.id] = reason_of(step, error)
+            return PlannedStep(step.id, step.kind, "impossible", None, None, self.reasons[step.id])
         self.states[step.id] = state
         return PlannedStep(step.id, step.kind, state, seconds, n_bytes, note)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, TypeVar
 
-from featcache.core.errors import RecipeError, UsageError, nearest
+from featcache.core.errors import RecipeError, UsageError, WeightsError, nearest
 from featcache.study.tables import DataSet, OneCross, OneEnsemble, OneHead, OneNetwork, OneScratch, Recipe
 
 Kind = Literal["dataset", "extract", "head", "cross-validate", "scratch", "ensemble", "report"]
@@ -144,6 +144,14 @@ def _members(ensemble: OneEnsemble, steps: Sequence[Step]) -> tuple[str, ...]:
 
 def _is_meant(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def reason_of(step: Step, error: BaseException) -> str:
+    """Why a step failed. Of missing weights, which key of the recipe names their file."""
+    if isinstance(error, WeightsError) and step.network is not None:
+        table = f"scratch.{step.scratch.name}" if step.scratch is not None else f"networks.{step.network.name}"
+        return f"{error.message}. Name their file by `changes='{table}.weights=PATH'`"
+    return str(error) or "not enough memory"
 
 
 def given(part: _T | None) -> _T:
