@@ -95,7 +95,7 @@ def read_recipe(recipe: str | Path, *, changes: Mapping[str, Any]) -> tables.Rec
     text, values = _read(path)
     told, changed = _changes(changes)
     reading = _Reading(path.name, lines_of(text), told)
-    values = _merged(_placed(values, path.parent), _placed(changed, Path.cwd()))
+    values = _merged(_placed(values, path.parent.absolute()), _placed(changed, Path.cwd()))
     return _checked(path.stem, values, reading)
 
 
