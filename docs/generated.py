@@ -18,6 +18,7 @@ from featcache.core.settings import settings_of
 from featcache.extraction import ExtractOptions
 from featcache.heads import PRESETS, HeadConfig, Protocol
 from featcache.networks import RECIPES, ScratchConfig
+from featcache.study.tables import CrossTable, DataTable, EnsembleTable, HeadTable, NetworkTable, ScratchTable
 
 _FIELD = re.compile(r"^(\*{0,2}\w+(?:, \*{0,2}\w+)*) : (.*)$", re.MULTILINE)
 _ARRAY = re.compile(
@@ -33,6 +34,12 @@ _SETTINGS = (
     ("Heads", "arguments of `fit_head`, and what its presets change", HeadConfig, PRESETS),
     ("Cross-validation", "arguments of `cross_validate`", Protocol, {}),
     ("Whole networks", "arguments of `fit_scratch` and `fine_tune`, by recipe", ScratchConfig, RECIPES),
+    ("Recipes: [dataset]", "keys besides those of [dataset] above and the options of `init`", DataTable, {}),
+    ("Recipes: [networks.NAME]", "keys besides the arguments of `extract`, which [extract] has too", NetworkTable, {}),
+    ("Recipes: [heads.NAME]", "keys besides the settings of heads", HeadTable, {}),
+    ("Recipes: [scratch.NAME]", "keys besides the settings of whole networks", ScratchTable, {}),
+    ("Recipes: [cross_validate.NAME]", "keys besides those of cross-validation", CrossTable, {}),
+    ("Recipes: [ensembles.NAME]", "all keys", EnsembleTable, {}),
 )
 
 
@@ -123,8 +130,8 @@ def _commands_page() -> Iterator[str]:
 def _settings_page() -> Iterator[str]:
     """Name, values, default and meaning of every setting."""
     yield "# Settings\n"
-    yield "The sections of `featcache.toml`, and the arguments of Python functions. Options of commands have the"
-    yield "same names, with hyphens.\n"
+    yield "The sections of `featcache.toml`, the arguments of Python functions, and the tables of"
+    yield "[recipes](../how-to/studies.md). Options of commands have the same names, with hyphens.\n"
     for title, what, record, presets in _SETTINGS:
         others = [name for name in presets if name != "default"]
         yield f"## {title}\n\n{what[0].upper()}{what[1:]}.\n"

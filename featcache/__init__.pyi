@@ -39,6 +39,7 @@ from .prediction import (
 )
 from .serving import serve as serve
 from .store import Cache as Cache
+from .study import Study as Study, StudyPlan as StudyPlan, run_study as run_study
 from .training import Run as Run
 
 __version__: str

@@ -72,6 +72,7 @@ LONG = (
     "test_faults_growth",
     "test_share_faults",
     "test_cli_share",
+    "test_study",
 )
 """Files that take a minute or more, the longest first: so that at the end no process waits for another's long file."""
 

@@ -58,11 +58,13 @@ def test_public_surface() -> None:
         *("init", "open_project", "extract", "fit_head", "sweep", "fit_scratch", "fine_tune", "predict", "report"),
         "runs",
         *("attribution", "bundle", "check", "check_dataset", "cross_validate", "export", "serve"),
+        "run_study",
         *("open_cache", "push", "pull", "verify", "convert", "explain", "models"),
     }
     classes = {
         *("Attribution", "Bundled", "Cache", "Checked", "CheckedDataset", "Exported", "FeatureExtractor"),
         *("HeadClassifier", "Predictions", "Project", "Report", "Run"),
+        *("Study", "StudyPlan"),
     }
     assert set(featcache.__all__) == verbs | classes | {"errors", "__version__"}
     assert set(featcache.__all__) <= set(dir(featcache))

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache import heads
+from featcache import heads, training
 from featcache.api.arguments import project_around, refuse_unknown
 from featcache.api.trained_on import labelled_cache, results_of
 from featcache.core.errors import ArgumentsError
@@ -26,6 +26,7 @@ def cross_validate(
     head: str = "dense",
     preset: str = "default",
     tune: Mapping[str, Sequence[Any]] | Sequence[str] = (),
+    without_test: bool = False,
     again: bool = False,
     to: str | Path | None = None,
     progress: Progress | None = None,
@@ -41,6 +42,7 @@ def cross_validate(
     source, cache, head, preset, to, progress : as of `fit_head`
     tune : settings that are chosen for each fold by inner folds of its training images: names, or names with the values
         to try, {"lr": [0.001, 0.003]}
+    without_test : leave the images of the split test out. Then a choice by the result has not seen them
     again : begin anew, though the run is there
     **settings : folds, repeats, leave_group_out, test_on (a root, or a folder that paths begin with), judge ("plain" or
         "views"), inner_folds; and fields of `HeadClassifier`: epochs, lr, patience, seed, ...
@@ -72,6 +74,8 @@ def cross_validate(
     config = heads.from_preset(preset, **{**heads.asked_epochs(points), **settings})
     project = project_around(source)
     judged = labelled_cache(source, project, name=cache, progress=progress)
+    if without_test:
+        judged = training.without_split(judged, "test")
     done = heads.cross_validate(
         judged,
         results_of(judged, project, to=to),

@@ -27,6 +27,7 @@ SECTIONS = {
         "demo": "run the whole job on generated images, offline",
         "init": "find images, write featcache.toml and dataset.csv",
         "dataset": "check the data set, preview its views, generate one",
+        "run": "do a whole study from a recipe, or what is left of it",
     },
     "Compute": {
         "models": "list the backbones and their layers",

@@ -44,17 +44,32 @@ _SHOWN = {
     help="Also choose these by inner folds, among usual values: batch, dropout, epochs, hidden, l2, lr, momentum.",
 )
 @options(Protocol, "inner_folds", group="Settings to try")
+@option(
+    "--without-test",
+    is_flag=True,
+    group="Folds",
+    help="Leave out the images of the split test, to choose by the result without having seen them.",
+)
 @option("--again", is_flag=True, group="Run", help="Begin anew, even if this run exists.")
 @project_option
 @json_option
 def command(
-    cache: str | None, kind: str, preset: str, tune: str, again: bool, folder: Path, as_json: bool, **values: Any
+    cache: str | None,
+    kind: str,
+    preset: str,
+    tune: str,
+    without_test: bool,
+    again: bool,
+    folder: Path,
+    as_json: bool,
+    **values: Any,
 ) -> None:
     """Judge every image by heads that were not trained on its group.
 
     The images are divided into folds by group, and each fold is judged by a head that was trained on all others.
-    Splits do not matter. All heads share one Gram matrix. Settings with several values, as in --lr 0.001,0.003, are
-    chosen by inner folds of the training images. After an interruption, run the same command again to continue.
+    Splits do not matter, but with --without-test. All heads share one Gram matrix. Settings with several values, as in
+    --lr 0.001,0.003, are chosen by inner folds of the training images. After an interruption, run the same command
+    again to continue.
     """
     from featcache.api import cross_validate
     from featcache.heads import TUNED
@@ -71,6 +86,7 @@ def command(
         head=kind,
         preset=preset,
         tune=tried,
+        without_test=without_test,
         again=again,
         progress=TERMINAL,
         **given(values, Protocol),

@@ -5,6 +5,7 @@
     │   └── ArgumentsError                          arguments exclude or need each other
     ├── MissingPackageError    (ImportError)        an optional package is missing
     ├── ProjectError           (ValueError)         featcache.toml is missing or wrong
+    ├── RecipeError            (ValueError)         a study's recipe is missing or wrong
     ├── DatasetError           (ValueError)         images, labels or splits are unusable
     │   └── ImageError                              one image cannot be decoded
     ├── BackboneError          (ValueError)         unknown backbone, size or engine
@@ -63,6 +64,10 @@ class MissingPackageError(FeatcacheError, ImportError):
 
 class ProjectError(FeatcacheError, ValueError):
     """featcache.toml is missing, unreadable or says something impossible."""
+
+
+class RecipeError(FeatcacheError, ValueError):
+    """A study's recipe is missing, unreadable or says something impossible."""
 
 
 class DatasetError(FeatcacheError, ValueError):

@@ -25,6 +25,7 @@ DATASET_FILE = "dataset.csv"
 _Fraction = Annotated[float, Field(ge=0, le=0.5)]
 _Share = Annotated[float, Field(gt=0, le=1e9)]
 _Count = Annotated[int, Field(ge=1)]
+_Rows = _Count | dict[str, _Count]
 RootName = Annotated[str, Field(pattern=r"^[\w-][\w.-]{0,63}$")]
 
 
@@ -87,24 +88,27 @@ class DatasetSection(_Section):
 class ViewsSection(_Section):
     """[views]: how many views each image gets, or how many rows each split gets in total.
 
-    A total is spread evenly over the classes, then over the images of a class.
+    A total is spread evenly over the classes, then over the images of a class. It may be given for each class instead.
     """
 
     train: int = Field(default=4, ge=1, le=100_000, description="Views of each train image, the plain one included.")
     val: int = Field(default=1, ge=1, le=100_000, description="Views of each val image.")
     test: int = Field(default=1, ge=1, le=100_000, description="Views of each test image.")
-    train_rows: int | None = Field(default=None, ge=1, description="Total rows of train, spread evenly over classes.")
-    val_rows: int | None = Field(default=None, ge=1, description="Total rows of val.")
-    test_rows: int | None = Field(default=None, ge=1, description="Total rows of test.")
+    train_rows: _Rows | None = Field(
+        default=None,
+        description="Total rows of train, spread evenly over classes; or a table with the rows of each.",
+    )
+    val_rows: _Rows | None = Field(default=None, description="Total rows of val, or those of each class.")
+    test_rows: _Rows | None = Field(default=None, description="Total rows of test, or those of each class.")
     resize: Resize = Field(default="stretch", description="How images and boxes become square. Padding is black.")
 
     def views_per_image(self, split: str) -> int:
         """Views an image of `split` gets where no total is asked for."""
         return int(getattr(self, split))
 
-    def total_rows(self, split: str) -> int | None:
-        """Rows that `split` gets in total, or None where views an image decide."""
-        total: int | None = getattr(self, f"{split}_rows")
+    def total_rows(self, split: str) -> int | dict[str, int] | None:
+        """Rows that `split` gets in total, or those of each class; None where views an image decide."""
+        total: int | dict[str, int] | None = getattr(self, f"{split}_rows")
         return total
 
 

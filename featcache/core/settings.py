@@ -43,7 +43,7 @@ class Setting:
     @property
     def kinds(self) -> tuple[Any, ...]:
         """Its type, taken apart where it is a union."""
-        return get_args(self.kind) if get_origin(self.kind) in (Union, UnionType) else (self.kind,)
+        return tuple(get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in _parts(self.kind))
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -129,7 +129,7 @@ def settings_of(record: Any) -> Mapping[str, Setting]:
             if "help" in item.metadata and item.default is not MISSING
         }
     return {
-        name: Setting(name, info.annotation, info.default, info.description, **_bounds(info.metadata))
+        name: Setting(name, info.annotation, info.default, info.description, **_bounds(_metadata(info)))
         for name, info in record.model_fields.items()
         if info.description
     }
@@ -142,6 +142,19 @@ def problems_of(record: Any) -> list[str]:
         for name, setting in settings_of(record.__class__).items()
         if not setting.takes(getattr(record, name))
     ]
+
+
+def _parts(kind: Any) -> tuple[Any, ...]:
+    """The types of a union; any other type by itself."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _metadata(info: Any) -> list[Any]:
+    """What pydantic knows of a field, or of a number that it may be."""
+    of_parts = [
+        part for kind in _parts(info.annotation) if get_origin(kind) is Annotated for part in get_args(kind)[1:]
+    ]
+    return [*info.metadata, *(each for part in of_parts for each in getattr(part, "metadata", [part]))]
 
 
 def _bounds(metadata: list[Any]) -> dict[str, float]:

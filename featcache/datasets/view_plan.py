@@ -14,12 +14,12 @@ from featcache.datasets.manifest import SPLITS, LabelledImage
 def plan_views(images: Sequence[LabelledImage], wanted: ViewsSection) -> list[int]:
     """Number of views of each image, in the order of `images`.
 
-    Where a split asks for a total of rows, the classes share it evenly, then each class's images
-    share theirs; what does not divide goes to the first classes by name, and within a class to the
+    Where a split asks for a total of rows, the classes share it evenly, unless it is given for each of them; then
+    each class's images share theirs; what does not divide goes to the first classes by name, and within a class to the
     images that come first by the hash of their id. A share below the number of a class's images
     leaves the last of them without a view. An image without a label or split gets the plain view alone.
 
-    Raises DatasetError where a class would get no row at all.
+    Raises DatasetError where a class would get no row at all, and for rows of other classes than there are.
     """
     of_class: dict[tuple[str, str], list[int]] = defaultdict(list)
     for index, image in enumerate(images):
@@ -27,20 +27,35 @@ def plan_views(images: Sequence[LabelledImage], wanted: ViewsSection) -> list[in
             of_class[image.split, image.label].append(index)
     views = [0 if image.is_trained_on else 1 for image in images]
     for split in SPLITS:
-        total = wanted.total_rows(split)
         labels = sorted(label for some, label in of_class if some == split)
-        if total is not None and labels and total < len(labels):
-            raise DatasetError(f"{total} {split} rows for {len(labels)} classes: ask for at least one a class")
-        for rank, label in enumerate(labels):
+        rows = _rows_of_classes(wanted, split, labels=labels)
+        for label in labels:
             members = of_class[split, label]
-            if total is None:
+            if rows is None:
                 shares = [wanted.views_per_image(split)] * len(members)
             else:
                 members = sorted(members, key=lambda index: _rank(images[index].image_id))
-                shares = _spread(_spread(total, len(labels))[rank], len(members))
+                shares = _spread(rows[label], len(members))
             for index, share in zip(members, shares, strict=True):
                 views[index] = share
     return views
+
+
+def _rows_of_classes(wanted: ViewsSection, split: str, *, labels: Sequence[str]) -> dict[str, int] | None:
+    """Rows of each class of a split; None where views an image decide."""
+    total = wanted.total_rows(split)
+    if total is None or not labels:
+        return None
+    if isinstance(total, dict):
+        if set(total) != set(labels):
+            raise DatasetError(
+                f"{split}_rows in [views] is for the classes {', '.join(sorted(total))}, and the images of {split} are "
+                f"of {', '.join(labels)}"
+            )
+        return total
+    if total < len(labels):
+        raise DatasetError(f"{total} {split} rows for {len(labels)} classes: ask for at least one a class")
+    return dict(zip(labels, _spread(total, len(labels)), strict=True))
 
 
 def _spread(total: int, parts: int) -> list[int]:

@@ -1,4 +1,8 @@
-from ._cross_validate import cross_validate as cross_validate, points_of as points_of
+from ._cross_validate import (
+    cross_validate as cross_validate,
+    measured_images as measured_images,
+    points_of as points_of,
+)
 from ._fit_classical import fit_classical as fit_classical
 from ._fit_head import (
     expected as expected,
@@ -21,6 +25,7 @@ from .config import (
     changed_by as changed_by,
     from_preset as from_preset,
 )
+from .cost import expect_rows as expect_rows
 from .distance_head import ROWS_FILE as ROWS_FILE, TrainedHead as TrainedHead, load_head as load_head
 from .estimator import HeadClassifier as HeadClassifier
 from .fold_training import Classical as Classical, Dense as Dense

@@ -182,14 +182,17 @@ def _write(
         "repeats": folds[-1].repeat + 1,
         "trainings": trainings,
         "seconds": round(sum(line["seconds"] for line in lines), 3),
-        **_measured(rows, found, cache.classes),
+        **measured_images(rows, found, classes=cache.classes),
     }
     config = {**identity, **described(cache, "by parts of one Gram matrix")}
     runs.write_config_and_metrics(folder, config, metrics=results)
 
 
-def _measured(rows: pd.DataFrame, probabilities: Array, classes: Sequence[str]) -> dict[str, Any]:
-    """Measures of all images that were judged: the mean over repeats, and the interval over groups."""
+def measured_images(rows: pd.DataFrame, probabilities: Array, *, classes: Sequence[str]) -> dict[str, Any]:
+    """Measures of all images that were judged: the mean over repeats, and the interval over groups.
+
+    rows : a line for each image in each repeat: image_id, label, group, repeat
+    """
     numbers = {label: number for number, label in enumerate(classes)}
     y = rows["label"].map(numbers).to_numpy(np.int64)
     groups, repeats = rows["group"].to_numpy(str), rows["repeat"].to_numpy()

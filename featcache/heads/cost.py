@@ -248,6 +248,24 @@ def expect(cache: Cache, config: HeadConfig, *, choice: Choice) -> Expected:
     )
 
 
+def expect_rows(
+    n_train: int, n_val: int, *, n_inputs: int, n_classes: int, config: HeadConfig, asked: Solver = "auto"
+) -> tuple[float, int]:
+    """Seconds of a training whose cache is not there yet, and bytes of the Gram matrices that it keeps: roughly.
+
+    Raises what `choose_solver` raises.
+    """
+    choice = choose_solver(n_train, n_val, n_inputs=n_inputs, n_classes=n_classes, config=config, asked=asked)
+    problem, rate = _Problem(n_train, n_val, n_inputs, n_classes, config), _operations_a_s(config.dtype)
+    before_s = _FEATURE_PASSES * problem.feature_bytes / _MAPPED_BYTES_A_S
+    before_s += 6 * (n_train + n_val) * n_inputs * problem.units / rate
+    if choice.solver == "primal":
+        epoch_s = problem.primal_operations(_PASSES[config.optimizer]) / rate + problem.updates * _KERAS_UPDATE_S
+        return _KERAS_START_S + before_s + config.epochs * epoch_s, 0
+    before_s += problem.pass_operations() / rate
+    return before_s + config.epochs * _gram_epoch_s(problem, rate), problem.gram_bytes
+
+
 def _gram_epoch_s(problem: _Problem, rate: float) -> float:
     several = 2 if problem.config.momentum else 1  # K A and K V
     products_ = 2 * (several * problem.n_train + problem.n_val) * problem.n_train * problem.units

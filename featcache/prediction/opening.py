@@ -19,7 +19,7 @@ from featcache.extraction import network_of
 from featcache.heads import HEAD_FILE, TrainedHead, load_head
 from featcache.images import Item, items_of
 from featcache.store import RECIPE_FILE, Cache, open_cache
-from featcache.training import MODEL_FILE, Run, find_run, is_finished
+from featcache.training import ENSEMBLE, MODEL_FILE, Run, find_run, is_finished
 
 
 def open_run(run: Run | str | Path, project: Project | None = None) -> Run:
@@ -37,10 +37,20 @@ def open_run(run: Run | str | Path, project: Project | None = None) -> Run:
 
 def recipe_of(run: Run) -> Recipe:
     """The recipe of the features that a run was trained on. Raises RunError where config.json has none."""
+    _refuse_without_model(run)
     try:
         return Recipe.from_dict(run.config["recipe"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{run.folder}: config.json: its recipe cannot be read: {error}") from error
+
+
+def _refuse_without_model(run: Run) -> None:
+    """Raise RunError for kinds of runs that keep no model."""
+    if run.is_cross_validation:
+        raise RunError(f"{run.name}: a cross-validation keeps no head", "Train one with `featcache.fit_head()`")
+    if run.config.get("kind") == ENSEMBLE:
+        members = ", ".join(map(str, run.config.get("members", ())))
+        raise RunError(f"{run.name}: an ensemble keeps no model of its own", f"Use one of its members: {members}")
 
 
 def classes_of(run: Run) -> tuple[str, ...]:
@@ -53,8 +63,7 @@ def classes_of(run: Run) -> tuple[str, ...]:
 
 def head_of(run: Run) -> TrainedHead:
     """The head of a run. Raises RunError where it kept none, or one of other classes."""
-    if run.is_cross_validation:
-        raise RunError(f"{run.name}: a cross-validation keeps no head", "Train one with `featcache.fit_head()`")
+    _refuse_without_model(run)
     if not (run.folder / HEAD_FILE).is_file():
         raise RunError(
             f"{run.name}: keeps no model: it has no {HEAD_FILE}, as classical heads that an earlier featcache trained",

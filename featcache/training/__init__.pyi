@@ -7,7 +7,7 @@ from .history import (
     refuse_divergence as refuse_divergence,
     timed as timed,
 )
-from .labels import with_current_labels as with_current_labels
+from .labels import with_current_labels as with_current_labels, without_split as without_split
 from .notes import NO_NOTE as NO_NOTE, Note as Note, annotate as annotate, read_notes as read_notes
 from .results import (
     Fitted as Fitted,
@@ -22,6 +22,7 @@ from .results import (
 from .runs import (
     CONFIG_FILE as CONFIG_FILE,
     CROSS_VALIDATION as CROSS_VALIDATION,
+    ENSEMBLE as ENSEMBLE,
     METRICS_FILE as METRICS_FILE,
     MODEL_FILE as MODEL_FILE,
     PREDICTIONS_FILE as PREDICTIONS_FILE,

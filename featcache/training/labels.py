@@ -45,6 +45,12 @@ def with_current_labels(project: Project, cache: Cache, *, progress: Progress = 
     return cache
 
 
+def without_split(cache: Cache, split: str) -> Cache:
+    """A cache in which the images of a split have none, so that nothing is trained or judged on them."""
+    images = [replace(image, split="" if image.split == split else image.split) for image in images_in(cache.dataset)]
+    return cache.relabelled(images, cache.relabelled_images)
+
+
 def _note_unused(cache: Cache, images: Sequence[LabelledImage], progress: Progress) -> None:
     if unused := sum(not image.is_trained_on for image in images):
         progress.note(f"{unused} images of {cache.name} have no label or no split: they are left out of training")

@@ -51,6 +51,8 @@ TRAINING_SUFFIX = ".training"
 RUN_FORMAT = 1
 CROSS_VALIDATION = "cross-validation"
 """The kind of runs that judge every image, and have no model and no splits."""
+ENSEMBLE = "ensemble"
+"""The kind of runs that average others, and have no model of their own."""
 
 
 @dataclass(frozen=True)
