@@ -21,7 +21,9 @@ from featcache.reporting.vega import FONT
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A7A", "#B8A800")
+_AXIS_OF_EPOCHS = {"tickMinStep": 1, "tickCount": 5, "grid": False, "labelOverlap": True}
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4], [1, 4])
+_LEGEND = {"orient": "bottom", "direction": "vertical", "columns": 1, "symbolLimit": 40}
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 MOST_LINES = 30
 _BUCKETS = 150
@@ -35,11 +37,12 @@ def theme(*, dark: bool) -> Spec:
     ink, quiet, grid = ("#E3E6EA", "#A9B1BA", "#3A4149") if dark else ("#1F2328", "#57606A", "#E1E4E8")
     words = {"labelColor": ink, "titleColor": quiet, "labelFontSize": 12, "titleFontSize": 12}
     return {
+        "aria": False,  # each chart has one text that says what it shows
         "background": "transparent",
         "font": FONT,
         "view": {"stroke": None},
         "axis": {**words, "gridColor": grid, "domainColor": quiet, "tickColor": quiet, "titleFontWeight": "normal"},
-        "legend": {**words, "symbolStrokeWidth": 2.5, "labelLimit": 300},
+        "legend": {**words, "symbolStrokeWidth": 2.5, "labelLimit": 240},
         "title": {"color": ink, "anchor": "start", "fontSize": 13},
         "text": {"color": ink},
         "rule": {"color": quiet},
@@ -55,15 +58,19 @@ def accuracies(records: Sequence[RunRecord], labels: Mapping[str, str], *, numbe
         label = labels[record.name]
         values.append({"run": label, "kind": record.kind, "accuracy": record.test.accuracy, "low": low, "high": high})
     base = ranked[0].test.majority
-    y = {
-        "field": "run",
-        "type": "nominal",
-        "sort": [value["run"] for value in values],
-        "title": None,
-        "axis": {"labelLimit": 190, "ticks": False, "domain": False},
+    order = [value["run"] for value in values]
+    y = {"field": "run", "type": "nominal", "sort": order, "axis": None}
+    x = {
+        "type": "quantitative",
+        "title": "accuracy on test",
+        "axis": {"format": ".0%", "tickCount": 5},
+        "scale": {"domain": [0, 1]},
     }
-    x = {"type": "quantitative", "title": "accuracy on test", "axis": {"format": ".0%"}, "scale": {"domain": [0, 1]}}
     layers: list[Spec] = [
+        {  # above its point, since beside it there is no room on a phone
+            "mark": {"type": "text", "align": "left", "dy": -11, "fontSize": 12},
+            "encoding": {"x": {"value": 0}, "text": {"field": "run", "type": "nominal"}},
+        },
         {"mark": {"type": "rule", "strokeWidth": 2}, "encoding": {"x": {**x, "field": "low"}, "x2": {"field": "high"}}},
         {
             "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
@@ -82,7 +89,7 @@ def accuracies(records: Sequence[RunRecord], labels: Mapping[str, str], *, numbe
                 "encoding": {"x": {"field": "base", "type": "quantitative"}, "y": None},
             }
         )
-    spec = {**_of(values), "height": {"step": 24}, "encoding": {"y": y}, "layer": layers}
+    spec = {**_of(values), "height": {"step": 40}, "encoding": {"y": y}, "layer": layers}
     told = "; ".join(f"{value['run']}: {value['accuracy']:.0%}" for value in values[:8])
     alt = f"Accuracy on test of {counted(len(values), 'run')} with 95 % intervals. {told}"
     note = ". The dashed line is the majority-class baseline" if base is not None else ""
@@ -134,13 +141,13 @@ def _curves(
     x_scale: Spec = {"type": "log"} if max(lengths) > 10 * min(lengths) else {"nice": False, "zero": False}
     by_network = _told_by("network", [line["network"] for line in lines])
     encoding: Spec = {
-        "x": {"field": "epoch", "type": "quantitative", "scale": x_scale, "axis": {"tickMinStep": 1, "grid": False}},
+        "x": {"field": "epoch", "type": "quantitative", "scale": x_scale, "axis": _AXIS_OF_EPOCHS},
         "y": {
             "field": "value",
             "type": "quantitative",
             "scale": scale,
             "title": f"{measure} on {where}",
-            "axis": {"format": ".0%"} if measure == "accuracy" else {},
+            "axis": {"tickCount": 5, "format": ".0%" if measure == "accuracy" else "~g"},
         },
         "detail": {"field": "run"},
         "color": by_network["color"],
@@ -149,7 +156,7 @@ def _curves(
             "title": "trained",
             "sort": _known([line["mode"] for line in lines]),
             "scale": {"range": list(_DASHES)},
-            "legend": _legend(2),
+            "legend": _LEGEND,
         },
         "opacity": {"condition": {"param": "picked", "value": 1}, "value": 0.12},
         "tooltip": [_tip("run"), _tip("epoch"), _tip("value", ".4~g")],
@@ -189,7 +196,7 @@ def calibration(found: Calibration, name: str) -> Chart | None:
         for when, of in (("as trained", found.test.before), ("with temperature", found.test.after))
         for one in of.bins
     ]
-    x = {"type": "quantitative", "scale": {"domain": [0, 1]}, "axis": {"format": ".0%"}}
+    x = {"type": "quantitative", "scale": {"domain": [0, 1]}, "axis": {"format": ".0%", "tickCount": 5}}
     spec = {
         **_of(values),
         "height": 260,
@@ -302,7 +309,8 @@ def sweep(table: pd.DataFrame, measure: str, *, name: str) -> Chart:
 
 
 def _of(values: Sequence[Mapping[str, Any]]) -> Spec:
-    return {"$schema": SCHEMA, "data": {"values": list(values)}, "width": "container"}
+    fit = {"type": "fit-x", "contains": "padding"}
+    return {"$schema": SCHEMA, "data": {"values": list(values)}, "width": "container", "autosize": fit}
 
 
 def _told_by(field: str, values: Sequence[str], *, title: str | None = "") -> Spec:
@@ -312,17 +320,13 @@ def _told_by(field: str, values: Sequence[str], *, title: str | None = "") -> Sp
     colours = [PALETTE[place % len(PALETTE)] for place in range(len(known))]
     shapes = [_SHAPES[place % len(_SHAPES)] for place in range(len(known))]
     return {
-        "color": {**shared, "scale": {"domain": known, "range": colours}, "legend": _legend(2)},
-        "shape": {**shared, "scale": {"domain": known, "range": shapes}, "legend": _legend(2)},
+        "color": {**shared, "scale": {"domain": known, "range": colours}, "legend": _LEGEND},
+        "shape": {**shared, "scale": {"domain": known, "range": shapes}, "legend": _LEGEND},
     }
 
 
 def _known(values: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(values))
-
-
-def _legend(columns: int) -> Spec:
-    return {"orient": "bottom", "columns": columns, "symbolLimit": 40}
 
 
 def _tip(field: str, form: str = "") -> Spec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from statistics import fmean
 from typing import Any
 
 from featcache.core.errors import RunError
@@ -178,14 +179,13 @@ def _answer(group: _Group) -> Section:
     test = shown.test
     classes = shown.config.classes
     names = listed([clean(label) for label in classes[:8]] + ([f"{len(classes) - 8:,} more"] if classes[8:] else []))
-    unit = counted(test.groups, "group") if test.groups is not None else counted(test.rows, "row")
+    unit = "" if test.groups is None else f" of {counted(test.groups, 'group')}"
     asked = (
-        f"Asked: which of {len(classes):,} classes ({names}) does an image show? Judged on the test split: "
-        f"{counted(test.rows, 'row')} of {unit}, none of them seen in training."
+        f"Asked: which of {len(classes):,} classes ({names}) does an image show? Judged on {counted(test.rows, 'row')}"
+        f"{unit} that no training saw."
     )
     blocks: list[Block] = [Paragraph(asked), Paragraph(_found(group, shown), "answer")]
-    comparison = _comparison(group)
-    blocks += [Paragraph(text) for text in comparison]
+    blocks.append(Paragraph(" ".join([_why_shown(group, shown), *_comparison(group)])))
     blocks.append(Facts(_key_figures(group, shown), large=True))
     if len(classes) <= tables.MOST_CLASSES:
         blocks.append(_answer_table(shown))
@@ -207,20 +207,25 @@ def _answer(group: _Group) -> Section:
 
 
 def _found(group: _Group, shown: RunRecord) -> str:
-    test, val = shown.test, shown.results.val
+    test = shown.test
     accuracy = f"{percent(test.accuracy, test.groups)} %"
     if (span := test.intervals.get("accuracy")) is not None:
         low, high = (percent(value, test.groups) for value in span)
         accuracy += f" (95 % interval: {low} to {high} %)"
-    text = f"{group.label(shown)}: {accuracy} of the test rows get their class"
+    text = f"{group.label(shown)}: accuracy {accuracy}"
     if test.majority is not None:
         baseline = percent(test.majority, test.groups)
-        text += f"; always naming the most frequent one (majority-class baseline) gets {baseline} %"
+        text += f"; majority-class baseline: {baseline} %"
+    return f"{text}."
+
+
+def _why_shown(group: _Group, shown: RunRecord) -> str:
+    val = shown.results.val
     if val is None or not val.rows:
-        return f"{text}. It is the first run: none has validation rows to choose by."
+        return "No run has validation rows to choose by; this is the first one."
     if len(group.records) == 1:
-        return f"{text}. It is the only run."
-    return f"{text}. It is chosen by its validation accuracy, {percent(val.accuracy, val.groups)} %."
+        return "It is the only run."
+    return f"Chosen by validation accuracy ({percent(val.accuracy, val.groups)} %)."
 
 
 def _comparison(group: _Group) -> list[str]:
@@ -229,13 +234,15 @@ def _comparison(group: _Group) -> list[str]:
     for name, found in group.differences.items():
         told[found.verdict].append(group.labels[name])
     sentences = []
+    if len(told["not distinguishable"]) == len(group.records) - 1 > 1:
+        return [f"On test it is not distinguishable from any of the {len(group.records) - 1} other runs."]
     if told["not distinguishable"]:
         sentences.append(f"On test it is not distinguishable from {_some(told['not distinguishable'])}.")
     if told["higher"]:
         sentences.append(f"It is more accurate on test than {_some(told['higher'])}.")
     if told["lower"]:
         sentences.append(f"It is less accurate on test than {_some(told['lower'])}.")
-    return [" ".join(sentences)] if sentences else []
+    return sentences
 
 
 def _some(labels: Sequence[str]) -> str:
@@ -247,11 +254,10 @@ def _some(labels: Sequence[str]) -> str:
 def _key_figures(group: _Group, shown: RunRecord) -> tuple[tuple[str, str], ...]:
     test = shown.test
     pairs = (
-        ("accuracy", percent(test.accuracy, test.groups)),
         ("balanced accuracy", percent(test.balanced_accuracy, test.groups)),
         ("majority-class baseline", percent(test.majority, test.groups)),
     )
-    counts = (("test originals or groups", f"{test.groups:,}" if test.groups is not None else ""),)
+    counts = (("groups in test", f"{test.groups:,}" if test.groups is not None else ""),)
     return (
         *((name, f"{value} %") for name, value in pairs if value),
         *(pair for pair in counts if pair[1]),
@@ -302,6 +308,7 @@ def _recalls(group: _Group) -> Section:
 def _transfer(group: _Group) -> Section | None:
     """Heads and fine-tuned networks against the same networks trained from scratch."""
     rows = []
+    pairs: dict[str, list[tuple[RunRecord, RunRecord]]] = {}
     networks: dict[str, list[RunRecord]] = {}
     for record in group.records:
         networks.setdefault(clean(record.config.backbone), []).append(record)
@@ -320,6 +327,7 @@ def _transfer(group: _Group) -> Section | None:
             losses = (number(one.test.loss) for one in (best, scratch))
             compared = (found.text, found.verdict_of_first) if found else ("", "")
             rows.append((network, kind, *accuracies, *losses, *compared))
+            pairs.setdefault(kind, []).append((best, scratch))
     if not rows:
         return None
     headers = (
@@ -333,8 +341,22 @@ def _transfer(group: _Group) -> Section | None:
         "transfer is",
     )
     title = "Accuracy on test; of several runs of a network, the one with the highest validation accuracy"
-    table = Table(headers, tuple(rows), n_text=2, n_text_last=1, title=title)
+    table = Table(headers, tuple(rows), n_text=2, n_text_last=1, title=title, foot=_means(pairs))
     return Section("Transfer against scratch", (table,), id=f"transfer-{group.number}")
+
+
+def _means(pairs: Mapping[str, Sequence[tuple[RunRecord, RunRecord]]]) -> tuple[tuple[str, ...], ...]:
+    """Means over networks of the same kind of transfer, and of scratch."""
+    lines = []
+    for kind, found in pairs.items():
+        if len(found) < 2:
+            continue
+        cases = min(record.test.groups or 0 for pair in found for record in pair)
+        sides = [[pair[side].test for pair in found] for side in (0, 1)]
+        accuracies = (percent(fmean(one.accuracy for one in side), cases) for side in sides)
+        losses = (number(tables.mean_of([one.loss for one in side])) for side in sides)
+        lines.append((f"mean of {len(found)} networks", kind, *accuracies, *losses, "", ""))
+    return tuple(lines)
 
 
 def _curves(group: _Group, problems: list[Problem]) -> Section | None:

@@ -111,8 +111,21 @@ def _layers(record: RunRecord) -> str:
 
 
 def optimizer_of(record: RunRecord) -> str:
-    """Every setting that layers do not show; the study's words for those that it names."""
-    settings = {key: value for key, value in record.config.head.items() if key not in ("hidden", "dropout")}
-    settings |= {key: value for key, value in record.config.training.items() if value not in (0, None, "none")}
-    first = [] if "optimizer" in settings else ["SGD"] if "lr" in settings else []
-    return ", ".join([*first, *(f"{WORDS.get(key, clean(key))} {plain(value)}" for key, value in settings.items())])
+    """Every setting in use that layers do not show; the study's words for those that it names."""
+    settings = {**record.config.head, **record.config.training}
+    settings = {name: value for name, value in settings.items() if name not in ("hidden", "dropout", "kind")}
+    unused = {
+        *(("step_epochs", "step_factor") if settings.get("schedule", "step") != "step" else ()),
+        *(("weight_decay",) if settings.get("optimizer") in ("sgd", "adam", "rmsprop") and record.config.head else ()),
+    }
+    used = {
+        name: value
+        for name, value in settings.items()
+        if name not in unused and (name == "seed" or value not in (0, None, "none", False, []))
+    }
+    first = [clean(used.pop("optimizer")).upper()] if "optimizer" in used else ["SGD"] if "lr" in used else []
+    return ", ".join([*first, *(f"{WORDS.get(key, _words(key))} {plain(value)}" for key, value in used.items())])
+
+
+def _words(name: str) -> str:
+    return clean(name).replace("_", " ")

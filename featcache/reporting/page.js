@@ -51,9 +51,9 @@ const draw = async (figure) => {
     const drawn = place.querySelector("svg");
     drawn.setAttribute("role", "img"); // its words are those of the picture that it replaces
     drawn.setAttribute("aria-label", figure.querySelector("img").alt);
-    drawn.querySelectorAll("[role], [tabindex]").forEach((inner) => {
+    drawn.querySelectorAll("[role], [aria-roledescription]").forEach((inner) => {
       inner.removeAttribute("role");
-      inner.removeAttribute("tabindex");
+      inner.removeAttribute("aria-roledescription");
     });
     figure.classList.add("drawn");
   } catch (error) {

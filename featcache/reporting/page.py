@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
-from html import escape
+from html import escape as _escape
 from importlib import resources
 from string import Template
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 from featcache.reporting import charts, vega
 from featcache.reporting.blocks import Block, Chart, Facts, Gallery, Image, Items, Paragraph, Report, Section, Table
 
-_LONG = 120
+_PERCENT = re.compile(r"(?<=\d) %")
+_LONG = 60
 """Characters of a cell that is set as a line of code."""
 
 
@@ -180,6 +182,11 @@ def _gallery(gallery: Gallery) -> str:
 
 def _data_url(kind: str, data: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def escape(text: str) -> str:
+    """Text as HTML shows it; a number and its % stay on one line."""
+    return _PERCENT.sub("\N{NO-BREAK SPACE}%", _escape(text))
 
 
 def _json(value: Any) -> str:

@@ -143,7 +143,7 @@ def images(project: Project, *, near_duplicates: bool, progress: Progress) -> Se
     if not near_duplicates:
         blocks.append(
             Paragraph(
-                "Near-duplicates were not looked for; `featcache dataset check` finds them, and so does a report that "
+                "Near-duplicates were not looked for; “featcache dataset check” finds them, and so does a report that "
                 "is asked to."
             )
         )
@@ -197,7 +197,7 @@ def provenance(
             _weights_digest(record),
             clean(record.config.cache or "")[:16],
             clean(record.config.dataset)[:16],
-            clean(record.config.created),
+            clean(record.config.created).replace("T", " ")[:19],
         )
         for record in records
     )

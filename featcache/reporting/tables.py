@@ -65,16 +65,16 @@ def summary(
     headers = (
         "run",
         "accuracy, % (95 %)",
-        "balanced accuracy, %",
+        "balanced, %",
         "loss",
-        "validation accuracy, %",
-        "training accuracy, %",
+        "validation, %",
+        "training, %",
         "epochs",
         "time, s",
     )
     best = best_by_validation(records) if len(records) > 1 else None
     rows = tuple(_summary_row(record, labels[record.name]) for record in records)
-    marked = frozenset((row, headers.index("validation accuracy, %")) for row, r in enumerate(records) if r is best)
+    marked = frozenset((row, headers.index("validation, %")) for row, r in enumerate(records) if r is best)
     places = tuple((links or {}).get(record.name, "") for record in records)
     return Table(headers, rows, n_text=1, best=marked, title=title, links=places, dataset=_dataset(records))
 
@@ -118,8 +118,8 @@ def _means_of_networks(records: Sequence[RunRecord], classes: Sequence[str]) -> 
     cases = min((record.test.groups or 0 for record in records), default=0)
 
     def mean(value: Callable[[RunRecord], float | None]) -> str:
-        of_each = [_mean([value(record) for record in members]) for members in networks.values()]
-        return percent(_mean(of_each), cases)
+        of_each = [mean_of([value(record) for record in members]) for members in networks.values()]
+        return percent(mean_of(of_each), cases)
 
     cells = [mean(lambda record, label=label: record.test.recall(label)) for label in classes]  # type: ignore[misc]
     return ((f"mean of {len(networks)} networks", *cells, mean(lambda record: record.test.accuracy)),)
@@ -259,7 +259,7 @@ def _mean_of_known(values: Iterable[float | None]) -> float:
     return fmean(known) if known else 1.0
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean_of(values: Sequence[float | None]) -> float | None:
     """The mean, or None where a value is missing: a mean over fewer runs would not compare."""
     numbers = [value for value in values if value is not None]
     return fmean(numbers) if numbers and len(numbers) == len(values) else None
