@@ -67,10 +67,7 @@ def accuracies(records: Sequence[RunRecord], labels: Mapping[str, str], *, numbe
         "scale": {"domain": [0, 1]},
     }
     layers: list[Spec] = [
-        {  # above its point, since beside it there is no room on a phone
-            "mark": {"type": "text", "align": "left", "dy": -11, "fontSize": 12},
-            "encoding": {"x": {"value": 0}, "text": {"field": "run", "type": "nominal"}},
-        },
+        _label_above("run"),
         {"mark": {"type": "rule", "strokeWidth": 2}, "encoding": {"x": {**x, "field": "low"}, "x2": {"field": "high"}}},
         {
             "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
@@ -89,7 +86,7 @@ def accuracies(records: Sequence[RunRecord], labels: Mapping[str, str], *, numbe
                 "encoding": {"x": {"field": "base", "type": "quantitative"}, "y": None},
             }
         )
-    spec = {**_of(values), "height": {"step": 40}, "encoding": {"y": y}, "layer": layers}
+    spec = {**_of(values), "height": 40 * len(values), "encoding": {"y": y}, "layer": layers}
     told = "; ".join(f"{value['run']}: {value['accuracy']:.0%}" for value in values[:8])
     alt = f"Accuracy on test of {counted(len(values), 'run')} with 95 % intervals. {told}"
     note = ". The dashed line is the majority-class baseline" if base is not None else ""
@@ -293,9 +290,10 @@ def sweep(table: pd.DataFrame, measure: str, *, name: str) -> Chart:
     x = {"type": "quantitative", "scale": {"zero": False}, "title": f"{measure}: mean and standard deviation"}
     spec = {
         **_of(values),
-        "height": {"step": 22},
-        "encoding": {"y": {"field": "setting", "type": "nominal", "sort": None, "title": None}},
+        "height": 40 * len(values),
+        "encoding": {"y": {"field": "setting", "type": "nominal", "sort": None, "axis": None}},
         "layer": [
+            _label_above("setting"),
             {"mark": "rule", "encoding": {"x": {**x, "field": "low"}, "x2": {"field": "high"}}},
             {
                 "mark": {"type": "point", "filled": True, "size": 70, "color": PALETTE[0], "opacity": 1},
@@ -322,6 +320,14 @@ def _told_by(field: str, values: Sequence[str], *, title: str | None = "") -> Sp
     return {
         "color": {**shared, "scale": {"domain": known, "range": colours}, "legend": _LEGEND},
         "shape": {**shared, "scale": {"domain": known, "range": shapes}, "legend": _LEGEND},
+    }
+
+
+def _label_above(field: str) -> Spec:
+    """What a line is called, above it, since beside it there is no room on a phone."""
+    return {
+        "mark": {"type": "text", "align": "left", "dy": -11, "fontSize": 12},
+        "encoding": {"x": {"value": 0}, "text": {"field": field, "type": "nominal"}},
     }
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,15 +78,14 @@ def _features(cache: Cache, numbers: NDArray[np.intp]) -> NDArray[np.float64]:
 
 
 def _places(features: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    from sklearn.decomposition import PCA
+    centred = features - features.mean(axis=0)
+    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+    found = {"PCA": np.asarray(left[:, :2] * sizes[:2])}
+    with warnings.catch_warnings(), suppress(ImportError):
+        warnings.simplefilter("ignore")
+        # umap would import TensorFlow for a part of it that is not used here.
+        sys.modules.setdefault("umap.parametric_umap", None)  # type: ignore[arg-type]
+        from umap import UMAP
 
-    found = {"PCA": np.asarray(PCA(2, random_state=0).fit_transform(features))}
-    if importlib.util.find_spec("umap") is not None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # umap would import TensorFlow for a part of it that is not used here.
-            sys.modules.setdefault("umap.parametric_umap", None)  # type: ignore[arg-type]
-            from umap import UMAP
-
-            found["UMAP"] = np.asarray(UMAP(random_state=0, n_jobs=1).fit_transform(features), np.float64)
+        found["UMAP"] = np.asarray(UMAP(random_state=0, n_jobs=1).fit_transform(features), np.float64)
     return found

@@ -46,14 +46,7 @@ const draw = async (figure) => {
     await window.vegaEmbed(place, spec, {
       mode: "vega-lite", renderer: "svg", ast: true, actions: false, defaultStyle: false,
       config: night.matches ? themes.dark : themes.light,
-      tooltip: { disableDefaultStyle: true },
-    });
-    const drawn = place.querySelector("svg");
-    drawn.setAttribute("role", "img"); // its words are those of the picture that it replaces
-    drawn.setAttribute("aria-label", figure.querySelector("img").alt);
-    drawn.querySelectorAll("[role], [aria-roledescription]").forEach((inner) => {
-      inner.removeAttribute("role");
-      inner.removeAttribute("aria-roledescription");
+      logLevel: 1, tooltip: { disableDefaultStyle: true },
     });
     figure.classList.add("drawn");
   } catch (error) {

@@ -154,7 +154,7 @@ def _chart(chart: Chart) -> str:
     still = base64.b64encode(vega.svg(chart.spec, charts.theme(dark=False)).encode()).decode()
     return (
         f'<figure class="chart"><img src="data:image/svg+xml;base64,{still}" alt="{escape(chart.alt)}">'
-        f'<div class="live"></div><script type="application/json">{_json(chart.spec)}</script>'
+        f'<div class="live" aria-hidden="true"></div><script type="application/json">{_json(chart.spec)}</script>'
         f"<figcaption>{escape(chart.title)}</figcaption></figure>"
     )
 

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-_WIDTH_PX, _SCALE = 720, 2.0
+_WIDTH_PX, _SCALE = 720, 1.5
 FONT = "system-ui, sans-serif"
 _STILL_FONT = "sans-serif"
 
