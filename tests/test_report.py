@@ -66,10 +66,10 @@ def measures(confusion: list[list[int]], classes: tuple[str, ...]) -> dict[str, 
 
 def predictions(confusion: list[list[int]], classes: tuple[str, ...]) -> tuple[pd.DataFrame, np.ndarray]:
     """Rows and probabilities that have this confusion: the images of a class in order, each a group."""
-    lines, probabilities = [], []
+    lines: list[dict[str, Any]] = []
+    probabilities = []
     for true, counts in enumerate(confusion):
-        for predicted in np.repeat(np.arange(len(counts)), counts):
-            number = sum(line["label"] == classes[true] for line in lines)
+        for number, predicted in enumerate(np.repeat(np.arange(len(counts)), counts)):
             name = f"{true}-{number}"
             image_id = hashlib.sha256(name.encode()).hexdigest()
             lines.append(

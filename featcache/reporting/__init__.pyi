@@ -1,5 +1,5 @@
 from . import figures as figures, tables as tables
-from ._report import Written as Written, report as report
+from ._report import report as report
 from ._runs import (
     MEASURES as MEASURES,
     ListedRun as ListedRun,

@@ -427,7 +427,7 @@ def _map(group: _Group, project: Project | None, pictures: Pictures | None, prob
     if shown is None or project is None:
         return None
     try:
-        found = feature_map(shown, group.judgements[shown.name], project)
+        found = feature_map(shown, group.judgements[shown.name], project=project)
     except RunError as error:
         problems.append(Problem(shown.name, str(error).replace(str(project.folder), "the project")))
         return None

@@ -37,7 +37,7 @@ class FeatureMap:
         return self.of > len(self.rows)
 
 
-def feature_map(record: RunRecord, judgement: Judgement, project: Project) -> FeatureMap:
+def feature_map(record: RunRecord, judgement: Judgement, *, project: Project) -> FeatureMap:
     """Plain views of a head's cache in two dimensions: test images first, then others, drawn evenly.
 
     Raises RunError where the cache is not there, or cannot be read.
