@@ -187,7 +187,10 @@ def _name_classes(axes: Axes, names: Sequence[str], support: Line) -> None:
 
 
 def _draw_line(axes: Axes, epochs: Any, values: Any, label: str, color: str) -> Line:
-    """Draw one line, and a band from its lowest to its highest where it has many points; its values as drawn, shape (points,), are returned. What is no number is left out."""
+    """Draw one line, of many points with a band from the lowest to the highest; its values as drawn, shape (points,).
+
+    What is no number is left out.
+    """
     x, y = np.asarray(epochs, dtype=np.float64), np.asarray(values, dtype=np.float64)
     x, y = x[np.isfinite(y)], y[np.isfinite(y)]
     starts = np.unique(np.linspace(0, len(y), min(len(y), _LONGEST_LINE), endpoint=False).astype(np.intp))

@@ -21,7 +21,7 @@ _MISTAKES = ("run", "label", "path", "true", "predicted", "confidence")
 _NO_TITLE = re.compile(r"[\[\]:*?/\\']")
 _LONGEST_TITLE, _WIDEST, _LONGEST_CELL = 31, 60, 32_000
 _MOST_ROWS = 1_000_000
-_MOST_SHEETS = 60
+_MOST_SHEETS, _OF_ONE_RUN = 60, 3
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
@@ -33,14 +33,15 @@ def csv(report: Report) -> str:
 
 
 def xlsx(report: Report) -> bytes:
-    """The same as a workbook, with the mistakes, and each table of the report on a sheet of its own."""
+    """The same as a workbook, with the mistakes, and each table over several runs on a sheet of its own."""
     from openpyxl import Workbook
 
     book = Workbook()
     book.remove(book.active)
     _sheet(book, "measures", _COLUMNS, rows=[[line.get(name) for name in _COLUMNS] for line in report.measures])
     _sheet(book, "mistakes", _MISTAKES, rows=[[line.get(name) for name in _MISTAKES] for line in report.mistakes])
-    tables = [block for block in report.blocks() if isinstance(block, Table)]
+    shared = (section for section in report.sections if section.level < _OF_ONE_RUN)
+    tables = [block for section in shared for block in section.blocks if isinstance(block, Table)]
     for number, table in enumerate(tables[:_MOST_SHEETS], start=1):
         cells = [[_number(cell) for cell in row] for row in (*table.rows, *table.foot)]
         _sheet(book, f"{number} {table.title}", table.headers, rows=cells)
