@@ -24,7 +24,7 @@ def command(out: Path | None, near_duplicates: bool, folder: Path, as_json: bool
     from featcache.reporting import tables
 
     done = report(open_project(folder), to=out, near_duplicates=near_duplicates, progress=TERMINAL)
-    names = ("markdown", "html", "latex", "csv", "excel")
+    names = ("html", "markdown", "latex", "csv", "excel")
     if as_json:
         places = {name: str(resolved(getattr(done, name))) for name in names}
         print_json({**places, "runs": [run.name for run in done.runs]})
