@@ -356,9 +356,10 @@ NAMES = (
     "a list", "an annotation", "COCO", "stamps", "dataset.csv", "manifest.json", "recipe.json", "recipe.json, resealed",
     "ledger.jsonl", "ledger.jsonl, resealed", "rows.parquet", "rows.parquet, resealed", "dataset.parquet",
     "dataset.parquet, resealed", "config.json", "metrics.json", "predictions.csv", "history.csv",
-    "a training's config.json", "featcache.toml", "state.npz", "head.npz", "neighbours: head.npz", "neighbours: rows.npy", "rbf: head.npz",
-    "rbf: rows.npy", "doubt.npz", "a bundle", "what is known of networks", "a record", "chunks.json", "files.json",
-    "config.toml", "trusted", "anna.pub", "anna.key", ".netrc", ".aws/credentials", "an address",
+    "a training's config.json", "featcache.toml", "state.npz", "head.npz", "neighbours: head.npz",
+    "neighbours: rows.npy", "rbf: head.npz", "rbf: rows.npy", "doubt.npz", "a bundle", "what is known of networks",
+    "a record", "chunks.json", "files.json", "config.toml", "trusted", "anna.pub", "anna.key", ".netrc",
+    ".aws/credentials", "an address",
 )  # fmt: skip
 
 

@@ -122,7 +122,7 @@ def _table(table: Table) -> str:
     label = escape(table.title or "Table")
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table{sortable}>'
-        f"<caption>{label}</caption><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>"
+        f"<caption><span>{label}</span></caption><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>"
         + (f"<tfoot>{foot}</tfoot>" if foot else "")
         + "</table></div>"
     )

@@ -88,7 +88,7 @@ def _summary_row(record: RunRecord, label: str) -> tuple[str, ...]:
         number(test.loss),
         percent(results.val.accuracy, results.val.groups) if results.val else "",
         percent(results.train.accuracy, results.train.groups) if results.train else "",
-        "" if record.is_classical else str(results.epochs),
+        "" if record.is_classical else f"{results.epochs:,}",
         number(results.seconds),
     )
 
