@@ -17,7 +17,6 @@ class Table:
     n_text, n_text_last : how many columns are words, at the beginning and at the end; the rest are numbers, to be set
         flush right
     best : (row, column) of the cells to set in bold
-    dataset : digest of the data set that its runs were made on
     title : what it shows
     links : a place on the page for each row, or ""
     foot : rows that are no part of the order, such as means
@@ -29,7 +28,6 @@ class Table:
     n_text: int
     best: frozenset[tuple[int, int]] = frozenset()
     n_text_last: int = 0
-    dataset: str = ""
     title: str = ""
     links: tuple[str, ...] = ()
     foot: tuple[tuple[str, ...], ...] = ()

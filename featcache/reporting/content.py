@@ -103,7 +103,8 @@ def gather(
     for group in groups:
         if note:
             text = note if group.number == 1 else f"Data set {group.dataset}"
-            sections.append(Section(f"Data set {group.dataset}", (Paragraph(text, "note"),), level=1))
+            blocks = (Paragraph(text, "note"),)
+            sections.append(Section(f"Data set {group.dataset}", blocks, id=f"data-set-{group.number}", level=1))
         sections += _of_group(group, project, pictures, problems=problems)
     labels = {name: label for group in groups for name, label in group.labels.items()}
     sections += _of_all(crossed, runs, problems)

@@ -46,8 +46,11 @@ def render(report: Report) -> str:
 
 
 def _contents(sections: Sequence[Section]) -> Iterator[str]:
+    """Of several data sets, each is one entry, and what is about all of them."""
+    several = any(section.level == 1 for section in sections)
     for section in sections:
-        if section.level == 2 and section.id:
+        of_one = section.level == 2 and section.id[-1:].isdigit()
+        if section.id and section.level < 3 and not (several and of_one):
             yield f'<li><a href="#{escape(section.id)}">{escape(section.title)}</a></li>'
 
 

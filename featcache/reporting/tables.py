@@ -76,7 +76,7 @@ def summary(
     rows = tuple(_summary_row(record, labels[record.name]) for record in records)
     marked = frozenset((row, headers.index("validation, %")) for row, r in enumerate(records) if r is best)
     places = tuple((links or {}).get(record.name, "") for record in records)
-    return Table(headers, rows, n_text=1, best=marked, title=title, links=places, dataset=_dataset(records))
+    return Table(headers, rows, n_text=1, best=marked, title=title, links=places)
 
 
 def _summary_row(record: RunRecord, label: str) -> tuple[str, ...]:
@@ -108,7 +108,7 @@ def recalls(records: Sequence[RunRecord], labels: Mapping[str, str], *, title: s
     rows = tuple((labels[r.name], *(_recall(r.test, label) for label in classes), _accuracy(r.test)) for r in records)
     headers = ("run", *(clean(label) for label in classes), "accuracy")
     foot = _means_of_networks(records, classes)
-    return Table(headers, rows, n_text=1, title=title + more, foot=foot, dataset=_dataset(records))
+    return Table(headers, rows, n_text=1, title=title + more, foot=foot)
 
 
 def _means_of_networks(records: Sequence[RunRecord], classes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -263,7 +263,3 @@ def mean_of(values: Sequence[float | None]) -> float | None:
     """The mean, or None where a value is missing: a mean over fewer runs would not compare."""
     numbers = [value for value in values if value is not None]
     return fmean(numbers) if numbers and len(numbers) == len(values) else None
-
-
-def _dataset(records: Sequence[RunRecord]) -> str:
-    return clean(records[0].config.dataset) if records else ""
