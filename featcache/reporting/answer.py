@@ -16,6 +16,7 @@ _MOST_NAMED = 6
 
 
 def answer(group: Group) -> Section:
+    """What was asked, the answer of the run chosen on validation, and how others compare with it."""
     shown = group.chosen or group.records[0]
     test = shown.test
     classes = shown.config.classes

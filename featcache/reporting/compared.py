@@ -34,6 +34,7 @@ class Group:
 
     @property
     def dataset(self) -> str:
+        """The beginning of its digest."""
         return clean(self.records[0].config.dataset)[:12] or "without a name"
 
     def place(self, record: RunRecord) -> str:
@@ -41,10 +42,11 @@ class Group:
         return f"run-{self.number}-{self.records.index(record) + 1}"
 
     def label(self, record: RunRecord) -> str:
+        """What the run is called here."""
         return self.labels[record.name]
 
 
-def judged(number: int, records: list[RunRecord], problems: list[Problem]) -> Group:
+def judged(number: int, records: list[RunRecord], *, problems: list[Problem]) -> Group:
     """Runs of one data set, what they said of its images, and how they compare with the chosen one."""
     group = Group(number, records, labels_of(records), best_by_validation(records))
     for record in records:

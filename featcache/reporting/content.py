@@ -66,7 +66,10 @@ def gather(
     records, problems = read_records(others)
     problems += damaged
     pictures = Pictures.of(project)
-    groups = [judged(number, members, problems) for number, members in enumerate(by_dataset(records).values(), start=1)]
+    groups = [
+        judged(number, members, problems=problems)
+        for number, members in enumerate(by_dataset(records).values(), start=1)
+    ]
     sections: list[Section] = []
     note = tables.dataset_note_of(records)
     for group in groups:

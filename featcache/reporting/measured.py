@@ -45,6 +45,7 @@ def measures_of(group: Group) -> list[Mapping[str, Any]]:
 
 
 def mistakes_in(group: Group) -> list[Mapping[str, Any]]:
+    """A line for each mistake of each run on plain test images."""
     return [
         {
             "run": name,

@@ -20,6 +20,7 @@ _MOST_CARDS, _CARD_PX, _POINT_PX = 24, 176, 88
 
 
 def mistakes(group: Group, pictures: Pictures | None) -> Section | None:
+    """The mistakes of the run shown first, as pictures where there are some."""
     shown = group.chosen or group.records[0]
     if shown.name not in group.mistakes:
         return None
@@ -61,6 +62,7 @@ def _card(mistake: Mistake, jpeg: bytes | None, *, why: str, same: int, others: 
 def map_of(
     group: Group, project: Project | None, *, pictures: Pictures | None, problems: list[Problem]
 ) -> Section | None:
+    """The map of a head's features; None where there is none to show, which `problems` explains."""
     heads = [record for record in group.records if record.config.kind == "head" and record.name in group.judgements]
     shown = group.chosen if group.chosen in heads else best_by_validation(heads)
     if shown is None or project is None:
