@@ -102,6 +102,9 @@ class Gallery:
     cards: tuple[Card, ...]
 
 
+OF_ONE_RUN = 3
+"""The level of sections on one run each."""
+
 Block = Table | Paragraph | Items | Facts | Chart | Image | Gallery
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from featcache.reporting.blocks import Paragraph, Report, Table
+from featcache.reporting.blocks import OF_ONE_RUN, Paragraph, Report, Table
 from featcache.reporting.text import clean
 
 _ESCAPED = {
@@ -38,7 +38,7 @@ _ESCAPED = {
 
 
 def render(report: Report) -> str:
-    r"""Every table as one that \input reads, and the paragraph on methods."""
+    r"""Each table of numbers over several runs as one that \input reads, and the paragraph on methods."""
     return "\n".join(_lines(report)) + "\n"
 
 
@@ -47,7 +47,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield "% \\usepackage[T1]{fontenc} and \\usepackage{textcomp}. Letters beyond Latin need XeLaTeX or LuaLaTeX."
     for section in report.sections:
         for block in section.blocks:
-            if isinstance(block, Table):
+            if isinstance(block, Table) and section.level < OF_ONE_RUN and block.n_text < len(block.headers):
                 yield from _table(block)
             elif isinstance(block, Paragraph) and block.tone == "copy":
                 yield f"\n{escaped(block.text)}"

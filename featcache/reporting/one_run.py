@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from featcache.core.errors import RunError
 from featcache.reporting import charts, figures, tables
-from featcache.reporting.blocks import Block, Facts, Image, Items, Paragraph, Section
+from featcache.reporting.blocks import OF_ONE_RUN, Block, Facts, Image, Items, Paragraph, Section
 from featcache.reporting.judging import confused_most
 from featcache.reporting.labels import WORDS, kind_of
 from featcache.reporting.records import Measures, RunRecord
@@ -29,7 +29,7 @@ def section_of(record: RunRecord, label: str, *, place: str, folded: bool) -> Se
     if chart:
         blocks.append(chart)
     blocks += [tables.splits_of(record), Facts(facts(record))]
-    return Section(label, tuple(blocks), id=place, level=3, folded=folded)
+    return Section(label, tuple(blocks), id=place, level=OF_ONE_RUN, folded=folded)
 
 
 def _confusion(record: RunRecord) -> Block:

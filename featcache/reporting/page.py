@@ -13,7 +13,19 @@ from string import Template
 from typing import Any
 
 from featcache.reporting import charts, vega
-from featcache.reporting.blocks import Block, Chart, Facts, Gallery, Image, Items, Paragraph, Report, Section, Table
+from featcache.reporting.blocks import (
+    OF_ONE_RUN,
+    Block,
+    Chart,
+    Facts,
+    Gallery,
+    Image,
+    Items,
+    Paragraph,
+    Report,
+    Section,
+    Table,
+)
 
 _PERCENT = re.compile(r"(?<=\d) %")
 _LONG = 60
@@ -50,7 +62,7 @@ def _contents(sections: Sequence[Section]) -> Iterator[str]:
     several = any(section.level == 1 for section in sections)
     for section in sections:
         of_one = section.level == 2 and section.id[-1:].isdigit()
-        if section.id and section.level < 3 and not (several and of_one):
+        if section.id and section.level < OF_ONE_RUN and not (several and of_one):
             yield f'<li><a href="#{escape(section.id)}">{escape(section.title)}</a></li>'
 
 
@@ -60,7 +72,7 @@ def _section(section: Section, *, kind: str = "") -> str:
     kind = kind or ("group" if section.level == 1 else "")
     title = f"<h{level}>{escape(section.title)}</h{level}>"
     body = "\n".join(_blocks(section.blocks))
-    if section.level == 3:
+    if section.level == OF_ONE_RUN:
         state = "" if section.folded else " open"
         return f"<details{place}{state}><summary>{title}</summary>\n{body}\n</details>"
     of = f' class="{kind}"' if kind else ""

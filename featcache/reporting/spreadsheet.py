@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from featcache.core.files import safe_cell
-from featcache.reporting.blocks import Report, Table
+from featcache.reporting.blocks import OF_ONE_RUN, Report, Table
 from featcache.reporting.text import clean
 
 _COLUMNS = (
@@ -21,7 +21,7 @@ _MISTAKES = ("run", "label", "path", "true", "predicted", "confidence")
 _NO_TITLE = re.compile(r"[\[\]:*?/\\']")
 _LONGEST_TITLE, _WIDEST, _LONGEST_CELL = 31, 60, 32_000
 _MOST_ROWS = 1_000_000
-_MOST_SHEETS, _OF_ONE_RUN = 60, 3
+_MOST_SHEETS = 60
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
@@ -40,7 +40,7 @@ def xlsx(report: Report) -> bytes:
     book.remove(book.active)
     _sheet(book, "measures", _COLUMNS, rows=[[line.get(name) for name in _COLUMNS] for line in report.measures])
     _sheet(book, "mistakes", _MISTAKES, rows=[[line.get(name) for name in _MISTAKES] for line in report.mistakes])
-    shared = (section for section in report.sections if section.level < _OF_ONE_RUN)
+    shared = (section for section in report.sections if section.level < OF_ONE_RUN)
     tables = [block for section in shared for block in section.blocks if isinstance(block, Table)]
     for number, table in enumerate(tables[:_MOST_SHEETS], start=1):
         cells = [[_number(cell) for cell in row] for row in (*table.rows, *table.foot)]
