@@ -157,7 +157,7 @@ def images(project: Project, *, near_duplicates: bool, progress: Progress) -> Se
         if across:
             many = counted(len(across), "pair")
             text = f"{many} of images that show the same stand on two sides of a split: measures may be too good."
-            text += " “featcache dataset check --fix” joins such images into one group."
+            text += " “featcache dataset check” can join such images into one group."
             blocks.append(Paragraph(text, "note"))
         many = counted(len(pairs), "pair")
         blocks += [Paragraph(f"{many} of images in different groups that show the same:"), Items(_bounded(pairs))]
