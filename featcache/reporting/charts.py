@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from featcache.reporting.blocks import Chart
 from featcache.reporting.feature_map import FeatureMap
+from featcache.reporting.labels import kind_of
 from featcache.reporting.records import Calibration, RunRecord
 from featcache.reporting.text import clean, counted, number as written, shorten
 from featcache.reporting.vega import FONT
@@ -27,7 +28,7 @@ _LEGEND = {"orient": "bottom", "direction": "vertical", "columns": 1, "symbolLim
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 MOST_LINES = 30
 _BUCKETS = 150
-_MOST_LABELLED = 60
+_MOST_LABELLED, _FEW_LINES = 60, 12
 
 Spec = dict[str, Any]
 
@@ -56,7 +57,9 @@ def accuracies(records: Sequence[RunRecord], labels: Mapping[str, str], *, numbe
     for record in ranked:
         low, high = record.test.intervals.get("accuracy", (record.test.accuracy,) * 2)
         label = labels[record.name]
-        values.append({"run": label, "kind": record.kind, "accuracy": record.test.accuracy, "low": low, "high": high})
+        values.append(
+            {"run": label, "kind": kind_of(record), "accuracy": record.test.accuracy, "low": low, "high": high}
+        )
     base = ranked[0].test.majority
     order = [value["run"] for value in values]
     y = {"field": "run", "type": "nominal", "sort": order, "axis": None}
@@ -86,7 +89,7 @@ def accuracies(records: Sequence[RunRecord], labels: Mapping[str, str], *, numbe
                 "encoding": {"x": {"field": "base", "type": "quantitative"}, "y": None},
             }
         )
-    spec = {**_of(values), "height": 40 * len(values), "encoding": {"y": y}, "layer": layers}
+    spec = {**_of(values), "height": _step_px(len(values)) * len(values), "encoding": {"y": y}, "layer": layers}
     told = "; ".join(f"{value['run']}: {value['accuracy']:.0%}" for value in values[:8])
     alt = f"Accuracy on test of {counted(len(values), 'run')} with 95 % intervals. {told}"
     note = ". The dashed line is the majority-class baseline" if base is not None else ""
@@ -290,7 +293,7 @@ def sweep(table: pd.DataFrame, measure: str, *, name: str) -> Chart:
     x = {"type": "quantitative", "scale": {"zero": False}, "title": f"{measure}: mean and standard deviation"}
     spec = {
         **_of(values),
-        "height": 40 * len(values),
+        "height": _step_px(len(values)) * len(values),
         "encoding": {"y": {"field": "setting", "type": "nominal", "sort": None, "axis": None}},
         "layer": [
             _label_above("setting"),
@@ -326,9 +329,13 @@ def _told_by(field: str, values: Sequence[str], *, title: str | None = "") -> Sp
 def _label_above(field: str) -> Spec:
     """What a line is called, above it, since beside it there is no room on a phone."""
     return {
-        "mark": {"type": "text", "align": "left", "dy": -11, "fontSize": 12},
+        "mark": {"type": "text", "align": "left", "dy": -10, "fontSize": 11},
         "encoding": {"x": {"value": 0}, "text": {"field": field, "type": "nominal"}},
     }
+
+
+def _step_px(n_lines: int) -> int:
+    return 40 if n_lines <= _FEW_LINES else 28
 
 
 def _known(values: Sequence[str]) -> list[str]:
