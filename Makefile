@@ -28,6 +28,7 @@ bench: $(VENV)/.featcache-test  ## what docs/explanation/benchmarks.md quotes
 	$(BIN)/python benchmarks/extract.py
 	$(BIN)/python benchmarks/predict.py
 	$(BIN)/python benchmarks/serve.py
+	$(BIN)/python benchmarks/report.py
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/share.py
 	$(BIN)/python benchmarks/shared_pixels.py

@@ -28,8 +28,8 @@ def demo(folder: Path, epochs: int, *, progress: Progress = SILENT) -> tuple[Ini
     (extracted,) = extract(made.project, [NetworkSpec("efficientnet-lite0")], progress=progress)
     cache = open_cache(extracted.path)
     fitted = fit_head(cache, made.project.results_folder, config=HeadConfig(epochs=epochs), progress=progress)
-    _, html, _ = report(made.project.results_folder)
-    return made, extracted, fitted, html
+    written = report(made.project.results_folder, project=made.project, progress=progress)
+    return made, extracted, fitted, written.html
 
 
 def _made_before(folder: Path) -> Initialised | None:

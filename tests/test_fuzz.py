@@ -43,7 +43,10 @@ from featcache.prediction.bundle import Bundle, expected_of
 from featcache.remotes.objects import _aws_settings
 from featcache.remotes.urls import open_remote, parse_url, redacted
 from featcache.remotes.web import _login
-from featcache.reporting import content, tables
+from featcache.reporting import content, provenance, tables
+from featcache.reporting.judging import mistakes_of, read_judgement
+from featcache.reporting.labels import labels_of
+from featcache.reporting.one_run import section_of
 from featcache.reporting.records import read_history, read_records
 from featcache.sharing.bundle import bundle_of_cache, bundle_of_run, parse_run_files
 from featcache.sharing.catalog import listing
@@ -208,14 +211,18 @@ def _runs(root: Path) -> Iterator[tuple[str, Target]]:
     def report() -> None:
         records, problems = read_records(list_runs(results))
         assert len(records) + len(problems) == 2
-        tables.summary_of(records), tables.per_class_of(records), tables.means_of(records)
+        labels = labels_of(records)
+        tables.summary(records, labels), tables.recalls(records, labels), tables.times(records, labels)
         for record in records:
-            content.facts(record), tables.most_confused(record)
+            section_of(record, "label", place="run-1-1", folded=False)
+            mistakes_of(read_judgement(record))
+            provenance.methods(record), provenance._command(record)
         if EXAMPLES > 1000 and random.random() < 0.02:
             content.gather(list_runs(results))
 
     yield "config.json", Target(run.folder / "config.json", report)
     yield "metrics.json", Target(run.folder / "metrics.json", report)
+    yield "predictions.csv", Target(run.folder / "predictions.csv", report)
     yield (
         "history.csv",
         Target(run.folder / "history.csv", lambda: _epochs(results)),
@@ -348,10 +355,11 @@ MAKERS = (_sources, _caches, _runs, _remote, _settings_of_a_user)
 NAMES = (
     "a list", "an annotation", "COCO", "stamps", "dataset.csv", "manifest.json", "recipe.json", "recipe.json, resealed",
     "ledger.jsonl", "ledger.jsonl, resealed", "rows.parquet", "rows.parquet, resealed", "dataset.parquet",
-    "dataset.parquet, resealed", "config.json", "metrics.json", "history.csv", "a training's config.json",
-    "featcache.toml", "state.npz", "head.npz", "neighbours: head.npz", "neighbours: rows.npy", "rbf: head.npz",
-    "rbf: rows.npy", "doubt.npz", "a bundle", "what is known of networks", "a record", "chunks.json", "files.json",
-    "config.toml", "trusted", "anna.pub", "anna.key", ".netrc", ".aws/credentials", "an address",
+    "dataset.parquet, resealed", "config.json", "metrics.json", "predictions.csv", "history.csv",
+    "a training's config.json", "featcache.toml", "state.npz", "head.npz", "neighbours: head.npz",
+    "neighbours: rows.npy", "rbf: head.npz", "rbf: rows.npy", "doubt.npz", "a bundle", "what is known of networks",
+    "a record", "chunks.json", "files.json", "config.toml", "trusted", "anna.pub", "anna.key", ".netrc",
+    ".aws/credentials", "an address",
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from featcache.heads.resume import interrupted
 from featcache.heads.train import Choice, choose_solver, train_head
 from featcache.reporting import figures
 from featcache.reporting._report import report
-from featcache.reporting.content import facts
+from featcache.reporting.one_run import facts
 from featcache.reporting.records import read_record
 from featcache.store.cache import Cache
 
@@ -240,5 +240,4 @@ def test_a_run_stays_where_its_pictures_cannot_be_drawn(
     run = fit_head(cache, tmp_path, config=HeadConfig(epochs=1)).run
     assert not (run.folder / figures.CURVES_FILE).exists()
     monkeypatch.undo()
-    _, html, _ = report(tmp_path)
-    assert html.read_text("utf-8").count("<img") == 2, "the report draws what is missing"
+    assert run.name in report(tmp_path).html.read_text("utf-8"), "the report needs no pictures"

@@ -12,10 +12,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from featcache.core.errors import RunError
 from featcache.reporting import figures
 from featcache.training.history import Epoch
-from featcache.training.runs import Run, write_run
 
 
 def history(epochs: int, val: bool = True, seed: int = 0) -> list[Epoch]:
@@ -92,34 +90,6 @@ def test_write_confusion_from_two_to_twenty_classes(tmp_path: Path, n: int) -> N
     names = [f"a class with quite a long name, number {i}" for i in range(n)]
     figures.write_confusion(confusion, names, path=tmp_path / "confusion.png")
     assert has_color(pixels(tmp_path / "confusion.png"), "#0F5F9A")
-
-
-def run_with(folder: Path, backbone: str, entries: list[Epoch]) -> Run:
-    folder.mkdir()
-    write_run(folder, {"backbone": backbone}, metrics={"epochs": len(entries)}, history=entries)
-    return Run(folder)
-
-
-def test_curves_of_all_gives_one_image_a_measure_with_a_line_a_run(tmp_path: Path) -> None:
-    runs = [run_with(tmp_path / f"run-{i}", f"net{i}", history(30, seed=i)) for i in range(3)]
-    images = figures.curves_of_all(runs)
-    assert list(images) == ["loss", "accuracy"]
-    for png in images.values():
-        assert all(has_color(pixels(png), color) for color in figures.PALETTE[:3])
-        assert not has_color(pixels(png), figures.PALETTE[4])
-
-
-def test_curves_of_all_of_many_runs_of_unlike_length_and_of_one_name(tmp_path: Path) -> None:
-    entries = [history(400 if i % 2 else 4, val=i > 2, seed=i) for i in range(24)]
-    runs = [run_with(tmp_path / f"run-{i}", "_same", entries[i]) for i in range(24)]
-    assert all(has_color(pixels(png), "#C4C8CC") for png in figures.curves_of_all(runs).values())
-
-
-def test_curves_of_all_refuses_a_damaged_history(tmp_path: Path) -> None:
-    run = run_with(tmp_path / "run", "net", history(3))
-    (tmp_path / "run" / "history.csv").write_text("epoch,loss\n1,2\n")
-    with pytest.raises(RunError, match=r"history\.csv: no column accuracy of numbers"):
-        figures.curves_of_all([run])
 
 
 def test_drawing_touches_no_global_state_and_importing_loads_no_matplotlib() -> None:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from featcache import reporting
 from featcache.api.arguments import project_of
 from featcache.core.errors import ProjectError
+from featcache.core.progress import Progress
 from featcache.core.project import Project, find_project
+from featcache.core.shown import shown
 
 if TYPE_CHECKING:
     from featcache.training import Run
@@ -20,10 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """Where a report was written, and the runs in it."""
+    """Where a report was written, and the runs in it.
+
+    html : the page; markdown : the same text with figures beside it; latex : its tables for a paper; csv : its
+        measures, a line each; excel : measures, mistakes and tables as a workbook
+    """
 
     markdown: Path
     html: Path
+    latex: Path
+    csv: Path
+    excel: Path
     runs: list[Run]
 
     def _repr_html_(self) -> str:
@@ -32,17 +41,28 @@ class Report:
         return f'<iframe srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
 
 
-def report(source: Project | str | Path = ".", *, to: str | Path | None = None) -> Report:
-    """Write every run as tables, figures, Markdown and one HTML page.
+def report(
+    source: Project | str | Path = ".",
+    *,
+    to: str | Path | None = None,
+    near_duplicates: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Write every run as one HTML page with tables, figures and pictures; and as Markdown, LaTeX, CSV and Excel.
+
+    Of a project, the page shows mistakes as pictures, a map of the features, and the splits of its images. Of a folder
+    of runs alone it shows what the runs say.
 
     Parameters
     ----------
     source : a project, or a folder of runs
     to : folder to write to; by default that of the runs
+    near_duplicates : look for images that show the same, which takes some 50 ms of a core an image
+    progress : told how far it is
 
     Raises
     ------
-    RunError : there is no run
+    RunError : there is no run, or the folder cannot be written
 
     Examples
     --------
@@ -54,8 +74,14 @@ def report(source: Project | str | Path = ".", *, to: str | Path | None = None) 
     """
     project = project_of(source)
     results = project.results_folder if project else _runs_folder(Path(str(source)))
-    markdown, html, runs = reporting.report(results, Path(to) if to is not None else None)
-    return Report(markdown, html, runs)
+    done = reporting.report(
+        results,
+        Path(to) if to is not None else None,
+        project=project,
+        near_duplicates=near_duplicates,
+        progress=shown(progress),
+    )
+    return Report(done.markdown, done.html, done.latex, done.csv, done.excel, done.runs)
 
 
 def runs(

@@ -1,4 +1,9 @@
-from ._check_dataset import CheckedDataset as CheckedDataset, check_dataset as check_dataset
+from ._check_dataset import (
+    CheckedDataset as CheckedDataset,
+    check_dataset as check_dataset,
+    compared as compared,
+    on_two_sides as on_two_sides,
+)
 from ._init import GENERATED_FOLDER as GENERATED_FOLDER, Initialised as Initialised, init as init
 from ._preview import preview as preview
 from .candidates import LeftOut as LeftOut

@@ -1,17 +1,26 @@
-"""What a report says, whatever it is written in: read once here, rendered by `markdown` and `page`."""
+"""What a report says, whatever it is written in: runs are read once here, and each writer renders the same blocks."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from statistics import fmean
 
 from featcache.core.errors import RunError
-from featcache.reporting import figures, tables
-from featcache.reporting.figures import CONFUSION_FILE, CURVES_FILE, curves_of_all
+from featcache.core.progress import SILENT, Progress
+from featcache.core.project import Project
+from featcache.reporting import charts, provenance, tables
+from featcache.reporting.answer import answer
+from featcache.reporting.blocks import Block, Items, Paragraph, Report, Section, Table
+from featcache.reporting.compared import Group, judged
+from featcache.reporting.judging import differ
+from featcache.reporting.labels import mode_of
+from featcache.reporting.measured import measures_of, mistakes_in
+from featcache.reporting.one_run import section_of
+from featcache.reporting.pictured import map_of, mistakes
+from featcache.reporting.pictures import Pictures
 from featcache.reporting.records import (
-    Measures,
+    CrossValidation,
     Problem,
     RunRecord,
     best_by_validation,
@@ -20,288 +29,208 @@ from featcache.reporting.records import (
     read_history,
     read_records,
 )
-from featcache.reporting.text import clean, counted, interval, number, percent, plain
+from featcache.reporting.sweeps import sweeps_of
+from featcache.reporting.text import clean, counted, number, percent, with_interval
 from featcache.training import Run
 
 HOW_TO_READ = (
-    "Accuracy is in percent of a split's rows (one row is one view of one image); loss is the mean cross-entropy "
-    "in nats. An empty cell: the run does not know the class, or the split has no row of it.",
-    "The 95 % interval is over groups (all views of one original, one patient or one slide), since rows of one group "
-    "are not independent. Where intervals overlap widely, one run is not shown to be better than the other.",
-    "The majority-class baseline is the accuracy of always naming the most frequent class; balanced accuracy is the "
+    "Accuracy is the share of a split's rows that got their class; recall is the same of one class. A row is one view "
+    "of one image. Loss is the mean cross-entropy in nats. An empty cell: the run does not know the class, or the "
+    "split has no row of it.",
+    "Intervals (95 %) are over groups (all views of one original, one patient or one slide), since rows of one group "
+    "are not independent. Percentages have the decimals that the number of groups carries: of 60, one is 1.7 %.",
+    "The majority-class baseline is the accuracy of always naming the most frequent class. Balanced accuracy is the "
     "mean recall of the classes, and does not gain from frequent ones.",
-    "The best run is chosen by validation accuracy, never by test: the best of many on test flatters itself. "
-    "Bold in the table of classes marks the highest value of a column and is no choice either.",
-    "In a confusion matrix a row is a true class and a column what was predicted; percent are of the row. In "
-    "curves of more than 300 epochs a line is the mean of neighbouring epochs; in a run's own curves a band then "
-    "reaches from their lowest to their highest. Curves of training are measured during the epoch with dropout on, "
-    "so they may run below validation; the tables' measures of train are of the finished model, without dropout.",
+    "The run shown first is chosen by validation accuracy, never by test: the best of many on test flatters itself. "
+    "Two runs differ only if the interval of their difference, on the same test images, leaves out zero; else they are "
+    "not distinguishable. Each comparison is made by itself: of twenty runs that are equally good, one will seem "
+    "different.",
+    "Curves of training are measured during the epoch with dropout on, so they may run below validation; the tables' "
+    "measures of training are of the finished model, without dropout. Long curves show the lowest and the highest "
+    "value of each stretch.",
+    "Confidence is the probability of the named class. It is calibrated if what is said with 80 % is right in 80 of "
+    "100 cases; the expected calibration error is the mean gap.",
 )
+_MOST_SECTIONS = 60
 
 
-_MOST_NAMED = 30
-
-
-@dataclass(frozen=True)
-class Image:
-    """A PNG image of the report.
-
-    name : file name; data : its bytes; size_px : (width, height); alt : what it shows, in words
-    """
-
-    name: str
-    data: bytes
-    size_px: tuple[int, int]
-    alt: str
-
-
-@dataclass(frozen=True)
-class RunPart:
-    """One run's section."""
-
-    record: RunRecord
-    facts: tuple[tuple[str, str], ...]
-    splits: tables.Table
-    images: tuple[Image, ...]
-    confused: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs of one data set: what compares."""
-
-    dataset: str
-    best: str
-    summary: tables.Table
-    means: tables.Table | None
-    per_class: tables.Table
-    images: tuple[Image, ...]
-    parts: tuple[RunPart, ...]
-
-    @property
-    def title_of_classes(self) -> str:
-        """The heading of `per_class`."""
-        known = {label for part in self.parts for label in part.record.config.classes}
-        shown = len(self.per_class.headers) - 1
-        which = f", the {shown} worst of {len(known):,}" if shown < len(known) else ""
-        return f"Recall per class on test, in percent{which}"
-
-
-@dataclass(frozen=True)
-class Report:
-    """Everything that a report says."""
-
-    created: str
-    count: str
-    note: str
-    groups: tuple[Group, ...]
-    cross_validations: tables.Table | None
-    problems: tuple[Problem, ...]
-
-
-def gather(runs: Sequence[Run]) -> Report:
-    """Read runs and draw what a report needs. What cannot be read is listed in `problems`."""
+def gather(
+    runs: Sequence[Run],
+    *,
+    project: Project | None = None,
+    near_duplicates: bool = False,
+    progress: Progress = SILENT,
+) -> Report:
+    """Read runs and say what a report says of them. What cannot be read is listed, with the reason."""
     crossed, others, damaged = read_cross_validations(runs)
     records, problems = read_records(others)
     problems += damaged
-    groups = [_group(number, group, problems) for number, group in enumerate(by_dataset(records).values(), start=1)]
+    pictures = Pictures.of(project)
+    groups = [
+        judged(number, members, problems=problems)
+        for number, members in enumerate(by_dataset(records).values(), start=1)
+    ]
+    sections: list[Section] = []
+    note = tables.dataset_note_of(records)
+    for group in groups:
+        if note:
+            blocks = (Paragraph(note, "note"),) if group.number == 1 else ()
+            sections.append(Section(f"Data set {group.dataset}", blocks, id=f"data-set-{group.number}", level=1))
+        sections += _of_group(group, project, pictures, problems=problems)
+    labels = {name: label for group in groups for name, label in group.labels.items()}
+    sections += _of_all(crossed, runs, problems)
+    manifests = provenance.manifests_of(records, project)
+    if records:
+        made = provenance.costs(records, labels, manifests=manifests)
+        sections += [made] if made else []
+    if project is not None:
+        sections.append(provenance.images(project, near_duplicates=near_duplicates, progress=progress))
+    if records:
+        chosen = groups[0].chosen or records[0]
+        sections.append(provenance.provenance(records, labels, manifests=manifests, chosen=chosen))
+    if problems:
+        leads, reasons = (tuple(getattr(problem, name) for problem in problems) for name in ("name", "reason"))
+        sections.append(Section("Not readable", (Items(reasons, leads),), id="problems"))
+    sections.append(Section("How to read this", tuple(Paragraph(text, "quiet") for text in HOW_TO_READ), id="reading"))
+    created = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    title = clean(project.folder.resolve().name) if project else "featcache report"
     return Report(
-        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        count=counted(len(runs), "run"),
-        note=tables.dataset_note_of(records),
-        groups=tuple(groups),
-        cross_validations=tables.cross_validations_of(crossed),
-        problems=tuple(problems),
+        title=title or "featcache report",
+        about=f"featcache report on {counted(len(runs), 'run')}, {created}",
+        sections=tuple(sections),
+        measures=tuple(line for group in groups for line in measures_of(group)),
+        mistakes=tuple(line for group in groups for line in mistakes_in(group)),
     )
 
 
-def _group(number: int, records: Sequence[RunRecord], problems: list[Problem]) -> Group:
-    parts = tuple(_part(record, problems) for record in records)
-    return Group(
-        dataset=clean(records[0].config.dataset)[:12],
-        best=_best_sentence(records),
-        summary=tables.summary_of(records),
-        means=tables.means_of(records) if len(records) > 1 else None,
-        per_class=tables.per_class_of(records),
-        images=_images_of_all(number, records, problems),
-        parts=parts,
+def _of_group(
+    group: Group, project: Project | None, pictures: Pictures | None, *, problems: list[Problem]
+) -> list[Section]:
+    sections = [answer(group), _runs(group), _recalls(group)]
+    optional = (
+        _transfer(group),
+        _curves(group, problems),
+        mistakes(group, pictures),
+        map_of(group, project, pictures=pictures, problems=problems),
     )
+    sections += [made for made in optional if made]
+    shown = group.records[:_MOST_SECTIONS]
+    sections.append(Section("Every run", (), id=f"every-{group.number}"))
+    for record in shown:
+        folded = record is not group.chosen and len(group.records) > 1
+        sections.append(section_of(record, group.label(record), place=group.place(record), folded=folded))
+    return sections
 
 
-def _best_sentence(records: Sequence[RunRecord]) -> str:
-    best = best_by_validation(records)
-    if best is None or best.results.val is None:
-        return "No run has validation rows, so none is named best."
-    of = "The only run" if len(records) == 1 else "Best by validation accuracy"
-    span = interval(best.test.intervals.get("accuracy"))
-    return (
-        f"{of}: {best.name}, {percent(best.results.val.accuracy)} % on validation and "
-        f"{percent(best.test.accuracy)} % on test" + (f" (95 % interval {span} %)." if span else ".")
+# --- runs ----------------------------------------------------------------------------------------
+
+
+def _runs(group: Group) -> Section:
+    blocks: list[Block] = [charts.accuracies(group.records, group.labels, number=group.number)]
+    links = {record.name: f"#{group.place(record)}" for record in group.records[:_MOST_SECTIONS]}
+    for kind, members in tables.by_kind(group.records).items():
+        title = f"{kind.capitalize()}: {counted(len(members), 'run')}, measured on test unless said"
+        blocks.append(tables.summary(members, group.labels, title=title, links=links))
+    if group.differences and group.chosen is not None:
+        rows = tuple(
+            (group.labels[name], found.text, found.verdict_of_first) for name, found in group.differences.items()
+        )
+        title = f"Accuracy on test of “{group.label(group.chosen)}” minus that of others, in points, on the same images"
+        blocks.append(
+            Table(("other run", "difference (95 %)", "the first is"), rows, n_text=1, n_text_last=1, title=title)
+        )
+    return Section("Runs", tuple(blocks), id=f"runs-{group.number}")
+
+
+def _recalls(group: Group) -> Section:
+    blocks: list[Block] = [
+        tables.recalls(members, group.labels, title=f"Recall on test, % (95 %): {mode}")
+        for mode, members in tables.by_mode(group.records).items()
+    ]
+    return Section("Recall of each class", tuple(blocks), id=f"recall-{group.number}")
+
+
+def _transfer(group: Group) -> Section | None:
+    """Heads and fine-tuned networks against the same networks trained from scratch."""
+    rows = []
+    pairs: dict[str, list[tuple[RunRecord, RunRecord]]] = {}
+    networks: dict[str, list[RunRecord]] = {}
+    for record in group.records:
+        networks.setdefault(clean(record.config.backbone), []).append(record)
+    for network, members in networks.items():
+        scratch = best_by_validation([record for record in members if record.config.kind == "scratch"])
+        for kind, runs in tables.by_kind([record for record in members if record.config.kind != "scratch"]).items():
+            best = best_by_validation(runs)
+            if scratch is None or best is None:
+                continue
+            sides = [group.judgements.get(record.name) for record in (best, scratch)]
+            found = differ(sides[0], sides[1]) if sides[0] and sides[1] else None
+            accuracies = (
+                with_interval(one.test.accuracy, one.test.intervals.get("accuracy"), cases=one.test.groups)
+                for one in (best, scratch)
+            )
+            losses = (number(one.test.loss) for one in (best, scratch))
+            compared = (found.text, found.verdict_of_first) if found else ("", "")
+            rows.append((network, kind, *accuracies, *losses, *compared))
+            pairs.setdefault(kind, []).append((best, scratch))
+    if not rows:
+        return None
+    headers = (
+        "network",
+        "transfer by",
+        "transfer, % (95 %)",
+        "scratch, % (95 %)",
+        "loss of transfer",
+        "loss of scratch",
+        "difference (95 %)",
+        "transfer is",
     )
+    title = "Accuracy on test; of several runs of a network, the one with the highest validation accuracy"
+    table = Table(headers, tuple(rows), n_text=2, n_text_last=1, title=title, foot=_means(pairs))
+    return Section("Transfer against scratch", (table,), id=f"transfer-{group.number}")
 
 
-def _part(record: RunRecord, problems: list[Problem]) -> RunPart:
-    images = []
-    drawn = [(CONFUSION_FILE, _alt_of_confusion(record), _confusion)]
-    if not record.is_classical:
-        drawn.insert(0, (CURVES_FILE, _alt_of_curves(record), _curves))
-    for name, alt, draw in drawn:
-        try:
-            images.append(_read_image(record, name, alt, draw))
-        except RunError as error:
-            problems.append(Problem(record.name, f"{error}; the rest of the run is shown"))
-    return RunPart(record, facts(record), _splits(record), tuple(images), tuple(tables.most_confused(record)))
+def _means(pairs: Mapping[str, Sequence[tuple[RunRecord, RunRecord]]]) -> tuple[tuple[str, ...], ...]:
+    """Means over networks of the same kind of transfer, and of scratch."""
+    lines = []
+    for kind, found in pairs.items():
+        if len(found) < 2:
+            continue
+        cases = min(record.test.groups or 0 for pair in found for record in pair)
+        sides = [[pair[side].test for pair in found] for side in (0, 1)]
+        accuracies = (percent(fmean(one.accuracy for one in side), cases) for side in sides)
+        losses = (number(tables.mean_of([one.loss for one in side])) for side in sides)
+        lines.append((f"mean of {len(found)} networks", kind, *accuracies, *losses, "", ""))
+    return tuple(lines)
 
 
-def _read_image(record: RunRecord, name: str, alt: str, draw: Callable[[RunRecord], bytes]) -> Image:
-    """A run's picture; drawn now where a run was written and its pictures not, since they come last."""
-    try:
-        return image_of(name, (record.run.folder / name).read_bytes(), alt=alt)
-    except FileNotFoundError:
-        return image_of(name, draw(record), alt=alt)
-    except OSError as error:
-        raise RunError(f"{name}: {error.strerror or 'cannot be read'}") from error
-
-
-def _curves(record: RunRecord) -> bytes:
-    return figures.curves(read_history(record.run), record.name)
-
-
-def _confusion(record: RunRecord) -> bytes:
-    return figures.confusion_matrix(record.test.confusion, record.config.classes)
-
-
-def image_of(name: str, data: bytes, *, alt: str) -> Image:
-    """A PNG image with the size that its header gives. Raises RunError for anything else."""
-    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR" or len(data) < 33:
-        raise RunError(f"{name}: not a PNG image")
-    width, height = struct.unpack(">II", data[16:24])
-    return Image(name, data, (width, height), alt)
-
-
-def _images_of_all(number: int, records: Sequence[RunRecord], problems: list[Problem]) -> tuple[Image, ...]:
-    drawable = []
-    for record in records:
+def _curves(group: Group, problems: list[Problem]) -> Section | None:
+    histories = {}
+    for record in group.records:
         if record.is_classical:
             continue  # no epochs, no curves
         try:
-            read_history(record.run)
-            drawable.append(record.run)
+            histories[group.label(record)] = read_history(record.run)
         except RunError as error:
-            problems.append(Problem(record.name, f"{error}; left out of the curves of all runs"))
-    if len(drawable) < 2:
-        return ()
-    images = curves_of_all(drawable)
-    ending = "" if number == 1 else f"-{number}"
-    return tuple(
-        image_of(
-            f"report-{measure}{ending}.png",
-            data,
-            alt=f"{measure} per epoch of {counted(len(drawable), 'run')}; training left, validation right",
-        )
-        for measure, data in images.items()
-    )
+            problems.append(Problem(record.name, f"{error}; left out of the curves"))
+    if not histories:
+        return None
+    more = list(histories)[charts.MOST_LINES :]
+    shown = {label: histories[label] for label in list(histories)[: charts.MOST_LINES]}
+    about = {group.label(record): (clean(record.config.backbone), mode_of(record)) for record in group.records}
+    blocks: list[Block] = list(charts.curves(shown, about=about, number=group.number))
+    if more:
+        blocks.append(Paragraph(f"The curves of {counted(len(more), 'more run')} are left out.", "quiet"))
+    return Section("Curves", tuple(blocks), id=f"curves-{group.number}")
 
 
-def _alt_of_curves(record: RunRecord) -> str:
-    ends = "; ".join(
-        f"{name} at the end: {percent(split.accuracy)} % accuracy, loss {number(split.loss)}"
-        for name, split in record.splits.items()
-        if name != "test"
-    )
-    return f"Loss and accuracy of {record.name} over {counted(record.results.epochs, 'epoch')}. {ends}"
+# --- all runs ------------------------------------------------------------------------------------
 
 
-def _alt_of_confusion(record: RunRecord) -> str:
-    confusion = record.test.confusion
-    right = sum(row[index] for index, row in enumerate(confusion))
-    return f"Confusion matrix of {record.name} on test: {right:,} of {record.test.rows:,} rows right"
-
-
-def facts(record: RunRecord) -> tuple[tuple[str, str], ...]:
-    """What a run is, as (name, value) pairs; what its kind does not have is left out."""
-    config, results = record.config, record.results
-    space = config.recipe.get("space")
-    space = space if isinstance(space, dict) else {}
-    input_ = [f"{plain(space['input_size_px'])} px" if "input_size_px" in space else ""]
-    input_ += [
-        f"{key} {plain(space[key])}" for key in ("preprocessing", "layer", "pooling", "segmentation") if key in space
-    ]
-    seconds = f"{number(results.seconds)} s"
-    if results.s_per_epoch is not None and not record.is_classical:
-        seconds += f", {number(results.s_per_epoch)} s an epoch"
-    pairs = (
-        ("backbone", plain(config.backbone)),
-        ("weights", plain(config.weights or "")),
-        ("input", ", ".join(part for part in input_ if part)),
-        ("cache", plain(config.cache_name or "")),
-        ("head", _layers(record)),
-        ("optimizer", _optimizer(record)),
-        (
-            "solver",
-            f"{plain(config.solver)} ({plain(config.why)})"
-            if config.solver and config.why
-            else plain(config.solver or ""),
-        ),
-        ("cores", _cores(record)),
-        ("classes", _some(config.classes)),
-        ("data", "; ".join(_size(name, split) for name, split in record.splits.items())),
-        ("data set", clean(config.dataset)[:12]),
-        ("time", seconds),
-        ("created", clean(config.created).replace("T", " ").replace("+00:00", " UTC")),
-    )
-    return tuple((name, value) for name, value in pairs if value)
-
-
-def _cores(record: RunRecord) -> str:
-    if record.config.cores is None or record.is_classical:
-        return ""
-    by_keras = record.config.solver != "gram"
-    return f"{record.config.cores}" + ("; on another number the last digits differ" if by_keras else "")
-
-
-def _some(labels: Sequence[str]) -> str:
-    more = f" and {len(labels) - _MOST_NAMED:,} more" if len(labels) > _MOST_NAMED else ""
-    return ", ".join(clean(label) for label in labels[:_MOST_NAMED]) + more
-
-
-def _size(name: str, split: Measures) -> str:
-    groups = "" if split.groups is None else f" of {counted(split.groups, 'group')}"
-    return f"{name} {counted(split.rows, 'row')}{groups}"
-
-
-def _layers(record: RunRecord) -> str:
-    head = record.config.head
-    hidden = head.get("hidden")
-    if not isinstance(hidden, list):
-        return ""
-    dropout = f", Dropout({plain(head['dropout'])})" if head.get("dropout") else ""
-    layers = [f"Dense({plain(units)}, ReLU){dropout}" for units in hidden]
-    return ", ".join([*layers, f"Dense({len(record.config.classes)}, softmax)"])
-
-
-def _optimizer(record: RunRecord) -> str:
-    """Every setting that layers do not show; the study's words for those that it names."""
-    words = {"lr": "learning rate", "scale": "feature scale", "dtype": "arithmetic"}
-    settings = {key: value for key, value in record.config.head.items() if key not in ("hidden", "dropout")}
-    settings |= {key: value for key, value in record.config.training.items() if value not in (0, None, "none")}
-    first = [] if "optimizer" in settings else ["SGD"] if "lr" in settings else []
-    return ", ".join([*first, *(f"{words.get(key, clean(key))} {plain(value)}" for key, value in settings.items())])
-
-
-def _splits(record: RunRecord) -> tables.Table:
-    rows = tuple(
-        (
-            name,
-            f"{split.rows:,}",
-            "" if split.groups is None else f"{split.groups:,}",
-            number(split.loss),
-            percent(split.accuracy),
-            interval(split.intervals.get("accuracy")),
-            percent(split.balanced_accuracy),
-            percent(split.majority),
-        )
-        for name, split in record.splits.items()
-    )
-    headers = ("split", "rows", "groups", "loss", "accuracy, %", "95 %", "balanced, %", "baseline, %")
-    return tables.Table(record.config.dataset, headers, rows, n_text=1)
+def _of_all(crossed: Sequence[CrossValidation], runs: Sequence[Run], problems: list[Problem]) -> list[Section]:
+    sections = []
+    if table := tables.cross_validations_of(crossed):
+        sections.append(Section("Cross-validations", (table,), id="cross-validations"))
+    if swept := sweeps_of({run.folder.parent for run in runs}, problems):
+        sections.append(Section("Sweeps", swept, id="sweeps"))
+    return sections

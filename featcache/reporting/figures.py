@@ -1,4 +1,4 @@
-"""Figures: a run's curves and confusion matrix, and the curves of several runs side by side.
+"""Figures that a run keeps: its curves and its confusion matrix. Those of a report are made by `charts`.
 
 matplotlib is loaded when a figure is drawn, not before, and only through its object API: no global
 state is touched, so that figures may be drawn in any thread and beside a user's own plots.
@@ -11,7 +11,7 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from featcache.core.errors import RunError
 from featcache.core.files import write_bytes
-from featcache.reporting.records import read_history
 from featcache.reporting.text import shorten
 from featcache.training import Run
 
@@ -40,7 +39,6 @@ _INK, _QUIET, _GRID = "#222222", "#5F6368", "#E4E6E8"
 _DPI = 160
 _LONGEST_LINE = 300  # points a line; longer histories become means with a band of lowest to highest
 
-_MOST_LINES = len(PALETTE)
 _MOST_WRITTEN = 30
 """Classes of a confusion matrix whose counts and names can be read; of more, colours alone are drawn."""
 
@@ -48,7 +46,7 @@ Line = NDArray[np.float64]
 
 
 def draw(run: Run, *, with_curves: bool = True) -> Run:
-    """Draw the curves and the confusion of a run that is written. `report` draws what is missing."""
+    """Draw the curves and the confusion of a run that is written."""
     with suppress(OSError, MemoryError, RunError):  # no picture is worth a training
         if with_curves:
             write_curves(run.history, run.folder / CURVES_FILE, title=run.name)
@@ -74,7 +72,7 @@ def curves(history: pd.DataFrame, title: str = "") -> bytes:
     for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         lines = ((measure, "training"), (f"val_{measure}", "validation"))
         drawn = [
-            _draw_line(axes, history["epoch"], values=history[column], label=label, color=color, dash="-", band=True)
+            _draw_line(axes, history["epoch"], values=history[column], label=label, color=color)
             for (column, label), color in zip(lines, PALETTE, strict=False)
         ]
         _dress(axes, measure)
@@ -103,17 +101,6 @@ def write_sweep(table: pd.DataFrame, measure: str, *, path: Path) -> None:
     _dress(axes, f"{measure}: mean and standard deviation over seeds")
     axes.set_xlabel(measure, color=_QUIET)
     write_bytes(path, _png(figure))
-
-
-def curves_of_all(runs: Sequence[Run]) -> dict[str, bytes]:
-    """PNG images with one line a run: {"loss": ..., "accuracy": ...}, training on the left, validation on the right.
-
-    Raises RunError for a run whose history is damaged.
-    """
-    lines = dict(zip(_labels(runs), (read_history(run) for run in runs), strict=True))
-    best = sorted(lines, key=lambda label: -_best_accuracy(lines[label]))[:_MOST_LINES]
-    lines = {label: lines[label] for label in sorted(lines, key=lambda label: label not in best)}
-    return {measure: _curves_of_measure(lines, measure) for measure in ("loss", "accuracy")}
 
 
 def write_confusion(confusion: list[list[int]], classes: Sequence[str], *, path: Path, title: str = "") -> None:
@@ -199,77 +186,22 @@ def _name_classes(axes: Axes, names: Sequence[str], support: Line) -> None:
     axes.tick_params(which="minor", length=0)
 
 
-def _best_accuracy(history: pd.DataFrame) -> float:
-    watched = history["val_accuracy"].max()
-    return float(watched if np.isfinite(watched) else history["accuracy"].max())
+def _draw_line(axes: Axes, epochs: Any, values: Any, label: str, color: str) -> Line:
+    """Draw one line, of many points with a band from the lowest to the highest; its values as drawn, shape (points,).
 
-
-def _curves_of_measure(lines: Mapping[str, pd.DataFrame], measure: str) -> bytes:
-    """A colour of its own for each of the first lines; others are grey, below them, and unnamed."""
-    named = dict(zip(lines, PALETTE, strict=False))
-    columns = _legend_columns(named)
-    figure = _figure(9.6, 3.7 + 0.24 * -(-(len(named) + 1) // columns))
-    panels = figure.subplots(1, 2, sharey=True)
-    lengths = [len(history) for history in lines.values()]
-    drawn = []
-    for axes, column in zip(panels, (measure, f"val_{measure}"), strict=True):
-        for label, history in lines.items():
-            color, shown = named.get(label, "#C4C8CC"), label if label in named else "_"
-            drawn.append(
-                _draw_line(
-                    axes, history["epoch"], values=history[column], label=shown, color=color, dash="-", width=1.3
-                )
-            )
-            axes.lines[-1].set_zorder(2.5 if label in named else 1.5)
-        if max(lengths) > 10 * min(lengths):
-            axes.set_xscale("log")
-    for axes, where in zip(panels, ("training", "validation"), strict=True):
-        _dress(axes, f"{measure} on {where}")
-        _limit(axes, measure, drawn)
-    _legend_below(figure, panels[0], others=len(lines) - len(named), columns=columns)
-    return _png(figure)
-
-
-def _legend_columns(labels: Iterable[str]) -> int:
-    """As many as fit side by side, 9.2 inches wide in all."""
-    widest = max(0.075 * len(label) + 0.55 for label in labels)
-    return int(min(max(9.2 // widest, 1), 4))
-
-
-def _legend_below(figure: Figure, panel: Axes, others: int, columns: int) -> None:
-    if others:
-        panel.plot([], [], color="#C4C8CC", label=f"{others} more")
-    handles, labels = panel.get_legend_handles_labels()
-    legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
-    for text in legend.get_texts():
-        text.set(parse_math=False, color=_INK)
-
-
-def _labels(runs: Sequence[Run]) -> list[str]:
-    """A short label a run: its backbone where that tells the runs apart, else its name; numbered if it must be."""
-    backbones = [shorten(str(run.config.get("backbone", "")), 26) for run in runs]
-    labels = backbones if len(set(backbones)) == len(runs) else [shorten(run.name, 30) for run in runs]
-    if len(set(labels)) < len(runs):
-        labels = [f"{number}: {label}" for number, label in enumerate(labels, start=1)]
-    # A leading underscore hides a line from matplotlib's legend.
-    return [f"\N{ZERO WIDTH SPACE}{label}" if label.startswith("_") else label for label in labels]
-
-
-def _draw_line(
-    axes: Axes, epochs: Any, values: Any, label: str, color: str, dash: Any, width: float = 1.7, band: bool = False
-) -> Line:
-    """Draw one line; its values as drawn, shape (points,), are returned. What is no number is left out."""
+    What is no number is left out.
+    """
     x, y = np.asarray(epochs, dtype=np.float64), np.asarray(values, dtype=np.float64)
     x, y = x[np.isfinite(y)], y[np.isfinite(y)]
     starts = np.unique(np.linspace(0, len(y), min(len(y), _LONGEST_LINE), endpoint=False).astype(np.intp))
     sizes = np.diff([*starts, len(y)])
     centre, mean = (np.add.reduceat(axis, starts) / sizes if len(axis) else axis for axis in (x, y))
-    if band and len(mean) < len(y):
+    if len(mean) < len(y):
         low, high = np.minimum.reduceat(y, starts), np.maximum.reduceat(y, starts)
         axes.fill_between(centre, low, high, color=color, alpha=0.18, linewidth=0)
     marker = "o" if len(mean) <= 12 else ""
     # Without points there is no line, and no entry in the legend.
-    axes.plot(centre, mean, ls=dash, lw=width, color=color, marker=marker, ms=5, label=label if len(mean) else "_")
+    axes.plot(centre, mean, lw=1.7, color=color, marker=marker, ms=5, label=label if len(mean) else "_")
     return mean
 
 

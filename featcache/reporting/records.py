@@ -30,7 +30,13 @@ _T = TypeVar("_T", bound=_Record)
 class ClassMeasures(_Record):
     """Measures of one class, as `featcache.measures.evaluate` gives them."""
 
+    rows: Count | None = None
+    groups: Count | None = None
+    precision: Fraction | None = None
     recall: Fraction | None = None
+    specificity: Fraction | None = None
+    f1: Fraction | None = None
+    intervals: dict[str, tuple[FiniteFloat, FiniteFloat]] = {}
 
 
 class Measures(_Record):
@@ -60,6 +66,7 @@ class _Config(_Record):
     backbone: str
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
     cache_name: str | None = None
+    cache: Any = None
     weights: Any = None
     recipe: dict[str, Any] = {}
     head: dict[str, Any] = {}
@@ -71,6 +78,35 @@ class _Config(_Record):
     created: str = ""
 
 
+class _Bin(_Record):
+    rows: Count
+    confidence: Fraction
+    accuracy: Fraction
+
+
+class Reliability(_Record):
+    """How sure a run is and how often it is right, as of `featcache.doubt.reliability`."""
+
+    rows: Count
+    calibration_error: Fraction
+    bins: tuple[_Bin, ...]
+
+
+class BeforeAndAfter(_Record):
+    """Reliability before the temperature is used, and after."""
+
+    before: Reliability
+    after: Reliability
+
+
+class Calibration(_Record):
+    """Calibration of a run: its temperature, and what it does on plain validation and test rows."""
+
+    temperature: FiniteFloat
+    val: BeforeAndAfter | None = None
+    test: BeforeAndAfter | None = None
+
+
 class _Results(_Record):
     epochs: Count
     seconds: FiniteFloat
@@ -78,6 +114,7 @@ class _Results(_Record):
     train: Measures | None = None
     val: Measures | None = None
     test: Measures
+    calibration: Calibration | None = None
 
     @model_validator(mode="after")
     def _test_is_whole(self) -> _Results:
@@ -94,6 +131,13 @@ class MeanMeasure(_Record):
     high: FiniteFloat
 
 
+class JudgedClass(_Record):
+    """A class in a cross-validation."""
+
+    groups: Count
+    recall: MeanMeasure | None = None
+
+
 class _Judged(_Record):
     folds: Count
     repeats: Count
@@ -101,6 +145,7 @@ class _Judged(_Record):
     groups: Count
     majority: Fraction
     measures: dict[str, MeanMeasure]
+    per_class: dict[str, JudgedClass] = {}
 
 
 @dataclass(frozen=True)

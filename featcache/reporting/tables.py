@@ -1,15 +1,17 @@
-"""Tables over runs, as rows of text: for the terminal, Markdown and the page alike.
+"""Tables over runs, as rows of text: for the terminal and every file of a report alike.
 
-Every function takes runs and gives one table a data set, since accuracies on different data sets do not
-compare. Damaged runs are left out: `featcache.reporting.records.read_records` says which, and why.
+Every function takes runs of one data set, since accuracies on different data sets do not compare; `per_class` gives one
+table a data set. Damaged runs are left out: `featcache.reporting.records.read_records` says which, and why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 
+from featcache.reporting.blocks import Table
+from featcache.reporting.labels import epochs_of, kind_of, mode_of
 from featcache.reporting.records import (
     CrossValidation,
     MeanMeasure,
@@ -19,65 +21,20 @@ from featcache.reporting.records import (
     by_dataset,
     read_records,
 )
-from featcache.reporting.text import clean, interval, number, percent, shorten
+from featcache.reporting.text import clean, counted, interval, number, percent, with_interval
 from featcache.training import Run
 
-SUMMARY_HEADERS = (
-    "run",
-    "test, %",
-    "test 95 %",
-    "validation, %",
-    "train, %",
-    "balanced, %",
-    "baseline, %",
-    "test loss",
-    "epochs",
-    "time, s",
-    "s/epoch",
-    "kind",
-    "backbone",
-    "weights",
-)
 MOST_CLASSES = 20
-_VALIDATION = SUMMARY_HEADERS.index("validation, %")
-
-
-@dataclass(frozen=True)
-class Table:
-    """Headers and rows of text.
-
-    dataset : digest of the data set that its runs were made on
-    n_text, n_text_last : how many columns are words, at the beginning and at the end; the rest are numbers, to be set
-        flush right
-    best : (row, column) of the cells to set in bold
-    """
-
-    dataset: str
-    headers: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    n_text: int
-    best: frozenset[tuple[int, int]] = frozenset()
-    n_text_last: int = 0
-
-    def is_text(self, column: int) -> bool:
-        """Whether a column holds words."""
-        return column < self.n_text or column >= len(self.headers) - self.n_text_last
-
-
-def summary(runs: Sequence[Run]) -> list[Table]:
-    """One row a run: what it is, how long it took, how good it is. Bold: the best on validation."""
-    return [summary_of(records) for records in by_dataset(read_records(runs)[0]).values()]
+FEW = 20
+"""Test originals of a class below which little can be said of it."""
 
 
 def per_class(runs: Sequence[Run]) -> list[Table]:
-    """Recall on test in percent: one row a run, one column a class. Bold: the best of each column.
-
-    Of many classes the twenty that are recognised worst.
-
-    Columns are the union of the runs' classes; a cell is "" where a run does not know the class, or where
-    no test row is of it.
-    """
-    return [per_class_of(records) for records in by_dataset(read_records(runs)[0]).values()]
+    """Recall on test in percent with its 95 % interval, by run's name: one row a run, one column a class."""
+    return [
+        replace(recalls(records, {record.name: record.name for record in records}), foot=())
+        for records in by_dataset(read_records(runs)[0]).values()
+    ]
 
 
 def dataset_note(runs: Sequence[Run]) -> str:
@@ -91,44 +48,210 @@ def dataset_note_of(records: Sequence[RunRecord]) -> str:
     return f"The runs were made on {count} different data sets: compare only within one." if count > 1 else ""
 
 
-def summary_of(records: Sequence[RunRecord]) -> Table:
-    """`summary` of runs of one data set."""
-    best = best_by_validation(records)
-    marked = frozenset((row, _VALIDATION) for row, record in enumerate(records) if record is best)
-    rows = tuple(_summary_row(record) for record in records)
-    return Table(_dataset(records), SUMMARY_HEADERS, rows, n_text=1, best=marked, n_text_last=3)
+def by_kind(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Runs by what was trained: heads, whole networks, ..."""
+    return _grouped(records, kind_of)
 
 
-def _summary_row(record: RunRecord) -> tuple[str, ...]:
-    config, results, test = record.config, record.results, record.test
+def by_mode(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Runs by what was trained and for how many epochs: the modes of the study's tables."""
+    return _grouped(records, mode_of)
+
+
+def summary(
+    records: Sequence[RunRecord], labels: Mapping[str, str], *, title: str = "", links: Mapping[str, str] | None = None
+) -> Table:
+    """One row a run of a kind: how good it is, how long it took. Bold: the best on validation."""
+    headers = (
+        "run",
+        "accuracy, % (95 %)",
+        "balanced, %",
+        "loss",
+        "validation, %",
+        "training, %",
+        "epochs",
+        "time, s",
+    )
+    best = best_by_validation(records) if len(records) > 1 else None
+    rows = tuple(_summary_row(record, labels[record.name]) for record in records)
+    marked = frozenset((row, headers.index("validation, %")) for row, r in enumerate(records) if r is best)
+    places = tuple((links or {}).get(record.name, "") for record in records)
+    return Table(headers, rows, n_text=1, best=marked, title=title, links=places)
+
+
+def _summary_row(record: RunRecord, label: str) -> tuple[str, ...]:
+    test, results = record.test, record.results
     return (
-        record.name,
-        percent(test.accuracy),
-        interval(test.intervals.get("accuracy")),
-        percent(results.val.accuracy if results.val else None),
-        percent(results.train.accuracy if results.train else None),
-        percent(test.balanced_accuracy),
-        percent(test.majority),
+        label,
+        with_interval(test.accuracy, test.intervals.get("accuracy"), cases=test.groups),
+        percent(test.balanced_accuracy, test.groups),
         number(test.loss),
-        "" if record.is_classical else str(results.epochs),
+        percent(results.val.accuracy, results.val.groups) if results.val else "",
+        percent(results.train.accuracy, results.train.groups) if results.train else "",
+        "" if record.is_classical else f"{results.epochs:,}",
         number(results.seconds),
-        "" if record.is_classical else number(results.s_per_epoch),
-        clean(", ".join(part for part in (record.kind, config.solver) if part)),
-        clean(config.backbone),
-        shorten(clean(config.weights or ""), 24),
     )
 
 
-def per_class_of(records: Sequence[RunRecord]) -> Table:
-    """`per_class` of runs of one data set."""
+def recalls(records: Sequence[RunRecord], labels: Mapping[str, str], *, title: str = "") -> Table:
+    """Recall of each class on test with its interval: a row a run; of many classes the twenty recognised worst.
+
+    Below them, where networks differ, the mean over networks, each counted once.
+    """
     classes = list(dict.fromkeys(label for record in records for label in record.config.classes))
+    more = ""
     if len(classes) > MOST_CLASSES:
+        known = len(classes)
         classes = sorted(classes, key=lambda label: _mean_of_known(record.test.recall(label) for record in records))
         classes = classes[:MOST_CLASSES]
-    values = [[record.test.recall(label) for label in classes] for record in records]
-    rows = tuple((record.name, *(percent(value) for value in row)) for record, row in zip(records, values, strict=True))
-    headers = ("run", *(clean(label) for label in classes))
-    return Table(_dataset(records), headers, rows, n_text=1, best=_highest(values) if len(records) > 1 else frozenset())
+        more = f", the {MOST_CLASSES} worst of {known:,} classes"
+    rows = tuple((labels[r.name], *(_recall(r.test, label) for label in classes), _accuracy(r.test)) for r in records)
+    headers = ("run", *(clean(label) for label in classes), "accuracy")
+    foot = _means_of_networks(records, classes)
+    return Table(headers, rows, n_text=1, title=title + more, foot=foot)
+
+
+def _means_of_networks(records: Sequence[RunRecord], classes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    networks = _grouped(records, lambda record: clean(record.config.backbone))
+    if len(networks) < 2:
+        return ()
+    cases = min((record.test.groups or 0 for record in records), default=0)
+
+    def mean(value: Callable[[RunRecord], float | None]) -> str:
+        of_each = [mean_of([value(record) for record in members]) for members in networks.values()]
+        return percent(mean_of(of_each), cases)
+
+    cells = [mean(lambda record, label=label: record.test.recall(label)) for label in classes]  # type: ignore[misc]
+    return ((f"mean of {len(networks)} networks", *cells, mean(lambda record: record.test.accuracy)),)
+
+
+def _recall(split: Measures, label: str) -> str:
+    found = split.per_class.get(label)
+    if found is None:
+        return ""
+    return with_interval(found.recall, found.intervals.get("recall"), cases=found.groups or found.rows)
+
+
+def _accuracy(split: Measures) -> str:
+    return with_interval(split.accuracy, split.intervals.get("accuracy"), cases=split.groups)
+
+
+def classes_of(record: RunRecord) -> Table:
+    """Every measure of each class on test, with intervals."""
+    headers = ("class", "test originals", "recall, %", "precision, %", "specificity, %", "F1, %")
+    rows = []
+    for label in record.config.classes:
+        found = record.test.per_class.get(label)
+        if found is None:
+            continue
+        cases = found.groups or found.rows
+        cells = [
+            with_interval(getattr(found, name), found.intervals.get(name), cases=cases)
+            for name in ("recall", "precision", "specificity", "f1")
+        ]
+        rows.append((clean(label), f"{cases:,}" if cases is not None else "", *cells))
+    return Table(headers, tuple(rows), n_text=1, title="Each class on test, with 95 % intervals")
+
+
+def confusion(record: RunRecord) -> Table:
+    """The confusion matrix on test: rows true, columns predicted, tinted by the share of the row."""
+    names = [clean(label) for label in record.config.classes]
+    rows: list[tuple[str, ...]] = []
+    heat: dict[tuple[int, int], float] = {}
+    for place, (name, counts) in enumerate(zip(names, record.test.confusion, strict=True)):
+        total = sum(counts)
+        rows.append((name, *(f"{count:,}" for count in counts), f"{total:,}"))
+        heat |= {(place, column): count / total for column, count in enumerate(counts, start=1) if count}
+    title = "Confusion matrix on test, in rows: a row is a true class, a column what was predicted"
+    return Table(("true", *names, "all"), tuple(rows), n_text=1, heat=heat, title=title)
+
+
+def splits_of(record: RunRecord) -> Table:
+    """Measures of each split."""
+    rows = tuple(
+        (
+            name,
+            f"{split.rows:,}",
+            "" if split.groups is None else f"{split.groups:,}",
+            number(split.loss),
+            _accuracy(split),
+            percent(split.balanced_accuracy, split.groups),
+            percent(split.majority, split.groups),
+        )
+        for name, split in record.splits.items()
+    )
+    headers = ("split", "rows", "groups", "loss", "accuracy, % (95 %)", "balanced accuracy, %", "majority class, %")
+    return Table(headers, rows, n_text=1, title="Each split")
+
+
+def times(records: Sequence[RunRecord], labels: Mapping[str, str]) -> Table:
+    """What each training took."""
+    rows = tuple(
+        (
+            labels[record.name],
+            "" if record.is_classical else f"{epochs_of(record):,}",
+            "" if record.is_classical else f"{record.results.epochs:,}",
+            number(record.results.seconds),
+            "" if record.is_classical else number(record.results.s_per_epoch),
+            "" if record.config.cores is None else str(record.config.cores),
+        )
+        for record in records
+    )
+    headers = ("run", "epochs asked for", "epochs trained", "time, s", "time an epoch, s", "cores")
+    return Table(headers, rows, n_text=1, title="Time of each training", foot=_total_time(records))
+
+
+def _total_time(records: Sequence[RunRecord]) -> tuple[tuple[str, ...], ...]:
+    return (
+        (
+            counted(len(records), "run") + " together",
+            "",
+            "",
+            number(sum(r.results.seconds for r in records)),
+            "",
+            "",
+        ),
+    )
+
+
+def cross_validations_of(found: Sequence[CrossValidation]) -> Table | None:
+    """One row a cross-validation, percent with 95 % intervals; None where there is none."""
+    names = {"accuracy": "accuracy, %", "balanced_accuracy": "balanced accuracy, %", "macro_f1": "macro F1, %"}
+    classes = list(dict.fromkeys(label for one in found for label in one.results.per_class))[:MOST_CLASSES]
+    rows = tuple(
+        (
+            clean(one.run.name),
+            *(_mean_and_interval(one.results.measures.get(name), one.results.groups) for name in names),
+            percent(one.results.majority, one.results.groups),
+            *(_class_of(one, label) for label in classes),
+            f"{one.results.images:,}",
+            f"{one.results.groups:,}",
+            f"{one.results.folds} × {one.results.repeats}",
+            clean(one.config.head.get("kind") or "dense"),
+            clean(one.config.backbone),
+        )
+        for one in found
+    )
+    recall = (f"recall of {clean(label)}, %" for label in classes)
+    counts = ("majority class, %", *recall, "images", "groups", "folds × repeats", "head", "network")
+    title = "Cross-validations: every image is judged by heads that were not trained on its group"
+    return Table(("run", *names.values(), *counts), rows, n_text=1, n_text_last=2, title=title) if rows else None
+
+
+def _class_of(one: CrossValidation, label: str) -> str:
+    found = one.results.per_class.get(label)
+    return _mean_and_interval(found.recall, found.groups) if found else ""
+
+
+def _mean_and_interval(measure: MeanMeasure | None, cases: int) -> str:
+    return f"{percent(measure.mean, cases)} ({interval((measure.low, measure.high), cases)})" if measure else ""
+
+
+def _grouped(records: Sequence[RunRecord], key: Callable[[RunRecord], str]) -> dict[str, list[RunRecord]]:
+    found: dict[str, list[RunRecord]] = {}
+    for record in records:
+        found.setdefault(key(record), []).append(record)
+    return found
 
 
 def _mean_of_known(values: Iterable[float | None]) -> float:
@@ -136,90 +259,7 @@ def _mean_of_known(values: Iterable[float | None]) -> float:
     return fmean(known) if known else 1.0
 
 
-def _highest(values: Sequence[Sequence[float | None]]) -> frozenset[tuple[int, int]]:
-    """(row, column + 1) of the highest value of each column, all of them where several are equal."""
-    best = set()
-    for column, cells in enumerate(zip(*values, strict=True)):
-        top = max((cell for cell in cells if cell is not None), default=None)
-        best |= {(row, column + 1) for row, cell in enumerate(cells) if cell is not None and cell == top}
-    return frozenset(best)
-
-
-def means_of(records: Sequence[RunRecord]) -> Table | None:
-    """Means over the runs of one kind on one backbone, of one data set; None where no two runs share both."""
-    kinds: dict[tuple[str, str], list[RunRecord]] = {}
-    for record in records:
-        kinds.setdefault((record.kind, clean(record.config.backbone)), []).append(record)
-    if all(len(members) == 1 for members in kinds.values()):
-        return None
-    rows = tuple(
-        (
-            *kind,
-            str(len(members)),
-            number(_mean(member.results.seconds for member in members)),
-            number(_mean(_loss(member.results.train) for member in members)),
-            number(_mean(_loss(member.results.val) for member in members)),
-            number(_mean(member.test.loss for member in members)),
-            percent(_mean(member.test.accuracy for member in members)),
-        )
-        for kind, members in kinds.items()
-    )
-    headers = ("kind", "backbone", "runs", "mean time, s", "train loss", "validation loss", "test loss", "test, %")
-    return Table(_dataset(records), headers, rows, n_text=2)
-
-
-def cross_validations_of(found: Sequence[CrossValidation]) -> Table | None:
-    """One row a cross-validation, percent with 95 % intervals; None where there is none."""
-    measures = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1"}
-    headers = [header for name in measures.values() for header in (f"{name}, %", "95 %")]
-    rows = tuple(
-        (
-            clean(one.run.name),
-            *(cell for name in measures for cell in _mean_and_interval(one.results.measures.get(name))),
-            percent(one.results.majority),
-            f"{one.results.images:,}",
-            f"{one.results.groups:,}",
-            f"{one.results.folds} x {one.results.repeats}",
-            clean(one.config.head.get("kind") or "dense"),
-            clean(one.config.backbone),
-            clean(one.config.dataset)[:12],
-        )
-        for one in found
-    )
-    counts = ("baseline, %", "images", "groups", "folds", "head", "backbone", "data set")
-    return Table("", ("run", *headers, *counts), rows, n_text=1, n_text_last=3) if rows else None
-
-
-def _mean_and_interval(measure: MeanMeasure | None) -> tuple[str, str]:
-    return (percent(measure.mean), interval((measure.low, measure.high))) if measure else ("", "")
-
-
-def most_confused(record: RunRecord, top: int = 3) -> list[str]:
-    """The most frequent mistakes on test, a sentence each, the most frequent first."""
-    labels, confusion = record.config.classes, record.test.confusion
-    mistakes = [
-        (count, sum(row), labels[true], labels[predicted])
-        for true, row in enumerate(confusion)
-        for predicted, count in enumerate(row)
-        if true != predicted and count
-    ]
-    mistakes.sort(key=lambda mistake: -mistake[0])
-    return [
-        f"{clean(true)} taken for {clean(predicted)}: {count} of {support} ({percent(count / support)} %)"
-        for count, support, true, predicted in mistakes[:top]
-    ]
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean_of(values: Sequence[float | None]) -> float | None:
     """The mean, or None where a value is missing: a mean over fewer runs would not compare."""
-    known = list(values)
-    numbers = [value for value in known if value is not None]
-    return fmean(numbers) if numbers and len(numbers) == len(known) else None
-
-
-def _loss(split: Measures | None) -> float | None:
-    return split.loss if split else None
-
-
-def _dataset(records: Sequence[RunRecord]) -> str:
-    return clean(records[0].config.dataset) if records else ""
+    numbers = [value for value in values if value is not None]
+    return fmean(numbers) if numbers and len(numbers) == len(values) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Sequence
 from typing import Any
 
 # What a Markdown reader would take for markup; "_" only where it is no part of a word.
@@ -36,14 +37,35 @@ def in_markdown(text: object) -> str:
     return html.escape(_MARKUP.sub(r"\\\g<0>", clean(text)), quote=False)
 
 
-def percent(fraction: float | None) -> str:
-    """A fraction in percent with two decimals; "" for none."""
-    return "" if fraction is None else f"{100 * fraction:.2f}"
+def percent(fraction: float | None, cases: int | None) -> str:
+    """A fraction in percent, with the decimals that so many independent cases carry; "" for none."""
+    return "" if fraction is None else f"{100 * fraction:.{_decimals(cases)}f}"
 
 
-def interval(fractions: tuple[float, float] | None) -> str:
-    """Two fractions in percent: 94.12–98.30; "" for none."""
-    return "" if fractions is None else f"{percent(fractions[0])}–{percent(fractions[1])}"
+def interval(fractions: tuple[float, float] | None, cases: int | None) -> str:
+    """Two fractions in percent: 94–98; "" for none."""
+    return "" if fractions is None else "–".join(percent(fraction, cases) for fraction in fractions)
+
+
+def with_interval(fraction: float | None, fractions: tuple[float, float] | None, *, cases: int | None) -> str:
+    """A fraction in percent and its interval: 96 (94–98); "" for none."""
+    span = interval(fractions, cases)
+    return percent(fraction, cases) + (f" ({span})" if span and fraction is not None else "")
+
+
+def signed(points: float, cases: int | None) -> str:
+    """A difference of two fractions in percentage points, with its sign."""
+    return f"{100 * points:+.{_decimals(cases)}f}".replace("-", "−")
+
+
+def _decimals(cases: int | None) -> int:
+    """Of 60 cases, one is 1.7 %: no decimals. Of 100 and more one, of 1,000 and more two."""
+    return min(max(len(str(cases or 0)) - 2, 0), 2)
+
+
+def listed(words: Sequence[str]) -> str:
+    """One, two and three."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -1,0 +1,166 @@
+"""What runs said of each test image: their mistakes, and by how much one is better than another."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from featcache.core.errors import RunError
+from featcache.core.files import plain_cell, safe_cell
+from featcache.core.strict_json import MAX_TEXT_BYTES, read_bounded
+from featcache.measures import Judged, compare
+from featcache.reporting.records import RunRecord
+from featcache.reporting.text import percent, signed
+from featcache.training import PREDICTIONS_FILE
+
+_NEEDED = {"image_id", "path", "label", "split", "group", "view", "predicted"}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The rows that a run judged, plain views and others, and its probabilities (rows, classes)."""
+
+    rows: pd.DataFrame
+    probabilities: NDArray[np.float64]
+    classes: tuple[str, ...]
+
+    def of(self, split: str) -> Judgement:
+        """The labelled rows of one split."""
+        chosen = ((self.rows["split"] == split) & (self.rows["label"] != "")).to_numpy()
+        return Judgement(self.rows[chosen].reset_index(drop=True), self.probabilities[chosen], self.classes)
+
+    @property
+    def y(self) -> NDArray[np.int64]:
+        """(rows,), class numbers."""
+        return np.asarray(pd.Index(self.classes, dtype=object).get_indexer(pd.Index(self.rows["label"])), np.int64)
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A plain test image that was given another class; confidence : probability of that class."""
+
+    image_id: str
+    path: str
+    label: str
+    predicted: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of one run minus that of another on the same test images, with its 95 % interval."""
+
+    difference: float
+    low: float
+    high: float
+    cases: int
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if self.low > 0 or self.high < 0:
+            return "higher" if self.low > 0 else "lower"
+        return "not distinguishable"
+
+    @property
+    def verdict_of_first(self) -> str:
+        """What a table says of the first run."""
+        return {"higher": "more accurate", "lower": "less accurate"}.get(self.verdict, self.verdict)
+
+    @property
+    def text(self) -> str:
+        """In percentage points, with its interval."""
+        spread = f"{signed(self.low, self.cases)} to {signed(self.high, self.cases)}"
+        return f"{signed(self.difference, self.cases)} ({spread})"
+
+
+def read_judgement(record: RunRecord) -> Judgement:
+    """A run's predictions.csv. Raises RunError where it is not whole."""
+    path = record.run.folder / PREDICTIONS_FILE
+    try:
+        frame = pd.read_csv(io.BytesIO(read_bounded(path, MAX_TEXT_BYTES)), keep_default_na=False)
+        columns = [f"p_{label}" for label in record.config.classes]
+        named = {safe_cell(column): column for column in columns}
+        frame = frame.rename(columns=named)
+        if missing := (_NEEDED | set(columns)) - set(frame.columns):
+            raise RunError(f"{PREDICTIONS_FILE}: no column {min(missing):.80}")
+        for name in _NEEDED - {"view"}:
+            frame[name] = frame[name].astype(str).map(plain_cell)
+        probabilities = frame[columns].to_numpy(np.float64)
+    except FileNotFoundError as error:
+        raise RunError(f"{PREDICTIONS_FILE}: is missing") from error
+    except (OSError, ValueError, LookupError) as error:
+        raise RunError(f"{PREDICTIONS_FILE}: cannot be read: {error}") from error
+    if not np.isfinite(probabilities).all() or (probabilities < 0).any() or not (probabilities.sum(axis=1) > 0).all():
+        raise RunError(f"{PREDICTIONS_FILE}: holds what are no probabilities")
+    if set(frame["label"][frame["split"] == "test"]) - {"", *record.config.classes}:
+        raise RunError(f"{PREDICTIONS_FILE}: holds labels that are no classes of the run")
+    return Judgement(frame, probabilities, record.config.classes)
+
+
+def mistakes_of(judgement: Judgement) -> list[Mistake]:
+    """The plain test images that were given another class, the most confident first."""
+    test = judgement.of("test")
+    confidence = test.probabilities.max(axis=1)
+    named = test.probabilities.argmax(axis=1)
+    wrong = np.flatnonzero((named != test.y) & (test.rows["view"] == 0).to_numpy())
+    found = [
+        Mistake(
+            image_id=test.rows["image_id"][number],
+            path=test.rows["path"][number],
+            label=test.rows["label"][number],
+            predicted=test.classes[named[number]],
+            confidence=float(confidence[number]),
+        )
+        for number in wrong
+    ]
+    return sorted(found, key=lambda one: (-one.confidence, one.path))
+
+
+def differ(one: Judgement, other: Judgement) -> Difference | None:
+    """By how much the first is more accurate on test; None where they were not judged on the same rows."""
+    sides = [_in_order(judgement.of("test")) for judgement in (one, other)]
+    key = ["image_id", "view", "label", "group"]
+    first, second = (side.rows[key] for side in sides)
+    if one.classes != other.classes or not len(first) or not first.equals(second):
+        return None
+    judged = [_named(side) for side in sides]
+    found = compare(*judged)["accuracy"]
+    return Difference(found["difference"], found["low"], found["high"], judged[0].n_groups)
+
+
+def _in_order(judgement: Judgement) -> Judgement:
+    order = judgement.rows.sort_values(["image_id", "view"]).index.to_numpy()
+    rows = judgement.rows.iloc[order].reset_index(drop=True)
+    return Judgement(rows, judgement.probabilities[order], judgement.classes)
+
+
+def _named(judgement: Judgement) -> Judged:
+    return Judged(judgement.probabilities, judgement.y, groups=judgement.rows["group"].to_numpy(str))
+
+
+def confused_most(record: RunRecord, top: int = 3) -> list[str]:
+    """The most frequent mistakes on test, a sentence each, the most frequent first."""
+    labels, confusion = record.config.classes, record.test.confusion
+    found = [
+        (count, sum(row), labels[true], labels[predicted])
+        for true, row in enumerate(confusion)
+        for predicted, count in enumerate(row)
+        if true != predicted and count
+    ]
+    found.sort(key=lambda mistake: -mistake[0])
+    return [_sentence(*mistake, cases=record.test.groups) for mistake in found[:top]]
+
+
+def _sentence(count: int, support: int, true: str, predicted: str, *, cases: int | None) -> str:
+    return f"{true} taken for {predicted}: {count:,} of {support:,} ({percent(count / support, cases)} %)"
+
+
+def shared_by(mistake: Mistake, others: Sequence[set[str]]) -> int:
+    """How many of several runs make a mistake in the same image."""
+    return sum(mistake.image_id in wrong for wrong in others)

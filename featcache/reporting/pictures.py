@@ -1,0 +1,69 @@
+"""Small pictures of a project's images: only of files that dataset.csv lists and that lie in its folders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.core.errors import DatasetError, FeatcacheError, ImageError
+from featcache.core.files import resolved, sha256_bytes
+from featcache.core.project import ImageFolders, Project
+from featcache.datasets import LabelledImage, read_dataset
+from featcache.images import identity_of, image_id_of, read_bytes, read_picture
+
+_QUALITY = 76
+
+
+@dataclass
+class Pictures:
+    """The images of a project by id. missing : why pictures were not made, by id"""
+
+    images: ImageFolders
+    by_id: dict[str, LabelledImage]
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, project: Project | None) -> Pictures | None:
+        """Those that dataset.csv lists; None where there is no project, or no such list."""
+        if project is None:
+            return None
+        try:
+            listed = read_dataset(project.dataset_file, project.images).images
+        except (DatasetError, OSError):
+            return None
+        return cls(project.images, {image.image_id: image for image in listed if image.image_id})
+
+    def jpeg(self, image_id: str, side_px: int) -> bytes | None:
+        """The image as JPEG, its longer side `side_px`; None where it is not there, or not the same any more."""
+        try:
+            return _jpeg(self._pixels(image_id), side_px)
+        except FeatcacheError as error:
+            self.missing[image_id] = str(error)
+            return None
+
+    def _pixels(self, image_id: str) -> NDArray[np.uint8]:
+        image = self.by_id.get(image_id)
+        if image is None:
+            raise ImageError("is not in dataset.csv")
+        folder, rest = self.images.parted(image.path)
+        if not resolved(folder / rest).is_relative_to(resolved(folder)):
+            raise ImageError("lies outside of the project's folders of images")
+        data = read_bytes(folder / rest)
+        picture = read_picture(data)
+        if image_id_of(identity_of(sha256_bytes(data), picture.rules), image.box) != image_id:
+            raise ImageError("has changed since it was judged")
+        box = image.box
+        return picture.pixels if box is None else picture.pixels[box.y_min : box.y_max, box.x_min : box.x_max]
+
+
+def _jpeg(pixels: NDArray[np.uint8], side_px: int) -> bytes:
+    if not pixels.size:
+        raise ImageError("its box lies outside of the image")
+    scale = side_px / max(pixels.shape[:2])
+    size = [max(round(scale * side), 1) for side in pixels.shape[1::-1]]
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    _, data = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    return bytes(data.tobytes())
