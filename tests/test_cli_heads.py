@@ -35,7 +35,10 @@ def test_resume_refuses_other_settings_field_by_field(run: Run, project: Path) -
         (("--lr", "0.5", "--hidden", "9"), "hidden is (8,) there, (9,) here; lr is 0.0001 there, 0.5 here"),
         (("--solver", "primal"), "solver is 'gram' there, 'primal' here"),
         (("--cache", "other"), "cache is "),
-        (("--preset", "study"), "lr is 0.0001 there, 1e-05 here; decay is 0.0 there, 0.001 here; scale is"),
+        (
+            ("--preset", "study"),
+            "lr is 0.0001 there, 1e-05 here; decay is 0.0 there, 0.001 here; l2 is 0.1 there, 0.0 here; scale is",
+        ),
     ):
         message = run("fit-head", "--resume", name, *args, cwd=project).error
         assert f"{name} was begun with other settings: " in message

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from test_store_contract import make_cache
 
 import featcache
 from featcache.core.errors import HeadError
-from featcache.heads.config import HeadConfig
+from featcache.heads.config import HeadConfig, from_preset
 from featcache.heads.estimator import HeadClassifier
 from featcache.heads.train import train_head
 from featcache.store.cache import Cache
@@ -69,11 +70,15 @@ def test_weights_are_repetitions_where_a_batch_is_all_rows_and_nothing_is_droppe
     estimator_checks.check_sample_weight_equivalence_on_dense_data("HeadClassifier", whole)
 
 
+USUAL = from_preset("default", epochs=100)
+"""The default head, trained in full: there are no validation rows that could end it."""
+
+
 def test_settings_are_those_of_the_head_with_the_same_defaults() -> None:
     settings = HeadClassifier().get_params()
     assert settings.pop("random_state") == HeadConfig().seed
     assert settings.pop("class_weight") == HeadConfig().class_weights
-    assert settings == {name: getattr(HeadConfig(), name) for name in settings}
+    assert settings == {name: getattr(USUAL, name) for name in settings}
     left_out = set(HeadConfig().to_dict()) - set(settings)
     assert left_out == {"seed", "class_weights", "output", "optimizer", "l1", "weight_decay"}  # the last three: primal
 
@@ -101,7 +106,7 @@ def test_it_is_the_head_of_featcache(cache: Cache, settings: dict[str, Any]) -> 
     settings = {**settings, "dtype": "float64", "random_state": 3}
     own = {name: value for name, value in settings.items() if name not in ("random_state", "class_weight")}
     weights: Any = "none" if "class_weight" in settings else "balanced"
-    trained = train_head(cache, HeadConfig(**own, seed=3, class_weights=weights), solver="gram")
+    trained = train_head(cache, replace(USUAL, **own, seed=3, class_weights=weights), solver="gram")
     (X, y), (X_val, y_val) = cache.arrays("train"), cache.arrays("val")
     found = HeadClassifier(**settings).fit(X, y, X_val=X_val, y_val=y_val)
     course = pd.DataFrame([entry.__dict__ for entry in trained.history])
@@ -120,7 +125,7 @@ def test_it_is_the_head_of_featcache(cache: Cache, settings: dict[str, Any]) -> 
 
 
 def test_it_is_so_in_float32_and_with_labels_as_text(cache: Cache) -> None:
-    trained = train_head(cache, HeadConfig((8,), epochs=10), solver="gram")
+    trained = train_head(cache, replace(USUAL, hidden=(8,), epochs=10), solver="gram")
     X, y, _ = cache.to_sklearn("train")
     found = HeadClassifier((8,), epochs=10).fit(X, y)
     assert tuple(found.classes_) == cache.classes

@@ -29,8 +29,8 @@ EXTRACT = {
     LITE0: "--model efficientnet-lite0 --input-size 32 --pooling avg --format hdf5 --dtype float16",
 }
 FIT = {
-    GRAM: f"--cache {MOBILENET} --hidden 4 --epochs 4 --momentum 0.9 --scale norm --solver gram",
-    ADAM: f"--cache {PIXELS} --hidden 4 --epochs 3 --optimizer adam --scale norm",
+    GRAM: f"--cache {MOBILENET} --hidden 4 --epochs 4 --momentum 0.9 --scale norm --l2 0 --lr 0.001 --solver gram",
+    ADAM: f"--cache {PIXELS} --hidden 4 --epochs 3 --optimizer adam --scale norm --l2 0 --lr 0.001",
     LOGREG: f"--cache {MOBILENET} --head logreg",
 }
 FEATURES = {
@@ -113,7 +113,8 @@ def test_fit_head_adds_epochs_to_an_old_run(run: Run, old: Path, name: str, epoc
 
 
 def test_fit_head_goes_on_with_an_interrupted_training(run: Run, old: Path) -> None:
-    fit = f"fit-head --cache {PIXELS} --hidden 4 --epochs 12 --seed 3 --scale norm --solver gram --json".split()
+    before = "--scale norm --l2 0 --lr 0.001"
+    fit = f"fit-head --cache {PIXELS} --hidden 4 --epochs 12 --seed 3 {before} --solver gram --json".split()
     done = run(*fit, cwd=old).value
     assert (done["run"], done["resumed_at"]) == (INTERRUPTED, 5)
     resumed = Head.load(Path(done["path"]))
