@@ -84,6 +84,7 @@ def test_the_best_epoch_is_kept(cache: Cache, tmp_path: Path, val_every: int) ->
     best = int(history["epoch"][history["val_loss"].idxmin()])
     assert run.metrics["epoch_of_head"] == best < 60
     assert run.metrics["val"]["loss"] == pytest.approx(history["val_loss"].min(), rel=1e-4)
+    assert run.course.startswith(f"val_loss was best in epoch {best}, whose weights are kept; it overfits: after")
     last = fit_head(cache, tmp_path, config=NOISY, solver="gram").run
     assert last.metrics["epoch_of_head"] == 60
     assert last.metrics["val"]["loss"] == pytest.approx(last.history["val_loss"].iloc[-1], rel=1e-4)

@@ -112,13 +112,10 @@ def say_left_out(left_out: Sequence[LeftOut], as_json: bool) -> None:
 
 def say_measures(run: Run) -> None:
     """How good a run is: its course in words, a table of each class and split with intervals on test, where it lies."""
-    from featcache.training import course_in_words
-
     metrics = run.metrics
     splits = ("train", "val", "test")
-    history = run.epochs
-    if history and (course := course_in_words(history, metrics.get("epoch_of_head", len(history)))):
-        say(course)
+    if run.course:
+        say(run.course)
     classes = run.config["classes"]
     if len(classes) > MOST_CLASSES:
         worst = {label: of["recall"] for label, of in metrics["val"]["per_class"].items()}

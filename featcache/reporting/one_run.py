@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from featcache.core.errors import RunError
 from featcache.reporting import charts, figures, tables
@@ -28,6 +29,9 @@ def section_of(record: RunRecord, label: str, *, place: str, folded: bool) -> Se
     chart = charts.calibration(found, place) if found else None
     if chart:
         blocks.append(chart)
+    with suppress(RunError):  # a damaged history is in the list of what could not be read
+        if record.run.course:
+            blocks.append(Paragraph(f"Its training: {record.run.course}."))
     blocks += [tables.splits_of(record), Facts(facts(record))]
     return Section(label, tuple(blocks), id=place, level=OF_ONE_RUN, folded=folded)
 

@@ -3,7 +3,6 @@ from .course import Course as Course, Earlier as Earlier, OnEpoch as OnEpoch
 from .history import (
     Epoch as Epoch,
     best_of as best_of,
-    course_in_words as course_in_words,
     refuse_divergence as refuse_divergence,
     timed as timed,
 )

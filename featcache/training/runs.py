@@ -37,7 +37,7 @@ from featcache.core.recipe import digest
 from featcache.core.strict_json import MAX_TEXT_BYTES, read_bounded, read_json
 from featcache.datasets import SPLITS
 from featcache.training.comparison import compare_runs
-from featcache.training.history import Epoch
+from featcache.training.history import Epoch, course_in_words
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.json"
@@ -120,6 +120,14 @@ class Run:
     def name(self) -> str:
         """Folder name."""
         return self.folder.name
+
+    @property
+    def course(self) -> str:
+        """Its training in words: where it was best, whether it overfits or ended too soon; "" where there is nothing to
+        say."""
+        of_settings = self.config.get("training") or self.config.get("head") or {}
+        kept = self.metrics.get("epoch_of_head", self.metrics.get("epoch_of_model", len(self.epochs)))
+        return course_in_words(self.epochs, int(kept), monitor=str(of_settings.get("monitor", "val_loss")))
 
     @property
     def is_own(self) -> bool:
