@@ -79,7 +79,8 @@ def judged(cache: fc.Cache, estimator: Any, folds: int, repeats: int) -> tuple[f
         for train, test in splitter.split(plain, y[plain], groups[plain]):
             rows = np.flatnonzero(np.isin(groups, groups[plain[train]]))
             estimator.fit(X[rows], y[rows])
-            found[plain[test]] = estimator.predict_proba(X[plain[test]])
+            shares = estimator.predict_proba(X[plain[test]]).astype(np.float64)
+            found[plain[test]] = shares / shares.sum(axis=1, keepdims=True)
         accuracy = balanced_accuracy_score(y[plain], found[plain].argmax(axis=1))
         measured.append((100 * accuracy, log_loss(y[plain], found[plain], labels=range(len(cache.classes)))))
     accuracy, loss = np.mean(measured, axis=0)

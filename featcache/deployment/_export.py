@@ -92,7 +92,7 @@ def export(
     """Write a run as one model, from pixels to probabilities, that other programs run without featcache.
 
     The model takes images (n, s, s, 3), uint8, RGB, and carries a description: classes, input, how files are decoded.
-    The format "head" is the head alone, from features (n, *feature_shape), float32: weights and Keras are not needed.
+    The format "head" is the head alone, from features of one row or more, float32: weights and Keras are not needed.
 
     Parameters
     ----------
