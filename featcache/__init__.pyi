@@ -20,7 +20,12 @@ from .api import (
 )
 from .core import errors as errors
 from .core.project import Project as Project
-from .datasets import CheckedDataset as CheckedDataset, check_dataset as check_dataset
+from .datasets import (
+    CheckedDataset as CheckedDataset,
+    Relabelled as Relabelled,
+    check_dataset as check_dataset,
+    relabel as relabel,
+)
 from .deployment import (
     Bundled as Bundled,
     Checked as Checked,

@@ -29,6 +29,7 @@ COMMANDS = (
     "dataset generate cells --per-class 6 --size 48",
     "init cells --split-counts 4/1/1 --views 2",
     "dataset check",
+    "dataset relabel eosinophil/eosinophil-0001.png --to eosinophil",
     "dataset preview --out sheet.png",
     "extract --model efficientnet-lite0 --input-size 64 --engine openvino",
     "extract --model mobilenetv2 --weights random --input-size 32 --engine keras --pooling avg --offline",

@@ -26,7 +26,7 @@ SECTIONS = {
     "Start": {
         "demo": "run the whole job on generated images, offline",
         "init": "find images, write featcache.toml and dataset.csv",
-        "dataset": "check the data set, preview its views, generate one",
+        "dataset": "check the data set, correct labels, preview views, generate one",
         "run": "do a whole study from a recipe, or what is left of it",
     },
     "Compute": {

@@ -1,4 +1,4 @@
-"""featcache dataset check, preview, generate"""
+"""featcache dataset check, relabel, preview, generate"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LISTED = 10
 
 @click.group("dataset", cls=Group)
 def command() -> None:
-    """Check the data set, preview its views, or generate one."""
+    """Check the data set, correct its labels, preview its views, or generate one."""
 
 
 @command.command("check", short_help="Check every image, and find those that show the same.")
@@ -89,6 +89,57 @@ def _say_pairs(done: CheckedDataset, drawn: Path) -> None:
     if done.across:
         say(f"{len(done.across)} pairs stand on two sides of a split: what is trained on is tested on, too")
     say(f"drew them into {shown(drawn)}")
+
+
+@command.command("relabel", short_help="Correct labels in dataset.csv.")
+@click.argument("images", metavar="[IMAGE ...]", nargs=-1)
+@option("--to", "label", metavar="LABEL", help="Label that the images get.")
+@option("--none", "takes_away", is_flag=True, help="Take the labels of the images away: they are not trained on then.")
+@option(
+    "--from",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="CSV file with the columns image and label, instead of IMAGE and --to.",
+)
+@option("--new-class", is_flag=True, help="Take a label that no image has so far.")
+@project_option
+@json_option
+def relabel(
+    images: tuple[str, ...],
+    label: str | None,
+    takes_away: bool,
+    file: Path | None,
+    new_class: bool,
+    folder: Path,
+    as_json: bool,
+) -> None:
+    """Correct labels in dataset.csv. The next training takes them; nothing is extracted again.
+
+    IMAGE is a path as in dataset.csv, or an image_id, or its first eight digits or more.
+    """
+    from featcache.datasets import relabel as correct
+
+    if (file is None) == (not images) or (file is None) == (label is None and not takes_away):
+        raise click.UsageError("give IMAGE with --to LABEL or --none, or --from FILE")
+    if label is not None and takes_away:
+        raise click.UsageError("--to excludes --none")
+    project = open_project(folder)
+    done = correct(project, file if file is not None else dict.fromkeys(images, label or ""), new_class=new_class)
+    if as_json:
+        changed = [
+            {"path": image.path, "image_id": image.image_id, "from": image.label, "to": to}
+            for image, to in done.changed
+        ]
+        print_json({"changed": changed, "classes": done.dataset.counts(), "new_classes": list(done.new_classes)})
+        return
+    for image, to in done.changed[:_LISTED]:
+        say(f"{image.path}: {image.label or 'no label'} -> {to or 'no label'}")
+    if len(done.changed) > _LISTED:
+        say(f"... and {len(done.changed) - _LISTED} more (all of them in --json)")
+    print_counts(done.dataset.counts())
+    say(f"{len(done.changed)} labels changed in {shown(project.dataset_file)}")
+    say_next("fit-head", into=project.folder)
 
 
 @command.command("preview", short_help="Draw a contact sheet of views.")

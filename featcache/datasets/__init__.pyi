@@ -6,6 +6,7 @@ from ._check_dataset import (
 )
 from ._init import GENERATED_FOLDER as GENERATED_FOLDER, Initialised as Initialised, init as init
 from ._preview import preview as preview
+from ._relabel import Relabelled as Relabelled, relabel as relabel
 from .candidates import LeftOut as LeftOut
 from .collected import collect as collect
 from .current import current_dataset as current_dataset
