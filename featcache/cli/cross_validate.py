@@ -11,9 +11,10 @@ from featcache.cli.command import Command, option
 from featcache.cli.head_options import SWEPT, asked_cache, cache_option, kind_option, swept_options
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import json_option, open_project, project_option
-from featcache.cli.output import FEW_GROUPS, MOST_CLASSES, percent, print_json, print_table, say, shown
+from featcache.cli.output import MOST_CLASSES, percent, print_json, print_table, say, shown
 from featcache.cli.settings import given, options
 from featcache.heads import HeadConfig, Protocol
+from featcache.measures import FEW_GROUPS
 
 if TYPE_CHECKING:
     from featcache.training import Run

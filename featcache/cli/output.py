@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from featcache.core.shown import printable
+from featcache.measures import FEW_GROUPS, decimals
 
 if TYPE_CHECKING:
     from featcache.datasets import LeftOut
@@ -23,12 +24,6 @@ _WIDE = 160
 """Columns of a table that goes into a file or a pipe."""
 
 _GAP = 2
-_CARRIED = (1_000, 100_000)
-"""Fewer groups carry no decimal of a percentage, or one: a standard error is some 50 / sqrt(n) %."""
-
-FEW_GROUPS = 20
-"""Fewer groups of a class have intervals so wide that this is said."""
-
 MOST_CLASSES = 30
 """Classes that a table in the terminal lists."""
 
@@ -168,5 +163,4 @@ def percent(share: float | None, *, of: int | None = None) -> str:
 
     of : images or groups that it is a share of, or a mean over: with the decimals that they carry, '96' of 40
     """
-    decimals = 2 if of is None else next((n for n, most in enumerate(_CARRIED) if of < most), len(_CARRIED))
-    return "" if share is None else f"{100 * share:.{decimals}f}"
+    return "" if share is None else f"{100 * share:.{2 if of is None else decimals(of)}f}"

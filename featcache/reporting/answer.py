@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from featcache.measures import FEW_GROUPS
 from featcache.reporting import tables
 from featcache.reporting.blocks import Block, Facts, Paragraph, Section, Table
 from featcache.reporting.compared import Group
@@ -34,13 +35,13 @@ def answer(group: Group) -> Section:
     few = [
         f"{clean(label)} ({found.groups})"
         for label, found in test.per_class.items()
-        if found.groups is not None and found.groups < tables.FEW
+        if found.groups is not None and found.groups < FEW_GROUPS
     ]
     if few:
         more = f" and {len(few) - 12} more" if few[12:] else ""
         blocks.append(
             Paragraph(
-                f"Few test originals: {', '.join(few[:12])}{more}. With fewer than {tables.FEW} of a class, its "
+                f"Few test originals: {', '.join(few[:12])}{more}. With fewer than {FEW_GROUPS} of a class, its "
                 "interval says more than its percentage.",
                 "note",
             )

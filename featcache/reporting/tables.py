@@ -25,8 +25,6 @@ from featcache.reporting.text import clean, counted, interval, number, percent, 
 from featcache.training import Run
 
 MOST_CLASSES = 20
-FEW = 20
-"""Test originals of a class below which little can be said of it."""
 
 
 def per_class(runs: Sequence[Run]) -> list[Table]:

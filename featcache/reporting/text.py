@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from featcache.measures import decimals
+
 # What a Markdown reader would take for markup; "_" only where it is no part of a word.
 _MARKUP = re.compile(r"[\\`*\[\]|#~$]|(?<![^\W_])_|_(?![^\W_])")
 _UNPRINTABLE = re.compile(
@@ -39,7 +41,7 @@ def in_markdown(text: object) -> str:
 
 def percent(fraction: float | None, cases: int | None) -> str:
     """A fraction in percent, with the decimals that so many independent cases carry; "" for none."""
-    return "" if fraction is None else f"{100 * fraction:.{_decimals(cases)}f}"
+    return "" if fraction is None else f"{100 * fraction:.{decimals(cases)}f}"
 
 
 def interval(fractions: tuple[float, float] | None, cases: int | None) -> str:
@@ -55,12 +57,7 @@ def with_interval(fraction: float | None, fractions: tuple[float, float] | None,
 
 def signed(points: float, cases: int | None) -> str:
     """A difference of two fractions in percentage points, with its sign."""
-    return f"{100 * points:+.{_decimals(cases)}f}".replace("-", "−")
-
-
-def _decimals(cases: int | None) -> int:
-    """Of 60 cases, one is 1.7 %: no decimals. Of 100 and more one, of 1,000 and more two."""
-    return min(max(len(str(cases or 0)) - 2, 0), 2)
+    return f"{100 * points:+.{decimals(cases)}f}".replace("-", "−")
 
 
 def listed(words: Sequence[str]) -> str:
