@@ -113,9 +113,10 @@ def test_a_second_call_trains_nothing_and_a_report_shows_it_beside_a_head(cells:
     report = (cells / "results" / "report.md").read_text()
     assert trained.value["run"] in report
     assert head["run"] in report
-    assert "scratch, keras-tensorflow" in report
-    assert "| head, gram |" in report
-    assert "Means over" not in report, "one run of each kind: nothing to take a mean of"
+    assert "resnet20, from scratch" in report and "resnet20, head" in report
+    assert "- **solver**: keras-tensorflow" in report
+    assert "## Transfer against scratch" in report
+    assert "mean of 1" not in report, "one run of each kind: nothing to take a mean of"
     assert "learning rate 0.005" in report
 
 
