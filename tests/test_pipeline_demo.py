@@ -51,7 +51,7 @@ def test_demo_twice_and_after_interruptions(run: Run, tmp_path: Path) -> None:
     assert "recall on test, %" in again.out
     assert again.out.rstrip().endswith(f"report: {value['report']}")
     changed = {name for name, data in contents(project).items() if data != before.get(name)}
-    assert changed <= {"results/report.html", "results/report.md"}
+    assert all(name.startswith("results/report") for name in changed)
 
     (project / "dataset.csv").unlink()  # killed between the two files of init
     assert run("demo", "--epochs", "3", "--json", cwd=tmp_path).value["cache"] == value["cache"]
