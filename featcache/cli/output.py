@@ -122,21 +122,23 @@ def say_measures(run: Run) -> None:
         rows.append([f"... and {more:,} more, better on val", *[""] * 5])
     rows.append(_line("accuracy", [metrics[split] for split in splits], measure="accuracy"))
     print_table(["recall, %", *splits, "95 % on test", "test groups"], rows, least=["train", "test groups"])
-    few = [label for label in run.config["classes"] if metrics["test"]["per_class"][label]["groups"] < FEW_GROUPS]
+    counts = {label: of.get("groups") for label, of in metrics["test"]["per_class"].items()}
+    few = [label for label, groups in counts.items() if groups is not None and groups < FEW_GROUPS]
     if few:
         named = ", ".join(few[:_LISTED]) + (f" and {len(few) - _LISTED} more" if len(few) > _LISTED else "")
         say(f"fewer than {FEW_GROUPS} groups on test, so wide intervals: {named}; `cross-validate` judges all images")
-    say(f"majority-class baseline: {percent(metrics['test']['majority'], of=metrics['test']['groups'])} % on test")
+    say(f"majority-class baseline: {percent(metrics['test']['majority'], of=metrics['test'].get('groups'))} % on test")
     say(f"run: {shown(run.folder)}")
     say_next("report", into=run.folder)
 
 
 def _line(name: str, splits: Sequence[Mapping[str, Any]], *, measure: str) -> list[str]:
-    """Name, a measure of each split, its interval on the last one, and the groups of that."""
-    test = splits[-1]
-    interval = test["intervals"].get(measure)
-    between = " to ".join(percent(end, of=test["groups"]) for end in interval) if interval else ""
-    return [name, *(percent(one[measure], of=one["groups"]) for one in splits), between, f"{test['groups']:,}"]
+    """Name, a measure of each split, its interval on the last one, and the groups of that; runs of version 0.1 do not
+    know all of them."""
+    groups, interval = splits[-1].get("groups"), splits[-1].get("intervals", {}).get(measure)
+    between = " to ".join(percent(end, of=groups) for end in interval) if interval else ""
+    shares = [percent(one[measure], of=one.get("groups")) for one in splits]
+    return [name, *shares, between, "" if groups is None else f"{groups:,}"]
 
 
 def say_next(verb: str, *arguments: str, into: Path) -> None:
