@@ -64,7 +64,7 @@ def test_defaults_in_the_help_are_those_of_the_records() -> None:
     head = options_of("fit-head")
     assert head["lr"].default_text == f"{PRESETS['default'].lr:g}; study: {PRESETS['study'].lr:g}"
     assert head["hidden"].default_text == "256"
-    assert head["restore_best"].default_text == ""
+    assert head["restore_best"].default_text == "yes; study: none"
     tuned = options_of("fine-tune")
     assert tuned["epochs"].default_text == f"{RECIPES['fine-tune'].epochs}; study: 100; modern: 100"
     assert tuned["restore_best"].default_text == "yes; study: none"
