@@ -92,7 +92,7 @@ def _say_pairs(done: CheckedDataset, drawn: Path) -> None:
 
 
 @command.command("relabel", short_help="Correct labels in dataset.csv.")
-@click.argument("images", metavar="[IMAGE ...]", nargs=-1)
+@click.argument("images", metavar="[IMAGE]...", nargs=-1)
 @option("--to", "label", metavar="LABEL", help="Label that the images get.")
 @option("--none", "takes_away", is_flag=True, help="Take the labels of the images away: they are not trained on then.")
 @option(
