@@ -222,6 +222,7 @@ def test_a_number_of_epochs_that_is_asked_for_is_trained_in_full() -> None:
     assert from_preset("default", momentum=0.9, lr=0.5).lr == 0.5
     adam = from_preset("default", optimizer="adam")
     assert (adam.lr, adam.l2) == (HeadConfig().lr, 0.0)
+    assert from_preset("study", optimizer="adam").lr == from_preset("study", momentum=0.9).lr == 1e-5
     assert asked_epochs([{"lr": 1}, {"epochs": 30}]) == {"epochs": 30}
     assert asked_epochs([{"lr": 1}]) == {} == changed_by("default")
     assert (from_preset("study").patience, from_preset("study").restore_best) == (0, False)

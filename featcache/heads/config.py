@@ -156,7 +156,7 @@ def from_preset(name: str, **changes: Any) -> HeadConfig:
     if "epochs" in asked and not {"patience", "restore_best"} & set(asked):
         asked |= {"patience": 0, "restore_best": False}
     start = PRESETS[name]
-    if asked.get("optimizer", "sgd") != "sgd":
+    if name == "default" and asked.get("optimizer", "sgd") != "sgd":
         start = replace(start, lr=HeadConfig.lr, l2=HeadConfig.l2)
     elif name == "default":
         start = replace(start, lr=start.lr * (1 - asked.get("momentum", 0.0)))
