@@ -59,23 +59,13 @@ def fit_classical(
         head.save(folder)
         probabilities = head.probabilities(cache)
         splits = measured(cache, probabilities)
-        train, val = splits["train"], splits["val"]
-        only = Epoch(
-            epoch=1,
-            loss=train["loss"],
-            accuracy=train["accuracy"],
-            val_loss=val["loss"],
-            val_accuracy=val["accuracy"],
-            lr=0.0,
-            seconds=time.perf_counter() - started,
-        )
         write_results(
             folder,
             cache,
             config={**identity, **described(cache, "by scikit-learn, on the Gram matrix")},
             probabilities=probabilities,
             splits=splits,
-            history=[only],
+            history=[Epoch.only(splits, time.perf_counter() - started)],
             started=started,
             pooled_rows=pooled_rows_of(cache),
         )

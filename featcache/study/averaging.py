@@ -157,19 +157,9 @@ def _write_judged(
             raise RunError(f"{members[0].name}: has no predictions of the split {split!r}")
         labels = y.to_numpy()[numbers].astype(np.int64)
         measures[split] = evaluate(Judged(probabilities[numbers], labels, groups=groups[numbers]), classes)
-    train, val = measures["train"], measures["val"]
     seconds = time.perf_counter() - started
-    only = Epoch(
-        epoch=1,
-        loss=train["loss"],
-        accuracy=train["accuracy"],
-        val_loss=val["loss"],
-        val_accuracy=val["accuracy"],
-        lr=0.0,
-        seconds=seconds,
-    )
     found = {"epochs": 1, "seconds": round(_seconds(members) + seconds, 3), "s_per_epoch": seconds, **measures}
-    runs.write_run(folder, dict(config), metrics=found, history=[only])
+    runs.write_run(folder, dict(config), metrics=found, history=[Epoch.only(measures, seconds)])
 
 
 def _write_crossed(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from featcache.core.errors import HeadError
 
@@ -36,6 +37,12 @@ class Epoch:
     val_accuracy: float
     lr: float
     seconds: float
+
+    @classmethod
+    def only(cls, measures: Mapping[str, Mapping[str, Any]], seconds: float) -> Epoch:
+        """The one line of a run that has no epochs, from the measures of its splits train and val."""
+        train, val = measures["train"], measures["val"]
+        return cls(1, train["loss"], train["accuracy"], val["loss"], val["accuracy"], lr=0.0, seconds=seconds)
 
 
 @dataclass
