@@ -21,12 +21,12 @@ import pytest
 
 from featcache.core import leases as module
 from featcache.core.files import PARTIAL_SUFFIX
-from featcache.core.leases import Leases
+from featcache.core.leases import Leases, alone_with
 
 WORKER = """
 import errno, os, random, sys, time
 from pathlib import Path
-from featcache.core.leases import Leases
+from featcache.core.leases import Leases, alone_with
 folder, names, go, links = Path(sys.argv[1]), sys.argv[2].split(), Path(sys.argv[3]), sys.argv[4]
 if links == "no links":
     def refuse(*_):
@@ -380,6 +380,64 @@ def test_a_folder_that_the_last_one_removes_is_made_again(folder: Path) -> None:
         remover.join()
     assert got > 0
     mine.close()
+
+
+def test_a_lease_given_back_while_one_looks_is_no_dead_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listed, given back, taken by a third one under the first number: the second must not take the next number."""
+    first, second, third = Leases(folder), Leases(folder), Leases(folder)
+    assert first.claim("work")
+    alive = second._alive
+
+    def slow(file: str) -> bool | None:
+        monkeypatch.setattr(second, "_alive", alive)
+        first.release("work")
+        found = alive(file)
+        assert third.claim("work")
+        return found
+
+    monkeypatch.setattr(second, "_alive", slow)
+    assert not second.claim("work")
+    assert not third.lost("work")
+    third.release("work")
+    assert second.claim("work")
+
+
+def test_a_dead_lease_whose_folder_was_made_again_while_one_looks(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.mkdir()
+    dead = folder / "work.0"
+    dead.write_bytes(json.dumps({**Leases(folder)._worker, "started": "0", "beat": "0"}).encode())
+    one, other = Leases(folder), Leases(folder)
+    make = one._make
+
+    def slow(file: Path) -> bool:
+        dead.unlink()
+        assert other.claim("work")
+        return make(file)
+
+    monkeypatch.setattr(one, "_make", slow)
+    assert not one.claim("work")
+    assert not other.lost("work")
+    assert names_in(folder) == ["work.0"]
+
+
+def test_alone_with_lets_nobody_in_twice(tmp_path: Path) -> None:
+    """Many short pieces of work, whose folder comes and goes: each reads what the one before wrote."""
+    count = tmp_path / "count"
+    count.write_text("0")
+
+    def add() -> None:
+        for _ in range(60):
+            with alone_with(tmp_path / "lock"):
+                count.write_text(str(int(count.read_text()) + 1))
+
+    threads = [threading.Thread(target=add) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert count.read_text() == "480"
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:

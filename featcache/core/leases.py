@@ -46,11 +46,16 @@ class Leases:
 
     def claim(self, name: str) -> bool:
         """Take `name` if nobody alive holds it. Raises OSError where the folder cannot be written."""
-        generations = self._generations().get(name, [])
-        if generations and self._alive(f"{name}.{max(generations)}"):
+        while True:
+            last = max(self._generations().get(name, []), default=-1)
+            alive = last >= 0 and self._alive(f"{name}.{last}")
+            if alive is not None:
+                break  # else it was given back meanwhile, and somebody may have begun at 0 again
+        file = self.folder / f"{name}.{last + 1}"
+        if alive or not self._make(file):
             return False
-        file = self.folder / f"{name}.{max(generations, default=-1) + 1}"
-        if not self._make(file):
+        if any(self._alive(f"{name}.{older}") for older in self._generations().get(name, []) if older < last + 1):
+            file.unlink(missing_ok=True)  # the dead one's folder was removed and made again, all since we looked
             return False
         with self._lock:
             self._held[name] = file
@@ -104,11 +109,12 @@ class Leases:
                     found.setdefault(name, []).append(int(generation))
         return found
 
-    def _alive(self, file: str) -> bool:
+    def _alive(self, file: str) -> bool | None:
+        """Whether the holder of a lease lives; None where it was just given back."""
         try:
             content = (self.folder / file).read_bytes()
-        except FileNotFoundError:  # just given back
-            return False
+        except FileNotFoundError:
+            return None
         ended = _has_ended(content)
         if ended is not None:
             return not ended
