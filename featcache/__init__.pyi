@@ -8,6 +8,7 @@ from .api import (
     fit_head as fit_head,
     fit_scratch as fit_scratch,
     init as init,
+    log_to_mlflow as log_to_mlflow,
     models as models,
     open_cache as open_cache,
     open_project as open_project,

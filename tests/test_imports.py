@@ -56,7 +56,7 @@ def test_public_surface() -> None:
     """The names that people use; all of them are listed, and each is there."""
     verbs = {
         *("init", "open_project", "extract", "fit_head", "sweep", "fit_scratch", "fine_tune", "predict", "report"),
-        "runs",
+        *("runs", "log_to_mlflow"),
         *("attribution", "bundle", "check", "check_dataset", "cross_validate", "export", "serve"),
         "run_study",
         *("open_cache", "push", "pull", "relabel", "verify", "convert", "explain", "models"),

@@ -51,6 +51,7 @@ COMMANDS = (
     "export scratch --format openvino --out scratch.xml",
     "export scratch --out scratch.keras",
     "report",
+    "runs mlflow --to runs.db",
     "ls",
     "info CACHE",
     "explain --model pixels --input-size 32",
@@ -106,7 +107,9 @@ Path("recorded.json").write_text(json.dumps([codes, record]))
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[str], Path]:
     """What each command gave, what was recorded, and the home folder. One process, so that all is imported once."""
     folder, home = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("home")
-    env = {**os.environ, "HOME": str(home), "CI": ""}  # the telemetry of one library keeps still where CI is set
+    # The telemetry of some libraries keeps still where CI is set, or where pytest runs.
+    env = {**os.environ, "HOME": str(home), "CI": ""}
+    env = {name: value for name, value in env.items() if not name.startswith("PYTEST_")}
     command = [sys.executable, "-c", DRIVER, json.dumps(COMMANDS)]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert (folder / "recorded.json").exists(), done.stderr

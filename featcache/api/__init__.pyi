@@ -5,4 +5,4 @@ from .exchange import pull as pull, push as push
 from .extracting import explain as explain, extract as extract
 from .fitting import fine_tune as fine_tune, fit_head as fit_head, fit_scratch as fit_scratch, sweep as sweep
 from .projects import init as init, open_project as open_project
-from .reports import Report as Report, report as report, runs as runs
+from .reports import Report as Report, log_to_mlflow as log_to_mlflow, report as report, runs as runs

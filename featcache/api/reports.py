@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from featcache import reporting
 from featcache.api.arguments import project_of
-from featcache.core.errors import ProjectError
+from featcache.core.errors import ProjectError, RunError
 from featcache.core.progress import Progress
 from featcache.core.project import Project, find_project
 from featcache.core.shown import shown
+from featcache.training import find_run, list_runs
 
 if TYPE_CHECKING:
     from featcache.training import Run
@@ -118,6 +119,49 @@ def runs(
     project = project_of(source)
     results = project.results_folder if project else _runs_folder(Path(str(source)))
     return reporting.runs(results, kind=kind, backbone=backbone, tags=tags, sort=sort)
+
+
+def log_to_mlflow(
+    source: Project | str | Path = ".",
+    *,
+    to: str,
+    names: Collection[str] = (),
+    experiment: str = "",
+    with_model: bool = False,
+    progress: Progress | None = None,
+) -> list[reporting.LoggedRun]:
+    """Write runs to MLflow: settings as parameters, curves and measures as metrics, and their files.
+
+    A run that is there already is not written again; its note and tags are.
+
+    Parameters
+    ----------
+    source : a project, or a folder of runs
+    to : an MLflow server (http://HOST:PORT), or an SQLite file (runs.db)
+    names : only these runs, each a name or how it begins; () for all
+    experiment : MLflow's experiment; by default the name of the project's folder
+    with_model : the weights too, which can be large
+    progress : told how far it is
+
+    Raises
+    ------
+    MissingPackageError : MLflow is not installed
+    UsageError : `to` is no address of MLflow
+    RunError : there is no such run, a run is damaged, or MLflow cannot be reached
+    """
+    project = project_of(source)
+    results = project.results_folder if project else _runs_folder(Path(str(source)))
+    chosen = [find_run(results, name) for name in names] or list_runs(results)
+    if not chosen:
+        raise RunError(f"{results}: no runs", "Train one: featcache fit-head")
+    return reporting.log_to_mlflow(
+        results,
+        chosen,
+        to=to,
+        experiment=experiment or results.absolute().parent.name,
+        with_model=with_model,
+        progress=shown(progress),
+    )
 
 
 def _runs_folder(folder: Path) -> Path:

@@ -1,14 +1,16 @@
-"""featcache runs, runs compare, runs tag, runs note, runs rm"""
+"""featcache runs, runs compare, runs tag, runs note, runs rm, runs mlflow"""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from featcache.cli.command import Group, option
+from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import percent, print_json, print_table, say
 from featcache.cli.tidying import dry_run_option, remove_all, yes_option
@@ -119,6 +121,30 @@ def rm(names: tuple[str, ...], yes: bool, dry_run: bool, folder: Path, as_json: 
     from featcache.cleanup import removable_runs
 
     remove_all(removable_runs(open_project(folder).results_folder, names), yes, dry_run=dry_run, as_json=as_json)
+
+
+@command.command("mlflow", short_help="Write runs to MLflow.")
+@click.argument("names", nargs=-1, metavar="[RUN]...")
+@option(
+    "--to", required=True, metavar="ADDRESS", help="An MLflow server (http://HOST:PORT), or an SQLite file (runs.db)."
+)
+@option("--experiment", default="", metavar="NAME", help="Experiment in MLflow.  [default: the project's folder]")
+@option("--with-model", is_flag=True, help="Write the weights too, which can be large.")
+@project_option
+@json_option
+def mlflow(names: tuple[str, ...], folder: Path, as_json: bool, **chosen: Any) -> None:
+    """Write runs, all or those named, to MLflow: settings, curves, measures and files.
+
+    A run that is there already is not written again; its note and tags are.
+    """
+    from featcache.api import log_to_mlflow
+
+    logged = log_to_mlflow(open_project(folder), names=names, progress=TERMINAL, **chosen)
+    if as_json:
+        print_json([asdict(one) for one in logged])
+    else:
+        new = sum(one.new for one in logged)
+        say(f"{new} {'run' if new == 1 else 'runs'} written, {len(logged) - new} there already")
 
 
 def show_differences(one: Run, other: Run, *, as_json: bool) -> None:

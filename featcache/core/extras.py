@@ -25,6 +25,7 @@ EXTRAS = {
     "sftp": "paramiko",
     "share": "cryptography",
     "serve": "uvicorn",
+    "mlflow": "mlflow",
 }
 """{extra: the package that what needs the extra imports}"""
 

@@ -1,4 +1,5 @@
 from . import figures as figures, tables as tables
+from ._log_to_mlflow import LoggedRun as LoggedRun, log_to_mlflow as log_to_mlflow
 from ._report import report as report
 from ._runs import (
     MEASURES as MEASURES,

@@ -81,7 +81,7 @@ def runs(
 
 def differences(one: Run, other: Run) -> list[tuple[str, Any, Any]]:
     """(setting, of the first, of the second) of all that is set differently; None where one has no such setting."""
-    first, second = (dict(_flat(run.config)) for run in (one, other))
+    first, second = (dict(flat(run.config)) for run in (one, other))
     names = sorted({*first, *second} - {"created", "course"})
     return [(name, first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)]
 
@@ -122,10 +122,10 @@ def _listed(run: Run, note: Note) -> ListedRun:
     )
 
 
-def _flat(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """(name.name, value) of all values below."""
+def flat(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """(name.name, value) of all values below, such as ("head.lr", 0.002)."""
     for name, inner in value.items():
         if isinstance(inner, Mapping):
-            yield from _flat(inner, f"{before}{name}.")
+            yield from flat(inner, f"{before}{name}.")
         else:
             yield f"{before}{name}", inner
