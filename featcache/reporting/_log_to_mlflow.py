@@ -70,7 +70,7 @@ def log_to_mlflow(
     Raises MissingPackageError without MLflow, UsageError for an address that MLflow does not take, RunError where it
     cannot be reached or written, and for a damaged run.
     """
-    require_extra("mlflow", "MLflow")
+    require_extra("mlflow", "writing to MLflow")
     notes = read_notes(results)
     address = _address(to)
     with _explaining(address):
