@@ -39,8 +39,10 @@ from .extraction import FeatureExtractor as FeatureExtractor
 from .heads import HeadClassifier as HeadClassifier
 from .prediction import (
     Attribution as Attribution,
+    Evaluated as Evaluated,
     Predictions as Predictions,
     attribution as attribution,
+    evaluate as evaluate,
     predict as predict,
 )
 from .serving import serve as serve

@@ -57,12 +57,13 @@ def test_public_surface() -> None:
     verbs = {
         *("init", "open_project", "extract", "fit_head", "sweep", "fit_scratch", "fine_tune", "predict", "report"),
         *("runs", "log_to_mlflow"),
+        "evaluate",
         *("attribution", "bundle", "check", "check_dataset", "cross_validate", "export", "serve"),
         "run_study",
         *("open_cache", "push", "pull", "relabel", "verify", "convert", "explain", "models"),
     }
     classes = {
-        *("Attribution", "Bundled", "Cache", "Checked", "CheckedDataset", "Exported", "FeatureExtractor"),
+        *("Attribution", "Bundled", "Cache", "Checked", "CheckedDataset", "Evaluated", "Exported", "FeatureExtractor"),
         *("HeadClassifier", "Predictions", "Project", "Relabelled", "Report", "Run"),
         *("Study", "StudyPlan"),
     }

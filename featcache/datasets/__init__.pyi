@@ -10,6 +10,7 @@ from ._relabel import Relabelled as Relabelled, relabel as relabel
 from .candidates import LeftOut as LeftOut
 from .collected import collect as collect
 from .current import current_dataset as current_dataset
+from .labelled import labelled_images as labelled_images
 from .manifest import (
     SPLITS as SPLITS,
     Dataset as Dataset,

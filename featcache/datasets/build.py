@@ -85,6 +85,29 @@ def build(
         )
 
 
+def labelled(
+    source: Source,
+    *,
+    without: Sequence[str] = (),
+    group_pattern: str = "",
+    on_file: Callable[[], object] = lambda: None,
+) -> Built:
+    """The labelled images of a source, as they are judged: without splits, and however few there are of a class.
+
+    Raises DatasetError where none can be used.
+    """
+    left_out = list(source.left_out)
+    with explaining(left_out):
+        candidates = [one for one in source.candidates if one.label and one.label not in {*map(composed, without)}]
+        files = scan(source.images, (candidate.path for candidate in candidates), on_file=on_file)
+        usable = _usable(source.images, candidates, files, left_out)
+        images = [replace(_image(candidate, files[candidate.path], group_pattern), split="") for candidate in usable]
+        images = _without_duplicates(images, left_out)
+        if not images:
+            raise DatasetError(f"{source.folder}: no usable image with a label")
+    return Built(in_order(images), tuple(left_out), (*source.remarks, *remarks_on(files)))
+
+
 def _build(
     source: Source,
     rule: SplitRule,

@@ -19,8 +19,12 @@ _MOST_DRAWS, _LEAST_DRAWS, _DRAWS_OF_CLASSES = 2000, 200, 20_000
 _OVER_CLASSES = ("balanced_accuracy", "macro_f1", "roc_auc", "average_precision")
 
 
-def evaluate(judged: Judged | Sequence[Judged], classes: Sequence[str]) -> dict[str, Any]:
+def evaluate(
+    judged: Judged | Sequence[Judged], classes: Sequence[str], *, present_only: bool = False
+) -> dict[str, Any]:
     """Measures of predictions; of several on the same rows (as of a repeated cross-validation), their means.
+
+    present_only : whether means over classes are over those that have rows, and not undefined where one has none
 
     Returns
     -------
@@ -38,7 +42,7 @@ def evaluate(judged: Judged | Sequence[Judged], classes: Sequence[str]) -> dict[
     by_class = [_by_group(repeats, label) for label in range(len(classes))]
     groups_of = np.array([int((true > 0).sum()) for _, true, _ in by_class])
     overall = {name: float(found.overall[name][0]) for name in OVERALL}
-    if not groups_of.all():
+    if not (present_only or groups_of.all()):
         overall |= dict.fromkeys(_OVER_CLASSES, np.nan)
     right, n_rows_of, _ = _by_group(repeats)
     per_class = {}
@@ -59,7 +63,7 @@ def evaluate(judged: Judged | Sequence[Judged], classes: Sequence[str]) -> dict[
         **_known(overall),
         "majority": max(of["rows"] for of in per_class.values()) / len(first.y),
         "intervals": {
-            name: _of_all(name, value, float(errors.overall[name]), groups_of, first.n_groups)
+            name: _of_all(name, value, float(errors.overall[name]), groups_of[groups_of > 0], first.n_groups)
             for name, value in overall.items()
             if np.isfinite(value)
         }

@@ -1,4 +1,5 @@
 from ._attribution import Attribution as Attribution, attribution as attribution
+from ._evaluate import Evaluated as Evaluated, evaluate as evaluate
 from ._predict import (
     Predictions as Predictions,
     check_doubt as check_doubt,

@@ -183,31 +183,41 @@ def predict(
         if cache is not None:
             return _of_cache(found, cache, **asked)
         predictor = Predictor.of(found, weights=weights, engine=engine, batch_rows=batch_rows, progress=progress)
-        items: Iterable[Item] = items_in(source)
-        total = len(items) if isinstance(items, list) else 0
-        paths, rows, left_out = [], [], []
-        with progress.stopping() as stopped, progress.begin(f"predicting by {found.name}", total) as advance:
-            for one in stream(
-                items,
-                predictor.engine,
-                rendering=predictor.rendering(tta),
-                finish=predictor.probabilities_and_distances,
-                stopped=stopped,
-            ):
-                advance(1)
-                if one.values is None:
-                    left_out.append((one.item.name, one.problem))
-                    if strict:
-                        raise DatasetError(f"{one.item.name}: {one.problem}")
-                else:
-                    paths.append(one.item.name)
-                    rows.append(np.append(one.values[:, :-1].mean(axis=0), one.values[0, -1]))
-    if not rows:
+        used, rows, left_out = rows_of(predictor, items_in(source), tta=tta, strict=strict, progress=progress)
+    if not used:
         why = f": {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
         raise DatasetError(f"no image to predict{why}")
-    classes, doubt = predictor.head.classes, predictor.doubt
-    made = said(predictor.name, classes, paths=tuple(paths), rows=np.stack(rows), doubt=doubt, **asked)
+    classes, doubt, paths = predictor.head.classes, predictor.doubt, tuple(item.name for item in used)
+    made = said(predictor.name, classes, paths=paths, rows=rows, doubt=doubt, **asked)
     return replace(made, left_out=tuple(left_out))
+
+
+def rows_of(
+    predictor: Predictor, items: Iterable[Item], *, tta: int, strict: bool, progress: Progress
+) -> tuple[list[Item], NDArray[np.float64], list[tuple[str, str]]]:
+    """The images that can be used, (n, classes + 1) probabilities and distances of them, and (name, reason) of others.
+
+    Raises DatasetError at the first image that cannot be used, where `strict`.
+    """
+    total = len(items) if isinstance(items, list) else 0
+    used, rows, left_out = [], [], []
+    with progress.stopping() as stopped, progress.begin(f"predicting by {predictor.name}", total) as advance:
+        for one in stream(
+            items,
+            predictor.engine,
+            rendering=predictor.rendering(tta),
+            finish=predictor.probabilities_and_distances,
+            stopped=stopped,
+        ):
+            advance(1)
+            if one.values is None:
+                left_out.append((one.item.name, one.problem))
+                if strict:
+                    raise DatasetError(f"{one.item.name}: {one.problem}")
+            else:
+                used.append(one.item)
+                rows.append(np.append(one.values[:, :-1].mean(axis=0), one.values[0, -1]))
+    return used, np.array(rows), left_out
 
 
 def check_doubt(trained: Run | Bundle, *, confidence: float | None, false_alarms: float) -> None:

@@ -19,7 +19,7 @@ from featcache.extraction import network_of
 from featcache.heads import HEAD_FILE, TrainedHead, load_head
 from featcache.images import Item, items_of
 from featcache.store import RECIPE_FILE, Cache, open_cache
-from featcache.training import ENSEMBLE, MODEL_FILE, Run, find_run, is_finished
+from featcache.training import ENSEMBLE, EVALUATION, MODEL_FILE, Run, find_run, is_finished
 
 
 def open_run(run: Run | str | Path, project: Project | None = None) -> Run:
@@ -48,6 +48,8 @@ def _refuse_without_model(run: Run) -> None:
     """Raise RunError for kinds of runs that keep no model."""
     if run.is_cross_validation:
         raise RunError(f"{run.name}: a cross-validation keeps no head", "Train one with `featcache.fit_head()`")
+    if run.config.get("kind") == EVALUATION:
+        raise RunError(f"{run.name}: an evaluation keeps no model", f"Use the run itself: {run.config.get('run')}")
     if run.config.get("kind") == ENSEMBLE:
         members = ", ".join(map(str, run.config.get("members", ())))
         raise RunError(f"{run.name}: an ensemble keeps no model of its own", f"Use one of its members: {members}")
@@ -151,8 +153,11 @@ def _of_project(source: Any) -> list[Item]:
         return []
     dataset = read_dataset(source.dataset_file, source.images)
     source.images.refuse_missing(image.path for image in dataset.images)
-    return [Item(_name(image.path, image.box), dataset.folder / image.path, box=image.box) for image in dataset.images]
+    return [
+        Item(name_of(image.path, image.box), dataset.folder / image.path, box=image.box) for image in dataset.images
+    ]
 
 
-def _name(path: str, box: Any) -> str:
+def name_of(path: str, box: Any) -> str:
+    """What an image, or a box in it, is called."""
     return path if box is None else f"{path} [{box.x_min}, {box.y_min}, {box.x_max}, {box.y_max}]"

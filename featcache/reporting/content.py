@@ -13,6 +13,7 @@ from featcache.reporting import charts, provenance, tables
 from featcache.reporting.answer import answer
 from featcache.reporting.blocks import Block, Items, Paragraph, Report, Section, Table
 from featcache.reporting.compared import Group, judged
+from featcache.reporting.elsewhere import elsewhere
 from featcache.reporting.judging import differ
 from featcache.reporting.labels import mode_of
 from featcache.reporting.measured import measures_of, mistakes_in
@@ -31,7 +32,7 @@ from featcache.reporting.records import (
 )
 from featcache.reporting.sweeps import sweeps_of
 from featcache.reporting.text import clean, counted, number, percent, with_interval
-from featcache.training import Run
+from featcache.training import EVALUATION, Run
 
 HOW_TO_READ = (
     "Accuracy is the share of a split's rows that got their class; recall is the same of one class. A row is one view "
@@ -66,6 +67,8 @@ def gather(
     records, problems = read_records(others)
     problems += damaged
     pictures = Pictures.of(project)
+    evaluations = [record for record in records if record.config.kind == EVALUATION]
+    records = [record for record in records if record.config.kind != EVALUATION]
     groups = [
         judged(number, members, problems=problems)
         for number, members in enumerate(by_dataset(records).values(), start=1)
@@ -78,6 +81,7 @@ def gather(
             sections.append(Section(f"Data set {group.dataset}", blocks, id=f"data-set-{group.number}", level=1))
         sections += _of_group(group, project, pictures, problems=problems)
     labels = {name: label for group in groups for name, label in group.labels.items()}
+    sections += elsewhere(evaluations, {record.name: record for record in records}, labels=labels)
     sections += _of_all(crossed, runs, problems)
     manifests = provenance.manifests_of(records, project)
     if records:

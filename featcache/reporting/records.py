@@ -76,6 +76,8 @@ class _Config(_Record):
     cores: int | None = None
     dataset: str = ""
     created: str = ""
+    run: str = ""
+    on: str = ""
 
 
 class _Bin(_Record):
@@ -107,6 +109,14 @@ class Calibration(_Record):
     test: BeforeAndAfter | None = None
 
 
+class UnknownClass(_Record):
+    """Images of a class that an evaluated run cannot know, and what it named them."""
+
+    rows: Count
+    unlike: Count | None = None
+    named: dict[str, Count] = {}
+
+
 class _Results(_Record):
     epochs: Count
     seconds: FiniteFloat
@@ -115,6 +125,8 @@ class _Results(_Record):
     val: Measures | None = None
     test: Measures
     calibration: Calibration | None = None
+    unknown: dict[str, UnknownClass] = {}
+    unlike: Fraction | None = None
 
     @model_validator(mode="after")
     def _test_is_whole(self) -> _Results:

@@ -53,6 +53,8 @@ CROSS_VALIDATION = "cross-validation"
 """The kind of runs that judge every image, and have no model and no splits."""
 ENSEMBLE = "ensemble"
 """The kind of runs that average others, and have no model of their own."""
+EVALUATION = "evaluation"
+"""The kind of runs that judge another run on other images."""
 
 
 @dataclass(frozen=True)
