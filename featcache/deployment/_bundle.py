@@ -25,7 +25,7 @@ from featcache.core.progress import Progress
 from featcache.core.project import Project, find_project
 from featcache.core.recipe import FeatureSpace
 from featcache.core.shown import shown
-from featcache.datasets import LabelledImage, read_dataset
+from featcache.datasets import LabelledImage, dataset_of
 from featcache.deployment._export import checking_pixels, description_of, refuse_missing
 from featcache.deployment.card import model_card
 from featcache.deployment.formats import write
@@ -226,7 +226,7 @@ def _test_images(run: Run, project: Project | None) -> list[tuple[LabelledImage,
     """Up to eight test images of the run's project, of all classes in turn; none where they are not at hand."""
     try:
         project = project or find_project(run.folder.parent)
-        dataset = read_dataset(project.dataset_file, project.images)
+        dataset = dataset_of(project)
     except (ProjectError, DatasetError):
         return []
     of_class: dict[str, list[LabelledImage]] = {}

@@ -20,7 +20,7 @@ from featcache.core.project import (
     find_project,
     write_project,
 )
-from featcache.datasets import GENERATED_FOLDER, GENERATED_PER_CLASS, read_dataset
+from featcache.datasets import GENERATED_FOLDER, GENERATED_PER_CLASS, dataset_of
 from featcache.study.tables import DataSet
 from featcache.synthetic import is_generated
 
@@ -75,7 +75,7 @@ def opened(data: DataSet, into: Path) -> Project:
         "folders": FoldersSection(results=_SHARED_RESULTS) if data.name else project.settings.folders,
     }
     project = Project(place, project.settings.model_copy(update=changes))
-    found = {image.label for image in read_dataset(project.dataset_file, project.images).images} - {""}
+    found = {image.label for image in dataset_of(project).images} - {""}
     if data.classes and found != set(data.classes):
         raise DatasetError(
             f"the images have the classes {', '.join(sorted(found))}, and the recipe says "
