@@ -40,7 +40,7 @@ def in_memory(config: HeadConfig, data: tuple[np.ndarray, ...] = DATA, **options
 
 
 def weights_of(y: np.ndarray, config: HeadConfig) -> np.ndarray:
-    return row_weights(y, config) if y.ndim == 1 else np.ones(len(y), config.dtype)
+    return row_weights(y, config)
 
 
 def in_primal_space(config: HeadConfig, source: Source | None = None, scale: float = 1.0) -> Any:
@@ -108,14 +108,15 @@ def test_batches_of_one_of_all_and_of_all_but_one(keras: Any, batch: int) -> Non
 
 
 @DTYPES
-def test_rows_of_several_labels(keras: Any, dtype: Any, tolerance: float) -> None:
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+def test_rows_of_several_labels(keras: Any, dtype: Any, tolerance: float, class_weights: Any) -> None:
     X, y, X_val, y_val = DATA
     several, several_val = (
         (np.random.default_rng(5).random((len(part), CLASSES)) < 0.4).astype(np.int64) for part in (y, y_val)
     )
     config = HeadConfig(
         (16,), 0.0, output="sigmoid", label_smoothing=0.1, lr=0.02, epochs=5, scale="none", dtype=dtype,
-        class_weights="none",
+        class_weights=class_weights,
     )  # fmt: skip
     compare(config, tolerance, (X, several, X_val, several_val))
 

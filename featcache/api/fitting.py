@@ -41,7 +41,8 @@ def fit_head(
     """Train a head on a cache, and write its run.
 
     Labels, splits and groups are those of the project's dataset.csv now. A run that is there already is not trained
-    again; an interrupted training goes on where it stopped.
+    again; an interrupted training goes on where it stopped. Where an image may have several labels, the head
+    tells each of them by itself: sigmoids, trained by binary cross-entropy.
 
     Parameters
     ----------
@@ -97,6 +98,8 @@ def fit_head(
     else:
         config = heads.from_preset(preset, **settings)
     trained_on = labelled_cache(source, project, name=cache, progress=progress)
+    if trained_on.label_separator and settings.get("output") is None:
+        config = replace(config, output="sigmoid")
     results = results_of(trained_on, project, to=to)
     if dry_run:
         return heads.expected(trained_on, results, config=config, solver=solver, more_epochs=more_epochs)

@@ -24,7 +24,15 @@ from featcache.heads.kernel import features_digest
 from featcache.heads.protocol import TUNED, Protocol
 from featcache.measures import Judged, evaluate
 from featcache.store import Cache
-from featcache.training import CROSS_VALIDATION, Fitted, checkpoint, described, explaining_damage, runs
+from featcache.training import (
+    CROSS_VALIDATION,
+    Fitted,
+    checkpoint,
+    described,
+    explaining_damage,
+    refuse_several_labels,
+    runs,
+)
 
 Array = NDArray[np.floating[Any]]
 FOLDS_FILE = "folds.csv"
@@ -56,6 +64,7 @@ def cross_validate(
     Raises HeadError for folds that cannot be made and heads that cannot be trained, RunError where the run cannot be
     written.
     """
+    refuse_several_labels(cache.label_separator, "`featcache.cross_validate`")
     if len(cache.classes) < 2:
         raise HeadError(f"{cache.name}: at least two classes are needed, of images with a label and a split")
     inputs = AllRows(cache, protocol.judge, progress=progress)

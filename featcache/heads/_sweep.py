@@ -22,7 +22,7 @@ from featcache.heads.cost import Choice
 from featcache.heads.train import SharedInputs, plan_head, train_course
 from featcache.reporting import figures
 from featcache.store import Cache
-from featcache.training import Epoch, Fitted, best_of, runs
+from featcache.training import Epoch, Fitted, best_of, refuse_several_labels, runs
 
 SWEPT = ("lr", "hidden", "dropout", "l2", "momentum", "epochs", "batch")
 HEADS_FILE = "heads.csv"
@@ -70,6 +70,7 @@ def sweep(
     Each head is judged by the best value that `config.monitor` had in its course. A combination whose training diverges
     is listed as such. Raises HeadError where all do, RunError where the folder cannot be written.
     """
+    refuse_several_labels(cache.label_separator, "`featcache.sweep`")
     if not any(points):
         raise HeadError("nothing to sweep over", "Give several values of a setting, such as `lr=(0.001, 0.003)`")
     refuse_unwritable(results)
@@ -193,7 +194,8 @@ def spread(trained: Sequence[runs.Run]) -> pd.DataFrame:
     """Mean and standard deviation of each measure over runs that differ in their seed: split, measure, mean, std."""
     lines = []
     for split in ("train", "val", "test"):
-        for measure in ("accuracy", "balanced_accuracy", "loss"):
+        second = "balanced_accuracy" if "balanced_accuracy" in trained[0].metrics[split] else "hamming_loss"
+        for measure in ("accuracy", second, "loss"):
             values = [run.metrics[split][measure] for run in trained]
             mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1)) if len(trained) > 1 else 0.0
             lines.append({"split": split, "measure": measure, "mean": mean, "std": deviation})

@@ -23,6 +23,7 @@ from featcache.core.project import (
 from featcache.datasets import GENERATED_FOLDER, GENERATED_PER_CLASS, dataset_of
 from featcache.study.tables import DataSet
 from featcache.synthetic import is_generated
+from featcache.training import refuse_several_labels
 
 _SHARED_RESULTS = "../results"
 
@@ -46,6 +47,9 @@ def make(data: DataSet, into: Path, *, progress: Progress) -> tuple[Project, boo
     Raises ProjectError where other images or another project are in its place, DatasetError for images that cannot be
     used, and where they have other classes than the recipe says.
     """
+    refuse_several_labels(
+        str(data.dataset.get("label_separator") or data.dataset.get("label_columns") or ""), "a study"
+    )
     was_there, place = is_made(data, into), place_of(data, into)
     if not was_there:
         api.init(

@@ -49,6 +49,15 @@ def with_current_labels(project: Project, cache: Cache, *, progress: Progress = 
     return cache
 
 
+def refuse_several_labels(label_separator: str, what: str) -> None:
+    """Raise UsageError where images may have several labels, and `what` is made for one label an image."""
+    if label_separator:
+        raise UsageError(
+            f"{what} takes one label an image, and an image of this data set may have several",
+            "Train on several labels with `featcache.fit_head()`",
+        )
+
+
 def without_split(cache: Cache, split: str) -> Cache:
     """A cache in which the images of a split have none, so that nothing is trained or judged on them."""
     images = [replace(image, split="" if image.split == split else image.split) for image in images_in(cache.dataset)]
