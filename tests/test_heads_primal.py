@@ -36,11 +36,7 @@ def keras() -> Any:
 
 def in_memory(config: HeadConfig, data: tuple[np.ndarray, ...] = DATA, **options: Any) -> InMemory:
     X, y, X_val, y_val = data
-    return InMemory(X, y, weights=weights_of(y, config), X_val=X_val, y_val=y_val, **options)
-
-
-def weights_of(y: np.ndarray, config: HeadConfig) -> np.ndarray:
-    return row_weights(y, config)
+    return InMemory(X, y, weights=row_weights(y, config), X_val=X_val, y_val=y_val, **options)
 
 
 def in_primal_space(config: HeadConfig, source: Source | None = None, scale: float = 1.0) -> Any:
@@ -314,7 +310,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 
 def streamed(cache: Cache, config: HeadConfig, **options: Any) -> Streamed:
     y = cache.labels("train")
-    return Streamed(cache, y, weights=weights_of(y, config), y_val=cache.labels("val"), **options)
+    return Streamed(cache, y, weights=row_weights(y, config), y_val=cache.labels("val"), **options)
 
 
 @pytest.mark.parametrize("by_blocks", [False, True])
@@ -429,7 +425,7 @@ def test_rows_of_a_cache_that_are_no_numbers_are_named_as_the_cache_counts_them(
         config = HeadConfig((8,), epochs=2, scale="none")
         y, y_val = cache.labels("train"), cache.labels("val")
         for source in (
-            source_of(cache, y, weights=weights_of(y, config), y_val=y_val, batch=16),
+            source_of(cache, y, weights=row_weights(y, config), y_val=y_val, batch=16),
             streamed(cache, config),
         ):
             with pytest.raises(HeadError, match=rf"in row {number}: "):

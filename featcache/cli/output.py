@@ -120,14 +120,20 @@ def say_measures(run: Run) -> None:
     ]
     if more := len(run.config["classes"]) - len(classes):
         rows.append([f"... and {more:,} more, better on val", *[""] * 5])
-    rows.append(_line("accuracy", [metrics[split] for split in splits], measure="accuracy"))
+    has_several = bool(run.config.get("label_separator"))
+    rows.append(
+        _line(
+            "all labels right" if has_several else "accuracy", [metrics[split] for split in splits], measure="accuracy"
+        )
+    )
     print_table(["recall, %", *splits, "95 % on test", "test groups"], rows, least=["train", "test groups"])
     counts = {label: of.get("groups") for label, of in metrics["test"]["per_class"].items()}
     few = [label for label, groups in counts.items() if groups is not None and groups < FEW_GROUPS]
     if few:
         named = ", ".join(few[:_LISTED]) + (f" and {len(few) - _LISTED} more" if len(few) > _LISTED else "")
         say(f"fewer than {FEW_GROUPS} groups on test, so wide intervals: {named}; `cross-validate` judges all images")
-    say(f"majority-class baseline: {percent(metrics['test']['majority'], of=metrics['test'].get('groups'))} % on test")
+    baseline = "always the most frequent combination of labels" if has_several else "majority-class baseline"
+    say(f"{baseline}: {percent(metrics['test']['majority'], of=metrics['test'].get('groups'))} % on test")
     say(f"run: {shown(run.folder)}")
     say_next("report", into=run.folder)
 

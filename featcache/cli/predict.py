@@ -92,8 +92,19 @@ def command(
         say(f"{done.unlike.sum()} of {len(done)} images are unlike the training images: do not trust their class")
 
 
+def _listed_labels(done: Predictions) -> tuple[list[str], list[list[str]]]:
+    """The same of several labels an image, with the probability of each that it has."""
+    rows = []
+    for path, labels, shares in list(zip(done.paths, done.label_sets, done.probabilities, strict=True))[:_LISTED]:
+        of_labels = [percent(float(share)) for share in shares[[done.classes.index(label) for label in labels]]]
+        rows.append([path, ", ".join(labels) or "none of the labels", ", ".join(of_labels)])
+    return ["image", "labels", "probability, %"], rows
+
+
 def _listed(done: Predictions) -> tuple[list[str], list[list[str]]]:
     """The head and the lines of a table of the first images."""
+    if done.several_labels:
+        return _listed_labels(done)
     shares = done.probabilities.max(axis=1) if done.confidence is None else done.confidence
     columns = ["image", "class", "probability, %"]
     marked = done.unlike is not None and bool(done.unlike.any())

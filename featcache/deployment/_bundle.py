@@ -47,6 +47,8 @@ from featcache.training import Run
 
 LABELS_FILE, CARD_FILE, RECIPE_FILE, README_FILE = "labels.json", "model_card.md", "recipe.json", "README.md"
 _ROWS = 8
+_ONE_CLASS = "print(path, classes[probabilities[0].argmax()], probabilities[0].max())"
+_SEVERAL_LABELS = "print(path, [(name, p) for name, p in zip(classes, probabilities[0].tolist()) if p > 0.5])"
 _SQUARE = {
     "stretch": "",
     "pad": """    side = max(high, wide)
@@ -171,7 +173,7 @@ def bundle(
         LABELS_FILE: _json(described),
         RECIPE_FILE: _json(predictor.recipe.to_dict()),
         CARD_FILE: model_card(found, licence=licence, contact=contact).encode(),
-        README_FILE: _readme(found.name, space).encode(),
+        README_FILE: _readme(found.name, space, predictor.head.has_several_labels).encode(),
     }
     record = BundleRecord(
         name=found.name,
@@ -279,7 +281,8 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _readme(name: str, space: FeatureSpace) -> str:
+def _readme(name: str, space: FeatureSpace, several_labels: bool) -> str:
     text = resources.files("featcache.deployment").joinpath("bundle_readme.md").read_text("utf-8")
     side = space.input_size_px
-    return Template(text).substitute(name=name, side=side, square=_SQUARE[space.resize])
+    named = _SEVERAL_LABELS if several_labels else _ONE_CLASS
+    return Template(text).substitute(name=name, side=side, square=_SQUARE[space.resize], named=named)

@@ -47,9 +47,8 @@ def make(data: DataSet, into: Path, *, progress: Progress) -> tuple[Project, boo
     Raises ProjectError where other images or another project are in its place, DatasetError for images that cannot be
     used, and where they have other classes than the recipe says.
     """
-    refuse_several_labels(
-        str(data.dataset.get("label_separator") or data.dataset.get("label_columns") or ""), "a study"
-    )
+    several = data.dataset.get("label_separator") or data.dataset.get("label_columns")
+    refuse_several_labels(str(several or ""), "a study")
     was_there, place = is_made(data, into), place_of(data, into)
     if not was_there:
         api.init(
