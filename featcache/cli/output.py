@@ -122,9 +122,7 @@ def say_measures(run: Run) -> None:
         rows.append([f"... and {more:,} more, better on val", *[""] * 5])
     has_several = bool(run.config.get("label_separator"))
     rows.append(
-        _line(
-            "all labels right" if has_several else "accuracy", [metrics[split] for split in splits], measure="accuracy"
-        )
+        _line("exact match" if has_several else "accuracy", [metrics[split] for split in splits], measure="accuracy")
     )
     print_table(["recall, %", *splits, "95 % on test", "test groups"], rows, least=["train", "test groups"])
     counts = {label: of.get("groups") for label, of in metrics["test"]["per_class"].items()}

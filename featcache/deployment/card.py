@@ -126,7 +126,7 @@ def _of_labels(metrics: Mapping[str, Any]) -> Iterator[str]:
     """The same of several labels an image: a line for each label, with its own two by two counts."""
     more = ["macro F1, %", "most frequent combination, %"]
     rows = [_measures(split, metrics[split], "macro_f1", "majority") for split in SPLITS]
-    yield from _table(["split", "rows", "groups", "all labels right, %", "95 % interval", *more], rows)
+    yield from _table(["split", "rows", "groups", "exact match, %", "95 % interval", *more], rows)
     yield "\nIntervals are over groups. Test images, at a probability above one half:\n"
     counts = ["have it, found", "have it, missed", "have it not, named", "have it not"]
     yield from _table(

@@ -258,9 +258,11 @@ def methods(record: RunRecord) -> str:
     digest = _weights_digest(record)
     network = f"{plain(config.backbone)} ({plain(config.weights or 'no weights')}"
     network += f"; SHA-256 of the weights {digest}…)" if digest else ")"
+    of = f"Images of {counted(len(config.classes), 'class', many='classes')} ({classes})"
+    if record.has_several_labels:
+        of = f"Images with any number of {len(config.classes)} labels ({classes})"
     parts = [
-        f"Images of {counted(len(config.classes), 'class', many='classes')} ({classes}) were divided into {sizes}; "
-        "images of one group never stood in two of these splits.",
+        f"{of} were divided into {sizes}; images of one group never stood in two of these splits.",
     ]
     if config.kind == "head":
         parts.append(
@@ -279,8 +281,11 @@ def methods(record: RunRecord) -> str:
         epochs += f" of at most {epochs_of(record):,}"
     parts.append(f"{trained}{epochs}.")
     accuracy = with_interval(test.accuracy, test.intervals.get("accuracy"), cases=test.groups)
+    found = f"accuracy was {accuracy} %"
+    if record.has_several_labels:
+        found = f"all labels were right, and no other was named, for {accuracy} % of the rows"
     parts.append(
-        f"On test, accuracy was {accuracy} %. Intervals (95 %) are over groups: Wilson's score interval for as many "
+        f"On test, {found}. Intervals (95 %) are over groups: Wilson's score interval for as many "
         "independent cases as have the standard error found by leaving out groups. Runs were compared on the same "
         "draws of groups."
     )
