@@ -130,6 +130,11 @@ def say_measures(run: Run) -> None:
     if few:
         named = ", ".join(few[:_LISTED]) + (f" and {len(few) - _LISTED} more" if len(few) > _LISTED else "")
         say(f"fewer than {FEW_GROUPS} groups on test, so wide intervals: {named}; `cross-validate` judges all images")
+    if has_several:
+        names = {"Hamming loss": "hamming_loss", "micro F1": "micro_f1", "macro F1": "macro_f1"}
+        test = metrics["test"]
+        of_labels = ", ".join(f"{name} {percent(test[key], of=test['groups']) or '-'} %" for name, key in names.items())
+        say(f"on test: {of_labels}")
     baseline = "always the most frequent combination of labels" if has_several else "majority-class baseline"
     say(f"{baseline}: {percent(metrics['test']['majority'], of=metrics['test'].get('groups'))} % on test")
     say(f"run: {shown(run.folder)}")

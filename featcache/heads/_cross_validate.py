@@ -64,7 +64,7 @@ def cross_validate(
     Raises HeadError for folds that cannot be made and heads that cannot be trained, RunError where the run cannot be
     written.
     """
-    refuse_several_labels(cache.label_separator, "`featcache.cross_validate`")
+    refuse_several_labels(cache.label_separator, "cross-validation")
     if len(cache.classes) < 2:
         raise HeadError(f"{cache.name}: at least two classes are needed, of images with a label and a split")
     inputs = AllRows(cache, protocol.judge, progress=progress)

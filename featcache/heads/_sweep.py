@@ -70,7 +70,7 @@ def sweep(
     Each head is judged by the best value that `config.monitor` had in its course. A combination whose training diverges
     is listed as such. Raises HeadError where all do, RunError where the folder cannot be written.
     """
-    refuse_several_labels(cache.label_separator, "`featcache.sweep`")
+    refuse_several_labels(cache.label_separator, "a sweep")
     if not any(points):
         raise HeadError("nothing to sweep over", "Give several values of a setting, such as `lr=(0.001, 0.003)`")
     refuse_unwritable(results)

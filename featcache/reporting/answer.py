@@ -115,7 +115,7 @@ def _key_figures(group: Group, shown: RunRecord) -> tuple[tuple[str, str], ...]:
 
 def _baseline(shown: RunRecord) -> str:
     """What always naming the same is called."""
-    return "most frequent combination" if shown.has_several_labels else "majority-class baseline"
+    return "always the most frequent combination" if shown.has_several_labels else "majority-class baseline"
 
 
 def _answer_table(shown: RunRecord) -> Table:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from featcache.core.errors import RunError
 from featcache.core.files import plain_cell, safe_cell
 from featcache.core.strict_json import MAX_TEXT_BYTES, read_bounded
-from featcache.datasets import encoded, joined, labels_in
-from featcache.measures import THRESHOLD, Judged, JudgedLabels, compare, judge, labels_named
+from featcache.datasets import encoded, labels_in
+from featcache.measures import Judged, JudgedLabels, compare, judge, labels_named
 from featcache.reporting.records import RunRecord
 from featcache.reporting.text import labels_in_words, percent, signed
 from featcache.training import PREDICTIONS_FILE
@@ -51,6 +51,7 @@ class Mistake:
 
     label, predicted : of several labels all of them, in words
     confidence : probability of the class that it was given; of several labels, of the most confident wrong decision
+    missed, added : of several labels, those that it has and did not get, and the other way round, with probabilities
     """
 
     image_id: str
@@ -58,6 +59,8 @@ class Mistake:
     label: str
     predicted: str
     confidence: float
+    missed: tuple[tuple[str, float], ...] = ()
+    added: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,26 +119,22 @@ def read_judgement(record: RunRecord) -> Judgement:
 def mistakes_of(judgement: Judgement) -> list[Mistake]:
     """The plain test images that were given another class, or another set of labels, the most confident first."""
     test = judgement.of("test")
-    judged, separator = _judged(test), judgement.label_separator
-    if separator:
-        is_wrong = (test.probabilities > THRESHOLD) != (test.y == 1)
-        confidence = np.where(is_wrong, np.maximum(test.probabilities, 1 - test.probabilities), 0).max(axis=1)
-        named = [joined(labels, separator) for labels in labels_named(test.probabilities, test.classes)]
-    else:
-        confidence = test.probabilities.max(axis=1)
-        named = [test.classes[number] for number in test.probabilities.argmax(axis=1)]
-    wrong = np.flatnonzero(~judged.is_right & (test.rows["view"] == 0).to_numpy())
-    found = [
-        Mistake(
-            image_id=test.rows["image_id"][number],
-            path=test.rows["path"][number],
-            label=labels_in_words(test.rows["label"][number], separator),
-            predicted=labels_in_words(named[number], separator),
-            confidence=float(confidence[number]),
-        )
-        for number in wrong
-    ]
+    wrong = np.flatnonzero(~_judged(test).is_right & (test.rows["view"] == 0).to_numpy())
+    found = [_mistake(test, int(number)) for number in wrong]
     return sorted(found, key=lambda one: (-one.confidence, one.path))
+
+
+def _mistake(test: Judgement, number: int) -> Mistake:
+    row, p, separator = test.rows.iloc[number], test.probabilities[number], test.label_separator
+    if not separator:
+        named = int(p.argmax())
+        return Mistake(row["image_id"], row["path"], row["label"], test.classes[named], float(p[named]))
+    has, gets = set(labels_in(row["label"], separator)), set(labels_named(p[None], test.classes)[0])
+    share = dict(zip(test.classes, p.tolist(), strict=True))
+    missed, added = (tuple((label, share[label]) for label in sorted(some)) for some in (has - gets, gets - has))
+    confidence = max([1 - of for _, of in missed] + [of for _, of in added])
+    label, predicted = (labels_in_words(separator.join(sorted(some)), separator) for some in (has, gets))
+    return Mistake(row["image_id"], row["path"], label, predicted, confidence, missed, added)
 
 
 def differ(one: Judgement, other: Judgement) -> Difference | None:

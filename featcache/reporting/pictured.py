@@ -52,11 +52,14 @@ def mistakes(group: Group, pictures: Pictures | None) -> Section | None:
 
 def _card(mistake: Mistake, jpeg: bytes | None, *, why: str, same: int, others: int) -> Card:
     label, predicted = clean(mistake.label), clean(mistake.predicted)
-    lines = [
-        ("is", label),
-        ("predicted", f"{predicted}, {100 * mistake.confidence:.0f} %"),
-        ("file", clean(mistake.path)),
-    ]
+    lines = [("is", label), ("predicted", f"{predicted}, {100 * mistake.confidence:.0f} %")]
+    if mistake.missed or mistake.added:
+        wrong = {"missed": mistake.missed, "too much": mistake.added}
+        said = {
+            name: ", ".join(f"{clean(one)} ({100 * share:.0f} %)" for one, share in of) for name, of in wrong.items()
+        }
+        lines = [("is", label), ("predicted", predicted), *((name, words) for name, words in said.items() if words)]
+    lines.append(("file", clean(mistake.path)))
     if others:
         lines.append(("also wrong", f"{same} of {counted(others, 'other run')}"))
     if why:
