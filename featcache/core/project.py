@@ -247,7 +247,12 @@ class Project:
         """The folder, and how many images dataset.csv lists: a line for each class, a column for each split."""
         text = self.dataset_file.read_text(encoding="utf-8") if self.dataset_file.is_file() else ""
         lines = list(csv.DictReader(text.splitlines()))
-        counts = Counter((line.get("label", ""), line.get("split", "")) for line in lines)
+        separator = self.settings.dataset.label_separator
+        counts = Counter(
+            (label.strip(), line.get("split", ""))
+            for line in lines
+            for label in (set(line.get("label", "").split(separator)) if separator else [line.get("label", "")])
+        )
         splits = dict.fromkeys(("train", "val", "test")) | dict.fromkeys(sorted({split for _, split in counts}))
         table = [
             ["", *(split or "no split" for split in splits)],

@@ -114,6 +114,8 @@ def check(
     labels = {label for found in labels_of.values() for label in found}
     if len(labels) < 2:
         found = f"all images have the label {min(labels)!r}" if labels else "no image has any of the labels"
+        if labels and label_separator:
+            found = f"the images have no label but {min(labels)!r}"
         raise DatasetError(f"{where}: {found}: at least two classes are needed")
     problems = []
     by_group = defaultdict(set)
