@@ -374,10 +374,44 @@ def test_a_softmax_is_refused_and_a_training_goes_on(cache: Any, run: Any) -> No
     assert fc.fit_head(cache, **QUICK).fitted.reused
 
 
+def test_a_sweep_and_its_winner(cache: Any) -> None:
+    run = fc.sweep(cache, {"lr": [0.0001, 0.003]}, **QUICK)
+    assert run.config["head"]["output"] == "sigmoid" and run.metrics["test"]["hamming_loss"] < 0.4
+    assert len(run.fitted.table) == 2
+    several = fc.fit_head(cache, seeds=2, **QUICK)
+    assert set(heads.spread(several)["measure"]) == {"accuracy", "hamming_loss", "loss"}
+
+
+@pytest.mark.parametrize("head", ["dense", "logreg"])
+def test_folds_judge_every_image_by_heads_without_its_group(cache: Any, head: str) -> None:
+    tune: Any = {"lr": [1e-6, 0.003]} if head == "dense" else ()
+    run = fc.cross_validate(cache, folds=3, repeats=2, inner_folds=2, head=head, tune=tune, **QUICK)
+    frame = pd.read_csv(run.folder / "predictions.csv", keep_default_na=False)
+    assert len(frame) == 2 * N_IMAGES and frame.groupby(["repeat", "image_id"]).size().max() == 1
+    found = []
+    for _, part in frame.groupby("repeat"):
+        y = encoded(part["label"].tolist(), ";", classes=LABELS)
+        named = part[[f"p_{label}" for label in LABELS]].to_numpy() > 0.5
+        found.append((scikit.accuracy_score(y, named), scikit.hamming_loss(y, named)))
+    means = [run.metrics["measures"][name]["mean"] for name in ("accuracy", "hamming_loss")]
+    assert means == pytest.approx(np.mean(found, axis=0))
+    assert means[0] > run.metrics["majority"] and len(run.metrics["per_class"]["red"]["confusion"]) == 2
+    if head == "dense":  # inner folds saw which rate learns
+        assert set(pd.read_csv(run.folder / "folds.csv")["lr"]) == {0.003}
+        with pytest.raises(HeadError, match="`output='softmax'` gives an image one class"):
+            fc.cross_validate(cache, output="softmax", folds=3, **QUICK)
+
+
+def test_a_fold_without_a_label_is_refused(tmp_path: Path) -> None:
+    lines = [f"{n}.png,{('a;b', 'a', 'b')[n % 3]}{';rare' * (n < 3)}" for n in range(30)]
+    project = fc.init(listed(tmp_path, *lines), tmp_path / "p", label_separator=";", progress=SILENT)
+    cache = fc.extract(project, "pixels", input_size_px=8, progress=SILENT)
+    with pytest.raises(HeadError, match="the class 'rare' has images of 3 groups, which cannot fill 5 folds"):
+        fc.cross_validate(cache, folds=5, **QUICK)
+
+
 def test_what_takes_one_label_an_image_says_so(project: Project, cache: Any, run: Any, tmp_path: Path) -> None:
     one_label = "takes one label an image, and an image of this data set may have several"
-    with pytest.raises(UsageError, match=f"a sweep {one_label}"):
-        fc.sweep(cache, {"lr": [0.001, 0.003]}, progress=SILENT)
     for dry_run in (False, True):
         with pytest.raises(UsageError, match=f"training of whole networks {one_label}"):
             fc.fit_scratch(project, "mobilenetv2", dry_run=dry_run, progress=SILENT)
@@ -386,9 +420,7 @@ def test_what_takes_one_label_an_image_says_so(project: Project, cache: Any, run
     with pytest.raises(UsageError, match=f"an ensemble {one_label}"):
         average(tmp_path, [run, run], name="both")
     recipe = tmp_path / "study.toml"
-    recipe.write_text(
-        f'name = "s"\n[dataset]\nsource = "{cache.folder}"\nlabel_separator = ";"\n[networks.pixels]\n[heads.h]\n'
-    )
+    recipe.write_text(f'[dataset]\nsource = "{cache.folder}"\nlabel_separator = ";"\n[networks.pixels]\n[heads.h]\n')
     with pytest.raises(FeatcacheError, match=f"a study {one_label}"):
         study.run_study(recipe, into=tmp_path / "study", progress=SILENT)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from featcache import backbones, heads, networks, store
 from featcache.api.arguments import project_around, refuse_unknown
-from featcache.api.trained_on import labelled_cache, results_of
+from featcache.api.trained_on import config_for, labelled_cache, results_of
 from featcache.core.errors import ArgumentsError, UsageError
 from featcache.core.progress import Progress
 from featcache.core.project import Project
@@ -98,8 +98,7 @@ def fit_head(
     else:
         config = heads.from_preset(preset, **settings)
     trained_on = labelled_cache(source, project, name=cache, progress=progress)
-    if trained_on.label_separator and settings.get("output") is None:
-        config = replace(config, output="sigmoid")
+    config = config_for(trained_on, config, asked=settings)
     results = results_of(trained_on, project, to=to)
     if dry_run:
         return heads.expected(trained_on, results, config=config, solver=solver, more_epochs=more_epochs)
@@ -171,10 +170,11 @@ def sweep(
     project = project_around(source)
     trained_on = labelled_cache(source, project, name=cache, progress=progress)
     combinations = heads.grid(points) if isinstance(points, Mapping) else points
+    config = heads.from_preset(preset, **{**heads.asked_epochs(combinations), **settings})
     done = heads.sweep(
         trained_on,
         results_of(trained_on, project, to=to),
-        config=heads.from_preset(preset, **{**heads.asked_epochs(combinations), **settings}),
+        config=config_for(trained_on, config, asked=settings),
         points=combinations,
         seeds=seeds,
         solver=solver,

@@ -22,7 +22,7 @@ from featcache.heads.cost import Choice
 from featcache.heads.train import SharedInputs, plan_head, train_course
 from featcache.reporting import figures
 from featcache.store import Cache
-from featcache.training import Epoch, Fitted, best_of, refuse_several_labels, runs
+from featcache.training import Epoch, Fitted, best_of, runs
 
 SWEPT = ("lr", "hidden", "dropout", "l2", "momentum", "epochs", "batch")
 HEADS_FILE = "heads.csv"
@@ -70,7 +70,6 @@ def sweep(
     Each head is judged by the best value that `config.monitor` had in its course. A combination whose training diverges
     is listed as such. Raises HeadError where all do, RunError where the folder cannot be written.
     """
-    refuse_several_labels(cache.label_separator, "a sweep")
     if not any(points):
         raise HeadError("nothing to sweep over", "Give several values of a setting, such as `lr=(0.001, 0.003)`")
     refuse_unwritable(results)

@@ -330,6 +330,15 @@ def row_weights(y: NDArray[np.int64], config: HeadConfig) -> Array:
     return np.asarray(weights, dtype=config.dtype)
 
 
+def refuse_other_output(cache: Cache, config: HeadConfig) -> None:
+    """Raise HeadError for a head of one class a row, where an image may have several labels."""
+    if cache.label_separator and config.output != "sigmoid":
+        raise HeadError(
+            f"`output={config.output!r}` gives an image one class, and one of {cache.name} may have several labels",
+            "Set `output='sigmoid'`",
+        )
+
+
 def _refuse_untrainable(cache: Cache, config: HeadConfig) -> None:
     again = "Change dataset.csv, or run `featcache.init(resplit=True)` and extract this cache again"
     for split in ("train", "val", "test"):
@@ -337,11 +346,7 @@ def _refuse_untrainable(cache: Cache, config: HeadConfig) -> None:
             raise HeadError(f"{cache.name}: the split {split!r} has no images", again)
     if len(cache.classes) < 2:
         raise HeadError(f"{cache.name}: only the class {cache.classes[0]!r}: at least two are needed")
-    if cache.label_separator and config.output != "sigmoid":
-        raise HeadError(
-            f"`output={config.output!r}` gives an image one class, and one of {cache.name} may have several labels",
-            "Set `output='sigmoid'`",
-        )
+    refuse_other_output(cache, config)
     n_train = len(cache.numbers("train"))
     if config.batch > n_train:
         raise HeadError(f"a batch of {config.batch} rows is more than the {n_train} training rows", "Set `batch`")

@@ -241,6 +241,10 @@ def _total_time(records: Sequence[RunRecord]) -> tuple[tuple[str, ...], ...]:
 def cross_validations_of(found: Sequence[CrossValidation]) -> Table | None:
     """One row a cross-validation, percent with 95 % intervals; None where there is none."""
     names = {"accuracy": "accuracy, %", "balanced_accuracy": "balanced accuracy, %", "macro_f1": "macro F1, %"}
+    majority = "majority class, %"
+    if all(one.config.label_separator for one in found):
+        names = {"accuracy": "exact match, %", "hamming_loss": "Hamming loss, %", "micro_f1": "micro F1, %"}
+        names["macro_f1"], majority = "macro F1, %", "most frequent combination, %"
     classes = list(dict.fromkeys(label for one in found for label in one.results.per_class))[:MOST_CLASSES]
     rows = tuple(
         (
@@ -257,7 +261,7 @@ def cross_validations_of(found: Sequence[CrossValidation]) -> Table | None:
         for one in found
     )
     recall = (f"recall of {clean(label)}, %" for label in classes)
-    counts = ("majority class, %", *recall, "images", "groups", "folds × repeats", "head", "network")
+    counts = (majority, *recall, "images", "groups", "folds × repeats", "head", "network")
     title = "Cross-validations: every image is judged by heads that were not trained on its group"
     return Table(("run", *names.values(), *counts), rows, n_text=1, n_text_last=2, title=title) if rows else None
 
