@@ -306,7 +306,7 @@ def test_labels_of_another_kind_are_taken_over(images: Path, tmp_path: Path) -> 
 
 def test_a_run_on_several_labels_agrees_with_scikit_learn(run: Any, cache: Any) -> None:
     assert run.config["label_separator"] == ";" and run.config["head"]["output"] == "sigmoid"
-    assert not (run.folder / "doubt.npz").exists() and not (run.folder / "confusion.png").exists()
+    assert "calibration" not in run.metrics and not (run.folder / "confusion.png").exists()
     frame = pd.read_csv(run.folder / "predictions.csv", keep_default_na=False)
     test = frame[frame["split"] == "test"]
     p = test[[f"p_{label}" for label in LABELS]].to_numpy()
@@ -502,10 +502,12 @@ def test_predictions_name_all_labels_above_one_half(project: Project, run: Any, 
         assert joined(labels, ";") == line["predicted"]
         np.testing.assert_allclose(p, line[[f"p_{label}" for label in LABELS]].astype(float), atol=1e-5)
     assert any(len(labels) > 1 for labels in found.label_sets) and found.confidence is None
-    assert list(found.to_frame().columns) == ["path", "labels", "p_blue", "p_green", "p_red"]
+    assert list(found.to_frame().columns) == ["path", "labels", "p_blue", "p_green", "p_red", "unlike"]
     assert found.to_frame()["labels"].tolist() == [" | ".join(labels) for labels in found.label_sets]
     row = found.to_dict()["rows"][0]
-    assert set(row) == {"path", "labels", "probabilities"} and row["labels"] == list(found.label_sets[0])
+    assert set(row) == {"path", "labels", "probabilities", "unlike"} and row["labels"] == list(found.label_sets[0])
+    black = fc.predict(run, np.zeros((1, 24, 24, 3), np.uint8), progress=SILENT)
+    assert black.unlike is not None and black.unlike.all() and black.calibrated is None
     with pytest.raises(UsageError, match="`confidence` finds classes of which one is right"):
         fc.predict(run, images / "0.png", confidence=0.9, progress=SILENT)
 

@@ -94,11 +94,16 @@ def command(
 
 def _listed_labels(done: Predictions) -> tuple[list[str], list[list[str]]]:
     """The same of several labels an image, with the probability of each that it has."""
+    marked = done.unlike is not None and bool(done.unlike.any())
     rows = []
-    for path, labels, shares in list(zip(done.paths, done.label_sets, done.probabilities, strict=True))[:_LISTED]:
-        of_labels = [percent(float(share)) for share in shares[[done.classes.index(label) for label in labels]]]
-        rows.append([path, ", ".join(labels) or "none of the labels", ", ".join(of_labels)])
-    return ["image", "labels", "probability, %"], rows
+    for number, labels in enumerate(done.label_sets[:_LISTED]):
+        shares = dict(zip(done.classes, done.probabilities[number].tolist(), strict=True))
+        of_labels = ", ".join(percent(shares[label]) for label in labels)
+        row = [done.paths[number], ", ".join(labels) or "none of the labels", of_labels]
+        if done.unlike is not None and marked:
+            row.append("unlike the training images" if done.unlike[number] else "")
+        rows.append(row)
+    return ["image", "labels", "probability, %", *([""] if marked else [])], rows
 
 
 def _listed(done: Predictions) -> tuple[list[str], list[list[str]]]:

@@ -14,6 +14,7 @@ import pandas as pd
 from featcache.core.errors import RunError
 from featcache.core.strict_json import MAX_TEXT_BYTES, read_bounded
 from featcache.datasets import SPLITS, labels_in
+from featcache.doubt import DOUBT_FILE
 from featcache.reporting import in_markdown
 from featcache.training import PREDICTIONS_FILE, Run
 
@@ -81,7 +82,9 @@ def _lines(run: Run, rows: pd.DataFrame, licence: str, contact: str) -> Iterator
             f"after calibration (temperature {calibration['temperature']:.2f}, from the validation images)."
         )
     yield "\n## What it does not know\n"
-    yield from (f"- {line}" for line in _limits(classes, counts, plain, calibration is not None, bool(separator)))
+    yield from (
+        f"- {line}" for line in _limits(classes, counts, plain, (run.folder / DOUBT_FILE).is_file(), bool(separator))
+    )
     yield "\n## Licence and contact\n"
     yield f"- Licence: {in_markdown(licence) or 'not stated'}"
     yield f"- Contact: {in_markdown(contact) or 'not stated'}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,24 +107,30 @@ class Predictions:
         """The same as a value for JSON.
 
         {run, classes, rows: [{path, class, probabilities, confidence, set, unlike}], left_out}; what is not known is
-        None. Of several labels an image, rows are {path, labels, probabilities}.
+        None. Of several labels an image, rows are {path, labels, probabilities, unlike}.
         """
+        unlike = [None] * len(self) if self.unlike is None else self.unlike.tolist()
         return {
             "run": self.run,
             "classes": list(self.classes),
-            "rows": self._rows_of_labels() if self.several_labels else self._rows_of_classes(),
+            "rows": self._rows_of_labels(unlike) if self.several_labels else self._rows_of_classes(unlike),
             "left_out": [{"path": path, "reason": reason} for path, reason in self.left_out],
         }
 
-    def _rows_of_labels(self) -> list[dict[str, Any]]:
+    def _rows_of_labels(self, unlike: Sequence[bool | None]) -> list[dict[str, Any]]:
+        columns = (self.paths, self.label_sets, self.probabilities.tolist(), unlike)
         return [
-            {"path": path, "labels": list(labels), "probabilities": dict(zip(self.classes, row, strict=True))}
-            for path, labels, row in zip(self.paths, self.label_sets, self.probabilities.tolist(), strict=True)
+            {
+                "path": path,
+                "labels": list(labels),
+                "probabilities": dict(zip(self.classes, row, strict=True)),
+                "unlike": odd,
+            }
+            for path, labels, row, odd in zip(*columns, strict=True)
         ]
 
-    def _rows_of_classes(self) -> list[dict[str, Any]]:
+    def _rows_of_classes(self, unlike: Sequence[bool | None]) -> list[dict[str, Any]]:
         confidence = [None] * len(self) if self.confidence is None else self.confidence.tolist()
-        unlike = [None] * len(self) if self.unlike is None else self.unlike.tolist()
         sets = [None if self.sets is None else list(self.set_of(number) or ()) for number in range(len(self))]
         columns = (self.paths, self.labels, self.probabilities.tolist(), confidence, sets, unlike)
         return [
@@ -285,8 +291,10 @@ def said(
     probabilities, distances = rows[:, :-1], rows[:, -1]
     if not np.isfinite(probabilities).all():
         raise RunError(f"{name}: its probabilities are not finite: the model is damaged", "Train the run again")
-    if doubt is None:
-        return Predictions(name, head.classes, paths, probabilities, several_labels=head.has_several_labels)
+    unlike = doubt.unlike(distances, false_alarms) if doubt is not None and doubt.likeness else None
+    if doubt is None or head.has_several_labels:
+        several = head.has_several_labels
+        return Predictions(name, head.classes, paths, probabilities, unlike=unlike, several_labels=several)
     return Predictions(
         name,
         head.classes,
@@ -294,5 +302,5 @@ def said(
         probabilities,
         calibrated=doubt.calibrated(probabilities),
         sets=doubt.sets(probabilities, confidence) if confidence is not None else None,
-        unlike=doubt.unlike(distances, false_alarms) if doubt.likeness else None,
+        unlike=unlike,
     )

@@ -125,7 +125,8 @@ def write_results(
 ) -> None:
     """Write predictions.csv, doubt.npz, history.csv, config.json and, last, metrics.json.
 
-    Where a row may have several labels, there is no doubt.npz: what it keeps is about one class a row.
+    Where a row may have several labels, doubt.npz only says what training images are like, and there is no
+    calibration: the rest of both is about one class a row.
 
     probabilities : (rows of the cache, classes)
     splits : what `measured` makes of them
@@ -140,10 +141,10 @@ def write_results(
         classes=cache.classes,
         label_separator=cache.label_separator,
     )
+    doubt = _doubt(cache, probabilities, pooled_rows)
+    doubt.save(folder)
     calibration = {}
     if not cache.label_separator:
-        doubt = _doubt(cache, probabilities, pooled_rows)
-        doubt.save(folder)
         calibration = {"calibration": _calibration(cache, probabilities, doubt)}
     took = {
         "epochs": len(history),
