@@ -18,7 +18,7 @@ from featcache import heads, study
 from featcache.core.errors import ArgumentsError, DatasetError, FeatcacheError, HeadError, ProjectError, UsageError
 from featcache.core.progress import SILENT
 from featcache.core.project import Project
-from featcache.datasets.label_lists import encoded, joined, labels_in, likely_separator, tidied
+from featcache.datasets.label_lists import encoded, joined, labels_in, likely_separator, rewritten, tidied
 from featcache.heads.train import SharedInputs, row_weights, train_head
 from featcache.images import png_of
 from featcache.measures import JudgedLabels, compare, evaluate
@@ -88,6 +88,9 @@ def test_a_text_holds_labels_none_of_them_or_nothing() -> None:
     assert labels_in("b;a", "") == ("b;a",)
     assert joined(["b", "a"], ";") == "a;b" and joined([], ";") == ";"
     assert [tidied(text, ";") for text in ("", "  ", ";", " ; ;", "b; a")] == ["", "", ";", ";", "a;b"]
+    assert [rewritten(text, "", separator=";") for text in ("b;a", "a", "")] == ["a;b", "a", ""]
+    assert [rewritten(text, ";", separator="|") for text in ("a;b", ";", "")] == ["a|b", "|", ""]
+    assert [rewritten(text, ";", separator="") for text in ("a;b", ";", "")] == ["a;b", "", ""]
     found = encoded(["a;b", ";", "", "b;x"], ";", classes=("a", "b"))
     assert found.tolist() == [[1, 1], [0, 0], [-1, -1], [0, 1]]
     assert encoded(["b", "a", "x"], "", classes=("a", "b")).tolist() == [1, 0, -1]
@@ -123,6 +126,22 @@ def test_a_list_and_columns_of_0_and_1_say_the_same(images: Path, project: Proje
         name: sum(name in labels_of(number) for number in range(N_IMAGES)) for name in LABELS
     }
     assert all(min(of.values()) >= 1 for of in counts.values())
+
+
+def test_other_columns_replace_the_labels_of_before(images: Path, tmp_path: Path) -> None:
+    fc.init(images / "columns.csv", tmp_path, label_columns=("red", "green"), progress=SILENT)
+    splits = {image.path: image.split for image in _listed(tmp_path)}
+    found = fc.init(None, tmp_path, label_columns=("blue", "green"), progress=SILENT).found
+    assert found.dataset.classes == ("blue", "green")
+    assert any("the labels are of other columns than before" in remark for remark in found.remarks)
+    same = [image.split == splits[image.path] for image in found.dataset.images]
+    assert sum(same) > 0.9 * len(same)  # but for groups that a label needs elsewhere
+    again = fc.init(None, tmp_path, progress=SILENT).found
+    assert again.dataset.digest == found.dataset.digest and not any("other columns" in one for one in again.remarks)
+
+
+def _listed(folder: Path) -> Any:
+    return fc.check_dataset(folder, compare=False).dataset.images
 
 
 def test_labels_stay_when_init_reads_again_and_new_images_move_none(images: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from featcache.datasets._preview import SHEET_FILE
 from featcache.datasets.build import Built, SplitRule, build
 from featcache.datasets.candidates import LeftOut, Source
 from featcache.datasets.current import stop_if_strict
-from featcache.datasets.label_lists import DEFAULT_SEPARATOR, joined, labels_in
+from featcache.datasets.label_lists import DEFAULT_SEPARATOR, rewritten
 from featcache.datasets.manifest import SPLITS, Dataset, LabelledImage, dataset_of, write_dataset
 from featcache.datasets.options import InitOptions
 from featcache.datasets.sources import find_images
@@ -98,6 +98,10 @@ def _init(place: Path | None, into: Path, options: InitOptions, progress: Progre
             "Leave them out, or name a list",
         )
     kept = _renamed(_kept(before, settings), before, source)
+    relabel = options.relabel
+    if before is not None and before.settings.dataset.label_columns != asked.label_columns:
+        relabel = True
+        source.remarks.append("the labels are of other columns than before: they take the place of all in dataset.csv")
     with progress.begin("checking images", len({candidate.path for candidate in source.candidates})) as advance:
         stamps = own.cache_folder / STAMPS_FILE
         rule = _rule(asked, options.resplit)
@@ -108,7 +112,7 @@ def _init(place: Path | None, into: Path, options: InitOptions, progress: Progre
             kept=kept,
             stamps=stamps,
             on_file=lambda: advance(1),
-            relabel=options.relabel,
+            relabel=relabel,
             label_separator=asked.label_separator,
         )
     stop_if_strict(built.left_out, options.strict)
@@ -194,10 +198,7 @@ def _kept(before: Project | None, settings: Settings) -> tuple[LabelledImage, ..
     images = dataset_of(before).images
     earlier, now = (of.dataset.label_separator for of in (before.settings, settings))
     if earlier != now:
-        images = tuple(
-            replace(image, label=joined(labels_in(image.label, earlier or now), now) if image.label else "")
-            for image in images
-        )
+        images = tuple(replace(image, label=rewritten(image.label, earlier, separator=now)) for image in images)
     if before.settings.dataset.group_pattern == settings.dataset.group_pattern:
         return images
     return tuple(replace(image, group="") for image in images)

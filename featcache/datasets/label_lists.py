@@ -28,8 +28,18 @@ def joined(labels: Iterable[str], separator: str) -> str:
 
 
 def tidied(text: str, separator: str) -> str:
-    """The same labels as `joined` writes them; "" stays."""
-    return joined(labels_in(text, separator), separator) if text.strip() and separator else text.strip()
+    """The same labels as `joined` writes them; "" stays, and so does all without a separator."""
+    if not separator:
+        return text
+    return joined(labels_in(text, separator), separator) if text.strip() else ""
+
+
+def rewritten(text: str, earlier: str, *, separator: str) -> str:
+    """The same labels with another separator than the earlier one; with none they are one label."""
+    labels = labels_in(text, earlier or separator)
+    if not separator:
+        return earlier.join(labels)
+    return joined(labels, separator) if text else ""
 
 
 def encoded(texts: Sequence[str], separator: str, *, classes: Sequence[str]) -> NDArray[np.int64]:
