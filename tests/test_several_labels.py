@@ -479,6 +479,16 @@ def test_measures_are_those_of_scikit_learn() -> None:
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
+def test_rows_that_surely_have_no_label_are_judged(cache: Any, run: Any, tmp_path: Path) -> None:
+    """Their probabilities are 0 in predictions.csv, where those of one class have a sum of 1."""
+    copy = fc.fit_head(cache, to=tmp_path, **QUICK)
+    frame = pd.read_csv(copy.folder / "predictions.csv", keep_default_na=False)
+    frame.loc[frame["label"] == ";", [f"p_{label}" for label in LABELS]] = 0.0
+    frame.to_csv(copy.folder / "predictions.csv", index=False)
+    assert "the rest of the run is shown" not in fc.report(tmp_path, progress=SILENT).markdown.read_text()
+    assert np.isfinite(copy.compare(run)["difference"]).all()
+
+
 def test_a_weight_of_a_group_is_as_many_of_its_rows() -> None:
     random = np.random.default_rng(4)
     y, p = (random.random((40, 3)) < 0.4).astype(np.int64), random.random((40, 3))

@@ -108,9 +108,10 @@ def read_judgement(record: RunRecord) -> Judgement:
         raise RunError(f"{PREDICTIONS_FILE}: is missing") from error
     except (OSError, ValueError, LookupError) as error:
         raise RunError(f"{PREDICTIONS_FILE}: cannot be read: {error}") from error
-    if not np.isfinite(probabilities).all() or (probabilities < 0).any() or not (probabilities.sum(axis=1) > 0).all():
-        raise RunError(f"{PREDICTIONS_FILE}: holds what are no probabilities")
     separator, texts = record.config.label_separator, set(frame["label"][frame["split"] == "test"])
+    is_some = separator or (probabilities.sum(axis=1) > 0).all()  # of several labels, a row may have none of them
+    if not np.isfinite(probabilities).all() or (probabilities < 0).any() or not is_some:
+        raise RunError(f"{PREDICTIONS_FILE}: holds what are no probabilities")
     if {label for text in texts for label in labels_in(text, separator)} - set(record.config.classes):
         raise RunError(f"{PREDICTIONS_FILE}: holds labels that are no classes of the run")
     return Judgement(frame, probabilities, record.config.classes, separator)
