@@ -288,6 +288,9 @@ def test_labels_decide_no_feature(images: Path, project: Project, cache: Any, tm
     assert cache.to_sklearn("test")[1].tolist() == cache.labels("test").tolist()
     X, found = next(iter(cache.batches("val", 4)))
     assert found.shape == (4, 3) and len(X) == 4
+    for one_hot in (False, True):
+        parts = [part.numpy() for _, part in cache.to_tf("val", 4, shuffle=False, one_hot=one_hot)]
+        assert np.concatenate(parts).tolist() == cache.labels("val").tolist()
 
 
 def test_a_cache_says_by_itself_what_stands_between_labels(cache: Any, tmp_path: Path) -> None:
