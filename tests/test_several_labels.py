@@ -85,7 +85,7 @@ def listed(folder: Path, *lines: str, first: str = "image,labels") -> Path:
 
 def test_a_text_holds_labels_none_of_them_or_nothing() -> None:
     assert labels_in(" b ;a;;a", ";") == ("a", "b")
-    assert labels_in("b;a", "") == ("b;a",)
+    assert labels_in("b;a", "") == ("b;a",) and labels_in(" a", "") == (" a",) and labels_in("", "") == ()
     assert joined(["b", "a"], ";") == "a;b" and joined([], ";") == ";"
     assert [tidied(text, ";") for text in ("", "  ", ";", " ; ;", "b; a")] == ["", "", ";", ";", "a;b"]
     assert [rewritten(text, "", separator=";") for text in ("b;a", "a", "")] == ["a;b", "a", ""]

@@ -18,8 +18,9 @@ _USUAL_SEPARATORS = (";", "|", ",", "+", "/", "&")
 
 def labels_in(text: str, separator: str) -> tuple[str, ...]:
     """The labels of an image, sorted, each once."""
-    parts = text.split(separator) if separator else [text]
-    return tuple(sorted({label for part in parts if (label := part.strip())}))
+    if not separator:
+        return (text,) if text else ()
+    return tuple(sorted({label for part in text.split(separator) if (label := part.strip())}))
 
 
 def joined(labels: Iterable[str], separator: str) -> str:
