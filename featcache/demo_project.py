@@ -8,7 +8,7 @@ from featcache.backbones import NetworkSpec, require_keras
 from featcache.core.errors import ProjectError
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import DATASET_FILE, PROJECT_FILE, find_project
-from featcache.datasets import GENERATED_FOLDER, GENERATED_PER_CLASS, Initialised, InitOptions, init, read_dataset
+from featcache.datasets import GENERATED_FOLDER, GENERATED_PER_CLASS, Initialised, InitOptions, dataset_of, init
 from featcache.extraction import Extracted, extract
 from featcache.heads import HeadConfig, fit_head
 from featcache.reporting import report
@@ -41,7 +41,7 @@ def _made_before(folder: Path) -> Initialised | None:
         raise ProjectError(f"{folder}: holds a project of other images", "Name a new folder: 'featcache demo FOLDER'")
     if not (folder / DATASET_FILE).exists():
         return None
-    dataset = read_dataset(project.dataset_file, project.images)
+    dataset = dataset_of(project)
     return Initialised(
         project=project,
         dataset=dataset,

@@ -230,3 +230,13 @@ def test_views_of_an_image_are_averaged(made: tuple[fc.Project, fc.Run], tmp_pat
     expected = fc.predict(run, tmp_path, tta=4, progress=SILENT).probabilities
     np.testing.assert_allclose(frame[columns], expected, atol=1e-6)
     assert done.run.name != fc.evaluate(run, tmp_path, progress=SILENT).run.name
+
+
+def test_runs_of_several_labels_an_image_are_refused(theirs: Path, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"path": [str(path) for path in sorted(theirs.rglob("*.png"))]})
+    frame["label"] = [("a;b", "a", "b", ";")[number % 4] for number in range(len(frame))]
+    frame.to_csv(tmp_path / "list.csv", index=False)
+    project = fc.init(tmp_path / "list.csv", tmp_path, label_separator=";", progress=SILENT)
+    run = fc.fit_head(fc.extract(project, "pixels", input_size_px=8, progress=SILENT), epochs=1, progress=SILENT)
+    with pytest.raises(UsageError, match="several labels"):
+        fc.evaluate(run, theirs, progress=SILENT)

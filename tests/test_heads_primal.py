@@ -36,11 +36,7 @@ def keras() -> Any:
 
 def in_memory(config: HeadConfig, data: tuple[np.ndarray, ...] = DATA, **options: Any) -> InMemory:
     X, y, X_val, y_val = data
-    return InMemory(X, y, weights=weights_of(y, config), X_val=X_val, y_val=y_val, **options)
-
-
-def weights_of(y: np.ndarray, config: HeadConfig) -> np.ndarray:
-    return row_weights(y, config) if y.ndim == 1 else np.ones(len(y), config.dtype)
+    return InMemory(X, y, weights=row_weights(y, config), X_val=X_val, y_val=y_val, **options)
 
 
 def in_primal_space(config: HeadConfig, source: Source | None = None, scale: float = 1.0) -> Any:
@@ -108,14 +104,15 @@ def test_batches_of_one_of_all_and_of_all_but_one(keras: Any, batch: int) -> Non
 
 
 @DTYPES
-def test_rows_of_several_labels(keras: Any, dtype: Any, tolerance: float) -> None:
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+def test_rows_of_several_labels(keras: Any, dtype: Any, tolerance: float, class_weights: Any) -> None:
     X, y, X_val, y_val = DATA
     several, several_val = (
         (np.random.default_rng(5).random((len(part), CLASSES)) < 0.4).astype(np.int64) for part in (y, y_val)
     )
     config = HeadConfig(
         (16,), 0.0, output="sigmoid", label_smoothing=0.1, lr=0.02, epochs=5, scale="none", dtype=dtype,
-        class_weights="none",
+        class_weights=class_weights,
     )  # fmt: skip
     compare(config, tolerance, (X, several, X_val, several_val))
 
@@ -313,7 +310,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 
 def streamed(cache: Cache, config: HeadConfig, **options: Any) -> Streamed:
     y = cache.labels("train")
-    return Streamed(cache, y, weights=weights_of(y, config), y_val=cache.labels("val"), **options)
+    return Streamed(cache, y, weights=row_weights(y, config), y_val=cache.labels("val"), **options)
 
 
 @pytest.mark.parametrize("by_blocks", [False, True])
@@ -428,7 +425,7 @@ def test_rows_of_a_cache_that_are_no_numbers_are_named_as_the_cache_counts_them(
         config = HeadConfig((8,), epochs=2, scale="none")
         y, y_val = cache.labels("train"), cache.labels("val")
         for source in (
-            source_of(cache, y, weights=weights_of(y, config), y_val=y_val, batch=16),
+            source_of(cache, y, weights=row_weights(y, config), y_val=y_val, batch=16),
             streamed(cache, config),
         ):
             with pytest.raises(HeadError, match=rf"in row {number}: "):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from featcache import heads, training
 from featcache.api.arguments import project_around, refuse_unknown
-from featcache.api.trained_on import labelled_cache, results_of
+from featcache.api.trained_on import config_for, labelled_cache, results_of
 from featcache.core.errors import ArgumentsError
 from featcache.core.progress import Progress
 from featcache.core.project import Project
@@ -74,6 +74,7 @@ def cross_validate(
     config = heads.from_preset(preset, **{**heads.asked_epochs(points), **settings})
     project = project_around(source)
     judged = labelled_cache(source, project, name=cache, progress=progress)
+    config = config_for(judged, config, asked=settings)
     if without_test:
         judged = training.without_split(judged, "test")
     done = heads.cross_validate(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from featcache import backbones, heads, networks, store
 from featcache.api.arguments import project_around, refuse_unknown
-from featcache.api.trained_on import labelled_cache, results_of
+from featcache.api.trained_on import config_for, labelled_cache, results_of
 from featcache.core.errors import ArgumentsError, UsageError
 from featcache.core.progress import Progress
 from featcache.core.project import Project
@@ -41,7 +41,8 @@ def fit_head(
     """Train a head on a cache, and write its run.
 
     Labels, splits and groups are those of the project's dataset.csv now. A run that is there already is not trained
-    again; an interrupted training goes on where it stopped.
+    again; an interrupted training goes on where it stopped. Where an image may have several labels, the head
+    tells each of them by itself: sigmoids, trained by binary cross-entropy.
 
     Parameters
     ----------
@@ -97,6 +98,7 @@ def fit_head(
     else:
         config = heads.from_preset(preset, **settings)
     trained_on = labelled_cache(source, project, name=cache, progress=progress)
+    config = config_for(trained_on, config, asked=settings)
     results = results_of(trained_on, project, to=to)
     if dry_run:
         return heads.expected(trained_on, results, config=config, solver=solver, more_epochs=more_epochs)
@@ -168,10 +170,11 @@ def sweep(
     project = project_around(source)
     trained_on = labelled_cache(source, project, name=cache, progress=progress)
     combinations = heads.grid(points) if isinstance(points, Mapping) else points
+    config = heads.from_preset(preset, **{**heads.asked_epochs(combinations), **settings})
     done = heads.sweep(
         trained_on,
         results_of(trained_on, project, to=to),
-        config=heads.from_preset(preset, **{**heads.asked_epochs(combinations), **settings}),
+        config=config_for(trained_on, config, asked=settings),
         points=combinations,
         seeds=seeds,
         solver=solver,

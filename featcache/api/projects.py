@@ -39,7 +39,8 @@ def init(
     relabel : take the source's labels where dataset.csv was edited
     strict : stop at an image that cannot be used
     progress : told how far it is
-    **dataset : values for [dataset]: split, split_counts, split_seed, group_pattern, without, roots, voc_object, ...
+    **dataset : values for [dataset]: split, split_counts, split_seed, group_pattern, without, roots, voc_object,
+        label_separator or label_columns where an image may have several labels, ...
 
     Returns
     -------

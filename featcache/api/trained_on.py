@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,12 @@ def labelled_cache(source: Any, project: Project | None, *, name: str | None, pr
     if project is None:
         return cache
     return training.with_current_labels(project, cache, progress=progress)
+
+
+def config_for(cache: Cache, config: heads.HeadConfig, *, asked: Mapping[str, Any]) -> heads.HeadConfig:
+    """The head for a cache: of sigmoids where an image may have several labels, unless another output is asked for."""
+    is_left_open = asked.get("output") is None
+    return replace(config, output="sigmoid") if cache.label_separator and is_left_open else config
 
 
 def results_of(cache: Cache, project: Project | None, *, to: str | Path | None) -> Path:

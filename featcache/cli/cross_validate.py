@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _SHOWN = {
     "accuracy": "accuracy, %",
     "balanced_accuracy": "balanced accuracy, %",
+    "hamming_loss": "Hamming loss, %",
+    "micro_f1": "micro F1, %",
     "macro_f1": "macro F1, %",
     "weighted_f1": "weighted F1, %",
     "roc_auc": "ROC AUC, %",
@@ -118,7 +120,9 @@ def _say(run: Run) -> None:
         f"{run.name}{again}: {found['folds']} folds x {found['repeats']} on {run.fitted.cache}, {found['trainings']} "
         f"trainings, {found['seconds']:.1f} s; {found['images']} images of {found['groups']} groups"
     )
-    measures = [(label, found["measures"][name]) for name, label in _SHOWN.items() if name in found["measures"]]
+    has_several = bool(run.config.get("label_separator"))
+    names = {**_SHOWN, "accuracy": "exact match, %"} if has_several else _SHOWN
+    measures = [(label, found["measures"][name]) for name, label in names.items() if name in found["measures"]]
     n = found["groups"]
     print_table(["", "mean", "95 %"], [[label, *_percents(of, n)] for label, of in measures])
     classes = sorted(found["per_class"].items(), key=lambda item: item[1].get("recall", {}).get("mean", 1.0))
@@ -132,7 +136,8 @@ def _say(run: Run) -> None:
     few = [label for label, of in classes if of["groups"] < FEW_GROUPS]
     if few:
         say(f"fewer than {FEW_GROUPS} groups, so wide intervals: {', '.join(few[:MOST_CLASSES])}")
-    say(f"majority-class baseline: {percent(found['majority'], of=n)} %")
+    baseline = "always the most frequent combination of labels" if has_several else "majority-class baseline"
+    say(f"{baseline}: {percent(found['majority'], of=n)} %")
     say(f"run: {shown(run.folder)}")
 
 

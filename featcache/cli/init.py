@@ -26,6 +26,7 @@ from featcache.datasets import InitOptions
 @options(InitOptions, "resplit", "relabel", group="Splits")
 @options(DatasetSection, "class_level", "without", "group_pattern", group="Labels and groups")
 @options(DatasetSection, "path_column", "label_column", "group_column", "split_column", group="CSV files")
+@options(DatasetSection, "label_separator", "label_columns", group="CSV files")
 @options(DatasetSection, "roots", group="CSV files")
 @options(DatasetSection, "box_columns", "margin", "voc_object", group="Boxes")
 @options(ViewsSection, "resize", group="Boxes")

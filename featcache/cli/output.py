@@ -120,14 +120,23 @@ def say_measures(run: Run) -> None:
     ]
     if more := len(run.config["classes"]) - len(classes):
         rows.append([f"... and {more:,} more, better on val", *[""] * 5])
-    rows.append(_line("accuracy", [metrics[split] for split in splits], measure="accuracy"))
+    has_several = bool(run.config.get("label_separator"))
+    rows.append(
+        _line("exact match" if has_several else "accuracy", [metrics[split] for split in splits], measure="accuracy")
+    )
     print_table(["recall, %", *splits, "95 % on test", "test groups"], rows, least=["train", "test groups"])
     counts = {label: of.get("groups") for label, of in metrics["test"]["per_class"].items()}
     few = [label for label, groups in counts.items() if groups is not None and groups < FEW_GROUPS]
     if few:
         named = ", ".join(few[:_LISTED]) + (f" and {len(few) - _LISTED} more" if len(few) > _LISTED else "")
         say(f"fewer than {FEW_GROUPS} groups on test, so wide intervals: {named}; `cross-validate` judges all images")
-    say(f"majority-class baseline: {percent(metrics['test']['majority'], of=metrics['test'].get('groups'))} % on test")
+    if has_several:
+        names = {"Hamming loss": "hamming_loss", "micro F1": "micro_f1", "macro F1": "macro_f1"}
+        test = metrics["test"]
+        of_labels = ", ".join(f"{name} {percent(test[key], of=test['groups']) or '-'} %" for name, key in names.items())
+        say(f"on test: {of_labels}")
+    baseline = "always the most frequent combination of labels" if has_several else "majority-class baseline"
+    say(f"{baseline}: {percent(metrics['test']['majority'], of=metrics['test'].get('groups'))} % on test")
     say(f"run: {shown(run.folder)}")
     say_next("report", into=run.folder)
 

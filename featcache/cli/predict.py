@@ -92,8 +92,24 @@ def command(
         say(f"{done.unlike.sum()} of {len(done)} images are unlike the training images: do not trust their class")
 
 
+def _listed_labels(done: Predictions) -> tuple[list[str], list[list[str]]]:
+    """The same of several labels an image, with the probability of each that it has."""
+    marked = done.unlike is not None and bool(done.unlike.any())
+    rows = []
+    for number, labels in enumerate(done.label_sets[:_LISTED]):
+        shares = dict(zip(done.classes, done.probabilities[number].tolist(), strict=True))
+        of_labels = ", ".join(percent(shares[label]) for label in labels)
+        row = [done.paths[number], ", ".join(labels) or "none of the labels", of_labels]
+        if done.unlike is not None and marked:
+            row.append("unlike the training images" if done.unlike[number] else "")
+        rows.append(row)
+    return ["image", "labels", "probability, %", *([""] if marked else [])], rows
+
+
 def _listed(done: Predictions) -> tuple[list[str], list[list[str]]]:
     """The head and the lines of a table of the first images."""
+    if done.several_labels:
+        return _listed_labels(done)
     shares = done.probabilities.max(axis=1) if done.confidence is None else done.confidence
     columns = ["image", "class", "probability, %"]
     marked = done.unlike is not None and bool(done.unlike.any())

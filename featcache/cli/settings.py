@@ -78,6 +78,7 @@ FLAGS = {
 _TYPES: dict[str, click.ParamType[Any]] = {
     "box_columns": Parts(str, "left,top,right,bottom"),
     "hidden": Parts(int, "256 or 256,64", made=lambda units: () if units == [0] else tuple(units)),
+    "label_columns": Parts(str, "granules,vacuoles"),
     "l2": Parts(float, "0.001 or 0.001,0", made=lambda factors: factors[0] if len(factors) == 1 else tuple(factors)),
     "pseudonyms": click.Path(path_type=Path, dir_okay=False),
     "roots": NamedFolder(),
@@ -95,6 +96,8 @@ _METAVARS = {
     "hidden": "N[,N]",
     "images": "ID|PATH",
     "l2": "X[,X]",
+    "label_columns": "A,B[,C]",
+    "label_separator": "CHARACTER",
     "layers": "NAME",
     "pseudonyms": "FILE",
     "roots": "NAME=FOLDER",

@@ -67,6 +67,15 @@ class DatasetSection(_Section):
     )
     path_column: str = Field(default="", description="Column of a CSV file with the images' paths.")
     label_column: str = Field(default="", description="Column of a CSV file with the labels.")
+    label_separator: str = Field(
+        default="",
+        max_length=1,
+        description="Several labels an image: the character between them in the label column, such as ';'.",
+    )
+    label_columns: tuple[str, ...] = Field(
+        default=(),
+        description="Several labels an image: columns of a CSV file with 0 and 1, one for each label.",
+    )
     group_column: str = Field(default="", description="Column of a CSV file with the groups ('none' ignores them).")
     split_column: str = Field(default="", description="Column of a CSV file with the splits ('none' ignores them).")
     box_columns: tuple[str, ...] = Field(
@@ -74,6 +83,13 @@ class DatasetSection(_Section):
         description="Columns of a CSV file with the boxes: left, top, right, bottom, or left, top, width, height "
         "('none' ignores them).",
     )
+
+    @field_validator("label_separator")
+    @classmethod
+    def _separates(cls, separator: str) -> str:
+        if separator.isalnum() or separator.isspace() or separator in ("_", '"', "'"):
+            raise ValueError(f"{separator!r} may be a part of a label: expected a character such as ';'")
+        return separator
 
     @field_validator("group_pattern")
     @classmethod
@@ -231,7 +247,12 @@ class Project:
         """The folder, and how many images dataset.csv lists: a line for each class, a column for each split."""
         text = self.dataset_file.read_text(encoding="utf-8") if self.dataset_file.is_file() else ""
         lines = list(csv.DictReader(text.splitlines()))
-        counts = Counter((line.get("label", ""), line.get("split", "")) for line in lines)
+        separator = self.settings.dataset.label_separator
+        counts = Counter(
+            (label.strip(), line.get("split", ""))
+            for line in lines
+            for label in (set(line.get("label", "").split(separator)) if separator else [line.get("label", "")])
+        )
         splits = dict.fromkeys(("train", "val", "test")) | dict.fromkeys(sorted({split for _, split in counts}))
         table = [
             ["", *(split or "no split" for split in splits)],

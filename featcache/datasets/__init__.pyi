@@ -10,13 +10,14 @@ from ._relabel import Relabelled as Relabelled, relabel as relabel
 from .candidates import LeftOut as LeftOut
 from .collected import collect as collect
 from .current import current_dataset as current_dataset
+from .label_lists import encoded as encoded, joined as joined, labels_in as labels_in
 from .labelled import labelled_images as labelled_images
 from .manifest import (
     SPLITS as SPLITS,
     Dataset as Dataset,
     LabelledImage as LabelledImage,
     check as check,
-    read_dataset as read_dataset,
+    dataset_of as dataset_of,
 )
 from .options import GENERATED_PER_CLASS as GENERATED_PER_CLASS, InitOptions as InitOptions
 from .view_plan import plan_views as plan_views

@@ -19,7 +19,7 @@ from featcache.core.shown import shown
 from featcache.datasets._preview import write_sheet
 from featcache.datasets.candidates import LeftOut, explaining
 from featcache.datasets.current import current_dataset
-from featcache.datasets.manifest import SPLITS, Dataset, LabelledImage, check, in_order, read_dataset, write_dataset
+from featcache.datasets.manifest import SPLITS, Dataset, LabelledImage, check, dataset_of, in_order, write_dataset
 from featcache.datasets.shared_pixels import SharedPixels, find_shared_pixels
 from featcache.images import contact_sheet, read_bytes, read_picture
 
@@ -92,7 +92,7 @@ def check_dataset(
     dataset, left_out = current_dataset(project, progress=progress)
     remedy = init_call(into=project.folder, resplit=True)
     with explaining(left_out):
-        check(dataset.images, str(project.dataset_file), remedy=remedy)
+        _check(dataset.images, project, remedy)
     done = CheckedDataset(dataset, tuple(left_out))
     if not compare:
         return done
@@ -133,19 +133,24 @@ def _fixed(done: CheckedDataset, project: Project, remedy: str) -> CheckedDatase
     home = {group: max(SPLITS, key=lambda split: count[split]) for group, count in counts.items()}
     settled = [replace(image, split=home[image.group]) if image.is_trained_on else image for image in images]
     try:
-        check(settled, str(project.dataset_file), remedy=remedy)
+        _check(settled, project, remedy)
     except DatasetError as error:
         raise DatasetError(f"the groups were not joined, since then {error}") from error
     before = {(image.path, image.box): image.split for image in done.dataset.images}
     moved = sum(image.split != before[image.path, image.box] for image in settled)
     now = {(image.path, image.box): image for image in settled}
-    lines = [now.get((line.path, line.box), line) for line in read_dataset(project.dataset_file, project.images).images]
+    lines = [now.get((line.path, line.box), line) for line in dataset_of(project).images]
     try:
         write_dataset(project.dataset_file, in_order(lines))
     except OSError as error:
         raise ProjectError(f"{project.dataset_file}: cannot be written: {error.strerror or error}") from error
-    dataset = Dataset(in_order(settled), done.dataset.folder)
+    dataset = replace(done.dataset, images=in_order(settled))
     return replace(done, dataset=dataset, joined=len(joined) - len(set(joined.values())), moved=moved)
+
+
+def _check(images: Sequence[LabelledImage], project: Project, remedy: str) -> None:
+    separator = project.settings.dataset.label_separator
+    check(images, str(project.dataset_file), remedy=remedy, label_separator=separator)
 
 
 def _joined_groups(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:

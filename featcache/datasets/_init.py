@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from featcache.core.errors import DatasetError, ProjectError
+from featcache.core.errors import ArgumentsError, DatasetError, ProjectError
 from featcache.core.files import resolved
 from featcache.core.locks import TakenError, folder_beside, holding
 from featcache.core.progress import SILENT, Progress
@@ -31,7 +32,8 @@ from featcache.datasets._preview import SHEET_FILE
 from featcache.datasets.build import Built, SplitRule, build
 from featcache.datasets.candidates import LeftOut, Source
 from featcache.datasets.current import stop_if_strict
-from featcache.datasets.manifest import SPLITS, Dataset, LabelledImage, read_dataset, write_dataset
+from featcache.datasets.label_lists import DEFAULT_SEPARATOR, rewritten
+from featcache.datasets.manifest import SPLITS, Dataset, LabelledImage, dataset_of, write_dataset
 from featcache.datasets.options import InitOptions
 from featcache.datasets.sources import find_images
 from featcache.images import STAMPS_FILE
@@ -78,6 +80,8 @@ def _init(place: Path | None, into: Path, options: InitOptions, progress: Progre
     about = ""
     if place is None and before:
         place = into / settings.dataset.source
+    elif place is None and settings.dataset.label_separator:
+        raise DatasetError("an image of generated cells has one label", "Name a list of images")
     elif place is None:
         place, about = _generate(into, settings, options, progress)
         settings = _split_by_counts(settings, options)
@@ -88,7 +92,16 @@ def _init(place: Path | None, into: Path, options: InitOptions, progress: Progre
     source = find_images(place, asked, ignore=ignore)
     if roots and not source.roots:
         raise DatasetError(f"{place}: `roots` are for a list of images, and this holds {source.about}", "Name a list")
+    if asked.label_separator and source.layout != "csv":
+        raise DatasetError(
+            f"{place}: `label_separator` and `label_columns` are for a list of images, and this holds {source.about}",
+            "Leave them out, or name a list",
+        )
     kept = _renamed(_kept(before, settings), before, source)
+    relabel = options.relabel
+    if before is not None and before.settings.dataset.label_columns != asked.label_columns:
+        relabel = True
+        source.remarks.append("the labels are of other columns than before: they take the place of all in dataset.csv")
     with progress.begin("checking images", len({candidate.path for candidate in source.candidates})) as advance:
         stamps = own.cache_folder / STAMPS_FILE
         rule = _rule(asked, options.resplit)
@@ -99,12 +112,13 @@ def _init(place: Path | None, into: Path, options: InitOptions, progress: Progre
             kept=kept,
             stamps=stamps,
             on_file=lambda: advance(1),
-            relabel=options.relabel,
+            relabel=relabel,
+            label_separator=asked.label_separator,
         )
     stop_if_strict(built.left_out, options.strict)
     shared = _said_of_pairs(built, source.images, into, progress)
     project = _write_project(into, settings, place, source.images, built)
-    dataset = Dataset(built.images, project.images)
+    dataset = Dataset(built.images, project.images, label_separator=asked.label_separator)
     return Initialised(
         project=project,
         dataset=dataset,
@@ -175,10 +189,16 @@ def _project_before(into: Path) -> Project | None:
 
 
 def _kept(before: Project | None, settings: Settings) -> tuple[LabelledImage, ...]:
-    """The images of the earlier dataset.csv; without their groups where another pattern makes the groups now."""
+    """The images of the earlier dataset.csv; without their groups where another pattern makes the groups now.
+
+    Their labels are written with the separator of now.
+    """
     if before is None or not before.dataset_file.exists():
         return ()
-    images = read_dataset(before.dataset_file, before.images).images
+    images = dataset_of(before).images
+    earlier, now = (of.dataset.label_separator for of in (before.settings, settings))
+    if earlier != now:
+        images = tuple(replace(image, label=rewritten(image.label, earlier, separator=now)) for image in images)
     if before.settings.dataset.group_pattern == settings.dataset.group_pattern:
         return images
     return tuple(replace(image, group="") for image in images)
@@ -195,13 +215,32 @@ def _renamed(kept: tuple[LabelledImage, ...], before: Project | None, source: So
 
 
 def _settings(settings: Settings, options: InitOptions) -> Settings:
-    proportions = {"split_counts": None} if "split" in options.dataset else {}  # they replace counts in featcache.toml
-    dataset = changed(settings.dataset, {**proportions, **options.dataset})
+    replaced: dict[str, Any] = {}  # what is asked for takes the place of the other way in featcache.toml
+    if "split" in options.dataset:
+        replaced["split_counts"] = None
+    if "label_column" in options.dataset:
+        replaced["label_columns"] = ()
+    dataset = changed(settings.dataset, {**replaced, **options.dataset})
     dataset = changed(dataset, {"roots": {**settings.dataset.roots, **dataset.roots}})
+    if dataset.label_columns and not dataset.label_separator:
+        dataset = changed(dataset, {"label_separator": DEFAULT_SEPARATOR})
+    _refuse_contradictions(dataset, options)
     views = changed_views(settings.views, options.views)
     augmentation = changed(settings.augmentation, options.augmentation)
     changes = {"dataset": dataset, "views": views, "augmentation": augmentation}
     return settings.model_copy(update=changes)
+
+
+def _refuse_contradictions(dataset: DatasetSection, options: InitOptions) -> None:
+    """Raise ArgumentsError for what makes no sense where an image may have several labels."""
+    separator = dataset.label_separator
+    if {"label_column", "label_columns"} <= set(options.dataset):
+        raise ArgumentsError("`label_column` and `label_columns` exclude each other: give one of them")
+    if separator and dataset.split_counts:
+        raise ArgumentsError("`split_counts` are images of each class, and an image with several labels is of several")
+    for name in dataset.label_columns:
+        if separator in name:
+            raise ArgumentsError(f"the column {name!r:.80} has {separator!r} in it: set another `label_separator`")
 
 
 def _rule(asked: DatasetSection, resplit: bool) -> SplitRule:

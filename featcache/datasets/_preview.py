@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from featcache.core.errors import DatasetError, FeatcacheError, ProjectError
 from featcache.core.files import sha256_bytes, write_bytes
 from featcache.core.project import Project, changed
-from featcache.datasets.manifest import read_dataset
+from featcache.datasets.label_lists import labels_in
+from featcache.datasets.manifest import dataset_of
 from featcache.images import (
     contact_sheet,
     cut_and_resize,
@@ -43,12 +44,13 @@ def preview(
 
     Of many classes the first are drawn, `MOST_LINES` images in all.
     """
-    dataset = read_dataset(project.dataset_file, project.images)
+    dataset = dataset_of(project)
     project.images.refuse_missing(image.path for image in dataset.images)
     plan = changed(project.settings.augmentation, augmentation or {}).record()
     tiles, captions = [], []
     for label in dataset.classes[: max(MOST_LINES // per_class, 1)]:
-        images = [image for image in dataset.images if image.label == label][:per_class]
+        images = [image for image in dataset.images if label in labels_in(image.label, dataset.label_separator)]
+        images = images[:per_class]
         for image in images:
             try:
                 data = read_bytes(dataset.folder / image.path)

@@ -11,7 +11,8 @@ from featcache.core.errors import DatasetError, ProjectError, UsageError, neares
 from featcache.core.files import plain_cell
 from featcache.core.project import Project, find_project, init_call
 from featcache.datasets.csv_files import read_csv
-from featcache.datasets.manifest import Dataset, LabelledImage, check, in_order, read_dataset, write_dataset
+from featcache.datasets.label_lists import labels_in, tidied
+from featcache.datasets.manifest import Dataset, LabelledImage, check, dataset_of, in_order, write_dataset
 
 _LEAST_DIGITS = 8
 """Of an image_id, that name an image."""
@@ -42,7 +43,8 @@ def relabel(
     ----------
     project : a project, or a folder in one
     labels : {image: label}, or a CSV file with the columns image and label. An image is named by its path in
-        dataset.csv, or by its image_id or how that begins; "" takes a label away
+        dataset.csv, or by its image_id or how that begins; "" takes a label away. Where an image may have several
+        labels, a text has all of them, as in dataset.csv
     new_class : whether labels that no image has so far are taken
 
     Raises
@@ -61,22 +63,25 @@ def relabel(
     """
     project = project if isinstance(project, Project) else find_project(Path(project))
     where = str(project.dataset_file)
-    before = read_dataset(project.dataset_file, project.images)
+    before = dataset_of(project)
     asked = _of_file(Path(labels)) if isinstance(labels, (str, Path)) else dict(labels)
     wanted = _by_image(before, asked, where)
-    known = {image.label for image in before.images if image.label}
-    new = sorted(set(wanted.values()) - known - {""})
+    separator = before.label_separator
+    wanted = {number: tidied(label, separator) for number, label in wanted.items()}
+    known = {label for image in before.images for label in labels_in(image.label, separator)}
+    new = sorted({label for text in wanted.values() for label in labels_in(text, separator)} - known)
     if new and not new_class:
         raise UsageError(f"{new[0]!r:.80} is no class so far: {nearest(new[0], sorted(known))}", "Set `new_class=True`")
     images = [replace(image, label=wanted.get(number, image.label)) for number, image in enumerate(before.images)]
     try:
-        check(images, where, remedy=init_call(into=project.folder, resplit=True))
+        remedy = init_call(into=project.folder, resplit=True)
+        check(images, where, remedy=remedy, label_separator=separator)
     except DatasetError as error:
         raise DatasetError(f"no label was changed, since then {error}") from error
     changed = tuple(
         (old, image.label) for old, image in zip(before.images, images, strict=True) if old.label != image.label
     )
-    dataset = Dataset(in_order(images), before.folder)
+    dataset = replace(before, images=in_order(images))
     if changed:
         try:
             write_dataset(project.dataset_file, dataset.images)

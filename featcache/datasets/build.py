@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,13 +15,15 @@ from featcache.datasets.candidates import Candidate, LeftOut, Source, composed, 
 from featcache.datasets.edits import (
     Edited,
     edited_lines,
+    like_lists,
     odd_labels,
     said_of_edits,
     with_edited_labels,
     with_edited_splits,
 )
+from featcache.datasets.label_lists import labels_in, tidied, without_labels
 from featcache.datasets.manifest import SPLITS, LabelledImage, check, in_order, safe_relative
-from featcache.datasets.splits import DEFAULT_FRACTIONS, small_classes, split_by_counts, split_by_hash
+from featcache.datasets.splits import DEFAULT_FRACTIONS, Member, small_classes, split_by_counts, split_by_hash
 from featcache.images import ImageFile, image_id_of, remarks_on, scan
 
 _FIELD_PX = 400
@@ -65,10 +67,12 @@ def build(
     stamps: Path | None = None,
     on_file: Callable[[], object] = lambda: None,
     relabel: bool = False,
+    label_separator: str = "",
 ) -> Built:
     """Make the images of a dataset manifest.
 
     without : labels to leave out
+    label_separator : between the labels of an image that may have several
     kept : images of an earlier manifest, whose splits and groups stay as they are, and so do labels and splits that
         were edited there
     relabel : take the source's labels and splits instead
@@ -81,7 +85,15 @@ def build(
         edited = {} if relabel else edited_lines(kept)
         excluded = [composed(label) for label in without]
         return _build(
-            source, rule, without=excluded, kept=kept, edited=edited, stamps=stamps, on_file=on_file, left_out=left_out
+            source,
+            rule,
+            without=excluded,
+            kept=kept,
+            edited=edited,
+            stamps=stamps,
+            on_file=on_file,
+            left_out=left_out,
+            separator=label_separator,
         )
 
 
@@ -117,16 +129,19 @@ def _build(
     stamps: Path | None,
     on_file: Callable[[], object],
     left_out: list[LeftOut],
+    separator: str,
 ) -> Built:
-    unknown = set(without) - {one.label for one in source.candidates} - {one.label for one in edited.values()}
+    texts = [*(one.label for one in source.candidates), *(one.label for one in edited.values())]
+    unknown = set(without) - {label for text in texts for label in labels_in(text, separator)}
     if unknown:
         raise DatasetError(f"{source.folder}: no image has the label {', '.join(sorted(unknown))} to leave out")
-    candidates = [candidate for candidate in source.candidates if candidate.label not in without]
+    candidates = _candidates(source, without, separator)
+    remarks = [] if separator else like_lists(one.label for one in candidates)
     files = scan(source.images, (candidate.path for candidate in candidates), stamps=stamps, on_file=on_file)
     usable = _usable(source.images, candidates, files, left_out)
     images = [_image(candidate, files[candidate.path], rule.group_pattern) for candidate in usable]
-    _refuse_empty_classes(source, candidates, images)
-    images, relabelled = with_edited_labels(images, edited, without=without)
+    _refuse_empty_classes(source, candidates, images, separator=separator)
+    images, relabelled = with_edited_labels(images, edited, without=without, label_separator=separator)
     if rule.resplit:
         images = [replace(image, split="") for image in images]
     images = _without_duplicates(images, left_out)
@@ -140,17 +155,39 @@ def _build(
     earlier = {} if rule.resplit else _earlier(images, kept)
     images = [_as_before(image, earlier.get(image.image_id), rule) for image in images]
     known = {image.group: earlier[image.image_id].split for image in images if image.image_id in earlier}
-    images, remarks = _without_small_classes(images, left_out)
+    images, small = _without_small_classes(images, left_out, separator)
     if not images:
-        raise DatasetError(f"{source.folder}: no class can be used: {'; '.join(remarks)}")
-    images, more_remarks = _with_splits(images, rule, known, left_out)
+        raise DatasetError(f"{source.folder}: no class can be used: {'; '.join([*small, *remarks])}")
+    images, of_splits = _with_splits(images, rule, known, left_out=left_out, separator=separator)
     images, moved = with_edited_splits(images, {} if rule.resplit or rule.counts else edited)
-    remarks = [*source.remarks, *remarks, *more_remarks, *said_of_edits(relabelled, moved), *odd_labels(images)]
-    if unlabelled:
-        remarks.append(f"{len(unlabelled)} images have no label: they are cached, and left out of training")
-    check(images, str(source.folder), remedy="`resplit=True`")
+    labels = (label for image in images for label in labels_in(image.label, separator))
+    remarks = [*source.remarks, *remarks, *small, *of_splits, *said_of_edits(relabelled, moved), *odd_labels(labels)]
+    remarks += _on_images_without_labels(images, unlabelled, separator)
+    check(images, str(source.folder), remedy="`resplit=True`", label_separator=separator)
     fields = tuple(path for path, file in files.items() if max(file.width_px, file.height_px) >= _FIELD_PX)
     return Built(in_order([*images, *unlabelled]), tuple(left_out), (*remarks, *remarks_on(files)), fields)
+
+
+def _candidates(source: Source, without: Sequence[str], separator: str) -> list[Candidate]:
+    """What the source names, without the labels that are to be left out; of one label an image without the image."""
+    found = []
+    for candidate in source.candidates:
+        label = without_labels(tidied(candidate.label, separator), without, separator=separator)
+        if label is not None:
+            found.append(replace(candidate, label=label))
+    return found
+
+
+def _on_images_without_labels(
+    images: Sequence[LabelledImage], unlabelled: Sequence[LabelledImage], separator: str
+) -> list[str]:
+    remarks = []
+    if none := sum(image.label == separator for image in images if separator):
+        remarks.append(f"{none} images have none of the labels: they are trained on as such")
+    if unlabelled:
+        how = f" ({separator!r} as their label says that they have none of the labels)" if separator else ""
+        remarks.append(f"{len(unlabelled)} images have no label: they are cached, and left out of training{how}")
+    return remarks
 
 
 def _usable(
@@ -209,10 +246,15 @@ def _image(candidate: Candidate, file: ImageFile, group_pattern: str) -> Labelle
     )
 
 
-def _refuse_empty_classes(source: Source, candidates: Sequence[Candidate], images: Sequence[LabelledImage]) -> None:
+def _refuse_empty_classes(
+    source: Source, candidates: Sequence[Candidate], images: Sequence[LabelledImage], *, separator: str
+) -> None:
     if not candidates:
         raise DatasetError(f"{source.folder}: no labelled image found")
-    empty = {candidate.label for candidate in candidates} - {image.label for image in images} - {""}
+    named, there = (
+        {label for one in some for label in labels_in(one.label, separator)} for some in (candidates, images)
+    )
+    empty = named - there
     if empty:
         raise DatasetError(
             f"{source.folder}: no usable image with the label {', '.join(map(repr, sorted(empty)))}: every file of "
@@ -268,36 +310,51 @@ def _as_before(image: LabelledImage, before: LabelledImage | None, rule: SplitRu
     return replace(image, split=split, group=before.group or image.group)
 
 
+def _members(images: Iterable[LabelledImage], separator: str) -> list[Member]:
+    """An image of several labels for each of them; one of none with ""."""
+    return [(image.group, label) for image in images for label in (labels_in(image.label, separator) or ("",))]
+
+
 def _without_small_classes(
-    images: Sequence[LabelledImage], left_out: list[LeftOut]
+    images: Sequence[LabelledImage], left_out: list[LeftOut], separator: str
 ) -> tuple[list[LabelledImage], list[str]]:
-    """Leave out classes that cannot be in train, val and test; only where splits are still to be made."""
+    """Leave out classes that cannot be in train, val and test; only where splits are still to be made.
+
+    An image of several labels only loses that one.
+    """
     if all(image.split for image in images):
         return list(images), []
-    small = small_classes([(image.group, image.label) for image in images])
+    small = small_classes(_members(images, separator))
     left_out += [
         LeftOut(image.path, f"its class {image.label!r} is too small to be in train, val and test")
         for image in images
-        if image.label in small
+        if not separator and image.label in small
     ]
     remarks = [
         f"class {label!r} is left out: it has {number} image{'s' if number > 1 else ''} of different groups, and 3 "
         "are needed, one each for train, val and test"
         for label, number in sorted(small.items())
     ]
-    return [image for image in images if image.label not in small], remarks
+    labels = [without_labels(image.label, small, separator=separator) for image in images]
+    kept = zip(images, labels, strict=True)
+    return [replace(image, label=label) for image, label in kept if label is not None], remarks
 
 
 def _with_splits(
-    images: Sequence[LabelledImage], rule: SplitRule, known: Mapping[str, str], left_out: list[LeftOut]
+    images: Sequence[LabelledImage],
+    rule: SplitRule,
+    known: Mapping[str, str],
+    *,
+    left_out: list[LeftOut],
+    separator: str,
 ) -> tuple[list[LabelledImage], list[str]]:
     """Fill in the splits that are still open; groups in `known` stay where they were if that can be."""
     given = {image.group: image.split for image in images if image.split}
     if all(image.split for image in images):
         if set(given.values()) == {"train", "test"}:
-            return _take_val_from_train(images, rule, known)
+            return _take_val_from_train(images, rule, known, separator)
         return list(images), []
-    members = [(image.group, image.label) for image in images]
+    members = _members(images, separator)
     if rule.counts:
         splits = split_by_counts(members, rule.counts, seed=rule.seed, known=known)
     else:
@@ -313,10 +370,10 @@ def _with_splits(
 
 
 def _take_val_from_train(
-    images: Sequence[LabelledImage], rule: SplitRule, known: Mapping[str, str]
+    images: Sequence[LabelledImage], rule: SplitRule, known: Mapping[str, str], separator: str
 ) -> tuple[list[LabelledImage], list[str]]:
     """A source with train and test only: part of the training groups becomes the validation split."""
-    members = [(image.group, image.label) for image in images if image.split == "train"]
+    members = _members((image for image in images if image.split == "train"), separator)
     fraction = DEFAULT_FRACTIONS["val"] / (DEFAULT_FRACTIONS["train"] + DEFAULT_FRACTIONS["val"])
     half = {"train": 1 - fraction, "val": fraction / 2, "test": fraction / 2}
     splits = split_by_hash(members, half, seed=rule.seed)

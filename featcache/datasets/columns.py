@@ -50,6 +50,7 @@ _BOXY = frozenset(name for names in (*_CORNERS, *_EXTENTS) for name in names) - 
     *("bbox", "box", "boundingbox", "rect", "rectangle", "roi", "polygon", "segmentation", "coordinates", "geometry"),
     *("xcenter", "ycenter", "cx", "cy", "xc", "yc", "regionshapeattributes", "points"),
 }
+_YES, _NO = ("1", "1.0", "true"), ("0", "0.0", "false")
 _RETINANET = ("path", "x_min", "y_min", "x_max", "y_max", "label")
 
 
@@ -57,6 +58,7 @@ _RETINANET = ("path", "x_min", "y_min", "x_max", "y_max", "label")
 class Columns:
     """Names of the columns as they stand in a list; "" where there is none.
 
+    labels : columns with 0 and 1, one for each label that an image may have, instead of `label`
     box : four columns: left, top and, unless `has_extent`, right and bottom; else width and height
     size : width and height of the picture that the boxes were drawn on, or none
     is_ours : whether the box columns are named as in dataset.csv, whose boxes are of upright images
@@ -66,6 +68,7 @@ class Columns:
     label: str
     group: str
     split: str
+    labels: tuple[str, ...] = ()
     box: tuple[str, ...] = ()
     has_extent: bool = False
     size: tuple[str, ...] = ()
@@ -81,9 +84,10 @@ def recognise(where: str, header: Sequence[str], *, asked: DatasetSection) -> Co
     """The columns of a list. Raises DatasetError where path or label is missing, or a box cannot be told."""
     by_name = {plain(name): name for name in reversed(header)}
     path, label = path_and_label(where, header, asked=asked)
+    labels = tuple(_named(where, header, name, option="label_columns") for name in asked.label_columns)
     group = _one(where, header, asked=asked, option="group_column", usual=_GROUP_COLUMNS)
     split = _one(where, header, asked=asked, option="split_column", usual=_SPLIT_COLUMNS)
-    box, has_extent = _box_columns(where, header, by_name, asked.box_columns, {path, label, group, split})
+    box, has_extent = _box_columns(where, header, by_name, asked.box_columns, {path, label, *labels, group, split})
     size = tuple(by_name[name] for name in ("width", "height") if name in by_name and by_name[name] not in box)
     is_ours = box == tuple(by_name.get(name, "") for name in _CORNERS[0]) and all("_" in name for name in box)
     return Columns(
@@ -91,6 +95,7 @@ def recognise(where: str, header: Sequence[str], *, asked: DatasetSection) -> Co
         label=label,
         group=group,
         split=split,
+        labels=labels,
         box=box,
         has_extent=has_extent,
         size=size if len(size) == 2 and box else (),
@@ -99,14 +104,20 @@ def recognise(where: str, header: Sequence[str], *, asked: DatasetSection) -> Co
 
 
 def path_and_label(where: str, header: Sequence[str], *, asked: DatasetSection) -> tuple[str, str]:
-    """The columns of a list that name images and say their labels. Raises DatasetError where one is missing."""
+    """The columns of a list that name images and say their labels. Raises DatasetError where one is missing.
+
+    The second is "" where labels have columns of their own.
+    """
     path = _one(where, header, asked=asked, option="path_column", usual=(*PATH_COLUMNS, *ALSO_PATHS))
     label = _one(where, header, asked=asked, option="label_column", usual=(*LABEL_COLUMNS, *ALSO_LABELS))
-    if not path or not label:
+    label = "" if asked.label_columns else label
+    if not path or not (label or asked.label_columns):
         missing = "path (or image, file, filename)" if not path else "label (or class, category)"
         option = "path_column" if not path else "label_column"
+        several = ", or columns of 0 and 1, one for each label, with `label_columns=('A', 'B')`" if path else ""
         raise DatasetError(
-            f"{where}: expected a column {missing}; found {', '.join(header)}", f"Name the column with `{option}`"
+            f"{where}: expected a column {missing}; found {', '.join(header)}",
+            f"Name the column with `{option}`{several}",
         )
     return path, label
 
@@ -118,7 +129,7 @@ def has_path_and_label(header: Sequence[str], asked: DatasetSection, *, usual_on
     if not usual_only:
         paths, labels = paths | set(ALSO_PATHS), labels | set(ALSO_LABELS)
     paths = {plain(asked.path_column)} if asked.path_column else paths
-    labels = {plain(asked.label_column)} if asked.label_column else labels
+    labels = {plain(name) for name in asked.label_columns or [asked.label_column] if name} or labels
     return bool(names & paths and names & labels)
 
 
@@ -201,6 +212,17 @@ def box_of(cells: Mapping[str, str], columns: Columns, *, where: str) -> Box | N
     except ValueError as error:
         kind = "left, top, width and height" if columns.has_extent else "left, top, right and bottom"
         raise DatasetError(f"{where}: box {', '.join(values)}: expected {kind} in pixels") from error
+
+
+def labels_of(cells: Mapping[str, str], columns: Columns, *, where: str) -> list[str] | None:
+    """The labels whose columns say 1; None where all of these are empty. DatasetError for what is neither 0 nor 1."""
+    values = {name: cells[name].strip().lower() for name in columns.labels}
+    if not any(values.values()):
+        return None
+    for name, value in values.items():
+        if value not in (*_YES, *_NO):
+            raise DatasetError(f"{where}: {name} is {cells[name]!r:.80}: expected 0 or 1")
+    return [name for name, value in values.items() if value in _YES]
 
 
 def size_of(cells: Mapping[str, str], columns: Columns) -> Size | None:

@@ -13,7 +13,7 @@ from featcache.core.project import ImageFolders, Project, init_call
 from featcache.datasets.boxes import clipped
 from featcache.datasets.build import default_group
 from featcache.datasets.candidates import LeftOut
-from featcache.datasets.manifest import Dataset, LabelledImage, read_dataset, write_dataset
+from featcache.datasets.manifest import Dataset, LabelledImage, dataset_of, write_dataset
 from featcache.images import STAMPS_FILE, image_id_of, scan
 
 
@@ -27,7 +27,7 @@ def current_dataset(
     by size and times are taken for unchanged, unless `check_bytes` asks to read them.
     Without `keep` dataset.csv stays as it is.
     """
-    listed = read_dataset(project.dataset_file, project.images)
+    listed = dataset_of(project)
     named = [replace(image, path=_as_on_disk(listed.folder, image.path)) for image in listed.images]
     paths = {image.path for image in named}
     project.images.refuse_missing(paths)
@@ -61,7 +61,7 @@ def current_dataset(
             write_dataset(project.dataset_file, lines)
         except OSError as error:
             raise ProjectError(f"{project.dataset_file}: cannot be written: {error.strerror or error}") from error
-    return Dataset(tuple(images), listed.folder), left_out
+    return replace(listed, images=tuple(images)), left_out
 
 
 def _as_on_disk(folder: Path | ImageFolders, path: str) -> str:

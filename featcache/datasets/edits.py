@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from featcache.datasets.label_lists import labels_in, likely_separator, without_labels
 from featcache.datasets.manifest import LabelledImage
 from featcache.images import Box
 
@@ -23,14 +23,14 @@ def edited_lines(images: Sequence[LabelledImage]) -> dict[Line, LabelledImage]:
 
 
 def with_edited_labels(
-    images: Sequence[LabelledImage], edited: Edited, *, without: Sequence[str]
+    images: Sequence[LabelledImage], edited: Edited, *, without: Sequence[str], label_separator: str = ""
 ) -> tuple[list[LabelledImage], list[LabelledImage]]:
     """Images with the labels that dataset.csv has for them, and those of them that the source labels otherwise."""
     done, relabelled = [], []
     for image in images:
         before = edited.get((image.path, image.box))
-        label = before.label if before else image.label
-        if label not in without:
+        label = without_labels((before or image).label, without, separator=label_separator)
+        if label is not None:
             done.append(replace(image, label=label))
             relabelled += [done[-1]] if label != image.label else []
     return done, relabelled
@@ -61,18 +61,24 @@ def said_of_edits(relabelled: Sequence[LabelledImage], moved: Sequence[LabelledI
     return remarks
 
 
-def odd_labels(images: Sequence[LabelledImage]) -> list[str]:
+def like_lists(labels: Iterable[str]) -> list[str]:
+    """A remark on labels that may be several labels of an image."""
+    texts = sorted(set(labels))
+    separator = likely_separator(texts)
+    lists = [text for text in texts if len(labels_in(text, separator)) > 1]
+    if not separator or not lists:
+        return []
+    said = f"the label {lists[0]!r} is" if len(lists) == 1 else f"{len(lists)} labels like {lists[0]!r} are each"
+    return [f"{said} taken as one class: `label_separator={separator!r}` takes such lists as several labels an image"]
+
+
+def odd_labels(labels: Iterable[str]) -> list[str]:
     """Remarks on labels that may not be what was meant."""
-    labels = sorted({image.label for image in images})
-    remarks = []
     by_letters = defaultdict(list)
-    for label in labels:
+    for label in sorted(set(labels)):
         by_letters[label.casefold()].append(label)
-        if re.search(r"[;|]", label):
-            remarks.append(f"the label {label!r} is taken as one class: an image has one label")
-    remarks += [
+    return [
         f"the classes {' and '.join(map(repr, alike))} differ in capital letters only, and are taken as different"
         for alike in by_letters.values()
         if len(alike) > 1
     ]
-    return remarks

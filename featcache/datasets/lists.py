@@ -21,11 +21,13 @@ from featcache.datasets.columns import (
     box_of,
     has_path_and_label,
     headerless,
+    labels_of as labels_in_columns,
     path_and_label,
     recognise,
     size_of,
 )
 from featcache.datasets.csv_files import header_of, read_csv
+from featcache.datasets.label_lists import joined
 from featcache.datasets.split_names import split_of
 from featcache.images import is_file, is_image_name, is_images_folder, visible_folders
 
@@ -47,18 +49,21 @@ def from_csv(path: Path, asked: DatasetSection) -> Source:
         if isinstance(file, str):
             source.left_out.append(LeftOut(name, file))
         else:
-            source.candidates.append(_candidate(cells, columns, where))
+            source.candidates.append(_candidate(cells, columns, where, separator=asked.label_separator))
             files.append(file)
     _name_from_folders(source, files)
     return source
 
 
-def _candidate(cells: dict[str, str], columns: Columns, where: str) -> Candidate:
+def _candidate(cells: dict[str, str], columns: Columns, where: str, *, separator: str) -> Candidate:
     split = _split_name(cells[columns.split], where) if columns.split else ""
     group = composed(cells[columns.group]) if columns.group else ""
     box = box_of(cells, columns, where=where) if columns.box else None
     size = size_of(cells, columns) if box else None
-    return Candidate(path="", label=composed(cells[columns.label]), split=split, group=group, box=box, size=size)
+    label = cells[columns.label] if columns.label else ""
+    if columns.labels and (found := labels_in_columns(cells, columns, where=where)) is not None:
+        label = joined(found, separator)
+    return Candidate(path="", label=composed(label), split=split, group=group, box=box, size=size)
 
 
 def _without_folds(source: Source, frame: pd.DataFrame, columns: Columns) -> Columns:
@@ -199,6 +204,7 @@ def _keys(path: Path) -> tuple[str, str]:
 def labels_of(path: Path, asked: DatasetSection) -> Iterator[tuple[str, list[str]]]:
     """Lines of a label file: an image's name and the labels of its cells ("a, b": two cells)."""
     frame = read_csv(path, headerless)
+    asked = asked.model_copy(update={"label_columns": ()})  # `init` refuses them where boxes are labelled
     path_column, label_column = path_and_label(str(path), [str(name) for name in frame.columns], asked=asked)
     for _, row in frame.iterrows():
         labels = [composed(label.strip()) for label in re.split(r"[,;|]", str(row[label_column]))]

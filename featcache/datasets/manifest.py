@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from featcache.core.errors import DatasetError
 from featcache.core.files import plain_cell, safe_cell, write_text
-from featcache.core.project import ImageFolders
+from featcache.core.project import ImageFolders, Project
 from featcache.core.recipe import digest
 from featcache.datasets.csv_files import read_csv
+from featcache.datasets.label_lists import labels_in, tidied
 from featcache.images import Box, sides_px
 
 SPLITS = ("train", "val", "test")
@@ -32,6 +33,7 @@ class LabelledImage:
     """One line of dataset.csv: an original, or one box cut out of it.
 
     path : relative to the images' folder, with forward slashes; of images in another root it begins with its name
+    label : of several labels an image all of them, see `featcache.datasets.label_lists`
     label, split : "" where nobody has said yet: the image is cached, and left out of training
     image_id : digest of the file's bytes, and of the box where there is one (`image_id_of`)
     """
@@ -54,26 +56,32 @@ class Dataset:
     """Images in their order, a project's as dataset.csv has them, and the folders that their paths start from.
 
     arrays : pixels (h, w, 3), uint8, of images that are no files, by path
+    label_separator : between the labels of an image that may have several; "" where each has one
     """
 
     images: tuple[LabelledImage, ...]
     folder: Path | ImageFolders
     arrays: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    label_separator: str = ""
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """All labels of images in a split, sorted."""
-        return tuple(sorted({image.label for image in self.images if image.is_trained_on}))
+        trained_on = {image.label for image in self.images if image.is_trained_on}
+        return tuple(sorted({label for text in trained_on for label in labels_in(text, self.label_separator)}))
 
     @cached_property
     def digest(self) -> str:
         """Hex SHA-256 over every line, in any order: what a run was trained on."""
         lines = [list(_cells(image)) for image in self.images]
-        return digest(sorted(lines, key=lambda line: [-1 if cell is None else cell for cell in line]))
+        lines = sorted(lines, key=lambda line: [-1 if cell is None else cell for cell in line])
+        return digest([["label_separator", self.label_separator], *lines] if self.label_separator else lines)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Images a class and split: {label: {split: n}}."""
-        counts: Counter[tuple[str, str]] = Counter((image.label, image.split) for image in self.images)
+        """Images a class and split: {label: {split: n}}; one of several labels counts for each of them."""
+        counts: Counter[tuple[str, str]] = Counter(
+            (label, image.split) for image in self.images for label in labels_in(image.label, self.label_separator)
+        )
         return {label: {split: counts[label, split] for split in SPLITS} for label in self.classes}
 
 
@@ -83,21 +91,32 @@ def in_order(images: Iterable[LabelledImage]) -> tuple[LabelledImage, ...]:
     return tuple(sorted(images, key=lambda i: (order.index(i.split), i.label, i.path, i.box or Box(0, 0, 1, 1))))
 
 
-def check(images: Sequence[LabelledImage], where: str, *, remedy: str = "`featcache.init(resplit=True)`") -> None:
+def check(
+    images: Sequence[LabelledImage],
+    where: str,
+    *,
+    remedy: str = "`featcache.init(resplit=True)`",
+    label_separator: str = "",
+) -> None:
     """Refuse what no honest training can use. Raises DatasetError with all that is wrong at once.
 
     Images without a label or split are passed: they are not trained on.
 
     remedy : what makes new splits
+    label_separator : as of `Dataset`
     """
     if not images:
         raise DatasetError(f"{where}: no usable image")
     images = [image for image in images if image.is_trained_on]
     if not images:
         raise DatasetError(f"{where}: no image has both a label and a split")
-    labels = {image.label for image in images}
+    labels_of = {image.label: labels_in(image.label, label_separator) for image in images}
+    labels = {label for found in labels_of.values() for label in found}
     if len(labels) < 2:
-        raise DatasetError(f"{where}: all images have the label {min(labels)!r}: at least two classes are needed")
+        found = f"all images have the label {min(labels)!r}" if labels else "no image has any of the labels"
+        if labels and label_separator:
+            found = f"the images have no label but {min(labels)!r}"
+        raise DatasetError(f"{where}: {found}: at least two classes are needed")
     problems = []
     by_group = defaultdict(set)
     for image in images:
@@ -110,8 +129,9 @@ def check(images: Sequence[LabelledImage], where: str, *, remedy: str = "`featca
             "a group must stay on one side, or the test leaks into the training"
         )
     for split in SPLITS:
-        present = {image.label for image in images if image.split == split}
-        if not present:
+        there = {image.label for image in images if image.split == split}
+        present = {label for text in there for label in labels_of[text]}
+        if not there:
             problems.append(f"the split {split!r} has no images")
         elif labels - present:
             problems.append(f"the split {split!r} has no images of {', '.join(sorted(labels - present))}")
@@ -132,8 +152,10 @@ def write_dataset(path: Path, images: Sequence[LabelledImage]) -> None:
     write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
-def read_dataset(path: Path, folder: Path | ImageFolders) -> Dataset:
+def read_dataset(path: Path, folder: Path | ImageFolders, *, label_separator: str = "") -> Dataset:
     """Parse dataset.csv. Every line is checked; DatasetError names the first line that is wrong.
+
+    label_separator : as of `Dataset`
 
     The column image_id may be absent or empty (a list written by hand): it is then "".
     """
@@ -144,13 +166,20 @@ def read_dataset(path: Path, folder: Path | ImageFolders) -> Dataset:
     images, seen = [], set()
     for line, cells in zip(frame.index, frame.to_dict("records"), strict=True):
         image = _parse({str(key): str(value) for key, value in cells.items()}, f"{path}, line {line}")
+        image = replace(image, label=tidied(image.label, label_separator))
         if (image.path, image.box) in seen:
             raise DatasetError(f"{path}, line {line}: {image.path} is listed twice")
         seen.add((image.path, image.box))
         images.append(image)
     if not images:
         raise DatasetError(f"{path}: no images are listed")
-    return Dataset(tuple(images), folder)
+    return Dataset(tuple(images), folder, label_separator=label_separator)
+
+
+def dataset_of(project: Project) -> Dataset:
+    """What dataset.csv of a project says; see `read_dataset`."""
+    separator = project.settings.dataset.label_separator
+    return read_dataset(project.dataset_file, project.images, label_separator=separator)
 
 
 def safe_relative(path: str, where: str) -> str:

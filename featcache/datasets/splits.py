@@ -15,7 +15,7 @@ from featcache.datasets.manifest import SPLITS
 
 DEFAULT_FRACTIONS: Mapping[str, float] = {"train": 0.70, "val": 0.15, "test": 0.15}
 Member = tuple[str, str]
-"""(group, label) of one image."""
+"""(group, label) of one image; of several labels once for each; "" of an image with none of them."""
 
 
 def split_by_hash(
@@ -100,7 +100,8 @@ def _known_first(groups: Sequence[str], split: str, known: Mapping[str, str]) ->
 def _groups_by_label(members: Sequence[Member]) -> dict[str, set[str]]:
     groups = defaultdict(set)
     for group, label in members:
-        groups[label].add(group)
+        if label:
+            groups[label].add(group)
     return dict(groups)
 
 

@@ -11,7 +11,7 @@ from featcache.core.project import ViewsSection
 from featcache.datasets.manifest import SPLITS, LabelledImage
 
 
-def plan_views(images: Sequence[LabelledImage], wanted: ViewsSection) -> list[int]:
+def plan_views(images: Sequence[LabelledImage], wanted: ViewsSection, *, label_separator: str = "") -> list[int]:
     """Number of views of each image, in the order of `images`.
 
     Where a split asks for a total of rows, the classes share it evenly, unless it is given for each of them; then
@@ -19,8 +19,16 @@ def plan_views(images: Sequence[LabelledImage], wanted: ViewsSection) -> list[in
     images that come first by the hash of their id. A share below the number of a class's images
     leaves the last of them without a view. An image without a label or split gets the plain view alone.
 
-    Raises DatasetError where a class would get no row at all, and for rows of other classes than there are.
+    label_separator : as of `Dataset`
+
+    Raises DatasetError where a class would get no row at all, and for rows of other classes than there are, or of
+    classes where an image may be of several.
     """
+    if label_separator and (totals := [split for split in SPLITS if wanted.total_rows(split) is not None]):
+        raise DatasetError(
+            f"`{totals[0]}_rows` are spread over classes, and an image of this data set may have several labels",
+            f"Set the views of each image, with `{totals[0]}`, instead",
+        )
     of_class: dict[tuple[str, str], list[int]] = defaultdict(list)
     for index, image in enumerate(images):
         if image.is_trained_on:

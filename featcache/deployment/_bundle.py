@@ -25,7 +25,7 @@ from featcache.core.progress import Progress
 from featcache.core.project import Project, find_project
 from featcache.core.recipe import FeatureSpace
 from featcache.core.shown import shown
-from featcache.datasets import LabelledImage, read_dataset
+from featcache.datasets import LabelledImage, dataset_of
 from featcache.deployment._export import checking_pixels, description_of, refuse_missing
 from featcache.deployment.card import model_card
 from featcache.deployment.formats import write
@@ -47,6 +47,8 @@ from featcache.training import Run
 
 LABELS_FILE, CARD_FILE, RECIPE_FILE, README_FILE = "labels.json", "model_card.md", "recipe.json", "README.md"
 _ROWS = 8
+_ONE_CLASS = "print(path, classes[probabilities[0].argmax()], probabilities[0].max())"
+_SEVERAL_LABELS = "print(path, [(name, p) for name, p in zip(classes, probabilities[0].tolist()) if p > 0.5])"
 _SQUARE = {
     "stretch": "",
     "pad": """    side = max(high, wide)
@@ -171,7 +173,7 @@ def bundle(
         LABELS_FILE: _json(described),
         RECIPE_FILE: _json(predictor.recipe.to_dict()),
         CARD_FILE: model_card(found, licence=licence, contact=contact).encode(),
-        README_FILE: _readme(found.name, space).encode(),
+        README_FILE: _readme(found.name, space, predictor.head.has_several_labels).encode(),
     }
     record = BundleRecord(
         name=found.name,
@@ -226,7 +228,7 @@ def _test_images(run: Run, project: Project | None) -> list[tuple[LabelledImage,
     """Up to eight test images of the run's project, of all classes in turn; none where they are not at hand."""
     try:
         project = project or find_project(run.folder.parent)
-        dataset = read_dataset(project.dataset_file, project.images)
+        dataset = dataset_of(project)
     except (ProjectError, DatasetError):
         return []
     of_class: dict[str, list[LabelledImage]] = {}
@@ -279,7 +281,8 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _readme(name: str, space: FeatureSpace) -> str:
+def _readme(name: str, space: FeatureSpace, several_labels: bool) -> str:
     text = resources.files("featcache.deployment").joinpath("bundle_readme.md").read_text("utf-8")
     side = space.input_size_px
-    return Template(text).substitute(name=name, side=side, square=_SQUARE[space.resize])
+    named = _SEVERAL_LABELS if several_labels else _ONE_CLASS
+    return Template(text).substitute(name=name, side=side, square=_SQUARE[space.resize], named=named)

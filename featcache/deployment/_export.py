@@ -24,6 +24,7 @@ from featcache.core.shown import shown
 from featcache.deployment.formats import FORMATS, computed_by, write
 from featcache.deployment.graph import PROBABILITIES, graph_of
 from featcache.heads import Head
+from featcache.measures import THRESHOLD
 from featcache.prediction import classes_of, head_of, open_run, recipe_of
 from featcache.training import Run
 
@@ -173,6 +174,7 @@ def description_of(run: Run) -> dict[str, Any]:
         "backbone": space.backbone,
         "weights": str(run.config.get("weights", "")),
         "feature_space": space.digest,
+        **({"several_labels": True, "threshold": THRESHOLD} if run.config.get("label_separator") else {}),
     }
 
 

@@ -13,7 +13,8 @@ import pandas as pd
 
 from featcache.core.errors import RunError
 from featcache.core.strict_json import MAX_TEXT_BYTES, read_bounded
-from featcache.datasets import SPLITS
+from featcache.datasets import SPLITS, labels_in
+from featcache.doubt import DOUBT_FILE
 from featcache.reporting import in_markdown
 from featcache.training import PREDICTIONS_FILE, Run
 
@@ -46,7 +47,9 @@ def _lines(run: Run, rows: pd.DataFrame, licence: str, contact: str) -> Iterator
     used = rows[(rows["split"] != "") & (rows["label"] != "")]
     plain = used[used["view"] == 0]
     yield f"# Model card: {in_markdown(run.name)}"
-    yield f"\nNames the class of an image: {', '.join(in_markdown(label) for label in classes)}."
+    separator = str(config.get("label_separator", ""))
+    task = "Tells which of these labels an image has, several or none" if separator else "Names the class of an image"
+    yield f"\n{task}: {', '.join(in_markdown(label) for label in classes)}."
     yield "\n## Model\n"
     yield from _table(
         ["", ""],
@@ -66,31 +69,12 @@ def _lines(run: Run, rows: pd.DataFrame, licence: str, contact: str) -> Iterator
         f"{_sources(plain)}. Digest of the data set: `{config['dataset'][:16]}`, of the cache: "
         f"`{config['cache'][:16]}`.\n"
     )
-    found = plain.groupby(["label", "split"]).size().to_dict()
+    labels = plain["label"].map(lambda text: labels_in(text, separator))
+    found = plain.assign(label=labels).explode("label").groupby(["label", "split"]).size().to_dict()
     counts = {label: [int(found.get((label, split), 0)) for split in SPLITS] for label in classes}
     yield from _table(["class", *SPLITS], [[label, *map(str, counts[label])] for label in classes])
     yield "\n## How good it is\n"
-    yield from _table(
-        [
-            "split",
-            "rows",
-            "groups",
-            "accuracy, %",
-            "95 % interval",
-            "balanced accuracy, %",
-            "majority-class baseline, %",
-        ],
-        [_measures(split, metrics[split]) for split in SPLITS],
-    )
-    yield "\nIntervals are over groups. Test images: lines are true, columns predicted.\n"
-    confusion = metrics["test"]["confusion"]
-    yield from _table(
-        ["", *classes, "recall, %"],
-        [
-            [label, *map(str, line), _percent(metrics["test"]["per_class"][label]["recall"])]
-            for label, line in zip(classes, confusion, strict=True)
-        ],
-    )
+    yield from _of_labels(metrics) if separator else _of_classes(metrics, classes)
     if calibration := metrics.get("calibration"):
         before, after = (calibration["test"][name]["calibration_error"] for name in ("before", "after"))
         yield (
@@ -98,16 +82,21 @@ def _lines(run: Run, rows: pd.DataFrame, licence: str, contact: str) -> Iterator
             f"after calibration (temperature {calibration['temperature']:.2f}, from the validation images)."
         )
     yield "\n## What it does not know\n"
-    yield from (f"- {line}" for line in _limits(classes, counts, plain, calibration is not None))
+    yield from (
+        f"- {line}" for line in _limits(classes, counts, plain, (run.folder / DOUBT_FILE).is_file(), bool(separator))
+    )
     yield "\n## Licence and contact\n"
     yield f"- Licence: {in_markdown(licence) or 'not stated'}"
     yield f"- Contact: {in_markdown(contact) or 'not stated'}"
 
 
 def _limits(
-    classes: Sequence[str], counts: Mapping[str, Sequence[int]], plain: pd.DataFrame, marks: bool
+    classes: Sequence[str], counts: Mapping[str, Sequence[int]], plain: pd.DataFrame, marks: bool, several: bool
 ) -> Iterator[str]:
-    yield f"Every image gets one of {len(classes)} classes, an image of anything else, too."
+    if several:
+        yield f"It knows these {len(classes)} labels and no other, also of an image that shows anything else."
+    else:
+        yield f"Every image gets one of {len(classes)} classes, an image of anything else, too."
     for label in classes:
         n_train, _, n_test = counts[label]
         if n_test < _FEW:
@@ -121,12 +110,43 @@ def _limits(
     ).strip()
 
 
-def _measures(split: str, found: Mapping[str, Any]) -> list[str]:
+def _of_classes(metrics: Mapping[str, Any], classes: Sequence[str]) -> Iterator[str]:
+    balanced = ["balanced accuracy, %", "majority-class baseline, %"]
+    rows = [_measures(split, metrics[split], "balanced_accuracy", "majority") for split in SPLITS]
+    yield from _table(["split", "rows", "groups", "accuracy, %", "95 % interval", *balanced], rows)
+    yield "\nIntervals are over groups. Test images: lines are true, columns predicted.\n"
+    confusion = metrics["test"]["confusion"]
+    yield from _table(
+        ["", *classes, "recall, %"],
+        [
+            [label, *map(str, line), _percent(metrics["test"]["per_class"][label]["recall"])]
+            for label, line in zip(classes, confusion, strict=True)
+        ],
+    )
+
+
+def _of_labels(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """The same of several labels an image: a line for each label, with its own two by two counts."""
+    more = ["macro F1, %", "most frequent combination, %"]
+    rows = [_measures(split, metrics[split], "macro_f1", "majority") for split in SPLITS]
+    yield from _table(["split", "rows", "groups", "exact match, %", "95 % interval", *more], rows)
+    yield "\nIntervals are over groups. Test images, at a probability above one half:\n"
+    counts = ["have it, found", "have it, missed", "have it not, named", "have it not"]
+    yield from _table(
+        ["label", *counts, "recall, %", "precision, %"],
+        [
+            [label, *map(str, (tp, fn, fp, tn)), *(_percent(of[name]) for name in ("recall", "precision"))]
+            for label, of in metrics["test"]["per_class"].items()
+            for (tn, fp), (fn, tp) in [of["confusion"]]
+        ],
+    )
+
+
+def _measures(split: str, found: Mapping[str, Any], *more: str) -> list[str]:
     low, high = found["intervals"]["accuracy"]
-    shares = (found["accuracy"], found["balanced_accuracy"], found["majority"])
-    accuracy, balanced, majority = map(_percent, shares)
+    accuracy, *others = (_percent(found[name]) for name in ("accuracy", *more))
     interval = f"{100 * low:.1f} to {100 * high:.1f}"
-    return [split, str(found["rows"]), str(found["groups"]), accuracy, interval, balanced, majority]
+    return [split, str(found["rows"]), str(found["groups"]), accuracy, interval, *others]
 
 
 def _percent(share: float | None) -> str:

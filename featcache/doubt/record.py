@@ -57,16 +57,18 @@ class Doubt:
         """Of validation rows.
 
         probabilities : (n, classes)
-        y, groups : (n,)
+        y, groups : (n,). Of several labels a row y is an indicator (n, classes), and nothing is said of probabilities:
+            the temperature is 1, the misses are 0
         likeness : fitted to the training rows
         features : (n, c), pooled, of these rows
         """
         _, of_group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
         shares = 1 / (len(sizes) * sizes[of_group])
         known = likeness is not None and features is not None
+        one_class = y.ndim == 1
         return cls(
-            temperature=fit_temperature(probabilities, y, weights=shares),
-            misses=1 - _summing_to_one(probabilities)[np.arange(len(y)), y],
+            temperature=fit_temperature(probabilities, y, weights=shares) if one_class else 1.0,
+            misses=1 - _summing_to_one(probabilities)[np.arange(len(y)), y] if one_class else np.zeros(len(y)),
             shares=shares,
             n_groups=len(sizes),
             distances=likeness.distances(features) if known else np.full(len(y), np.nan),  # type: ignore[union-attr, arg-type]

@@ -260,6 +260,7 @@ def _note_what_training_lacks(project: Project, plan: Plan, progress: Progress) 
             plan.dataset.images,
             project.dataset_file.name,
             remedy=init_call(into=project.folder, resplit=True),
+            label_separator=plan.dataset.label_separator,
         )
     except DatasetError as error:
         left_out = [f"{item.path}: {item.reason}" for item in plan.left_out[:1]]

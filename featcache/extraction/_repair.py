@@ -216,7 +216,8 @@ def _dataset(
             if manifest or not (folder / DATASET_FILE).is_file():
                 raise
     copy = file_of(folder, manifest, name=DATASET_FILE) if manifest else folder / DATASET_FILE
-    dataset = Dataset(images_in(read_dataset_copy(copy)), project.images)
+    separator = str(manifest.provenance.get("label_separator", "")) if manifest else ""
+    dataset = Dataset(images_in(read_dataset_copy(copy)), project.images, label_separator=separator)
     images_of(dataset, image_ids)
     return dataset
 

@@ -93,7 +93,7 @@ def plan_extraction(
     dataset, left_out = images or current_dataset(
         project, options.strict, progress=progress, check_bytes=options.check_bytes, keep=keep
     )
-    views = plan_views(dataset.images, wanted)
+    views = plan_views(dataset.images, wanted, label_separator=dataset.label_separator)
     augmentation = changed(project.settings.augmentation, options.augmentation).record()
     storage = changed(project.settings.storage, options.storage)
     plans = []

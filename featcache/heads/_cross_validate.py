@@ -17,14 +17,23 @@ from featcache.core.errors import HeadError, UsageError, nearest
 from featcache.core.npz import write_npz
 from featcache.core.progress import SILENT, Progress
 from featcache.core.recipe import digest
+from featcache.datasets import encoded
 from featcache.heads._sweep import grid
 from featcache.heads.fold_training import AllRows, Classical, Dense
 from featcache.heads.folds import Fold, judging_source, leaving_groups_out, stratified
 from featcache.heads.kernel import features_digest
 from featcache.heads.protocol import TUNED, Protocol
-from featcache.measures import Judged, evaluate
+from featcache.heads.train import refuse_other_output
+from featcache.measures import evaluate, judge
 from featcache.store import Cache
-from featcache.training import CROSS_VALIDATION, Fitted, checkpoint, described, explaining_damage, runs
+from featcache.training import (
+    CROSS_VALIDATION,
+    Fitted,
+    checkpoint,
+    described,
+    explaining_damage,
+    runs,
+)
 
 Array = NDArray[np.floating[Any]]
 FOLDS_FILE = "folds.csv"
@@ -58,6 +67,8 @@ def cross_validate(
     """
     if len(cache.classes) < 2:
         raise HeadError(f"{cache.name}: at least two classes are needed, of images with a label and a split")
+    if isinstance(head, Dense):
+        refuse_other_output(cache, head.config)
     inputs = AllRows(cache, protocol.judge, progress=progress)
     folds = _folds(inputs, protocol, seed)
     head.refuse_untrainable(min(len(inputs.rows_of(fold.train)) for fold in folds))
@@ -175,32 +186,35 @@ def _write(
     ]
     parts = [inputs.images.iloc[fold.judged].assign(**name) for name, fold in zip(names, folds, strict=True)]
     rows, found = pd.concat(parts, ignore_index=True), np.concatenate(done.probabilities)
-    runs.write_predictions(folder, rows, probabilities=found, classes=cache.classes)
+    of_labels: dict[str, Any] = {"classes": cache.classes, "label_separator": cache.label_separator}
+    runs.write_predictions(folder, rows, probabilities=found, **of_labels)
     runs.write_table(folder / FOLDS_FILE, pd.DataFrame(lines))
     results = {
         "folds": folds[-1].number + 1,
         "repeats": folds[-1].repeat + 1,
         "trainings": trainings,
         "seconds": round(sum(line["seconds"] for line in lines), 3),
-        **measured_images(rows, found, classes=cache.classes),
+        **measured_images(rows, found, **of_labels),
     }
     config = {**identity, **described(cache, "by parts of one Gram matrix")}
     runs.write_config_and_metrics(folder, config, metrics=results)
 
 
-def measured_images(rows: pd.DataFrame, probabilities: Array, *, classes: Sequence[str]) -> dict[str, Any]:
+def measured_images(
+    rows: pd.DataFrame, probabilities: Array, *, classes: Sequence[str], label_separator: str = ""
+) -> dict[str, Any]:
     """Measures of all images that were judged: the mean over repeats, and the interval over groups.
 
     rows : a line for each image in each repeat: image_id, label, group, repeat
+    label_separator : between the labels of an image that may have several
     """
-    numbers = {label: number for number, label in enumerate(classes)}
-    y = rows["label"].map(numbers).to_numpy(np.int64)
+    y = encoded(rows["label"].tolist(), label_separator, classes=classes)
     groups, repeats = rows["group"].to_numpy(str), rows["repeat"].to_numpy()
     judged = []
     for repeat in np.unique(repeats):
         of = np.flatnonzero(repeats == repeat)
         of = of[np.argsort(rows["image_id"].to_numpy()[of], kind="stable")]
-        judged.append(Judged(probabilities[of], np.asarray(y[of], np.int64), groups=groups[of]))
+        judged.append(judge(probabilities[of], y[of], groups=groups[of]))
     found = evaluate(judged, classes)
     return {
         "images": found["rows"],
@@ -208,11 +222,16 @@ def measured_images(rows: pd.DataFrame, probabilities: Array, *, classes: Sequen
         "majority": found["majority"],
         "measures": _with_means(found),
         "per_class": {
-            label: {"images": of["rows"], "groups": of["groups"], **_with_means(of)}
+            label: {"images": of["rows"], "groups": of["groups"], **_with_means(of), **_confusion(of)}
             for label, of in found["per_class"].items()
         },
-        "confusion": found["confusion"],
+        **_confusion(found),
     }
+
+
+def _confusion(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Of all classes; or of several labels an image of each."""
+    return {"confusion": found["confusion"]} if "confusion" in found else {}
 
 
 def _with_means(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:

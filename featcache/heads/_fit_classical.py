@@ -40,7 +40,7 @@ def fit_classical(
 
     Raises HeadError for an unknown kind and for what cannot be trained, RunError where the run cannot be written.
     """
-    plan_head(cache, HeadConfig(batch=1), solver="gram")
+    plan_head(cache, HeadConfig(batch=1, output="sigmoid" if cache.label_separator else "softmax"), solver="gram")
     refuse_unfair_splits(cache)
     identity: dict[str, Any] = {
         "kind": "head",

@@ -193,7 +193,8 @@ def spread(trained: Sequence[runs.Run]) -> pd.DataFrame:
     """Mean and standard deviation of each measure over runs that differ in their seed: split, measure, mean, std."""
     lines = []
     for split in ("train", "val", "test"):
-        for measure in ("accuracy", "balanced_accuracy", "loss"):
+        second = "balanced_accuracy" if "balanced_accuracy" in trained[0].metrics[split] else "hamming_loss"
+        for measure in ("accuracy", second, "loss"):
             values = [run.metrics[split][measure] for run in trained]
             mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1)) if len(trained) > 1 else 0.0
             lines.append({"split": split, "measure": measure, "mean": mean, "std": deviation})

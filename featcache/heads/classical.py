@@ -29,6 +29,7 @@ from scipy.linalg.lapack import dpstrf
 from sklearn.base import BaseEstimator, ClassifierMixin, OneToOneFeatureMixin, TransformerMixin, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
@@ -38,12 +39,14 @@ from threadpoolctl import threadpool_limits
 
 from featcache.core.errors import HeadError, nearest
 from featcache.heads.distance_head import Neighbours, decided, on_kernel, squared_distances
-from featcache.heads.head import Head
+from featcache.heads.head import MULTI_LABEL, Head
 from featcache.heads.stack import sigmoid, softmax
 
 Array = NDArray[np.floating[Any]]
 Kind = Literal["logreg", "linear-svm", "rbf-svm", "knn", "mlp"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+SEVERAL_LABELS: tuple[Kind, ...] = ("logreg", "mlp")
+"""Those whose rows may have several labels."""
 _NOISE = 1000
 """Times the rounding error of a product: what of a row lies outside of the others by no more than that is nothing."""
 
@@ -242,7 +245,8 @@ def fit_classical(
     """Fit one of `KINDS` on training rows that are known by their Gram matrix.
 
     K : (N, N), inner products of features as they are; only read
-    y : (N,), class numbers, of which none is missing
+    y : (N,), class numbers, of which none is missing; or (N, classes), 0 or 1, where a row may have several labels:
+        `logreg` is then fitted to each label by itself (one versus rest), and `mlp` has a sigmoid for each
     sample_weight : (N,), multiplies the weights of the classes
 
     Returns what goes by distances, or a Head on inner products (n, N) with the training rows. On features X, its first
@@ -251,8 +255,11 @@ def fit_classical(
     `classical_head(kind).fit(X, y)` gives the same model from K = X X^T, but for the mlp, see above. In memory are
     a few arrays of the size of K, float64.
 
-    Raises HeadError for an unknown kind, for rows of one class, and for weights that the kind does not take.
+    Raises HeadError for an unknown kind, for rows of one class, and for weights or several labels that the kind does
+    not take.
     """
+    if y.ndim == 2:
+        return _of_several_labels(kind, K, y, seed, balanced)
     head = Balanced(_estimator(kind, seed, by_products=True), balanced)
     counts = np.bincount(y)
     if np.count_nonzero(counts) < 2:
@@ -271,6 +278,30 @@ def fit_classical(
     return _linear(kind, K, fitted)
 
 
+def _of_several_labels(kind: str, K: Array, y: NDArray[np.int64], seed: int, balanced: bool) -> Head:
+    """As `fit_classical`, of an indicator (N, classes)."""
+    estimator = _estimator(kind, seed, by_products=True)
+    if kind not in SEVERAL_LABELS:
+        raise HeadError(
+            f"`head={kind!r}` gives a row one class, and these rows may have several labels",
+            f"Set `head` to {' or '.join(SEVERAL_LABELS)}",
+        )
+    have = y.sum(axis=0)
+    if not ((have > 0) & (have < len(y))).all():
+        label = int(((have == 0) | (have == len(y))).argmax())
+        raise HeadError(f"{'no' if not have[label] else 'every'} training row has label {label}: nothing tells it")
+    if kind == "logreg":
+        estimator = OneVsRestClassifier(clone(estimator).set_params(class_weight="balanced" if balanced else None))
+
+    def fitted(coordinates: Array) -> Any:
+        with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
+            if kind == "mlp":  # to stop after so many epochs is its definition here
+                warnings.simplefilter("ignore", ConvergenceWarning)
+            return estimator.fit(coordinates, y)
+
+    return _linear(kind, K, fitted, several_labels=True)
+
+
 def _by_distances(kind: str, K: Array, y: NDArray[np.int64], fitted: Callable[[Array], Any]) -> DistanceModel:
     norms, square = np.diagonal(K).astype(np.float64), _Centring.of(K).square
     squares = squared_distances(K, norms, norms=norms) / square
@@ -281,7 +312,7 @@ def _by_distances(kind: str, K: Array, y: NDArray[np.int64], fitted: Callable[[A
     return DistanceModel(machine.support_, square, on_kernel(*_pairs(machine), classes=_numbered(machine.classes_)))
 
 
-def _linear(kind: str, K: Array, fitted: Callable[[Array], Any]) -> Head:
+def _linear(kind: str, K: Array, fitted: Callable[[Array], Any], several_labels: bool = False) -> Head:
     """A head whose first layer is linear in centred products, and so in the products as they are."""
     centring = _Centring.of(K)
     inner = centring.inner(K)
@@ -296,7 +327,8 @@ def _linear(kind: str, K: Array, fitted: Callable[[Array], Any]) -> Head:
         wide = np.sqrt(found.shape[1]) if kind == "mlp" else 1.0
         estimator = fitted(found * wide)
         (W, b), *rest = _layers(estimator)
-        rows, W, output = coordinates.rows, coordinates.on_products(W * wide), "softmax"
+        rows, W = coordinates.rows, coordinates.on_products(W * wide)
+        output = MULTI_LABEL if several_labels else "softmax"
     of_centred = np.zeros((len(K), W.shape[1]))
     of_centred[rows] = W
     A, offset = centring.undone(of_centred)
@@ -311,6 +343,9 @@ def _layers(estimator: Any) -> list[tuple[Array, Array]]:
     """Weights and biases up to the logits of each class; of two classes scikit-learn keeps those of the second."""
     if isinstance(estimator, MLPClassifier):
         *layers, (W, b) = zip(estimator.coefs_, estimator.intercepts_, strict=True)
+    elif isinstance(estimator, OneVsRestClassifier):
+        of_labels = [(one.coef_[0], one.intercept_[0]) for one in estimator.estimators_]
+        layers, (W, b) = [], (np.stack([w for w, _ in of_labels], axis=1), np.array([b for _, b in of_labels]))
     else:
         layers, W, b = [], estimator.coef_.T, estimator.intercept_
     if W.shape[1] == 1:

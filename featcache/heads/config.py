@@ -39,7 +39,8 @@ class HeadConfig:
     unchanged, with Glorot-uniform weights, as in the study.
 
     class_weights="balanced" multiplies each row's loss by n_rows / (n_classes * n_rows_of_its_class), as in
-    scikit-learn.
+    scikit-learn. Where an image may have several labels, this is done for each label by itself, whose two classes are
+    the rows that have it and those that have it not.
     """
 
     hidden: tuple[int, ...] = setting((256,), "Units of each hidden layer (0 = no hidden layer).", ge=1)

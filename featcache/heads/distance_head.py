@@ -83,6 +83,8 @@ class DistanceHead:
     classes: tuple[str, ...]
     space: str = ""
 
+    has_several_labels = False
+
     @cached_property
     def norms(self) -> Array:
         """Squared norms of `rows`, (n_rows,), float64."""

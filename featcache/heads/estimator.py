@@ -79,7 +79,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     classes_ : ndarray of shape (n_classes,); of several labels a row, the columns' numbers
     coefs_, intercepts_ : lists of ndarrays (n_in, n_out) and (n_out,), of each layer; the first takes X as it was given
     scale_ : float, what the features were multiplied by in training; it is part of coefs_[0]
-    history_ : DataFrame with a line an epoch: epoch, loss, accuracy, val_loss, val_accuracy, lr, seconds
+    history_ : DataFrame with a line an epoch: epoch, loss, accuracy, val_loss, val_accuracy, lr, seconds; of several
+        labels a row the accuracies are of rows with all labels right, as `score` has it
     n_iter_ : int, epochs that were trained
     best_epoch_ : int, counted from 1; where `patience` or `restore_best` asked for it
     n_features_in_, feature_names_in_ : as of every estimator

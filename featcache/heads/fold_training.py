@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from featcache.core.errors import HeadError
 from featcache.core.progress import SILENT, Progress
+from featcache.datasets import encoded
 from featcache.heads import classical, gram, initializers as random, products
 from featcache.heads.config import HeadConfig
 from featcache.heads.folds import Fold, Labelled, Numbers, stratified
@@ -20,6 +21,7 @@ from featcache.heads.kernel import fits, kernel, labelled_rows
 from featcache.heads.source import refuse_not_finite
 from featcache.heads.stack import Stack, sigmoid, softmax
 from featcache.heads.train import row_weights
+from featcache.measures import JudgedLabels
 from featcache.store import Cache
 from featcache.training import Course
 
@@ -50,8 +52,9 @@ class AllRows:
     @cached_property
     def labelled(self) -> Labelled:
         """The images, as folds are made of them."""
-        labels = pd.Index(self.cache.classes, dtype=object).get_indexer(pd.Index(self.images["label"]))
-        return Labelled(labels.astype(np.int64), self.images["group"].to_numpy(str), self.cache.classes)
+        classes, separator = self.cache.classes, self.cache.label_separator
+        labels = encoded(self.images["label"].tolist(), separator, classes=classes)
+        return Labelled(labels, self.images["group"].to_numpy(str), classes)
 
     @cached_property
     def norms(self) -> NDArray[np.float64]:
@@ -276,6 +279,10 @@ def _judged(
 
 def _merit(probabilities: Array, y: NDArray[np.int64], monitor: str) -> float:
     """How well images were judged, the higher the better; NaN where a training diverged."""
+    if y.ndim == 2:
+        judged = JudgedLabels(probabilities, y, groups=np.arange(len(y)))
+        merit = judged.is_right.mean() if monitor.endswith("accuracy") else -judged.values().overall["loss"][0]
+        return float(merit) if np.isfinite(probabilities).all() else float("nan")
     if monitor.endswith("accuracy"):
         return float((probabilities.argmax(axis=1) == y).mean()) if np.isfinite(probabilities).all() else float("nan")
     share = probabilities[np.arange(len(y)), y] / probabilities.sum(axis=1)

@@ -31,7 +31,10 @@ class Fold:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images that can be divided into folds: class numbers and groups, (n,)."""
+    """Images that can be divided into folds: class numbers and groups, (n,).
+
+    y : of several labels an image an indicator (n, classes)
+    """
 
     y: NDArray[np.int64]
     groups: NDArray[Any]
@@ -42,13 +45,26 @@ class Labelled:
 
     def groups_of(self, label: int) -> int:
         """How many groups have images of a class."""
-        return len(np.unique(self.groups[self.y == label]))
+        has = self.y == label if self.y.ndim == 1 else self.y[:, label] == 1
+        return len(np.unique(self.groups[has]))
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """(classes,), images of each."""
+        return np.bincount(self.y, minlength=len(self.classes)) if self.y.ndim == 1 else self.y.sum(axis=0)
+
+    @property
+    def strata(self) -> NDArray[np.int64]:
+        """(n,), what each fold has its share of: classes, or of several labels an image their combinations."""
+        return self.y if self.y.ndim == 1 else np.unique(self.y, axis=0, return_inverse=True)[1].astype(np.int64)
 
 
 def stratified(
     images: Labelled, n_folds: int, *, repeats: int = 1, seed: int = 0, setting: str = "folds"
 ) -> list[Fold]:
     """`repeats` times the folds of scikit-learn's StratifiedGroupKFold, shuffled with seeds from `seed` on.
+
+    Of several labels an image, folds are alike in the combinations of labels.
 
     setting : what asks for so many folds, for messages
 
@@ -59,8 +75,9 @@ def stratified(
     for repeat in range(repeats):
         splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=(seed + repeat) % 2**32)
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # what it warns of is refused above
-            pairs = splitter.split(images.y, images.y, images.groups)
+            # What it warns of is refused above; combinations of labels may be rarer than folds.
+            warnings.simplefilter("error" if images.y.ndim == 1 else "ignore")
+            pairs = splitter.split(images.strata, images.strata, images.groups)
             found += [Fold(repeat, number, *pair) for number, pair in enumerate(pairs)]
     _refuse_gaps(images, found)
     return found
@@ -126,7 +143,7 @@ def _refuse_unfillable(images: Labelled, n_folds: int, setting: str) -> None:
 def _refuse_gaps(images: Labelled, folds: Sequence[Fold]) -> None:
     """Raise HeadError where a class is missing among the images that a fold trains on."""
     for fold in folds:
-        counts = np.bincount(images.y[fold.train], minlength=len(images.classes))
+        counts = images[fold.train].counts
         if not counts.all():
             label, group = images.classes[int(counts.argmin())], str(images.groups[fold.judged[0]])
             raise HeadError(

@@ -46,7 +46,7 @@ class GramProblem:
     K : (N, N), inner products of training rows
     P0 : (N, H), X W0
     y : (N,), int64; or (N, classes), 0 or 1, where a row may have several labels
-    weights : (N,), of each row's loss
+    weights : (N,), of each row's loss; or (N, classes), of each label's, where a row may have several
     K_val, P0_val, y_val : (M, N), (M, H), (M,) or (M, classes); M may be 0
     factor : what K and K_val are to be multiplied by: where features are scaled, its square. K itself is only read
     mean_of : (N,), of sum 1: the training rows' mean by these weights is subtracted from all rows; None subtracts none
@@ -210,7 +210,7 @@ class _Training:
             logits[block.places] = self._block(block, products, rates[start // config.batch :], values, velocity)
         put(values, stack.arrays())
         put(velocity, stack.velocities)
-        weighted = losses(logits, self.targets[order], output=config.output) * problem.weights[order]
+        weighted = losses(logits, self.targets[order], output=config.output, weights=problem.weights[order])
         looks = (epoch + 1) % config.val_every == 0 or epoch + 1 == config.epochs
         val = self._validate() if looks else (float("nan"), float("nan"))
         loss = float(weighted.mean(dtype=np.float64))
@@ -239,7 +239,7 @@ class _Training:
                 )
                 for layer, units in enumerate(self.sizes[:-1].tolist())
             ], axis=1)  # fmt: skip
-        weights = (problem.weights[S] / sizes).astype(problem.K.dtype)
+        weights = (problem.weights[S].reshape(len(S), -1) / sizes[:, None]).astype(problem.K.dtype)
         return _Block(
             places=places,
             S=S,
@@ -300,6 +300,6 @@ class _Training:
 
 
 def accuracy_of(logits: Array, y: NDArray[np.int64]) -> float:
-    """Share of rows whose largest logit is the right one; of several labels a row, share of those that are right."""
-    right = logits.argmax(axis=1) == y if y.ndim == 1 else (logits > 0) == y.astype(bool)
+    """Share of rows whose largest logit is the right one; of several labels a row, of rows with all of them right."""
+    right = logits.argmax(axis=1) == y if y.ndim == 1 else ((logits > 0) == y.astype(bool)).all(axis=1)
     return float(right.mean())

@@ -25,7 +25,9 @@ from featcache.store import Cache
 
 Array = NDArray[np.floating[Any]]
 HEAD_FILE = "head.npz"
-_OUTPUTS = ("softmax", "sigmoid", "one-vs-one")
+MULTI_LABEL = "multi-label"
+"""Output of a head whose rows may have several labels: the sigmoid of each."""
+_OUTPUTS = ("softmax", "sigmoid", "one-vs-one", MULTI_LABEL)
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Head:
 
     row_shape : shape of one row of features
     layers : weights (n_in, n_out) and biases (n_out,); the first takes the flattened row
-    output : "softmax", "sigmoid", or "one-vs-one" (see `one_vs_one`)
+    output : "softmax", "sigmoid", "one-vs-one" (see `one_vs_one`), or `MULTI_LABEL`
     space : digest of the feature space that it was trained in; it refuses features of another
     """
 
@@ -70,7 +72,17 @@ class Head:
         logits = forward(Z * W.dtype.type(self.scale) + b, rest, activation=self.activation)
         if self.output == "one-vs-one":
             return one_vs_one(logits, len(self.classes))
-        return sigmoid(logits) if self.output == "sigmoid" else softmax(logits)
+        return softmax(logits) if self.output_activation == "softmax" else sigmoid(logits)
+
+    @property
+    def has_several_labels(self) -> bool:
+        """Whether each label is told by itself, and a row may have several of them, or none."""
+        return self.output == MULTI_LABEL
+
+    @property
+    def output_activation(self) -> str:
+        """What Keras calls the function that makes probabilities of the logits."""
+        return "sigmoid" if self.has_several_labels else self.output
 
     def save(self, folder: Path) -> None:
         """Write head.npz into `folder`."""
@@ -154,7 +166,7 @@ class Head:
             layers.append(_layer("Dense", f"hidden_{number + 1}", units=W.shape[1], activation=self.activation))
             layers.append(_layer("Dropout", f"dropout_{number + 1}", rate=self.dropout))
         units = self.layers[-1][0].shape[1]
-        layers.append(_layer("Dense", "classes", units=units, activation=self.output))
+        layers.append(_layer("Dense", "classes", units=units, activation=self.output_activation))
         return {
             "module": "keras",
             "class_name": "Sequential",

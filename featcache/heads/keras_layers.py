@@ -53,7 +53,7 @@ def probabilities_of(features: Any, head: TrainedHead) -> Any:
     logits = logits_of(features, head)
     if head.output == "one-vs-one":
         return _one_vs_one(logits, len(head.classes))
-    return layers.Activation(head.output, name="probabilities", dtype="float32")(logits)
+    return layers.Activation(head.output_activation, name="probabilities", dtype="float32")(logits)
 
 
 def _refuse_other_shape(features: Any, head: TrainedHead) -> None:

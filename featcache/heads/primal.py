@@ -90,7 +90,7 @@ class Training:
         self.model = _build(keras, source, layers, (scale, self.offset), config)
         self.model.compile(_optimizer(keras, self.rates, config), jit_compile=_worth_compiling(layers, config))
         self.model.optimizer.build(self.model.trainable_variables)
-        self.step = _step(keras, self.model)
+        self.step = _step(keras, self.model, (None, *source.weights.shape[1:]))
         self.history = []
 
     def copy(self) -> State:
@@ -184,9 +184,13 @@ def _build(
         def compute_loss(
             self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
         ) -> Any:
-            rows = loss_of_rows(y, y_pred) * sample_weight
+            if source.weights.ndim == 2:
+                of_labels = ops.binary_crossentropy(y, y_pred, from_logits=True)
+                rows = ops.mean(of_labels * sample_weight, axis=-1)
+            else:
+                rows = loss_of_rows(y, y_pred) * sample_weight
             right = (
-                ops.equal(y_pred > 0, y > 0.5)
+                ops.all(ops.equal(y_pred > 0, y > 0.5), axis=-1)
                 if several_labels
                 else ops.equal(ops.argmax(y_pred, axis=-1), ops.argmax(y, axis=-1))
             )
@@ -217,7 +221,7 @@ def _build(
     return model
 
 
-def _step(keras: Any, model: Any) -> Callable[[Iterator[Any]], object]:
+def _step(keras: Any, model: Any, weights_shape: tuple[int | None, ...]) -> Callable[[Iterator[Any]], object]:
     """A step on the next batch. TensorFlow traces it once, for any number of rows: the last batch may be shorter."""
     model.make_train_function()
     if keras.backend.backend() != "tensorflow" or model.jit_compile:
@@ -225,7 +229,7 @@ def _step(keras: Any, model: Any) -> Callable[[Iterator[Any]], object]:
         return step
     import tensorflow as tf
 
-    shapes = (model.input_shape, model.output_shape, (None,))
+    shapes = (model.input_shape, model.output_shape, weights_shape)
     specs = tuple(tf.TensorSpec(shape, model.inputs[0].dtype) for shape in shapes)
     traced = tf.function(model.train_step, [specs])
     return lambda feed: traced(next(feed))

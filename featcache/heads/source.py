@@ -32,7 +32,7 @@ class Source(Protocol):
     """N training rows and M validation rows of D features, and what is known of them.
 
     y, y_val : (N,), (M,): class numbers; or (N, classes), (M, classes), 0 or 1, where a row may have several labels
-    weights : (N,), of each training row's loss; batches and blocks have its dtype
+    weights : (N,), of each training row's loss, or (N, classes), of each label's; batches and blocks have its dtype
     rows, rows_val : (N,), (M,): the numbers that errors name the rows by
     width : D
     """

@@ -45,15 +45,19 @@ def one_vs_one(decisions: Array, n_classes: int) -> Array:
     return softmax(votes + sums / (3 * (np.abs(sums) + 1)))
 
 
-def losses(logits: Array, targets: Array, *, output: str) -> Array:
+def losses(logits: Array, targets: Array, *, output: str, weights: Array | None = None) -> Array:
     """Loss of each row (n,), nats: cross-entropy of the softmax, or the mean of the classes' binary cross-entropies.
 
     targets : (n, classes), between 0 and 1
+    weights : (n,), that they are multiplied by; of binary cross-entropies maybe each by its own, (n, classes)
     """
+    of_rows = np.ones(len(logits), logits.dtype) if weights is None else weights
     if output == "sigmoid":
-        return np.asarray((np.logaddexp(0, logits) - targets * logits).mean(axis=1))
+        of_labels = np.logaddexp(0, logits) - targets * logits
+        return np.asarray((of_labels * of_rows.reshape(len(logits), -1)).mean(axis=1))
     shifted = logits - logits.max(axis=1, keepdims=True)
-    return np.asarray(targets.sum(axis=1) * np.log(np.exp(shifted).sum(axis=1)) - (targets * shifted).sum(axis=1))
+    found = targets.sum(axis=1) * np.log(np.exp(shifted).sum(axis=1)) - (targets * shifted).sum(axis=1)
+    return np.asarray(found * of_rows)
 
 
 def targets_of(y: NDArray[np.int64], n_classes: int, *, config: HeadConfig) -> Array:

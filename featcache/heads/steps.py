@@ -110,12 +110,13 @@ def _backward(delta, x, W, gate, dx, dW):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _loss_gradient(logits, targets, weights, is_sigmoid, delta):  # type: ignore[no-untyped-def]
-    """delta (n, classes): gradient of the weighted loss by the logits."""
+    """delta (n, classes): gradient of the weighted loss by the logits; weights (n, 1), or (n, classes) of sigmoids."""
     n, n_classes = logits.shape
     for i in range(n):
         if is_sigmoid:
             for c in range(n_classes):
-                delta[i, c] = ((1 + np.tanh(logits[i, c] / 2)) / 2 - targets[i, c]) * weights[i] / n_classes
+                delta[i, c] = ((1 + np.tanh(logits[i, c] / 2)) / 2 - targets[i, c]) / n_classes
+                delta[i, c] *= weights[i, c if weights.shape[1] > 1 else 0]
         else:
             largest = logits[i, 0]
             for c in range(1, n_classes):
@@ -125,7 +126,7 @@ def _loss_gradient(logits, targets, weights, is_sigmoid, delta):  # type: ignore
                 delta[i, c] = np.exp(logits[i, c] - largest)
                 total += delta[i, c]
             for c in range(n_classes):
-                delta[i, c] = (delta[i, c] / total - targets[i, c]) * weights[i]
+                delta[i, c] = (delta[i, c] / total - targets[i, c]) * weights[i, 0]
 
 
 @_compiled
@@ -255,7 +256,7 @@ def train_block(  # type: ignore[no-untyped-def]
         momentum. The weights are s W0 + X^T A, their velocity u W0 + X^T V
     K : (n, n), inner products of the rows; only what is below its diagonal is read
     keep : (n, all hidden units) bool, dropout masks, or (n, 0); kept : what a unit that takes part is multiplied by
-    targets, weights, rates : (n, classes); (n,), over the rows of a batch; (batches,)
+    targets, weights, rates : (n, classes); (n, 1) or (n, classes), over the rows of a batch; (batches,)
     values, velocity, decay : flat, what is trained behind the first weights, and what L2 adds; velocity may be empty
     sizes : units of the first layer, of each further one, classes
     part : rows within which a batch is corrected for those before it; a multiple of `batch`

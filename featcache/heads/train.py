@@ -17,7 +17,7 @@ from featcache.heads import checkpoint, gram, initializers as random, primal, pr
 from featcache.heads.checkpoint import AnyState
 from featcache.heads.config import HeadConfig, Solver
 from featcache.heads.cost import Choice, choose_solver
-from featcache.heads.head import Head
+from featcache.heads.head import MULTI_LABEL, Head
 from featcache.heads.kernel import kernel
 from featcache.heads.source import refuse_not_finite, source_of
 from featcache.heads.stack import Stack
@@ -307,16 +307,36 @@ def _head(cache: Cache, scale: float, layers: Layers, config: HeadConfig) -> Hea
         dropout=config.dropout,
         classes=cache.classes,
         activation=config.activation,
-        output=config.output,
+        output=MULTI_LABEL if cache.label_separator else config.output,
         space=space,
     )
 
 
 def row_weights(y: NDArray[np.int64], config: HeadConfig) -> Array:
-    """Weight of each training row's loss, (N,), in config.dtype. "balanced" is scikit-learn's formula."""
+    """Weight of each training row's loss, (N,), in config.dtype. "balanced" is scikit-learn's formula.
+
+    Of several labels a row, y (N, classes), that of each label by itself: the rows that have it and those that have it
+    not, (N, classes).
+    """
+    if y.ndim == 2:
+        if config.class_weights != "balanced":
+            return np.ones(len(y), config.dtype)
+        have = y.sum(axis=0)
+        counts = np.where(y == 1, have, len(y) - have)
+        is_told = (have > 0) & (have < len(y))  # what all rows have, or none, has nothing to be balanced with
+        return np.where(is_told, len(y) / (2 * counts), 1.0).astype(config.dtype)
     counts = np.bincount(y)
     weights = len(y) / (np.count_nonzero(counts) * counts[y]) if config.class_weights == "balanced" else np.ones(len(y))
     return np.asarray(weights, dtype=config.dtype)
+
+
+def refuse_other_output(cache: Cache, config: HeadConfig) -> None:
+    """Raise HeadError for a head of one class a row, where an image may have several labels."""
+    if cache.label_separator and config.output != "sigmoid":
+        raise HeadError(
+            f"`output={config.output!r}` gives an image one class, and one of {cache.name} may have several labels",
+            "Set `output='sigmoid'`",
+        )
 
 
 def _refuse_untrainable(cache: Cache, config: HeadConfig) -> None:
@@ -326,6 +346,7 @@ def _refuse_untrainable(cache: Cache, config: HeadConfig) -> None:
             raise HeadError(f"{cache.name}: the split {split!r} has no images", again)
     if len(cache.classes) < 2:
         raise HeadError(f"{cache.name}: only the class {cache.classes[0]!r}: at least two are needed")
+    refuse_other_output(cache, config)
     n_train = len(cache.numbers("train"))
     if config.batch > n_train:
         raise HeadError(f"a batch of {config.batch} rows is more than the {n_train} training rows", "Set `batch`")

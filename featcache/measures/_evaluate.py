@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.measures import intervals
-from featcache.measures.judged import OVERALL, PER_CLASS, Judged, Values
+from featcache.measures.judged import PER_CLASS, Judged, JudgedLabels, Values
 
 Array = NDArray[np.floating[Any]]
 
 _MOST_DRAWS, _LEAST_DRAWS, _DRAWS_OF_CLASSES = 2000, 200, 20_000
 """Draws, and draws times classes: of more than ten classes there are fewer."""
 
+AnyJudged = Judged | JudgedLabels
 _OVER_CLASSES = ("balanced_accuracy", "macro_f1", "roc_auc", "average_precision")
 
 
 def evaluate(
-    judged: Judged | Sequence[Judged], classes: Sequence[str], *, present_only: bool = False
+    judged: AnyJudged | Sequence[AnyJudged], classes: Sequence[str], *, present_only: bool = False
 ) -> dict[str, Any]:
     """Measures of predictions; of several on the same rows (as of a repeated cross-validation), their means.
 
@@ -34,18 +35,22 @@ def evaluate(
         calibration_error; majority (accuracy of always naming the most frequent class); intervals {measure: [low,
         high]} (95 %, over groups); per_class {label: {rows, groups, precision, recall, specificity, f1, roc_auc,
         average_precision, intervals}}; confusion (rows: true, columns: predicted; the sum of several).
-        None where a measure is not defined: means over classes, where one has no rows
+        None where a measure is not defined: means over classes, where one has no rows.
+        Of several labels a row: rows, groups, accuracy (share of rows that got all of their labels and no other),
+        hamming_loss, micro_f1, macro_f1, roc_auc, average_precision, loss (mean binary cross-entropy); majority
+        (accuracy of always naming the most frequent combination); intervals; per_class as above, with confusion (2, 2)
+        of each label
     """
-    repeats = [judged] if isinstance(judged, Judged) else list(judged)
+    repeats = [judged] if isinstance(judged, (Judged, JudgedLabels)) else list(judged)
     first = repeats[0]
     found, errors = _mean(repeats), Values.of(intervals.standard_errors, _mean(repeats, _draws(first)))
     by_class = [_by_group(repeats, label) for label in range(len(classes))]
     groups_of = np.array([int((true > 0).sum()) for _, true, _ in by_class])
-    overall = {name: float(found.overall[name][0]) for name in OVERALL}
+    overall = {name: float(found.overall[name][0]) for name in first.overall}
     if not (present_only or groups_of.all()):
-        overall |= dict.fromkeys(_OVER_CLASSES, np.nan)
+        overall |= {name: np.nan for name in _OVER_CLASSES if name in overall}
     right, n_rows_of, _ = _by_group(repeats)
-    per_class = {}
+    per_class: dict[str, dict[str, Any]] = {}
     for number, label in enumerate(classes):
         values = {name: float(found.per_class[name][0, number]) for name in PER_CLASS}
         shares, n, ranges = _shares(by_class[number], n_rows_of), int(groups_of[number]), {}
@@ -61,19 +66,32 @@ def evaluate(
         "rows": len(first.y),
         "groups": first.n_groups,
         **_known(overall),
-        "majority": max(of["rows"] for of in per_class.values()) / len(first.y),
+        "majority": first.majority,
         "intervals": {
             name: _of_all(name, value, float(errors.overall[name]), groups_of[groups_of > 0], first.n_groups)
             for name, value in overall.items()
             if np.isfinite(value)
         }
         | {"accuracy": list(intervals.of_share(right, n_rows_of, repeats=len(repeats)))},
-        "per_class": per_class,
-        "confusion": np.sum([one.confusion for one in repeats], axis=0).tolist(),
+        **_with_confusion(repeats, per_class),
     }
 
 
-def compare(one: Judged | Sequence[Judged], other: Judged | Sequence[Judged]) -> dict[str, dict[str, float]]:
+def _with_confusion(repeats: Sequence[AnyJudged], per_class: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """per_class, and the confusion matrix: one of all classes, or of several labels a row one of each, in per_class."""
+    of_classes = [one.confusion for one in repeats if isinstance(one, Judged)]
+    if of_classes:
+        return {"per_class": dict(per_class), "confusion": np.sum(of_classes, axis=0).tolist()}
+    made = {}
+    for number, (label, measures) in enumerate(per_class.items()):
+        counts = [one.confusion_of(number) for one in repeats if isinstance(one, JudgedLabels)]
+        made[label] = {**measures, "confusion": np.sum(counts, axis=0).tolist()}
+    return {"per_class": made}
+
+
+def compare(
+    one: AnyJudged | Sequence[AnyJudged], other: AnyJudged | Sequence[AnyJudged]
+) -> dict[str, dict[str, float]]:
     """By how much the first predictions are better or worse than others of the same rows in the same order.
 
     Groups are drawn for both alike, so that what is hard for both counts for neither.
@@ -83,14 +101,14 @@ def compare(one: Judged | Sequence[Judged], other: Judged | Sequence[Judged]) ->
     dict
         {measure: {difference, low, high}}, 95 %; measures that are not defined are left out
     """
-    sides = [[side] if isinstance(side, Judged) else list(side) for side in (one, other)]
+    sides = [[side] if isinstance(side, (Judged, JudgedLabels)) else list(side) for side in (one, other)]
     first = sides[0][0]
     draws = _draws(first)
     values = Values.of(np.subtract, *(_mean(side) for side in sides))
     drawn = Values.of(np.subtract, *(_mean(side, draws) for side in sides))
     errors = Values.of(intervals.standard_errors, drawn)
     found = {}
-    for name in OVERALL:
+    for name in first.overall:
         difference = float(values.overall[name][0])
         if np.isfinite(difference):
             half = intervals.in_errors(first.n_groups) * float(errors.overall[name])
@@ -98,17 +116,17 @@ def compare(one: Judged | Sequence[Judged], other: Judged | Sequence[Judged]) ->
     return found
 
 
-def _draws(judged: Judged) -> Array:
+def _draws(judged: AnyJudged) -> Array:
     draws = np.clip(_DRAWS_OF_CLASSES // judged.n_classes, _LEAST_DRAWS, _MOST_DRAWS)
     return intervals.draws_of(judged.n_blocks, int(draws))
 
 
-def _mean(repeats: Sequence[Judged], draws: Array | None = None) -> Values:
+def _mean(repeats: Sequence[AnyJudged], draws: Array | None = None) -> Values:
     """Means of each measure over repeats, as of `Judged.values`."""
     return Values.of(lambda *each: np.mean(each, axis=0), *(one.values(draws) for one in repeats))
 
 
-def _by_group(repeats: Sequence[Judged], label: int | None = None) -> Array:
+def _by_group(repeats: Sequence[AnyJudged], label: int | None = None) -> Array:
     """Means over repeats, as of `Judged.by_group`."""
     return np.asarray(np.mean([one.by_group(label) for one in repeats], axis=0))
 

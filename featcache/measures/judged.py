@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,12 @@ OVERALL = (
     *("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "kappa", "mcc", "roc_auc", "average_precision"),
     *("loss", "brier", "calibration_error"),
 )
+OVERALL_OF_LABELS = ("accuracy", "hamming_loss", "micro_f1", "macro_f1", "roc_auc", "average_precision", "loss")
+"""Where a row may have several labels; its accuracy is the share of rows that got all of their labels and no other."""
 PER_CLASS = ("precision", "recall", "specificity", "f1", "roc_auc", "average_precision")
 _LEAST = float(np.finfo(np.float64).eps)
+THRESHOLD = 0.5
+"""The probability above which a row has a label, where it may have several."""
 _MOST_BLOCKS, _MOST_STEPS = 1000, 125
 """That draws tell apart: blocks of groups, and scores of a class."""
 
@@ -41,39 +46,115 @@ class Values:
         return cls(made([each.overall for each in values]), made([each.per_class for each in values]))
 
 
-class Judged:
-    """Predictions of rows whose class is known.
-
-    probabilities : (n, classes); y, groups : (n,)
+class _Grouped:
+    """Predictions of rows in groups.
 
     Groups stand in blocks, which are drawn as a whole: each in its own, but for many groups, of which each block takes
     some at random.
+
+    overall : the measures that there are of all classes together
     """
 
+    overall: Sequence[str]
+
     def __init__(self, probabilities: Array, y: NDArray[np.int64], *, groups: NDArray[Any]) -> None:
-        exact = probabilities.astype(np.float64)
-        self.probabilities = exact / exact.sum(axis=1, keepdims=True)  # float32 sums to one only nearly
-        self.y, self.n_classes = y, probabilities.shape[1]
+        self.probabilities, self.y, self.n_classes = probabilities, y, probabilities.shape[1]
         names, self.group = np.unique(groups, return_inverse=True)
         self.n_groups, self.n_blocks = len(names), min(len(names), _MOST_BLOCKS)
         blocks = np.arange(self.n_groups) % self.n_blocks
         self._block = (blocks if self.n_groups == self.n_blocks else _shuffled(blocks))[self.group]
-        self._named = self.probabilities.argmax(axis=1)
 
     @property
-    def confusion(self) -> NDArray[np.int64]:
-        """(classes, classes): rows true, columns predicted."""
-        pairs = np.bincount(self.y * self.n_classes + self._named, minlength=self.n_classes**2)
-        return pairs.reshape(self.n_classes, self.n_classes)
+    def is_right(self) -> NDArray[np.bool_]:
+        """(n,), rows that got what they are."""
+        raise NotImplementedError
+
+    def has(self, label: int) -> NDArray[np.bool_]:
+        """(n,), rows of a class."""
+        raise NotImplementedError
+
+    def is_named(self, label: int) -> NDArray[np.bool_]:
+        """(n,), rows that got a class."""
+        raise NotImplementedError
 
     def by_group(self, label: int | None = None) -> Array:
         """In each group, rows of a class that are named so, rows of it, and rows named so: (3, groups).
 
         None: of all classes together
         """
-        right = self._named == self.y
-        true, named = (np.ones_like(right),) * 2 if label is None else (self.y == label, self._named == label)
-        return np.stack([np.bincount(self.group, of, self.n_groups) for of in (right & true, true, named)])
+        every = np.ones(len(self.y), np.bool_)
+        true, named = (every, every) if label is None else (self.has(label), self.is_named(label))
+        right = self.is_right if label is None else true & named
+        return np.stack([np.bincount(self.group, of, self.n_groups) for of in (right, true, named)])
+
+    def _add_under_curves(self, overall: dict[str, Array], per_class: dict[str, Array], weights: Array | None) -> None:
+        found = [self._under_curves(label, weights) for label in range(self.n_classes)]
+        for name, of_classes in zip(("roc_auc", "average_precision"), zip(*found, strict=True), strict=True):
+            per_class[name] = np.stack(of_classes, axis=1)
+            overall[name] = _mean_of_known(per_class[name])
+
+    @cached_property
+    def _steps(self) -> list[NDArray[np.intp]]:
+        """Of each class, the rank of each row by falling score, (n,); rows of one score share it."""
+        return [np.unique(-scores, return_inverse=True)[1] for scores in self.probabilities.T]
+
+    def _under_curves(self, label: int, weights: Array | None) -> tuple[Array, Array]:
+        """ROC AUC and average precision (R,) of a class against the rest."""
+        steps, is_class = self._steps[label], self.has(label)
+        if weights is None:
+            gained, lost = (np.bincount(steps, chosen).astype(np.float64)[None] for chosen in (is_class, ~is_class))
+            return _under_curve(gained, lost)
+        steps = steps * _MOST_STEPS // max(int(steps.max()) + 1, _MOST_STEPS)
+        single = weights.astype(np.float32)
+        return _under_curve(single @ self._table(steps, is_class), single @ self._table(steps, ~is_class))
+
+    def _table(self, steps: NDArray[np.intp], chosen: NDArray[np.bool_]) -> Array:
+        """How many of the chosen rows of each block have each step of the scores, (blocks, steps)."""
+        length = int(steps.max()) + 1
+        flat = np.bincount(self._block * length + steps, chosen, self.n_blocks * length)
+        return flat.reshape(self.n_blocks, length).astype(np.float32)
+
+    def _summed(self, column: NDArray[Any]) -> Array:
+        return np.asarray(np.bincount(self._block, column, self.n_blocks), np.float64)
+
+
+class Judged(_Grouped):
+    """Predictions of rows whose class is known.
+
+    probabilities : (n, classes); y, groups : (n,)
+    """
+
+    overall = OVERALL
+
+    def __init__(self, probabilities: Array, y: NDArray[np.int64], *, groups: NDArray[Any]) -> None:
+        exact = probabilities.astype(np.float64)
+        exact = exact / exact.sum(axis=1, keepdims=True)  # float32 sums to one only nearly
+        super().__init__(exact, y, groups=groups)
+        self._named = self.probabilities.argmax(axis=1)
+
+    @property
+    def is_right(self) -> NDArray[np.bool_]:
+        """(n,), rows that got their class."""
+        return np.asarray(self._named == self.y)
+
+    def has(self, label: int) -> NDArray[np.bool_]:
+        """(n,), rows of a class."""
+        return np.asarray(self.y == label)
+
+    def is_named(self, label: int) -> NDArray[np.bool_]:
+        """(n,), rows that got a class."""
+        return np.asarray(self._named == label)
+
+    @property
+    def majority(self) -> float:
+        """Accuracy of always naming the most frequent class."""
+        return float(np.bincount(self.y).max() / len(self.y))
+
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        """(classes, classes): rows true, columns predicted."""
+        pairs = np.bincount(self.y * self.n_classes + self._named, minlength=self.n_classes**2)
+        return pairs.reshape(self.n_classes, self.n_classes)
 
     def values(self, weights: Array | None = None) -> Values:
         """Every measure, where each block counts `weights` (R, blocks); by default all of them once."""
@@ -84,10 +165,7 @@ class Judged:
         loss, brier = (each @ self._errors).T / rows
         gaps = (each @ self._gaps).reshape(len(each), BINS, 2)
         error = np.abs(gaps[..., 0] - gaps[..., 1]).sum(axis=1) / rows
-        found = [self._under_curves(label, weights) for label in range(self.n_classes)]
-        for name, of_classes in zip(("roc_auc", "average_precision"), zip(*found, strict=True), strict=True):
-            per_class[name] = np.stack(of_classes, axis=1)
-            overall[name] = _mean_of_known(per_class[name])
+        self._add_under_curves(overall, per_class, weights)
         return Values({**overall, "loss": loss, "brier": brier, "calibration_error": error}, per_class)
 
     @cached_property
@@ -114,29 +192,82 @@ class Judged:
         sums = [self._summed((numbers == number) * column) for number in range(BINS) for column in (confidence, right)]
         return np.column_stack(sums)
 
+
+class JudgedLabels(_Grouped):
+    """Predictions of rows that may have several labels, each of which is told by itself.
+
+    probabilities, y : (n, classes), y 0 or 1; groups : (n,)
+    """
+
+    overall = OVERALL_OF_LABELS
+
+    def __init__(self, probabilities: Array, y: NDArray[np.int64], *, groups: NDArray[Any]) -> None:
+        super().__init__(probabilities.astype(np.float64), y, groups=groups)
+        self._has, self._named = y == 1, self.probabilities > THRESHOLD
+
+    @property
+    def is_right(self) -> NDArray[np.bool_]:
+        """(n,), rows that got all of their labels, and no other."""
+        return np.asarray((self._has == self._named).all(axis=1))
+
+    def has(self, label: int) -> NDArray[np.bool_]:
+        """(n,), rows that have a label."""
+        return np.asarray(self._has[:, label])
+
+    def is_named(self, label: int) -> NDArray[np.bool_]:
+        """(n,), rows that got a label."""
+        return np.asarray(self._named[:, label])
+
+    @property
+    def majority(self) -> float:
+        """Accuracy of always naming the most frequent combination of labels."""
+        return float(np.unique(self.y, axis=0, return_counts=True)[1].max() / len(self.y))
+
+    def confusion_of(self, label: int) -> NDArray[np.int64]:
+        """(2, 2), rows without and with a label, columns that did not and did get it; as in scikit-learn."""
+        pairs = np.bincount(2 * self.has(label) + self.is_named(label), minlength=4)
+        return pairs.reshape(2, 2)
+
+    def values(self, weights: Array | None = None) -> Values:
+        """As of `Judged`."""
+        each = np.ones((1, self.n_blocks)) if weights is None else weights
+        right, true, named = np.moveaxis((each @ self._counts).reshape(len(each), 3, self.n_classes), 1, 0)
+        rows, exact, wrong, loss = (each @ self._sums).T
+        per_class = _of_each_class(right, true, named, rows)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            overall = {
+                "accuracy": exact / rows,
+                "hamming_loss": wrong / (rows * self.n_classes),
+                "micro_f1": 2 * right.sum(axis=1) / (true + named).sum(axis=1),
+                "macro_f1": _mean_of_known(per_class["f1"]),
+            }
+        self._add_under_curves(overall, per_class, weights)
+        return Values({**overall, "loss": loss / rows}, per_class)
+
     @cached_property
-    def _steps(self) -> list[NDArray[np.intp]]:
-        """Of each class, the rank of each row by falling score, (n,); rows of one score share it."""
-        return [np.unique(-scores, return_inverse=True)[1] for scores in self.probabilities.T]
+    def _counts(self) -> Array:
+        """As of `Judged`."""
+        columns = np.concatenate([self._has & self._named, self._has, self._named], axis=1).T
+        return np.stack([self._summed(column) for column in columns], axis=1)
 
-    def _under_curves(self, label: int, weights: Array | None) -> tuple[Array, Array]:
-        """ROC AUC and average precision (R,) of a class against the rest."""
-        steps, is_class = self._steps[label], self.y == label
-        if weights is None:
-            gained, lost = (np.bincount(steps, chosen).astype(np.float64)[None] for chosen in (is_class, ~is_class))
-            return _under_curve(gained, lost)
-        steps = steps * _MOST_STEPS // max(int(steps.max()) + 1, _MOST_STEPS)
-        single = weights.astype(np.float32)
-        return _under_curve(single @ self._table(steps, is_class), single @ self._table(steps, ~is_class))
+    @cached_property
+    def _sums(self) -> Array:
+        """(blocks, 4): rows, rows that are right, labels that are wrong, and the sum of each row's loss."""
+        of_true = np.where(self._has, self.probabilities, 1 - self.probabilities)
+        losses = -np.log(np.clip(of_true, _LEAST, 1)).mean(axis=1)
+        wrong = (self._has != self._named).sum(axis=1)
+        columns = (np.ones(len(self.y)), self.is_right, wrong, losses)
+        return np.column_stack([self._summed(column) for column in columns])
 
-    def _table(self, steps: NDArray[np.intp], chosen: NDArray[np.bool_]) -> Array:
-        """How many of the chosen rows of each block have each step of the scores, (blocks, steps)."""
-        length = int(steps.max()) + 1
-        flat = np.bincount(self._block * length + steps, chosen, self.n_blocks * length)
-        return flat.reshape(self.n_blocks, length).astype(np.float32)
 
-    def _summed(self, column: NDArray[Any]) -> Array:
-        return np.asarray(np.bincount(self._block, column, self.n_blocks), np.float64)
+def judge(probabilities: Array, y: NDArray[np.int64], *, groups: NDArray[Any]) -> Judged | JudgedLabels:
+    """Predictions (n, classes) of rows of class numbers y (n,), or of an indicator of several labels (n, classes)."""
+    return Judged(probabilities, y, groups=groups) if y.ndim == 1 else JudgedLabels(probabilities, y, groups=groups)
+
+
+def labels_named(probabilities: Array, classes: Sequence[str]) -> list[tuple[str, ...]]:
+    """The labels of each row (n, classes) that may have several: those above `THRESHOLD`."""
+    return [tuple(compress(classes, row)) for row in probabilities > THRESHOLD]
 
 
 def _shuffled(numbers: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -163,16 +294,9 @@ def _of_counts(right: Array, true: Array, named: Array) -> tuple[dict[str, Array
     right, true, named : (R, classes). NaN where a measure is undefined
     """
     rows = true.sum(axis=1)
+    per_class = _of_each_class(right, true, named, rows)
+    recall, f1 = per_class["recall"], per_class["f1"]
     with np.errstate(invalid="ignore", divide="ignore"):
-        recall = right / true
-        f1 = np.where(true > 0, 2 * right / (true + named), np.nan)
-        negatives = rows[:, None] - true
-        per_class = {
-            "precision": right / named,
-            "recall": recall,
-            "specificity": (negatives - named + right) / negatives,
-            "f1": f1,
-        }
         agreed, by_chance = right.sum(axis=1), (true * named).sum(axis=1)
         spread = (rows**2 - (true**2).sum(axis=1)) * (rows**2 - (named**2).sum(axis=1))
         overall = {
@@ -184,6 +308,18 @@ def _of_counts(right: Array, true: Array, named: Array) -> tuple[dict[str, Array
             "mcc": np.where(spread > 0, (agreed * rows - by_chance) / np.sqrt(spread), 0.0),
         }
     return overall, per_class
+
+
+def _of_each_class(right: Array, true: Array, named: Array, rows: Array) -> dict[str, Array]:
+    """Measures of each class (R, classes), as of `_of_counts`; rows (R,), of all classes."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        negatives = rows[:, None] - true
+        return {
+            "precision": right / named,
+            "recall": right / true,
+            "specificity": (negatives - named + right) / negatives,
+            "f1": np.where(true > 0, 2 * right / (true + named), np.nan),
+        }
 
 
 def _mean_of_known(values: Array) -> Array:

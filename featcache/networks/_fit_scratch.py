@@ -47,6 +47,7 @@ from featcache.training import (
     described,
     explaining_damage,
     measured,
+    refuse_several_labels,
     refuse_unfair_splits,
     runs,
     there_already,
@@ -189,6 +190,7 @@ def _asked(
     project: Project, spec: NetworkSpec, config: ScratchConfig, options: ScratchOptions
 ) -> tuple[NetworkSpec, _StartHead | None]:
     """The network as it is to be built, on the devices that it is to be built for, and the head it begins with."""
+    refuse_several_labels(project.settings.dataset.label_separator, "training of whole networks")
     if config.part_rows % options.devices:
         raise ScratchError(f"{config.part_rows} rows at a time cannot be spread evenly over {options.devices} devices")
     spread_over(options.devices)

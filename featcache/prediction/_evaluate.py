@@ -21,13 +21,13 @@ from featcache.core.offline import offline as without_network
 from featcache.core.progress import Progress
 from featcache.core.project import PROJECT_FILE, DatasetSection, Project, changed, find_project
 from featcache.core.shown import shown
-from featcache.datasets import Dataset, LabelledImage, LeftOut, labelled_images, read_dataset
+from featcache.datasets import Dataset, LabelledImage, LeftOut, dataset_of, labelled_images
 from featcache.images import Item
 from featcache.measures import Judged, evaluate as measured
 from featcache.prediction._predict import rows_of, said
 from featcache.prediction.bundle import Bundle
 from featcache.prediction.opening import classes_of, name_of, recipe_of
-from featcache.prediction.predictor import Predictor, open_trained
+from featcache.prediction.predictor import Predictor, has_several_labels, open_trained
 from featcache.training import EVALUATION, PREDICTIONS_FILE, Run, is_finished, runs
 
 _NOT_TRAINED = ("kind", "cache_name", "why", "created", "course", "format")
@@ -121,6 +121,8 @@ def evaluate(
     recipe = trained.recipe if isinstance(trained, Bundle) else recipe_of(trained)
     classes = tuple(trained.record.classes) if isinstance(trained, Bundle) else classes_of(trained)
     itself = trained.config if isinstance(trained, Run) else {}
+    if has_several_labels(trained):
+        raise UsageError(f"{trained.name}: tells several labels an image, and `evaluate` takes runs of one label")
     data, left_out, remarks = _source(on, dataset, progress)
     if strict and left_out:
         raise DatasetError(f"{left_out[0].path}: {left_out[0].reason}")
@@ -163,7 +165,7 @@ def evaluate(
     images = [by_name[item.name] for item in used]
     says = said(
         trained.name,
-        classes,
+        predictor.head,
         paths=tuple(image.path for image in images),
         rows=rows,
         doubt=predictor.doubt,
@@ -237,7 +239,7 @@ def _source(
     if isinstance(on, Project):
         if dataset:
             raise UsageError(f"{on.folder}: is a project, which says itself how it is read: leave out {min(dataset)!r}")
-        read = read_dataset(on.dataset_file, on.images)
+        read = dataset_of(on)
         return Dataset(tuple(image for image in read.images if image.label), read.folder), [], ()
     section = changed(DatasetSection(), dataset)
     with progress.begin("checking images", 0) as advance:

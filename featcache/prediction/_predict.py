@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,20 @@ from featcache.core.project import Project
 from featcache.core.shown import shown
 from featcache.doubt import DOUBT_FILE, Doubt
 from featcache.extraction import stream
+from featcache.heads import TrainedHead
 from featcache.images import Item
+from featcache.measures import labels_named
 from featcache.prediction.bundle import Bundle
 from featcache.prediction.opening import (
     as_cache,
     items_in,
     names_of_rows,
 )
-from featcache.prediction.predictor import Predictor, doubt_of, head_for, open_trained
+from featcache.prediction.predictor import Predictor, doubt_of, has_several_labels, head_for, open_trained
 from featcache.store import Cache
 from featcache.training import Run
+
+_BETWEEN = " | "
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Predictions:
     sets : (n, classes), bool: the classes that an image may be of, at the confidence that was asked for; or None
     unlike : (n,), bool: whether an image is unlike the training images; None where that is not known
     left_out : (path, reason) of what could not be used
+    several_labels : whether each label is told by itself, and an image may have several of them, or none
     """
 
     run: str
@@ -55,11 +60,21 @@ class Predictions:
     sets: NDArray[np.bool_] | None = None
     unlike: NDArray[np.bool_] | None = None
     left_out: tuple[tuple[str, str], ...] = ()
+    several_labels: bool = False
 
     @property
     def labels(self) -> NDArray[np.str_]:
-        """The most probable class of each image, (n,)."""
+        """The most probable class of each image, (n,); of several labels an image all of them, " | " between."""
+        if self.several_labels:
+            return np.array([_BETWEEN.join(labels) for labels in self.label_sets], dtype=str)
         return np.asarray(np.array(self.classes, dtype=str)[self.probabilities.argmax(axis=1)])
+
+    @property
+    def label_sets(self) -> list[tuple[str, ...]]:
+        """The labels of each image: those with a probability above one half; of one class an image that one."""
+        if self.several_labels:
+            return labels_named(self.probabilities, self.classes)
+        return [(str(label),) for label in self.labels]
 
     @property
     def confidence(self) -> NDArray[np.floating[Any]] | None:
@@ -77,41 +92,58 @@ class Predictions:
     def to_frame(self) -> pd.DataFrame:
         """One line an image: path, class, a column p_LABEL for each class; confidence, set, unlike where known.
 
-        The classes of a set stand behind each other with " | " between them.
+        The classes of a set stand behind each other with " | " between them. Of several labels an image, the column is
+        `labels` instead of `class`, in the same way.
         """
         columns = {f"p_{label}": self.probabilities[:, number] for number, label in enumerate(self.classes)}
         known: dict[str, Any] = {"confidence": self.confidence, "unlike": self.unlike}
         if self.sets is not None:
-            known["set"] = [" | ".join(self.set_of(number) or ()) for number in range(len(self))]
+            known["set"] = [_BETWEEN.join(self.set_of(number) or ()) for number in range(len(self))]
         doubt = {name: known[name] for name in ("confidence", "set", "unlike") if known.get(name) is not None}
-        return pd.DataFrame({"path": list(self.paths), "class": self.labels, **columns, **doubt})
+        name = "labels" if self.several_labels else "class"
+        return pd.DataFrame({"path": list(self.paths), name: self.labels, **columns, **doubt})
 
     def to_dict(self) -> dict[str, Any]:
         """The same as a value for JSON.
 
         {run, classes, rows: [{path, class, probabilities, confidence, set, unlike}], left_out}; what is not known is
-        None.
+        None. Of several labels an image, rows are {path, labels, probabilities, unlike}.
         """
-        confidence = [None] * len(self) if self.confidence is None else self.confidence.tolist()
         unlike = [None] * len(self) if self.unlike is None else self.unlike.tolist()
-        sets = [None if self.sets is None else list(self.set_of(number) or ()) for number in range(len(self))]
-        columns = (self.paths, self.labels, self.probabilities.tolist(), confidence, sets, unlike)
         return {
             "run": self.run,
             "classes": list(self.classes),
-            "rows": [
-                {
-                    "path": path,
-                    "class": str(label),
-                    "probabilities": dict(zip(self.classes, row, strict=True)),
-                    "confidence": sure,
-                    "set": inside,
-                    "unlike": odd,
-                }
-                for path, label, row, sure, inside, odd in zip(*columns, strict=True)
-            ],
+            "rows": self._rows_of_labels(unlike) if self.several_labels else self._rows_of_classes(unlike),
             "left_out": [{"path": path, "reason": reason} for path, reason in self.left_out],
         }
+
+    def _rows_of_labels(self, unlike: Sequence[bool | None]) -> list[dict[str, Any]]:
+        columns = (self.paths, self.label_sets, self.probabilities.tolist(), unlike)
+        return [
+            {
+                "path": path,
+                "labels": list(labels),
+                "probabilities": dict(zip(self.classes, row, strict=True)),
+                "unlike": odd,
+            }
+            for path, labels, row, odd in zip(*columns, strict=True)
+        ]
+
+    def _rows_of_classes(self, unlike: Sequence[bool | None]) -> list[dict[str, Any]]:
+        confidence = [None] * len(self) if self.confidence is None else self.confidence.tolist()
+        sets = [None if self.sets is None else list(self.set_of(number) or ()) for number in range(len(self))]
+        columns = (self.paths, self.labels, self.probabilities.tolist(), confidence, sets, unlike)
+        return [
+            {
+                "path": path,
+                "class": str(label),
+                "probabilities": dict(zip(self.classes, row, strict=True)),
+                "confidence": sure,
+                "set": inside,
+                "unlike": odd,
+            }
+            for path, label, row, sure, inside, odd in zip(*columns, strict=True)
+        ]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -154,7 +186,8 @@ def predict(
 
     Returns
     -------
-    Predictions, in the order of the source: `labels` (n,), `probabilities` (n, classes), `to_frame()`
+    Predictions, in the order of the source: `labels` (n,), `probabilities` (n, classes), `to_frame()`; of a run on
+    several labels an image, `label_sets` has those of each
 
     Raises
     ------
@@ -187,8 +220,8 @@ def predict(
     if not used:
         why = f": {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
         raise DatasetError(f"no image to predict{why}")
-    classes, doubt, paths = predictor.head.classes, predictor.doubt, tuple(item.name for item in used)
-    made = said(predictor.name, classes, paths=paths, rows=rows, doubt=doubt, **asked)
+    doubt, paths = predictor.doubt, tuple(item.name for item in used)
+    made = said(predictor.name, predictor.head, paths=paths, rows=rows, doubt=doubt, **asked)
     return replace(made, left_out=tuple(left_out))
 
 
@@ -221,10 +254,16 @@ def rows_of(
 
 
 def check_doubt(trained: Run | Bundle, *, confidence: float | None, false_alarms: float) -> None:
-    """Raises UsageError for a share that is none, RunError where a run cannot say how sure it is."""
+    """Raises UsageError for a share that is none and where an image may have several labels, RunError where a run
+    cannot say how sure it is."""
     for name, share in {"confidence": confidence, "false_alarms": false_alarms}.items():
         if share is not None and not 0 < share < 1:
             raise UsageError(f"`{name}={share}`: expected a number between 0 and 1")
+    if confidence is not None and has_several_labels(trained):
+        raise UsageError(
+            f"`confidence` finds classes of which one is right, and {trained.name} tells several labels an image",
+            "Leave out `confidence`: each label has its own probability",
+        )
     if confidence is not None and doubt_of(trained) is None:
         raise RunError(
             f"{trained.name}: keeps no {DOUBT_FILE}, which says what its validation images were, as runs of an earlier "
@@ -242,12 +281,12 @@ def _of_cache(run: Run | Bundle, cache: Cache, **asked: Any) -> Predictions:
         for place, block in cache.features.blocks():
             distances[place] = doubt.distances_of(block)
     rows = np.column_stack([probabilities, distances])
-    return said(run.name, head.classes, paths=names_of_rows(cache), rows=rows, doubt=doubt, **asked)
+    return said(run.name, head, paths=names_of_rows(cache), rows=rows, doubt=doubt, **asked)
 
 
 def said(
     name: str,
-    classes: tuple[str, ...],
+    head: TrainedHead,
     *,
     paths: tuple[str, ...],
     rows: NDArray[np.float64],
@@ -255,21 +294,23 @@ def said(
     confidence: float | None,
     false_alarms: float,
 ) -> Predictions:
-    """What probabilities and a distance (n, classes + 1) say.
+    """What probabilities of a head and a distance (n, classes + 1) say.
 
     Raises RunError for probabilities that are no numbers: huge weights in a damaged model make NaN.
     """
     probabilities, distances = rows[:, :-1], rows[:, -1]
     if not np.isfinite(probabilities).all():
         raise RunError(f"{name}: its probabilities are not finite: the model is damaged", "Train the run again")
-    if doubt is None:
-        return Predictions(name, classes, paths, probabilities)
+    unlike = doubt.unlike(distances, false_alarms) if doubt is not None and doubt.likeness else None
+    if doubt is None or head.has_several_labels:
+        several = head.has_several_labels
+        return Predictions(name, head.classes, paths, probabilities, unlike=unlike, several_labels=several)
     return Predictions(
         name,
-        classes,
+        head.classes,
         paths,
         probabilities,
         calibrated=doubt.calibrated(probabilities),
         sets=doubt.sets(probabilities, confidence) if confidence is not None else None,
-        unlike=doubt.unlike(distances, false_alarms) if doubt.likeness else None,
+        unlike=unlike,
     )

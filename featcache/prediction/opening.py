@@ -14,7 +14,7 @@ from featcache.core.errors import ProjectError, RunError, UsageError
 from featcache.core.progress import Progress
 from featcache.core.project import PROJECT_FILE, Project, find_project
 from featcache.core.recipe import Recipe
-from featcache.datasets import read_dataset
+from featcache.datasets import dataset_of
 from featcache.extraction import network_of
 from featcache.heads import HEAD_FILE, TrainedHead, load_head
 from featcache.images import Item, items_of
@@ -151,7 +151,7 @@ def _of_project(source: Any) -> list[Item]:
         source = find_project(Path(source))
     if not isinstance(source, Project):
         return []
-    dataset = read_dataset(source.dataset_file, source.images)
+    dataset = dataset_of(source)
     source.images.refuse_missing(image.path for image in dataset.images)
     return [
         Item(name_of(image.path, image.box), dataset.folder / image.path, box=image.box) for image in dataset.images

@@ -41,6 +41,13 @@ def doubt_of(trained: Run | Bundle) -> Doubt | None:
     return trained.head_and_doubt[1] if isinstance(trained, Bundle) else Doubt.load(trained.folder)
 
 
+def has_several_labels(trained: Run | Bundle) -> bool:
+    """Whether a run tells each label by itself, so that an image may have several."""
+    if isinstance(trained, Bundle):
+        return trained.head_and_doubt[0].has_several_labels
+    return bool(trained.config.get("label_separator"))
+
+
 def head_for(trained: Run | Bundle, cache: Cache) -> TrainedHead:
     """The head of a run, for the features of a cache. Raises UsageError for a whole network."""
     if trained.record.is_whole if isinstance(trained, Bundle) else is_whole(trained):

@@ -23,10 +23,10 @@ def answer(group: Group) -> Section:
     classes = shown.config.classes
     names = listed([clean(label) for label in classes[:8]] + ([f"{len(classes) - 8:,} more"] if classes[8:] else []))
     unit = "" if test.groups is None else f" of {counted(test.groups, 'group')}"
-    asked = (
-        f"Asked: which of {len(classes):,} classes ({names}) does an image show? Judged on {counted(test.rows, 'row')}"
-        f"{unit} that no training saw."
-    )
+    asked = f"which of {len(classes):,} classes ({names}) does an image show?"
+    if shown.has_several_labels:
+        asked = f"which of {len(classes):,} labels ({names}) does an image have? It may have several, or none."
+    asked = f"Asked: {asked} Judged on {counted(test.rows, 'row')}{unit} that no training saw."
     blocks: list[Block] = [Paragraph(asked), Paragraph(_found(group, shown), "answer")]
     blocks.append(Paragraph(" ".join([_why_shown(group, shown), *_comparison(group)])))
     blocks.append(Facts(_key_figures(group, shown), large=True))
@@ -56,9 +56,11 @@ def _found(group: Group, shown: RunRecord) -> str:
         low, high = (percent(value, test.groups) for value in span)
         accuracy += f" (95 % interval: {low} to {high} %)"
     text = f"{group.label(shown)}: accuracy {accuracy}"
+    if shown.has_several_labels:
+        text = f"{group.label(shown)}: all labels right, and no other, for {accuracy} of the rows"
     if test.majority is not None:
         baseline = percent(test.majority, test.groups)
-        text += f"; majority-class baseline: {baseline} %"
+        text += f"; {_baseline(shown)}: {baseline} %"
     return f"{text}."
 
 
@@ -68,7 +70,7 @@ def _why_shown(group: Group, shown: RunRecord) -> str:
         return "No run has validation rows to choose by; this is the first one."
     if len(group.records) == 1:
         return "It is the only run."
-    return f"Chosen by validation accuracy ({percent(val.accuracy, val.groups)} %)."
+    return f"Chosen by validation {group.records[0].accuracy_is} ({percent(val.accuracy, val.groups)} %)."
 
 
 def _comparison(group: Group) -> list[str]:
@@ -98,7 +100,10 @@ def _key_figures(group: Group, shown: RunRecord) -> tuple[tuple[str, str], ...]:
     test = shown.test
     pairs = (
         ("balanced accuracy", percent(test.balanced_accuracy, test.groups)),
-        ("majority-class baseline", percent(test.majority, test.groups)),
+        ("wrong decisions on labels (Hamming loss)", percent(test.hamming_loss, test.groups)),
+        ("micro F1", percent(test.micro_f1, test.groups)),
+        ("macro F1", percent(test.macro_f1, test.groups) if shown.has_several_labels else ""),
+        (_baseline(shown), percent(test.majority, test.groups)),
     )
     counts = (("groups in test", f"{test.groups:,}" if test.groups is not None else ""),)
     return (
@@ -108,13 +113,23 @@ def _key_figures(group: Group, shown: RunRecord) -> tuple[tuple[str, str], ...]:
     )
 
 
+def _baseline(shown: RunRecord) -> str:
+    """What always naming the same is called."""
+    return "always the most frequent combination" if shown.has_several_labels else "majority-class baseline"
+
+
 def _answer_table(shown: RunRecord) -> Table:
+    names = ("recall", "precision") if shown.has_several_labels else ("recall",)
     rows = []
     for label in shown.config.classes:
         found = shown.test.per_class.get(label)
         if found is not None:
             cases = found.groups or found.rows
-            recall = with_interval(found.recall, found.intervals.get("recall"), cases=cases)
-            rows.append((clean(label), recall, f"{cases:,}" if cases is not None else ""))
+            shares = (with_interval(getattr(found, name), found.intervals.get(name), cases=cases) for name in names)
+            rows.append((clean(label), *shares, f"{cases:,}" if cases is not None else ""))
     title = "Recall of each class on test: how many of its rows are found"
-    return Table(("class", "recall, % (95 %)", "test originals"), tuple(rows), n_text=1, title=title)
+    if shown.has_several_labels:
+        title = "Each label on test: how many of its rows are found (recall), and how often it is named rightly"
+    first = "label" if shown.has_several_labels else "class"
+    headers = (first, *(f"{name}, % (95 %)" for name in names), "test originals")
+    return Table(headers, tuple(rows), n_text=1, title=title)

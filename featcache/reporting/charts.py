@@ -60,12 +60,12 @@ def accuracies(records: Sequence[RunRecord], labels: Mapping[str, str], *, numbe
         values.append(
             {"run": label, "kind": kind_of(record), "accuracy": record.test.accuracy, "low": low, "high": high}
         )
-    base = ranked[0].test.majority
+    base, accuracy = ranked[0].test.majority, ranked[0].accuracy_is
     order = [value["run"] for value in values]
     y = {"field": "run", "type": "nominal", "sort": order, "axis": None}
     x = {
         "type": "quantitative",
-        "title": "accuracy on test",
+        "title": f"{accuracy} on test",
         "axis": {"format": ".0%", "tickCount": 5},
         "scale": {"domain": [0, 1]},
     }
@@ -91,23 +91,40 @@ def accuracies(records: Sequence[RunRecord], labels: Mapping[str, str], *, numbe
         )
     spec = {**_of(values), "height": _step_px(len(values)) * len(values), "encoding": {"y": y}, "layer": layers}
     told = "; ".join(f"{value['run']}: {value['accuracy']:.0%}" for value in values[:8])
-    alt = f"Accuracy on test of {counted(len(values), 'run')} with 95 % intervals. {told}"
-    note = ". The dashed line is the majority-class baseline" if base is not None else ""
-    return Chart(f"accuracy{_ending(number)}", f"Accuracy on test, with 95 % intervals{note}", alt, spec)
+    alt = f"{accuracy.capitalize()} on test of {counted(len(values), 'run')} with 95 % intervals. {told}"
+    always = "always the most frequent combination of labels" if ranked[0].has_several_labels else ""
+    note = f". The dashed line is {always or 'the majority-class baseline'}" if base is not None else ""
+    return Chart(f"accuracy{_ending(number)}", f"{accuracy.capitalize()} on test, with 95 % intervals{note}", alt, spec)
 
 
 def curves(
-    histories: Mapping[str, pd.DataFrame], *, about: Mapping[str, tuple[str, str]], number: int = 1
+    histories: Mapping[str, pd.DataFrame],
+    *,
+    about: Mapping[str, tuple[str, str]],
+    accuracy_is: str = "accuracy",
+    number: int = 1,
 ) -> list[Chart]:
     """One chart for each of loss and accuracy on training and validation: a line for each run.
 
     about : of each label its network, told by colour, and what was trained, told by dashes
+    accuracy_is : what accuracy is called
     """
+    called = {"accuracy": accuracy_is}
     return [
         chart
         for measure in ("loss", "accuracy")
         for column, where in ((measure, "training"), (f"val_{measure}", "validation"))
-        if (chart := _curves(histories, measure, column=column, where=where, about=about, ending=_ending(number)))
+        if (
+            chart := _curves(
+                histories,
+                measure,
+                called=called.get(measure, measure),
+                column=column,
+                where=where,
+                about=about,
+                ending=_ending(number),
+            )
+        )
     ]
 
 
@@ -115,6 +132,7 @@ def _curves(
     histories: Mapping[str, pd.DataFrame],
     measure: str,
     *,
+    called: str,
     column: str,
     where: str,
     about: Mapping[str, tuple[str, str]],
@@ -146,7 +164,7 @@ def _curves(
             "field": "value",
             "type": "quantitative",
             "scale": scale,
-            "title": f"{measure} on {where}",
+            "title": f"{called} on {where}",
             "axis": {"tickCount": 5, "format": ".0%" if measure == "accuracy" else "~g"},
         },
         "detail": {"field": "run"},
@@ -170,7 +188,7 @@ def _curves(
         "encoding": encoding,
     }
     told = "; ".join(f"{label}: {written(float(value))}" for label, value in ends[:8])
-    title = f"{measure.capitalize()} on {where} per epoch"
+    title = f"{called.capitalize()} on {where} per epoch"
     return Chart(
         f"{measure}-{where}{ending}", title, f"{title} of {counted(len(lines), 'run')}. At the end: {told}", spec
     )

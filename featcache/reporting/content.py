@@ -52,6 +52,13 @@ HOW_TO_READ = (
     "Confidence is the probability of the named class. It is calibrated if what is said with 80 % is right in 80 of "
     "100 cases; the expected calibration error is the mean gap.",
 )
+OF_SEVERAL_LABELS = (
+    "Where an image may have several labels, each label is told by itself, and named where its probability is above "
+    "one half. Exact match is the share of rows that got all of their labels and no other. Hamming loss is the share "
+    "of all decisions, one for each row and label, that are wrong. Micro F1 is that of all these decisions together, "
+    "macro F1 the mean of the labels. Loss is the mean binary cross-entropy in nats. The baseline is the exact match "
+    "of always naming the most frequent combination of labels."
+)
 _MOST_SECTIONS = 60
 
 
@@ -95,7 +102,9 @@ def gather(
     if problems:
         leads, reasons = (tuple(getattr(problem, name) for problem in problems) for name in ("name", "reason"))
         sections.append(Section("Not readable", (Items(reasons, leads),), id="problems"))
-    sections.append(Section("How to read this", tuple(Paragraph(text, "quiet") for text in HOW_TO_READ), id="reading"))
+    several = any(record.has_several_labels for record in records)
+    told = (*HOW_TO_READ, OF_SEVERAL_LABELS) if several else HOW_TO_READ
+    sections.append(Section("How to read this", tuple(Paragraph(text, "quiet") for text in told), id="reading"))
     created = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     title = clean(project.folder.resolve().name) if project else "featcache report"
     return Report(
@@ -139,7 +148,8 @@ def _runs(group: Group) -> Section:
         rows = tuple(
             (group.labels[name], found.text, found.verdict_of_first) for name, found in group.differences.items()
         )
-        title = f"Accuracy on test of “{group.label(group.chosen)}” minus that of others, in points, on the same images"
+        title = f"{group.chosen.accuracy_is.capitalize()} on test of “{group.label(group.chosen)}” minus that of others"
+        title += ", in points, on the same images"
         blocks.append(
             Table(("other run", "difference (95 %)", "the first is"), rows, n_text=1, n_text_last=1, title=title)
         )
@@ -222,7 +232,8 @@ def _curves(group: Group, problems: list[Problem]) -> Section | None:
     more = list(histories)[charts.MOST_LINES :]
     shown = {label: histories[label] for label in list(histories)[: charts.MOST_LINES]}
     about = {group.label(record): (clean(record.config.backbone), mode_of(record)) for record in group.records}
-    blocks: list[Block] = list(charts.curves(shown, about=about, number=group.number))
+    accuracy_is = group.records[0].accuracy_is
+    blocks: list[Block] = list(charts.curves(shown, about=about, accuracy_is=accuracy_is, number=group.number))
     if more:
         blocks.append(Paragraph(f"The curves of {counted(len(more), 'more run')} are left out.", "quiet"))
     return Section("Curves", tuple(blocks), id=f"curves-{group.number}")

@@ -50,7 +50,8 @@ def draw(run: Run, *, with_curves: bool = True) -> Run:
     with suppress(OSError, MemoryError, RunError):  # no picture is worth a training
         if with_curves:
             write_curves(run.history, run.folder / CURVES_FILE, title=run.name)
-        write_confusion(run.metrics["test"]["confusion"], run.config["classes"], path=run.folder / CONFUSION_FILE)
+        if not run.config.get("label_separator"):  # of several labels each has its own, which are few numbers
+            write_confusion(run.metrics["test"]["confusion"], run.config["classes"], path=run.folder / CONFUSION_FILE)
     return run
 
 

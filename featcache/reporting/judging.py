@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from featcache.core.errors import RunError
 from featcache.core.files import plain_cell, safe_cell
 from featcache.core.strict_json import MAX_TEXT_BYTES, read_bounded
-from featcache.measures import Judged, compare
+from featcache.datasets import encoded, labels_in
+from featcache.measures import Judged, JudgedLabels, compare, judge, labels_named
 from featcache.reporting.records import RunRecord
-from featcache.reporting.text import percent, signed
+from featcache.reporting.text import labels_in_words, percent, signed
 from featcache.training import PREDICTIONS_FILE
 
 _NEEDED = {"image_id", "path", "label", "split", "group", "view", "predicted"}
@@ -23,32 +24,43 @@ _NEEDED = {"image_id", "path", "label", "split", "group", "view", "predicted"}
 
 @dataclass(frozen=True)
 class Judgement:
-    """The rows that a run judged, plain views and others, and its probabilities (rows, classes)."""
+    """The rows that a run judged, plain views and others, and its probabilities (rows, classes).
+
+    label_separator : between the labels of a row that may have several
+    """
 
     rows: pd.DataFrame
     probabilities: NDArray[np.float64]
     classes: tuple[str, ...]
+    label_separator: str = ""
 
     def of(self, split: str) -> Judgement:
         """The labelled rows of one split."""
         chosen = ((self.rows["split"] == split) & (self.rows["label"] != "")).to_numpy()
-        return Judgement(self.rows[chosen].reset_index(drop=True), self.probabilities[chosen], self.classes)
+        return replace(self, rows=self.rows[chosen].reset_index(drop=True), probabilities=self.probabilities[chosen])
 
     @property
     def y(self) -> NDArray[np.int64]:
-        """(rows,), class numbers."""
-        return np.asarray(pd.Index(self.classes, dtype=object).get_indexer(pd.Index(self.rows["label"])), np.int64)
+        """(rows,), class numbers; of several labels a row an indicator (rows, classes)."""
+        return encoded(self.rows["label"].tolist(), self.label_separator, classes=self.classes)
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A plain test image that was given another class; confidence : probability of that class."""
+    """A plain test image that was given another class, or not all of its labels and no other.
+
+    label, predicted : of several labels all of them, in words
+    confidence : probability of the class that it was given; of several labels, of the most confident wrong decision
+    missed, added : of several labels, those that it has and did not get, and the other way round, with probabilities
+    """
 
     image_id: str
     path: str
     label: str
     predicted: str
     confidence: float
+    missed: tuple[tuple[str, float], ...] = ()
+    added: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,30 +108,34 @@ def read_judgement(record: RunRecord) -> Judgement:
         raise RunError(f"{PREDICTIONS_FILE}: is missing") from error
     except (OSError, ValueError, LookupError) as error:
         raise RunError(f"{PREDICTIONS_FILE}: cannot be read: {error}") from error
-    if not np.isfinite(probabilities).all() or (probabilities < 0).any() or not (probabilities.sum(axis=1) > 0).all():
+    separator, texts = record.config.label_separator, set(frame["label"][frame["split"] == "test"])
+    is_some = separator or (probabilities.sum(axis=1) > 0).all()  # of several labels, a row may have none of them
+    if not np.isfinite(probabilities).all() or (probabilities < 0).any() or not is_some:
         raise RunError(f"{PREDICTIONS_FILE}: holds what are no probabilities")
-    if set(frame["label"][frame["split"] == "test"]) - {"", *record.config.classes}:
+    if {label for text in texts for label in labels_in(text, separator)} - set(record.config.classes):
         raise RunError(f"{PREDICTIONS_FILE}: holds labels that are no classes of the run")
-    return Judgement(frame, probabilities, record.config.classes)
+    return Judgement(frame, probabilities, record.config.classes, separator)
 
 
 def mistakes_of(judgement: Judgement) -> list[Mistake]:
-    """The plain test images that were given another class, the most confident first."""
+    """The plain test images that were given another class, or another set of labels, the most confident first."""
     test = judgement.of("test")
-    confidence = test.probabilities.max(axis=1)
-    named = test.probabilities.argmax(axis=1)
-    wrong = np.flatnonzero((named != test.y) & (test.rows["view"] == 0).to_numpy())
-    found = [
-        Mistake(
-            image_id=test.rows["image_id"][number],
-            path=test.rows["path"][number],
-            label=test.rows["label"][number],
-            predicted=test.classes[named[number]],
-            confidence=float(confidence[number]),
-        )
-        for number in wrong
-    ]
+    wrong = np.flatnonzero(~_judged(test).is_right & (test.rows["view"] == 0).to_numpy())
+    found = [_mistake(test, int(number)) for number in wrong]
     return sorted(found, key=lambda one: (-one.confidence, one.path))
+
+
+def _mistake(test: Judgement, number: int) -> Mistake:
+    row, p, separator = test.rows.iloc[number], test.probabilities[number], test.label_separator
+    if not separator:
+        named = int(p.argmax())
+        return Mistake(row["image_id"], row["path"], row["label"], test.classes[named], float(p[named]))
+    has, gets = set(labels_in(row["label"], separator)), set(labels_named(p[None], test.classes)[0])
+    share = dict(zip(test.classes, p.tolist(), strict=True))
+    missed, added = (tuple((label, share[label]) for label in sorted(some)) for some in (has - gets, gets - has))
+    confidence = max([1 - of for _, of in missed] + [of for _, of in added])
+    label, predicted = (labels_in_words(separator.join(sorted(some)), separator) for some in (has, gets))
+    return Mistake(row["image_id"], row["path"], label, predicted, confidence, missed, added)
 
 
 def differ(one: Judgement, other: Judgement) -> Difference | None:
@@ -127,9 +143,10 @@ def differ(one: Judgement, other: Judgement) -> Difference | None:
     sides = [_in_order(judgement.of("test")) for judgement in (one, other)]
     key = ["image_id", "view", "label", "group"]
     first, second = (side.rows[key] for side in sides)
-    if one.classes != other.classes or not len(first) or not first.equals(second):
+    kinds = [(side.classes, side.label_separator) for side in (one, other)]
+    if kinds[0] != kinds[1] or not len(first) or not first.equals(second):
         return None
-    judged = [_named(side) for side in sides]
+    judged = [_judged(side) for side in sides]
     found = compare(*judged)["accuracy"]
     return Difference(found["difference"], found["low"], found["high"], judged[0].n_groups)
 
@@ -137,11 +154,11 @@ def differ(one: Judgement, other: Judgement) -> Difference | None:
 def _in_order(judgement: Judgement) -> Judgement:
     order = judgement.rows.sort_values(["image_id", "view"]).index.to_numpy()
     rows = judgement.rows.iloc[order].reset_index(drop=True)
-    return Judgement(rows, judgement.probabilities[order], judgement.classes)
+    return replace(judgement, rows=rows, probabilities=judgement.probabilities[order])
 
 
-def _named(judgement: Judgement) -> Judged:
-    return Judged(judgement.probabilities, judgement.y, groups=judgement.rows["group"].to_numpy(str))
+def _judged(judgement: Judgement) -> Judged | JudgedLabels:
+    return judge(judgement.probabilities, judgement.y, groups=judgement.rows["group"].to_numpy(str))
 
 
 def confused_most(record: RunRecord, top: int = 3) -> list[str]:

@@ -22,18 +22,17 @@ def measures_of(group: Group) -> list[Mapping[str, Any]]:
             "mode": mode_of(record),
             "data_set": clean(record.config.dataset),
         }
+        of_class = ["recall", "precision", "specificity", "f1"]
+        of_class += ["roc_auc", "average_precision"] if record.has_several_labels else []
         for name, split in record.splits.items():
             of_all = {
-                key: getattr(split, key) for key in ("accuracy", "balanced_accuracy", "macro_f1", "loss", "majority")
+                key: getattr(split, key)
+                for key in ("accuracy", "balanced_accuracy", "hamming_loss", "micro_f1", "macro_f1", "loss", "majority")
             }
             parts: list[tuple[str, Any, int | None, int | None]] = [("", split, split.rows, split.groups)]
             parts += [(label, found, found.rows, found.groups) for label, found in split.per_class.items()]
             for label, found, rows, groups in parts:
-                values = (
-                    of_all
-                    if not label
-                    else {key: getattr(found, key) for key in ("recall", "precision", "specificity", "f1")}
-                )
+                values = of_all if not label else {key: getattr(found, key) for key in of_class}
                 for measure, value in values.items():
                     if value is None:
                         continue

@@ -38,6 +38,8 @@ def section_of(record: RunRecord, label: str, *, place: str, folded: bool) -> Se
 
 def _confusion(record: RunRecord) -> Block:
     classes = record.config.classes
+    if record.has_several_labels:
+        return tables.of_each_label(record)
     if len(classes) <= _MOST_IN_TABLE:
         return tables.confusion(record)
     data = figures.confusion_matrix(record.test.confusion, classes)
@@ -111,7 +113,8 @@ def _layers(record: RunRecord) -> str:
         return ""
     dropout = f", Dropout({plain(head['dropout'])})" if head.get("dropout") else ""
     layers = [f"Dense({plain(units)}, ReLU){dropout}" for units in hidden]
-    return ", ".join([*layers, f"Dense({len(record.config.classes)}, softmax)"])
+    output = plain(head.get("output") or "softmax")
+    return ", ".join([*layers, f"Dense({len(record.config.classes)}, {output})"])
 
 
 def optimizer_of(record: RunRecord) -> str:

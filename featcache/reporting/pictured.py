@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pandas as pd
+
 from featcache.core.errors import RunError
 from featcache.core.project import Project
 from featcache.reporting import charts
@@ -14,8 +18,9 @@ from featcache.reporting.records import (
     Problem,
     best_by_validation,
 )
-from featcache.reporting.text import clean, counted
+from featcache.reporting.text import clean, counted, labels_in_words
 
+_MOST_COMBINATIONS = 6
 _MOST_CARDS, _CARD_PX, _POINT_PX = 24, 176, 88
 
 
@@ -47,16 +52,28 @@ def mistakes(group: Group, pictures: Pictures | None) -> Section | None:
 
 def _card(mistake: Mistake, jpeg: bytes | None, *, why: str, same: int, others: int) -> Card:
     label, predicted = clean(mistake.label), clean(mistake.predicted)
-    lines = [
-        ("is", label),
-        ("predicted", f"{predicted}, {100 * mistake.confidence:.0f} %"),
-        ("file", clean(mistake.path)),
-    ]
+    lines = [("is", label), ("predicted", f"{predicted}, {100 * mistake.confidence:.0f} %")]
+    if mistake.missed or mistake.added:
+        wrong = {"missed": mistake.missed, "too much": mistake.added}
+        said = {
+            name: ", ".join(f"{clean(one)} ({100 * share:.0f} %)" for one, share in of) for name, of in wrong.items()
+        }
+        lines = [("is", label), ("predicted", predicted), *((name, words) for name, words in said.items() if words)]
+    lines.append(("file", clean(mistake.path)))
     if others:
         lines.append(("also wrong", f"{same} of {counted(others, 'other run')}"))
     if why:
         lines.append(("no picture", clean(why)))
     return Card(jpeg, f"{label}, predicted as {predicted}: {clean(mistake.path)}", tuple(lines))
+
+
+def _with_labels_in_words(rows: pd.DataFrame, separator: str) -> pd.DataFrame:
+    """Combinations of labels as classes of a map: those that are rare are one, since colours are few."""
+    said = {name: rows[name].map(lambda text: labels_in_words(text, separator)) for name in ("label", "predicted")}
+    frequent = set(said["label"].value_counts().index[:_MOST_COMBINATIONS])
+    wrong = (said["label"] != said["predicted"]).to_numpy()
+    label = said["label"].where(said["label"].isin(frequent), "another combination")
+    return rows.assign(label=label, predicted=said["predicted"].where(wrong, label))
 
 
 def map_of(
@@ -72,6 +89,8 @@ def map_of(
     except RunError as error:
         problems.append(Problem(shown.name, str(error).replace(str(project.folder), "the project")))
         return None
+    if shown.has_several_labels:
+        found = replace(found, rows=_with_labels_in_words(found.rows, shown.config.label_separator))
     small = {}
     for image_id in found.rows["image_id"] if pictures else ():
         if pictures and (jpeg := pictures.jpeg(image_id, _POINT_PX)):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from featcache.core.errors import DatasetError, FeatcacheError, ImageError
 from featcache.core.files import resolved, sha256_bytes
 from featcache.core.project import ImageFolders, Project
-from featcache.datasets import LabelledImage, read_dataset
+from featcache.datasets import LabelledImage, dataset_of
 from featcache.images import identity_of, image_id_of, read_bytes, read_picture
 
 _QUALITY = 76
@@ -31,7 +31,7 @@ class Pictures:
         if project is None:
             return None
         try:
-            listed = read_dataset(project.dataset_file, project.images).images
+            listed = dataset_of(project).images
         except (DatasetError, OSError):
             return None
         return cls(project.images, {image.image_id: image for image in listed if image.image_id})

@@ -14,14 +14,14 @@ from typing import Any
 from featcache.core.errors import FeatcacheError
 from featcache.core.progress import Progress
 from featcache.core.project import Project
-from featcache.datasets import SPLITS, compared, current_dataset, on_two_sides
+from featcache.datasets import SPLITS, LabelledImage, compared, current_dataset, labels_in, on_two_sides
 from featcache.reporting import tables
 from featcache.reporting.blocks import Block, Facts, Items, Paragraph, Section, Table
 from featcache.reporting.commands import command_of
 from featcache.reporting.labels import epochs_of, kind_of
 from featcache.reporting.one_run import optimizer_of
 from featcache.reporting.records import RunRecord
-from featcache.reporting.text import clean, counted, listed, number, plain, with_interval
+from featcache.reporting.text import NONE_OF_THEM, clean, counted, listed, number, plain, with_interval
 from featcache.store import Manifest, read_manifest
 
 _MOST_LISTED = 30
@@ -123,10 +123,11 @@ def images(project: Project, *, near_duplicates: bool, progress: Progress) -> Se
     except FeatcacheError as error:
         return Section("Images", (Paragraph(_without(project, str(error)), "note"),), id="images")
     used = dataset.images
-    counts = Counter((image.label, image.split) for image in used)
+    labelled = [(label, image) for image in used for label in _labels_of(image, dataset.label_separator)]
+    counts = Counter((label, image.split) for label, image in labelled)
     groups: dict[tuple[str, str], set[str]] = {}
-    for image in used:
-        groups.setdefault((image.label, image.split), set()).add(image.group)
+    for label, image in labelled:
+        groups.setdefault((label, image.split), set()).add(image.group)
     splits = [*SPLITS, *([""] if any(split == "" for _, split in counts) else [])]
     rows = tuple(
         (clean(label) or "no label", *(_cell(counts[label, split], groups.get((label, split))) for split in splits))
@@ -164,6 +165,13 @@ def images(project: Project, *, near_duplicates: bool, progress: Progress) -> Se
     else:
         blocks.append(Paragraph("No two images of different groups show the same pixels."))
     return Section("Images", tuple(blocks), id="images")
+
+
+def _labels_of(image: LabelledImage, separator: str) -> tuple[str, ...]:
+    """What an image counts for: each of its labels, that it has none of them, or "" where nobody labelled it."""
+    if not separator or not image.label:
+        return (image.label,)
+    return labels_in(image.label, separator) or (NONE_OF_THEM,)
 
 
 def _cell(count: int, groups: set[str] | None) -> str:
@@ -258,9 +266,11 @@ def methods(record: RunRecord) -> str:
     digest = _weights_digest(record)
     network = f"{plain(config.backbone)} ({plain(config.weights or 'no weights')}"
     network += f"; SHA-256 of the weights {digest}…)" if digest else ")"
+    of = f"Images of {counted(len(config.classes), 'class', many='classes')} ({classes})"
+    if record.has_several_labels:
+        of = f"Images with any number of {len(config.classes)} labels ({classes})"
     parts = [
-        f"Images of {counted(len(config.classes), 'class', many='classes')} ({classes}) were divided into {sizes}; "
-        "images of one group never stood in two of these splits.",
+        f"{of} were divided into {sizes}; images of one group never stood in two of these splits.",
     ]
     if config.kind == "head":
         parts.append(
@@ -279,8 +289,11 @@ def methods(record: RunRecord) -> str:
         epochs += f" of at most {epochs_of(record):,}"
     parts.append(f"{trained}{epochs}.")
     accuracy = with_interval(test.accuracy, test.intervals.get("accuracy"), cases=test.groups)
+    found = f"accuracy was {accuracy} %"
+    if record.has_several_labels:
+        found = f"all labels were right, and no other was named, for {accuracy} % of the rows"
     parts.append(
-        f"On test, accuracy was {accuracy} %. Intervals (95 %) are over groups: Wilson's score interval for as many "
+        f"On test, {found}. Intervals (95 %) are over groups: Wilson's score interval for as many "
         "independent cases as have the standard error found by leaving out groups. Runs were compared on the same "
         "draws of groups."
     )

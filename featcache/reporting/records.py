@@ -28,7 +28,10 @@ _T = TypeVar("_T", bound=_Record)
 
 
 class ClassMeasures(_Record):
-    """Measures of one class, as `featcache.measures.evaluate` gives them."""
+    """Measures of one class, as `featcache.measures.evaluate` gives them.
+
+    confusion : of a label where a row may have several: rows without and with it, columns that did not and did get it
+    """
 
     rows: Count | None = None
     groups: Count | None = None
@@ -36,6 +39,9 @@ class ClassMeasures(_Record):
     recall: Fraction | None = None
     specificity: Fraction | None = None
     f1: Fraction | None = None
+    roc_auc: Fraction | None = None
+    average_precision: Fraction | None = None
+    confusion: tuple[tuple[Count, Count], tuple[Count, Count]] | None = None
     intervals: dict[str, tuple[FiniteFloat, FiniteFloat]] = {}
 
 
@@ -52,6 +58,8 @@ class Measures(_Record):
     intervals: dict[str, tuple[FiniteFloat, FiniteFloat]] = {}
     balanced_accuracy: Fraction | None = None
     macro_f1: Fraction | None = None
+    micro_f1: Fraction | None = None
+    hamming_loss: Fraction | None = None
     majority: Fraction | None = None
     per_class: dict[str, ClassMeasures] = {}
     confusion: list[list[Count]] = []
@@ -65,6 +73,7 @@ class _Config(_Record):
     kind: str = "head"
     backbone: str
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    label_separator: str = ""
     cache_name: str | None = None
     cache: Any = None
     weights: Any = None
@@ -130,7 +139,8 @@ class _Results(_Record):
 
     @model_validator(mode="after")
     def _test_is_whole(self) -> _Results:
-        if not self.test.per_class or not self.test.confusion:
+        of_labels = all(label.confusion for label in self.test.per_class.values())
+        if not self.test.per_class or not (self.test.confusion or of_labels):
             raise ValueError("test: per_class and confusion are needed")
         return self
 
@@ -186,6 +196,16 @@ class RunRecord:
     def is_classical(self) -> bool:
         """Whether scikit-learn fitted it: there are no epochs then."""
         return self.config.solver == "scikit-learn"
+
+    @property
+    def has_several_labels(self) -> bool:
+        """Whether an image may have several labels, each of which is told by itself."""
+        return bool(self.config.label_separator)
+
+    @property
+    def accuracy_is(self) -> str:
+        """What its accuracy is called: of several labels an image, only those count that have all of them right."""
+        return "exact match" if self.has_several_labels else "accuracy"
 
     @property
     def kind(self) -> str:

@@ -60,10 +60,11 @@ def summary(
     records: Sequence[RunRecord], labels: Mapping[str, str], *, title: str = "", links: Mapping[str, str] | None = None
 ) -> Table:
     """One row a run of a kind: how good it is, how long it took. Bold: the best on validation."""
+    several = any(record.has_several_labels for record in records)
     headers = (
         "run",
-        "accuracy, % (95 %)",
-        "balanced, %",
+        f"{_accuracy_is(records)}, % (95 %)",
+        *(("Hamming loss, %", "micro F1, %", "macro F1, %") if several else ("balanced, %",)),
         "loss",
         "validation, %",
         "training, %",
@@ -82,13 +83,23 @@ def _summary_row(record: RunRecord, label: str) -> tuple[str, ...]:
     return (
         label,
         with_interval(test.accuracy, test.intervals.get("accuracy"), cases=test.groups),
-        percent(test.balanced_accuracy, test.groups),
+        *_more_measures(record, test),
         number(test.loss),
         percent(results.val.accuracy, results.val.groups) if results.val else "",
         percent(results.train.accuracy, results.train.groups) if results.train else "",
         "" if record.is_classical else f"{results.epochs:,}",
         number(results.seconds),
     )
+
+
+def _accuracy_is(records: Sequence[RunRecord]) -> str:
+    """Runs of one data set all have one label an image, or all several."""
+    return records[0].accuracy_is if records else "accuracy"
+
+
+def _more_measures(record: RunRecord, split: Measures) -> tuple[str, ...]:
+    names = ("hamming_loss", "micro_f1", "macro_f1") if record.has_several_labels else ("balanced_accuracy",)
+    return tuple(percent(getattr(split, name), split.groups) for name in names)
 
 
 def recalls(records: Sequence[RunRecord], labels: Mapping[str, str], *, title: str = "") -> Table:
@@ -104,7 +115,7 @@ def recalls(records: Sequence[RunRecord], labels: Mapping[str, str], *, title: s
         classes = classes[:MOST_CLASSES]
         more = f", the {MOST_CLASSES} worst of {known:,} classes"
     rows = tuple((labels[r.name], *(_recall(r.test, label) for label in classes), _accuracy(r.test)) for r in records)
-    headers = ("run", *(clean(label) for label in classes), "accuracy")
+    headers = ("run", *(clean(label) for label in classes), _accuracy_is(records))
     foot = _means_of_networks(records, classes)
     return Table(headers, rows, n_text=1, title=title + more, foot=foot)
 
@@ -136,19 +147,31 @@ def _accuracy(split: Measures) -> str:
 
 def classes_of(record: RunRecord) -> Table:
     """Every measure of each class on test, with intervals."""
-    headers = ("class", "test originals", "recall, %", "precision, %", "specificity, %", "F1, %")
+    names = {"recall": "recall, %", "precision": "precision, %", "specificity": "specificity, %", "f1": "F1, %"}
+    if record.has_several_labels:
+        names |= {"roc_auc": "ROC AUC, %", "average_precision": "average precision, %"}
+    headers = ("label" if record.has_several_labels else "class", "test originals", *names.values())
     rows = []
     for label in record.config.classes:
         found = record.test.per_class.get(label)
         if found is None:
             continue
         cases = found.groups or found.rows
-        cells = [
-            with_interval(getattr(found, name), found.intervals.get(name), cases=cases)
-            for name in ("recall", "precision", "specificity", "f1")
-        ]
+        cells = [with_interval(getattr(found, name), found.intervals.get(name), cases=cases) for name in names]
         rows.append((clean(label), f"{cases:,}" if cases is not None else "", *cells))
-    return Table(headers, tuple(rows), n_text=1, title="Each class on test, with 95 % intervals")
+    title = f"Each {headers[0]} on test, with 95 % intervals"
+    return Table(headers, tuple(rows), n_text=1, title=title)
+
+
+def of_each_label(record: RunRecord) -> Table:
+    """The two by two counts of each label on test, where a row may have several."""
+    rows = []
+    for label, found in record.test.per_class.items():
+        if found.confusion is not None:
+            (without, named), (missed, right) = found.confusion
+            rows.append((clean(label), *(f"{count:,}" for count in (right, missed, named, without))))
+    headers = ("label", "has it, found", "has it, missed", "has it not, named", "has it not, not named")
+    return Table(headers, tuple(rows), n_text=1, title="Rows of test by label, at a probability above one half")
 
 
 def confusion(record: RunRecord) -> Table:
@@ -173,12 +196,15 @@ def splits_of(record: RunRecord) -> Table:
             "" if split.groups is None else f"{split.groups:,}",
             number(split.loss),
             _accuracy(split),
-            percent(split.balanced_accuracy, split.groups),
+            *_more_measures(record, split),
             percent(split.majority, split.groups),
         )
         for name, split in record.splits.items()
     )
-    headers = ("split", "rows", "groups", "loss", "accuracy, % (95 %)", "balanced accuracy, %", "majority class, %")
+    more: tuple[str, ...] = ("balanced accuracy, %", "majority class, %")
+    if record.has_several_labels:
+        more = ("Hamming loss, %", "micro F1, %", "macro F1, %", "most frequent combination, %")
+    headers = ("split", "rows", "groups", "loss", f"{record.accuracy_is}, % (95 %)", *more)
     return Table(headers, rows, n_text=1, title="Each split")
 
 
@@ -215,6 +241,10 @@ def _total_time(records: Sequence[RunRecord]) -> tuple[tuple[str, ...], ...]:
 def cross_validations_of(found: Sequence[CrossValidation]) -> Table | None:
     """One row a cross-validation, percent with 95 % intervals; None where there is none."""
     names = {"accuracy": "accuracy, %", "balanced_accuracy": "balanced accuracy, %", "macro_f1": "macro F1, %"}
+    majority = "majority class, %"
+    if all(one.config.label_separator for one in found):
+        names = {"accuracy": "exact match, %", "hamming_loss": "Hamming loss, %", "micro_f1": "micro F1, %"}
+        names["macro_f1"], majority = "macro F1, %", "most frequent combination, %"
     classes = list(dict.fromkeys(label for one in found for label in one.results.per_class))[:MOST_CLASSES]
     rows = tuple(
         (
@@ -231,7 +261,7 @@ def cross_validations_of(found: Sequence[CrossValidation]) -> Table | None:
         for one in found
     )
     recall = (f"recall of {clean(label)}, %" for label in classes)
-    counts = ("majority class, %", *recall, "images", "groups", "folds × repeats", "head", "network")
+    counts = (majority, *recall, "images", "groups", "folds × repeats", "head", "network")
     title = "Cross-validations: every image is judged by heads that were not trained on its group"
     return Table(("run", *names.values(), *counts), rows, n_text=1, n_text_last=2, title=title) if rows else None
 

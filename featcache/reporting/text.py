@@ -7,8 +7,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from featcache.datasets import labels_in
 from featcache.measures import decimals
 
+NONE_OF_THEM = "none of the labels"
 # What a Markdown reader would take for markup; "_" only where it is no part of a word.
 _MARKUP = re.compile(r"[\\`*\[\]|#~$]|(?<![^\W_])_|_(?![^\W_])")
 _UNPRINTABLE = re.compile(
@@ -23,6 +25,11 @@ def clean(text: object) -> str:
     turn the direction of what follows, or bytes that are no UTF-8 (lone surrogates).
     """
     return " ".join(_UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(text)).split())
+
+
+def labels_in_words(text: str, separator: str) -> str:
+    """The labels of an image as a person reads them; of one label an image it is that."""
+    return ", ".join(labels_in(text, separator)) or NONE_OF_THEM if separator else text
 
 
 def shorten(text: str, length: int) -> str:

@@ -234,7 +234,7 @@ class _Service:
         rows = predictor.probabilities_and_distances(features)
         found = said(
             predictor.name,
-            predictor.head.classes,
+            predictor.head,
             paths=(name,),
             rows=rows,
             doubt=predictor.doubt,

@@ -47,20 +47,22 @@ function doubt(answer) {
 }
 
 function say(article, answer) {
-  article.querySelector(".class").textContent = answer.class;
+  const named = answer.labels ? answer.labels.join(", ") || "None of the labels" : answer.class;
+  article.querySelector(".class").textContent = named;
   article.querySelector(".doubt").textContent = doubt(answer);
-  if (answer.confidence !== null) article.querySelector(".sure").textContent = `Confidence ${percent(answer.confidence)}`;
+  if (answer.confidence != null) article.querySelector(".sure").textContent = `Confidence ${percent(answer.confidence)}`;
   const shares = Object.entries(answer.probabilities).sort((one, other) => other[1] - one[1]);
   article.querySelector("table").hidden = false;
   article.querySelector("tbody").append(...shares.map(([label, share]) => row(label, share)));
   if (answer.heatmap) {
+    const explained = shares[0][0];
     const image = article.querySelector("img");
     URL.revokeObjectURL(image.src);
     image.hidden = false;
     image.src = answer.heatmap;
-    image.alt = `${image.alt}, and beside it which places speak for ${answer.class} (red) and against it (blue)`;
+    image.alt = `${image.alt}, and beside it which places speak for ${explained} (red) and against it (blue)`;
     const exact = answer.heatmap_exact ? "" : " It is an approximation.";
-    article.querySelector(".note").textContent = `Red places speak for ${answer.class}, blue ones against it.${exact}`;
+    article.querySelector(".note").textContent = `Red places speak for ${explained}, blue ones against it.${exact}`;
   }
 }
 

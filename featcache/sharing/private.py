@@ -29,7 +29,7 @@ from featcache.store import (
 )
 
 _LEAST_SECRET_BYTES = 32
-_KEPT = ("created", "engine", "environment", "rows_computed", "seconds")
+_KEPT = ("label_separator", "created", "engine", "environment", "rows_computed", "seconds")
 
 
 def private_bundle(folder: Path, work: Path, *, secret: bytes | None = None) -> Bundle:
@@ -49,7 +49,7 @@ def private_bundle(folder: Path, work: Path, *, secret: bytes | None = None) -> 
     hidden.sort(key=lambda image: image.image_id)  # the order of the paths says something of them
     write_dataset_copy(work / DATASET_FILE, hidden)
     changes: dict[str, Any] = {
-        "dataset_digest": Dataset(tuple(hidden), Path()).digest,
+        "dataset_digest": Dataset(tuple(hidden), Path(), label_separator=cache.label_separator).digest,
         "provenance": _provenance(cache.manifest.provenance),
     }
     files = {DATASET_FILE: work / DATASET_FILE}

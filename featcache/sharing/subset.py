@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from featcache.core.errors import CacheError, CacheWriteError, RemoteError, UsageError, nearest
 from featcache.core.files import PARTIAL_SUFFIX, sync
 from featcache.core.recipe import Recipe, cache_digest, cache_name, row_id
-from featcache.datasets import SPLITS, Dataset
+from featcache.datasets import SPLITS, Dataset, labels_in
 from featcache.remotes import Remote
 from featcache.sharing import rollback_guard as seen
 from featcache.sharing.catalog import Entry
@@ -110,7 +110,8 @@ def select(cache: Cache, part: Part) -> NDArray[np.intp]:
         for label in part.classes:
             if label not in cache.classes:
                 raise UsageError(f"`classes={label!r:.80}`: {nearest(label, cache.classes)}")
-        chosen &= rows["label"].isin(part.classes).to_numpy()
+        separator, asked = cache.label_separator, set(part.classes)
+        chosen &= rows["label"].map(lambda text: not asked.isdisjoint(labels_in(text, separator))).to_numpy(bool)
     if part.images:
         chosen &= rows["image_id"].isin(_image_ids(cache, part.images)).to_numpy()
     if part.row_ids is not None:
@@ -203,7 +204,8 @@ def pooled(features: Array, pooling: str) -> Array:
 
 def _dataset_of(source: Cache, rows: Sequence[Row]) -> Dataset:
     ids = {row.image_id for row in rows}
-    return Dataset(tuple(image for image in images_in(source.dataset) if image.image_id in ids), Path())
+    images = tuple(image for image in images_in(source.dataset) if image.image_id in ids)
+    return Dataset(images, Path(), label_separator=source.label_separator)
 
 
 def _provenance(source: RemoteCache, store: Remote, part: Part) -> dict[str, Any]:

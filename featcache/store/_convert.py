@@ -107,7 +107,7 @@ def _write(cache: Cache, writer: CacheWriter, progress: Progress) -> None:
         if writer.missing:
             raise KeyboardInterrupt
         made = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "converted_from": cache.name}
-        dataset = Dataset(images_in(cache.dataset), Path())
+        dataset = Dataset(images_in(cache.dataset), Path(), label_separator=cache.label_separator)
         written = writer.finish(dataset, {**cache.manifest.provenance, **made})
         # The same copy, maybe of a larger data set.
         written.model_copy(update={"dataset_digest": cache.manifest.dataset_digest}).sealed().write(writer.folder)

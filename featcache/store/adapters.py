@@ -22,16 +22,20 @@ def to_tf(batches: Batches, n_classes: int, *, one_hot: bool) -> Any:
     import tensorflow as tf
 
     epochs = count(batches.epoch)
-    identity = np.eye(n_classes, dtype=np.float32)
+    identity, several_labels = np.eye(n_classes, dtype=np.float32), batches.labels.ndim == 2
+
+    def hot(y: NDArray[np.int64]) -> NDArray[np.float32]:
+        return y.astype(np.float32) if several_labels else identity[y]
 
     def epoch() -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
         for X, y in batches.at(next(epochs)):
-            yield X.astype(np.float32, copy=False), identity[y] if one_hot else y
+            yield X.astype(np.float32, copy=False), hot(y) if one_hot else y
 
     even = batches.drop_last or len(batches.rows) % batches.batch_size == 0
     size = batches.batch_size if even else None
     inputs = tf.TensorSpec((size, *batches.features.shape[1:]), tf.float32)
-    labels = tf.TensorSpec((size, n_classes), tf.float32) if one_hot else tf.TensorSpec((size,), tf.int64)
+    shape = (size, n_classes) if one_hot or several_labels else (size,)
+    labels = tf.TensorSpec(shape, tf.float32 if one_hot else tf.int64)
     dataset = tf.data.Dataset.from_generator(epoch, output_signature=(inputs, labels))
     return dataset.apply(tf.data.experimental.assert_cardinality(len(batches))).prefetch(1)
 

@@ -26,7 +26,7 @@ class Batches:
     """The batches of one epoch. Iterating yields (X, y); `len` is their number; `Cache.batches` makes one.
 
     X : ndarray of shape (batch_size, h, w, c), or (batch_size, c) where pooled, in the dtype of the cache
-    y : ndarray of shape (batch_size,), int64: class numbers
+    y : ndarray of shape (batch_size,), int64: class numbers; of several labels an image (batch_size, classes), 0 or 1
 
     Iterating again yields the same batches; `at(epoch)` gives those of another epoch.
     """

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from featcache.core.errors import CacheError, UsageError
 from featcache.core.leases import Leases
 from featcache.core.recipe import Recipe, cache_digest, cache_name
-from featcache.datasets import SPLITS, Dataset, LabelledImage
+from featcache.datasets import SPLITS, Dataset, LabelledImage, encoded, labels_in
 from featcache.store import adapters
 from featcache.store.batches import Batches, default_buffer_rows
 from featcache.store.features import Array, Features
 from featcache.store.formats import open_store
 from featcache.store.layout import DATASET_FILE, LABELS_WAITING_FILE, LEASES_FOLDER, RECIPE_FILE, ROWS_FILE
-from featcache.store.manifest import Manifest, read_manifest
+from featcache.store.manifest import LABEL_SEPARATOR, Manifest, read_manifest, with_separator
 from featcache.store.tensorstore_reader import ReaderName, choose_reader
 from featcache.store.writer import file_entry, images_of, read_recipe, writing
 
@@ -110,9 +110,15 @@ class Cache:
         return joined[["row", "image_id", "path", "label", "split", "group", "view"]]
 
     @cached_property
+    def label_separator(self) -> str:
+        """Between the labels of an image that may have several; "" where each has one."""
+        return str(self.manifest.provenance.get(LABEL_SEPARATOR, ""))
+
+    @cached_property
     def classes(self) -> tuple[str, ...]:
         """All labels of rows in a split, sorted; `arrays` counts them from 0 in this order."""
-        return tuple(sorted(set(self.rows["label"][self.rows["split"] != ""]) - {""}))
+        texts = set(self.rows["label"][self.rows["split"] != ""])
+        return tuple(sorted({label for text in texts for label in labels_in(text, self.label_separator)}))
 
     def numbers(self, split: str | None = None) -> NDArray[np.intp]:
         """Row numbers of a split that have a label, increasing; those of every row where split is None."""
@@ -123,11 +129,12 @@ class Cache:
         return np.flatnonzero(((self.rows["split"] == split) & (self.rows["label"] != "")).to_numpy())
 
     def labels(self, split: str | None = None) -> NDArray[np.int64]:
-        """Class numbers of a split's rows, int64; of all rows -1 where there is no label."""
-        import pandas as pd
+        """Class numbers of a split's rows, int64; of all rows -1 where there is no label.
 
-        codes = pd.Index(self.classes, dtype=object).get_indexer(pd.Index(self.rows["label"]))
-        return np.asarray(codes[self.numbers(split)], np.int64)
+        Where an image may have several labels, an indicator (n, classes) of 0 and 1 instead of (n,).
+        """
+        codes = encoded(self.rows["label"].tolist(), self.label_separator, classes=self.classes)
+        return codes[self.numbers(split)]
 
     def arrays(self, split: str | None = None) -> tuple[Array, NDArray[np.int64]]:
         """Features and class numbers of a split, read into memory.
@@ -135,7 +142,7 @@ class Cache:
         Returns
         -------
         X : ndarray of shape (n, h, w, c), or (n, c) where pooled
-        y : ndarray of shape (n,), int64; `classes[y[i]]` is the label
+        y : ndarray of shape (n,), int64; `classes[y[i]]` is the label. Of several labels an image (n, classes), 0 or 1
         """
         return self.features[self.numbers(split)], self.labels(split)
 
@@ -215,13 +222,13 @@ class Cache:
         """
         return adapters.to_torch(self.batches(split, batch_size, **options))
 
-    def to_sklearn(self, split: str | None = None) -> tuple[NDArray[np.float32], NDArray[np.str_], NDArray[np.str_]]:
+    def to_sklearn(self, split: str | None = None) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[np.str_]]:
         """What scikit-learn takes, read into memory: X, y and groups of a split, or of all rows.
 
         Returns
         -------
         X : ndarray of shape (n, n_features), float32: each row flattened
-        y : ndarray of shape (n,): labels as text
+        y : ndarray of shape (n,): labels as text. Of several labels an image (n, classes), 0 or 1
         groups : ndarray of shape (n,): rows of one group (one patient, one image with its views) belong together;
             give it to `cross_val_score(..., groups=groups, cv=GroupKFold())`
         """
@@ -230,7 +237,8 @@ class Cache:
         for place, block in self.features.blocks(numbers):
             X[place] = block.reshape(len(block), -1)
         lines = self.rows.iloc[numbers]
-        return X, lines["label"].to_numpy(dtype=str), lines["group"].to_numpy(dtype=str)
+        y = self.labels(split) if self.label_separator else lines["label"].to_numpy(dtype=str)
+        return X, y, lines["group"].to_numpy(dtype=str)
 
     def replace_dataset(self, dataset: Dataset) -> bool:
         """Take over the labels, splits, groups and paths of `dataset`; no feature byte is touched.
@@ -246,7 +254,7 @@ class Cache:
             if changed:
                 self._finish_replacing()  # it may have been stopped: what is promised must not be written over
                 self._replace_labels(dataset)
-        for name in ("dataset", "rows", "classes"):
+        for name in ("dataset", "rows", "classes", "label_separator"):
             self.__dict__.pop(name, None)
         return changed
 
@@ -266,27 +274,30 @@ class Cache:
         waiting = self.folder / LABELS_WAITING_FILE
         write_dataset_copy(waiting, images_of(dataset, set(self.views["image_id"])))
         files = {**self.manifest.files, DATASET_FILE: file_entry(waiting)}
-        changes = {"files": files, "dataset_digest": dataset.digest}
+        provenance = with_separator(self.manifest.provenance, dataset.label_separator)
+        changes = {"files": files, "dataset_digest": dataset.digest, "provenance": provenance}
         self.manifest = self.manifest.model_copy(update=changes).sealed()
         self.manifest.write(self.folder)
         self._finish_replacing()
 
-    def relabelled(self, images: Sequence[LabelledImage], changed: int) -> Cache:
+    def relabelled(self, images: Sequence[LabelledImage], changed: int, *, label_separator: str | None = None) -> Cache:
         """This cache with other labels, splits and groups, which `images` gives for all of its images.
 
         Nothing on the disk changes. `manifest.dataset_digest` is that of the images, so that runs are named by it.
 
         changed : how many of the images differ from the cache's own copy
+        label_separator : of these labels; None for the cache's own
         """
+        separator = self.label_separator if label_separator is None else label_separator
         other = copy(self)
         lines = {image.image_id: image for image in images}
         frame = self.dataset.copy()
         for name in ("label", "split", "group"):
             frame[name] = [getattr(lines[image_id], name) for image_id in frame["image_id"]]
-        other.__dict__.update(dataset=frame, relabelled_images=changed)
+        other.__dict__.update(dataset=frame, relabelled_images=changed, label_separator=separator)
         for name in ("rows", "classes"):
             other.__dict__.pop(name, None)
-        digest = Dataset(tuple(images), self.folder).digest
+        digest = Dataset(tuple(images), self.folder, label_separator=separator).digest
         other.manifest = self.manifest.model_copy(update={"dataset_digest": digest})
         return other
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
@@ -19,12 +20,19 @@ from featcache.store.contract import FeatureStore
 from featcache.store.layout import DATASET_FILE, LEDGER_FILE, MANIFEST_FILE, RECIPE_FILE, ROWS_FILE, Layout, files_of
 
 CACHE_FORMAT = 2
+LABEL_SEPARATOR = "label_separator"
 MAX_MANIFEST_BYTES = 16 << 20
 _MAX_SHARD_BYTES = 128 << 20
 _SHOWN_CHARS = 1000
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+def with_separator(provenance: Mapping[str, Any], separator: str) -> dict[str, Any]:
+    """Provenance that says what stands between the labels of an image; of one label an image nothing of it."""
+    others = {name: value for name, value in provenance.items() if name != LABEL_SEPARATOR}
+    return {**others, LABEL_SEPARATOR: separator} if separator else others
 
 
 class _Record(BaseModel):
@@ -82,7 +90,8 @@ class Manifest(_Record):
     digest : of recipe and rows; the cache's name ends with its first eight digits
     dataset_digest : of the labels, splits, groups and paths in its copy of the dataset manifest
     tolerance : how near recomputed features must come
-    provenance : engine, environment, time; facts about the making that decide no value
+    provenance : engine, environment, time; facts about the making that decide no value. What stands between the labels
+        of an image, where it may have several
     seal : digest of all the other fields; set when the record is made
     """
 

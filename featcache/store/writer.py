@@ -35,7 +35,16 @@ from featcache.store.layout import (
     Format,
     layout_for,
 )
-from featcache.store.manifest import CACHE_FORMAT, ArrayEntry, FileEntry, Manifest, Tolerance, leads_out, read_manifest
+from featcache.store.manifest import (
+    CACHE_FORMAT,
+    ArrayEntry,
+    FileEntry,
+    Manifest,
+    Tolerance,
+    leads_out,
+    read_manifest,
+    with_separator,
+)
 
 if TYPE_CHECKING:
     from featcache.store.tables import Row
@@ -201,7 +210,7 @@ class CacheWriter:
                 array=ArrayEntry.of(self.store),
                 files=self._entries(),
                 tolerance=TOLERANCES[self.recipe.space.dtype],
-                provenance=provenance,
+                provenance=with_separator(provenance, dataset.label_separator),
             ).sealed()
             manifest.write(self.folder)
             (self.folder / REPAIR_LEDGER_FILE).unlink(missing_ok=True)

@@ -20,7 +20,16 @@ from featcache.datasets import SPLITS
 from featcache.heads import measured_images
 from featcache.measures import Judged, evaluate
 from featcache.reporting import draw
-from featcache.training import CROSS_VALIDATION, ENSEMBLE, PREDICTIONS_FILE, Epoch, Run, is_finished, runs
+from featcache.training import (
+    CROSS_VALIDATION,
+    ENSEMBLE,
+    PREDICTIONS_FILE,
+    Epoch,
+    Run,
+    is_finished,
+    refuse_several_labels,
+    runs,
+)
 
 Array = NDArray[np.floating[Any]]
 _ROW = ["image_id", "view", "label", "split", "group"]
@@ -44,6 +53,8 @@ def average(
     Raises RunError for members that do not compare or cannot be read, and where the run cannot be written.
     """
     members = sorted({run.name: run for run in members}.values(), key=lambda run: run.name)
+    for run in members:
+        refuse_several_labels(run.config.get("label_separator", ""), "an ensemble")
     _refuse_unlike(members)
     first = members[0]
     kind = CROSS_VALIDATION if first.is_cross_validation else ENSEMBLE

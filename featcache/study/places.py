@@ -20,9 +20,10 @@ from featcache.core.project import (
     find_project,
     write_project,
 )
-from featcache.datasets import GENERATED_FOLDER, GENERATED_PER_CLASS, read_dataset
+from featcache.datasets import GENERATED_FOLDER, GENERATED_PER_CLASS, dataset_of
 from featcache.study.tables import DataSet
 from featcache.synthetic import is_generated
+from featcache.training import refuse_several_labels
 
 _SHARED_RESULTS = "../results"
 
@@ -46,6 +47,8 @@ def make(data: DataSet, into: Path, *, progress: Progress) -> tuple[Project, boo
     Raises ProjectError where other images or another project are in its place, DatasetError for images that cannot be
     used, and where they have other classes than the recipe says.
     """
+    several = data.dataset.get("label_separator") or data.dataset.get("label_columns")
+    refuse_several_labels(str(several or ""), "a study")
     was_there, place = is_made(data, into), place_of(data, into)
     if not was_there:
         api.init(
@@ -75,7 +78,7 @@ def opened(data: DataSet, into: Path) -> Project:
         "folders": FoldersSection(results=_SHARED_RESULTS) if data.name else project.settings.folders,
     }
     project = Project(place, project.settings.model_copy(update=changes))
-    found = {image.label for image in read_dataset(project.dataset_file, project.images).images} - {""}
+    found = {image.label for image in dataset_of(project).images} - {""}
     if data.classes and found != set(data.classes):
         raise DatasetError(
             f"the images have the classes {', '.join(sorted(found))}, and the recipe says "

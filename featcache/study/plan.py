@@ -17,7 +17,7 @@ from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
 from featcache.core.settings import settings_of
 from featcache.core.units import duration
-from featcache.datasets import SPLITS, plan_views, read_dataset
+from featcache.datasets import SPLITS, dataset_of, plan_views
 from featcache.extraction import Estimate
 from featcache.heads import HeadConfig, Protocol, expect_rows, from_preset
 from featcache.networks import ScratchConfig, from_recipe
@@ -149,14 +149,14 @@ class _Plan:
         else:
             project, _ = places.make(data, self.spare, progress=self.progress)
         self.projects[data.name] = project
-        images = read_dataset(project.dataset_file, project.images).images
+        images = dataset_of(project).images
         rows = self._rows_of(project, None)
         counts = ", ".join(f"{rows.of_split[split]:,} {split}" for split in SPLITS)
         state: State = "there" if is_made else "to do"
         return state, 0.0, 0, f"{len(images):,} images; rows: {counts}"
 
     def _rows_of(self, project: Project, n_inputs: int | None) -> _Rows:
-        images = read_dataset(project.dataset_file, project.images).images
+        images = dataset_of(project).images
         views = plan_views(images, project.settings.views)
         of_split = dict.fromkeys(SPLITS, 0)
         for image, n_views in zip(images, views, strict=True):
@@ -254,7 +254,7 @@ class _Plan:
         wanted = {
             "kind": "scratch" if arguments["weights"] == "random" else "fine-tune",
             "training": from_recipe(arguments["recipe"], **settings).to_dict(),
-            "dataset": read_dataset(project.dataset_file, project.images).digest,
+            "dataset": dataset_of(project).digest,
             "backbone": row.name,
         }
         of_network = {

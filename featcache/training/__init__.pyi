@@ -6,7 +6,11 @@ from .history import (
     refuse_divergence as refuse_divergence,
     timed as timed,
 )
-from .labels import with_current_labels as with_current_labels, without_split as without_split
+from .labels import (
+    refuse_several_labels as refuse_several_labels,
+    with_current_labels as with_current_labels,
+    without_split as without_split,
+)
 from .notes import NO_NOTE as NO_NOTE, Note as Note, annotate as annotate, read_notes as read_notes
 from .results import (
     Fitted as Fitted,

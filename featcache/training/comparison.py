@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from featcache.core.errors import RunError
-from featcache.core.files import safe_cell
+from featcache.core.files import plain_cell
 from featcache.core.strict_json import MAX_TEXT_BYTES, read_bounded
-from featcache.measures import Judged, compare
+from featcache.datasets import encoded
+from featcache.measures import Judged, JudgedLabels, compare, judge
 
 if TYPE_CHECKING:
     from featcache.training.runs import Run
@@ -27,7 +28,8 @@ def compare_runs(one: Run, other: Run, *, split: str) -> pd.DataFrame:
     read.
     """
     (first, judged), (second, others) = (_judged(run, split) for run in (one, other))
-    if one.config["classes"] != other.config["classes"] or not first.equals(second):
+    same = all(one.config.get(name) == other.config.get(name) for name in ("classes", "label_separator"))
+    if not same or not first.equals(second):
         raise RunError(
             f"{one.name} and {other.name} were not judged on the same images with the same labels and groups",
             "Compare runs of one data set",
@@ -36,7 +38,7 @@ def compare_runs(one: Run, other: Run, *, split: str) -> pd.DataFrame:
     return pd.DataFrame([{"measure": name, **values} for name, values in found.items()])
 
 
-def _judged(run: Run, split: str) -> tuple[pd.DataFrame, list[Judged]]:
+def _judged(run: Run, split: str) -> tuple[pd.DataFrame, list[Judged | JudgedLabels]]:
     """The images that a run was judged on, and what it said of them; of a cross-validation in each repeat."""
     from featcache.training.runs import PREDICTIONS_FILE
 
@@ -44,16 +46,18 @@ def _judged(run: Run, split: str) -> tuple[pd.DataFrame, list[Judged]]:
     try:
         frame = pd.read_csv(io.BytesIO(read_bounded(path, MAX_TEXT_BYTES)), keep_default_na=False)
         columns = [f"p_{label}" for label in run.config["classes"]]
-        numbers = {safe_cell(label): number for number, label in enumerate(run.config["classes"])}
         if "repeat" not in frame:
             frame = frame[(frame["split"] == split) & (frame["label"] != "")].assign(repeat=0)
         parts = [part.sort_values(_KEY) for _, part in frame.groupby("repeat")]
         images = parts[0][[*_KEY, "label", "group"]].reset_index(drop=True)
-        return images, [_of(part, columns, numbers) for part in parts]
+        return images, [_of(part, columns, run.config) for part in parts]
     except (OSError, ValueError, LookupError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from error
 
 
-def _of(part: pd.DataFrame, columns: list[str], numbers: dict[str, int]) -> Judged:
-    y: NDArray[Any] = part["label"].map(numbers).to_numpy(np.int64)
-    return Judged(part[columns].to_numpy(np.float64), y, groups=part["group"].to_numpy(str))
+def _of(part: pd.DataFrame, columns: list[str], config: Mapping[str, Any]) -> Judged | JudgedLabels:
+    texts, separator = part["label"].astype(str).map(plain_cell).tolist(), config.get("label_separator", "")
+    y = encoded(texts, separator, classes=config["classes"])
+    if (y < 0).any():
+        raise ValueError("it holds labels that are no classes of the run")
+    return judge(part[columns].to_numpy(np.float64), y, groups=part["group"].to_numpy(str))

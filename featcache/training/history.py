@@ -24,7 +24,7 @@ class Epoch:
     """One epoch, counted from 1.
 
     loss, accuracy : means over the epoch's batches, each before its update, with dropout on and the loss
-        weighted by class weights; as Keras does
+        weighted by class weights; as Keras does. Of several labels a row, accuracy counts rows with all of them right
     val_loss, val_accuracy : after the epoch, without dropout; NaN without validation rows
     lr : learning rate of the epoch's first update
     seconds : wall-clock, validation included

@@ -9,7 +9,7 @@ from featcache.core.errors import UsageError
 from featcache.core.files import resolved
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
-from featcache.datasets import LabelledImage, read_dataset
+from featcache.datasets import LabelledImage, dataset_of
 from featcache.store import Cache, images_in
 
 
@@ -27,7 +27,10 @@ def with_current_labels(project: Project, cache: Cache, *, progress: Progress = 
     if not is_own or ("dataset" not in project.settings.model_fields_set and not project.dataset_file.exists()):
         _note_unused(cache, before, progress)
         return cache
-    listed = {image.image_id: image for image in read_dataset(project.dataset_file, project.images).images}
+    dataset = dataset_of(project)
+    listed = {image.image_id: image for image in dataset.images}
+    if listed.keys().isdisjoint(image.image_id for image in before):
+        dataset = replace(dataset, label_separator=cache.label_separator)  # the labels of the cache stay
     now = [_as_listed(image, listed) for image in before]
     changed = {new.image_id: old for old, new in zip(before, now, strict=True) if old != new}
     _note_unused(cache, now, progress)
@@ -36,13 +39,23 @@ def with_current_labels(project: Project, cache: Cache, *, progress: Progress = 
             f"{gone} of the {len(before)} images of {cache.name} are not in {project.dataset_file.name}, and are used "
             "with the labels of the cache"
         )
-    if changed:
+    if changed or dataset.label_separator != cache.label_separator:
         _refuse_other_views(project, cache, now, changed)
-        cache = cache.relabelled(now, len(changed))
+        cache = cache.relabelled(now, len(changed), label_separator=dataset.label_separator)
+    if changed:
         progress.note(
             f"{len(changed)} images of {cache.name} have labels, splits or groups of {project.dataset_file.name}"
         )
     return cache
+
+
+def refuse_several_labels(label_separator: str, what: str) -> None:
+    """Raise UsageError where images may have several labels, and `what` is made for one label an image."""
+    if label_separator:
+        raise UsageError(
+            f"{what} takes one label an image, and an image of this data set may have several",
+            "Train on several labels with `featcache.fit_head()`",
+        )
 
 
 def without_split(cache: Cache, split: str) -> Cache:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from featcache.core.errors import CacheError, HeadError, RunError
 from featcache.core.machine import usable_cores
-from featcache.datasets import SPLITS
+from featcache.datasets import SPLITS, labels_in
 from featcache.doubt import Doubt, Likeness, pooled, reliability
-from featcache.measures import Judged, evaluate
+from featcache.measures import evaluate, judge
 from featcache.store import Cache
 from featcache.training import runs
 from featcache.training.history import Epoch
@@ -58,7 +58,8 @@ def refuse_unfair_splits(cache: Cache) -> None:
         )
     labels = set(cache.classes)
     for split in SPLITS:
-        if missing := labels - set(cache.rows["label"][cache.rows["split"] == split]):
+        texts = set(cache.rows["label"][cache.rows["split"] == split])
+        if missing := labels - {label for text in texts for label in labels_in(text, cache.label_separator)}:
             raise HeadError(f"{cache.name}: the split {split!r} has no rows of {', '.join(sorted(missing))}", again)
 
 
@@ -93,6 +94,7 @@ def described(cache: Cache, why: str) -> dict[str, Any]:
         "why": why,
         "cores": usable_cores(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **({"label_separator": cache.label_separator} if cache.label_separator else {}),
         **({"relabelled_images": cache.relabelled_images} if cache.relabelled_images else {}),
     }
 
@@ -104,7 +106,7 @@ def measured(cache: Cache, probabilities: NDArray[np.floating[Any]]) -> dict[str
     """
     groups = cache.rows["group"].to_numpy()
     return {
-        split: evaluate(Judged(probabilities[numbers], cache.labels(split), groups=groups[numbers]), cache.classes)
+        split: evaluate(judge(probabilities[numbers], cache.labels(split), groups=groups[numbers]), cache.classes)
         for split, numbers in ((split, cache.numbers(split)) for split in SPLITS)
     }
 
@@ -123,22 +125,33 @@ def write_results(
 ) -> None:
     """Write predictions.csv, doubt.npz, history.csv, config.json and, last, metrics.json.
 
+    Where a row may have several labels, doubt.npz only says what training images are like, and there is no
+    calibration: the rest of both is about one class a row.
+
     probabilities : (rows of the cache, classes)
     splits : what `measured` makes of them
     pooled_rows : gives features of rows, averaged over places: (n, c)
     started : `time.perf_counter()` of then
     timing : what metrics.json says of the training besides its epochs and seconds
     """
-    runs.write_predictions(folder, cache.rows, probabilities=probabilities, classes=cache.classes)
+    runs.write_predictions(
+        folder,
+        cache.rows,
+        probabilities=probabilities,
+        classes=cache.classes,
+        label_separator=cache.label_separator,
+    )
     doubt = _doubt(cache, probabilities, pooled_rows)
     doubt.save(folder)
+    calibration = {}
+    if not cache.label_separator:
+        calibration = {"calibration": _calibration(cache, probabilities, doubt)}
     took = {
         "epochs": len(history),
         "seconds": round(time.perf_counter() - started, 3),
         "s_per_epoch": sum(entry.seconds for entry in history) / len(history),
     }
-    found = {**took, **timing, **splits, "calibration": _calibration(cache, probabilities, doubt)}
-    runs.write_run(folder, dict(config), metrics=found, history=history)
+    runs.write_run(folder, dict(config), metrics={**took, **timing, **splits, **calibration}, history=history)
 
 
 def pooled_rows_of(cache: Cache) -> Callable[[NDArray[np.intp]], NDArray[np.floating[Any]]]:

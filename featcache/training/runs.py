@@ -35,7 +35,8 @@ from featcache.core.leases import Leases
 from featcache.core.project import refuse_unwritable
 from featcache.core.recipe import digest
 from featcache.core.strict_json import MAX_TEXT_BYTES, read_bounded, read_json
-from featcache.datasets import SPLITS
+from featcache.datasets import SPLITS, joined
+from featcache.measures import labels_named
 from featcache.training.comparison import compare_runs
 from featcache.training.history import Epoch, course_in_words
 
@@ -331,10 +332,22 @@ def write_config_and_metrics(folder: Path, config: dict[str, Any], *, metrics: d
 
 
 def write_predictions(
-    folder: Path, rows: pd.DataFrame, *, probabilities: NDArray[np.floating[Any]], classes: Sequence[str]
+    folder: Path,
+    rows: pd.DataFrame,
+    *,
+    probabilities: NDArray[np.floating[Any]],
+    classes: Sequence[str],
+    label_separator: str = "",
 ) -> None:
-    """Write predictions.csv: every row of the cache, the predicted label, the probability of each class."""
-    predicted = pd.Series([classes[index] for index in probabilities.argmax(axis=1)], rows.index, name="predicted")
+    """Write predictions.csv: every row of the cache, the predicted label, the probability of each class.
+
+    label_separator : where a row may have several labels, what stands between those that are predicted
+    """
+    if label_separator:
+        named = [joined(labels, label_separator) for labels in labels_named(probabilities, classes)]
+    else:
+        named = [classes[index] for index in probabilities.argmax(axis=1)]
+    predicted = pd.Series(named, rows.index, name="predicted")
     columns = [f"p_{label}" for label in classes]
     frame = pd.concat([rows, predicted, pd.DataFrame(probabilities.round(6), rows.index, columns)], axis=1)
     write_text(folder / PREDICTIONS_FILE, csv_of(frame))
