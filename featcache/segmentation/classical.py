@@ -49,10 +49,11 @@ class ClassicalSegmenter:
 
     def find(self, pixels: Pixels, *, red_cell_px: float | None = None) -> Segmented:
         """Every white cell of a smear."""
-        background = background_of(shrunk(pixels, _LOOK_PX / max(pixels.shape[:2])))
+        look = shrunk(pixels, _LOOK_PX / max(pixels.shape[:2]))
+        background = background_of(look)
         if background is None:
             return _nothing("black: there is no light in it")
-        red_px = red_cell_px or red_cells_of(pixels, background)
+        red_px = red_cell_px or _red_cells_of(pixels, look, background)
         if red_px == 0:
             return _nothing(why_nothing(pixels, background))
         if red_px < _LEAST_PX:
@@ -88,21 +89,19 @@ class ClassicalSegmenter:
         return Segmented((Cell(box, mask, nucleus, 1.0, at_border),), (), red_px / scale)
 
 
-def red_cells_of(pixels: Pixels, background: NDArray[np.float64]) -> float:
+def _red_cells_of(pixels: Pixels, look: Pixels, background: NDArray[np.float64]) -> float:
     """Diameter of the red cells of a picture, pixels; 0 where it shows no cells.
 
-    It is measured on a small picture; where cells are too small there, in the middle of it on larger ones.
+    It is measured on a small picture, `look`; where cells are too small there, in the middle of larger ones.
     """
     scale = min(1.0, _LOOK_PX / max(pixels.shape[:2]))
-    window = pixels
     while True:
-        look = shrunk(window, scale)
         density = density_of(look, background)
         red_px = measured(density, purple_of(density), field_of(look, background))
         if red_px >= _SEEN_PX or scale == 1:
             return red_px / scale
         scale = min(1.0, 3 * scale)
-        window = _middle_of(pixels, round(_LOOK_PX / scale))
+        look = shrunk(_middle_of(pixels, round(_LOOK_PX / scale)), scale)
 
 
 def _nothing(reason: str, red_px: float = 0.0) -> Segmented:

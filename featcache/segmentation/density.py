@@ -18,6 +18,8 @@ Floats = NDArray[np.float32]
 _MOST = 1.2
 """Densities above are not told apart: below a sixteenth of the light, 8 bits hold little but noise."""
 _LEAST = -0.3
+_PLENTY = 200
+"""Shorter side of a picture from which every second pixel tells its background."""
 _DARKEST = 40
 """A picture whose brightest pixels lie below this value, of 255, shows nothing."""
 _LIT, _BLACK, _BRIGHT = 0.25, 0.22, 0.5
@@ -31,7 +33,8 @@ def background_of(pixels: Pixels) -> NDArray[np.float64] | None:
 
     None where the picture is black.
     """
-    brightest = pixels.max(axis=2)
+    pixels = np.ascontiguousarray(pixels[::2, ::2]) if min(pixels.shape[:2]) > _PLENTY else pixels
+    brightest = brightest_of(pixels)
     top = quantile(np.bincount(brightest.ravel(), minlength=256), 0.99)
     if top < _DARKEST:
         return None
@@ -39,6 +42,12 @@ def background_of(pixels: Pixels) -> NDArray[np.float64] | None:
     green = np.bincount(pixels[..., 1][lit], minlength=256)
     chosen = pixels[lit & (pixels[..., 1] >= quantile(green, 0.9))]
     return np.array([quantile(np.bincount(chosen[:, channel], minlength=256), 0.5) for channel in range(3)], float)
+
+
+def brightest_of(pixels: Pixels) -> NDArray[np.uint8]:
+    """The largest channel of each pixel: (height, width), uint8."""
+    red, green, blue = cv2.split(pixels)
+    return np.asarray(cv2.max(cv2.max(red, green), blue))
 
 
 def quantile(counts: NDArray[np.intp], share: float) -> int:
@@ -64,7 +73,7 @@ def purple_of(density: Floats) -> Floats:
 
 def field_of(pixels: Pixels, background: NDArray[np.float64]) -> Mask:
     """The part of a picture that light reaches: all of it, or the field of an eyepiece without its rim."""
-    brightest = pixels.max(axis=2)
+    brightest = brightest_of(pixels)
     height, width = brightest.shape
     top = float(background.max())
     black = (brightest < _BLACK * top).astype(np.uint8)
@@ -93,8 +102,14 @@ def shrunk(pixels: Pixels, scale: float) -> Pixels:
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
+def some_of(values: Floats, most: int = 20_000) -> Floats:
+    """At most so many of the values (n, ...), at even steps: enough for a quantile."""
+    return values[:: max(1, len(values) // most)]
+
+
 def otsu(values: Floats, *, bins: int = 256) -> float:
     """The threshold that parts values best into two classes (Otsu 1979); for equal values, that value."""
+    values = some_of(values)
     low, high = float(values.min()), float(np.quantile(values, 0.999))
     if not high > low:
         return low

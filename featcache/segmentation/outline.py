@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from featcache.segmentation.contract import Mask
-from featcache.segmentation.density import Floats, otsu
+from featcache.segmentation.density import Floats, otsu, some_of
 from featcache.segmentation.nuclei import Nuclei
 
 ANGLES = np.linspace(0, 2 * np.pi, 60, endpoint=False)
@@ -75,12 +75,12 @@ def outlines_of(density: Floats, nuclei: Nuclei, field: Mask, *, red_px: float) 
 
 def _colours_of(density: Floats, field: Mask, *, red_px: float) -> _Colours:
     smooth = cv2.GaussianBlur(density, (0, 0), max(0.5, 0.03 * red_px))
-    inside = smooth[field]
+    inside = some_of(smooth[field])
     low, high = -0.1, np.maximum(np.quantile(inside, 0.995, axis=0) + 0.02, 0.1)
     bins = np.clip((smooth - low) * (_BINS / (high - low)), 0, _BINS - 1).astype(np.int32)
     code = (bins[..., 0] * _BINS + bins[..., 1]) * _BINS + bins[..., 2]
     dark = smooth[..., 1] + 0.5 * smooth[..., 0]
-    of_field = dark[field]
+    of_field = some_of(dark[field])
     faint = otsu(np.clip(of_field, 0, np.quantile(of_field, 0.95)))
     bare = np.clip((0.7 * faint - dark) / max(0.35 * faint, 1e-6), 0, 1) * _BARE
     return _Colours(code, dark.astype(np.float32), bare.astype(np.float32))
@@ -136,7 +136,9 @@ def _curves(ratios: Floats, dark: Floats, nuclei: Nuclei, chunk: range, red_px: 
     edge = np.zeros_like(along)
     edge[..., step:-step] = np.clip(along[..., : -2 * step] - along[..., 2 * step :], -1, 1)
     gain = np.cumsum(value * radii * (radii[1] - radii[0]) / red_px, axis=2) + _EDGE * np.where(inside, edge, 0)
-    best = radii[_closed_paths(gain)]  # (cells, angles)
+    best = (
+        radii[_closed_paths(gain)] + (radii[1] - radii[0]) / 2
+    )  # (cells, angles); the last point inside, and half a step
     ring = np.stack([best * np.cos(ANGLES), best * np.sin(ANGLES)], axis=2)
     return list(centres[:, None] + ring)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.segmentation.contract import Mask
-from featcache.segmentation.density import Floats, otsu
+from featcache.segmentation.density import Floats, otsu, some_of
 
 _STAINED = 0.05
 """Density of green light from which a pixel belongs to a cell at all."""
@@ -78,13 +78,13 @@ def _radii(density: Floats, purple: Floats, field: Mask) -> NDArray[np.float32]:
     if red_cells.sum() < 100:
         return np.zeros(0, np.float32)
     values = green[red_cells]
-    threshold = otsu(np.minimum(values, np.quantile(values, 0.98)))
+    threshold = otsu(np.minimum(values, np.quantile(some_of(values), 0.98)))
     stained = _with_round_holes_filled((green > max(threshold, 0.03)) & field)
     if not stained.any():
         return np.zeros(0, np.float32)
     depth = cv2.distanceTransform(np.pad(stained, 1, mode="edge").astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
     smooth = cv2.GaussianBlur(depth, (0, 0), 1)
-    reach = 2 * max(1, int(np.quantile(depth[stained], 0.75))) + 1
+    reach = 2 * max(1, int(np.quantile(some_of(depth[stained]), 0.75))) + 1
     peaks = (smooth == cv2.dilate(smooth, np.ones((reach, reach), np.uint8))) & (depth > 1.8) & red_cells
     return np.asarray(depth[peaks])
 
