@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 from featcache.images import Box, Pixels
 from featcache.segmentation.contract import Cell, Mask, Rejected, Segmented
 from featcache.segmentation.density import background_of, density_of, field_of, otsu, purple_of, shrunk
-from featcache.segmentation.judging import filled, judged, why_nothing
+from featcache.segmentation.judging import Part, filled, judged, part_of, why_nothing
 from featcache.segmentation.maps import NuclearMap, Sees, View, view_of
 from featcache.segmentation.nuclei import Nuclei, diameter, near, nuclei_of
 from featcache.segmentation.outline import outlines_of
@@ -82,9 +84,8 @@ class ClassicalSegmenter:
             2 * float(np.sqrt(nuclei.areas_px[0] / NUCLEUS_IN_RED_CELLS / np.pi)), diameter(nuclei.outlines[0]) / 1.75
         )
         polygon = outlines_of(view.density, nuclei, view.field, red_px=red_px)[0]
-        first = nuclei.labels == 1
-        whole = filled(polygon, view.field.shape) & view.field | first
-        box, mask, nucleus = _full(polygon, _inner(view, whole, first), whole, view, size=pixels.shape[:2])
+        part = part_of(view, nuclei, number=1, polygon=polygon)
+        box, mask, nucleus = _full(replace(part, nucleus=_inner(view, part)), view, size=pixels.shape[:2])
         at_border = box.x_min == 0 or box.y_min == 0 or (box.y_max, box.x_max) == pixels.shape[:2]
         return Segmented((Cell(box, mask, nucleus, 1.0, at_border),), (), red_px / scale)
 
@@ -99,9 +100,17 @@ def _red_cells_of(pixels: Pixels, look: Pixels, background: NDArray[np.float64])
         density = density_of(look, background)
         red_px = measured(density, purple_of(density), field_of(look, background))
         if red_px >= _SEEN_PX or scale == 1:
-            return red_px / scale
+            return float(red_px / scale)
         scale = min(1.0, 3 * scale)
         look = shrunk(_middle_of(pixels, round(_LOOK_PX / scale)), scale)
+
+
+def side_in_red_cells(pixels: Pixels) -> float | None:
+    """The shorter side of a picture in diameters of red cells; None where there is nothing to measure."""
+    look = shrunk(pixels, _LOOK_PX / max(pixels.shape[:2]))
+    background = background_of(look)
+    red_px = 0.0 if background is None else _red_cells_of(pixels, look, background)
+    return min(pixels.shape[:2]) / red_px if red_px else None
 
 
 def _nothing(reason: str, red_px: float = 0.0) -> Segmented:
@@ -125,13 +134,15 @@ def _found(view: View, seen: NuclearMap, nuclei: Nuclei, *, size: tuple[int, int
     cells, left_out = [], []
     for number, polygon in enumerate(polygons, 1):
         one = judged(view, seen, tried, number=number, polygon=polygon)
-        box, mask, nucleus = _full(polygon, one.nucleus, one.mask, view, size=size)
+        box, mask, nucleus = _full(one.part, view, size=size)
         if one.reason:
             left_out.append(Rejected(one.reason, box))
         else:
             cells.append(Cell(box, mask, nucleus, one.score, one.at_border))
     if specks := len(nuclei) - int((nuclei.areas_px > _TRIED * view.red_area_px).sum()):
-        left_out.append(Rejected(f"{specks} specks much smaller than a nucleus: platelets or dirt"))
+        left_out.append(
+            Rejected(f"{specks} {'speck' if specks == 1 else 'specks'} smaller than a nucleus: platelets or dirt")
+        )
     if not cells and not left_out:
         left_out.append(Rejected("no white cell"))
     cells.sort(key=lambda cell: (cell.box.y_min, cell.box.x_min))
@@ -156,33 +167,35 @@ def _of_one_cell(view: View, nuclei: Nuclei, polygons: list[NDArray[np.float64]]
     return pairs
 
 
-def _full(
-    polygon: NDArray[np.float64], nucleus: Mask, mask: Mask, view: View, *, size: tuple[int, ...]
-) -> tuple[Box, Mask, Mask]:
+def _full(part: Part, view: View, *, size: tuple[int, ...]) -> tuple[Box, Mask, Mask]:
     """The box of a cell, its mask and its nucleus at the size of the original picture."""
-    places = np.argwhere(mask)
-    (top, left), (bottom, right) = places.min(axis=0), places.max(axis=0) + 1
-    y0, x0 = max(int(top / view.scale) - 2, 0), max(int(left / view.scale) - 2, 0)
-    y1, x1 = min(int(np.ceil(bottom / view.scale)) + 2, size[0]), min(int(np.ceil(right / view.scale)) + 2, size[1])
-    core, inside = (_enlarged(one, view.scale, (x0, y0, x1, y1)) for one in (nucleus, view.field))
-    shifted = (polygon + 0.5) / view.scale - 0.5 - np.array([x0, y0])
-    whole = filled(shifted, (y1 - y0, x1 - x0)) & inside | core
+    corner = np.array(part.corner)
+    x0, y0 = (max(int(low / view.scale) - 2, 0) for low in corner)
+    far = (corner + part.mask.shape[::-1]) / view.scale
+    x1, y1 = (min(int(np.ceil(high)) + 2, most) for high, most in zip(far, size[::-1], strict=True))
+    window = (x0, y0, x1, y1)
+    core = _enlarged(part.nucleus, corner, window, scale=view.scale)
+    end = corner + part.mask.shape[::-1]
+    inside = _enlarged(view.field[corner[1] : end[1], corner[0] : end[0]], corner, window, scale=view.scale)
+    polygon = (part.polygon + 0.5) / view.scale - 0.5 - (x0, y0)
+    whole = filled(polygon, (y1 - y0, x1 - x0)) & inside | core
+    if not whole.any():  # smaller than a pixel of a tiny picture
+        whole = np.ones_like(whole)
     rows, columns = np.flatnonzero(whole.any(axis=1)), np.flatnonzero(whole.any(axis=0))
-    a, b, c, d = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    box = Box(x0 + int(c), y0 + int(a), x0 + int(d), y0 + int(b))
-    return box, whole[a:b, c:d], core[a:b, c:d]
+    top, bottom, left, right = (int(one) for one in (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1))
+    box = Box(x0 + left, y0 + top, x0 + right, y0 + bottom)
+    return box, whole[top:bottom, left:right], core[top:bottom, left:right]
 
 
-def _enlarged(mask: Mask, scale: float, window: tuple[int, int, int, int]) -> Mask:
-    """A window (x_min, y_min, x_max, y_max) of a mask at the size of the original."""
+def _enlarged(mask: Mask, corner: NDArray[np.intp], window: tuple[int, int, int, int], *, scale: float) -> Mask:
+    """A mask at `corner` of the view as it is in a window (x_min, y_min, x_max, y_max) of the original."""
     x0, y0, x1, y1 = window
-    if scale == 1:
-        return mask[y0:y1, x0:x1]
-    to_small = np.array([[scale, 0, (x0 + 0.5) * scale - 0.5], [0, scale, (y0 + 0.5) * scale - 0.5]])
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    large = cv2.warpAffine(
-        mask.astype(np.float32), to_small, (x1 - x0, y1 - y0), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    to_small = np.array(
+        [[scale, 0, (x0 + 0.5) * scale - 0.5 - corner[0]], [0, scale, (y0 + 0.5) * scale - 0.5 - corner[1]]]
     )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    size = (x1 - x0, y1 - y0)
+    large = cv2.warpAffine(mask.astype(np.float32), to_small, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(large > 0.5)
 
 
@@ -216,8 +229,9 @@ def _middle_nucleus(view: View) -> Nuclei | None:
     return Nuclei(of, (outline,), np.array([float((of == 1).sum())]))
 
 
-def _inner(view: View, whole: Mask, nucleus: Mask) -> Mask:
+def _inner(view: View, part: Part) -> Mask:
     """The nucleus of a crop's cell by a threshold within the cell alone."""
-    values = view.purple[whole]
-    inner = whole & (view.purple > otsu(values))
-    return inner if inner.any() else nucleus
+    x0, y0 = part.corner
+    purple = view.purple[y0 : y0 + part.mask.shape[0], x0 : x0 + part.mask.shape[1]]
+    inner = part.mask & (purple > otsu(purple[part.mask]))
+    return inner if inner.any() else part.nucleus

@@ -111,4 +111,4 @@ def _balanced(purple: Floats) -> NDArray[np.intp]:
     ranks = np.linspace(0, len(order) - 1, number).astype(np.intp)
     sizes = np.linspace(purple[order[0]], purple[order[-1]], number)
     at = np.clip(np.searchsorted(purple[order], sizes), 0, len(order) - 1)
-    return order[np.concatenate([ranks, at])]
+    return np.asarray(order[np.concatenate([ranks, at])])

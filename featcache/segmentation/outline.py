@@ -3,7 +3,8 @@
 Around the middle of a nucleus the picture is unrolled: angles by radii. Each pixel has a log-likelihood ratio, cell
 against anything else, from two colour histograms of the same picture. Of all closed curves r(angle) that change by a
 few steps from angle to angle, dynamic programming finds the one with the largest sum of ratios inside, plus a reward
-for lying on an edge. The histograms are then made anew from what is inside, as GrabCut does, and the curves drawn again.
+for lying on an edge. The histograms are then made anew from what is inside, as GrabCut does, and the curves are drawn
+again.
 """
 
 from __future__ import annotations
