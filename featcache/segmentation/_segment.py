@@ -165,9 +165,13 @@ def _settings_of(folder: Path, options: SegmentOptions, pictures: Sequence[_Pict
             there = json.loads(file.read_text(encoding="utf-8"))
             before, job = {key: there[key] for key in wanted}, there["job"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ProjectError(f"{file}: does not describe cells that featcache segmented", "Name another folder with `out`") from error
+            raise ProjectError(
+                f"{file}: does not describe cells that featcache segmented", "Name another folder with `out`"
+            ) from error
         if job not in ("smear", "cell"):
-            raise ProjectError(f"{file}: does not describe cells that featcache segmented", "Name another folder with `out`")
+            raise ProjectError(
+                f"{file}: does not describe cells that featcache segmented", "Name another folder with `out`"
+            )
         if before != wanted or options.job not in ("auto", job):
             raise ProjectError(
                 f"{folder}: holds cells that were found with other settings", "Name another folder with `out`"

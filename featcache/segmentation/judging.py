@@ -84,7 +84,7 @@ def judged(view: View, seen: NuclearMap, nuclei: Nuclei, *, number: int, polygon
     values = (
         area / view.red_area_px,
         4 * np.pi * len(places) / max(length, 1.0) ** 2,
-        (float(seen.values[window][part.nucleus].mean()) - seen.low) / (seen.high - seen.low),
+        (float(view.purple[window][part.nucleus].mean()) - seen.low) / (seen.high - seen.low),
         1.0 if is_cut else min(height, width) / max(height, width),
         area / max(cv2.contourArea(cv2.convexHull(nuclei.outlines[number - 1])), 1.0),
     )

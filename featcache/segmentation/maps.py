@@ -55,14 +55,14 @@ def view_of(pixels: Pixels, background: NDArray[np.float64], *, scale: float, re
 class NuclearMap:
     """How nuclear each pixel is.
 
-    low, high : the levels of red cells and of nuclei
-    threshold : above it, a pixel is nuclear
+    threshold : a pixel with a larger value is nuclear
+    low, high : how purple red cells are, and nuclei
     """
 
     values: Floats
+    threshold: float
     low: float
     high: float
-    threshold: float
 
 
 Sees: TypeAlias = Callable[[View], NuclearMap | None]
@@ -75,17 +75,19 @@ def by_stain(view: View) -> NuclearMap | None:
     if known is None:
         return None
     low, high = known
-    return NuclearMap(view.purple, low, high, low + _NUCLEAR * (high - low))
+    return NuclearMap(view.purple, low + _NUCLEAR * (high - low), low, high)
 
 
 def by_colour(view: View) -> NuclearMap | None:
-    """Nuclei are the most purple of the clusters of colours (k-means in CIE L*a*b*).
+    """Nuclei are those of the clusters of colours that are most purple (k-means in CIE L*a*b*).
 
     The colours are relative to the background. Since nuclei can be a thousandth of a smear, the sample that is
     clustered holds all grades of purple alike.
     """
-    if levels(view.density, view.purple, view.field, nucleus_px=_TOP * view.red_area_px) is None:
+    known = levels(view.density, view.purple, view.field, nucleus_px=_TOP * view.red_area_px)
+    if known is None:
         return None
+    low, high = known
     light = np.clip(np.float32(10) ** -view.density, 0, 1)
     blurred = cv2.GaussianBlur(light, (0, 0), max(0.6, 0.03 * view.red_px))
     colours = cv2.cvtColor(blurred, cv2.COLOR_RGB2LAB)
@@ -97,11 +99,13 @@ def by_colour(view: View) -> NuclearMap | None:
     _, labels, centres = cv2.kmeans(chosen, _CLUSTERS, None, stop, 2, cv2.KMEANS_PP_CENTERS)
     counts = np.bincount(labels[:, 0], minlength=_CLUSTERS)
     means = np.bincount(labels[:, 0], purple[sample], minlength=_CLUSTERS) / np.maximum(counts, 1)
-    nuclear = int(np.argmax(means))
-    away = [np.sqrt(((colours - centre) ** 2).sum(axis=2)) for centre in centres]
-    other = np.minimum.reduce([distance for number, distance in enumerate(away) if number != nuclear])
-    share = other / np.maximum(other + away[nuclear], 1e-6)
-    return NuclearMap(share.astype(np.float32), 0.0, 1.0, 0.5)
+    is_nuclear = means >= min(low + _NUCLEAR * (high - low), means.max())
+    away = np.stack([np.sqrt(((colours - centre) ** 2).sum(axis=2)) for centre in centres])
+    if is_nuclear.all():
+        return None
+    nuclear, other = away[is_nuclear].min(axis=0), away[~is_nuclear].min(axis=0)
+    share = other / np.maximum(other + nuclear, 1e-6)
+    return NuclearMap(share.astype(np.float32), 0.5, low, high)
 
 
 def _balanced(purple: Floats) -> NDArray[np.intp]:

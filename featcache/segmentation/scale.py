@@ -6,6 +6,8 @@ the largest nucleus is measured instead.
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,11 @@ _CONTRAST = 0.15
 """How much more purple than red cells a nucleus must be."""
 NUCLEUS_IN_RED_CELLS = 1.3
 """Area of a usual nucleus, in red cells."""
+_LOOKED_AT = 12
+"""Of the largest dark parts of a picture."""
+_ALIKE, _TRUST, _LARGE = 0.25, 0.4, 0.3
+"""Red cells are trusted where this share of them has this logarithm of the diameter, more or less; else the median
+nucleus of those this large, of the largest, is measured."""
 _WIDTH = 0.15
 """Of the kernel that the logarithms of radii are smoothed by."""
 _PRIOR, _FLOOR = 0.3, 0.05
@@ -27,7 +34,8 @@ _PRIOR, _FLOOR = 0.3, 0.05
 
 def red_cell_px(density: Floats, purple: Floats, field: Mask) -> float:
     """Diameter of the red cells, pixels, or as the largest nucleus suggests; 0 where neither can be seen."""
-    nucleus = _by_nucleus(density, purple, field)
+    nuclei = _nuclei_px(density, purple, field)
+    nucleus = float(_red_px_of(nuclei.max(initial=0)))
     radii = _radii(density, purple, field)
     if nucleus:
         radii = radii[2 * radii >= 0.5 * nucleus]  # specks and parasites within red cells are no red cells
@@ -38,7 +46,11 @@ def red_cell_px(density: Floats, purple: Floats, field: Mask) -> float:
     weight = kernels @ radii**0.7  # large ones count more: they are rarer by their area
     if nucleus:
         weight = weight * (_FLOOR + np.exp(-0.5 * ((grid + np.log(2 / nucleus)) / _PRIOR) ** 2))
-    return float(2 * np.exp(grid[int(np.argmax(weight))]))
+    red_px = float(2 * np.exp(grid[int(np.argmax(weight))]))
+    alike = np.abs(np.log(2 * radii / red_px)) < _ALIKE
+    if nucleus and (radii[alike] ** 0.7).sum() < _TRUST * (radii**0.7).sum():  # they merge into sheets of any width
+        return min(red_px, float(_red_px_of(np.median(nuclei[nuclei >= _LARGE * nuclei.max()]))))
+    return red_px
 
 
 def levels(density: Floats, purple: Floats, field: Mask, *, nucleus_px: float) -> tuple[float, float] | None:
@@ -56,19 +68,23 @@ def levels(density: Floats, purple: Floats, field: Mask, *, nucleus_px: float) -
     return (low, high) if high - low > _CONTRAST and high > 1.7 * low else None
 
 
-def _by_nucleus(density: Floats, purple: Floats, field: Mask) -> float:
-    """The diameter of red cells that the largest compact nucleus suggests; 0 where there is none."""
+def _red_px_of(nucleus_px: Any) -> Any:
+    """Diameter of the red cells that the area of a nucleus suggests."""
+    return 2 * np.sqrt(nucleus_px / NUCLEUS_IN_RED_CELLS / np.pi)
+
+
+def _nuclei_px(density: Floats, purple: Floats, field: Mask) -> NDArray[np.float64]:
+    """Areas of what can be nuclei: dark and compact."""
     smooth = cv2.GaussianBlur(purple, (0, 0), 1.5)
     known = levels(density, smooth, field, nucleus_px=max(25.0, 0.0008 * float(field.sum())))
     if known is None:
-        return 0.0
+        return np.zeros(0)
     low, high = known
-    nuclei = ((smooth > low + 0.4 * (high - low)) & field).astype(np.uint8)
-    _, _, stats, _ = cv2.connectedComponentsWithStats(nuclei)
-    for *_, width, height, area in sorted(stats[1:].tolist(), key=lambda row: -row[4])[:6]:
-        if area > 0.3 * width * height and max(width, height) < 3 * min(width, height):
-            return float(2 * np.sqrt(area / NUCLEUS_IN_RED_CELLS / np.pi))
-    return 0.0
+    dark = ((smooth > low + 0.4 * (high - low)) & field).astype(np.uint8)
+    _, _, stats, _ = cv2.connectedComponentsWithStats(dark)
+    largest = sorted(stats[1:].tolist(), key=lambda row: -row[4])[:_LOOKED_AT]
+    is_compact = [area > 0.3 * w * h and max(w, h) < 3 * min(w, h) for _, _, w, h, area in largest]
+    return np.array([row[4] for row, compact in zip(largest, is_compact, strict=True) if compact], float)
 
 
 def _radii(density: Floats, purple: Floats, field: Mask) -> NDArray[np.float32]:
