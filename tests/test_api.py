@@ -20,7 +20,7 @@ from featcache.synthetic.drawing import write_cells
 PUBLIC = [name for name in fc.__all__ if name not in ("__version__", "errors")]
 RETURNED = (
     *("Attribution", "Bundled", "Cache", "Checked", "CheckedDataset", "Exported", "Predictions", "Project", "Report"),
-    *("Relabelled", "Run", "Study", "StudyPlan"),
+    *("Relabelled", "Run", "SegmentedFolder", "Study", "StudyPlan"),
 )
 CALLED = [name for name in PUBLIC if name not in RETURNED]
 
