@@ -173,10 +173,15 @@ def test_bad_pictures_are_rows_with_a_reason(tmp_path: Path) -> None:
 
 def test_pictures_of_one_stem_do_not_overwrite_each_other(tmp_path: Path) -> None:
     pixels = render_cell("monocyte", 1, index=0, size_px=100)
-    for name in ("a.png", "A.jpg", "b.png"):
+    for name in ("a.png", "A.jpg", "b.png", "b.png.jpg"):
         save(tmp_path / "in" / name, pixels)
     fc.segment(tmp_path / "in", tmp_path / "out", job="cell", progress=SILENT)
-    assert {path.name for path in (tmp_path / "out/masks").iterdir()} == {"a.png.png", "A.jpg.png", "b.png"}
+    assert {path.name for path in (tmp_path / "out/masks").iterdir()} == {
+        "a.png.png",
+        "A.jpg.png",
+        "b.png",
+        "b.png.jpg.png",
+    }
 
 
 def test_one_picture_and_a_folder_within_its_own(smears: Path, tmp_path: Path) -> None:
@@ -225,6 +230,12 @@ def test_what_cannot_be_segmented_is_said(tmp_path: Path, smears: Path) -> None:
 
 def test_a_damaged_record_only_costs_the_work(smears: Path, tmp_path: Path) -> None:
     first = fc.segment(smears, tmp_path / "out", progress=SILENT)
-    for path in (tmp_path / "out/.pictures").iterdir():
-        path.write_text("{")
+    outside = tmp_path / "thesis.txt"
+    outside.write_text("years of work")
+    records = sorted((tmp_path / "out/.pictures").iterdir())
+    for path, text in zip(records, ("{", "[]", '{"image": "s1.png"}'), strict=False):
+        path.write_text(text)
+    foreign = {"image": "x.png", "stamp": "1:1", "cells": [], "left_out": [], "files": ["../thesis.txt"]}
+    records[-1].write_text(json.dumps(foreign))
     assert fc.segment(smears, tmp_path / "out", progress=SILENT) == first
+    assert outside.read_text() == "years of work"

@@ -136,11 +136,11 @@ def _pictures_in(source: Path, out: Path) -> list[_Picture]:
     if resolved(base) == out:
         raise ProjectError(f"{out}: is the folder of the pictures", "Name another folder with `out`")
     images = [path.relative_to(base).as_posix() for path, _ in found]
-    stems = Counter(str(PurePosixPath(image).with_suffix("")).lower() for image in images)
+    taken = Counter(name.lower() for image in images for name in {image, str(PurePosixPath(image).with_suffix(""))})
     pictures = []
     for (path, problem), image in zip(found, images, strict=True):
         stem = str(PurePosixPath(image).with_suffix(""))
-        name = stem if stems[stem.lower()] == 1 else image
+        name = stem if taken[stem.lower()] == 1 else image
         pictures.append(_Picture(path, image, name, "" if problem else _stamp(path), problem))
     if not pictures:
         raise DatasetError(f"{source}: no picture is in it")
@@ -161,22 +161,18 @@ def _settings_of(folder: Path, options: SegmentOptions, pictures: Sequence[_Pict
     wanted = {key: value for key, value in asdict(options).items() if key != "job"}
     file = folder / SETTINGS_FILE
     if file.is_file():
-        try:
-            there = json.loads(file.read_text(encoding="utf-8"))
-            before, job = {key: there[key] for key in wanted}, there["job"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ProjectError(
-                f"{file}: does not describe cells that featcache segmented", "Name another folder with `out`"
-            ) from error
-        if job not in ("smear", "cell"):
-            raise ProjectError(
-                f"{file}: does not describe cells that featcache segmented", "Name another folder with `out`"
-            )
-        if before != wanted or options.job not in ("auto", job):
+        there = _read_json(file)
+        if (
+            not isinstance(there, dict)
+            or not wanted.keys() <= there.keys()
+            or there.get("job") not in ("smear", "cell")
+        ):
+            raise ProjectError(f"{file}: is not of cells that featcache segmented", "Name another folder with `out`")
+        if {key: there[key] for key in wanted} != wanted or options.job not in ("auto", there["job"]):
             raise ProjectError(
                 f"{folder}: holds cells that were found with other settings", "Name another folder with `out`"
             )
-        return {**wanted, "job": job}
+        return there
     if folder.exists() and (not folder.is_dir() or any(not is_hidden(path) for path in folder.iterdir())):
         raise ProjectError(f"{folder}: holds other files", "Name a new or an empty folder with `out`")
     job = _job(pictures) if options.job == "auto" else options.job
@@ -296,16 +292,31 @@ def _record_file(folder: Path, image: str) -> Path:
     return folder / _RECORDS / f"{sha256(os.fsencode(image)).hexdigest()[:32]}.json"
 
 
+def _read_json(path: Path) -> Any:
+    """What a file of JSON holds; None where it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def _known(folder: Path) -> dict[str, dict[str, Any]]:
-    """The records of an earlier call, by image; one that cannot be read only costs the work."""
-    known = {}
-    for path in sorted((folder / _RECORDS).glob("*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            known[str(record["image"])] = {key: record[key] for key in ("image", "stamp", "cells", "left_out", "files")}
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return known
+    """The records of an earlier call, by image; one that is damaged only costs the work."""
+    records = (_read_json(path) for path in sorted((folder / _RECORDS).glob("*.json")))
+    return {record["image"]: record for record in records if _is_record(record, folder)}
+
+
+def _is_record(record: Any, folder: Path) -> bool:
+    """Whether this is a record as `_segment_one` writes it, of files that lie in the folder."""
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("image", "stamp")):
+        return False
+    if not all(isinstance(record.get(key), list) for key in ("cells", "left_out", "files")):
+        return False
+    return (
+        all(isinstance(cell, dict) and set(_CELL_COLUMNS[1:]) == cell.keys() for cell in record["cells"])
+        and all(isinstance(item, dict) and {"reason", "box"} == item.keys() for item in record["left_out"])
+        and all(isinstance(name, str) and resolved(folder / name).is_relative_to(folder) for name in record["files"])
+    )
 
 
 def _is_current(record: Mapping[str, Any], picture: _Picture, folder: Path) -> bool:
