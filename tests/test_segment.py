@@ -123,7 +123,8 @@ def test_an_interrupted_call_continues_and_ends_like_one_that_was_not(smears: Pa
     with pytest.raises(KeyboardInterrupt):
         fc.segment(smears, parted, progress=_Interrupted(1))
     assert not (parted / "cells.csv").exists()
-    before = {path: path.stat().st_mtime_ns for path in (parted / "masks").glob("*.png")}
+    records = [json.loads(path.read_text()) for path in (parted / ".pictures").glob("*.json")]
+    before = {parted / name: (parted / name).stat().st_mtime_ns for record in records for name in record["files"]}
     assert before
     fc.segment(smears, parted, progress=SILENT)
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
