@@ -29,8 +29,10 @@ from scipy.optimize import linear_sum_assignment
 
 import featcache as fc
 from featcache.images import png_of, read_bytes, read_picture
-from featcache.segmentation import Segmented, SegmentOptions, segment_picture
+from featcache.segmentation import SegmentOptions
+from featcache.segmentation.contract import Segmented
 from featcache.segmentation.crops import overlay_of
+from featcache.segmentation.picture import segment_picture
 
 Corners = tuple[float, float, float, float]
 _SAME = 0.5
@@ -152,7 +154,7 @@ def line(name: str, sums: Sums) -> str:
 
 def draw(sample: Sample, found: Segmented, pixels: NDArray[np.uint8], folder: Path) -> None:
     boxes = [item.box for item in found.left_out if item.box]
-    drawn = overlay_of(pixels, found.cells, boxes)
+    drawn = overlay_of(pixels, found.cells, left_out=boxes)
     for left, top, right, bottom in sample.boxes or []:
         cv2.rectangle(drawn, (int(left), int(top)), (int(right), int(bottom)), (255, 255, 0), 1)
     folder.mkdir(parents=True, exist_ok=True)

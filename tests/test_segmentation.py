@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
 
 from featcache.core.errors import UsageError
-from featcache.segmentation import SEGMENTERS, Cell, Segmented, Segmenter, SegmentOptions, segment_picture
+from featcache.segmentation import SegmentOptions
+from featcache.segmentation.contract import Cell, Segmented, Segmenter
 from featcache.segmentation.crops import crop_of
 from featcache.segmentation.density import background_of, density_of, otsu
 from featcache.segmentation.outline import _JUMP, _STIFF, _closed_paths
-from featcache.segmentation.picture import job_of
+from featcache.segmentation.picture import SEGMENTERS, job_of, segment_picture
 from featcache.synthetic.drawing import CLASSES, render_cell, render_smear
 
 Picture = NDArray[np.uint8]

@@ -248,7 +248,7 @@ def _write_picture(
 ) -> None:
     found = segment_picture(pixels, options, job=job)
     boxes = [item.box for item in found.left_out if item.box]
-    overlay = overlay_of(pixels, found.cells, boxes)
+    overlay = overlay_of(pixels, found.cells, left_out=boxes)
     files = {
         f"{_MASKS}/{picture.name}.png": _png(found.labels(*pixels.shape[:2])),
         f"{_OVERLAYS}/{picture.name}.jpg": _encoded(".jpg", overlay, (cv2.IMWRITE_JPEG_QUALITY, 88)),

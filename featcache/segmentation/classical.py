@@ -44,7 +44,7 @@ _CROP_CONTRAST = 0.12
 
 
 class ClassicalSegmenter:
-    """A segmenter made of a way to see nuclei. See `featcache.segmentation.Segmenter`."""
+    """A segmenter made of a way to see nuclei. See `featcache.segmentation.contract.Segmenter`."""
 
     def __init__(self, sees: Sees) -> None:
         self._sees = sees
@@ -83,7 +83,7 @@ class ClassicalSegmenter:
         red_px = max(
             2 * float(np.sqrt(nuclei.areas_px[0] / NUCLEUS_IN_RED_CELLS / np.pi)), diameter(nuclei.outlines[0]) / 1.75
         )
-        polygon = outlines_of(view.density, nuclei, view.field, red_px=red_px)[0]
+        polygon = outlines_of(view.density, nuclei, field=view.field, red_px=red_px)[0]
         part = part_of(view, nuclei, number=1, polygon=polygon)
         box, mask, nucleus = _full(replace(part, nucleus=_inner(view, part)), view, size=pixels.shape[:2])
         at_border = box.x_min == 0 or box.y_min == 0 or (box.y_max, box.x_max) == pixels.shape[:2]
@@ -98,7 +98,7 @@ def _red_cells_of(pixels: Pixels, look: Pixels, background: NDArray[np.float64])
     scale = min(1.0, _LOOK_PX / max(pixels.shape[:2]))
     while True:
         density = density_of(look, background)
-        red_px = measured(density, purple_of(density), field_of(look, background))
+        red_px = measured(density, purple_of(density), field=field_of(look, background))
         if red_px >= _SEEN_PX or scale == 1:
             return float(red_px / scale)
         scale = min(1.0, 3 * scale)
@@ -127,13 +127,13 @@ def _found(view: View, seen: NuclearMap, nuclei: Nuclei, *, size: tuple[int, int
     tried = nuclei.only(nuclei.areas_px > _TRIED * view.red_area_px)
     polygons: list[NDArray[np.float64]] = []
     if len(tried):
-        polygons = outlines_of(view.density, tried, view.field, red_px=view.red_px)
+        polygons = outlines_of(view.density, tried, field=view.field, red_px=view.red_px)
         if pairs := _of_one_cell(view, tried, polygons):
             tried = tried.joined(pairs)
-            polygons = outlines_of(view.density, tried, view.field, red_px=view.red_px)
+            polygons = outlines_of(view.density, tried, field=view.field, red_px=view.red_px)
     cells, left_out = [], []
     for number, polygon in enumerate(polygons, 1):
-        one = judged(view, seen, tried, number=number, polygon=polygon)
+        one = judged(view, seen, nuclei=tried, number=number, polygon=polygon)
         box, mask, nucleus = _full(one.part, view, size=size)
         if one.reason:
             left_out.append(Rejected(one.reason, box))

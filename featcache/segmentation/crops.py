@@ -48,7 +48,7 @@ def _fill(replaced: Pixels, background: Background) -> NDArray[np.uint8]:
     return np.full(3, 0 if background == "black" else 255, np.uint8)
 
 
-def overlay_of(pixels: Pixels, cells: tuple[Cell, ...], left_out: list[Box]) -> Pixels:
+def overlay_of(pixels: Pixels, cells: tuple[Cell, ...], *, left_out: list[Box]) -> Pixels:
     """The picture with outlines of cells and nuclei, and boxes around what was left out."""
     drawn = np.ascontiguousarray(pixels.copy())
     line = max(1, round(max(pixels.shape[:2]) / 400))

@@ -69,7 +69,7 @@ def part_of(view: View, nuclei: Nuclei, *, number: int, polygon: NDArray[np.floa
     return Part((x0, y0), mask, nucleus, polygon)
 
 
-def judged(view: View, seen: NuclearMap, nuclei: Nuclei, *, number: int, polygon: NDArray[np.float64]) -> Judged:
+def judged(view: View, seen: NuclearMap, *, nuclei: Nuclei, number: int, polygon: NDArray[np.float64]) -> Judged:
     """Judge one nucleus (counted from 1) with the outline of its cell."""
     part = part_of(view, nuclei, number=number, polygon=polygon)
     (x0, y0), mask = part.corner, part.mask

@@ -71,7 +71,7 @@ Sees: TypeAlias = Callable[[View], NuclearMap | None]
 
 def by_stain(view: View) -> NuclearMap | None:
     """Nuclei are where azure is much denser than in red cells: a threshold between the two levels."""
-    known = levels(view.density, view.purple, view.field, nucleus_px=_TOP * view.red_area_px)
+    known = levels(view.density, view.purple, field=view.field, nucleus_px=_TOP * view.red_area_px)
     if known is None:
         return None
     low, high = known
@@ -84,7 +84,7 @@ def by_colour(view: View) -> NuclearMap | None:
     The colours are relative to the background. Since nuclei can be a thousandth of a smear, the sample that is
     clustered holds all grades of purple alike.
     """
-    known = levels(view.density, view.purple, view.field, nucleus_px=_TOP * view.red_area_px)
+    known = levels(view.density, view.purple, field=view.field, nucleus_px=_TOP * view.red_area_px)
     if known is None:
         return None
     low, high = known

@@ -53,7 +53,7 @@ class _Colours:
     bare: Floats
 
 
-def outlines_of(density: Floats, nuclei: Nuclei, field: Mask, *, red_px: float) -> list[NDArray[np.float64]]:
+def outlines_of(density: Floats, nuclei: Nuclei, *, field: Mask, red_px: float) -> list[NDArray[np.float64]]:
     """A closed polygon (angles, 2), x and y, around the cell of each nucleus."""
     colours = _colours_of(density, field, red_px=red_px)
     distance = cv2.distanceTransform((nuclei.labels == 0).astype(np.uint8), cv2.DIST_L2, 5)

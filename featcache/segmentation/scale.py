@@ -32,7 +32,7 @@ _PRIOR, _FLOOR = 0.3, 0.05
 """How much a nucleus says of the size of red cells: standard deviation of the logarithm, and what stays without it."""
 
 
-def red_cell_px(density: Floats, purple: Floats, field: Mask) -> float:
+def red_cell_px(density: Floats, purple: Floats, *, field: Mask) -> float:
     """Diameter of the red cells, pixels, or as the largest nucleus suggests; 0 where neither can be seen."""
     nuclei = _nuclei_px(density, purple, field)
     nucleus = float(_red_px_of(nuclei.max(initial=0)))
@@ -53,7 +53,7 @@ def red_cell_px(density: Floats, purple: Floats, field: Mask) -> float:
     return red_px
 
 
-def levels(density: Floats, purple: Floats, field: Mask, *, nucleus_px: float) -> tuple[float, float] | None:
+def levels(density: Floats, purple: Floats, *, field: Mask, nucleus_px: float) -> tuple[float, float] | None:
     """How purple red cells are (the median of all that is stained), and nuclei (the mean of their area's top).
 
     None where nothing is much more purple than red cells: there is no nucleus.
@@ -76,7 +76,7 @@ def _red_px_of(nucleus_px: Any) -> Any:
 def _nuclei_px(density: Floats, purple: Floats, field: Mask) -> NDArray[np.float64]:
     """Areas of what can be nuclei: dark and compact."""
     smooth = cv2.GaussianBlur(purple, (0, 0), 1.5)
-    known = levels(density, smooth, field, nucleus_px=max(25.0, 0.0008 * float(field.sum())))
+    known = levels(density, smooth, field=field, nucleus_px=max(25.0, 0.0008 * float(field.sum())))
     if known is None:
         return np.zeros(0)
     low, high = known
