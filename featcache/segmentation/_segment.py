@@ -109,8 +109,9 @@ def segment(
     Examples
     --------
     >>> import featcache as fc
+    >>> from pathlib import Path
     >>> from featcache.synthetic import generate
-    >>> generate("smears", smears=2)
+    >>> generate(Path("smears"), 1, smears=2)
     >>> done = fc.segment("smears/images", "cells", background="white")
     >>> done.images
     2
