@@ -45,6 +45,7 @@ from .prediction import (
     evaluate as evaluate,
     predict as predict,
 )
+from .segmentation import SegmentedFolder as SegmentedFolder, segment as segment
 from .serving import serve as serve
 from .store import Cache as Cache
 from .study import Study as Study, StudyPlan as StudyPlan, run_study as run_study

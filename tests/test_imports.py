@@ -60,12 +60,12 @@ def test_public_surface() -> None:
         "evaluate",
         *("attribution", "bundle", "check", "check_dataset", "cross_validate", "export", "serve"),
         "run_study",
-        *("open_cache", "push", "pull", "relabel", "verify", "convert", "explain", "models"),
+        *("open_cache", "push", "pull", "relabel", "segment", "verify", "convert", "explain", "models"),
     }
     classes = {
         *("Attribution", "Bundled", "Cache", "Checked", "CheckedDataset", "Evaluated", "Exported", "FeatureExtractor"),
         *("HeadClassifier", "Predictions", "Project", "Relabelled", "Report", "Run"),
-        *("Study", "StudyPlan"),
+        *("SegmentedFolder", "Study", "StudyPlan"),
     }
     assert set(featcache.__all__) == verbs | classes | {"errors", "__version__"}
     assert set(featcache.__all__) <= set(dir(featcache))
@@ -94,7 +94,7 @@ def test_help_imports_nothing_that_takes_time(tmp_path: Path) -> None:
 
 
 def test_the_help_of_every_command_imports_no_network_and_no_array_library(tmp_path: Path) -> None:
-    subcommands = [("dataset", name, "--help") for name in ("check", "relabel", "preview", "generate")]
+    subcommands = [("dataset", name, "--help") for name in ("check", "relabel", "preview", "segment", "generate")]
     found = modules_after(*((name, "--help") for name in COMMANDS), *subcommands, cwd=tmp_path)
     assert len(found) == len(COMMANDS) + len(subcommands)
     assert {code for code, _ in found.values()} == {0}

@@ -1,4 +1,4 @@
-"""featcache dataset check, relabel, preview, generate"""
+"""featcache dataset check, relabel, preview, segment, generate"""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from featcache.cli.interrupts import TERMINAL
 from featcache.cli.left_out import listing_left_out
 from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import print_counts, print_json, say, say_left_out, say_next, shown
-from featcache.cli.settings import given
+from featcache.cli.settings import given, options
 from featcache.core.files import resolved
 from featcache.core.project import AugmentationSection
+from featcache.segmentation import SegmentOptions
 
 if TYPE_CHECKING:
     from featcache.datasets import CheckedDataset
@@ -25,7 +26,7 @@ _LISTED = 10
 
 @click.group("dataset", cls=Group)
 def command() -> None:
-    """Check the data set, correct its labels, preview its views, or generate one."""
+    """Check the data set, correct its labels, preview its views, cut cells out of smears, or generate one."""
 
 
 @command.command("check", short_help="Check every image, and find those that show the same.")
@@ -167,6 +168,34 @@ def preview(out: Path | None, per_class: int, views: int, folder: Path, as_json:
         print_json({"path": str(resolved(path))})
     else:
         say(f"wrote {shown(path)}")
+
+
+@command.command("segment", short_help="Find the white cells in pictures, and cut them out.")
+@click.argument("source", type=click.Path(path_type=Path), metavar="FOLDER")
+@option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write to.")
+@options(SegmentOptions, "method", "job", "red_cell_px")
+@options(SegmentOptions, "background", "margin", group="Crops")
+@json_option
+def segment(source: Path, out: Path, as_json: bool, **values: Any) -> None:
+    """Find the white cells in the pictures of FOLDER, and write masks, crops, tables and overlays.
+
+    FOLDER holds smears, or pictures of one cell each. masks/ has 0 for background, 128 for cytoplasm and 255 for
+    nucleus. cells.csv lists the cells, left_out.csv what was left out and why. 'featcache init' reads crops.csv.
+    An interrupted command continues when you run it again.
+    """
+    from featcache.datasets import LeftOut
+    from featcache.segmentation import segment as find_cells
+
+    done = find_cells(source, out, progress=TERMINAL, **given(values, SegmentOptions))
+    if as_json:
+        about = {"folder": str(done.folder), "job": done.job, "images": done.images}
+        print_json({**about, "cells": list(done.cells), "left_out": list(done.left_out)})
+        return
+    what = "smears" if done.job == "smear" else "pictures of one cell each"
+    cut_off = sum(cell["at_border"] for cell in done.cells)
+    say(f"{len(done.cells)} white cells in {done.images} {what}; the border cuts {cut_off} of them")
+    say_left_out([LeftOut(item["image"], item["reason"]) for item in done.left_out], as_json)
+    say(f"wrote masks, crops, overlays, cells.csv and left_out.csv into {shown(done.folder)}")
 
 
 @command.command("generate", short_help="Generate images.")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-_NESTED = {"check-dataset": ("dataset", "check")}
+_NESTED = {"check-dataset": ("dataset", "check"), "segment": ("dataset", "segment")}
 """Commands in a group, by the functions that they call."""
 _SPAN = re.compile(r"`([^`\n]+)`")
 

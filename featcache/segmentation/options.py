@@ -1,0 +1,30 @@
+"""How pictures are segmented, as a record. It imports little: the command line makes its options from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from featcache.core.errors import UsageError
+from featcache.core.settings import problems_of, setting
+
+Background = Literal["keep", "white", "black", "mean", "transparent"]
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """How white cells are found and cut out."""
+
+    method: Literal["stain", "colour"] = setting(
+        "stain", "How nuclei are told from all else: stain deconvolution, or clustering of colours."
+    )
+    job: Literal["auto", "smear", "cell"] = setting(
+        "auto", "What a picture shows: a smear, or one cell in the middle. auto looks how large the cells are."
+    )
+    red_cell_px: float | None = setting(None, "Diameter of a red cell in pixels; without it, it is measured.", ge=5)
+    background: Background = setting("keep", "What surrounds the cell in its crop.")
+    margin: float = setting(0.1, "Room around a cell in its crop, as a share of the cell's longer side.", ge=0, le=2)
+
+    def __post_init__(self) -> None:
+        if problems := problems_of(self):
+            raise UsageError("; ".join(problems))
