@@ -122,7 +122,7 @@ def evaluate(
     classes = tuple(trained.record.classes) if isinstance(trained, Bundle) else classes_of(trained)
     itself = trained.config if isinstance(trained, Run) else {}
     if has_several_labels(trained):
-        raise UsageError(f"{trained.name}: tells several labels an image, and `evaluate` takes runs of one label")
+        raise UsageError(f"{trained.name}: tells several labels an image, and an evaluation takes runs of one label")
     data, left_out, remarks = _source(on, dataset, progress)
     if strict and left_out:
         raise DatasetError(f"{left_out[0].path}: {left_out[0].reason}")
