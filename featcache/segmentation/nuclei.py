@@ -123,9 +123,9 @@ def _outline(part: Mask) -> NDArray[np.float32]:
 
 
 def _parts(part: Mask, *, red_px: float) -> list[Mask]:
-    """The nuclei that touch in one component, by a watershed of the distance to its border; else the component.
+    """The nuclei that touch in one component: each pixel belongs to the nearest peak of the distance to the border.
 
-    It is parted only where it is long and has a waist, and where each part is as large as a nucleus.
+    A component is parted only where it is long and has a waist, and where each part is as large as a nucleus.
     """
     red_area = np.pi / 4 * red_px**2
     if part.sum() < 2 * _WHOLE * red_area or diameter(_outline(part)) < _LONG * red_px:
