@@ -11,7 +11,7 @@ import click
 from featcache.cli.command import Command, option
 from featcache.cli.hints import in_flags
 from featcache.cli.interrupts import TERMINAL
-from featcache.cli.options import json_option, project_option, project_or_none, weights_option
+from featcache.cli.options import json_option, project_option, project_or_none, tta_option, weights_option
 from featcache.cli.output import percent, print_json, print_table, say, say_left_out, shown
 from featcache.cli.settings import given, options
 from featcache.core.project import DatasetSection
@@ -44,14 +44,7 @@ def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str
     help="Which class of the run a label stands for; LABEL= for none of them. Repeatable.",
 )
 @weights_option
-@option(
-    "--tta",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    metavar="VIEWS",
-    help="Average over this many augmented views of each image (test-time augmentation).",
-)
+@tta_option
 @options(DatasetSection, *_READ, group="How SOURCE is read")
 @options(DatasetSection, *_BOXES, group="How SOURCE is read")
 @options(ExtractOptions, "engine", "batch_rows", "offline", "strict")

@@ -29,6 +29,14 @@ remote_option = option(
     help="Use this remote, not the project: a name that 'featcache remote ls' lists, or a URL.",
 )
 weights_option = option("--weights", metavar="PATH", help="Weights of the run's network, if they are in a file.")
+tta_option = option(
+    "--tta",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="VIEWS",
+    help="Average over this many augmented views of each image (test-time augmentation).",
+)
 confidence_option = option(
     "--confidence",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),

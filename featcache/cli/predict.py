@@ -15,6 +15,7 @@ from featcache.cli.options import (
     json_option,
     project_option,
     project_or_none,
+    tta_option,
     weights_option,
 )
 from featcache.cli.output import percent, print_json, print_table, say, say_left_out
@@ -32,14 +33,7 @@ _LISTED = 40
 @click.argument("run", metavar="RUN")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @weights_option
-@option(
-    "--tta",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    metavar="VIEWS",
-    help="Average over this many augmented views of each image (test-time augmentation).",
-)
+@tta_option
 @confidence_option
 @false_alarms_option
 @option("--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), help="CSV file to write all rows to.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,7 +47,7 @@ class Values:
         return cls(made([each.overall for each in values]), made([each.per_class for each in values]))
 
 
-class _Grouped:
+class _Grouped(ABC):
     """Predictions of rows in groups.
 
     Groups stand in blocks, which are drawn as a whole: each in its own, but for many groups, of which each block takes
@@ -65,17 +66,17 @@ class _Grouped:
         self._block = (blocks if self.n_groups == self.n_blocks else _shuffled(blocks))[self.group]
 
     @property
+    @abstractmethod
     def is_right(self) -> NDArray[np.bool_]:
         """(n,), rows that got what they are."""
-        raise NotImplementedError
 
+    @abstractmethod
     def has(self, label: int) -> NDArray[np.bool_]:
         """(n,), rows of a class."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_named(self, label: int) -> NDArray[np.bool_]:
         """(n,), rows that got a class."""
-        raise NotImplementedError
 
     def by_group(self, label: int | None = None) -> Array:
         """In each group, rows of a class that are named so, rows of it, and rows named so: (3, groups).

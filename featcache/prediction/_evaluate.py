@@ -135,8 +135,8 @@ def evaluate(
     ]
     if not new:
         raise DatasetError(f"{_text(on)}: {trained.name} was trained on all of its images", "Name other images")
-    data = Dataset(new, data.folder)
     found = match_labels({image.label for image in data.images}, classes, mapping=mapping)
+    data = Dataset(new, data.folder)
     identity = {
         "kind": EVALUATION,
         "run": trained.name,

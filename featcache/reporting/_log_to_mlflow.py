@@ -19,7 +19,7 @@ from featcache.core.extras import require_extra
 from featcache.core.progress import SILENT, Progress
 from featcache.datasets import SPLITS
 from featcache.reporting._runs import flat
-from featcache.training import MODEL_FILE, STATE_FILE, Run, read_notes
+from featcache.training import HISTORY_FILE, Run, read_notes
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,7 +36,8 @@ _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOU
 
 _RUN_TAG = "featcache.run"
 _CREATED_TAG = "featcache.created"
-_MODELS = (STATE_FILE, MODEL_FILE, "head.npz", "model.npz", "doubt.npz")
+_SMALL = (".json", ".csv", ".png")
+"""Endings of files that are no weights, states or features of training images."""
 _MOST_METRICS, _MOST_PARAMETERS, _LONGEST_PARAMETER = 1000, 100, 6000  # in one request of MLflow's
 
 
@@ -65,7 +66,7 @@ def log_to_mlflow(
     """Write runs to an MLflow server or database. A run that is whole there is not written again.
 
     to : http://HOST:PORT, sqlite:///PATH, the path of an SQLite file, or what else MLflow takes
-    with_model : the weights and states too, which can be large
+    with_model : weights, states and what a head keeps of training rows too, which can be large
 
     Raises MissingPackageError without MLflow, UsageError for an address that MLflow does not take, RunError where it
     cannot be reached or written, and for a damaged run.
@@ -146,7 +147,7 @@ def _log(client: MlflowClient, experiment: str, *, run: Run, with_model: bool) -
     for first in range(0, len(metrics), _MOST_METRICS):
         client.log_batch(made, metrics=metrics[first : first + _MOST_METRICS])
     for path in sorted(run.folder.iterdir()):
-        if path.is_file() and not path.is_symlink() and (with_model or path.name not in _MODELS):
+        if path.is_file() and not path.is_symlink() and (with_model or path.suffix in _SMALL):
             client.log_artifact(made, str(path))
     client.set_terminated(made, status="FINISHED", end_time=ended_ms)
     return str(made)
@@ -156,7 +157,7 @@ def _curves(run: Run, started_ms: int) -> Iterator[Metric]:
     """Each column of history.csv, an epoch a step."""
     from mlflow.entities import Metric
 
-    if not (run.folder / "history.csv").is_file():
+    if not (run.folder / HISTORY_FILE).is_file():
         return
     history = run.history
     since_s = history["seconds"].cumsum()
