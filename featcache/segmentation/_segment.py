@@ -7,7 +7,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -36,8 +36,8 @@ _SAMPLE = 24
 """Pictures of a folder that tell whether it holds smears or single cells."""
 _FEW = 48
 """Pictures up to which threads do; more are worth the start of processes."""
-_CHUNK = 64
-"""Pictures that are given to the workers at once."""
+_CHUNK = 32
+"""Pictures that are given to the workers at once: what a call that is interrupted finishes."""
 _CELL_COLUMNS = ("image", "x_min", "y_min", "x_max", "y_max", "score", "cell_px", "nucleus_px", "at_border", "crop")
 _LEFT_OUT_COLUMNS = ("image", "reason", "x_min", "y_min", "x_max", "y_max")
 
@@ -209,23 +209,17 @@ def _all_records(
     for image in known.keys() - records.keys():
         _forget(folder, known[image])
     todo = [picture for picture in pictures if picture.image not in records]
-    with progress.stopping() as stopped, progress.begin("segmenting", len(pictures)) as advance:
+    workers = Parallel(n_jobs=usable_cores(), prefer="threads" if len(todo) <= _FEW else "processes")
+    with progress.stopping() as stopped, progress.begin("segmenting", len(pictures)) as advance, workers as parallel:
         advance(len(records))
-        for record in _segmented(todo, folder, options, job):
-            records[record["image"]] = record
-            advance(1)
+        for first in range(0, len(todo), _CHUNK):
+            chunk = todo[first : first + _CHUNK]
+            for record in parallel(delayed(_segment_one)(picture, folder, options, job) for picture in chunk):
+                records[record["image"]] = record
+                advance(1)
             if stopped():
                 raise KeyboardInterrupt
     return records
-
-
-def _segmented(todo: Sequence[_Picture], folder: Path, options: SegmentOptions, job: Job) -> Iterator[dict[str, Any]]:
-    """Segment pictures in threads, or many in processes; in any order."""
-    prefer = "threads" if len(todo) <= _FEW else "processes"
-    with Parallel(n_jobs=usable_cores(), prefer=prefer, return_as="generator_unordered") as parallel:
-        for first in range(0, len(todo), _CHUNK):
-            chunk = todo[first : first + _CHUNK]
-            yield from parallel(delayed(_segment_one)(picture, folder, options, job) for picture in chunk)
 
 
 def _segment_one(picture: _Picture, folder: Path, options: SegmentOptions, job: Job) -> dict[str, Any]:
