@@ -40,6 +40,7 @@ extraction_options = combined(
     ),
     options(ExtractOptions, "engine", "batch_rows", group="Engine"),
     views_options(group=f"Views {_FROM_FILE}", default_text=""),
+    options(ViewsSection, "segment", "background", "cell_margin", group=f"Cells {_FROM_FILE}", default_text=""),
     augmentation_options(group=f"Augmentation {_FROM_FILE}", default_text=""),
     options(StorageSection, "format", "dtype", group=f"Storage {_FROM_FILE}", default_text=""),
     options(ExtractOptions, "reuse_from", "no_remote", "offline", group="Reuse and remotes"),

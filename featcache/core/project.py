@@ -117,6 +117,15 @@ class ViewsSection(_Section):
     val_rows: _Rows | None = Field(default=None, description="Total rows of val, or those of each class.")
     test_rows: _Rows | None = Field(default=None, description="Total rows of test, or those of each class.")
     resize: Resize = Field(default="stretch", description="How images and boxes become square. Padding is black.")
+    segment: Literal["none", "stain", "colour"] = Field(
+        default="none", description="Find the white cell in each image or box, and cut it out: how nuclei are seen."
+    )
+    background: Literal["keep", "white", "black", "mean"] = Field(
+        default="keep", description="What surrounds a cell that is cut out."
+    )
+    cell_margin: float = Field(
+        default=0.1, ge=0, le=2, description="Room around a cell that is cut out, as a share of its longer side."
+    )
 
     def views_per_image(self, split: str) -> int:
         """Views an image of `split` gets where no total is asked for."""

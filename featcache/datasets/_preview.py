@@ -16,7 +16,6 @@ from featcache.datasets.label_lists import labels_in
 from featcache.datasets.manifest import dataset_of
 from featcache.images import (
     contact_sheet,
-    cut_and_resize,
     identity_of,
     image_id_of,
     png_of,
@@ -25,6 +24,7 @@ from featcache.images import (
     render,
     view_parameters,
 )
+from featcache.segmentation import plain_view, segmentation_of
 
 SHEET_FILE = "contact-sheet.png"
 MOST_LINES = 60
@@ -47,6 +47,7 @@ def preview(
     dataset = dataset_of(project)
     project.images.refuse_missing(image.path for image in dataset.images)
     plan = changed(project.settings.augmentation, augmentation or {}).record()
+    asked = project.settings.views
     tiles, captions = [], []
     for label in dataset.classes[: max(MOST_LINES // per_class, 1)]:
         images = [image for image in dataset.images if label in labels_in(image.label, dataset.label_separator)]
@@ -55,7 +56,9 @@ def preview(
             try:
                 data = read_bytes(dataset.folder / image.path)
                 picture = read_picture(data)
-                plain = cut_and_resize(picture.pixels, image.box, size_px=size_px, resize=project.settings.views.resize)
+                plain, _ = plain_view(
+                    picture.pixels, image.box, size_px=size_px, resize=asked.resize, segmentation=segmentation_of(asked)
+                )
             except FeatcacheError as error:
                 raise DatasetError(f"{image.path}: {error}") from error
             image_id = image_id_of(identity_of(sha256_bytes(data), picture.rules), image.box)

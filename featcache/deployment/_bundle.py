@@ -49,6 +49,10 @@ LABELS_FILE, CARD_FILE, RECIPE_FILE, README_FILE = "labels.json", "model_card.md
 _ROWS = 8
 _ONE_CLASS = "print(path, classes[probabilities[0].argmax()], probabilities[0].max())"
 _SEVERAL_LABELS = "print(path, [(name, p) for name, p in zip(classes, probabilities[0].tolist()) if p > 0.5])"
+_CUT_OUT = (
+    "    # featcache cuts the cell out of the image first: without it, give squares that hold a cell and little else\n"
+)
+"""The same, where cells are cut out before that."""
 _SQUARE = {
     "stretch": "",
     "pad": """    side = max(high, wide)
@@ -284,5 +288,6 @@ def _json(value: Any) -> bytes:
 def _readme(name: str, space: FeatureSpace, several_labels: bool) -> str:
     text = resources.files("featcache.deployment").joinpath("bundle_readme.md").read_text("utf-8")
     side = space.input_size_px
+    square = _SQUARE[space.resize] if space.segmentation == "none" else _CUT_OUT
     named = _SEVERAL_LABELS if several_labels else _ONE_CLASS
-    return Template(text).substitute(name=name, side=side, square=_SQUARE[space.resize], named=named)
+    return Template(text).substitute(name=name, side=side, square=square, named=named)

@@ -166,6 +166,7 @@ def description_of(run: Run) -> dict[str, Any]:
         "input": {
             "size_px": space.input_size_px,
             "resize": space.resize,
+            **({"segmentation": space.segmentation} if space.segmentation != "none" else {}),
             "colour": "RGB",
             "dtype": "uint8",
             "layout": "NHWC",

@@ -58,6 +58,7 @@ def _lines(run: Run, rows: pd.DataFrame, licence: str, contact: str) -> Iterator
             ["network", f"{space['backbone']}, layer {space['layer']}, pooling {space['pooling']}"],
             ["weights", f"{config.get('weights', '')}, digest {space['weights_digest'][:16]}"],
             ["input", f"{space['input_size_px']} px, {space.get('resize', 'stretch')}"],
+            *([["cells are cut out", space["segmentation"]]] if space.get("segmentation", "none") != "none" else []),
             ["preprocessing", space["preprocessing"]],
             ["trained", f"{config.get('created', '')}, {metrics['epochs']} epochs"],
             ["settings", _settings(config)],

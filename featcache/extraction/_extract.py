@@ -203,6 +203,9 @@ def _fill(
         with progress.begin(f"extracting {names}", sum(len(plan.rows) for plan in plans)) as advance:
             advance(sum(target.writer.rows_done for target in targets))
             done = extract_rows(targets, plans[0].dataset, on_rows=advance, stopped=stopped, shares=shares)
+        if done.remarks:
+            (path, _), remark = min(done.remarks.items(), key=lambda item: item[0][0])
+            progress.note(f"{len(done.remarks)} images are used whole: {remark}; the first: {path}")
         for plan, target, counts in zip(plans, targets, done.counts, strict=True):
             if not target.writer.missing:
                 target.writer.finish(plan.dataset, _provenance(plan, counts, time.perf_counter() - started))

@@ -15,6 +15,7 @@ from featcache.core.recipe import Augmentation, Pooling, Preprocessing
 from featcache.extraction.opening import network_for
 from featcache.extraction.streaming import Rendering, stream
 from featcache.images import items_of
+from featcache.segmentation import segmentation_of
 
 
 class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -26,6 +27,9 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         `featcache.extract`
     layer : layer to cut at; None for the last feature map
     resize : how images become square: "stretch", "pad" or "crop"
+    segment : how the white cell in each image is found and cut out: "none" of them, "stain" or "colour"
+    background : what surrounds it: "keep", "white", "black" or "mean"
+    cell_margin : room around it, as a share of its longer side
 
     Examples
     --------
@@ -46,6 +50,9 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         layer: str | None = None,
         pooling: Pooling = "none",
         resize: str = "stretch",
+        segment: str = "none",
+        background: str = "keep",
+        cell_margin: float = 0.1,
         engine: str = "auto",
         batch_rows: int | None = None,
         offline: bool = False,
@@ -58,6 +65,9 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.layer = layer
         self.pooling = pooling
         self.resize = resize
+        self.segment = segment
+        self.background = background
+        self.cell_margin = cell_margin
         self.engine = engine
         self.batch_rows = batch_rows
         self.offline = offline
@@ -88,7 +98,9 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         if not hasattr(self, "engine_"):
             self.fit()
-        rendering = Rendering(self.cut_.space.input_size_px, self.resize, Augmentation())
+        rendering = Rendering(
+            self.cut_.space.input_size_px, self.resize, Augmentation(), segmentation=segmentation_of(self)
+        )
         rows = []
         for one in stream(items_of(X), self.engine_, rendering=rendering):
             if one.values is None:

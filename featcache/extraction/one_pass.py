@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from featcache.extraction.cache_filler import CacheFiller, Counts
 from featcache.extraction.computing import Computer
 from featcache.extraction.rendering import Renderer
 from featcache.extraction.stage_times import StageTimes
+from featcache.images import Box
 from featcache.store import CacheWriter, DonorIndex
 
 
@@ -35,10 +36,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Extraction:
-    """What an extraction did for each target, and where the time went."""
+    """What an extraction did for each target, where the time went, and remarks on images by path and box."""
 
     counts: tuple[Counts, ...]
     shares: StageTimes
+    remarks: Mapping[tuple[str, Box | None], str]
 
 
 def extract(
@@ -92,7 +94,7 @@ def extract(
             last = min(under_way, key=lambda filling: (filling.waits, filling.row))
             if next(under_way[last], None) is None:
                 del under_way[last]
-    return Extraction(tuple(filling.counts for filling in fillings), shares)
+    return Extraction(tuple(filling.counts for filling in fillings), shares, renderer.remarks)
 
 
 def _end(compute: ThreadPoolExecutor, kind: type[BaseException] | None, *_: object) -> None:

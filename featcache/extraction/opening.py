@@ -97,7 +97,7 @@ def loaded_network(space: FeatureSpace, provenance: Mapping[str, Any], *, weight
 
 def _refuse_other_network(cut: Cut, space: FeatureSpace, weights: str) -> None:
     """Raise WeightsError for a network that is not the one of a feature space."""
-    found = cut.stored(space.dtype, resize=space.resize)
+    found = cut.stored(space.dtype, resize=space.resize, segmentation=space.segmentation)
     if found != space:
         ours, theirs = asdict(found), asdict(space)
         fields = [

@@ -17,9 +17,9 @@ from featcache.datasets import Dataset, LabelledImage
 from featcache.extraction.stage_times import StageTimes
 from featcache.images import (
     RULES,
+    Box,
     Pixels,
     ViewParameters,
-    cut_and_resize,
     identity_of,
     identity_of_pixels,
     image_id_of,
@@ -27,6 +27,7 @@ from featcache.images import (
     read_picture,
     render,
 )
+from featcache.segmentation import Plain, plain_view
 
 _REMEMBERED_BYTES = 192 << 20
 
@@ -37,12 +38,14 @@ class Renderer:
     """Renders what several caches ask for. What two of them ask for at about the same time is made once.
 
     dataset : of the images
+    remarks : of what was rendered, by path and box: images in which no cell was found
     for_several : whether views are remembered for other caches; decoded files always are, for their other boxes
     """
 
     def __init__(self, dataset: Dataset, shares: StageTimes, *, for_several: bool) -> None:
         self._dataset = dataset
         self._shares = shares
+        self.remarks: dict[tuple[str, Box | None], str] = {}
         self._pool = ThreadPoolExecutor(usable_cores(), "featcache-render")
         self._files: _Once[tuple[str, Pixels]] = _Once(_REMEMBERED_BYTES, lambda found: found[1].nbytes)
         self._views: _Once[Pixels] | None = _Once(_REMEMBERED_BYTES, lambda view: view.nbytes) if for_several else None
@@ -64,11 +67,13 @@ class Renderer:
             nonlocal plain
             if plain is None:
                 with self._shares.of("decode"):
-                    plain = _plain(image, space, self._decoded)
+                    plain, remark = _plain(image, space, self._decoded)
+                if remark:
+                    self.remarks[image.path, image.box] = remark
             with self._shares.of("render"):
                 return render(plain, how)
 
-        frame = (space.input_size_px, space.resize)
+        frame = (space.input_size_px, space.resize, space.segmentation)
         if self._views is None:
             return [view(how) for how in parameters]
         return [self._views.get((image.image_id, *frame, how), partial(view, how)) for how in parameters]
@@ -120,15 +125,17 @@ def render_views(
 
     Raises DatasetError, with the image's path, for what is no image, or no longer the one that it is named by.
     """
-    plain = _plain(image, space, lambda image: _decoded(image, dataset))
+    plain, _ = _plain(image, space, lambda image: _decoded(image, dataset))
     return [render(plain, how) for how in parameters]
 
 
-def _plain(image: LabelledImage, space: FeatureSpace, decoded: Callable[[LabelledImage], tuple[str, Pixels]]) -> Pixels:
+def _plain(image: LabelledImage, space: FeatureSpace, decoded: Callable[[LabelledImage], tuple[str, Pixels]]) -> Plain:
     try:
         identity, pixels = decoded(image)
         _check_bytes(image, identity)  # decoded, perhaps, for another box of the file
-        return cut_and_resize(pixels, image.box, size_px=space.input_size_px, resize=space.resize)
+        return plain_view(
+            pixels, image.box, size_px=space.input_size_px, resize=space.resize, segmentation=space.segmentation
+        )
     except DatasetError as error:
         raise DatasetError(f"{image.path}: {error}") from error
 

@@ -15,7 +15,8 @@ from featcache.backbones import Engine
 from featcache.core.errors import DatasetError
 from featcache.core.machine import usable_cores
 from featcache.core.recipe import Augmentation
-from featcache.images import Item, Pixels, cut_and_resize, render, view_parameters
+from featcache.images import Item, Pixels, render, view_parameters
+from featcache.segmentation import plain_view
 
 _AHEAD_ROWS = 96
 _CALL_ROWS = 64
@@ -26,18 +27,21 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Rendering:
-    """How images become the input of a network: side and `resize`, and the first so many views of each."""
+    """How images become the input of a network, as in a feature space; and the first so many views of each."""
 
     size_px: int
     resize: str
     augmentation: Augmentation
     views: int = 1
+    segmentation: str = "none"
 
     def __call__(self, item: Item) -> list[Pixels] | str:
         """The views of an image, or why it cannot be used."""
         try:
             image_id, pixels = item.read()
-            plain = cut_and_resize(pixels, item.box, size_px=self.size_px, resize=self.resize)
+            plain, _ = plain_view(
+                pixels, item.box, size_px=self.size_px, resize=self.resize, segmentation=self.segmentation
+            )
         except DatasetError as error:
             return str(error)
         views = (view_parameters(self.augmentation, image_id, view=view) for view in range(self.views))

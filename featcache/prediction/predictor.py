@@ -121,7 +121,8 @@ class Predictor:
 
     def rendering(self, views: int = 1) -> Rendering:
         """How images become the network's input: as for the run."""
-        return Rendering(self.recipe.space.input_size_px, self.recipe.space.resize, self.recipe.augmentation, views)
+        space = self.recipe.space
+        return Rendering(space.input_size_px, space.resize, self.recipe.augmentation, views, space.segmentation)
 
     def rounded(self, features: NDArray[Any]) -> NDArray[Any]:
         """Features as a cache keeps them."""

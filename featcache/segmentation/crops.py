@@ -38,8 +38,14 @@ def crop_of(pixels: Pixels, cell: Cell, *, background: Background, margin: float
     inside[top : top + cell.mask.shape[0], left : left + cell.mask.shape[1]] = cell.mask
     if background == "transparent":
         return np.dstack([crop, np.where(inside, 255, 0).astype(np.uint8)])
-    crop[~inside] = _fill(crop[~inside], background)
-    return crop
+    return fill_around(crop, inside, background=background)
+
+
+def fill_around(pixels: Pixels, cell: Mask, *, background: Background) -> Pixels:
+    """Pixels with all that is not the cell in one colour. cell : (height, width) of the pixels"""
+    filled = pixels.copy()
+    filled[~cell] = _fill(filled[~cell], background)
+    return filled
 
 
 def _fill(replaced: Pixels, background: Background) -> NDArray[np.uint8]:
