@@ -38,9 +38,11 @@ from .deployment import (
 from .extraction import FeatureExtractor as FeatureExtractor
 from .heads import HeadClassifier as HeadClassifier
 from .prediction import (
+    Adapted as Adapted,
     Attribution as Attribution,
     Evaluated as Evaluated,
     Predictions as Predictions,
+    adapt as adapt,
     attribution as attribution,
     evaluate as evaluate,
     predict as predict,

@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 import featcache as fc
 from featcache.core.errors import DatasetError, FeatcacheError, RunError, UsageError
 from featcache.core.progress import SILENT
-from featcache.prediction._evaluate import match_labels
+from featcache.prediction.labelled import match_labels
 from featcache.synthetic.drawing import write_cells
 
 CLASSES = ("eosinophil", "lymphocyte", "monocyte", "neutrophil")

@@ -91,7 +91,7 @@ def test_a_command_is_one_call_of_the_public_function_of_its_name(command: str) 
     verb = command.replace("-", "_")
     path = ROOT / "cli" / f"{verb}.py"
     doors = {
-        **dict.fromkeys(("attribution", "evaluate", "predict"), "featcache.prediction"),
+        **dict.fromkeys(("adapt", "attribution", "evaluate", "predict"), "featcache.prediction"),
         **dict.fromkeys(("bundle", "check", "export"), "featcache.deployment"),
         "serve": "featcache.serving",
     }

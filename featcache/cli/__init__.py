@@ -44,6 +44,7 @@ SECTIONS = {
     "Use": {
         "predict": "predict the class of new images with a trained run",
         "evaluate": "say how good a run is on images of another laboratory",
+        "adapt": "fit a head to a few labelled images of another laboratory",
         "attribution": "draw which places of an image speak for its class",
         "export": "write a run as one model that other programs run",
         "bundle": "write a run as one zip file that predicts anywhere",

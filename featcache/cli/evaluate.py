@@ -11,6 +11,7 @@ import click
 from featcache.cli.command import Command, option
 from featcache.cli.hints import in_flags
 from featcache.cli.interrupts import TERMINAL
+from featcache.cli.labelled_options import labelled_source_options, mapping_option
 from featcache.cli.options import json_option, project_option, project_or_none, tta_option, weights_option
 from featcache.cli.output import percent, print_json, print_table, say, say_left_out, shown
 from featcache.cli.settings import given, options
@@ -20,33 +21,14 @@ from featcache.extraction import ExtractOptions
 if TYPE_CHECKING:
     from featcache.prediction import Evaluated
 
-_READ = ("class_level", "without", "group_pattern", "path_column", "label_column", "group_column")
-_BOXES = ("box_columns", "margin", "voc_object")
-
-
-def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    """LABEL=CLASS, each as a pair; an empty class stands for none of the run's."""
-    pairs = [value.partition("=") for value in values]
-    if wrong := [value for value, (label, equals, _) in zip(values, pairs, strict=True) if not (label and equals)]:
-        raise click.BadParameter(f"{wrong[0]!r}: expected LABEL=CLASS", ctx=context, param=parameter)
-    return {label: of_run for label, _, of_run in pairs}
-
 
 @click.command("evaluate", cls=Command)
 @click.argument("run", metavar="RUN")
 @option("--on", required=True, metavar="SOURCE", help="Folder or list of labelled images, or a project.")
-@option(
-    "--map",
-    "mapping",
-    multiple=True,
-    metavar="LABEL=CLASS",
-    callback=_pairs,
-    help="Which class of the run a label stands for; LABEL= for none of them. Repeatable.",
-)
+@mapping_option
 @weights_option
 @tta_option
-@options(DatasetSection, *_READ, group="How SOURCE is read")
-@options(DatasetSection, *_BOXES, group="How SOURCE is read")
+@labelled_source_options
 @options(ExtractOptions, "engine", "batch_rows", "offline", "strict")
 @option("--again", is_flag=True, help="Evaluate again, even if this evaluation exists.")
 @project_option

@@ -32,6 +32,7 @@ from .fold_training import Classical as Classical, Dense as Dense
 from .gram import accuracy_of as accuracy_of
 from .head import HEAD_FILE as HEAD_FILE, Head as Head, refuse_other_space as refuse_other_space
 from .initializers import order as order
+from .joint import JointRegression as JointRegression
 from .keras_layers import (
     dense_layer as dense_layer,
     logits_of as logits_of,

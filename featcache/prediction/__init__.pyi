@@ -1,3 +1,4 @@
+from ._adapt import Adapted as Adapted, adapt as adapt
 from ._attribution import Attribution as Attribution, attribution as attribution
 from ._evaluate import Evaluated as Evaluated, evaluate as evaluate
 from ._predict import (

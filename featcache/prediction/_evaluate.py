@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,19 +15,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featcache.core.errors import DatasetError, RunError, UsageError, nearest
+from featcache.core.errors import DatasetError, RunError, UsageError
 from featcache.core.offline import offline as without_network
 from featcache.core.progress import Progress
-from featcache.core.project import PROJECT_FILE, DatasetSection, Project, changed, find_project
+from featcache.core.project import Project, find_project
 from featcache.core.shown import shown
-from featcache.datasets import Dataset, LabelledImage, LeftOut, dataset_of, labelled_images
+from featcache.datasets import Dataset, LabelledImage, LeftOut
 from featcache.images import Item
 from featcache.measures import Judged, evaluate as measured
 from featcache.prediction._predict import rows_of, said
 from featcache.prediction.bundle import Bundle
+from featcache.prediction.labelled import labelled_source, match_labels, seen_by, text_of
 from featcache.prediction.opening import classes_of, name_of, recipe_of
 from featcache.prediction.predictor import Predictor, has_several_labels, open_trained
-from featcache.training import EVALUATION, PREDICTIONS_FILE, Run, is_finished, runs
+from featcache.training import EVALUATION, Run, is_finished, runs
 
 _NOT_TRAINED = ("kind", "cache_name", "why", "created", "course", "format")
 
@@ -123,10 +123,10 @@ def evaluate(
     itself = trained.config if isinstance(trained, Run) else {}
     if has_several_labels(trained):
         raise UsageError(f"{trained.name}: tells several labels an image, and an evaluation takes runs of one label")
-    data, left_out, remarks = _source(on, dataset, progress)
+    data, left_out, remarks = labelled_source(on, dataset, progress=progress)
     if strict and left_out:
         raise DatasetError(f"{left_out[0].path}: {left_out[0].reason}")
-    seen = _seen(trained)
+    seen = seen_by(trained)
     new = tuple(image for image in data.images if image.image_id not in seen)
     left_out += [
         LeftOut(image.path, f"{trained.name} was trained on it, or chosen by it")
@@ -134,7 +134,7 @@ def evaluate(
         if image.image_id in seen
     ]
     if not new:
-        raise DatasetError(f"{_text(on)}: {trained.name} was trained on all of its images", "Name other images")
+        raise DatasetError(f"{text_of(on)}: {trained.name} was trained on all of its images", "Name other images")
     found = match_labels({image.label for image in data.images}, classes, mapping=mapping)
     data = Dataset(new, data.folder)
     identity = {
@@ -150,7 +150,7 @@ def evaluate(
         return _read(Run(results / name), left_out, remarks)
     if not any(found.values()):
         raise DatasetError(
-            f"{_text(on)}: its labels ({', '.join(sorted(found))}) are no classes of {trained.name} "
+            f"{text_of(on)}: its labels ({', '.join(sorted(found))}) are no classes of {trained.name} "
             f"({', '.join(classes)})",
             "Name what stands for what with `mapping`",
         )
@@ -160,7 +160,7 @@ def evaluate(
         used, rows, not_read = rows_of(predictor, items, tta=tta, strict=strict, progress=progress)
     left_out += [LeftOut(path, reason) for path, reason in not_read]
     if not used:
-        raise DatasetError(f"{_text(on)}: no image can be used: {not_read[0][0]}: {not_read[0][1]}")
+        raise DatasetError(f"{text_of(on)}: no image can be used: {not_read[0][0]}: {not_read[0][1]}")
     by_name = {item.name: image for item, image in zip(items, data.images, strict=True)}
     images = [by_name[item.name] for item in used]
     says = said(
@@ -175,7 +175,7 @@ def evaluate(
     label = np.array([found[image.label] for image in images])
     known = label != ""
     if not known.any():
-        raise DatasetError(f"{_text(on)}: no image of a class that {trained.name} knows can be used")
+        raise DatasetError(f"{text_of(on)}: no image of a class that {trained.name} knows can be used")
     y = np.array([classes.index(one) for one in label[known]], np.int64)
     groups = np.array([image.group or image.image_id for image in images])
     judged = Judged(says.probabilities[known], y, groups=groups[known])
@@ -191,7 +191,7 @@ def evaluate(
     config = {
         **{name: value for name, value in itself.items() if name not in _NOT_TRAINED},
         **identity,
-        "on": _text(on),
+        "on": text_of(on),
         "classes": list(classes),
         "backbone": recipe.space.backbone,
         "trained_on": itself.get("dataset", ""),
@@ -204,65 +204,10 @@ def evaluate(
     return _read(Run(results / name), left_out, remarks, reused=False)
 
 
-def match_labels(labels: set[str], classes: Sequence[str], *, mapping: Mapping[str, str]) -> dict[str, str]:
-    """{label: the class of the same name, or of `mapping`; "" where there is none}.
-
-    Raises UsageError for a label or class in `mapping` that there is not.
-    """
-    for theirs, ours in mapping.items():
-        if theirs not in labels:
-            raise UsageError(f"`mapping`: {theirs!r:.80} is no label there: {nearest(theirs, sorted(labels))}")
-        if ours and ours not in classes:
-            raise UsageError(f"`mapping`: {ours!r:.80} is no class of the run: {nearest(ours, classes)}")
-    by_name: dict[str, list[str]] = {}
-    for one in classes:
-        by_name.setdefault(_plain(one), []).append(one)
-    found = {}
-    for label in sorted(labels):
-        alike = by_name.get(_plain(label), [])
-        found[label] = mapping.get(label, label if label in classes else alike[0] if len(alike) == 1 else "")
-    return found
-
-
-def _plain(label: str) -> str:
-    """A label without what people write now so, now so."""
-    letters = "".join(letter for letter in unicodedata.normalize("NFKC", label).casefold() if letter.isalnum())
-    return letters.removesuffix("s") if len(letters) > 3 else letters
-
-
-def _source(
-    on: Project | str | Path, dataset: Mapping[str, Any], progress: Progress
-) -> tuple[Dataset, list[LeftOut], tuple[str, ...]]:
-    """The labelled images of a project, or of what `init` reads."""
-    if not isinstance(on, Project) and (Path(on) / PROJECT_FILE).is_file():
-        on = find_project(Path(on))
-    if isinstance(on, Project):
-        if dataset:
-            raise UsageError(f"{on.folder}: is a project, which says itself how it is read: leave out {min(dataset)!r}")
-        read = dataset_of(on)
-        return Dataset(tuple(image for image in read.images if image.label), read.folder), [], ()
-    section = changed(DatasetSection(), dataset)
-    with progress.begin("checking images", 0) as advance:
-        data, built = labelled_images(Path(on), section, on_file=lambda: advance(1))
-    return data, list(built.left_out), tuple(built.remarks)
-
-
 def _results_of(trained: Run | Bundle, project: Project | None) -> Path:
     if isinstance(trained, Run):
         return trained.folder.parent
     return (project or find_project(Path())).results_folder
-
-
-def _seen(trained: Run | Bundle) -> set[str]:
-    """The ids of the images that a run was trained on or chosen by; of a bundle nobody knows."""
-    path = trained.folder / PREDICTIONS_FILE if isinstance(trained, Run) else None
-    if path is None or not path.is_file():
-        return set()
-    try:
-        frame = pd.read_csv(path, usecols=["image_id", "split"], dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from error
-    return set(frame["image_id"][frame["split"].isin(["train", "val"])])
 
 
 def _unknown(
@@ -316,7 +261,3 @@ def _read(run: Run, left_out: Sequence[LeftOut], remarks: Sequence[str], *, reus
         )
     except KeyError as error:
         raise RunError(f"{run.folder}: is no whole evaluation: {error} is missing", "Evaluate again") from error
-
-
-def _text(on: Project | str | Path) -> str:
-    return str(on.folder if isinstance(on, Project) else on)

@@ -122,6 +122,7 @@ def write_results(
     started: float,
     timing: Mapping[str, Any] = MappingProxyType({}),
     pooled_rows: Callable[[NDArray[np.intp]], NDArray[np.floating[Any]]],
+    more_like: NDArray[Any] | None = None,
 ) -> None:
     """Write predictions.csv, doubt.npz, history.csv, config.json and, last, metrics.json.
 
@@ -131,6 +132,7 @@ def write_results(
     probabilities : (rows of the cache, classes)
     splits : what `measured` makes of them
     pooled_rows : gives features of rows, averaged over places: (n, c)
+    more_like : features (n, ..., c) of images that are in no cache, which were trained on as well
     started : `time.perf_counter()` of then
     timing : what metrics.json says of the training besides its epochs and seconds
     """
@@ -141,7 +143,7 @@ def write_results(
         classes=cache.classes,
         label_separator=cache.label_separator,
     )
-    doubt = _doubt(cache, probabilities, pooled_rows)
+    doubt = _doubt(cache, probabilities, pooled_rows, more_like)
     doubt.save(folder)
     calibration = {}
     if not cache.label_separator:
@@ -173,10 +175,12 @@ def _doubt(
     cache: Cache,
     probabilities: NDArray[np.floating[Any]],
     pooled_rows: Callable[[NDArray[np.intp]], NDArray[np.floating[Any]]],
+    more_like: NDArray[Any] | None,
 ) -> Doubt:
     """What the plain validation rows say."""
     train, val = _plain(cache, "train"), _plain(cache, "val")
-    likeness = Likeness.of(pooled_rows(train[:: -(-len(train) // _MOST_ROWS)]))
+    like = pooled_rows(train[:: -(-len(train) // _MOST_ROWS)])
+    likeness = Likeness.of(like if more_like is None else np.concatenate([like, pooled(more_like)]))
     return Doubt.of(
         probabilities[val],
         cache.labels()[val],
