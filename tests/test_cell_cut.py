@@ -13,7 +13,7 @@ from watching import Watching
 import featcache as fc
 from featcache.core.errors import DatasetError, ProjectError
 from featcache.images import Box, cut_and_resize
-from featcache.segmentation.framing import CellCut, plain_view
+from featcache.segmentation.framing import CellCut, Framing, plain_view
 from featcache.segmentation.picture import SEGMENTERS
 from featcache.synthetic.drawing import render_cell
 
@@ -32,7 +32,7 @@ def test_a_cell_is_in_the_middle_of_a_square_as_large_as_its_box_and_margin() ->
     (cell,) = SEGMENTERS["stain"].cut_out(CELL).cells
     box, size_px = cell.box, 64
     side = max(box.x_max - box.x_min, box.y_max - box.y_min)
-    kept, remark = plain_view(CELL, None, size_px=size_px, segmentation="stain-1:keep:0")
+    kept, remark = plain_view(CELL, None, size_px=size_px, framing=Framing(segmentation="stain-1:keep:0"))
     left, top = box.x_min - (side - (box.x_max - box.x_min)) // 2, box.y_min - (side - (box.y_max - box.y_min)) // 2
     square = Box(left, top, left + side, top + side)
     assert remark == "" and left >= 0 and top >= 0
@@ -41,7 +41,7 @@ def test_a_cell_is_in_the_middle_of_a_square_as_large_as_its_box_and_margin() ->
 
 @pytest.mark.parametrize(("background", "value"), [("white", 255), ("black", 0)])
 def test_what_is_not_the_cell_is_of_one_colour(background: str, value: int) -> None:
-    view, _ = plain_view(CELL, None, size_px=96, segmentation=f"colour-1:{background}:0.25")
+    view, _ = plain_view(CELL, None, size_px=96, framing=Framing(segmentation=f"colour-1:{background}:0.25"))
     corners = view[[0, 0, -1, -1], [0, -1, 0, -1]]
     assert (corners == value).all()
     assert np.ptp(view[40:56, 40:56].astype(int)) > 20
@@ -49,21 +49,25 @@ def test_what_is_not_the_cell_is_of_one_colour(background: str, value: int) -> N
 
 def test_a_cell_in_a_box_of_a_smear_is_the_same_as_in_a_crop() -> None:
     smear = on_glass(CELL)
-    of_box, _ = plain_view(smear, Box(80, 50, 176, 146), size_px=64, segmentation=CUT)
-    of_crop, _ = plain_view(np.ascontiguousarray(smear[26:170, 56:200]), None, size_px=64, segmentation=CUT)
+    of_box, _ = plain_view(smear, Box(80, 50, 176, 146), size_px=64, framing=Framing(segmentation=CUT))
+    of_crop, _ = plain_view(
+        np.ascontiguousarray(smear[26:170, 56:200]), None, size_px=64, framing=Framing(segmentation=CUT)
+    )
     assert np.abs(of_box.astype(int) - of_crop).mean() < 2
 
 
 def test_a_cell_that_the_border_cuts_is_mirrored_or_filled() -> None:
     half = np.ascontiguousarray(CELL[:, 48:])
     for background in ("keep", "mean"):
-        view, _ = plain_view(half, Box(0, 0, 48, 96), size_px=64, segmentation=f"stain-1:{background}:0.5")
+        view, _ = plain_view(
+            half, Box(0, 0, 48, 96), size_px=64, framing=Framing(segmentation=f"stain-1:{background}:0.5")
+        )
         assert view.shape == (64, 64, 3)
 
 
 def test_an_image_without_a_cell_is_used_whole_and_that_is_said() -> None:
     glass = np.full((80, 120, 3), 240, np.uint8)
-    view, remark = plain_view(glass, None, size_px=32, resize="crop", segmentation=CUT)
+    view, remark = plain_view(glass, None, size_px=32, framing=Framing("crop", CUT))
     np.testing.assert_array_equal(view, cut_and_resize(glass, None, size_px=32, resize="crop"))
     assert "no white cell" in remark
 
@@ -71,7 +75,7 @@ def test_an_image_without_a_cell_is_used_whole_and_that_is_said() -> None:
 @pytest.mark.parametrize("text", ["stain-2:white:0.1", "stain-1:pink:0.1", "magic-1:keep:0", "stain-1:white", ""])
 def test_a_way_to_cut_that_is_not_known_is_refused(text: str) -> None:
     with pytest.raises(DatasetError, match="cannot cut cells so"):
-        plain_view(CELL, None, size_px=32, segmentation=text)
+        plain_view(CELL, None, size_px=32, framing=Framing(segmentation=text))
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.1, 1.0, 2.0, 0.123457])
@@ -82,7 +86,7 @@ def test_a_cut_is_spelt_in_one_way(margin: float) -> None:
 
 def test_the_box_must_be_within_the_image() -> None:
     with pytest.raises(DatasetError, match="reaches out"):
-        plain_view(CELL, Box(0, 0, 500, 20), size_px=32, segmentation=CUT)
+        plain_view(CELL, Box(0, 0, 500, 20), size_px=32, framing=Framing(segmentation=CUT))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +117,7 @@ def test_caches_of_cut_cells_are_named_apart_and_predict_cuts_as_they_were(cells
     row = next(number for number, view in enumerate(white.rows["view"]) if view == 0)
     path = cells / white.rows["path"][row]
     picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-    expected, _ = plain_view(picture, None, size_px=32, segmentation=CUT)
+    expected, _ = plain_view(picture, None, size_px=32, framing=Framing(segmentation=CUT))
     np.testing.assert_array_equal(white.features[row], expected)
     checked = fc.verify(white, recompute=3).recomputed
     assert checked is not None and checked.largest_deviation == 0

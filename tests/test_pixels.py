@@ -99,7 +99,7 @@ def by_hand(project: Path, cache: Cache) -> np.ndarray:
     """Every row of a cache, rendered one by one."""
     found, _ = current_dataset(find_project(project))
     images = {image.image_id: image for image in found.images}
-    names = list(ViewParameters.__dataclass_fields__)
+    names = [name for name in ViewParameters.__dataclass_fields__ if name in cache.views]
     rendered = []
     for line in cache.views.to_dict("records"):
         parameters = ViewParameters(**{name: line[name] for name in names})

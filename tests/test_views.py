@@ -46,6 +46,10 @@ augmentations = st.builds(
     hue_deg=st.floats(0, 180),
     fill_modes=st.lists(st.sampled_from(FILL_MODES), min_size=1, max_size=4, unique=True).map(tuple),
     fill_value=st.integers(0, 255),
+    zoom=st.floats(0, 0.5),
+    stain=st.floats(0, 0.5),
+    blur=st.floats(0, 0.05),
+    noise=st.floats(0, 0.5),
 )
 views = st.integers(1, 10**6)
 
@@ -106,11 +110,15 @@ def test_each_parameter_is_drawn_by_its_own_name(
         "hue_deg": (other, {"hue_deg"}),
         "fill_modes": (("reflect",), {"fill_mode"}),
         "fill_value": (7, {"fill_value"}),
+        "zoom": (other, {"zoom"}),
+        "stain": (other, {"haematoxylin", "eosin"}),
+        "blur": (other, {"blur"}),
+        "noise": (other, {"noise", "noise_seed"}),
     }
     assert set(changes) | {"seed"} == {item.name for item in fields(Augmentation)}
     for name, (value, affected) in changes.items():
         after = view_parameters(replace(plan, **{name: value}), image_id, view=view).to_dict()
-        assert {key for key in before if before[key] != after[key]} <= affected
+        assert {key for key in before | after if before.get(key) != after.get(key)} <= affected
 
 
 def test_parameters_differ_between_seeds_images_and_views() -> None:

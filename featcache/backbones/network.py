@@ -36,10 +36,12 @@ class Cut:
     weights: WeightsSource
     feature_shape: tuple[int, ...] = ()
 
-    def stored(self, dtype: str, *, resize: str = "stretch", segmentation: str = "none") -> FeatureSpace:
+    def stored(
+        self, dtype: str, *, resize: str = "stretch", segmentation: str = "none", colour: str = "none"
+    ) -> FeatureSpace:
         """The space of the features in a cache, which keeps them in `dtype`, but pixels in uint8."""
         kept = self.space.dtype if self.space.dtype == "uint8" else dtype
-        return replace(self.space, dtype=kept, resize=resize, segmentation=segmentation)
+        return replace(self.space, dtype=kept, resize=resize, segmentation=segmentation, colour=colour)
 
 
 @dataclass(frozen=True)

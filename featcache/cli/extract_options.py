@@ -14,12 +14,12 @@ from featcache.extraction import ExtractOptions
 
 def views_options(**attributes: Any) -> Decorator[Any]:
     """How many views or rows there are: options that replace values of [views]."""
-    return options(ViewsSection, "train", "val", "test", "train_rows", "val_rows", "test_rows", **attributes)
+    return options(ViewsSection, "train", "val", "test", "train_rows", "val_rows", "test_rows", "balance", **attributes)
 
 
 def augmentation_options(**attributes: Any) -> Decorator[Any]:
     """How views differ from the plain one: options that replace values of [augmentation]."""
-    return options(AugmentationSection, "seed", "rotation_deg", "shift", **attributes)
+    return options(AugmentationSection, "seed", "rotation_deg", "shift", "zoom", "stain", "blur", "noise", **attributes)
 
 
 _FROM_FILE = "(default: as in featcache.toml)"
@@ -40,7 +40,12 @@ extraction_options = combined(
     ),
     options(ExtractOptions, "engine", "batch_rows", group="Engine"),
     views_options(group=f"Views {_FROM_FILE}", default_text=""),
-    options(ViewsSection, "segment", "background", "cell_margin", group=f"Cells {_FROM_FILE}", default_text=""),
+    options(
+        ViewsSection,
+        *("segment", "background", "cell_margin", "normalise"),
+        group=f"Cells {_FROM_FILE}",
+        default_text="",
+    ),
     augmentation_options(group=f"Augmentation {_FROM_FILE}", default_text=""),
     options(StorageSection, "format", "dtype", group=f"Storage {_FROM_FILE}", default_text=""),
     options(ExtractOptions, "reuse_from", "no_remote", "offline", group="Reuse and remotes"),

@@ -29,7 +29,7 @@ from featcache.datasets import InitOptions
 @options(DatasetSection, "label_separator", "label_columns", group="CSV files")
 @options(DatasetSection, "roots", group="CSV files")
 @options(DatasetSection, "box_columns", "margin", "voc_object", group="Boxes")
-@options(ViewsSection, "resize", "segment", "background", "cell_margin", group="Boxes")
+@options(ViewsSection, "resize", "segment", "background", "cell_margin", "normalise", group="Boxes")
 @views_options(group="Views")
 @augmentation_options(group="Augmentation")
 @options(InitOptions, "per_class", "strict")

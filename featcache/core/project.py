@@ -127,6 +127,13 @@ class ViewsSection(_Section):
         default=0.1, ge=0, le=2, description="Room around a cell that is cut out, as a share of its longer side."
     )
 
+    normalise: Literal["none", "reinhard", "macenko"] = Field(
+        default="none", description="Bring the colours of every image to one appearance (stain normalisation)."
+    )
+    balance: bool = Field(
+        default=False, description="Give rare classes more views, so that all have as many train rows as the largest."
+    )
+
     def views_per_image(self, split: str) -> int:
         """Views an image of `split` gets where no total is asked for."""
         return int(getattr(self, split))
@@ -155,6 +162,13 @@ class AugmentationSection(_Section):
         description="Ways to fill points outside the image; each view draws one.",
     )
     fill_value: int = Field(default=0, ge=0, le=255, description="Grey level of the fill mode constant.")
+
+    zoom: _Fraction = Field(default=0.0, description="Largest relative change of the size.")
+    stain: _Fraction = Field(default=0.0, description="Largest relative change of each stain: haematoxylin, eosin.")
+    blur: float = Field(
+        default=0.0, ge=0, le=0.05, description="Largest deviation of a Gaussian blur, as a fraction of the side."
+    )
+    noise: _Fraction = Field(default=0.0, description="Largest deviation of noise, as a fraction of full white.")
 
     def record(self) -> Augmentation:
         """The same as the frozen record that recipes hold."""

@@ -20,8 +20,12 @@ RECIPE_FORMAT = 1
 RENDERING_VERSION = 1
 """Raised by hand when decoding or rendering gives other pixels; a golden test guards it."""
 
-LEFT_OUT = frozenset({"precision", "resize"})
-"""Fields that a recipe says only where they are not as they were before there was such a field."""
+ADDED: Mapping[str, Any] = {
+    **{"precision": "float32", "resize": "stretch", "colour": "none"},
+    **{"zoom": 0.0, "stain": 0.0, "blur": 0.0, "noise": 0.0},
+}
+"""Fields that a recipe says only where they are not as they were before there was such a field, which stands here."""
+LEFT_OUT = frozenset(ADDED)
 
 Resize = Literal["stretch", "pad", "crop"]
 RESIZES: tuple[Resize, ...] = ("stretch", "pad", "crop")
@@ -48,6 +52,10 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+def _without_added(value: dict[str, Any]) -> dict[str, Any]:
+    return {name: of for name, of in value.items() if name not in ADDED or of != ADDED[name]}
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """How augmented views differ from the plain one (view 0). The defaults are the study's.
@@ -60,6 +68,10 @@ class Augmentation:
     hue_deg : largest turn of the hue, degrees
     fill_modes : what points outside the border become; one is drawn for each view
     fill_value : grey level of the fill mode "constant", 0 to 255
+    zoom : largest relative change of the size
+    stain : largest relative change of the amount of haematoxylin, and of eosin
+    blur : largest standard deviation of a Gaussian blur, as a fraction of the side
+    noise : largest standard deviation of noise on each pixel and channel, as a fraction of full white
     """
 
     seed: int = 0
@@ -73,11 +85,19 @@ class Augmentation:
     hue_deg: float = 6.0
     fill_modes: tuple[FillMode, ...] = FILL_MODES
     fill_value: int = 0
+    zoom: float = 0.0
+    stain: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("rotation_deg", "shift", "brightness", "contrast", "saturation", "hue_deg"):
+        for name in (item.name for item in fields(self) if item.type == "float"):
             object.__setattr__(self, name, float(getattr(self, name)) + 0.0)  # -0.0 becomes 0.0
         object.__setattr__(self, "fill_modes", tuple(self.fill_modes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The augmentation as it stands in recipe.json."""
+        return _without_added({**asdict(self), "fill_modes": list(self.fill_modes)})
 
 
 @dataclass(frozen=True)
@@ -120,6 +140,7 @@ class FeatureSpace:
     weights_digest : over the weights' tensors, so that two file formats of the same weights agree
     precision : of the network's arithmetic; written only where it is not float32, which recipes say by leaving it out
     resize : how an image that is not square becomes so; written only where it is not "stretch", as all once were
+    colour : how colours are brought to one appearance; written only where it is not "none"
     """
 
     backbone: str
@@ -133,15 +154,11 @@ class FeatureSpace:
     rendering: int = RENDERING_VERSION
     precision: str = "float32"
     resize: str = "stretch"
+    colour: str = "none"
 
     def to_dict(self) -> dict[str, Any]:
         """The space as it stands in recipe.json."""
-        value = asdict(self)
-        if self.precision == "float32":
-            del value["precision"]
-        if self.resize == "stretch":
-            del value["resize"]
-        return value
+        return _without_added(asdict(self))
 
     @cached_property
     def digest(self) -> str:
@@ -161,7 +178,7 @@ class Recipe:
         return {
             "format": RECIPE_FORMAT,
             "space": self.space.to_dict(),
-            "augmentation": {**asdict(self.augmentation), "fill_modes": list(self.augmentation.fill_modes)},
+            "augmentation": self.augmentation.to_dict(),
         }
 
     @classmethod

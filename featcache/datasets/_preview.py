@@ -24,7 +24,7 @@ from featcache.images import (
     render,
     view_parameters,
 )
-from featcache.segmentation import plain_view, segmentation_of
+from featcache.segmentation import Framing, plain_view
 
 SHEET_FILE = "contact-sheet.png"
 MOST_LINES = 60
@@ -47,7 +47,7 @@ def preview(
     dataset = dataset_of(project)
     project.images.refuse_missing(image.path for image in dataset.images)
     plan = changed(project.settings.augmentation, augmentation or {}).record()
-    asked = project.settings.views
+    framing = Framing.asked(project.settings.views)
     tiles, captions = [], []
     for label in dataset.classes[: max(MOST_LINES // per_class, 1)]:
         images = [image for image in dataset.images if label in labels_in(image.label, dataset.label_separator)]
@@ -56,9 +56,7 @@ def preview(
             try:
                 data = read_bytes(dataset.folder / image.path)
                 picture = read_picture(data)
-                plain, _ = plain_view(
-                    picture.pixels, image.box, size_px=size_px, resize=asked.resize, segmentation=segmentation_of(asked)
-                )
+                plain, _ = plain_view(picture.pixels, image.box, size_px=size_px, framing=framing)
             except FeatcacheError as error:
                 raise DatasetError(f"{image.path}: {error}") from error
             image_id = image_id_of(identity_of(sha256_bytes(data), picture.rules), image.box)

@@ -15,7 +15,8 @@ def plan_views(images: Sequence[LabelledImage], wanted: ViewsSection, *, label_s
     """Number of views of each image, in the order of `images`.
 
     Where a split asks for a total of rows, the classes share it evenly, unless it is given for each of them; then
-    each class's images share theirs; what does not divide goes to the first classes by name, and within a class to the
+    each class's images share theirs. To balance the train split is to give each class as many rows as the largest has
+    with so many views an image. What does not divide goes to the first classes by name, and within a class to the
     images that come first by the hash of their id. A share below the number of a class's images
     leaves the last of them without a view. An image without a label or split gets the plain view alone.
 
@@ -24,6 +25,10 @@ def plan_views(images: Sequence[LabelledImage], wanted: ViewsSection, *, label_s
     Raises DatasetError where a class would get no row at all, and for rows of other classes than there are, or of
     classes where an image may be of several.
     """
+    if label_separator and wanted.balance:
+        raise DatasetError(
+            "`balance` is about classes, and an image of this data set may have several labels", "Leave it out"
+        )
     if label_separator and (totals := [split for split in SPLITS if wanted.total_rows(split) is not None]):
         raise DatasetError(
             f"`{totals[0]}_rows` are spread over classes, and an image of this data set may have several labels",
@@ -37,6 +42,9 @@ def plan_views(images: Sequence[LabelledImage], wanted: ViewsSection, *, label_s
     for split in SPLITS:
         labels = sorted(label for some, label in of_class if some == split)
         rows = _rows_of_classes(wanted, split, labels=labels)
+        if rows is None and wanted.balance and split == "train" and labels:
+            most = max(len(of_class[split, label]) for label in labels) * wanted.views_per_image(split)
+            rows = dict.fromkeys(labels, most)
         for label in labels:
             members = of_class[split, label]
             if rows is None:

@@ -53,6 +53,7 @@ _CUT_OUT = (
     "    # featcache cuts the cell out of the image first: without it, give squares that hold a cell and little else\n"
 )
 """The same, where cells are cut out before that."""
+_NORMALISED = "    # featcache brings the colours to one appearance, which this does not: expect other probabilities\n"
 _SQUARE = {
     "stretch": "",
     "pad": """    side = max(high, wide)
@@ -289,5 +290,6 @@ def _readme(name: str, space: FeatureSpace, several_labels: bool) -> str:
     text = resources.files("featcache.deployment").joinpath("bundle_readme.md").read_text("utf-8")
     side = space.input_size_px
     square = _SQUARE[space.resize] if space.segmentation == "none" else _CUT_OUT
+    square += _NORMALISED if space.colour != "none" else ""
     named = _SEVERAL_LABELS if several_labels else _ONE_CLASS
     return Template(text).substitute(name=name, side=side, square=square, named=named)

@@ -167,6 +167,7 @@ def description_of(run: Run) -> dict[str, Any]:
             "size_px": space.input_size_px,
             "resize": space.resize,
             **({"segmentation": space.segmentation} if space.segmentation != "none" else {}),
+            **({"colour": space.colour} if space.colour != "none" else {}),
             "colour": "RGB",
             "dtype": "uint8",
             "layout": "NHWC",

@@ -59,6 +59,7 @@ def _lines(run: Run, rows: pd.DataFrame, licence: str, contact: str) -> Iterator
             ["weights", f"{config.get('weights', '')}, digest {space['weights_digest'][:16]}"],
             ["input", f"{space['input_size_px']} px, {space.get('resize', 'stretch')}"],
             *([["cells are cut out", space["segmentation"]]] if space.get("segmentation", "none") != "none" else []),
+            *([["colours are normalised", space["colour"]]] if "colour" in space else []),
             ["preprocessing", space["preprocessing"]],
             ["trained", f"{config.get('created', '')}, {metrics['epochs']} epochs"],
             ["settings", _settings(config)],

@@ -15,7 +15,7 @@ from featcache.core.recipe import Augmentation, Pooling, Preprocessing
 from featcache.extraction.opening import network_for
 from featcache.extraction.streaming import Rendering, stream
 from featcache.images import items_of
-from featcache.segmentation import segmentation_of
+from featcache.segmentation import Framing
 
 
 class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -30,6 +30,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     segment : how the white cell in each image is found and cut out: "none" of them, "stain" or "colour"
     background : what surrounds it: "keep", "white", "black" or "mean"
     cell_margin : room around it, as a share of its longer side
+    normalise : how colours are brought to one appearance: "none", "reinhard" or "macenko"
 
     Examples
     --------
@@ -53,6 +54,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         segment: str = "none",
         background: str = "keep",
         cell_margin: float = 0.1,
+        normalise: str = "none",
         engine: str = "auto",
         batch_rows: int | None = None,
         offline: bool = False,
@@ -68,6 +70,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.segment = segment
         self.background = background
         self.cell_margin = cell_margin
+        self.normalise = normalise
         self.engine = engine
         self.batch_rows = batch_rows
         self.offline = offline
@@ -98,9 +101,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         if not hasattr(self, "engine_"):
             self.fit()
-        rendering = Rendering(
-            self.cut_.space.input_size_px, self.resize, Augmentation(), segmentation=segmentation_of(self)
-        )
+        rendering = Rendering(self.cut_.space.input_size_px, Framing.asked(self), Augmentation())
         rows = []
         for one in stream(items_of(X), self.engine_, rendering=rendering):
             if one.values is None:

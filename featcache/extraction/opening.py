@@ -26,6 +26,7 @@ from featcache.backbones import (
 from featcache.core.errors import WeightsError
 from featcache.core.progress import SILENT, Progress
 from featcache.core.recipe import FeatureSpace, WeightsSource
+from featcache.segmentation import Framing
 
 _DIGITS = 16
 
@@ -97,7 +98,7 @@ def loaded_network(space: FeatureSpace, provenance: Mapping[str, Any], *, weight
 
 def _refuse_other_network(cut: Cut, space: FeatureSpace, weights: str) -> None:
     """Raise WeightsError for a network that is not the one of a feature space."""
-    found = cut.stored(space.dtype, resize=space.resize, segmentation=space.segmentation)
+    found = cut.stored(space.dtype, **Framing.of(space)._asdict())
     if found != space:
         ours, theirs = asdict(found), asdict(space)
         fields = [

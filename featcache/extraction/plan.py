@@ -26,7 +26,7 @@ from featcache.datasets import Dataset, LeftOut, current_dataset, plan_views
 from featcache.extraction.opening import network_for
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.rows import rows_of
-from featcache.segmentation import segmentation_of
+from featcache.segmentation import Framing
 from featcache.store import Row
 
 
@@ -112,7 +112,8 @@ def plan_extraction(
             advance(1)
         for number, cut in enumerate(cuts):
             recipe = Recipe(
-                cut.stored(storage.dtype, resize=wanted.resize, segmentation=segmentation_of(wanted)), augmentation
+                cut.stored(storage.dtype, **Framing.asked(wanted)._asdict()),
+                augmentation,
             )
             if cut.space.dtype == pixels.DTYPE and "dtype" in options.storage:
                 pixels.refuse(["dtype"])

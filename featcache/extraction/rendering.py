@@ -27,7 +27,7 @@ from featcache.images import (
     read_picture,
     render,
 )
-from featcache.segmentation import Plain, plain_view
+from featcache.segmentation import Framing, Plain, plain_view
 
 _REMEMBERED_BYTES = 192 << 20
 
@@ -73,7 +73,7 @@ class Renderer:
             with self._shares.of("render"):
                 return render(plain, how)
 
-        frame = (space.input_size_px, space.resize, space.segmentation)
+        frame = (space.input_size_px, *Framing.of(space))
         if self._views is None:
             return [view(how) for how in parameters]
         return [self._views.get((image.image_id, *frame, how), partial(view, how)) for how in parameters]
@@ -133,9 +133,7 @@ def _plain(image: LabelledImage, space: FeatureSpace, decoded: Callable[[Labelle
     try:
         identity, pixels = decoded(image)
         _check_bytes(image, identity)  # decoded, perhaps, for another box of the file
-        return plain_view(
-            pixels, image.box, size_px=space.input_size_px, resize=space.resize, segmentation=space.segmentation
-        )
+        return plain_view(pixels, image.box, size_px=space.input_size_px, framing=Framing.of(space))
     except DatasetError as error:
         raise DatasetError(f"{image.path}: {error}") from error
 

@@ -16,7 +16,7 @@ from featcache.core.errors import DatasetError
 from featcache.core.machine import usable_cores
 from featcache.core.recipe import Augmentation
 from featcache.images import Item, Pixels, render, view_parameters
-from featcache.segmentation import plain_view
+from featcache.segmentation import Framing, plain_view
 
 _AHEAD_ROWS = 96
 _CALL_ROWS = 64
@@ -30,18 +30,15 @@ class Rendering:
     """How images become the input of a network, as in a feature space; and the first so many views of each."""
 
     size_px: int
-    resize: str
+    framing: Framing
     augmentation: Augmentation
     views: int = 1
-    segmentation: str = "none"
 
     def __call__(self, item: Item) -> list[Pixels] | str:
         """The views of an image, or why it cannot be used."""
         try:
             image_id, pixels = item.read()
-            plain, _ = plain_view(
-                pixels, item.box, size_px=self.size_px, resize=self.resize, segmentation=self.segmentation
-            )
+            plain, _ = plain_view(pixels, item.box, size_px=self.size_px, framing=self.framing)
         except DatasetError as error:
             return str(error)
         views = (view_parameters(self.augmentation, image_id, view=view) for view in range(self.views))

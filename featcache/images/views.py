@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from featcache.core.errors import DatasetError
 from featcache.core.recipe import RESIZES, Augmentation, FillMode
 from featcache.images.identity import Box
+from featcache.images.stains import with_stains
 
 Pixels = NDArray[np.uint8]
 
@@ -43,6 +44,10 @@ class ViewParameters:
     contrast, saturation : factors
     hue_deg : turn about the grey axis
     fill_value : grey level of points outside the border, where fill_mode is "constant"
+    zoom : factor of the size
+    haematoxylin, eosin : factors of the amount of each stain
+    blur : standard deviation of a Gaussian blur, as a fraction of the side
+    noise, noise_seed : standard deviation as a fraction of full white, and what decides the noise
     """
 
     rotation_deg: float = 0.0
@@ -56,13 +61,32 @@ class ViewParameters:
     hue_deg: float = 0.0
     fill_mode: FillMode = "constant"
     fill_value: int = 0
+    zoom: float = 1.0
+    haematoxylin: float = 1.0
+    eosin: float = 1.0
+    blur: float = 0.0
+    noise: float = 0.0
+    noise_seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """The parameters as they stand in the row table."""
-        return asdict(self)
+        """The parameters by which a row is named: those of `ADDED_PARAMETERS` only where they do something."""
+        return named_parameters(asdict(self))
 
 
 PLAIN = ViewParameters()
+ADDED_PARAMETERS: Mapping[str, Any] = {
+    name: getattr(PLAIN, name) for name in ("zoom", "haematoxylin", "eosin", "blur", "noise", "noise_seed")
+}
+"""Parameters that rows of earlier versions are named without, as the plain view has them."""
+
+
+def named_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters without those that were added later and do nothing."""
+    return {
+        name: value
+        for name, value in parameters.items()
+        if name not in ADDED_PARAMETERS or value != ADDED_PARAMETERS[name]
+    }
 
 
 def view_parameters(augmentation: Augmentation, image_id: str, *, view: int) -> ViewParameters:
@@ -92,6 +116,12 @@ def view_parameters(augmentation: Augmentation, image_id: str, *, view: int) -> 
         hue_deg=within("hue", augmentation.hue_deg),
         fill_mode=modes[int(unit("fill_mode") * len(modes))],
         fill_value=augmentation.fill_value,
+        zoom=1 + within("zoom", augmentation.zoom),
+        haematoxylin=1 + within("haematoxylin", augmentation.stain),
+        eosin=1 + within("eosin", augmentation.stain),
+        blur=round(unit("blur") * augmentation.blur, 9),
+        noise=round(unit("noise") * augmentation.noise, 9),
+        noise_seed=int(unit("noise_seed") * 2**32) if augmentation.noise else 0,
     )
 
 
@@ -148,7 +178,7 @@ def _stretched(pixels: Pixels, to_height_px: int, to_width_px: int) -> Pixels:
 
 
 def render(plain: Pixels, parameters: ViewParameters) -> Pixels:
-    """One view of a plain square image: geometry in one warp, then colour in one matrix.
+    """One view of a plain square image: geometry in one warp, stains, colour in one matrix, blur, noise.
 
     plain : ndarray of shape (size, size, 3), uint8, RGB; never changed
     """
@@ -162,16 +192,24 @@ def render(plain: Pixels, parameters: ViewParameters) -> Pixels:
         borderMode=_BORDERS[parameters.fill_mode],
         borderValue=(parameters.fill_value,) * 3,
     )
-    coloured = cv2.transform(warped.astype(np.float32), _colour(parameters).astype(np.float32))
+    values = warped.astype(np.float32)
+    if (parameters.haematoxylin, parameters.eosin) != (1, 1):
+        values = with_stains(values, parameters.haematoxylin, eosin=parameters.eosin)
+    coloured = cv2.transform(values, _colour(parameters).astype(np.float32))
+    if parameters.blur:
+        coloured = cv2.GaussianBlur(coloured, (0, 0), parameters.blur * plain.shape[0], borderType=cv2.BORDER_REFLECT)
+    if parameters.noise:  # of the generator whose numbers no version of NumPy changes
+        noise = np.random.RandomState(parameters.noise_seed).standard_normal(coloured.shape)
+        coloured = coloured + (255 * parameters.noise * noise).astype(np.float32)
     return np.asarray(cv2.add(coloured, 0, dtype=cv2.CV_8U))  # rounded half to even, and kept within 0 to 255
 
 
 def _geometry(parameters: ViewParameters, size_px: int) -> NDArray[np.float64]:
-    """The (2, 3) matrix from source to view pixels: flips, then rotation, about the centre; then the shift."""
+    """The (2, 3) matrix from source to view pixels: flips, rotation and zoom about the centre; then the shift."""
     angle = math.radians(parameters.rotation_deg)
     rotation = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     flips = np.diag([-1.0 if parameters.flip_horizontal else 1.0, -1.0 if parameters.flip_vertical else 1.0])
-    linear = rotation @ flips
+    linear = parameters.zoom * rotation @ flips
     centre = np.full(2, (size_px - 1) / 2)
     shift = size_px * np.array([parameters.shift_x, parameters.shift_y])
     return np.column_stack([linear, centre - linear @ centre + shift])

@@ -41,7 +41,7 @@ from featcache.networks.feed import Feed
 from featcache.networks.training import Training
 from featcache.networks.views import Live, held, numbers_of
 from featcache.reporting import draw, followed
-from featcache.segmentation import segmentation_of
+from featcache.segmentation import Framing
 from featcache.store import Cache, open_cache
 from featcache.training import (
     Fitted,
@@ -239,11 +239,8 @@ def _head(project: Project, name: str) -> _StartHead:
 
 
 def _refuse_other_features(start: _StartHead | None, cut: Cut, project: Project) -> None:
-    views = project.settings.views
-    spaces = {
-        cut.stored(dtype, resize=views.resize, segmentation=segmentation_of(views)).digest
-        for dtype in ("float32", "float16")
-    }
+    framing = Framing.asked(project.settings.views)._asdict()
+    spaces = {cut.stored(dtype, **framing).digest for dtype in ("float32", "float16")}
     if start is not None and start.head.space not in spaces:
         mine = f"{cut.space.backbone}, {cut.space.input_size_px} px, {cut.space.preprocessing}, {cut.weights}"
         raise ScratchError(

@@ -27,6 +27,7 @@ from featcache.prediction.opening import (
     open_whole,
     recipe_of,
 )
+from featcache.segmentation import Framing
 from featcache.store import Cache
 from featcache.training import MODEL_FILE, Run
 
@@ -122,7 +123,7 @@ class Predictor:
     def rendering(self, views: int = 1) -> Rendering:
         """How images become the network's input: as for the run."""
         space = self.recipe.space
-        return Rendering(space.input_size_px, space.resize, self.recipe.augmentation, views, space.segmentation)
+        return Rendering(space.input_size_px, Framing.of(space), self.recipe.augmentation, views)
 
     def rounded(self, features: NDArray[Any]) -> NDArray[Any]:
         """Features as a cache keeps them."""

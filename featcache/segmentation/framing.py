@@ -8,14 +8,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import cv2
 import numpy as np
 
 from featcache.core.errors import DatasetError
-from featcache.images import Box, Pixels, cut_and_resize
-from featcache.segmentation.contract import Cell
+from featcache.core.recipe import FeatureSpace
+from featcache.images import NORMALISERS, Box, Pixels, cut_and_resize
+from featcache.segmentation.contract import Cell, Mask
 from featcache.segmentation.crops import fill_around, widened
 from featcache.segmentation.options import Background
 from featcache.segmentation.picture import SEGMENTERS
@@ -34,14 +35,6 @@ class Plain(NamedTuple):
 
     pixels: Pixels
     remark: str = ""
-
-
-class _Views(Protocol):
-    """What [views] of featcache.toml says of cells."""
-
-    segment: Any
-    background: Any
-    cell_margin: float
 
 
 @dataclass(frozen=True)
@@ -69,29 +62,58 @@ class CellCut:
         return cls(match[1], match[3], float(match[4]))  # type: ignore[arg-type]
 
 
-def segmentation_of(views: _Views) -> str:
-    """How [views] cuts cells, as a feature space spells it; "none" where it does not."""
-    return NOT_CUT if views.segment == "none" else str(CellCut(views.segment, views.background, views.cell_margin))
+class Framing(NamedTuple):
+    """How an image becomes a square, as a feature space spells it.
 
-
-def plain_view(
-    pixels: Pixels, box: Box | None, *, size_px: int, resize: str = "stretch", segmentation: str = NOT_CUT
-) -> Plain:
-    """The plain view of an image. See `featcache.images.cut_and_resize` for the arguments.
-
-    segmentation : how the cell in the box, or in the middle of the image, is cut out first: a square around it. Where
-        no cell is found, the box is used as it is, and the remark says so.
-
-    Raises DatasetError for a box that reaches out of the image, and for a way to cut that is not known.
+    resize : see `featcache.images.cut_and_resize`
+    segmentation : how the cell in the box, or in the middle of the image, is cut out; "none" where it is not
+    colour : how the colours are brought to one appearance, by those of the cell that was found, or of the whole view
     """
+
+    resize: str = "stretch"
+    segmentation: str = NOT_CUT
+    colour: str = "none"
+
+    @classmethod
+    def of(cls, space: FeatureSpace) -> Self:
+        """That of a feature space."""
+        return cls(space.resize, space.segmentation, space.colour)
+
+    @classmethod
+    def asked(cls, views: Any) -> Self:
+        """What [views] of featcache.toml asks for."""
+        cut = CellCut(views.segment, views.background, views.cell_margin)
+        colour = next((name for name in NORMALISERS if name.startswith(f"{views.normalise}-")), "none")
+        return cls(views.resize, NOT_CUT if views.segment == "none" else str(cut), colour)
+
+
+AS_IT_IS = Framing()
+
+
+def plain_view(pixels: Pixels, box: Box | None, *, size_px: int, framing: Framing = AS_IT_IS) -> Plain:
+    """The plain view of an image. Where no cell is found that is to be cut out, the remark says so.
+
+    Raises DatasetError for a box that reaches out of the image, and for a way to cut or colour that is not known.
+    """
+    resize, segmentation, colour = framing
+    if colour != "none" and colour not in NORMALISERS:
+        raise DatasetError(f"colour {colour!r:.80}: this featcache cannot change colours so", "Update featcache")
+    view = cut_and_resize(pixels, box, size_px=size_px, resize=resize)
     if segmentation == NOT_CUT:
-        return Plain(cut_and_resize(pixels, box, size_px=size_px, resize=resize))
+        return Plain(_coloured(view, np.ones(view.shape[:2], bool), colour))
     cut = CellCut.read(segmentation)
-    whole = Plain(cut_and_resize(pixels, box, size_px=size_px, resize=resize), "no white cell was found in it")
     cell = _cell_in(pixels, box, cut.method)
     if cell is None:
-        return whole
-    return Plain(cut_and_resize(_square_around(pixels, cell, cut), None, size_px=size_px))
+        return Plain(_coloured(view, np.ones(view.shape[:2], bool), colour), "no white cell was found in it")
+    square, mask = _square_around(pixels, cell, cut.margin)
+    square = _coloured(square, mask, colour)
+    if cut.background != "keep":
+        square = fill_around(square, mask, background=cut.background)
+    return Plain(cut_and_resize(square, None, size_px=size_px))
+
+
+def _coloured(pixels: Pixels, mask: Mask, colour: str) -> Pixels:
+    return pixels if colour == "none" else NORMALISERS[colour](pixels, mask)
 
 
 def _cell_in(pixels: Pixels, box: Box | None, method: str) -> Cell | None:
@@ -113,11 +135,11 @@ def _cell_in(pixels: Pixels, box: Box | None, method: str) -> Cell | None:
     return Cell(at, cell.mask, cell.nucleus, cell.score, cell.at_border)
 
 
-def _square_around(pixels: Pixels, cell: Cell, cut: CellCut) -> Pixels:
-    """The cell in the middle of a square. Beyond the image it is mirrored, or filled as the background is."""
+def _square_around(pixels: Pixels, cell: Cell, margin: float) -> tuple[Pixels, Mask]:
+    """The cell in the middle of a square, mirrored beyond the image; and where in it the cell is."""
     box = cell.box
     width, height = box.x_max - box.x_min, box.y_max - box.y_min
-    side = max(round(max(width, height) * (1 + 2 * cut.margin)), 1)
+    side = max(round(max(width, height) * (1 + 2 * margin)), 1)
     left, top = box.x_min - (side - width) // 2, box.y_min - (side - height) // 2
     inside = pixels[max(top, 0) : top + side, max(left, 0) : left + side]
     before = (max(-top, 0), max(-left, 0))
@@ -125,9 +147,7 @@ def _square_around(pixels: Pixels, cell: Cell, cut: CellCut) -> Pixels:
     square = np.asarray(
         cv2.copyMakeBorder(inside, before[0], after[0], before[1], after[1], cv2.BORDER_REFLECT), np.uint8
     )
-    if cut.background == "keep":
-        return square
     mask = np.zeros(square.shape[:2], bool)
     rows, columns = slice(box.y_min - top, box.y_max - top), slice(box.x_min - left, box.x_max - left)
     mask[rows, columns] = cell.mask
-    return fill_around(square, mask, background=cut.background)
+    return square, mask

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from featcache.core.errors import CacheError, refuse_shortage
 from featcache.core.files import beside
 from featcache.datasets import SPLITS, LabelledImage
-from featcache.images import Box
+from featcache.images import ADDED_PARAMETERS, Box, named_parameters
 from featcache.store.pages import sizes_of
 
 ROW_COLUMNS = ["row", "image_id", "view", "row_id"]
@@ -43,7 +43,11 @@ class Row:
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write rows.parquet: row, image_id, view, row_id, then a column a view parameter."""
-    frame = pd.DataFrame([{"image_id": r.image_id, "view": r.view, "row_id": r.row_id, **r.parameters} for r in rows])
+    names = {name for row in rows for name in row.parameters}
+    added = {name: value for name, value in ADDED_PARAMETERS.items() if name in names}
+    frame = pd.DataFrame(
+        [{"image_id": r.image_id, "view": r.view, "row_id": r.row_id, **added, **r.parameters} for r in rows]
+    )
     frame.insert(0, "row", range(len(frame)))
     _write(path, frame)
 
@@ -114,7 +118,10 @@ def rows_in(frame: pd.DataFrame) -> list[Row]:
     # As lists of columns: records of the frame take four times as long, and caches have many rows.
     columns = [frame[name].to_numpy().tolist() for name in ("image_id", "view", "row_id", *parameters)]
     lines = zip(*columns, strict=True)
-    return [Row(i, view, row, dict(zip(parameters, values, strict=True))) for i, view, row, *values in lines]
+    return [
+        Row(i, view, row, named_parameters(dict(zip(parameters, values, strict=True))))
+        for i, view, row, *values in lines
+    ]
 
 
 def _write(path: Path, frame: pd.DataFrame) -> None:
