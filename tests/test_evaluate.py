@@ -16,6 +16,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 import featcache as fc
 from featcache.core.errors import DatasetError, FeatcacheError, RunError, UsageError
 from featcache.core.progress import SILENT
+from featcache.prediction.alignment import Alignment
 from featcache.prediction.labelled import match_labels
 from featcache.synthetic.drawing import write_cells
 
@@ -240,3 +241,34 @@ def test_runs_of_several_labels_an_image_are_refused(theirs: Path, tmp_path: Pat
     run = fc.fit_head(fc.extract(project, "pixels", input_size_px=8, progress=SILENT), epochs=1, progress=SILENT)
     with pytest.raises(UsageError, match="several labels"):
         fc.evaluate(run, theirs, progress=SILENT)
+
+
+def test_aligned_features_have_the_mean_and_deviation_of_the_training_images(
+    made: tuple[fc.Project, fc.Run], theirs: Path
+) -> None:
+    project, run = made
+    cache = fc.open_cache(project.cache_folder / run.config["cache_name"])
+    train = cache.features[:][(cache.rows["split"] == "train") & (cache.rows["view"] == 0)].astype(np.float64)
+    new = np.random.default_rng(0).gamma(2.0, 30.0, (50, *train.shape[1:]))
+    shifted, scaled = (Alignment.of(cache, how)(new) for how in ("mean", "scale"))
+    np.testing.assert_allclose(shifted.mean(axis=0), train.mean(axis=0), atol=1e-2)
+    np.testing.assert_allclose(shifted.std(axis=0), new.std(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(scaled.mean(axis=0), train.mean(axis=0), atol=1e-2)
+    assert np.corrcoef(scaled.std(axis=0).ravel(), train.std(axis=0).ravel())[0, 1] > 0.95
+    plain = fc.evaluate(run, theirs, mapping=MAPPING, progress=SILENT)
+    for how in ("mean", "scale"):
+        done = fc.evaluate(run, theirs, mapping=MAPPING, align=how, progress=SILENT)  # type: ignore[arg-type]
+        assert done.run.config["align"] == how and done.run.name != plain.run.name
+        assert done.measures["rows"] == plain.measures["rows"]
+    with pytest.raises(UsageError, match="align"):
+        fc.evaluate(run, theirs, mapping=MAPPING, align="magic", progress=SILENT)  # type: ignore[arg-type]
+
+
+def test_alignment_undoes_a_shift_of_all_features(made: tuple[fc.Project, fc.Run]) -> None:
+    """Its own training images, all brighter by one amount, are named as before."""
+    project, run = made
+    cache = fc.open_cache(project.cache_folder / run.config["cache_name"])
+    numbers = np.flatnonzero((cache.rows["split"] == "train") & (cache.rows["view"] == 0))
+    own = cache.features[numbers].astype(np.float32)
+    for how in ("mean", "scale"):
+        np.testing.assert_allclose(Alignment.of(cache, how)(own + 37), own, atol=1e-2)

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 @mapping_option
 @weights_option
 @tta_option
+@option(
+    "--align",
+    type=click.Choice(["none", "mean", "scale"]),
+    default="none",
+    show_default=True,
+    help="Bring the features of all images, without labels, to the mean of the training images; scale: and deviation.",
+)
 @labelled_source_options
 @options(ExtractOptions, "engine", "batch_rows", "offline", "strict")
 @option("--again", is_flag=True, help="Evaluate again, even if this evaluation exists.")
@@ -39,6 +46,7 @@ def command(
     mapping: dict[str, str],
     weights: str | None,
     tta: int,
+    align: str,
     again: bool,
     folder: Path,
     as_json: bool,
@@ -58,6 +66,7 @@ def command(
         project=project_or_none(folder),
         weights=weights,
         tta=tta,
+        align=align,  # type: ignore[arg-type]
         again=again,
         progress=TERMINAL,
         **given(values, DatasetSection),

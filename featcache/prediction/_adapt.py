@@ -25,7 +25,7 @@ from featcache.core.errors import DatasetError, HeadError, RunError, UsageError
 from featcache.core.machine import available_bytes
 from featcache.core.offline import offline as without_network
 from featcache.core.progress import Progress
-from featcache.core.project import Project, find_project
+from featcache.core.project import Project
 from featcache.core.recipe import digest
 from featcache.core.shown import shown
 from featcache.datasets import LabelledImage, LeftOut
@@ -34,9 +34,9 @@ from featcache.heads import Head, JointRegression
 from featcache.images import Item
 from featcache.measures import Judged, evaluate as measured_by
 from featcache.prediction.labelled import labelled_source, match_labels, seen_by, text_of
-from featcache.prediction.opening import classes_of, head_of, is_whole, name_of, open_run
+from featcache.prediction.opening import cache_of, classes_of, head_of, is_whole, name_of, open_run
 from featcache.prediction.predictor import Predictor, has_several_labels
-from featcache.store import Cache, find_cache
+from featcache.store import Cache
 from featcache.training import (
     Epoch,
     Run,
@@ -211,7 +211,7 @@ def adapt(
         what = "is a whole network" if is_whole(trained) else "tells several labels an image"
         raise RunError(f"{trained.name}: {what}, and a head of one label on cached features is needed")
     old_head, classes = head_of(trained), classes_of(trained)
-    cache = _cache_of(trained)
+    cache = cache_of(trained)
     new, left_out, remarks = _new_images(
         labelled, dataset, trained, classes=classes, mapping=mapping, strict=strict, progress=progress
     )
@@ -266,14 +266,6 @@ def _refuse_settings(per_class: int | None, weight: float) -> None:
         raise UsageError(f"`per_class={per_class}`: expected a whole number of at least 1")
     if not (math.isfinite(weight) and weight > 0):
         raise UsageError(f"`weight={weight}`: expected a number above 0")
-
-
-def _cache_of(trained: Run) -> Cache:
-    """The cache that a run was trained on. Raises CacheNotFoundError or RunError where there is none, or another."""
-    cache = find_cache(find_project(trained.folder).cache_folder, str(trained.config.get("cache_name", "")))
-    if cache.manifest.digest != trained.config.get("cache"):
-        raise RunError(f"{trained.name}: was trained on another cache than {cache.name} is now", "Train it again")
-    return cache
 
 
 def _new_images(

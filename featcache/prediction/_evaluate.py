@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featcache.core.errors import DatasetError, RunError, UsageError
+from featcache.core.errors import DatasetError, HeadError, RunError, UsageError
+from featcache.core.machine import available_bytes
 from featcache.core.offline import offline as without_network
 from featcache.core.progress import Progress
 from featcache.core.project import Project, find_project
@@ -24,9 +25,10 @@ from featcache.datasets import Dataset, LabelledImage, LeftOut
 from featcache.images import Item
 from featcache.measures import Judged, evaluate as measured
 from featcache.prediction._predict import rows_of, said
+from featcache.prediction.alignment import Align, Alignment
 from featcache.prediction.bundle import Bundle
 from featcache.prediction.labelled import labelled_source, match_labels, seen_by, text_of
-from featcache.prediction.opening import classes_of, name_of, recipe_of
+from featcache.prediction.opening import cache_of, classes_of, is_whole, name_of, recipe_of
 from featcache.prediction.predictor import Predictor, has_several_labels, open_trained
 from featcache.training import EVALUATION, Run, is_finished, runs
 
@@ -72,6 +74,7 @@ def evaluate(
     project: Project | None = None,
     weights: str | None = None,
     tta: int = 1,
+    align: Align = "none",
     engine: str = "auto",
     batch_rows: int | None = None,
     offline: bool = False,
@@ -93,6 +96,8 @@ def evaluate(
     project : where runs are looked for, and evaluations of bundles written; by default the one around the current
         folder
     weights, tta, engine, batch_rows, offline : as of `predict`
+    align : bring the features of all these images together, without their labels, to the mean ("mean"), or to mean and
+        deviation ("scale"), that the training images have in the run's cache; "none" takes them as they are
     strict : whether an image that cannot be used ends the call; else it is left out, with the reason
     again : evaluate even if the evaluation is there
     progress : told how far it is
@@ -144,6 +149,7 @@ def evaluate(
         "dataset": data.digest,
         "mapping": dict(sorted(found.items())),
         "tta": tta,
+        **({"align": align} if align != "none" else {}),
     }
     name = runs.run_name(EVALUATION, recipe.space.backbone, identity=identity)
     if is_finished(results / name) and not again:
@@ -154,10 +160,11 @@ def evaluate(
             f"({', '.join(classes)})",
             "Name what stands for what with `mapping`",
         )
+    alignment = _alignment(trained, align, rows=len(data.images) * tta)
     with without_network(offline):
         predictor = Predictor.of(trained, weights=weights, engine=engine, batch_rows=batch_rows, progress=progress)
         items = [Item(name_of(one.path, one.box), data.folder / one.path, box=one.box) for one in data.images]
-        used, rows, not_read = rows_of(predictor, items, tta=tta, strict=strict, progress=progress)
+        used, rows, not_read = rows_of(predictor, items, tta=tta, strict=strict, progress=progress, align=alignment)
     left_out += [LeftOut(path, reason) for path, reason in not_read]
     if not used:
         raise DatasetError(f"{text_of(on)}: no image can be used: {not_read[0][0]}: {not_read[0][1]}")
@@ -202,6 +209,22 @@ def evaluate(
         runs.write_predictions(folder, table, probabilities=says.probabilities, classes=classes)
         runs.write_config_and_metrics(folder, config, metrics=metrics)
     return _read(Run(results / name), left_out, remarks, reused=False)
+
+
+def _alignment(trained: Run | Bundle, align: str, *, rows: int) -> Alignment | None:
+    """None for "none". Raises HeadError where the features of so many rows do not fit into memory."""
+    if align == "none":
+        return None
+    if isinstance(trained, Bundle) or is_whole(trained):
+        raise UsageError(f"{trained.name}: `align` compares with the features in the cache of a run of a head")
+    cache = cache_of(trained)
+    needed, free = 3 * 4 * rows * int(np.prod(cache.features.shape[1:])), available_bytes()
+    if needed > free:
+        raise HeadError(
+            f"to align {rows} views takes {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free",
+            "Use a run on pooled features, or fewer images",
+        )
+    return Alignment.of(cache, align)
 
 
 def _results_of(trained: Run | Bundle, project: Project | None) -> Path:

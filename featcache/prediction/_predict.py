@@ -21,6 +21,7 @@ from featcache.extraction import stream
 from featcache.heads import TrainedHead
 from featcache.images import Item
 from featcache.measures import labels_named
+from featcache.prediction.alignment import Alignment
 from featcache.prediction.bundle import Bundle
 from featcache.prediction.opening import (
     as_cache,
@@ -226,9 +227,17 @@ def predict(
 
 
 def rows_of(
-    predictor: Predictor, items: Iterable[Item], *, tta: int, strict: bool, progress: Progress
+    predictor: Predictor,
+    items: Iterable[Item],
+    *,
+    tta: int,
+    strict: bool,
+    progress: Progress,
+    align: Alignment | None = None,
 ) -> tuple[list[Item], NDArray[np.float64], list[tuple[str, str]]]:
     """The images that can be used, (n, classes + 1) probabilities and distances of them, and (name, reason) of others.
+
+    align : applied to the features of all images together, which are then held in memory
 
     Raises DatasetError at the first image that cannot be used, where `strict`.
     """
@@ -239,7 +248,7 @@ def rows_of(
             items,
             predictor.engine,
             rendering=predictor.rendering(tta),
-            finish=predictor.probabilities_and_distances,
+            finish=predictor.rounded if align else predictor.probabilities_and_distances,
             stopped=stopped,
         ):
             advance(1)
@@ -249,8 +258,11 @@ def rows_of(
                     raise DatasetError(f"{one.item.name}: {one.problem}")
             else:
                 used.append(one.item)
-                rows.append(np.append(one.values[:, :-1].mean(axis=0), one.values[0, -1]))
-    return used, np.array(rows), left_out
+                rows.append(one.values)
+    if align and rows:
+        aligned = predictor.probabilities_and_distances(align(np.concatenate(rows)))
+        rows = list(aligned.reshape(len(rows), tta, -1))
+    return used, np.array([np.append(of[:, :-1].mean(axis=0), of[0, -1]) for of in rows]), left_out
 
 
 def check_doubt(trained: Run | Bundle, *, confidence: float | None, false_alarms: float) -> None:
