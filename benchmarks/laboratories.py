@@ -127,7 +127,7 @@ def masked(bench: Bench, laboratory: Laboratory, models: list[str]) -> None:
             first = None
             for setting in MASKED:
                 cache = bench.cache(laboratory, model, setting=setting, views=4)
-                run = fc.cross_validate(cache, head=head, folds=5, repeats=5, progress=SILENT).run
+                run = fc.cross_validate(cache, head=head, folds=5, repeats=5, progress=SILENT)
                 found, difference = run.metrics["measures"]["balanced_accuracy"], ""
                 if first is not None:
                     table = run.compare(first).set_index("measure").loc["balanced_accuracy"]
