@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -235,22 +235,27 @@ def rows_of(
     total = len(items) if isinstance(items, list) else 0
     used, rows, left_out = [], [], []
     with progress.stopping() as stopped, progress.begin(f"predicting by {predictor.name}", total) as advance:
-        for one in stream(
-            items,
-            predictor.engine,
-            rendering=predictor.rendering(tta),
-            finish=predictor.probabilities_and_distances,
-            stopped=stopped,
-        ):
+        for item, row, problem in rows_streamed(predictor, items, tta=tta, stopped=stopped):
             advance(1)
-            if one.values is None:
-                left_out.append((one.item.name, one.problem))
+            if row is None:
+                left_out.append((item.name, problem))
                 if strict:
-                    raise DatasetError(f"{one.item.name}: {one.problem}")
+                    raise DatasetError(f"{item.name}: {problem}")
             else:
-                used.append(one.item)
-                rows.append(np.append(one.values[:, :-1].mean(axis=0), one.values[0, -1]))
+                used.append(item)
+                rows.append(row)
     return used, np.array(rows), left_out
+
+
+def rows_streamed(
+    predictor: Predictor, items: Iterable[Item], *, tta: int, stopped: Callable[[], bool]
+) -> Iterator[tuple[Item, NDArray[np.float64] | None, str]]:
+    """Each image with its probabilities and distance (classes + 1), in order; or with None and why it has none."""
+    finish = predictor.probabilities_and_distances
+    for one in stream(items, predictor.engine, rendering=predictor.rendering(tta), finish=finish, stopped=stopped):
+        values = one.values
+        row = None if values is None else np.append(values[:, :-1].mean(axis=0), values[0, -1])
+        yield one.item, row, one.problem
 
 
 def check_doubt(trained: Run | Bundle, *, confidence: float | None, false_alarms: float) -> None:
