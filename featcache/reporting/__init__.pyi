@@ -1,4 +1,4 @@
-from . import figures as figures, tables as tables
+from . import blocks as blocks, charts as charts, figures as figures, page as page, tables as tables, text as text
 from ._log_to_mlflow import LoggedRun as LoggedRun, log_to_mlflow as log_to_mlflow
 from ._report import report as report
 from ._runs import (

@@ -1,2 +1,16 @@
 from ._segment import SegmentedFolder as SegmentedFolder, segment as segment
+from .crops import crop_of as crop_of
 from .options import SegmentOptions as SegmentOptions
+from .picture import job_of as job_of, segment_picture as segment_picture
+from .pictures import (
+    LEFT_OUT_COLUMNS as LEFT_OUT_COLUMNS,
+    Picture as Picture,
+    jpeg as jpeg,
+    kept_records as kept_records,
+    left_out_row as left_out_row,
+    pictures_in as pictures_in,
+    record_of as record_of,
+    settings_there as settings_there,
+    write_csv as write_csv,
+    write_record as write_record,
+)
