@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from featcache.images import Pixels
-from featcache.reporting import charts, text
+from featcache.reporting import charts, shorten
 
 _MOST_PX, _LEAST_PX = 1600, 640
 """Of the longer side: larger smears are made smaller, small ones larger, so that names can be read."""
@@ -43,7 +43,7 @@ def annotated(
         colour = colour_of(cell["label"], classes)
         box = [round(scale * cell[side]) for side in ("x_min", "y_min", "x_max", "y_max")]
         _box(draw, box, colour, line=line, dashed=cell["unsure"])
-        name = text.shorten(cell["label"], 24) + (" ?" if cell["unsure"] else "")
+        name = shorten(cell["label"], 24) + (" ?" if cell["unsure"] else "")
         _name(draw, box, name, colour=colour, size=size)
     return np.asarray(picture)
 
@@ -70,7 +70,7 @@ def _box(draw: ImageDraw.ImageDraw, box: Sequence[int], colour: str, *, line: in
 def _name(draw: ImageDraw.ImageDraw, box: Sequence[int], name: str, *, colour: str, size: Sequence[int]) -> None:
     """The name above a box, or within the picture where there is no room."""
     font = _font(max(13, round(max(size) / 55)))
-    left, top, right, bottom = draw.textbbox((0, 0), name, font=font)
+    left, _, right, bottom = draw.textbbox((0, 0), name, font=font)
     width, height = right - left + 6, bottom + 4
     x = min(max(box[0], 0), max(size[0] - width, 0))
     y = box[1] - height if box[1] >= height else min(box[3], size[1] - height)

@@ -13,22 +13,21 @@ from featcache.core.errors import ImageError
 from featcache.counting.drawing import colour_of
 from featcache.counting.fields import PICTURES
 from featcache.images import read_bytes, read_picture
-from featcache.reporting import blocks, charts, page
-from featcache.reporting.text import clean, counted, shorten
+from featcache.reporting import blocks, charts, clean, counted, page, shorten
 from featcache.segmentation import jpeg
 
 _SHOWN, _THUMB_PX = 12, 360
 _MOST_LEFT_OUT = 300
 MEANING = (
-    "Between: the true number of cells of a class in these fields lies between these numbers with a probability of 95 %. "
-    "The interval holds what the run takes for another class, and cells that were missed or found in error. It can lie "
-    "beside the number that was named so, if the run is known to take other classes for this one.",
+    "Between: the true number of cells of a class in these fields lies between these numbers, with a probability of "
+    "95 %. The interval holds what the run takes for another class, and cells that were missed or found in error. It "
+    "can lie beside the number that was named so, if the run is known to take other classes for this one.",
     "Share: of the blood that these fields are a sample of, so that few cells make it wide. Fields count as clusters.",
 )
 RESTS_ON = (
-    "The intervals hold for smears that are stained and photographed like the images that the run was tested on. They do "
-    "not know what another microscope does to the run, nor classes that it was never shown: many cells that are unlike "
-    "the training images say so."
+    "The intervals hold for smears that are stained and photographed like the images that the run was tested on. They "
+    "do not know what another microscope does to the run, nor classes that it was never shown: many cells that are "
+    "unlike the training images say so."
 )
 
 

@@ -175,7 +175,7 @@ def _segment_one(picture: Picture, folder: Path, options: SegmentOptions, job: J
     try:
         pixels = picture.read()
     except ImageError as error:
-        record, files = record_of(picture, str(error)), {}
+        record, files = record_of(picture, str(error)), dict[str, bytes]()
     else:
         record, files = _made_of(picture, pixels, options, job)
     write_record(folder, record, files=files)

@@ -69,10 +69,10 @@ def pictures_in(sources: Sequence[Path], out: Path) -> list[Picture]:
     images = [image for _, image, _ in found.values()]
     taken = Counter(name.lower() for image in images for name in {image, str(PurePosixPath(image).with_suffix(""))})
     pictures = []
-    for path, image, problem in found:
+    for file, image, why in found.values():
         stem = str(PurePosixPath(image).with_suffix(""))
         name = stem if taken[stem.lower()] == 1 else image
-        pictures.append(Picture(path, image, name, "" if problem else _stamp(path), problem))
+        pictures.append(Picture(file, image, name, "" if why else _stamp(file), why))
     if not pictures:
         raise DatasetError(f"{', '.join(map(str, sources))}: no picture is in it")
     return pictures
