@@ -3,9 +3,9 @@
 What is known is how many cells were *named* each class. Three things part that from the truth:
 
 1. The head names some cells wrongly. How often it takes which class for which is known from rows that it was not
-   trained on, by their true class: a confusion matrix. A row of it has a Dirichlet posterior, with 1/K of a row as the
-   prior for each of K classes (Berger, Bernardo & Sun 2015), so that a mistake that was never seen is possible. The
-   composition of these fields need not be that of the rows: it is estimated with it. So this is the correction of
+   trained on, by their true class: a confusion matrix. A row of it has a Dirichlet posterior, whose prior is worth one
+   row and has the mean recall of all classes, so that a mistake that was never seen is possible, and a class of few rows
+   is not taken for a bad one. The composition of these fields need not be that of the rows: it is estimated with it. So this is the correction of
    Rogan & Gladen (1978) for K classes and with all of its uncertainty, by the Gibbs sampler of Joseph, Gyorkos & Coupal
    (1995): the composition, the matrix, and the true classes of the cells of each name are drawn in turn.
 2. Some of what the segmenter finds is no white cell. It is taken to be named as the others are.
@@ -95,7 +95,7 @@ def by_confusion(named: Ints, confusion: Floats, *, random: np.random.Generator)
     confusion : (classes, classes), rows true, columns named, of rows that the head was not trained on
     """
     k = len(named)
-    prior = confusion + 1 / k
+    prior = confusion + _prior(confusion)
     matrix = _dirichlet(np.broadcast_to(prior, (_CHAINS, k, k)), random)
     composition = np.full((_CHAINS, k), 1 / k)
     kept = []
@@ -106,6 +106,18 @@ def by_confusion(named: Ints, confusion: Floats, *, random: np.random.Generator)
         if step > _SETTLING and (step - _SETTLING) % _APART == 0:
             kept.append(true.sum(axis=2))
     return np.concatenate(kept)
+
+
+def _prior(confusion: Floats) -> Floats:
+    """What is supposed of each class before its rows are looked at, worth one row: (classes, classes).
+
+    A recall as the mean of all classes has it, which half a row for a mistake keeps below 1; the rest falls on all
+    other classes alike.
+    """
+    k, rows = len(confusion), confusion.sum(axis=1)
+    recall = float(((np.diag(confusion) + 0.5) / (rows + 1)).mean())
+    others = (1 - recall) / max(k - 1, 1)
+    return np.where(np.eye(k, dtype=bool), recall, others)
 
 
 def _true_classes(named: Ints, joint: Floats, random: np.random.Generator) -> Ints:
