@@ -294,7 +294,7 @@ def test_intervals_cover_the_true_numbers() -> None:
     random, held, never = np.random.default_rng(12), [], []
     composition, accuracy, tested = [0.62, 0.3, 0.07, 0.01], [0.95, 0.92, 0.8, 0.9], [40, 25, 10, 12]
     recall, precision = Rate(0.96, 30), Rate(0.955, 26)
-    for _ in range(60):
+    for _ in range(40):
         confuse = np.array(
             [random.dirichlet(np.where(np.arange(4) == i, 30 * p, 10 * (1 - p))) for i, p in enumerate(accuracy)]
         )

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +20,7 @@ from featcache.core.progress import Progress
 from featcache.core.project import Project
 from featcache.core.shown import shown
 from featcache.counting import page
-from featcache.counting.fields import CELL_KEYS, Judging, count_fields
+from featcache.counting.fields import CELL_KEYS, Judging, count_fields, ruler_of
 from featcache.counting.intervals import Rate, by_confusion, by_probability, intervals
 from featcache.counting.known import Crops, confusion_of, crops_of
 from featcache.counting.options import CountOptions
@@ -50,8 +49,6 @@ RECALL, PRECISION = Rate(0.96, 30), Rate(0.955, 26)
 """Of the segmenter, in a laboratory that it has not seen: mean and spread of those of three laboratories. See
 docs/explanation/counting.md."""
 _SEED = 17
-_ANOTHER = 1.6
-"""By how much red cells of a field are larger or smaller than in the median field, from which it is remarked on."""
 _CELL_COLUMNS = (
     *("image", "x_min", "y_min", "x_max", "y_max", "label", "probability", "unsure", "why", "unlike", "at_border"),
     *("score", "cell_px", "nucleus_px"),
@@ -199,8 +196,9 @@ def count(
     asked = {**asdict(options), "confidence": confidence, "false_alarms": false_alarms, "tta": tta}
     with _folder_of(out) as folder, without_network(offline):
         pictures = pictures_in(sources, folder)
-        crops = _settled(folder, {**asked, "run": trained.name, "trained": _identity(trained)}, trained, project)
-        judging = Judging(options, crops, confidence, false_alarms, tta)
+        settings = {**asked, "run": trained.name, "trained": _identity(trained)}
+        crops, ruler_px = _settled(folder, settings, pictures, trained, project)
+        judging = Judging(options, crops, ruler_px, confidence, false_alarms, tta)
         records = _all_records(pictures, trained, folder=folder, judging=judging, network=network, told=shown(progress))
         done = _counted(trained, pictures, records)
         if out is None:
@@ -229,18 +227,25 @@ def _identity(trained: Run | Bundle) -> str:
     return sha256_file(trained.path) if isinstance(trained, Bundle) else str(trained.config.get("created", ""))
 
 
-def _settled(folder: Path, asked: Mapping[str, Any], trained: Run | Bundle, project: Project | None) -> Crops:
-    """How cells are cut out: as for what the folder holds already, else as the run's training images were."""
+def _settled(
+    folder: Path,
+    asked: Mapping[str, Any],
+    pictures: Sequence[Picture],
+    trained: Run | Bundle,
+    project: Project | None,
+) -> tuple[Crops, float]:
+    """How cells are cut out, and how large red cells are: as for what the folder holds already, else measured."""
     there = settings_there(folder / SETTINGS_FILE, asked, what="cells that were counted")
     try:
         if there is not None:
-            return Crops(**there["crops"])
-    except (KeyError, TypeError) as error:
+            return Crops(**there["crops"]), float(there["ruler_px"])
+    except (KeyError, TypeError, ValueError) as error:
         raise ProjectError(f"{folder / SETTINGS_FILE}: is not of cells that were counted by featcache") from error
     crops = crops_of(trained, project=project, margin=asked["margin"])
+    ruler_px = ruler_of(pictures)
     make_folder(folder)
-    write_json(folder / SETTINGS_FILE, {**asked, "crops": asdict(crops)})
-    return crops
+    write_json(folder / SETTINGS_FILE, {**asked, "crops": asdict(crops), "ruler_px": ruler_px})
+    return crops, ruler_px
 
 
 def _all_records(
@@ -274,14 +279,11 @@ def _is_record(record: Mapping[str, Any]) -> bool:
 def _counted(trained: Run | Bundle, pictures: Sequence[Picture], records: Mapping[str, Mapping[str, Any]]) -> Counted:
     classes = tuple(trained.record.classes) if isinstance(trained, Bundle) else classes_of(trained)
     images, cells, left_out = [], [], []
-    ruler = median([r["red_cell_px"] for r in records.values() if r["red_cell_px"] and r["cells"]] or [0.0])
     for picture in pictures:
         record = records[picture.image]
         images.append(_image(picture, record, classes))
         cells += [{"image": picture.image, **cell} for cell in record["cells"]]
         left_out += [left_out_row(picture.image, item) for item in record["left_out"]]
-        if (said := _remark(record, ruler)) != "":
-            left_out.append(left_out_row(picture.image, {"reason": said, "box": None}))
     if not any(record["is_read"] for record in records.values()):
         raise DatasetError(f"no picture can be read: {left_out[0]['image']}: {left_out[0]['reason']}")
     named = np.array([[image["classes"][label] for label in classes] for image in images], np.int64)
@@ -302,17 +304,6 @@ def _image(picture: Picture, record: Mapping[str, Any], classes: Sequence[str]) 
         "classes": {label: of[label] for label in classes},
         **{name: sum(bool(cell[name]) for cell in record["cells"]) for name in ("unsure", "unlike", "at_border")},
     }
-
-
-def _remark(record: Mapping[str, Any], ruler: float) -> str:
-    """What should be known of a field besides."""
-    red_px = record["red_cell_px"]
-    if red_px and ruler and not 1 / _ANOTHER < red_px / ruler < _ANOTHER:
-        return (
-            f"another magnification, or no red cells to measure: they seem {red_px:.0f} px wide, and {ruler:.0f} px in "
-            "the other fields; it was counted"
-        )
-    return ""
 
 
 def _total(

@@ -4,10 +4,11 @@ What is known is how many cells were *named* each class. Three things part that 
 
 1. The head names some cells wrongly. How often it takes which class for which is known from rows that it was not
    trained on, by their true class: a confusion matrix. A row of it has a Dirichlet posterior, whose prior is worth one
-   row and has the mean recall of all classes, so that a mistake that was never seen is possible, and a class of few rows
-   is not taken for a bad one. The composition of these fields need not be that of the rows: it is estimated with it. So this is the correction of
-   Rogan & Gladen (1978) for K classes and with all of its uncertainty, by the Gibbs sampler of Joseph, Gyorkos & Coupal
-   (1995): the composition, the matrix, and the true classes of the cells of each name are drawn in turn.
+   row and has the mean recall of all classes: a mistake that was never seen is possible, and a class of few rows is not
+   taken for a bad one. The composition of these fields need not be that of the rows: it is estimated with it. So this
+   is the correction of Rogan & Gladen (1978) for K classes and with all of its uncertainty, by the Gibbs sampler of
+   Joseph, Gyorkos & Coupal (1995): the composition, the matrix, and the true classes of the cells of each name are
+   drawn in turn.
 2. Some of what the segmenter finds is no white cell. It is taken to be named as the others are.
 3. It misses some cells. Given a recall r and n that were found, the missed ones are negative-binomial.
 

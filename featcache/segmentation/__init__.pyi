@@ -1,4 +1,5 @@
 from ._segment import SegmentedFolder as SegmentedFolder, segment as segment
+from .classical import side_in_red_cells as side_in_red_cells
 from .crops import crop_of as crop_of
 from .options import SegmentOptions as SegmentOptions
 from .picture import job_of as job_of, segment_picture as segment_picture
