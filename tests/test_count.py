@@ -8,6 +8,8 @@ import shutil
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from scipy.stats import multinomial
 
 import featcache as fc
 from featcache.core.errors import DatasetError, ProjectError, RunError, UsageError
-from featcache.core.progress import SILENT
+from featcache.core.progress import SILENT, Silent
 from featcache.counting.intervals import Rate, by_confusion, by_probability, design_effect, intervals
 from featcache.counting.known import confusion_of
 from featcache.synthetic.drawing import render_smear, write_cells
@@ -99,6 +101,23 @@ def test_a_slide_of_200_smears_killed_and_gone_on_with(
     fc.count(smears, head, out=parted, progress=SILENT)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in records.items())
     assert files_of(whole) == files_of(parted)
+
+
+class _Stopped(Silent):
+    """Asks to stop from the beginning."""
+
+    @contextmanager
+    def stopping(self) -> Iterator[Any]:
+        yield lambda: True
+
+
+def test_an_interruption_ends_a_count_of_empty_fields_too(head: fc.Run, tmp_path: Path) -> None:
+    for number in range(8):
+        save(tmp_path / f"in/{number}.png", np.full((60, 80, 3), 210, np.uint8))
+    with pytest.raises(KeyboardInterrupt):
+        fc.count(tmp_path / "in", head, out=tmp_path / "out", progress=_Stopped())
+    assert not (tmp_path / "out/count.json").exists()
+    assert len(fc.count(tmp_path / "in", head, out=tmp_path / "out", progress=SILENT).empty) == 8
 
 
 def test_tables_pictures_and_json_agree(few: Path, head: fc.Run, tmp_path: Path, run: Run) -> None:

@@ -90,10 +90,12 @@ def count_fields(
     pool = ThreadPoolExecutor(usable_cores(), "featcache-segment")
     waiting: deque[_Field] = deque()
 
-    def items() -> Iterator[Item]:
+    def items(stopped: Callable[[], bool]) -> Iterator[Item]:
         for found in ahead(pool, lambda one: _found(one, judging), things=todo, most=2 * usable_cores()):
             waiting.append(found)
             yield from (Item(found.picture.image, pixels=crop) for crop in found.crops)
+            if stopped():  # fields without cells never reach the network, which asks, too
+                raise KeyboardInterrupt
 
     def finished() -> Iterator[dict[str, Any]]:
         while waiting and len(waiting[0].rows) == len(waiting[0].crops):
@@ -102,7 +104,7 @@ def count_fields(
 
     try:
         with progress.stopping() as stopped:
-            for item, row, problem in rows_streamed(predictor, items(), tta=judging.tta, stopped=stopped):
+            for item, row, problem in rows_streamed(predictor, items(stopped), tta=judging.tta, stopped=stopped):
                 if row is None:
                     raise ImageError(
                         f"{item.name}: {problem}"
