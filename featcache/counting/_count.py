@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.core.errors import DatasetError, ProjectError, UsageError
+from featcache.core.errors import DatasetError, FeatcacheError, ProjectError, UsageError
 from featcache.core.files import make_folder, resolved, sha256_file, write_json, write_text
 from featcache.core.offline import offline as without_network
 from featcache.core.progress import Progress
@@ -218,6 +218,8 @@ def _folder_of(out: str | Path | None) -> Iterator[Path]:
     folder = resolved(Path(out))
     try:
         yield folder
+    except FeatcacheError:
+        raise  # some of them are an OSError, too, and say what is wrong themselves
     except OSError as error:
         raise ProjectError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
