@@ -21,6 +21,7 @@ from .api import (
 )
 from .core import errors as errors
 from .core.project import Project as Project
+from .counting import Counted as Counted, count as count
 from .datasets import (
     CheckedDataset as CheckedDataset,
     Relabelled as Relabelled,

@@ -73,6 +73,7 @@ LONG = (
     "test_share_faults",
     "test_cli_share",
     "test_study",
+    "test_count",
 )
 """Files that take a minute or more, the longest first: so that at the end no process waits for another's long file."""
 

@@ -43,6 +43,7 @@ SECTIONS = {
     },
     "Use": {
         "predict": "predict the class of new images with a trained run",
+        "count": "count the white cells of whole smears by class",
         "evaluate": "say how good a run is on images of another laboratory",
         "adapt": "fit a head to a few labelled images of another laboratory",
         "attribution": "draw which places of an image speak for its class",

@@ -7,4 +7,4 @@ from .extractor import FeatureExtractor as FeatureExtractor
 from .opening import loaded_network as loaded_network, network_of as network_of
 from .options import ExtractOptions as ExtractOptions
 from .plan import plan_extraction as plan_extraction
-from .streaming import Rendering as Rendering, stream as stream
+from .streaming import Rendering as Rendering, ahead as ahead, stream as stream

@@ -86,8 +86,9 @@ def stream(
     compute_pool = ThreadPoolExecutor(1, "featcache-compute")
     try:
         most = max(_AHEAD_ROWS // rendering.views, usable_cores())
-        rendered = _ahead(render_pool, lambda item: (item, rendering(item)), items, most=most)
-        for made in _ahead(compute_pool, compute, _batched(rendered, call_rows, rendering.views), most=2):
+        rendered = ahead(render_pool, lambda item: (item, rendering(item)), things=items, most=most)
+        batches = _batched(rendered, call_rows, rendering.views)
+        for made in ahead(compute_pool, compute, things=batches, most=2):
             yield from made
             if stopped():
                 raise KeyboardInterrupt
@@ -96,8 +97,8 @@ def stream(
         compute_pool.shutdown(cancel_futures=True)
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, work: Callable[[Given], Made], things: Iterable[Given], *, most: int
+def ahead(
+    pool: ThreadPoolExecutor, work: Callable[[Given], Made], *, things: Iterable[Given], most: int
 ) -> Iterator[Made]:
     """What `work` makes of each thing, in order; at most so many are under way before they are asked for."""
     under_way: deque[Future[Made]] = deque()

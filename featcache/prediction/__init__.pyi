@@ -5,6 +5,7 @@ from ._predict import (
     Predictions as Predictions,
     check_doubt as check_doubt,
     predict as predict,
+    rows_streamed as rows_streamed,
     said as said,
 )
 from .bundle import (
@@ -24,4 +25,8 @@ from .opening import (
     open_run as open_run,
     recipe_of as recipe_of,
 )
-from .predictor import Predictor as Predictor, open_trained as open_trained
+from .predictor import (
+    Predictor as Predictor,
+    has_several_labels as has_several_labels,
+    open_trained as open_trained,
+)

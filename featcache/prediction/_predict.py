@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -262,7 +262,21 @@ def rows_of(
     if align and rows:
         aligned = predictor.probabilities_and_distances(align(np.concatenate(rows)))
         rows = list(aligned.reshape(len(rows), tta, -1))
-    return used, np.array([np.append(of[:, :-1].mean(axis=0), of[0, -1]) for of in rows]), left_out
+    return used, np.array([_averaged(values) for values in rows]), left_out
+
+
+def rows_streamed(
+    predictor: Predictor, items: Iterable[Item], *, tta: int, stopped: Callable[[], bool]
+) -> Iterator[tuple[Item, NDArray[np.float64] | None, str]]:
+    """Each image with its probabilities and distance (classes + 1), in order; or with None and why it has none."""
+    finish = predictor.probabilities_and_distances
+    for one in stream(items, predictor.engine, rendering=predictor.rendering(tta), finish=finish, stopped=stopped):
+        yield one.item, None if one.values is None else _averaged(one.values), one.problem
+
+
+def _averaged(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Of the views of an image, (views, classes + 1): the mean probabilities, and the distance of the plain one."""
+    return np.append(values[:, :-1].mean(axis=0), values[0, -1])
 
 
 def check_doubt(trained: Run | Bundle, *, confidence: float | None, false_alarms: float) -> None:

@@ -1,4 +1,4 @@
-from . import figures as figures, tables as tables
+from . import blocks as blocks, charts as charts, figures as figures, page as page, tables as tables
 from ._log_to_mlflow import LoggedRun as LoggedRun, log_to_mlflow as log_to_mlflow
 from ._report import report as report
 from ._runs import (
@@ -10,4 +10,4 @@ from ._runs import (
 from .figures import draw as draw
 from .heatmap import heatmap as heatmap
 from .live import followed as followed
-from .text import in_markdown as in_markdown
+from .text import clean as clean, counted as counted, in_markdown as in_markdown, shorten as shorten

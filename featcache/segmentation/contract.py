@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from dataclasses import asdict, astuple, dataclass
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,16 @@ class Cell:
         """Background 0, cytoplasm 128, nucleus 255: (height, width) of the box, uint8."""
         return np.where(self.nucleus, NUCLEUS, np.where(self.mask, CYTOPLASM, 0)).astype(np.uint8)
 
+    def as_record(self) -> dict[str, Any]:
+        """Its box and what was measured of it, as a row of a table."""
+        return {
+            **asdict(self.box),
+            "score": round(self.score, 4),
+            "cell_px": int(self.mask.sum()),
+            "nucleus_px": int(self.nucleus.sum()),
+            "at_border": self.at_border,
+        }
+
 
 @dataclass(frozen=True)
 class Rejected:
@@ -46,6 +56,10 @@ class Rejected:
 
     reason: str
     box: Box | None = None
+
+    def as_record(self) -> dict[str, Any]:
+        """For JSON: the box as four numbers, or None."""
+        return {"reason": self.reason, "box": list(astuple(self.box)) if self.box else None}
 
 
 @dataclass(frozen=True)

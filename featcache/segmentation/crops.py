@@ -14,22 +14,35 @@ _OVERLAY = {"cell": (0, 220, 220), "nucleus": (0, 200, 0), "left_out": (230, 60,
 """Colours of outlines, RGB."""
 
 
-def widened(box: Box, margin: float, *, size: tuple[int, ...]) -> Box:
-    """A box with room on each side, a share of its longer side, as far as the picture reaches."""
-    room = round(margin * max(box.x_max - box.x_min, box.y_max - box.y_min))
+def widened(box: Box, margin: float, *, size: tuple[int, ...], square: bool = False) -> Box:
+    """A box with room on each side, a share of its longer side, as far as the picture reaches.
+
+    square : whether its shorter side is made as long as the longer one, too
+    """
+    across, down = box.x_max - box.x_min, box.y_max - box.y_min
+    room = round(margin * max(across, down))
+    left = room + (max(down - across, 0) // 2 if square else 0)
+    top = room + (max(across - down, 0) // 2 if square else 0)
+    right = left + (max(down - across, 0) % 2 if square else 0)
+    bottom = top + (max(across - down, 0) % 2 if square else 0)
     height, width = size[:2]
     return Box(
-        max(box.x_min - room, 0), max(box.y_min - room, 0), min(box.x_max + room, width), min(box.y_max + room, height)
+        max(box.x_min - left, 0),
+        max(box.y_min - top, 0),
+        min(box.x_max + right, width),
+        min(box.y_max + bottom, height),
     )
 
 
-def crop_of(pixels: Pixels, cell: Cell, *, background: Background, margin: float) -> NDArray[np.uint8]:
+def crop_of(
+    pixels: Pixels, cell: Cell, *, background: Background, margin: float, square: bool = False
+) -> NDArray[np.uint8]:
     """The cell with room around: (height, width, 3), uint8, RGB; with background "transparent" (height, width, 4).
 
     background : "keep"; or what takes the place of all that is not the cell: "white", "black", "mean" (the mean colour
         of what it replaces), "transparent"
     """
-    box = widened(cell.box, margin, size=pixels.shape)
+    box = widened(cell.box, margin, size=pixels.shape, square=square)
     crop = pixels[box.y_min : box.y_max, box.x_min : box.x_max].copy()
     if background == "keep":
         return crop

@@ -1,0 +1,2 @@
+from ._count import Counted as Counted, count as count
+from .options import CountOptions as CountOptions

@@ -1,0 +1,225 @@
+"""Fields of a slide, one after the other: cells are found in threads ahead of the network, which names them.
+
+A field's annotated picture and its record are written as soon as all of its cells are named, so that a call that was
+interrupted, or killed, goes on with the fields that are left.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.core.errors import ImageError
+from featcache.core.machine import usable_cores
+from featcache.core.progress import Progress
+from featcache.counting.drawing import annotated
+from featcache.counting.known import Crops
+from featcache.counting.options import CountOptions
+from featcache.extraction import ahead
+from featcache.images import Item, Pixels
+from featcache.prediction import Predictions, Predictor, rows_streamed, said
+from featcache.segmentation import (
+    Picture,
+    SegmentOptions,
+    crop_of,
+    job_of,
+    jpeg,
+    record_of,
+    segment_picture,
+    side_in_red_cells,
+    write_record,
+)
+
+PICTURES = "pictures"
+AT_BORDER = "the border of the picture cuts it"
+ONE_CELL = "it shows one cell, as a crop does, and was counted like a smear"
+_LOOKED_AT, _FEWEST = 24, 3
+"""Of the pictures, to measure red cells in; and from how many a median is trusted."""
+_ANOTHER = 1.6
+"""By how much red cells of a field are larger or smaller than in the others, from which it is remarked on."""
+CELL_KEYS = frozenset(
+    ("x_min", "y_min", "x_max", "y_max", "score", "cell_px", "nucleus_px", "at_border", "label", "probability")
+    + ("unsure", "why", "unlike", "probabilities")
+)
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How cells are found and named, and when they are unsure.
+
+    ruler_px : diameter of red cells in most of the fields; 0 where it is not known
+    confidence, false_alarms, tta : as of `predict`
+    """
+
+    options: CountOptions
+    crops: Crops
+    ruler_px: float
+    confidence: float | None
+    false_alarms: float
+    tta: int
+
+
+@dataclass
+class _Field:
+    """A field whose cells were found: its record so far, its cells cut out, and what the network said of them."""
+
+    picture: Picture
+    record: dict[str, Any]
+    crops: list[NDArray[np.uint8]] = field(default_factory=list)
+    rows: list[NDArray[np.float64]] = field(default_factory=list)
+
+
+def count_fields(
+    todo: Sequence[Picture],
+    predictor: Predictor,
+    *,
+    folder: Path,
+    judging: Judging,
+    progress: Progress,
+    advance: Callable[[int], object],
+) -> Iterator[dict[str, Any]]:
+    """The record of each picture, in order, written with its annotated picture before it is given."""
+    pool = ThreadPoolExecutor(usable_cores(), "featcache-segment")
+    waiting: deque[_Field] = deque()
+
+    def items(stopped: Callable[[], bool]) -> Iterator[Item]:
+        for found in ahead(pool, lambda one: _found(one, judging), things=todo, most=2 * usable_cores()):
+            waiting.append(found)
+            yield from (Item(found.picture.image, pixels=crop) for crop in found.crops)
+            if stopped():  # fields without cells never reach the network, which asks, too
+                raise KeyboardInterrupt
+
+    def finished() -> Iterator[dict[str, Any]]:
+        while waiting and len(waiting[0].rows) == len(waiting[0].crops):
+            yield _finish(waiting.popleft(), predictor, folder=folder, judging=judging)
+            advance(1)
+
+    try:
+        with progress.stopping() as stopped:
+            for item, row, problem in rows_streamed(predictor, items(stopped), tta=judging.tta, stopped=stopped):
+                if row is None:
+                    raise ImageError(
+                        f"{item.name}: {problem}"
+                    )  # a crop is an array of pixels: nothing is wrong with it
+                next(one for one in waiting if len(one.rows) < len(one.crops)).rows.append(row)
+                yield from finished()
+            yield from finished()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _found(picture: Picture, judging: Judging) -> _Field:
+    """The cells of a picture, or why it has none."""
+    options, how = judging.options, judging.crops
+    try:
+        pixels = picture.read()
+    except ImageError as error:
+        return _Field(picture, {**record_of(picture, str(error)), "red_cell_px": 0.0, "is_read": False})
+    segmenter = SegmentOptions(method=options.method, red_cell_px=options.red_cell_px)
+    seen = segment_picture(pixels, segmenter, job="smear")
+    record = {**record_of(picture), "red_cell_px": round(seen.red_cell_px, 1), "is_read": True}
+    remark = "" if options.red_cell_px else _remark(seen.red_cell_px, judging.ruler_px)
+    if remark and seen.red_cell_px < judging.ruler_px:  # of platelets, where a field has no white cell
+        seen = segment_picture(pixels, replace(segmenter, red_cell_px=judging.ruler_px), job="smear")
+    record["left_out"] = [item.as_record() for item in seen.left_out]
+    if remark:
+        record["left_out"].append({"reason": remark, "box": None})
+    made = _Field(picture, record)
+    if seen.cells and seen.red_cell_px and job_of([min(pixels.shape[:2]) / seen.red_cell_px]) == "cell":
+        record["left_out"].append({"reason": ONE_CELL, "box": None})
+    for cell in seen.cells:
+        row = cell.as_record()
+        if cell.at_border and options.border == "leave_out":
+            box = [row[side] for side in ("x_min", "y_min", "x_max", "y_max")]
+            record["left_out"].append({"reason": AT_BORDER, "box": box})
+            continue
+        record["cells"].append(row)
+        made.crops.append(crop_of(pixels, cell, background=options.background, margin=how.margin, square=how.square))
+    return made
+
+
+def _remark(red_px: float, ruler_px: float) -> str:
+    """What is said of a field whose red cells are much larger or smaller than in the others; "" of one like them."""
+    if not red_px or not ruler_px or 1 / _ANOTHER < red_px / ruler_px < _ANOTHER:
+        return ""
+    used = f"counted as if {ruler_px:.0f} px, as in the other fields" if red_px < ruler_px else "counted as it is"
+    return (
+        f"another magnification, or no red cells to measure: they seem {red_px:.0f} px wide, and {ruler_px:.0f} px in "
+        f"the other fields; {used}"
+    )
+
+
+def ruler_of(pictures: Sequence[Picture]) -> float:
+    """The diameter of red cells in most of the pictures of a slide, pixels; 0 where too few show any.
+
+    A field without white cells may have nothing else to measure but platelets.
+    """
+    usable = [picture for picture in pictures if not picture.problem]
+    found = []
+    for picture in usable[:: max(1, len(usable) // _LOOKED_AT)]:
+        try:
+            pixels = picture.read()
+        except ImageError:
+            continue
+        if side := side_in_red_cells(pixels):
+            found.append(min(pixels.shape[:2]) / side)
+    return round(median(found), 1) if len(found) >= _FEWEST else 0.0
+
+
+def _finish(found: _Field, predictor: Predictor, *, folder: Path, judging: Judging) -> dict[str, Any]:
+    """Name the cells of a field, draw it, and write its record."""
+    record, files = found.record, {}
+    if found.rows:
+        says = said(
+            predictor.name,
+            predictor.head,
+            paths=(found.picture.image,) * len(found.rows),
+            rows=np.array(found.rows),
+            doubt=predictor.doubt,
+            confidence=judging.confidence,
+            false_alarms=judging.false_alarms,
+        )
+        for number, cell in enumerate(record["cells"]):
+            cell.update(_named(says, number, cut=cell["at_border"], below=judging.options.unsure_below))
+    if record["is_read"]:
+        files[f"{PICTURES}/{found.picture.name}.jpg"] = _drawn(found.picture, record, classes=predictor.head.classes)
+    write_record(folder, record, files=files)
+    return record
+
+
+def _named(says: Predictions, number: int, *, cut: bool, below: float) -> dict[str, Any]:
+    """What is said of one cell, and why it is unsure."""
+    calibrated = says.probabilities if says.calibrated is None else says.calibrated
+    row = calibrated[number] / max(float(calibrated[number].sum()), 1e-12)
+    place = int(says.probabilities[number].argmax())
+    inside = says.set_of(number)
+    unlike = None if says.unlike is None else bool(says.unlike[number])
+    reasons = {
+        "cut by the border": cut,
+        "unlike the training images": bool(unlike),
+        f"probability below {below:g}": bool(row[place] < below),
+        "may be " + (" or ".join(inside or ()) or "none of the classes"): inside is not None and len(inside) != 1,
+    }
+    why = [reason for reason, applies in reasons.items() if applies]
+    return {
+        "label": says.classes[place],
+        "probability": round(float(row[place]), 4),
+        "unsure": bool(why),
+        "why": "; ".join(why),
+        "unlike": unlike,
+        "probabilities": [round(float(value), 4) for value in row],
+    }
+
+
+def _drawn(picture: Picture, record: Mapping[str, Any], *, classes: Sequence[str]) -> bytes:
+    pixels: Pixels = picture.read()
+    boxes = [item["box"] for item in record["left_out"] if item["box"]]
+    return jpeg(annotated(pixels, record["cells"], left_out=boxes, classes=classes))
