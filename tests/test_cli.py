@@ -96,7 +96,7 @@ def test_no_command_shows_the_help(run: Run, tmp_path: Path) -> None:
         (("extrac",), "did you mean extract or export?"),
         (("fit_head",), "did you mean fit-head?"),
         (("lss",), "did you mean ls?"),
-        (("xyzzy",), "known are attribution, bundle, check, convert, count, cross-validate, dataset, demo,"),
+        (("xyzzy",), "known are adapt, attribution, bundle, check, convert, count, cross-validate, dataset,"),
         (("dataset", "chek"), "check"),
     ],
 )
