@@ -13,10 +13,12 @@ from featcache.datasets.annotations import annotations_beside, placed_annotation
 from featcache.datasets.candidates import LeftOut, Source, explaining
 from featcache.datasets.class_folders import from_class_folders, note_strays
 from featcache.datasets.coco import coco_files
+from featcache.datasets.createml import createml_files
 from featcache.datasets.lists import from_csv, label_lists
 from featcache.datasets.other_formats import refuse_other_annotations
 from featcache.datasets.split_names import is_like_a_split, split_of, split_of_path
-from featcache.datasets.voc import from_coco, from_voc
+from featcache.datasets.voc import from_coco, from_createml, from_voc
+from featcache.datasets.yolo import from_yolo, yolo_files
 from featcache.images import descend, has_images, is_image_name, is_images_folder, names_of, seen, visible_folders
 
 _EXPECTED = (
@@ -67,6 +69,10 @@ def _recognised(place: Path, folder: Path, asked: DatasetSection, own: frozenset
         return _with_splits_of_paths(from_voc(folder, annotations, asked=asked, own=own))
     if coco := coco_files(folder, own):
         return _with_splits_of_paths(from_coco(folder, coco, asked=asked, own=own))
+    if createml := createml_files(folder, own):
+        return _with_splits_of_paths(from_createml(folder, createml, asked=asked, own=own))
+    if not asked.class_level and (yolo := yolo_files(folder, own)):
+        return _with_splits_of_paths(from_yolo(place, folder, yolo, asked=asked, own=own))
     if splits and not (lists and not any(map(visible_folders, splits))):
         return _from_split_folders(folder, splits, subfolders, asked, own)
     if not asked.class_level:
@@ -117,6 +123,7 @@ def _from_split_folders(
 def _split_part(splits: dict[Path, str], split_folder: Path, asked: DatasetSection, own: frozenset[Path]) -> Source:
     subfolders = visible_folders(split_folder, own)
     annotated = placed_annotations(split_folder, own) or coco_files(split_folder, own)
+    annotated = annotated or createml_files(split_folder, own)
     if not (subfolders or annotated or label_lists(split_folder, asked, own=own)):
         refuse_other_annotations(split_folder, own)
         raise DatasetError(
