@@ -20,7 +20,17 @@ from featcache.extraction import ExtractOptions
 if TYPE_CHECKING:
     from featcache.prediction import Evaluated
 
-_READ = ("class_level", "without", "group_pattern", "path_column", "label_column", "group_column")
+_READ = (
+    "class_level",
+    "without",
+    "label_from",
+    "group_from",
+    "group_pattern",
+    "masks",
+    "path_column",
+    "label_column",
+    "group_column",
+)
 _BOXES = ("box_columns", "margin", "voc_object")
 
 

@@ -154,6 +154,8 @@ def from_cvat(file: Path, root: Any) -> list[Annotated]:
     read = []
     for image in root.iter("image"):
         name = (image.get("name") or "").strip().replace("\\", "/")
+        if not name:
+            raise DatasetError("an <image> has no name")
         annotated = Annotated(file, name, _cvat_size(image), is_one_of_many=True)
         for item in image:
             label = composed((item.get("label") or "").strip())

@@ -123,7 +123,7 @@ def evaluate(
     itself = trained.config if isinstance(trained, Run) else {}
     if has_several_labels(trained):
         raise UsageError(f"{trained.name}: tells several labels an image, and an evaluation takes runs of one label")
-    data, left_out, remarks = _source(on, dataset, progress)
+    data, left_out, remarks = _source(on, dataset, progress, results.parent)
     if strict and left_out:
         raise DatasetError(f"{left_out[0].path}: {left_out[0].reason}")
     seen = _seen(trained)
@@ -231,7 +231,7 @@ def _plain(label: str) -> str:
 
 
 def _source(
-    on: Project | str | Path, dataset: Mapping[str, Any], progress: Progress
+    on: Project | str | Path, dataset: Mapping[str, Any], progress: Progress, unpack_into: Path
 ) -> tuple[Dataset, list[LeftOut], tuple[str, ...]]:
     """The labelled images of a project, or of what `init` reads."""
     if not isinstance(on, Project) and (Path(on) / PROJECT_FILE).is_file():
@@ -243,7 +243,7 @@ def _source(
         return Dataset(tuple(image for image in read.images if image.label), read.folder), [], ()
     section = changed(DatasetSection(), dataset)
     with progress.begin("checking images", 0) as advance:
-        data, built = labelled_images(Path(on), section, on_file=lambda: advance(1))
+        data, built = labelled_images(Path(on), section, unpack_into=unpack_into, on_file=lambda: advance(1))
     return data, list(built.left_out), tuple(built.remarks)
 
 
