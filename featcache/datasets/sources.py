@@ -15,8 +15,8 @@ from featcache.datasets.class_folders import from_class_folders, note_strays
 from featcache.datasets.coco import coco_files
 from featcache.datasets.createml import createml_files
 from featcache.datasets.lists import from_csv, label_lists
-from featcache.datasets.other_formats import refuse_other_annotations
 from featcache.datasets.masks import with_masks
+from featcache.datasets.other_formats import refuse_other_annotations
 from featcache.datasets.patterns import from_pattern, with_groups
 from featcache.datasets.published import published
 from featcache.datasets.split_names import is_like_a_split, split_of, split_of_path

@@ -72,7 +72,7 @@ def unpacked(place: Path, into: Path) -> Path:
 
 
 def _inner(folder: Path) -> Path:
-    """Past the one folder that most archives wrap everything into; unless it may be a class, with nothing but images."""
+    """Past the one folder that most archives wrap everything into; unless it may be a class, of images alone."""
     there = list(folder.iterdir())
     if len(there) != 1 or not there[0].is_dir() or all(map(is_image_name, there[0].iterdir())):
         return folder

@@ -155,7 +155,8 @@ def _names(place: Path, folder: Path, own: frozenset[Path]) -> tuple[dict[int, s
                 found[path] = _lines(path), False
     if not found:
         raise DatasetError(
-            f"{folder}: its .txt files hold boxes in the YOLO format, whose classes are numbers, and nothing names them",
+            f"{folder}: its .txt files hold boxes in the YOLO format, whose classes are numbers, and nothing names "
+            "them",
             "Put data.yaml or classes.txt beside them, with the name of each class",
         )
     (first, (names, has_points)), *others = found.items()
