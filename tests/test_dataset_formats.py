@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import stat
 import zipfile
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ from PIL import Image
 from test_dataset_layouts import smear
 from test_dataset_sources import annotation, put, put_list, reasons
 
-from featcache.core.errors import ArgumentsError, DatasetError
+from featcache.core.errors import ArgumentsError, DatasetError, OfflineError
 from featcache.core.project import DatasetSection
 from featcache.datasets import InitOptions, init
 from featcache.datasets.build import labelled
@@ -385,7 +389,8 @@ def test_patterns_that_say_no_label_are_refused(pattern: str) -> None:
 
 
 def test_masks_give_the_box_of_the_cell(tmp_path: Path) -> None:
-    masks = {"one": [(10, 20, 50, 60)], "speck": [(10, 20, 50, 60), (0, 0, 2, 2)], "two": [(1, 1, 9, 9), (60, 60, 70, 70)],
+    masks = {"one": [(10, 20, 50, 60)],
+             "speck": [(10, 20, 50, 60), (0, 0, 2, 2)], "two": [(1, 1, 9, 9), (60, 60, 70, 70)],
              "none": [], "whole": [(0, 0, 160, 120)]}  # fmt: skip
     for number, (name, cells) in enumerate(masks.items()):
         smear(tmp_path / f"images/{name}.png", number)
@@ -443,3 +448,59 @@ def test_published_sets_get_the_usual_names(tmp_path: Path) -> None:
         ("Im001_1.tif", "lymphoblast"),
         ("Im131_0.tif", "healthy"),
     }
+
+
+# Addresses
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+    """A server of tmp_path/www, and what it was asked for."""
+    asked: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            if self.path == "/away.png":
+                self.send_response(302)
+                self.send_header("Location", "http://example.invalid/1.png")
+                self.end_headers()
+            else:
+                super().do_GET()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    (tmp_path / "www").mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "www"))) as running:
+        thread = Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_address[1]}", asked
+        running.shutdown()
+        thread.join()
+
+
+def test_addresses_are_fetched_once_and_checked(tmp_path: Path, server: tuple[str, list[str]]) -> None:
+    address, asked = server
+    for number in range(8):
+        smear(tmp_path / f"www/a {number}.png", number)
+    (tmp_path / "www/page.png").write_text("<html>not here</html>")
+    odd = ["page.png", "gone.png", "away.png"]
+    lines = [f"{address}/a%20{number}.png,{'xy'[number % 2]}" for number in range(8)]
+    others = [f"{address}/{name},x" for name in odd] + ["ftp://127.0.0.1/1.png,x", "http://me:secret@127.0.0.1/1.png,x"]
+    place = put_list(tmp_path / "list.csv", "path,label", *lines, *others)
+    with pytest.raises(OfflineError):
+        init(place, tmp_path / "p", options=InitOptions(offline=True))
+    assert not asked
+    done = init(place, tmp_path / "p", options=InitOptions())
+    assert len(done.dataset.images) == 8
+    assert len(asked) == 11
+    why = {item.path.removeprefix(address): item.reason for item in done.left_out}
+    assert "another host" in why["/away.png"]
+    assert "404" in why["/gone.png"]
+    assert len(why) == 5
+    first = done.project.dataset_file.read_bytes()
+    put_list(place, "path,label", *lines)
+    again = init(place, tmp_path / "p", options=InitOptions(offline=True))
+    assert again.project.dataset_file.read_bytes() == first
+    assert len(asked) == 11

@@ -34,7 +34,7 @@ from featcache.datasets import InitOptions
 @options(ViewsSection, "resize", group="Boxes")
 @views_options(group="Views")
 @augmentation_options(group="Augmentation")
-@options(InitOptions, "per_class", "strict")
+@options(InitOptions, "per_class", "offline", "strict")
 @option(
     "--into",
     type=click.Path(path_type=Path, file_okay=False),
@@ -48,7 +48,9 @@ def command(source: Path | None, into: Path, as_json: bool, **values: Any) -> No
 
     FOLDER may hold class folders; class folders in train, val and test; a CSV file with the columns path and
     label (and split, group, x_min, y_min, x_max, y_max, if you have them); or annotations of Pascal VOC, COCO,
-    YOLO, CVAT or CreateML. It may also be a CSV or zip file, or MedMNIST's npz. Without FOLDER, leukocytes are generated into leukocytes/.
+    YOLO, CVAT or CreateML. It may also be a CSV or zip file, or MedMNIST's npz.
+
+    Without FOLDER, leukocytes are generated into leukocytes/.
 
     Run it again when images have changed. Known images keep their split and group, and your edits of
     dataset.csv are kept.

@@ -12,6 +12,7 @@ from typing import Any
 from featcache.core.errors import ArgumentsError, DatasetError, ProjectError
 from featcache.core.files import resolved
 from featcache.core.locks import TakenError, folder_beside, holding
+from featcache.core.offline import offline
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import (
     DATASET_FILE,
@@ -72,7 +73,7 @@ def init(
     options = _with_recorded_roots(options or InitOptions(), into)
     options = _with_recorded_masks(options, place)
     _settings(Settings(), options)  # a wrong option is said before anything is touched
-    with _alone_in(into):
+    with offline(options.offline), _alone_in(into):
         return _init(place, into, options, progress)
 
 

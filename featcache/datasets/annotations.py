@@ -78,7 +78,8 @@ def read_annotations(file: Path) -> list[Annotated]:
         return from_cvat(file, root)
     if root.tag != "annotation":
         raise DatasetError(
-            f"<{root.tag}> is its outermost element, and Pascal VOC has <annotation>, CVAT <annotations>: export as that"
+            f"<{root.tag}> is its outermost element, and Pascal VOC has <annotation>, "
+            "CVAT <annotations>: export as that"
         )
     return [_from_voc(file, root)]
 

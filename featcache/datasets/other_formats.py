@@ -21,8 +21,8 @@ def refuse_other_annotations(folder: Path, own: frozenset[Path]) -> None:
     yolo = [path for path in texts[:_LOOKED_AT] if _is_yolo(path)]
     if yolo:
         raise DatasetError(
-            f"{folder}: {len(texts)} .txt files, such as {yolo[0].name}, hold boxes in the YOLO format, and no image has "
-            "the name of one",
+            f"{folder}: {len(texts)} .txt files, such as {yolo[0].name}, hold boxes in the YOLO format, and no image "
+            "has the name of one",
             "Put them beside the images, or into labels/ beside images/",
         )
     for path in files_below(folder, ".json", own=own)[:_LOOKED_AT]:

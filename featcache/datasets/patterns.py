@@ -103,7 +103,8 @@ def with_groups(source: Source, pattern: str) -> Source:
     source.left_out += [LeftOut(path, f"its path does not fit {pattern!r:.200}") for path in other]
     first = grouped[0]
     source.remarks.append(
-        f"{len({one.group for one in grouped})} groups by the pattern {pattern!r:.200}, such as {first.path}: {first.group}"
+        f"{len({one.group for one in grouped})} groups by the pattern {pattern!r:.200}, such as {first.path}: "
+        f"{first.group}"
     )
     return source
 

@@ -72,7 +72,7 @@ def _raabin(folder: Path, names: dict[str, Path], own: frozenset[Path]) -> Sourc
 
 
 def _all_idb(folder: Path, own: frozenset[Path]) -> Source | None:
-    """Every picture is named Im and a number, then _1 where it shows a lymphoblast (in ALL-IDB1: a patient's), or _0."""
+    """Every picture is named Im and a number, then _1 where it shows a lymphoblast (or a patient: ALL-IDB1), or _0."""
     found = list(look(folder, own))
     named = [(path, _ALL_IDB.fullmatch(path.stem)) for path, reason in found if not reason]
     if not named or not all(match for _, match in named):

@@ -52,7 +52,7 @@ def find_images(
     Raises DatasetError where the place is absent, empty or of no known layout.
     """
     place = unpacked(place, unpack_into or place.parent) if is_packed(place) else place
-    source = _found(place, asked, ignore)
+    source = _found(place, asked, ignore, unpack_into)
     with explaining(source.left_out):
         if asked.masks:
             source = with_masks(source, _masks(place, source, asked.masks))
@@ -70,9 +70,9 @@ def _masks(place: Path, source: Source, name: str) -> Path:
     return found
 
 
-def _found(place: Path, asked: DatasetSection, ignore: frozenset[Path]) -> Source:
+def _found(place: Path, asked: DatasetSection, ignore: frozenset[Path], unpack_into: Path | None) -> Source:
     if place.is_file():
-        return _with_splits_of_paths(from_csv(place, asked))
+        return _with_splits_of_paths(from_csv(place, asked, unpack_into=unpack_into))
     if not place.is_dir():
         raise DatasetError(f"{place}: there is no such folder or file")
     own = frozenset(resolved(path) for path in ignore)
