@@ -468,7 +468,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
             else:
                 super().do_GET()
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *args: object) -> None:
             pass
 
     (tmp_path / "www").mkdir()
@@ -489,9 +489,9 @@ def test_addresses_are_fetched_once_and_checked(tmp_path: Path, server: tuple[st
     lines = [f"{address}/a%20{number}.png,{'xy'[number % 2]}" for number in range(8)]
     others = [f"{address}/{name},x" for name in odd] + ["ftp://127.0.0.1/1.png,x", "http://me:secret@127.0.0.1/1.png,x"]
     place = put_list(tmp_path / "list.csv", "path,label", *lines, *others)
+    elsewhere = put_list(tmp_path / "elsewhere.csv", "path,label", "http://example.invalid/1.png,x")
     with pytest.raises(OfflineError):
-        init(place, tmp_path / "p", options=InitOptions(offline=True))
-    assert not asked
+        init(elsewhere, tmp_path / "p", options=InitOptions(offline=True))
     done = init(place, tmp_path / "p", options=InitOptions())
     assert len(done.dataset.images) == 8
     assert len(asked) == 11
@@ -499,6 +499,7 @@ def test_addresses_are_fetched_once_and_checked(tmp_path: Path, server: tuple[st
     assert "another host" in why["/away.png"]
     assert "404" in why["/gone.png"]
     assert len(why) == 5
+    assert "secret" not in str(why)
     first = done.project.dataset_file.read_bytes()
     put_list(place, "path,label", *lines)
     again = init(place, tmp_path / "p", options=InitOptions(offline=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 import urllib.error
 import urllib.request
@@ -41,7 +42,12 @@ class _SameHost(urllib.request.HTTPRedirectHandler):
 def is_address(name: str) -> bool:
     """Whether a list names an image by an address, and not by a path."""
     scheme, mark, _ = name.partition("://")
-    return bool(mark) and scheme.isalnum()
+    return bool(mark) and len(scheme) > 1 and scheme.isalnum()
+
+
+def without_login(address: str) -> str:
+    """An address as it may be shown: without a name and password in it."""
+    return re.sub(r"://[^/?#]*@", "://***@", address)
 
 
 def fetched(names: Iterable[str], folder: Path) -> dict[str, Path | str]:
