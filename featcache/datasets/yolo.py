@@ -185,7 +185,7 @@ def _lines(path: Path) -> dict[int, str]:
 
 def _data(path: Path) -> tuple[dict[int, str], bool] | None:
     """The classes of a data.yaml; None for a YAML file of anything else."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
         text = read_bounded(path, _MAX_YAML_BYTES).decode("utf-8-sig")
