@@ -105,7 +105,7 @@ def _recognised(place: Path, folder: Path, asked: DatasetSection, own: frozenset
     if createml := createml_files(folder, own):
         return _with_splits_of_paths(from_createml(folder, createml, asked=asked, own=own))
     if not asked.class_level and (yolo := yolo_files(folder, own)):
-        return _with_splits_of_paths(from_yolo(place, folder, yolo, asked=asked, own=own))
+        return _with_splits_of_paths(from_yolo(place, folder, files=yolo, asked=asked, own=own))
     if not lists and not asked.class_level and (known := published(folder, own)):
         return known
     if splits and not (lists and not any(map(visible_folders, splits))):

@@ -59,7 +59,7 @@ def _holds_boxes(path: Path) -> bool:
 
 
 def from_yolo(
-    place: Path, folder: Path, files: Sequence[Path], *, asked: DatasetSection, own: frozenset[Path]
+    place: Path, folder: Path, *, files: Sequence[Path], asked: DatasetSection, own: frozenset[Path]
 ) -> Source:
     """One image for each box of YOLO label files; a polygon counts as the box around it.
 
@@ -201,7 +201,7 @@ def _data(path: Path) -> tuple[dict[int, str], bool] | None:
         data = _Data.model_validate(value)
     except ValidationError as error:
         raise DatasetError(
-            f"{path}: `names` must be a list of the classes' names, or a table of number and name"
+            f"{path}: names must be a list of the classes' names, or a table of number and name"
         ) from error
     named = data.names if isinstance(data.names, dict) else dict(enumerate(data.names))
     if data.nc is not None and data.nc != len(named):
