@@ -215,7 +215,7 @@ def test_coco_that_cannot_be_read_is_refused(tmp_path: Path, text: str) -> None:
         find_images(put_list(tmp_path / "all.json", text).parent)
 
 
-def test_yolo_and_labelme_are_refused_by_name(tmp_path: Path) -> None:
+def test_yolo_without_names_and_labelme_are_refused_by_name(tmp_path: Path) -> None:
     for split in ("train", "val"):
         put(tmp_path, f"yolo/images/{split}/1.jpg", f"labelme/{split}/1.jpg")
         put_list(tmp_path / "yolo" / "labels" / split / "1.txt", "0 .5 0.5 0.25 1")

@@ -159,7 +159,7 @@ def _built(place: Path) -> object:
 def _sources(root: Path) -> Iterator[tuple[str, Target]]:
     names = [f"{number}.png" for number in range(6)]
     box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>20</xmax><ymax>20</ymax></bndbox>"
-    for kind in ("list", "voc", "coco", "stamps"):
+    for kind in ("list", "voc", "coco", "stamps", "yolo", "cvat", "createml"):
         _pictures(root / kind, [f"images/{name}" for name in names] if kind == "voc" else names)
     rows = "".join(f"{name},{'ab'[number % 2]},g{number},1,1,20,20\n" for number, name in enumerate(names))
     file = root / "list/labels.csv"
@@ -179,6 +179,24 @@ def _sources(root: Path) -> Iterator[tuple[str, Target]]:
     kinds = [{"id": n, "name": "ab"[n]} for n in range(2)]
     file.write_text(json.dumps({"images": images, "annotations": objects, "categories": kinds}))
     yield "COCO", Target(file, lambda: _built(root / "coco"))
+    for number in range(6):
+        (root / f"yolo/{number}.txt").write_text(f"{number % 2} 0.5 0.5 0.5 0.5\n1 .1 .1 .2 .2 .3 .1\n")
+    (root / "yolo/data.yaml").write_text("nc: 2\nnames: {0: a, 1: b}\n")
+    yield "YOLO", Target(root / "yolo/0.txt", lambda: _built(root / "yolo"))
+    yield "data.yaml", Target(root / "yolo/data.yaml", lambda: _built(root / "yolo"))
+    shape = '<box label="{}" xtl="1" ytl="1" xbr="20" ybr="20" rotation="5"/><polygon label="a" points="1,2;3,4;9,1"/>'
+    tags = "".join(f'<image name="{name}" width="24" height="24">{shape.format("ab"[n % 2])}</image>'
+                   for n, name in enumerate(names))  # fmt: skip
+    file = root / "cvat/annotations.xml"
+    file.write_text(f"<annotations>{tags}</annotations>")
+    yield "CVAT", Target(file, lambda: _built(root / "cvat"))
+    file = root / "createml/annotations.json"
+    at = {"x": 10, "y": 10, "width": 8, "height": 8}
+    value = [
+        {"image": name, "annotations": [{"label": "ab"[n % 2], "coordinates": at}]} for n, name in enumerate(names)
+    ]
+    file.write_text(json.dumps(value))
+    yield "CreateML", Target(file, lambda: _built(root / "createml"))
     stamps = root / "stamps.csv"
     scan(root / "stamps", names, stamps=stamps)
     yield "stamps", Target(stamps, lambda: scan(root / "stamps", names, stamps=stamps))

@@ -22,6 +22,7 @@ def init(
     per_class: int = datasets.GENERATED_PER_CLASS,
     resplit: bool = False,
     relabel: bool = False,
+    offline: bool = False,
     strict: bool = False,
     progress: Progress | None = None,
     **dataset: Any,
@@ -37,6 +38,7 @@ def init(
     per_class : generated cells of each class
     resplit : make new splits, even where the source or dataset.csv has some
     relabel : take the source's labels where dataset.csv was edited
+    offline : reach no other machine: images that a list names by address must have been fetched before
     strict : stop at an image that cannot be used
     progress : told how far it is
     **dataset : values for [dataset]: split, split_counts, split_seed, group_pattern, without, roots, voc_object,
@@ -65,6 +67,7 @@ def init(
         per_class=per_class,
         resplit=resplit,
         relabel=relabel,
+        offline=offline,
         strict=strict,
     )
     place = Path(source) if source is not None else None

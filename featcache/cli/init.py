@@ -24,15 +24,17 @@ from featcache.datasets import InitOptions
 @click.argument("source", required=False, type=click.Path(path_type=Path), metavar="[FOLDER]")
 @options(DatasetSection, "split", "split_counts", "split_seed", group="Splits")
 @options(InitOptions, "resplit", "relabel", group="Splits")
-@options(DatasetSection, "class_level", "without", "group_pattern", group="Labels and groups")
+@options(
+    DatasetSection, "class_level", "without", "label_from", "group_from", "group_pattern", group="Labels and groups"
+)
 @options(DatasetSection, "path_column", "label_column", "group_column", "split_column", group="CSV files")
 @options(DatasetSection, "label_separator", "label_columns", group="CSV files")
 @options(DatasetSection, "roots", group="CSV files")
-@options(DatasetSection, "box_columns", "margin", "voc_object", group="Boxes")
+@options(DatasetSection, "box_columns", "margin", "voc_object", "masks", group="Boxes")
 @options(ViewsSection, "resize", "segment", "background", "cell_margin", "normalise", group="Boxes")
 @views_options(group="Views")
 @augmentation_options(group="Augmentation")
-@options(InitOptions, "per_class", "strict")
+@options(InitOptions, "per_class", "offline", "strict")
 @option(
     "--into",
     type=click.Path(path_type=Path, file_okay=False),
@@ -45,8 +47,10 @@ def command(source: Path | None, into: Path, as_json: bool, **values: Any) -> No
     """Find the images in FOLDER, and write featcache.toml and dataset.csv.
 
     FOLDER may hold class folders; class folders in train, val and test; a CSV file with the columns path and
-    label (and split, group, x_min, y_min, x_max, y_max, if you have them); or Pascal VOC or COCO annotations.
-    It may also be a CSV file. Without FOLDER, leukocytes are generated into leukocytes/.
+    label (and split, group, x_min, y_min, x_max, y_max, if you have them); or annotations of Pascal VOC, COCO,
+    YOLO, CVAT or CreateML. It may also be a CSV or zip file, or MedMNIST's npz.
+
+    Without FOLDER, leukocytes are generated into leukocytes/.
 
     Run it again when images have changed. Known images keep their split and group, and your edits of
     dataset.csv are kept.

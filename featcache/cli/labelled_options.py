@@ -30,7 +30,8 @@ mapping_option = option(
 labelled_source_options = combined(
     options(
         DatasetSection,
-        *("class_level", "without", "group_pattern", "path_column", "label_column", "group_column"),
+        *("class_level", "without", "label_from", "group_from", "group_pattern"),
+        *("path_column", "label_column", "group_column", "masks"),
         *("box_columns", "margin", "voc_object"),
         group=_GROUP,
     ),

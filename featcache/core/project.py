@@ -59,6 +59,15 @@ class DatasetSection(_Section):
     )
     split_seed: int = Field(default=0, ge=0, description="Seed of the splits.")
     group_pattern: str = Field(default="", description="Regular expression that finds the group in an image's path.")
+    label_from: str = Field(
+        default="",
+        max_length=500,
+        description="Where an image's path says its label (and group, split): '{group}/*/{label}_*'.",
+    )
+    group_from: str = Field(
+        default="", max_length=500, description="Where an image's path says its group: '**/{group}_*'."
+    )
+    masks: str = Field(default="", description="Folder with a mask of each image's cell: its box is cut out.")
     without: tuple[str, ...] = Field(default=(), description="Leave out this class.")
     voc_object: str = Field(default="WBC", description="Annotated object that a Pascal VOC label file labels.")
     margin: float = Field(default=0.0, ge=0, le=5, description="Enlarge each box by this fraction of its side.")

@@ -12,6 +12,7 @@ from typing import Any
 from featcache.core.errors import ArgumentsError, DatasetError, ProjectError
 from featcache.core.files import resolved
 from featcache.core.locks import TakenError, folder_beside, holding
+from featcache.core.offline import offline
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import (
     DATASET_FILE,
@@ -36,6 +37,7 @@ from featcache.datasets.label_lists import DEFAULT_SEPARATOR, rewritten
 from featcache.datasets.manifest import SPLITS, Dataset, LabelledImage, dataset_of, write_dataset
 from featcache.datasets.options import InitOptions
 from featcache.datasets.sources import find_images
+from featcache.datasets.unpacking import UNPACKED_FOLDER
 from featcache.images import STAMPS_FILE
 from featcache.synthetic import is_generated, write_cells
 
@@ -69,8 +71,9 @@ def init(
     written then.
     """
     options = _with_recorded_roots(options or InitOptions(), into)
+    options = _with_recorded_masks(options, place)
     _settings(Settings(), options)  # a wrong option is said before anything is touched
-    with _alone_in(into):
+    with offline(options.offline), _alone_in(into):
         return _init(place, into, options, progress)
 
 
@@ -86,10 +89,19 @@ def _init(place: Path | None, into: Path, options: InitOptions, progress: Progre
         place, about = _generate(into, settings, options, progress)
         settings = _split_by_counts(settings, options)
     own = Project(into, settings)
-    ignore = frozenset({own.cache_folder, own.results_folder, own.dataset_file, into / SHEET_FILE, into / PAIRS_FILE})
+    ignore = frozenset(
+        {
+            own.cache_folder,
+            own.results_folder,
+            own.dataset_file,
+            into / SHEET_FILE,
+            into / PAIRS_FILE,
+            into / UNPACKED_FOLDER,
+        }
+    )
     roots = {name: str(root) for name, root in own.images.roots.items()}
     asked = settings.dataset.model_copy(update={"roots": roots})
-    source = find_images(place, asked, ignore=ignore)
+    source = find_images(place, asked, ignore=ignore, unpack_into=into)
     if roots and not source.roots:
         raise DatasetError(f"{place}: `roots` are for a list of images, and this holds {source.about}", "Name a list")
     if asked.label_separator and source.layout != "csv":
@@ -175,6 +187,16 @@ def _with_recorded_roots(options: InitOptions, into: Path) -> InitOptions:
     return replace(options, dataset={**options.dataset, "roots": recorded})
 
 
+def _with_recorded_masks(options: InitOptions, place: Path | None) -> InitOptions:
+    """Options whose folder of masks, where it lies outside of the source, is found from every current folder."""
+    masks = options.dataset.get("masks")
+    if not isinstance(masks, (str, Path)) or not masks:
+        return options
+    inside = place is None or ((place if place.is_dir() else place.parent) / masks).is_dir()
+    name = str(masks) if inside or not Path(masks).is_dir() else str(resolved(Path(masks)))
+    return replace(options, dataset={**options.dataset, "masks": name})
+
+
 def _project_before(into: Path) -> Project | None:
     """The project that lies in `into` already, if only its settings; None where there is none."""
     file, dataset_file = into / PROJECT_FILE, into / DATASET_FILE
@@ -199,7 +221,10 @@ def _kept(before: Project | None, settings: Settings) -> tuple[LabelledImage, ..
     earlier, now = (of.dataset.label_separator for of in (before.settings, settings))
     if earlier != now:
         images = tuple(replace(image, label=rewritten(image.label, earlier, separator=now)) for image in images)
-    if before.settings.dataset.group_pattern == settings.dataset.group_pattern:
+    earlier_groups, groups = (
+        (of.dataset.group_pattern, of.dataset.group_from, of.dataset.label_from) for of in (before.settings, settings)
+    )
+    if earlier_groups == groups:
         return images
     return tuple(replace(image, group="") for image in images)
 

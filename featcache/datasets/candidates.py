@@ -13,7 +13,21 @@ from featcache.core.errors import DatasetError
 from featcache.core.project import ImageFolders
 from featcache.images import Box
 
-Layout = Literal["class-folders", "split-folders", "csv", "voc", "coco"]
+Layout = Literal[
+    "class-folders",
+    "split-folders",
+    "csv",
+    "voc",
+    "coco",
+    "cvat",
+    "yolo",
+    "createml",
+    "pattern",
+    "all-idb",
+    "lisc",
+    "pbc",
+    "raabin",
+]
 Size = tuple[int, int]
 UNKNOWN_SIZE: Size = (0, 0)
 

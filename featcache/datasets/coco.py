@@ -11,6 +11,7 @@ from featcache.core.errors import DatasetError
 from featcache.core.strict_json import read_bounded
 from featcache.datasets.annotations import PLACES, Annotated
 from featcache.datasets.candidates import UNKNOWN_SIZE, Size, composed
+from featcache.datasets.split_names import split_of
 from featcache.images import MAX_SIDE_PX, Box, visible_folders
 
 _MAX_FILE_BYTES = 512 << 20
@@ -53,6 +54,8 @@ def read_coco(path: Path) -> list[Annotated]:
         try:
             if not name:
                 raise ValueError("an object whose category has no name")
+            if item.get("iscrowd"):
+                raise ValueError("a crowd of objects, and no single one")
             annotated.objects.append((name, _box(item)))
         except ValueError as error:
             annotated.odd.append((name, str(error)))
@@ -69,7 +72,8 @@ def _picture(path: Path, item: Mapping[str, Any]) -> Annotated:
     width, height = item.get("width"), item.get("height")
     is_known = isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0
     size: Size = (width, height) if is_known else UNKNOWN_SIZE  # type: ignore[assignment]
-    return Annotated(path, str(item["file_name"]).replace("\\", "/"), size)
+    name, split = str(item["file_name"]).replace("\\", "/"), split_of(path.stem)
+    return Annotated(path, name, size, is_one_of_many=True, split=split)
 
 
 def _box(item: Mapping[str, Any]) -> Box:

@@ -12,14 +12,19 @@ from featcache.datasets.sources import find_images
 
 
 def labelled_images(
-    place: Path, asked: DatasetSection, *, on_file: Callable[[], object] = lambda: None
+    place: Path,
+    asked: DatasetSection,
+    *,
+    unpack_into: Path | None = None,
+    on_file: Callable[[], object] = lambda: None,
 ) -> tuple[Dataset, Built]:
     """The labelled images of a folder or list, however few there are of a class.
 
     asked : how the source is read; its splits are not looked at
+    unpack_into : folder that a .zip or .npz is unpacked in; by default the one that it lies in
 
     Raises DatasetError where the place is of no known layout, or no image can be used.
     """
-    source = find_images(place, asked.model_copy(update={"split_column": "none"}))
+    source = find_images(place, asked.model_copy(update={"split_column": "none"}), unpack_into=unpack_into)
     built = labelled(source, without=asked.without, group_pattern=asked.group_pattern, on_file=on_file)
     return Dataset(built.images, source.images), built

@@ -29,11 +29,16 @@ from featcache.datasets.columns import (
 from featcache.datasets.csv_files import header_of, read_csv
 from featcache.datasets.label_lists import joined
 from featcache.datasets.split_names import split_of
+from featcache.datasets.unpacking import UNPACKED_FOLDER
+from featcache.datasets.web_images import fetched, is_address, without_login
 from featcache.images import is_file, is_image_name, is_images_folder, visible_folders
 
 
-def from_csv(path: Path, asked: DatasetSection) -> Source:
-    """The images of a list, with their boxes, groups and splits where it has columns for them."""
+def from_csv(path: Path, asked: DatasetSection, *, unpack_into: Path | None = None) -> Source:
+    """The images of a list, with their boxes, groups and splits where it has columns for them.
+
+    unpack_into : folder that images with addresses are fetched into; None leaves these out
+    """
     frame = read_csv(path, headerless)
     header = [str(name) for name in frame.columns]
     source = Source("csv", path.parent, f"a list, {path.name}: columns {', '.join(header)}")
@@ -42,12 +47,16 @@ def from_csv(path: Path, asked: DatasetSection) -> Source:
     source.images.refuse_missing()
     places = _Places(path.parent, source.roots)
     files: list[Path] = []
+    addresses = [name for value in frame[columns.path] if is_address(name := str(value).strip())]
+    from_web: dict[str, Path | str] = dict.fromkeys(addresses, "it is an address: name the list, and not its folder")
+    if addresses and unpack_into is not None:
+        from_web = fetched(addresses, unpack_into / UNPACKED_FOLDER / "fetched")
     for line, row in zip(frame.index, frame.to_dict("records"), strict=True):
         cells = {str(key): str(value).strip() for key, value in row.items()}
         name, where = cells[columns.path], f"{path}, line {line}"
-        file = places.find(name)
+        file = from_web[name] if name in from_web else places.find(name)
         if isinstance(file, str):
-            source.left_out.append(LeftOut(name, file))
+            source.left_out.append(LeftOut(without_login(name), file))
         else:
             source.candidates.append(_candidate(cells, columns, where, separator=asked.label_separator))
             files.append(file)

@@ -26,4 +26,5 @@ class InitOptions:
     per_class: int = setting(GENERATED_PER_CLASS, "Images of each class to generate, if no FOLDER is given.", ge=3)
     resplit: bool = setting(False, "Make new splits, even if the source or dataset.csv has some.")
     relabel: bool = setting(False, "Take labels and splits from the source, and discard edits of dataset.csv.")
+    offline: bool = setting(False, "Reach no other machine: addresses in a list must have been fetched before.")
     strict: bool = setting(False, "Stop at the first image that cannot be used, instead of leaving it out.")

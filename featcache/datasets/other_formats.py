@@ -16,14 +16,14 @@ _START_BYTES = 1 << 16
 
 
 def refuse_other_annotations(folder: Path, own: frozenset[Path]) -> None:
-    """Raise DatasetError where a folder holds annotations of YOLO or labelme, or those of COCO at an odd place."""
+    """Raise DatasetError where a folder holds annotations of labelme, or those of YOLO or of COCO at an odd place."""
     texts = [path for path in files_below(folder, ".txt", own=own) if not path.name.lower().startswith("readme")]
     yolo = [path for path in texts[:_LOOKED_AT] if _is_yolo(path)]
     if yolo:
         raise DatasetError(
-            f"{folder}: {len(texts)} .txt files, such as {yolo[0].name}, hold boxes in the YOLO format, which is not "
-            "supported",
-            _HINT,
+            f"{folder}: {len(texts)} .txt files, such as {yolo[0].name}, hold boxes in the YOLO format, and no image "
+            "has the name of one",
+            "Put them beside the images, or into labels/ beside images/",
         )
     for path in files_below(folder, ".json", own=own)[:_LOOKED_AT]:
         if _is_labelme(path):

@@ -33,6 +33,10 @@ class Pictures:
 
     def annotated_by(self, annotation: Annotated) -> Sequence[Path]:
         """The pictures that an annotation may be of: those of its own name come first, then the one it names."""
+        if annotation.of is not None:
+            return [annotation.of]
+        if annotation.is_one_of_many:
+            return self.named(annotation.picture)
         found = self._nearest(self.named(annotation.file.stem), annotation.file)
         if len(found) > 1:
             found = [path for path in found if composed(path.name) == composed(annotation.picture)] or found

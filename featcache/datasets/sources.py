@@ -13,15 +13,21 @@ from featcache.datasets.annotations import annotations_beside, placed_annotation
 from featcache.datasets.candidates import LeftOut, Source, explaining
 from featcache.datasets.class_folders import from_class_folders, note_strays
 from featcache.datasets.coco import coco_files
+from featcache.datasets.createml import createml_files
 from featcache.datasets.lists import from_csv, label_lists
+from featcache.datasets.masks import with_masks
 from featcache.datasets.other_formats import refuse_other_annotations
+from featcache.datasets.patterns import from_pattern, with_groups
+from featcache.datasets.published import published
 from featcache.datasets.split_names import is_like_a_split, split_of, split_of_path
-from featcache.datasets.voc import from_coco, from_voc
+from featcache.datasets.unpacking import is_packed, unpacked
+from featcache.datasets.voc import from_coco, from_createml, from_voc
+from featcache.datasets.yolo import from_yolo, yolo_files
 from featcache.images import descend, has_images, is_image_name, is_images_folder, names_of, seen, visible_folders
 
 _EXPECTED = (
     "expected class folders (FOLDER/eosinophil/1.png), split folders (FOLDER/train/eosinophil/1.png), "
-    "a CSV with the columns path and label, Pascal VOC (annotations/*.xml, images/, labels.csv), or COCO"
+    "a CSV with the columns path and label, Pascal VOC (annotations/*.xml, images/, labels.csv), COCO, YOLO or CVAT"
 )
 
 
@@ -30,16 +36,43 @@ _SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 _AS_USUAL = DatasetSection()
 
 
-def find_images(place: Path, asked: DatasetSection = _AS_USUAL, *, ignore: frozenset[Path] = frozenset()) -> Source:
+def find_images(
+    place: Path,
+    asked: DatasetSection = _AS_USUAL,
+    *,
+    ignore: frozenset[Path] = frozenset(),
+    unpack_into: Path | None = None,
+) -> Source:
     """Recognise the layout of a folder (or take a CSV file) and list the images it names.
 
     asked : how the source is read; its splits and places are not looked at
     ignore : files and folders in `place` that are no source: a project's own
+    unpack_into : folder that a .zip or .npz is unpacked in; by default the one that it lies in
 
     Raises DatasetError where the place is absent, empty or of no known layout.
     """
+    place = unpacked(place, unpack_into or place.parent) if is_packed(place) else place
+    source = _found(place, asked, ignore, unpack_into)
+    with explaining(source.left_out):
+        if asked.masks:
+            source = with_masks(source, _masks(place, source, asked.masks))
+        if asked.group_from:
+            source = with_groups(source, asked.group_from)
+    return source
+
+
+def _masks(place: Path, source: Source, name: str) -> Path:
+    """The folder of masks: in the source, or where its path from the current folder leads."""
+    places = (source.folder / name, (place if place.is_dir() else place.parent) / name, Path(name))
+    found = next((one for one in places if one.is_dir()), None)
+    if found is None:
+        raise DatasetError(f"{source.folder}: there is no folder of masks named {name!r:.200}")
+    return found
+
+
+def _found(place: Path, asked: DatasetSection, ignore: frozenset[Path], unpack_into: Path | None) -> Source:
     if place.is_file():
-        return _with_splits_of_paths(from_csv(place, asked))
+        return _with_splits_of_paths(from_csv(place, asked, unpack_into=unpack_into))
     if not place.is_dir():
         raise DatasetError(f"{place}: there is no such folder or file")
     own = frozenset(resolved(path) for path in ignore)
@@ -57,6 +90,8 @@ def find_images(place: Path, asked: DatasetSection = _AS_USUAL, *, ignore: froze
 
 def _recognised(place: Path, folder: Path, asked: DatasetSection, own: frozenset[Path]) -> Source:
     """place : what the user named; folder : the one in it that is looked at."""
+    if asked.label_from:
+        return from_pattern(place, asked.label_from, own=own)
     subfolders = visible_folders(folder, own)
     lists = label_lists(folder, asked, own=own)
     splits = _split_folders(subfolders)
@@ -67,6 +102,12 @@ def _recognised(place: Path, folder: Path, asked: DatasetSection, own: frozenset
         return _with_splits_of_paths(from_voc(folder, annotations, asked=asked, own=own))
     if coco := coco_files(folder, own):
         return _with_splits_of_paths(from_coco(folder, coco, asked=asked, own=own))
+    if createml := createml_files(folder, own):
+        return _with_splits_of_paths(from_createml(folder, createml, asked=asked, own=own))
+    if not asked.class_level and (yolo := yolo_files(folder, own)):
+        return _with_splits_of_paths(from_yolo(place, folder, files=yolo, asked=asked, own=own))
+    if not lists and not asked.class_level and (known := published(folder, own)):
+        return known
     if splits and not (lists and not any(map(visible_folders, splits))):
         return _from_split_folders(folder, splits, subfolders, asked, own)
     if not asked.class_level:
@@ -117,6 +158,7 @@ def _from_split_folders(
 def _split_part(splits: dict[Path, str], split_folder: Path, asked: DatasetSection, own: frozenset[Path]) -> Source:
     subfolders = visible_folders(split_folder, own)
     annotated = placed_annotations(split_folder, own) or coco_files(split_folder, own)
+    annotated = annotated or createml_files(split_folder, own)
     if not (subfolders or annotated or label_lists(split_folder, asked, own=own)):
         refuse_other_annotations(split_folder, own)
         raise DatasetError(

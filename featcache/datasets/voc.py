@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from featcache.core.errors import DatasetError
 from featcache.core.project import DatasetSection
-from featcache.datasets.annotations import Annotated, read_annotation
+from featcache.datasets.annotations import Annotated, read_annotations
 from featcache.datasets.candidates import Candidate, LeftOut, Source, composed, explaining
 from featcache.datasets.coco import read_coco
+from featcache.datasets.createml import read_createml
 from featcache.datasets.lists import label_lists, labels_of
 from featcache.datasets.pictures import Pictures
 from featcache.images import Box, look
@@ -23,18 +25,28 @@ Smears = Mapping[Path, Annotated]
 def from_voc(folder: Path, files: Sequence[Path], *, asked: DatasetSection, own: frozenset[Path]) -> Source:
     """One image for each box of Pascal VOC files; the labels come from a label file, or are the objects' names."""
     source = Source("voc", folder, "Pascal VOC annotations")
-    return _from_annotations(source, _read(source, files), asked, own)
+    read = _read(source, files)
+    if any(one.is_one_of_many for one in read):
+        source.layout, source.about = "cvat", "CVAT annotations"
+    return from_annotations(source, read, asked=asked, own=own)
 
 
 def from_coco(folder: Path, files: Sequence[Path], *, asked: DatasetSection, own: frozenset[Path]) -> Source:
     """One image for each box of COCO files; labels as of `from_voc`."""
     source = Source("coco", folder, "COCO annotations")
-    return _from_annotations(source, [one for file in files for one in read_coco(file)], asked, own)
+    return from_annotations(source, [one for file in files for one in read_coco(file)], asked=asked, own=own)
 
 
-def _from_annotations(
-    source: Source, annotations: Sequence[Annotated], asked: DatasetSection, own: frozenset[Path]
+def from_createml(folder: Path, files: Sequence[Path], *, asked: DatasetSection, own: frozenset[Path]) -> Source:
+    """One image for each box of CreateML files; labels as of `from_voc`."""
+    source = Source("createml", folder, "CreateML annotations")
+    return from_annotations(source, [one for file in files for one in read_createml(file)], asked=asked, own=own)
+
+
+def from_annotations(
+    source: Source, annotations: Sequence[Annotated], *, asked: DatasetSection, own: frozenset[Path]
 ) -> Source:
+    """One image for each box of annotations; the labels come from a label file, or are the objects' names."""
     folder = source.folder
     lists = label_lists(folder, asked, own=own)
     if len(lists) > 1:
@@ -47,6 +59,8 @@ def _from_annotations(
             paths.append(path)
     pictures = Pictures(folder, paths)
     smears = _by_picture(source, pictures, annotations)
+    if not (all(one.split for one in smears.values()) and len({one.split for one in smears.values()}) > 1):
+        smears = {picture: replace(one, split="") for picture, one in smears.items()}
     if lists:
         with explaining(source.left_out):
             _pair_with_labels(
@@ -69,7 +83,7 @@ def _read(source: Source, files: Sequence[Path]) -> list[Annotated]:
     read = []
     for file in files:
         try:
-            read.append(read_annotation(file))
+            read += read_annotations(file)
         except DatasetError as error:
             source.leave_out(file, f"the annotation cannot be read ({error})")
     return read
@@ -89,12 +103,18 @@ def _by_picture(source: Source, pictures: Pictures, annotations: Sequence[Annota
             source.left_out.append(LeftOut(_name_of(annotation, source), reason))
             continue
         picture = found[0]
-        if (named := pictures.named(annotation.picture)) and picture not in named:
+        is_free = annotation.of is None and not annotation.is_one_of_many
+        if is_free and (named := pictures.named(annotation.picture)) and picture not in named:
             stale.append(annotation)
         other = smears.setdefault(picture, annotation)
-        if other is not annotation and (other.objects, other.size) != (annotation.objects, annotation.size):
+        is_bare = annotation.is_one_of_many and not (annotation.objects or annotation.odd)  # of another job, say
+        if other is annotation or is_bare:
+            continue
+        if other.is_one_of_many and not (other.objects or other.odd):
+            smears[picture] = annotation
+        elif (other.objects, other.size) != (annotation.objects, annotation.size):
             source.leave_out(annotation.file, f"{picture.name} has another annotation, {other.file.name}")
-            if pictures.named(annotation.file.stem):
+            if annotation.is_one_of_many or pictures.named(annotation.file.stem):
                 contested.add(picture)
     for picture in contested:
         source.leave_out(picture, f"it has several annotations that differ ({smears.pop(picture).file.name} for one)")
@@ -109,8 +129,7 @@ def _by_picture(source: Source, pictures: Pictures, annotations: Sequence[Annota
 
 def _name_of(annotation: Annotated, source: Source) -> str:
     """An annotation file; or, in one of many pictures, the picture that it names."""
-    is_of_many = annotation.file.suffix.lower() == ".json"
-    return annotation.picture if is_of_many else annotation.file.relative_to(source.folder).as_posix()
+    return annotation.picture if annotation.is_one_of_many else annotation.file.relative_to(source.folder).as_posix()
 
 
 def _pair_with_labels(
@@ -189,7 +208,7 @@ def _note_odd(source: Source, smear: Annotated, wanted: str = "") -> None:
 
 def _add(source: Source, picture: Path, label: str, smear: Annotated, box: Box, margin: float) -> None:
     relative = picture.relative_to(source.folder).as_posix()
-    source.candidates.append(Candidate(relative, label, box=_grown(box, margin), size=smear.size))
+    source.candidates.append(Candidate(relative, label, smear.split, box=_grown(box, margin), size=smear.size))
 
 
 def _grown(box: Box, margin: float) -> Box:

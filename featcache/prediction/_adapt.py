@@ -279,7 +279,9 @@ def _new_images(
     progress: Progress,
 ) -> tuple[_New, list[LeftOut], tuple[str, ...]]:
     """New images of the classes of a run."""
-    data, left_out, remarks = labelled_source(labelled, dataset, progress=progress)
+    data, left_out, remarks = labelled_source(
+        labelled, dataset, unpack_into=trained.folder.parent.parent, progress=progress
+    )
     if strict and left_out:
         raise DatasetError(f"{left_out[0].path}: {left_out[0].reason}")
     found = match_labels({image.label for image in data.images}, classes, mapping=mapping)

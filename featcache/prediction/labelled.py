@@ -44,9 +44,9 @@ def _plain(label: str) -> str:
 
 
 def labelled_source(
-    on: Project | str | Path, dataset: Mapping[str, Any], *, progress: Progress
+    on: Project | str | Path, dataset: Mapping[str, Any], *, unpack_into: Path, progress: Progress
 ) -> tuple[Dataset, list[LeftOut], tuple[str, ...]]:
-    """The labelled images of a project, or of what `init` reads."""
+    """The labelled images of a project, or of what `init` reads; archives are unpacked below `unpack_into`."""
     if not isinstance(on, Project) and (Path(on) / PROJECT_FILE).is_file():
         on = find_project(Path(on))
     if isinstance(on, Project):
@@ -56,7 +56,7 @@ def labelled_source(
         return Dataset(tuple(image for image in read.images if image.label), read.folder), [], ()
     section = changed(DatasetSection(), dataset)
     with progress.begin("checking images", 0) as advance:
-        data, built = labelled_images(Path(on), section, on_file=lambda: advance(1))
+        data, built = labelled_images(Path(on), section, unpack_into=unpack_into, on_file=lambda: advance(1))
     return data, list(built.left_out), tuple(built.remarks)
 
 
