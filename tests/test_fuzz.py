@@ -371,7 +371,8 @@ def _settings_of_a_user(root: Path) -> Iterator[tuple[str, Target]]:
 
 MAKERS = (_sources, _caches, _runs, _remote, _settings_of_a_user)
 NAMES = (
-    "a list", "an annotation", "COCO", "stamps", "dataset.csv", "manifest.json", "recipe.json", "recipe.json, resealed",
+    "a list", "an annotation", "COCO", "YOLO", "data.yaml", "CVAT", "CreateML", "stamps", "dataset.csv",
+    "manifest.json", "recipe.json", "recipe.json, resealed",
     "ledger.jsonl", "ledger.jsonl, resealed", "rows.parquet", "rows.parquet, resealed", "dataset.parquet",
     "dataset.parquet, resealed", "config.json", "metrics.json", "predictions.csv", "history.csv",
     "a training's config.json", "featcache.toml", "state.npz", "head.npz", "neighbours: head.npz",

@@ -154,7 +154,7 @@ def test_the_current_folder_is_filled_and_stays_the_same_one(tmp_path: Path, mon
 
 def test_an_error_lists_what_was_left_out_and_why(run: Run, tmp_path: Path) -> None:
     write_cells(tmp_path / "set" / "Train", 2, size_px=16)
-    for name in ("TestA", "TestB"):
+    for name in ("TestC", "TestD"):
         write_cells(tmp_path / "set" / name, 2, seed=1, size_px=16)
     ran = run("init", "set", cwd=tmp_path)
     assert ran.code == 1
@@ -162,12 +162,12 @@ def test_an_error_lists_what_was_left_out_and_why(run: Run, tmp_path: Path) -> N
     assert lines[0].endswith("--resplit makes new splits from all images")
     assert lines[1:] == [
         "left out: 2",
-        *(f"  {name}: a folder beside train, val and test that is none of them" for name in ("TestA", "TestB")),
+        *(f"  {name}: a folder beside train, val and test that is none of them" for name in ("TestC", "TestD")),
     ]
     ran = run("init", "set", "--json", cwd=tmp_path)
     value = json.loads(ran.out)
     assert ran.code == 1
-    assert [item["path"] for item in value["left_out"]] == ["TestA", "TestB"]
+    assert [item["path"] for item in value["left_out"]] == ["TestC", "TestD"]
     assert value["error"] == lines[0].removeprefix("featcache: ")
 
 
