@@ -18,6 +18,7 @@ from featcache.core.settings import settings_of
 from featcache.extraction import ExtractOptions
 from featcache.heads import PRESETS, HeadConfig, Protocol
 from featcache.networks import RECIPES, ScratchConfig
+from featcache.pixelwise import FitSegmenterOptions
 from featcache.segmentation import SegmentOptions
 from featcache.study.tables import CrossTable, DataTable, EnsembleTable, HeadTable, NetworkTable, ScratchTable
 
@@ -32,6 +33,7 @@ _SETTINGS = (
     ("[augmentation]", "how views differ from the plain one", AugmentationSection, {}),
     ("[storage]", "how features are stored", StorageSection, {}),
     ("Segmentation", "arguments of `segment`", SegmentOptions, {}),
+    ("Fitted segmenters", "arguments of `fit_segmenter`", FitSegmenterOptions, {}),
     ("Extraction", "arguments of `extract`", ExtractOptions, {}),
     ("Heads", "arguments of `fit_head`, and what its presets change", HeadConfig, PRESETS),
     ("Cross-validation", "arguments of `cross_validate`", Protocol, {}),

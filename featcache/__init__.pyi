@@ -38,6 +38,7 @@ from .deployment import (
 )
 from .extraction import FeatureExtractor as FeatureExtractor
 from .heads import HeadClassifier as HeadClassifier
+from .pixelwise import FittedSegmenter as FittedSegmenter, fit_segmenter as fit_segmenter, segment as segment
 from .prediction import (
     Adapted as Adapted,
     Attribution as Attribution,
@@ -48,7 +49,7 @@ from .prediction import (
     evaluate as evaluate,
     predict as predict,
 )
-from .segmentation import SegmentedFolder as SegmentedFolder, segment as segment
+from .segmentation import SegmentedFolder as SegmentedFolder
 from .serving import serve as serve
 from .store import Cache as Cache
 from .study import Study as Study, StudyPlan as StudyPlan, run_study as run_study

@@ -20,6 +20,7 @@ from featcache.synthetic.drawing import write_cells
 PUBLIC = [name for name in fc.__all__ if name not in ("__version__", "errors")]
 RETURNED = (
     *("Adapted", "Attribution", "Bundled", "Cache", "Checked", "CheckedDataset", "Counted", "Evaluated", "Exported"),
+    "FittedSegmenter",
     *("Predictions", "Project", "Relabelled", "Report", "Run", "SegmentedFolder", "Study", "StudyPlan"),
 )
 CALLED = [name for name in PUBLIC if name not in RETURNED]

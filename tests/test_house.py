@@ -94,6 +94,7 @@ def test_a_command_is_one_call_of_the_public_function_of_its_name(command: str) 
         **dict.fromkeys(("adapt", "attribution", "evaluate", "predict"), "featcache.prediction"),
         **dict.fromkeys(("bundle", "check", "export"), "featcache.deployment"),
         "count": "featcache.counting",
+        "fit_segmenter": "featcache.pixelwise",
         "serve": "featcache.serving",
     }
     door = doors.get(verb, "featcache.api")

@@ -57,14 +57,15 @@ def test_public_surface() -> None:
     verbs = {
         *("init", "open_project", "extract", "fit_head", "sweep", "fit_scratch", "fine_tune", "predict", "report"),
         *("runs", "log_to_mlflow"),
-        *("adapt", "count", "evaluate"),
+        *("adapt", "count", "evaluate", "fit_segmenter"),
         *("attribution", "bundle", "check", "check_dataset", "cross_validate", "export", "serve"),
         "run_study",
         *("open_cache", "push", "pull", "relabel", "segment", "verify", "convert", "explain", "models"),
     }
     classes = {
         *("Adapted", "Attribution", "Bundled", "Cache", "Checked", "CheckedDataset", "Counted", "Evaluated"),
-        *("Exported", "FeatureExtractor", "HeadClassifier", "Predictions", "Project", "Relabelled", "Report", "Run"),
+        *("Exported", "FeatureExtractor", "FittedSegmenter", "HeadClassifier", "Predictions", "Project", "Relabelled"),
+        *("Report", "Run"),
         *("SegmentedFolder", "Study", "StudyPlan"),
     }
     assert set(featcache.__all__) == verbs | classes | {"errors", "__version__"}

@@ -32,6 +32,7 @@ COMMANDS = (
     "dataset relabel eosinophil/eosinophil-0001.png --to eosinophil",
     "dataset preview --out sheet.png",
     "dataset segment cells/monocyte --out cut",
+    "fit-segmenter cells/monocyte --masks cut/masks --out mine.npz --model pixels --input-size 32 --offline",
     "extract --model efficientnet-lite0 --input-size 64 --engine openvino",
     "extract --model mobilenetv2 --weights random --input-size 32 --engine keras --pooling avg --offline",
     "extract --model pixels --input-size 32 --format hdf5",

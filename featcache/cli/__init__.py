@@ -36,6 +36,7 @@ SECTIONS = {
     },
     "Train": {
         "fit-head": "train a head on cached features",
+        "fit-segmenter": "fit a segmenter of cells to pictures with masks",
         "cross-validate": "judge every image by heads trained without it",
         "sweep": "train many heads on one cache and keep the best",
         "fit-scratch": "train a whole network from random weights",

@@ -173,10 +173,13 @@ def preview(out: Path | None, per_class: int, views: int, folder: Path, as_json:
 @command.command("segment", short_help="Find the white cells in pictures, and cut them out.")
 @click.argument("source", type=click.Path(path_type=Path), metavar="FOLDER")
 @option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write to.")
-@options(SegmentOptions, "method", "job", "red_cell_px")
+@options(SegmentOptions, "method", metavar="stain|colour|FILE")
+@options(SegmentOptions, "job", "red_cell_px")
 @options(SegmentOptions, "background", "margin", group="Crops")
+@option("--weights", metavar="PATH", group="Fitted segmenter", help="Weights of its network, if they are in a file.")
+@option("--offline", is_flag=True, group="Fitted segmenter", help="Do not connect to any other machine.")
 @json_option
-def segment(source: Path, out: Path, as_json: bool, **values: Any) -> None:
+def segment(source: Path, out: Path, weights: str | None, offline: bool, as_json: bool, **values: Any) -> None:
     """Find the white cells in the pictures of FOLDER, and write masks, crops, tables and overlays.
 
     FOLDER holds smears, or pictures of one cell each. masks/ has 0 for background, 128 for cytoplasm and 255 for
@@ -184,9 +187,9 @@ def segment(source: Path, out: Path, as_json: bool, **values: Any) -> None:
     An interrupted command continues when you run it again.
     """
     from featcache.datasets import LeftOut
-    from featcache.segmentation import segment as find_cells
+    from featcache.pixelwise import segment as find_cells
 
-    done = find_cells(source, out, progress=TERMINAL, **given(values, SegmentOptions))
+    done = find_cells(source, out, weights=weights, offline=offline, progress=TERMINAL, **given(values, SegmentOptions))
     if as_json:
         about = {"folder": str(done.folder), "job": done.job, "images": done.images}
         print_json({**about, "cells": list(done.cells), "left_out": list(done.left_out)})

@@ -4,7 +4,7 @@ from ._extract import Extracted as Extracted, extract as extract
 from ._recompute import Recomputed as Recomputed
 from ._verify import Checked as Checked, verify as verify
 from .extractor import FeatureExtractor as FeatureExtractor
-from .opening import loaded_network as loaded_network, network_of as network_of
+from .opening import loaded_network as loaded_network, network_for as network_for, network_of as network_of
 from .options import ExtractOptions as ExtractOptions
 from .plan import plan_extraction as plan_extraction
 from .streaming import Rendering as Rendering, ahead as ahead, stream as stream

@@ -1,9 +1,19 @@
-from ._segment import SegmentedFolder as SegmentedFolder, segment as segment
+from ._segment_folder import SegmentedFolder as SegmentedFolder, segment_folder as segment_folder
 from .classical import side_in_red_cells as side_in_red_cells
-from .crops import crop_of as crop_of
+from .contract import (
+    CYTOPLASM as CYTOPLASM,
+    NUCLEUS as NUCLEUS,
+    Cell as Cell,
+    Mask as Mask,
+    Rejected as Rejected,
+    Segmented as Segmented,
+)
+from .crops import around as around, crop_of as crop_of
+from .density import background_of as background_of, density_of as density_of, purple_of as purple_of
 from .framing import Framing as Framing, Plain as Plain, plain_view as plain_view
-from .options import SegmentOptions as SegmentOptions
-from .picture import job_of as job_of, segment_picture as segment_picture
+from .judging import why_nothing as why_nothing
+from .options import Background as Background, SegmentOptions as SegmentOptions
+from .picture import SEGMENTERS as SEGMENTERS, job_of as job_of, segment_picture as segment_picture
 from .pictures import (
     LEFT_OUT_COLUMNS as LEFT_OUT_COLUMNS,
     Picture as Picture,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -34,6 +34,12 @@ class Cell:
     nucleus: Mask
     score: float
     at_border: bool = False
+
+    def moved(self, right: int, down: int, **changes: Any) -> Cell:
+        """The same cell in a picture that a window of was segmented: by so many pixels, and with other fields."""
+        of = self.box
+        box = Box(of.x_min + right, of.y_min + down, of.x_max + right, of.y_max + down)
+        return replace(self, box=box, **changes)
 
     def labels(self) -> NDArray[np.uint8]:
         """Background 0, cytoplasm 128, nucleus 255: (height, width) of the box, uint8."""

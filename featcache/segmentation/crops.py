@@ -12,6 +12,8 @@ from featcache.segmentation.options import Background
 
 _OVERLAY = {"cell": (0, 220, 220), "nucleus": (0, 200, 0), "left_out": (230, 60, 60)}
 """Colours of outlines, RGB."""
+_ROOM = 0.25
+"""Room around a box that a cell is looked for in, as a share of its longer side."""
 
 
 def widened(box: Box, margin: float, *, size: tuple[int, ...], square: bool = False) -> Box:
@@ -32,6 +34,11 @@ def widened(box: Box, margin: float, *, size: tuple[int, ...], square: bool = Fa
         min(box.x_max + right, width),
         min(box.y_max + bottom, height),
     )
+
+
+def around(box: Box, *, size: tuple[int, ...]) -> Box:
+    """Where the cell of a box is looked for: the box with some room, as far as the picture reaches."""
+    return widened(box, _ROOM, size=size)
 
 
 def crop_of(

@@ -17,7 +17,7 @@ from featcache.core.errors import DatasetError
 from featcache.core.recipe import FeatureSpace
 from featcache.images import NORMALISERS, Box, Pixels, cut_and_resize
 from featcache.segmentation.contract import Cell, Mask
-from featcache.segmentation.crops import fill_around, widened
+from featcache.segmentation.crops import around, fill_around
 from featcache.segmentation.options import Background
 from featcache.segmentation.picture import SEGMENTERS
 
@@ -26,8 +26,6 @@ CELL_CUT_VERSION = 1
 
 NOT_CUT = "none"
 _SPELLING = re.compile(r"(stain|colour)-([0-9]+):(keep|white|black|mean):(0|[0-9]\.[0-9]{1,6}|[0-9])")
-_ROOM = 0.25
-"""Room around a box that a cell is looked for in, as a share of its longer side."""
 
 
 class Plain(NamedTuple):
@@ -119,20 +117,11 @@ def _coloured(pixels: Pixels, mask: Mask, colour: str) -> Pixels:
 def _cell_in(pixels: Pixels, box: Box | None, method: str) -> Cell | None:
     """The cell in the middle of a box, or of the image; its own box is within the image."""
     height, width = pixels.shape[:2]
-    around = Box(0, 0, width, height) if box is None else widened(box, _ROOM, size=pixels.shape)
+    place = Box(0, 0, width, height) if box is None else around(box, size=pixels.shape)
     found = SEGMENTERS[method].cut_out(
-        np.ascontiguousarray(pixels[around.y_min : around.y_max, around.x_min : around.x_max])
+        np.ascontiguousarray(pixels[place.y_min : place.y_max, place.x_min : place.x_max])
     )
-    if not found.cells:
-        return None
-    cell = found.cells[0]
-    at = Box(
-        cell.box.x_min + around.x_min,
-        cell.box.y_min + around.y_min,
-        cell.box.x_max + around.x_min,
-        cell.box.y_max + around.y_min,
-    )
-    return Cell(at, cell.mask, cell.nucleus, cell.score, cell.at_border)
+    return found.cells[0].moved(place.x_min, place.y_min) if found.cells else None
 
 
 def _square_around(pixels: Pixels, cell: Cell, margin: float) -> tuple[Pixels, Mask]:

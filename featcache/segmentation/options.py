@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,14 +10,17 @@ from featcache.core.errors import UsageError
 from featcache.core.settings import problems_of, setting
 
 Background = Literal["keep", "white", "black", "mean", "transparent"]
+_METHOD = re.compile("stain|colour|fitted-[0-9a-f]{16}")
+"""The names of segmenters; a fitted one has the digest of its file."""
 
 
 @dataclass(frozen=True)
 class SegmentOptions:
     """How white cells are found and cut out."""
 
-    method: Literal["stain", "colour"] = setting(
-        "stain", "How nuclei are told from all else: stain deconvolution, or clustering of colours."
+    method: str = setting(
+        "stain",
+        "How nuclei are told from all else: stain deconvolution, clustering of colours, or a fitted segmenter's file.",
     )
     job: Literal["auto", "smear", "cell"] = setting(
         "auto", "What a picture shows: a smear, or one cell in the middle. auto looks how large the cells are."
@@ -26,5 +30,8 @@ class SegmentOptions:
     margin: float = setting(0.1, "Room around a cell in its crop, as a share of the cell's longer side.", ge=0, le=2)
 
     def __post_init__(self) -> None:
-        if problems := problems_of(self):
+        problems = problems_of(self)
+        if isinstance(self.method, str) and not _METHOD.fullmatch(self.method):
+            problems.append(f"`method={self.method!r:.80}`: expected stain, colour, or a fitted segmenter")
+        if problems:
             raise UsageError("; ".join(problems))

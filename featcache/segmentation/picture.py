@@ -20,12 +20,15 @@ _CROP_SIDE = 4.2
 Job = Literal["smear", "cell"]
 
 
-def segment_picture(pixels: Pixels, options: SegmentOptions, *, job: Job) -> Segmented:
+def segment_picture(
+    pixels: Pixels, options: SegmentOptions, *, job: Job, segmenter: Segmenter | None = None
+) -> Segmented:
     """White cells of one picture, (height, width, 3), uint8, RGB.
 
     job : "smear": every white cell; "cell": the one in the middle
+    segmenter : None for that of the options' method
     """
-    segmenter = SEGMENTERS[options.method]
+    segmenter = segmenter or SEGMENTERS[options.method]
     if job == "cell":
         return segmenter.cut_out(pixels)
     return segmenter.find(pixels, red_cell_px=options.red_cell_px)

@@ -1,11 +1,11 @@
-"""segment: white cells of all pictures in a folder, as masks, crops, tables and overlays."""
+"""segment_folder: white cells of all pictures in a folder, as masks, crops, tables and overlays."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from joblib import Parallel, delayed
 
@@ -16,8 +16,9 @@ from featcache.core.progress import Progress
 from featcache.core.shown import shown
 from featcache.images import Pixels, is_images_folder
 from featcache.segmentation.classical import side_in_red_cells
+from featcache.segmentation.contract import Segmenter
 from featcache.segmentation.crops import crop_of, overlay_of
-from featcache.segmentation.options import Background, SegmentOptions
+from featcache.segmentation.options import SegmentOptions
 from featcache.segmentation.picture import Job, job_of, segment_picture
 from featcache.segmentation.pictures import (
     LEFT_OUT_COLUMNS,
@@ -64,56 +65,35 @@ class SegmentedFolder:
     left_out: tuple[dict[str, Any], ...]
 
 
-def segment(
+@dataclass(frozen=True)
+class _Segmenting:
+    """How the pictures of a folder are segmented, and the folder that is written. segmenter : see `segment_folder`"""
+
+    folder: Path
+    options: SegmentOptions
+    job: Job
+    segmenter: Segmenter | None
+
+
+def segment_folder(
     source: str | Path,
     out: str | Path,
     *,
-    method: Literal["stain", "colour"] = "stain",
-    job: Literal["auto", "smear", "cell"] = "auto",
-    red_cell_px: float | None = None,
-    background: Background = "keep",
-    margin: float = 0.1,
+    options: SegmentOptions,
+    segmenter: Segmenter | None = None,
     progress: Progress | None = None,
 ) -> SegmentedFolder:
-    """Find the white cells in pictures, and cut them out.
+    """Find the white cells in pictures, and cut them out. See `featcache.segment`.
 
-    Writes into `out`: masks/ (0 background, 128 cytoplasm, 255 nucleus, at the size of the picture), crops/, overlays/
-    to look at, cells.csv, left_out.csv, and crops.csv, which `init` reads: its group is the original picture.
-    What was made with the same settings is kept: an interrupted call continues.
-
-    Parameters
-    ----------
-    source : folder of pictures, at any depth, or one picture
-    out : folder to write to; new, empty, or written by `segment` with the same settings
-    method : how nuclei are told from all else: "stain" (deconvolution and a threshold) or "colour" (clustering)
-    job : what a picture shows: "smear", or one "cell" in the middle; "auto" looks how large the cells are
-    red_cell_px : diameter of a red cell in pixels; None measures it in each picture
-    background : what surrounds a cell in its crop: "keep", "white", "black", "mean" or "transparent"
-    margin : room around a cell in its crop, as a share of the cell's longer side
-    progress : told how far it is
-
-    Raises
-    ------
-    DatasetError : there is no picture
-    ProjectError : `out` holds something else, or cannot be written
-
-    Examples
-    --------
-    >>> import featcache as fc
-    >>> from pathlib import Path
-    >>> from featcache.synthetic import generate
-    >>> generate(Path("smears"), 1, smears=2)
-    >>> done = fc.segment("smears/images", "cells", background="white")
-    >>> done.images
-    2
+    segmenter : that of the options' method; None for a classical one. One that is given works in this process alone.
     """
-    options = SegmentOptions(method=method, job=job, red_cell_px=red_cell_px, background=background, margin=margin)
     folder = resolved(Path(out))
     pictures = pictures_in([Path(source)], folder)
     told = shown(progress)
     try:
         settings = _settings_of(folder, options, pictures)
-        records = _all_records(pictures, folder, options, settings["job"], told)
+        segmenting = _Segmenting(folder, options, settings["job"], segmenter)
+        records = _all_records(pictures, segmenting, told)
         return _write_tables(folder, settings["job"], pictures, records)
     except OSError as error:
         raise ProjectError(f"{folder}: cannot be written: {error.strerror or error}") from error
@@ -151,18 +131,17 @@ def _job(pictures: Sequence[Picture]) -> Job:
     return job_of(sides)
 
 
-def _all_records(
-    pictures: Sequence[Picture], folder: Path, options: SegmentOptions, job: Job, progress: Progress
-) -> dict[str, dict[str, Any]]:
+def _all_records(pictures: Sequence[Picture], how: _Segmenting, progress: Progress) -> dict[str, dict[str, Any]]:
     """What is known of each picture, by its path: from an earlier call, or found now."""
-    records = kept_records(folder, pictures, is_record=_is_record)
+    records = kept_records(how.folder, pictures, is_record=_is_record)
     todo = [picture for picture in pictures if picture.image not in records]
-    workers = Parallel(n_jobs=usable_cores(), prefer="threads" if len(todo) <= _FEW else "processes")
+    jobs = usable_cores() if how.segmenter is None else 1
+    workers = Parallel(n_jobs=jobs, prefer="threads" if len(todo) <= _FEW else "processes")
     with progress.stopping() as stopped, progress.begin("segmenting", len(pictures)) as advance, workers as parallel:
         advance(len(records))
         for first in range(0, len(todo), _CHUNK):
             chunk = todo[first : first + _CHUNK]
-            for record in parallel(delayed(_segment_one)(picture, folder, options, job) for picture in chunk):
+            for record in parallel(delayed(_segment_one)(picture, how) for picture in chunk):
                 records[record["image"]] = record
                 advance(1)
             if stopped():
@@ -170,23 +149,22 @@ def _all_records(
     return records
 
 
-def _segment_one(picture: Picture, folder: Path, options: SegmentOptions, job: Job) -> dict[str, Any]:
+def _segment_one(picture: Picture, how: _Segmenting) -> dict[str, Any]:
     """Segment a picture, write what is made of it, and last of all the record of it."""
     try:
         pixels = picture.read()
     except ImageError as error:
         record, files = record_of(picture, str(error)), dict[str, bytes]()
     else:
-        record, files = _made_of(picture, pixels, options, job)
-    write_record(folder, record, files=files)
+        record, files = _made_of(picture, pixels, how)
+    write_record(how.folder, record, files=files)
     return record
 
 
-def _made_of(
-    picture: Picture, pixels: Pixels, options: SegmentOptions, job: Job
-) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _made_of(picture: Picture, pixels: Pixels, how: _Segmenting) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The record of a picture, and the files that are made of it."""
-    record, found = record_of(picture), segment_picture(pixels, options, job=job)
+    options = how.options
+    record, found = record_of(picture), segment_picture(pixels, options, job=how.job, segmenter=how.segmenter)
     boxes = [item.box for item in found.left_out if item.box]
     overlay = overlay_of(pixels, found.cells, left_out=boxes)
     files = {

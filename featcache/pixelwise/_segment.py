@@ -1,0 +1,79 @@
+"""segment: by a classical segmenter, or by a fitted one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from featcache.core.errors import UsageError
+from featcache.core.offline import offline as without_network
+from featcache.core.progress import Progress
+from featcache.core.shown import shown
+from featcache.pixelwise.classifier import method_of
+from featcache.pixelwise.segmenter import opened_segmenter
+from featcache.segmentation import SEGMENTERS, Background, SegmentedFolder, SegmentOptions, segment_folder
+
+
+def segment(
+    source: str | Path,
+    out: str | Path,
+    *,
+    method: str | Path = "stain",
+    job: Literal["auto", "smear", "cell"] = "auto",
+    red_cell_px: float | None = None,
+    background: Background = "keep",
+    margin: float = 0.1,
+    weights: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> SegmentedFolder:
+    """Find the white cells in pictures, and cut them out.
+
+    Writes into `out`: masks/ (0 background, 128 cytoplasm, 255 nucleus, at the size of the picture), crops/, overlays/
+    to look at, cells.csv, left_out.csv, and crops.csv, which `init` reads: its group is the original picture.
+    What was made with the same settings is kept: an interrupted call continues.
+
+    Parameters
+    ----------
+    source : folder of pictures, at any depth, or one picture
+    out : folder to write to; new, empty, or written by `segment` with the same settings
+    method : how nuclei are told from all else: "stain" (deconvolution and a threshold), "colour" (clustering), or a
+        file that `fit_segmenter` wrote
+    job : what a picture shows: "smear", or one "cell" in the middle; "auto" looks how large the cells are
+    red_cell_px : diameter of a red cell in pixels; None measures it in each picture
+    background : what surrounds a cell in its crop: "keep", "white", "black", "mean" or "transparent"
+    margin : room around a cell in its crop, as a share of the cell's longer side
+    weights : file of the weights of a fitted segmenter's network, where they are in one
+    offline : contact no other machine
+    progress : told how far it is
+
+    Raises
+    ------
+    DatasetError : there is no picture, or `method` is no file of a segmenter
+    BackboneError : the network of a fitted segmenter cannot be had
+    ProjectError : `out` holds something else, or cannot be written
+
+    Examples
+    --------
+    >>> import featcache as fc
+    >>> from pathlib import Path
+    >>> from featcache.synthetic import generate
+    >>> generate(Path("smears"), 1, smears=2)
+    >>> done = fc.segment("smears/images", "cells", background="white")
+    >>> done.images
+    2
+    """
+    segmenter, name = None, str(method)
+    if name not in SEGMENTERS:
+        file = Path(method)
+        if not file.exists() and not file.suffix:
+            raise UsageError(
+                f"`method={name!s:.80}`: expected {', '.join(SEGMENTERS)}, or the file of a fitted segmenter"
+            )
+        with without_network(offline):
+            segmenter = opened_segmenter(file, weights=weights, progress=shown(progress))
+        name = method_of(file)
+    elif weights is not None:
+        raise UsageError("`weights` is for a fitted segmenter: `method` names another")
+    options = SegmentOptions(method=name, job=job, red_cell_px=red_cell_px, background=background, margin=margin)
+    return segment_folder(source, out, options=options, segmenter=segmenter, progress=progress)
