@@ -48,7 +48,8 @@ class CellCut:
     margin: float
 
     def __str__(self) -> str:
-        return f"{self.method}-{CELL_CUT_VERSION}:{self.background}:{round(self.margin, 6):g}"
+        margin = f"{self.margin:.6f}".rstrip("0").rstrip(".")
+        return f"{self.method}-{CELL_CUT_VERSION}:{self.background}:{margin}"
 
     @classmethod
     @lru_cache(maxsize=64)
