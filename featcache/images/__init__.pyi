@@ -27,6 +27,7 @@ from .views import (
     ViewParameters as ViewParameters,
     contact_sheet as contact_sheet,
     cut_and_resize as cut_and_resize,
+    in_box as in_box,
     named_parameters as named_parameters,
     png_of as png_of,
     render as render,

@@ -139,15 +139,21 @@ def cut_and_resize(pixels: Pixels, box: Box | None, *, size_px: int, resize: str
     """
     if resize not in RESIZES:
         raise DatasetError(f"resize {resize!r:.80}: expected one of {', '.join(RESIZES)}; update featcache")
-    if box is not None:
-        if box.x_max > pixels.shape[1] or box.y_max > pixels.shape[0]:
-            raise DatasetError(f"{box} reaches out of an image of {pixels.shape[1]}x{pixels.shape[0]} px")
-        pixels = pixels[box.y_min : box.y_max, box.x_min : box.x_max]
+    pixels = in_box(pixels, box)
     if resize == "crop":
         pixels = _middle(pixels)
     if resize == "pad" and pixels.shape[0] != pixels.shape[1]:
         return _padded(pixels, size_px)
     return _stretched(pixels, size_px, size_px)
+
+
+def in_box(pixels: Pixels, box: Box | None) -> Pixels:
+    """The pixels of a box, or all of them. Raises DatasetError for a box that reaches out of the image."""
+    if box is None:
+        return pixels
+    if box.x_max > pixels.shape[1] or box.y_max > pixels.shape[0]:
+        raise DatasetError(f"{box} reaches out of an image of {pixels.shape[1]}x{pixels.shape[0]} px")
+    return pixels[box.y_min : box.y_max, box.x_min : box.x_max]
 
 
 def _middle(pixels: Pixels) -> Pixels:

@@ -15,7 +15,7 @@ import numpy as np
 
 from featcache.core.errors import DatasetError
 from featcache.core.recipe import FeatureSpace
-from featcache.images import NORMALISERS, Box, Pixels, cut_and_resize
+from featcache.images import NORMALISERS, Box, Pixels, cut_and_resize, in_box
 from featcache.segmentation.contract import Cell, Mask
 from featcache.segmentation.crops import around, fill_around
 from featcache.segmentation.options import Background
@@ -97,13 +97,13 @@ def plain_view(pixels: Pixels, box: Box | None, *, size_px: int, framing: Framin
     resize, segmentation, colour = framing
     if colour != "none" and colour not in NORMALISERS:
         raise DatasetError(f"colour {colour!r:.80}: this featcache cannot change colours so", "Update featcache")
-    view = cut_and_resize(pixels, box, size_px=size_px, resize=resize)
-    if segmentation == NOT_CUT:
-        return Plain(_coloured(view, np.ones(view.shape[:2], bool), colour))
-    cut = CellCut.read(segmentation)
-    cell = _cell_in(pixels, box, cut.method)
-    if cell is None:
-        return Plain(_coloured(view, np.ones(view.shape[:2], bool), colour), "no white cell was found in it")
+    in_box(pixels, box)  # refuses one that reaches out, whatever is found around it
+    cut = None if segmentation == NOT_CUT else CellCut.read(segmentation)
+    cell = _cell_in(pixels, box, cut.method) if cut else None
+    if cut is None or cell is None:
+        view = cut_and_resize(pixels, box, size_px=size_px, resize=resize)
+        view = _coloured(view, np.ones(view.shape[:2], bool), colour)
+        return Plain(view, "no white cell was found in it" if cut else "")
     square, mask = _square_around(pixels, cell, cut.margin)
     square = _coloured(square, mask, colour)
     if cut.background != "keep":
