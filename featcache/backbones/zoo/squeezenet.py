@@ -2,7 +2,8 @@
 
 A fire module squeezes to few channels with 1x1 filters and expands with as many 1x1 as 3x3 filters. Version 1.1,
 which its authors released after the paper, has a stem of 3x3 filters and pools earlier: 2.4 times fewer operations.
-There is no batch normalisation; kernels begin as Glorot and Bengio draw them, as in the release.
+There is no batch normalisation; kernels begin as Glorot and Bengio draw them, as in the release. The release rectifies
+the class scores, too. Here they are not: with few classes all of them may begin below zero, and then nothing trains.
 
     input (s, s, 3) -> stem 3x3/2, 64 -> pool -> fire2, fire3 -> pool -> fire4, fire5 -> pool -> fire6 to fire9, 512
 
@@ -66,7 +67,7 @@ def SqueezeNet(  # noqa: N802  # named as the builders of keras.applications are
 
     def top(x: Any, classes: int) -> Any:
         x = layers.Dropout(0.5, seed=seed, name="drop9")(x)
-        x = layers.Conv2D(classes, 1, activation="relu", name="conv10")(x)
+        x = layers.Conv2D(classes, 1, name="conv10")(x)
         x = layers.GlobalAveragePooling2D(name="pool10")(x)
         return layers.Softmax(name="softmax")(x)
 
