@@ -89,6 +89,7 @@ class CheapEngine:
     """
 
     name = why = "cheap"
+    images_per_s = None
     batch_rows = calls_at_once = 1
     feature_shape = (4, 4, 3)
     feature_shapes = (feature_shape,)

@@ -119,6 +119,7 @@ from featcache.cli import main
 
 class Engine:
     name = why = "quick"
+    images_per_s = None
     batch_rows = calls_at_once = 1
     feature_shapes = ((1, 1, 1280),)
 

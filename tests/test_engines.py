@@ -10,11 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from networks import keras_features
 
+from featcache.backbones.engines import openvino_engine
 from featcache.backbones.engines.affine import affine_of
-from featcache.backbones.engines.agreement import deviation
+from featcache.backbones.engines.agreement import check_agreement, deviation
 from featcache.backbones.engines.contract import Engine
 from featcache.backbones.engines.keras_engine import KerasEngine
-from featcache.backbones.engines.openvino_engine import OpenvinoEngine
+from featcache.backbones.engines.openvino_engine import OpenvinoEngine, computes_in
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import Cut, Network
 from featcache.backbones.preprocess import MODES, preprocess
@@ -115,8 +116,34 @@ def test_what_is_refused(engine):
 
 
 @needs_openvino
-def test_openvino_refuses_what_it_would_compute_otherwise():
-    with pytest.raises(BackboneError, match="computes in float32, not in bfloat16"):
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_openvino_in_low_precision(precision):
+    """Other values than in float32, near them, and the same in any company; the network is left as it was."""
+    if not computes_in(precision):
+        pytest.skip(f"this processor does not compute in {precision}")
+    exact = OpenvinoEngine(networks.network("mobilenetv2"), 2)
+    low = networks.network("mobilenetv2", precision=precision)
+    engine = OpenvinoEngine(low, 2)
+    pixels = networks.pixels(5, "mobilenetv2")
+    (found,), (expected,) = engine.features(pixels), exact.features(pixels)
+    assert found.dtype == np.float32
+    assert (found != expected).mean() > 0.1
+    assert deviation(found, expected, precision) < 1
+    assert deviation(found, expected[::-1].copy(), precision) > 1  # those of other images are not taken for it
+    np.testing.assert_array_equal(engine.features(pixels[3:])[0], found[3:])
+    assert {layer.compute_dtype for layer in low.model.layers if "conv" in layer.name} == {precision}
+    check_agreement(engine, low)
+    np.testing.assert_array_equal(exact.in_precision(precision).features(pixels)[0], found)
+
+
+@needs_openvino
+def test_openvino_refuses_a_precision_that_the_processor_lacks(monkeypatch):
+    monkeypatch.setattr(openvino_engine, "processor_flags", lambda: frozenset({"avx2"}))
+    assert not computes_in("bfloat16")
+    assert computes_in("float32")
+    with pytest.raises(
+        BackboneError, match=r"does not compute in bfloat16 on this processor.*Set `precision='float32'`"
+    ):
         OpenvinoEngine(networks.network("mobilenetv2", precision="bfloat16"))
 
 

@@ -13,6 +13,7 @@ from featcache.backbones.engines import choose
 from featcache.backbones.engines.batches import is_out_of_memory
 from featcache.backbones.engines.calibrate import BatchSize, calibrate, key_of, recall, remember, row_bytes
 from featcache.backbones.engines.choose import ChosenEngine, open_engine
+from featcache.backbones.engines.openvino_engine import computes_in
 from featcache.core.errors import BackboneError, MissingPackageError
 from featcache.core.extras import is_installed
 
@@ -72,10 +73,50 @@ def test_openvino_that_is_not_installed(mobilenet, monkeypatch):
         open_engine(mobilenet, "openvino")
 
 
-def test_auto_in_other_precision_is_keras():
+def test_auto_in_a_precision_that_the_processor_lacks_is_keras(monkeypatch):
+    monkeypatch.setattr(choose, "computes_in", lambda precision: precision == "float32")
     engine = open_engine(networks.network("mobilenetv2", precision="bfloat16"), batch_rows=2)
     assert engine.name.startswith("keras-")
     assert engine.features(networks.pixels(1, "mobilenetv2"))[0].dtype == np.float32
+    if is_installed("openvino"):
+        assert "this processor does not compute in bfloat16" in engine.why
+    assert engine.bfloat16_gain() is None
+
+
+@needs_openvino
+def test_auto_in_a_precision_that_the_processor_has_is_openvino():
+    if not computes_in("bfloat16"):
+        pytest.skip("this processor does not compute in bfloat16")
+    engine = open_engine(networks.network("mobilenetv2", precision="bfloat16"), batch_rows=2)
+    assert engine.name == "openvino"
+    assert engine.bfloat16_gain() is None  # it has it
+
+
+@needs_openvino
+def test_what_bfloat16_would_gain(mobilenet, monkeypatch):
+    engine = open_engine(mobilenet, "openvino", batch_rows=2)
+    gain = engine.bfloat16_gain()
+    assert gain > 0 if computes_in("bfloat16") else gain is None
+    monkeypatch.setattr(choose, "computes_in", lambda precision: precision == "float32")
+    assert engine.bfloat16_gain() is None
+
+
+@pytest.mark.parametrize(
+    ("engine", "installed", "has_it", "accelerator", "expected"),
+    [
+        ("auto", True, True, False, "bfloat16"),
+        ("auto", True, False, False, "float32"),
+        ("auto", False, True, False, "float32"),
+        ("keras", True, True, False, "float32"),
+        ("keras", True, False, True, "bfloat16"),
+        ("openvino", True, False, True, "float32"),
+    ],
+)
+def test_the_quick_precision(monkeypatch, engine, installed, has_it, accelerator, expected):
+    monkeypatch.setattr(choose, "is_installed", lambda package: installed)
+    monkeypatch.setattr(choose, "computes_in", lambda precision: has_it)
+    monkeypatch.setattr(choose, "has_accelerator", lambda: accelerator)
+    assert choose.quick_precision(engine) == expected
 
 
 @needs_openvino

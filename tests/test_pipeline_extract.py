@@ -371,3 +371,25 @@ def test_the_memory_of_backbones_may_be_lost_or_broken(project: Path, run: Run) 
 
 def test_generated_classes_are_those_of_the_project(made: Made) -> None:
     assert featcache.open_cache(made.cache).classes == tuple(sorted(CLASSES))
+
+
+# Precision
+
+
+def test_features_in_bfloat16_can_be_verified_and_are_kept_as_float16(project: Path, run: Run) -> None:
+    exact, low = extract(run, project), extract(run, project, "--precision", "bfloat16", "--dtype", "float32")
+    assert exact["cache"] != low["cache"]
+    cache = featcache.open_cache(low["path"])
+    assert cache.recipe.space.precision == "bfloat16"
+    assert cache.manifest.tolerance.norm == 0.35
+    found, expected = cache.features[:].astype(float), featcache.open_cache(exact["path"]).features[:].astype(float)
+    assert 0 < np.linalg.norm(found - expected) / np.linalg.norm(expected) < 0.1
+    checked = run("verify", low["cache"], "--recompute", "4", "--json", cwd=project).value
+    assert checked["recomputed"]["largest_deviation"] < 0.01  # by the same engine
+    assert (exact["dtype"], low["dtype"]) == ("float32", "float32")
+    assert extract(run, project, "--precision", "bfloat16")["dtype"] == "float16"
+
+
+def test_auto_precision_is_recorded_as_what_it_is(project: Path, run: Run) -> None:
+    done = extract(run, project, "--precision", "auto", "--engine", "keras")
+    assert done["cache"] == extract(run, project)["cache"]  # float32: there is no accelerator

@@ -45,6 +45,7 @@ class Cheap:
     """Means of squares, times a weight. `computed` counts rows; `change` may tamper with features."""
 
     name = why = "cheap"
+    images_per_s = None
     batch_rows = calls_at_once = 1
     computed = 0
 

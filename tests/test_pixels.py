@@ -139,8 +139,8 @@ def test_the_dtype_of_the_project_does_not_matter(project: Path) -> None:
     first = extracted(project)
     toml = project / "featcache.toml"
     text = toml.read_text()
-    assert 'dtype = "float32"' in text
-    toml.write_text(text.replace('dtype = "float32"', 'dtype = "float16"'))
+    assert 'dtype = "auto"' in text
+    toml.write_text(text.replace('dtype = "auto"', 'dtype = "float16"'))
     again = extracted(project)
     assert (again.cache, again.dtype, again.computed) == (first.cache, "uint8", 0)
 

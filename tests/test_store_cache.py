@@ -23,7 +23,7 @@ from featcache.datasets.manifest import Dataset
 from featcache.sharing.bundle import bundle_of_cache
 from featcache.store._verify import verify
 from featcache.store.cache import Cache, Features, open_cache
-from featcache.store.manifest import CACHE_FORMAT
+from featcache.store.manifest import CACHE_FORMAT, Tolerance
 from featcache.store.tables import write_dataset_copy
 from featcache.store.writer import file_entry
 
@@ -659,3 +659,35 @@ def test_an_honest_manifest_opens_again(manifest: Path) -> None:
 def test_no_such_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(CacheError):
         open_cache(tmp_path / name)
+
+
+# --- tolerance ------------------------------------------------------------------------------------
+
+
+def test_deviations_value_by_value() -> None:
+    tolerance = Tolerance(relative=1e-3, absolute=1e-2)
+    old = np.array([[1.0, -10.0, 0.0], [0.0, 0.0, 0.0], [1.0, 2.0, 3.0]], np.float32)
+    new = old + np.array([[0.05, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.066]], np.float32)
+    np.testing.assert_allclose(tolerance.deviations(new, old), [0.05 / 0.101, 0.0, 0.066 / 0.033], rtol=1e-4)
+
+
+def test_deviations_by_norm() -> None:
+    tolerance = Tolerance(relative=0.0, absolute=0.0, norm=0.25)
+    old = np.array([[[3.0], [4.0]], [[0.0], [0.0]], [[0.0], [0.0]]])
+    new = np.array([[[3.0], [6.0]], [[0.0], [0.0]], [[0.0], [1e-3]]])
+    found = tolerance.deviations(new, old)
+    np.testing.assert_allclose(found[:2], [2 / (0.25 * 5), 0.0])
+    assert found[2] > 1e100  # a row of zeros allows nothing
+
+
+@pytest.mark.parametrize("norm", [None, 0.5])
+def test_deviations_of_what_is_no_number(norm: float | None) -> None:
+    tolerance = Tolerance(relative=1e-3, absolute=1e-3, norm=norm)
+    old = np.array([[np.nan, 1.0], [1.0, 1.0], [np.inf, 1.0], [np.inf, 1.0], [1.0, 2.0]])
+    new = np.array([[np.nan, 1.0], [np.nan, 1.0], [np.inf, 1.0], [5.0, 1.0], [np.inf, 2.0]])
+    assert tolerance.deviations(new, old).tolist() == [0, np.inf, 0, np.inf, np.inf]
+
+
+def test_a_manifest_says_the_norm_only_where_there_is_one() -> None:
+    assert set(Tolerance(relative=0.0, absolute=0.0).model_dump()) == {"relative", "absolute"}
+    assert Tolerance(relative=0.0, absolute=0.0, norm=0.5).model_dump()["norm"] == 0.5

@@ -6,6 +6,7 @@ from .engines.choose import (
     CALIBRATION_FILE as CALIBRATION_FILE,
     ChosenEngine as ChosenEngine,
     open_engine as open_engine,
+    quick_precision as quick_precision,
 )
 from .engines.contract import Engine as Engine
 from .engines.openvino_engine import import_openvino as import_openvino, openvino_model as openvino_model

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.layer_names import stable_names
@@ -25,11 +26,11 @@ def check_pooling(pooling: str) -> str:
     return pooling
 
 
-def check_precision(precision: str) -> str:
+def check_precision(precision: str) -> Precision:
     """`precision`, if it is one of `PRECISIONS`; else BackboneError."""
     if precision not in PRECISIONS:
         raise BackboneError(f"there is no precision {precision!r}: {nearest(precision, PRECISIONS)}")
-    return precision
+    return cast(Precision, precision)
 
 
 @dataclass(frozen=True)
@@ -250,6 +251,19 @@ def _traced(model: Any, side_px: int | None) -> _Tensors:
 
 
 # --- precision ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def in_float32(model: keras.Model) -> Iterator[None]:
+    """Every layer of `model` computes in float32 in the block: for what is traced from it in another way."""
+    layers = list(model._flatten_layers(include_self=False, recursive=True))
+    policies = [layer.dtype_policy for layer in layers]
+    _set_precision(model, "float32")
+    try:
+        yield
+    finally:
+        for layer, policy in zip(layers, policies, strict=True):
+            layer.dtype_policy = policy
 
 
 def _set_precision(model: keras.Model, precision: str) -> None:

@@ -93,11 +93,11 @@ def load_network(spec: NetworkSpec) -> Network:
     """
     require_keras()
     check_pooling(spec.pooling)
-    check_precision(spec.precision)
+    precision = check_precision(spec.precision)
     if spec.preprocessing not in (None, "model"):
         check_mode(str(spec.preprocessing))
     if own_models.is_file(spec.model) or own_models.is_builder(spec.model):
-        return _own_network(spec)
+        return _own_network(spec, precision)
     backbone = registry.get(spec.model)
     size_px = weights.check_input_size(backbone, spec.input_size_px)
     base = weights.load(backbone, spec.weights, seed=spec.weights_seed, input_size_px=size_px)
@@ -112,12 +112,10 @@ def load_network(spec: NetworkSpec) -> Network:
         ),
         WeightsSource.of(spec.weights, spec.weights_seed),
     )
-    return network_of(
-        base, made, layers=spec.layers or (backbone.layer,), pooling=spec.pooling, precision=spec.precision
-    )
+    return network_of(base, made, layers=spec.layers or (backbone.layer,), pooling=spec.pooling, precision=precision)
 
 
-def _own_network(spec: NetworkSpec) -> Network:
+def _own_network(spec: NetworkSpec, precision: Precision) -> Network:
     """The network of a model from a file or of a builder; the default "imagenet" means the weights it came with."""
     own = own_models.open_own(spec.model, spec.input_size_px, unsafe=spec.unsafe)
     mode = own_models.preprocessing_of(own, spec.preprocessing)
@@ -126,7 +124,7 @@ def _own_network(spec: NetworkSpec) -> Network:
     with _building(spec.model, own.side_px):
         layers = spec.layers or (last_feature_map(layers_of(own.model, own.side_px)),)
         return network_of(
-            own.model, made, layers=layers, pooling=spec.pooling, precision=spec.precision, side_px=own.side_px
+            own.model, made, layers=layers, pooling=spec.pooling, precision=precision, side_px=own.side_px
         )
 
 

@@ -35,7 +35,7 @@ def cut_of(spec: NetworkSpec) -> Cut:
         "preprocessing": spec.preprocessing in (None, "model", "none"),
         "layers": tuple(spec.layers) in ((), (LAYER,)),
         "pooling": spec.pooling == "none",
-        "precision": spec.precision == "float32",
+        "precision": spec.precision in ("float32", "auto"),
     }
     refuse([option for option, is_so in as_they_are.items() if not is_so])
     size_px = _DEFAULT_PX if spec.input_size_px is None else spec.input_size_px

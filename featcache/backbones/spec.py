@@ -30,5 +30,9 @@ class NetworkSpec:
     )
     layers: Sequence[str] = setting((), "Layer to take features from (default: the last feature map).")
     pooling: Pooling = setting("none", "Keep the mean or maximum of each channel instead of the feature map.")
-    precision: Precision = setting("float32", "Precision of the network's arithmetic. It changes the features.")
+    precision: Precision | Literal["auto"] = setting(
+        "float32",
+        "Precision of the network's arithmetic: it changes the features. auto is bfloat16 where the machine is quicker "
+        "in it, and else float32.",
+    )
     unsafe: bool = setting(False, "Allow a model file to run its own code.")

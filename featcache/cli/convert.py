@@ -19,7 +19,13 @@ from featcache.core.units import size
 
 @click.command("convert", cls=Command)
 @click.argument("name", required=False, metavar="[CACHE]")
-@options(StorageSection, "format", "dtype", default_text="unchanged")
+@options(StorageSection, "format", default_text="unchanged")
+@option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default_text="unchanged",
+    help="Type of the stored features.",
+)
 @option(
     "--to",
     type=click.Path(path_type=Path, file_okay=False),

@@ -17,6 +17,16 @@ def available_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
+def processor_flags() -> frozenset[str]:
+    """What the processor is able to do, in the words of Linux ("avx2", "amx_bf16"); empty on other systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    found = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
+    return frozenset(next(found, "").split())
+
+
 def usable_cores() -> int:
     """Cores that this process may run on, which can be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):

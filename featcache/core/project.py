@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from featcache.core.errors import ArgumentsError, ProjectError
 from featcache.core.files import resolved, write_text
-from featcache.core.recipe import FILL_MODES, Augmentation, FillMode, Resize
+from featcache.core.recipe import FILL_MODES, LOW_PRECISIONS, Augmentation, FillMode, Resize
 from featcache.core.strict_json import strict_toml
 
 PROJECT_FILE = "featcache.toml"
@@ -188,7 +188,16 @@ class StorageSection(_Section):
     """[storage]: how the features of a cache are stored."""
 
     format: Literal["zarr", "hdf5"] = Field(default="zarr", description="Format of the cache: Zarr, or one HDF5 file.")
-    dtype: Literal["float32", "float16"] = Field(default="float32", description="Type of the stored features.")
+    dtype: Literal["auto", "float32", "float16"] = Field(
+        default="auto",
+        description="Type of the stored features; auto is float16 where the network computes in less than float32.",
+    )
+
+    def dtype_of(self, precision: str) -> str:
+        """The type of features that a network computes in `precision`."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "float16" if precision in LOW_PRECISIONS else "float32"
 
 
 class FoldersSection(_Section):
@@ -417,7 +426,7 @@ def write_project(folder: Path, settings: Settings) -> None:
         "dataset": "what 'init' reads; the paths in dataset.csv start from the folder 'images'",
         "views": "views an image; or train_rows = 4394 and so on: rows in total, spread evenly over classes",
         "augmentation": "how views 1, 2, ... differ from view 0, the plain one; the study's values",
-        "storage": "of new caches: format zarr or hdf5, dtype float32 or float16",
+        "storage": "of new caches: format zarr or hdf5, dtype auto, float32 or float16",
         "folders": "where caches and runs are kept",
     }
     sections = settings.model_dump(exclude_none=True)

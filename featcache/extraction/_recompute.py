@@ -69,20 +69,14 @@ def recompute(
         opened.recipe.space, opened.manifest.provenance, weights=weights, memory=project.cache_folder
     )
     rows = rows_in(opened.views.iloc[numbers])
-    tolerance = opened.manifest.tolerance
     largest, deviating = 0.0, []
     for first in range(0, len(rows), _BATCH_ROWS):
         batch = rows[first : first + _BATCH_ROWS]
-        old = opened.features[numbers[first : first + _BATCH_ROWS]].reshape(len(batch), -1)
+        old = opened.features[numbers[first : first + _BATCH_ROWS]]
         pixels = np.concatenate([_rendered(row, by_id, dataset, opened.recipe) for row in batch])
         with np.errstate(over="ignore"):
-            (new,) = engine().features(pixels)
-            new = new.astype(old.dtype).reshape(len(batch), -1)
-        old, new = old.astype(np.float64), new.astype(np.float64)
-        allowed = tolerance.relative * np.abs(old) + tolerance.absolute * np.abs(old).max(axis=1, keepdims=True)
-        with np.errstate(invalid="ignore", over="ignore"):  # inf - inf; and where nothing is allowed
-            off = np.where(old == new, 0.0, np.abs(new - old) / np.maximum(allowed, np.finfo(float).tiny))
-        worst = np.where(np.isnan(old) & np.isnan(new), 0.0, np.nan_to_num(off, nan=np.inf)).max(axis=1)
+            new = engine().features(pixels)[0].astype(old.dtype)
+        worst = opened.manifest.tolerance.deviations(new, old)
         largest = max(largest, float(worst.max()))
         deviating += [int(number) for number, much in zip(numbers[first:], worst, strict=False) if much > 1]
     return Recomputed(tuple(int(number) for number in numbers), tuple(deviating), largest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from featcache.backbones import NetworkSpec
 from featcache.core.errors import DatasetError
 from featcache.core.offline import offline as without_network
-from featcache.core.recipe import Augmentation, Pooling, Preprocessing
+from featcache.core.recipe import Augmentation, Pooling, Precision, Preprocessing
 from featcache.extraction.opening import network_for
 from featcache.extraction.streaming import Rendering, stream
 from featcache.images import items_of
@@ -30,6 +30,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     segment : how the white cell in each image is found and cut out: "none" of them, "stain" or "colour"
     background : what surrounds it: "keep", "white", "black" or "mean"
     cell_margin : room around it, as a share of its longer side
+    precision : of the network's arithmetic: "float32", "bfloat16", "float16" or "auto"
     normalise : how colours are brought to one appearance: "none", "reinhard" or "macenko"
 
     Examples
@@ -55,6 +56,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         background: str = "keep",
         cell_margin: float = 0.1,
         normalise: str = "none",
+        precision: Precision | Literal["auto"] = "float32",
         engine: str = "auto",
         batch_rows: int | None = None,
         offline: bool = False,
@@ -71,6 +73,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.background = background
         self.cell_margin = cell_margin
         self.normalise = normalise
+        self.precision = precision
         self.engine = engine
         self.batch_rows = batch_rows
         self.offline = offline
@@ -85,6 +88,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             preprocessing=self.preprocessing,
             layers=(self.layer,) if self.layer else (),
             pooling=self.pooling,
+            precision=self.precision,
         )
         with without_network(self.offline):
             (self.cut_,), opened = network_for(spec, None, engine=self.engine, batch_rows=self.batch_rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from featcache.backbones import (
     load_network,
     open_engine,
     pixels,
+    quick_precision,
     registry,
 )
 from featcache.core.errors import WeightsError
@@ -49,6 +50,8 @@ def network_for(
         cut = pixels.cut_of(spec)
         return (cut,), cache(lambda: ChosenEngine(pixels.PixelsEngine(cut), "pixels as they are rendered"))
     known: Network | None
+    if spec.precision == "auto":
+        spec = replace(spec, precision=quick_precision(engine))
     if memory is None:
         known = load_network(spec)
         cuts = known.cuts

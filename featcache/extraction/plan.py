@@ -112,7 +112,7 @@ def plan_extraction(
             advance(1)
         for number, cut in enumerate(cuts):
             recipe = Recipe(
-                cut.stored(storage.dtype, **Framing.asked(wanted)._asdict()),
+                cut.stored(storage.dtype_of(cut.space.precision), **Framing.asked(wanted)._asdict()),
                 augmentation,
             )
             if cut.space.dtype == pixels.DTYPE and "dtype" in options.storage:

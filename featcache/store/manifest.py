@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from featcache.core.errors import CacheError, CacheNotFoundError, refuse_shortage
@@ -74,14 +75,36 @@ class ArrayEntry(_Record):
         )
 
 
+LEFT_OUT_OF_MANIFEST = frozenset({"norm"})
+"""Fields that are written only where they have a value."""
+
+
 class Tolerance(_Record):
     """How near another computation of a row must come: |new - old| <= relative * |old| + absolute * max |old|.
 
     The maximum is over the row's features. Engines and machines round differently, most visibly near zero.
+
+    norm : where it is there, in place of the two others: the difference of a row, ||new - old||, as a share of ||old||.
+        For arithmetic of few digits, where single values tell little
     """
 
     relative: Annotated[float, Field(ge=0, le=1)]
     absolute: Annotated[float, Field(ge=0, le=1)]
+    norm: Annotated[float, Field(gt=0, le=1)] | None = Field(default=None, exclude_if=lambda value: value is None)
+
+    def deviations(self, new: NDArray[Any], old: NDArray[Any]) -> NDArray[np.float64]:
+        """How far rows (n, ...) are off, (n,): 1 is all that is allowed; inf for what is no number on one side only."""
+        old, new = (rows.reshape(len(rows), -1).astype(np.float64) for rows in (old, new))
+        same = (old == new) | (np.isnan(old) & np.isnan(new))
+        with np.errstate(invalid="ignore", over="ignore"):  # inf - inf; and where nothing is allowed
+            off, size = np.where(same, 0.0, np.abs(new - old)), np.nan_to_num(np.abs(old))
+            if self.norm is None:
+                allowed = self.relative * size + self.absolute * size.max(axis=1, keepdims=True)
+            else:
+                off, size = (np.linalg.norm(rows, axis=1, keepdims=True) for rows in (off, size))
+                allowed = self.norm * size
+            share = off / np.maximum(allowed, np.finfo(np.float64).tiny)
+        return np.asarray(np.nan_to_num(share, nan=np.inf, posinf=np.inf).max(axis=1))
 
 
 class Manifest(_Record):

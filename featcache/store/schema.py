@@ -15,7 +15,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from featcache.core.files import write_json
 from featcache.core.recipe import LEFT_OUT, RECIPE_FORMAT, Augmentation, FeatureSpace
 from featcache.store.layout import MANIFEST_FILE, RECIPE_FILE
-from featcache.store.manifest import CACHE_FORMAT, Manifest
+from featcache.store.manifest import CACHE_FORMAT, LEFT_OUT_OF_MANIFEST, Manifest
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -37,13 +37,16 @@ def manifest_schema() -> dict[str, Any]:
 
 
 def _described(schema: dict[str, Any], file: str) -> dict[str, Any]:
-    """Every field but those of `LEFT_OUT` is written, and none besides: others with a default are required too."""
+    """Every field but those that are left out is written, and none besides: others with a default are required too."""
+    may_lack = LEFT_OUT | LEFT_OUT_OF_MANIFEST
     for part in (schema, *schema.get("$defs", {}).values()):
-        part["required"] = sorted(set(part["properties"]) - LEFT_OUT)
+        part["required"] = sorted(set(part["properties"]) - may_lack)
         part["additionalProperties"] = False
         part.pop("description", None)
         for field in part["properties"].values():
             field.pop("default", None)
+            if {"type": "null"} in field.get("anyOf", []):  # a field that may be None is not written then
+                field.update(next(kind for kind in field.pop("anyOf") if kind["type"] != "null"))
     return {"$schema": GenerateJsonSchema.schema_dialect, **schema, "title": f"featcache {file}"}
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from featcache.core.errors import CacheError, CacheWriteError, FeatcacheError, UsageError, refuse_shortage
 from featcache.core.files import PARTIAL_SUFFIX, sha256_file, write_json
 from featcache.core.leases import POLL_S, Leases
-from featcache.core.recipe import Recipe, cache_digest, cache_name
+from featcache.core.recipe import LOW_PRECISIONS, FeatureSpace, Recipe, cache_digest, cache_name
 from featcache.core.strict_json import read_json, strict_json
 from featcache.datasets import Dataset, LabelledImage
 from featcache.store import ledger
@@ -54,6 +54,7 @@ TOLERANCES = {
     "float16": Tolerance(relative=1e-3, absolute=1e-3),
     "uint8": Tolerance(relative=0.0, absolute=0.0),
 }
+"""By the dtype of the features, which the network computed in float32."""
 _MAX_RECIPE_BYTES = 1 << 20
 _LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 _SMALLEST_FLOAT16 = float(np.finfo(np.float16).smallest_normal)
@@ -209,7 +210,7 @@ class CacheWriter:
                 rows=len(self.rows),
                 array=ArrayEntry.of(self.store),
                 files=self._entries(),
-                tolerance=TOLERANCES[self.recipe.space.dtype],
+                tolerance=_tolerance(self.recipe.space),
                 provenance=with_separator(provenance, dataset.label_separator),
             ).sealed()
             manifest.write(self.folder)
@@ -401,6 +402,12 @@ def remove_folders(folder: Path, names: Iterable[str]) -> None:
         path = folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
+
+
+def _tolerance(space: FeatureSpace) -> Tolerance:
+    if norm := LOW_PRECISIONS.get(space.precision):
+        return Tolerance(relative=0.0, absolute=0.0, norm=norm)
+    return TOLERANCES[space.dtype]
 
 
 def _bytes_of(file: Path) -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 from featcache import api, backbones
 from featcache.core.errors import FeatcacheError, RunError
 from featcache.core.progress import SILENT, Progress
-from featcache.core.project import Project
+from featcache.core.project import Project, changed
 from featcache.core.settings import settings_of
 from featcache.core.units import duration
 from featcache.datasets import SPLITS, dataset_of, plan_views
@@ -169,7 +169,7 @@ class _Plan:
         options = {**network.options, "offline": True}
         if _is_downloaded(network):
             rows = self.rows[step.id] = self._rows_of(project, _inputs_of(network))
-            item = np.dtype(network.options.get("dtype", project.settings.storage.dtype)).itemsize
+            item = _item_bytes(project, network)
             n_bytes = sum(rows.of_split.values()) * rows.n_inputs * item if rows.n_inputs else None
             return "to do", None, n_bytes, _DOWNLOADED
         found: Estimate = api.extract(project, network.model, dry_run=True, progress=SILENT, **options)
@@ -179,7 +179,7 @@ class _Plan:
             self.caches[step.id] = cache
             self.rows[step.id] = self._rows_of(project, int(np.prod(cache.features.shape[1:])))
             return "there", 0.0, 0, explained.name
-        item = np.dtype(network.options.get("dtype", project.settings.storage.dtype)).itemsize
+        item = _item_bytes(project, network)
         n_inputs = found.bytes // explained.compute // item if explained.compute else None
         self.rows[step.id] = self._rows_of(project, n_inputs)
         state: State = "unfinished" if explained.state == "unfinished" else "to do"
@@ -320,6 +320,12 @@ def _inputs_of(network: OneNetwork) -> int | None:
         return None
     shape = backbones.registry.get(network.model).feature_shape
     return int(np.prod(shape if network.options.get("pooling", "none") == "none" else shape[-1:]))
+
+
+def _item_bytes(project: Project, network: OneNetwork) -> int:
+    asked = {name: network.options[name] for name in ("dtype",) if name in network.options}
+    storage = changed(project.settings.storage, asked)
+    return int(np.dtype(storage.dtype_of(str(network.options.get("precision", "float32")))).itemsize)
 
 
 def _trainings(count: int, config: HeadConfig) -> str:

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from featcache.backbones.engines.agreement import check_agreement
 from featcache.backbones.engines.batches import check_batch_rows, is_out_of_memory
-from featcache.backbones.engines.calibrate import BatchSize, calibrate, key_of, recall, remember
+from featcache.backbones.engines.calibrate import BatchSize, calibrate, images_per_s, key_of, recall, remember
 from featcache.backbones.engines.contract import Engine
 from featcache.backbones.engines.keras_engine import KerasEngine, has_accelerator
-from featcache.backbones.engines.openvino_engine import OpenvinoEngine
+from featcache.backbones.engines.openvino_engine import OpenvinoEngine, computes_in
 from featcache.backbones.network import Network
 from featcache.core.errors import BackboneError, nearest
 from featcache.core.extras import install_line, is_installed
 from featcache.core.machine import usable_cores
+from featcache.core.recipe import Precision
 
 ENGINES = ("auto", "keras", "openvino")
 CALIBRATION_FILE = ".engines.json"
@@ -74,6 +75,14 @@ class ChosenEngine:
         """See `Engine.resized`."""
         return type(self)(self._engine.resized(batch_rows), on_event=self._on_event)
 
+    def bfloat16_gain(self) -> float | None:
+        """How many times as fast the network is in bfloat16, by a try of seconds; None where it cannot be, or is so."""
+        engine = self._engine
+        if not isinstance(engine, OpenvinoEngine) or engine.precision != "float32" or not computes_in("bfloat16"):
+            return None
+        fast, own = (images_per_s(each, engine.size_px) for each in (engine.in_precision("bfloat16"), engine))
+        return fast / own
+
     def _halve(self, error: Exception) -> None:
         """Take half the rows at a time, or fewer where even that is too much to prepare."""
         rows = self.batch_rows
@@ -108,7 +117,7 @@ def open_engine(
     ----------
     network : a network with its cuts
     engine : one of `ENGINES`; "auto" is OpenVINO where it is installed and computes what Keras does, unless Keras has
-        an accelerator or other than float32 is asked for, and else Keras
+        an accelerator or the processor lacks the network's precision, and else Keras
     batch_rows : rows at a time; None for the quickest of a few, tried out in seconds
     memory : file that remembers the quickest, so that the next run takes the same; None for none
     on_event : told, in a sentence, what is worth knowing while the engine works
@@ -163,9 +172,17 @@ def _against_openvino(network: Network) -> str:
     """Why OpenVINO is not tried; "" if nothing speaks against it."""
     if has_accelerator():
         return "it has an accelerator"
-    if (precision := network.cuts[0].space.precision) != "float32":
-        return f"openvino does not compute in {precision}"
-    return "" if is_installed("openvino") else f"OpenVINO is several times faster: {install_line('openvino')}"
+    if not is_installed("openvino"):
+        return f"OpenVINO is several times faster: {install_line('openvino')}"
+    precision = network.cuts[0].space.precision
+    return "" if computes_in(precision) else f"this processor does not compute in {precision}, which is slow then"
+
+
+def quick_precision(engine: str = "auto") -> Precision:
+    """The precision in which an engine is quickest here, of float32 and bfloat16; float16 has too small a range."""
+    if engine != "openvino" and has_accelerator():
+        return "bfloat16"
+    return "bfloat16" if engine != "keras" and is_installed("openvino") and computes_in("bfloat16") else "float32"
 
 
 def _openvino(network: Network, memory: Path | None) -> Engine:

@@ -1,4 +1,4 @@
-"""OpenVINO: the same network, converted, on the processor in float32; the quick engine where there is no accelerator.
+"""OpenVINO: the same network, converted, on the processor; the quick engine where there is no accelerator.
 
 What makes it quick was measured: batch normalisation goes into the convolutions, a core works on rows of its own
 instead of sharing layers with others, and so few rows at a time that what a layer writes is still in the core's cache
@@ -12,11 +12,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.backbones.cuts import in_float32
 from featcache.backbones.engines.affine import affine_of
 from featcache.backbones.engines.batches import batches, check_batch_rows, check_rows, empty_features
 from featcache.backbones.frozen import FrozenGraph, frozen_graph
@@ -24,7 +25,7 @@ from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import Network
 from featcache.core.errors import BackboneError
 from featcache.core.extras import require_extra
-from featcache.core.machine import usable_cores
+from featcache.core.machine import processor_flags, usable_cores
 from featcache.core.offline import without_telemetry
 
 _WAITING = 2
@@ -37,19 +38,43 @@ def import_openvino() -> Any:
     return importlib.import_module("openvino")
 
 
+class _Precision(NamedTuple):
+    """hint : OpenVINO's name of it; capability : as OpenVINO lists it; flags : of processors that have it, on Linux"""
+
+    hint: str
+    capability: str
+    flags: frozenset[str] = frozenset()
+
+
+_PRECISIONS = {
+    "float32": _Precision("f32", "FP32"),
+    "bfloat16": _Precision("bf16", "BF16", frozenset({"amx_bf16", "avx512_bf16", "bf16"})),
+    "float16": _Precision("f16", "FP16", frozenset({"amx_fp16", "avx512_fp16", "asimdhp"})),
+}
+
+
+def computes_in(precision: str) -> bool:
+    """Whether this processor has a precision, and OpenVINO, which is installed, knows how to use it."""
+    _, capability, flags = _PRECISIONS[precision]
+    here = processor_flags()
+    if flags and here and not flags & here:
+        return False  # OpenVINO lists what it can emulate, too
+    return capability in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 class OpenvinoEngine:
-    """An `Engine` on OpenVINO, float32 whatever the processor could do in less.
+    """An `Engine` on OpenVINO, in the network's own precision and no other that the processor may have.
 
     Parameters
     ----------
-    network : a float32 network with its cuts
+    network : a network with its cuts
     batch_rows : rows that are computed at once, shared out evenly to the cores; fewer rows than cores keep
         some idle
 
     Raises
     ------
     MissingPackageError : OpenVINO is not installed.
-    BackboneError : OpenVINO cannot compute this network; a batch size below 1.
+    BackboneError : OpenVINO cannot compute this network, or the processor not in this precision; a batch size below 1.
     """
 
     name = "openvino"
@@ -58,7 +83,8 @@ class OpenvinoEngine:
         require_extra("openvino", "the engine openvino")
         self.feature_shapes: Sequence[tuple[int, ...]] = [cut.feature_shape for cut in network.cuts]
         self._label = network.cuts[0].space.backbone
-        self._size_px = network.cuts[0].space.input_size_px
+        self.size_px = network.cuts[0].space.input_size_px
+        self.precision: str = network.cuts[0].space.precision
         self._graph = _converted(network)
         self._compile(usable_cores() if batch_rows is None else batch_rows)
 
@@ -69,9 +95,17 @@ class OpenvinoEngine:
         other._compile(batch_rows)
         return other
 
+    def in_precision(self, precision: str) -> Self:
+        """The same network in another precision."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.precision = precision
+        other._compile(self.batch_rows)
+        return other
+
     def features(self, pixels: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
         """See `Engine.features`."""
-        check_rows(pixels, self._size_px)
+        check_rows(pixels, self.size_px)
         features = empty_features(len(pixels), self.feature_shapes)
 
         def keep(request: Any, work: tuple[slice, NDArray[np.uint8]]) -> None:
@@ -96,9 +130,9 @@ class OpenvinoEngine:
         self._request_rows = -(-batch_rows // cores)
         self.batch_rows = self._request_rows * cores
         graph = self._graph.clone()
-        graph.reshape([self._request_rows, self._size_px, self._size_px, 3])
+        graph.reshape([self._request_rows, self.size_px, self.size_px, 3])
         settings = {
-            "INFERENCE_PRECISION_HINT": "f32",  # else it is bfloat16 where the processor has it
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[self.precision].hint,  # else bfloat16 where the processor has it
             "NUM_STREAMS": cores,
             "INFERENCE_NUM_THREADS": cores,
             "ENABLE_CPU_PINNING": False,  # rendering threads run beside it
@@ -115,12 +149,16 @@ class OpenvinoEngine:
 def _converted(network: Network) -> Any:
     """openvino.Model from pixels (n, s, s, 3), uint8, to the outputs of `network` in their order."""
     space = network.cuts[0].space
-    if space.precision != "float32":
-        raise BackboneError(f"{space.backbone}: the engine openvino computes in float32, not in {space.precision}")
+    if not computes_in(space.precision):
+        raise BackboneError(
+            f"{space.backbone}: the engine openvino does not compute in {space.precision} on this processor",
+            "Set `precision='float32'`, or `engine='keras'`, which does it slowly",
+        )
     if (backend := import_keras().backend.backend()) != "tensorflow":
         raise BackboneError(f"the engine openvino needs Keras on TensorFlow, not on {backend}", "Set `engine='keras'`")
     try:
-        graph = frozen_graph(network.model)
+        with in_float32(network.model):  # in less, OpenVINO computes by itself
+            graph = frozen_graph(network.model)
         return _with_preprocessing(openvino_model(graph), graph.outputs, space.preprocessing)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, OSError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
