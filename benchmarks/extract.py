@@ -8,7 +8,8 @@ cache verified.
 
 Keras gets pixels that are preprocessed already, and is measured with its default of 32 rows at a time and with the best
 of 8, 16 and 32; the engine gets bytes. The two take turns, so that what else the machine does hits both; the ratio is
-the median over the rounds, with the lowest and the highest.
+the median over the rounds, with the lowest and the highest. Where the processor has bfloat16, the engine is measured
+in it as well, in the same turns.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ import numpy as np
 from common import print_machine
 from numpy.typing import NDArray
 
-from featcache.backbones.engines.choose import ENGINES, open_engine
+from featcache.backbones.engines.choose import ENGINES, open_engine, quick_precision
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import Network, load_network, specs_of
 from featcache.backbones.preprocess import preprocess
 from featcache.backbones.spec import NetworkSpec
 from featcache.core.project import Project
+from featcache.core.recipe import Precision
 from featcache.datasets._init import init
 from featcache.datasets.options import InitOptions
 from featcache.extraction._extract import extract
@@ -93,27 +95,38 @@ def measure(model: str, asked: argparse.Namespace) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (n_rows, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
     inputs = preprocess(pixels, network.cuts[0].space.preprocessing)
     best = quickest_batch(network, inputs)
-    ours, default, others = [], [], []
+    sides: dict[str, Callable[[], object]] = {
+        "predict(32)": lambda: predict(network, inputs, 32),
+        "float32": lambda: engine.features(pixels),
+        f"predict({best})": lambda: predict(network, inputs, best),
+    }
+    if quick_precision(asked.engine) == "bfloat16":
+        low = load_network(NetworkSpec(model, weights, input_size_px=SIZE_PX, precision="bfloat16"))
+        fast = open_engine(low, asked.engine)
+        sides["bfloat16"] = lambda: fast.features(pixels)
+    rates: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(asked.rounds):
-        default.append(rate(lambda: predict(network, inputs, 32), n_rows))
-        ours.append(rate(lambda: engine.features(pixels), n_rows))
-        others.append(rate(lambda: predict(network, inputs, best), n_rows))
+        for name, compute in sides.items():
+            rates[name].append(rate(compute, n_rows))
     print(f"{model}, weights {Path(weights).name}: {engine.why}")
-    print(
-        f"  images/s: {engine.name} {max(ours):.1f}, predict(32) {max(default):.1f}, predict({best}) {max(others):.1f}"
-    )
-    for name, rates in (("predict(32)", default), (f"predict({best})", others)):
-        ratios = [a / b for a, b in zip(ours, rates, strict=True)]
-        print(
-            f"  ratio to {name}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True
-        )
+    print("  images/s: " + ", ".join(f"{name} {max(found):.1f}" for name, found in rates.items()))
+    for ours in ("float32", "bfloat16"):
+        for name in rates if ours in rates else ():
+            if name != ours and not (ours == "float32" and name == "bfloat16"):
+                ratios = [a / b for a, b in zip(rates[ours], rates[name], strict=True)]
+                middle = statistics.median(ratios)
+                print(f"  {ours} to {name}: {middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
+    if "bfloat16" in rates:
+        exact, rounded = (one.features(pixels[:32])[0].astype(np.float64) for one in (engine, fast))
+        off = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
+        print(f"  bfloat16 differs from float32 by {off:.2%} of the norm, on pixels of noise", flush=True)
 
 
-def whole(model: str, asked: argparse.Namespace) -> None:
+def whole(model: str, asked: argparse.Namespace, precision: Precision = "float32") -> None:
     """From files to a cache, in a folder of its own."""
     weights = weights_of(model, asked.weights)
     with tempfile.TemporaryDirectory() as folder:
-        network = NetworkSpec(model, weights, input_size_px=SIZE_PX)
+        network = NetworkSpec(model, weights, input_size_px=SIZE_PX, precision=precision)
         engine = open_engine(load_network(network), asked.engine)
         n_images = max(10, round((engine.images_per_s or 10) * asked.whole_s / VIEWS))
         project = project_of(Path(folder), n_images)
@@ -131,7 +144,7 @@ def whole(model: str, asked: argparse.Namespace) -> None:
         seconds, bare = cache.pass_s - cache.shares.open, (before + after) / 2
         ratios = (cache.rows / seconds / bare, 1 / (seconds / cache.rows + 1 / verified) / bare)
         print(
-            f"{model}: {cache.rows} rows of {n_images} JPEG files, {cache.rows / seconds:.1f} images/s, "
+            f"{model}, {precision}: {cache.rows} rows of {n_images} JPEG files, {cache.rows / seconds:.1f} images/s, "
             f"{ratios[0]:.2f} of the engine's {bare:.1f}; verified, {ratios[1]:.2f}"
         )
         print(f"  {cache.shares}, of {seconds:.1f} s; the bottleneck: {cache.bottleneck}", flush=True)
@@ -190,6 +203,8 @@ def main() -> None:
             measure(model, asked)
         if asked.whole_s:
             whole(model, asked)
+            if quick_precision(asked.engine) == "bfloat16":
+                whole(model, asked, "bfloat16")
     if asked.pass_images:
         passes(asked)
 
