@@ -200,6 +200,12 @@ def test_heads_of_cut_cells_are_given_cut_cells_to_predict(cells: Path, tmp_path
     known = {path: number for number, path in enumerate(of_cache.paths)}
     places = [known[Path(path).relative_to(cells).as_posix()] for path in of_files.paths]
     np.testing.assert_allclose(of_files.probabilities, of_cache.probabilities[places], atol=1e-5)
+    watching = Watching()
+    glass = np.full((2, 40, 40, 3), 240, np.uint8)
+    assert len(run.predict(glass, progress=watching)) == 2
+    assert [
+        note for note in watching.notes if "images used whole: 2 (no white cell was found in it; the first: " in note
+    ]
 
 
 def test_the_command_cuts(cells: Path, tmp_path: Path, run: Run) -> None:

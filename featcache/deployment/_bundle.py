@@ -251,8 +251,7 @@ def _rendered(
     """What images are called, and their pixels as the network gets them; made-up ones where none can be used."""
     rendering, names, rows = predictor.rendering(), [], []
     for image, item in chosen:
-        views = rendering(item)
-        if not isinstance(views, str):
+        if views := rendering(item).views:
             names.append({"path": image.path, "label": image.label})
             rows.append(views[0])
     if not rows:

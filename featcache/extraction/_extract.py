@@ -208,7 +208,7 @@ def _fill(
             done = extract_rows(targets, plans[0].dataset, on_rows=advance, stopped=stopped, shares=shares)
         if done.remarks:
             (path, _), remark = min(done.remarks.items(), key=lambda item: item[0][0])
-            progress.note(f"{len(done.remarks)} images are used whole: {remark}; the first: {path}")
+            progress.note(f"images used whole: {len(done.remarks)} ({remark}; the first: {path})")
         for plan, target, counts in zip(plans, targets, done.counts, strict=True):
             if not target.writer.missing:
                 target.writer.finish(plan.dataset, _provenance(plan, counts, time.perf_counter() - started))

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,14 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
+class Rendered(NamedTuple):
+    """The views of an image and what is to be said of it; or none, and why it cannot be used."""
+
+    views: list[Pixels]
+    remark: str = ""
+    problem: str = ""
+
+
 @dataclass(frozen=True)
 class Rendering:
     """How images become the input of a network, as in a feature space; and the first so many views of each."""
@@ -34,24 +42,25 @@ class Rendering:
     augmentation: Augmentation
     views: int = 1
 
-    def __call__(self, item: Item) -> list[Pixels] | str:
+    def __call__(self, item: Item) -> Rendered:
         """The views of an image, or why it cannot be used."""
         try:
             image_id, pixels = item.read()
-            plain, _ = plain_view(pixels, item.box, size_px=self.size_px, framing=self.framing)
+            plain, remark = plain_view(pixels, item.box, size_px=self.size_px, framing=self.framing)
         except DatasetError as error:
-            return str(error)
+            return Rendered([], problem=str(error))
         views = (view_parameters(self.augmentation, image_id, view=view) for view in range(self.views))
-        return [render(plain, how) for how in views]
+        return Rendered([render(plain, how) for how in views], remark)
 
 
 @dataclass(frozen=True)
 class Streamed:
-    """What came of one image: `values`, one for each view; or the problem, and no values."""
+    """What came of one image: `values`, one for each view, and a remark or ""; or the problem, and no values."""
 
     item: Item
     values: NDArray[Any] | None
     problem: str = ""
+    remark: str = ""
 
 
 def stream(
@@ -70,16 +79,13 @@ def stream(
     row_bytes = 4 * int(np.prod(engine.feature_shapes[0]))
     call_rows = max(min(_CALL_ROWS, _CALL_BYTES // row_bytes) // engine.batch_rows, 1) * engine.batch_rows
 
-    def compute(batch: list[tuple[Item, list[Pixels] | str]]) -> list[Streamed]:
-        pixels = [view for _, views in batch if not isinstance(views, str) for view in views]
+    def compute(batch: list[tuple[Item, Rendered]]) -> list[Streamed]:
+        pixels = [view for _, rendered in batch for view in rendered.views]
         values = finish(engine.features(np.stack(pixels))[0]) if pixels else np.empty(0)
         made, place = [], 0
-        for item, views in batch:
-            if isinstance(views, str):
-                made.append(Streamed(item, None, views))
-            else:
-                made.append(Streamed(item, values[place : place + len(views)]))
-                place += len(views)
+        for item, (views, remark, problem) in batch:
+            made.append(Streamed(item, None if problem else values[place : place + len(views)], problem, remark))
+            place += len(views)
         return made
 
     render_pool = ThreadPoolExecutor(usable_cores(), "featcache-render")
@@ -111,10 +117,10 @@ def ahead(
 
 
 def _batched(
-    rendered: Iterable[tuple[Item, list[Pixels] | str]], call_rows: int, views: int
-) -> Iterator[list[tuple[Item, list[Pixels] | str]]]:
+    rendered: Iterable[tuple[Item, Rendered]], call_rows: int, views: int
+) -> Iterator[list[tuple[Item, Rendered]]]:
     """Images together, with about `call_rows` views."""
-    batch: list[tuple[Item, list[Pixels] | str]] = []
+    batch: list[tuple[Item, Rendered]] = []
     for one in rendered:
         batch.append(one)
         if len(batch) * views >= call_rows:

@@ -188,10 +188,10 @@ def attribution(
         raise DatasetError(f"no image to explain{why}")
 
     def picture(number: int) -> NDArray[np.uint8]:
-        views = rendering(used[number])
-        if isinstance(views, str):
-            raise DatasetError(f"{used[number].name}: {views}")
-        return views[0]
+        rendered = rendering(used[number])
+        if rendered.problem:
+            raise DatasetError(f"{used[number].name}: {rendered.problem}")
+        return rendered.views[0]
 
     return _joined(
         predictor.name,

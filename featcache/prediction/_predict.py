@@ -242,7 +242,7 @@ def rows_of(
     Raises DatasetError at the first image that cannot be used, where `strict`.
     """
     total = len(items) if isinstance(items, list) else 0
-    used, rows, left_out = [], [], []
+    used, rows, left_out, whole = [], [], [], []
     with progress.stopping() as stopped, progress.begin(f"predicting by {predictor.name}", total) as advance:
         for one in stream(
             items,
@@ -259,6 +259,9 @@ def rows_of(
             else:
                 used.append(one.item)
                 rows.append(one.values)
+                whole += [f"{one.remark}; the first: {one.item.name}"] if one.remark else []
+    if whole:
+        progress.note(f"images used whole: {len(whole)} ({whole[0]})")
     if align and rows:
         aligned = predictor.probabilities_and_distances(align(np.concatenate(rows)))
         rows = list(aligned.reshape(len(rows), tta, -1))

@@ -222,10 +222,10 @@ class _Service:
             raise HTTPException(400, str(error)) from error
         except MemoryError as error:
             raise HTTPException(503, "no memory for this image now", _RETRY) from error
-        views = self._rendering(Item(name, pixels=pixels))
-        if isinstance(views, str):
-            raise HTTPException(400, views)
-        return views[0]
+        rendered = self._rendering(Item(name, pixels=pixels))
+        if rendered.problem:
+            raise HTTPException(400, rendered.problem)
+        return rendered.views[0]
 
     def _said(
         self, name: str, picture: NDArray[np.uint8], *, features: NDArray[Any], with_heatmap: bool
