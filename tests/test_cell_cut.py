@@ -178,7 +178,7 @@ def test_caches_of_cut_cells_are_named_apart_and_predict_cuts_as_they_were(cells
     white = fc.extract(
         project, "pixels", input_size_px=32, views={"segment": "stain", "background": "white"}, progress=watching
     )
-    assert any("1 images are used whole" in note and "none.png" in note for note in watching.notes)
+    assert any("images used whole: 1 (" in note and "none.png" in note for note in watching.notes)
     black = fc.extract(project, "pixels", input_size_px=32, views={"segment": "stain", "background": "black"})
     assert len({plain.name, white.name, black.name}) == 3
     assert white.recipe.space.segmentation == CUT and plain.recipe.space.segmentation == "none"
