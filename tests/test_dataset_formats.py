@@ -14,6 +14,7 @@ from threading import Thread
 import numpy as np
 import pytest
 from PIL import Image
+from servers import S3
 from test_dataset_layouts import smear
 from test_dataset_sources import annotation, put, put_list, reasons
 
@@ -26,6 +27,7 @@ from featcache.datasets.labelled import labelled_images
 from featcache.datasets.patterns import compiled
 from featcache.datasets.sources import find_images
 from featcache.images.identity import Box
+from featcache.remotes import open_remote
 
 NAMES = ("RBC", "WBC")
 CELLS = [("WBC", 10, 20, 50, 60), ("RBC", 0, 0, 8, 9), ("WBC", 100, 70, 160, 120)]
@@ -505,3 +507,36 @@ def test_addresses_are_fetched_once_and_checked(tmp_path: Path, server: tuple[st
     again = init(place, tmp_path / "p", options=InitOptions(offline=True))
     assert again.project.dataset_file.read_bytes() == first
     assert len(asked) == 11
+
+
+def bytes_of(path: Path, seed: int) -> bytes:
+    smear(path, seed)
+    return path.read_bytes()
+
+
+def test_addresses_in_a_bucket_and_on_a_server_of_files(
+    tmp_path: Path, s3: S3, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the credentials of the environment; one that does not suffice leaves out its image."""
+    for name, value in s3.environment("writer").items():
+        monkeypatch.setenv(name, value)
+    store = open_remote(s3.url("smears"))
+    lines = []
+    for number in range(8):
+        store.put(f"day 1/a {number}.png", bytes_of(tmp_path / f"{number}.png", number))
+        label = "xy"[number % 2]
+        lines.append(f"s3://lab/smears/day%201/a%20{number}.png?endpoint={s3.endpoint},{label}")
+    there = (tmp_path / "0.png").as_uri()
+    odd = [f"s3://lab/smears/gone.png?endpoint={s3.endpoint},x", "s3://me:secret@lab/1.png,x", "s3://lab?a=1,x"]
+    place = put_list(tmp_path / "list.csv", "path,label", *lines, f"{there},x", *odd)
+    done = init(place, tmp_path / "p", options=InitOptions())
+    assert len(done.dataset.images) == 8
+    reasons = {item.path: item.reason for item in done.left_out}
+    assert any("same bytes" in reason or "twice" in reason for reason in reasons.values())  # the file is one of them
+    assert len(reasons) == 4
+    assert "secret" not in str(reasons)
+    for name in s3.environment():
+        monkeypatch.delenv(name)
+    put_list(place, "path,label", *lines)
+    again = init(place, tmp_path / "p", options=InitOptions(offline=True))  # all of them are there
+    assert len(again.dataset.images) == 8

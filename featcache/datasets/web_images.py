@@ -11,13 +11,15 @@ from collections.abc import Iterable
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import IO
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from featcache.core.errors import ImageError, OfflineError
+from featcache.core.errors import ImageError, OfflineError, RemoteError, UsageError
 from featcache.core.files import write_bytes
 from featcache.images import read_picture
+from featcache.remotes import Remote, open_remote, parse_url, read
 
-_SCHEMES = ("http", "https")
+_WEB = ("http", "https")
+_STORES = ("s3", "gs", "az", "sftp", "file")
 _MOST_BYTES = 512 << 20
 _BLOCK_BYTES = 1 << 18
 _SILENCE_S, _MOST_S = 30, 600
@@ -56,8 +58,7 @@ def fetched(names: Iterable[str], folder: Path) -> dict[str, Path | str]:
     Only hosts that the addresses name are reached, and nothing that is no picture is kept. Raises OfflineError where
     something would have to be fetched, and `offline` holds.
     """
-    opener = urllib.request.build_opener(_SameHost)
-    opener.addheaders = [("User-Agent", "featcache"), ("Accept", "image/*")]
+    ways = _Ways()
     files: dict[str, Path | str] = {}
     failures: dict[str, int] = {}
     for name in dict.fromkeys(names):
@@ -66,7 +67,7 @@ def fetched(names: Iterable[str], folder: Path) -> dict[str, Path | str]:
             files[name] = f"it was not fetched: {_MOST_FAILURES} images before it could not be either"
             continue
         try:
-            files[name] = _file(name, folder, opener)
+            files[name] = _file(name, folder, ways)
             failures[host] = 0
         except OfflineError:
             raise
@@ -78,7 +79,10 @@ def fetched(names: Iterable[str], folder: Path) -> dict[str, Path | str]:
                 raise reason from error
             files[name] = f"it cannot be fetched: {_plain(error)}"
             failures[host] = failures.get(host, 0) + 1
-        except (ValueError, ImageError) as error:
+        except RemoteError as error:
+            files[name] = f"it cannot be fetched: {_plain(error)}"
+            failures[host] = failures.get(host, 0) + 1
+        except (ValueError, ImageError, UsageError) as error:
             files[name] = f"it cannot be fetched: {_plain(error)}"
     return files
 
@@ -87,11 +91,35 @@ def _plain(error: Exception) -> str:
     return " ".join(str(getattr(error, "reason", None) or error).split())[:200]
 
 
-def _file(name: str, folder: Path, opener: urllib.request.OpenerDirector) -> Path:
+class _Ways:
+    """How addresses are read; buckets and servers that need to be signed in to are opened once."""
+
+    def __init__(self) -> None:
+        self._opener = urllib.request.build_opener(_SameHost)
+        self._opener.addheaders = [("User-Agent", "featcache"), ("Accept", "image/*")]
+        self._stores: dict[str, Remote] = {}
+
+    def read(self, address: str) -> bytes:
+        """The bytes at an address."""
+        parts = urlsplit(address)
+        if parts.scheme in _WEB:
+            path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+            return _read(parts._replace(path=path, fragment="").geturl(), self._opener)
+        place = parse_url(address)
+        parent, _, name = place.path.rpartition("/")
+        folder = urlunsplit((place.scheme, urlsplit(place.url).netloc, f"/{quote(parent)}", parts.query, ""))
+        if folder not in self._stores:
+            self._stores[folder] = open_remote(folder)
+        return read(self._stores[folder], name, most=_MOST_BYTES)
+
+
+def _file(name: str, folder: Path, ways: _Ways) -> Path:
     parts = urlsplit(name)
-    if parts.scheme not in _SCHEMES or not parts.hostname:
-        raise ValueError(f"addresses of {parts.scheme or 'no kind'} are not read: expected http or https")
-    if parts.username is not None or parts.password is not None:
+    if parts.scheme not in (*_WEB, *_STORES) or not (parts.hostname or parts.scheme == "file"):
+        raise ValueError(
+            f"addresses of {parts.scheme or 'no kind'} are not read: expected one of {', '.join((*_WEB, *_STORES))}"
+        )
+    if (parts.username is not None and parts.scheme != "sftp") or parts.password is not None:
         raise ValueError("it holds a name or a password: leave them out of the list")
     stem = PurePosixPath(unquote(parts.path)).name
     plain = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in stem).lstrip(".-")[-60:]
@@ -99,8 +127,7 @@ def _file(name: str, folder: Path, opener: urllib.request.OpenerDirector) -> Pat
     if not file.suffix:
         file = file.with_suffix(".img")
     if not file.is_file():
-        path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
-        data = _read(parts._replace(path=path, fragment="").geturl(), opener)
+        data = ways.read(name)
         read_picture(data)
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(file, data)
