@@ -128,7 +128,7 @@ def whole(model: str, asked: argparse.Namespace, precision: Precision = "float32
     with tempfile.TemporaryDirectory() as folder:
         network = NetworkSpec(model, weights, input_size_px=SIZE_PX, precision=precision)
         engine = open_engine(load_network(network), asked.engine)
-        n_images = max(10, round((engine.images_per_s or 10) * asked.whole_s / VIEWS))
+        n_images = max(20, round((engine.images_per_s or 10) * asked.whole_s / VIEWS))
         project = project_of(Path(folder), n_images)
         options = ExtractOptions(
             engine=asked.engine,

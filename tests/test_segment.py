@@ -243,3 +243,21 @@ def test_a_damaged_record_only_costs_the_work(smears: Path, tmp_path: Path) -> N
     records[-1].write_text(json.dumps(foreign))
     assert fc.segment(smears, tmp_path / "out", progress=SILENT) == first
     assert outside.read_text() == "years of work"
+
+
+def test_platelets_of_a_field_without_white_cells_are_not_taken_for_them(tmp_path: Path) -> None:
+    """Red cells of the other fields say how large cells are; and what was seen is said."""
+    for index in range(9):
+        name, labels = ("without", []) if index < 2 else ("with", ["monocyte"])
+        save(tmp_path / f"in/{name}-{index}.png", render_smear(labels, 7, index=index, width_px=400, height_px=300)[0])
+    alone = fc.segment(tmp_path / "in/without-1.png", tmp_path / "alone", progress=SILENT)
+    done = fc.segment(tmp_path / "in", tmp_path / "out", progress=SILENT)
+    assert alone.cells  # which nothing in the one picture can tell
+    assert {cell["image"] for cell in done.cells} == {f"with-{index}.png" for index in range(2, 9)}
+    said = [item for item in done.left_out if item["image"] == "without-1.png"]
+    assert any("wide in the other fields" in item["reason"] for item in said)
+    ruler = json.loads((tmp_path / "out/segment.json").read_text())["ruler_px"]
+    (tmp_path / "in/without-0.png").touch()
+    again = fc.segment(tmp_path / "in", tmp_path / "out", progress=SILENT)  # by the same ruler
+    assert again.cells == done.cells
+    assert json.loads((tmp_path / "out/segment.json").read_text())["ruler_px"] == ruler

@@ -20,7 +20,7 @@ from featcache.core.progress import Progress
 from featcache.core.project import Project
 from featcache.core.shown import shown
 from featcache.counting import page
-from featcache.counting.fields import CELL_KEYS, Judging, count_fields, ruler_of
+from featcache.counting.fields import CELL_KEYS, Judging, count_fields
 from featcache.counting.intervals import Rate, by_confusion, by_probability, intervals
 from featcache.counting.known import Crops, confusion_of, crops_of
 from featcache.counting.options import CountOptions
@@ -39,7 +39,9 @@ from featcache.segmentation import (
     kept_records,
     left_out_row,
     pictures_in,
+    ruler_of,
     settings_there,
+    sides_of,
     write_csv,
 )
 from featcache.training import Run
@@ -244,7 +246,7 @@ def _settled(
     except (KeyError, TypeError, ValueError) as error:
         raise ProjectError(f"{folder / SETTINGS_FILE}: is not of cells that were counted by featcache") from error
     crops = crops_of(trained, project=project, margin=asked["margin"])
-    ruler_px = ruler_of(pictures)
+    ruler_px = ruler_of(sides_of(pictures))
     make_folder(folder)
     write_json(folder / SETTINGS_FILE, {**asked, "crops": asdict(crops), "ruler_px": ruler_px})
     return crops, ruler_px

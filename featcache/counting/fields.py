@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -33,18 +32,13 @@ from featcache.segmentation import (
     job_of,
     jpeg,
     record_of,
-    segment_picture,
-    side_in_red_cells,
+    segment_field,
     write_record,
 )
 
 PICTURES = "pictures"
 AT_BORDER = "the border of the picture cuts it"
 ONE_CELL = "it shows one cell, as a crop does, and was counted like a smear"
-_LOOKED_AT, _FEWEST = 24, 3
-"""Of the pictures, to measure red cells in; and from how many a median is trusted."""
-_ANOTHER = 1.6
-"""By how much red cells of a field are larger or smaller than in the others, from which it is remarked on."""
 CELL_KEYS = frozenset(
     ("x_min", "y_min", "x_max", "y_max", "score", "cell_px", "nucleus_px", "at_border", "label", "probability")
     + ("unsure", "why", "unlike", "probabilities")
@@ -124,11 +118,8 @@ def _found(picture: Picture, judging: Judging) -> _Field:
     except ImageError as error:
         return _Field(picture, {**record_of(picture, str(error)), "red_cell_px": 0.0, "is_read": False})
     segmenter = SegmentOptions(method=options.method, red_cell_px=options.red_cell_px)
-    seen = segment_picture(pixels, segmenter, job="smear")
+    seen, remark = segment_field(pixels, segmenter, ruler_px=judging.ruler_px)
     record = {**record_of(picture), "red_cell_px": round(seen.red_cell_px, 1), "is_read": True}
-    remark = "" if options.red_cell_px else _remark(seen.red_cell_px, judging.ruler_px)
-    if remark and seen.red_cell_px < judging.ruler_px:  # of platelets, where a field has no white cell
-        seen = segment_picture(pixels, replace(segmenter, red_cell_px=judging.ruler_px), job="smear")
     record["left_out"] = [item.as_record() for item in seen.left_out]
     if remark:
         record["left_out"].append({"reason": remark, "box": None})
@@ -144,34 +135,6 @@ def _found(picture: Picture, judging: Judging) -> _Field:
         record["cells"].append(row)
         made.crops.append(crop_of(pixels, cell, background=options.background, margin=how.margin, square=how.square))
     return made
-
-
-def _remark(red_px: float, ruler_px: float) -> str:
-    """What is said of a field whose red cells are much larger or smaller than in the others; "" of one like them."""
-    if not red_px or not ruler_px or 1 / _ANOTHER < red_px / ruler_px < _ANOTHER:
-        return ""
-    used = f"counted as if {ruler_px:.0f} px, as in the other fields" if red_px < ruler_px else "counted as it is"
-    return (
-        f"another magnification, or no red cells to measure: they seem {red_px:.0f} px wide, and {ruler_px:.0f} px in "
-        f"the other fields; {used}"
-    )
-
-
-def ruler_of(pictures: Sequence[Picture]) -> float:
-    """The diameter of red cells in most of the pictures of a slide, pixels; 0 where too few show any.
-
-    A field without white cells may have nothing else to measure but platelets.
-    """
-    usable = [picture for picture in pictures if not picture.problem]
-    found = []
-    for picture in usable[:: max(1, len(usable) // _LOOKED_AT)]:
-        try:
-            pixels = picture.read()
-        except ImageError:
-            continue
-        if side := side_in_red_cells(pixels):
-            found.append(min(pixels.shape[:2]) / side)
-    return round(median(found), 1) if len(found) >= _FEWEST else 0.0
 
 
 def _finish(found: _Field, predictor: Predictor, *, folder: Path, judging: Judging) -> dict[str, Any]:

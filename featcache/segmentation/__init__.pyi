@@ -1,5 +1,4 @@
 from ._segment_folder import SegmentedFolder as SegmentedFolder, segment_folder as segment_folder
-from .classical import side_in_red_cells as side_in_red_cells
 from .contract import (
     CYTOPLASM as CYTOPLASM,
     NUCLEUS as NUCLEUS,
@@ -26,3 +25,4 @@ from .pictures import (
     write_csv as write_csv,
     write_record as write_record,
 )
+from .ruler import ruler_of as ruler_of, segment_field as segment_field, sides_of as sides_of

@@ -15,7 +15,6 @@ from featcache.core.machine import usable_cores
 from featcache.core.progress import Progress
 from featcache.core.shown import shown
 from featcache.images import Pixels, is_images_folder
-from featcache.segmentation.classical import side_in_red_cells
 from featcache.segmentation.contract import Segmenter
 from featcache.segmentation.crops import crop_of, overlay_of
 from featcache.segmentation.options import SegmentOptions
@@ -33,11 +32,10 @@ from featcache.segmentation.pictures import (
     write_csv,
     write_record,
 )
+from featcache.segmentation.ruler import ruler_of, segment_field, sides_of
 
 SETTINGS_FILE = "segment.json"
 _MASKS, _OVERLAYS, _CROPS = "masks", "overlays", "crops"
-_SAMPLE = 24
-"""Pictures of a folder that tell whether it holds smears or single cells."""
 _FEW = 48
 """Pictures up to which threads do; more are worth the start of processes."""
 _CHUNK = 32
@@ -67,11 +65,16 @@ class SegmentedFolder:
 
 @dataclass(frozen=True)
 class _Segmenting:
-    """How the pictures of a folder are segmented, and the folder that is written. segmenter : see `segment_folder`"""
+    """How the pictures of a folder are segmented, and the folder that is written.
+
+    ruler_px : see `segment_field`
+    segmenter : see `segment_folder`
+    """
 
     folder: Path
     options: SegmentOptions
     job: Job
+    ruler_px: float
     segmenter: Segmenter | None
 
 
@@ -92,7 +95,7 @@ def segment_folder(
     told = shown(progress)
     try:
         settings = _settings_of(folder, options, pictures)
-        segmenting = _Segmenting(folder, options, settings["job"], segmenter)
+        segmenting = _Segmenting(folder, options, settings["job"], settings["ruler_px"], segmenter)
         records = _all_records(pictures, segmenting, told)
         return _write_tables(folder, settings["job"], pictures, records)
     except OSError as error:
@@ -105,7 +108,9 @@ def _settings_of(folder: Path, options: SegmentOptions, pictures: Sequence[Pictu
     file = folder / SETTINGS_FILE
     there = settings_there(file, wanted, what="cells that were found")
     if there is None:
-        there = {**wanted, "job": _job(pictures) if options.job == "auto" else options.job}
+        sides = sides_of(pictures)
+        job = job_of([side for side, _ in sides]) if options.job == "auto" else options.job
+        there = {**wanted, "job": job, "ruler_px": ruler_of(sides) if job == "smear" else 0.0}
         make_folder(folder)
         write_json(file, there)
     if there.get("job") not in ("smear", "cell"):
@@ -114,21 +119,7 @@ def _settings_of(folder: Path, options: SegmentOptions, pictures: Sequence[Pictu
         raise ProjectError(
             f"{folder}: holds cells that were found with other settings", "Name another folder with `out`"
         )
-    return there
-
-
-def _job(pictures: Sequence[Picture]) -> Job:
-    """What a folder's pictures show, by some of them."""
-    usable = [picture for picture in pictures if not picture.problem]
-    sides = []
-    for picture in usable[:: max(1, len(usable) // _SAMPLE)]:
-        try:
-            side = side_in_red_cells(picture.read())
-        except ImageError:
-            continue
-        if side is not None:
-            sides.append(side)
-    return job_of(sides)
+    return {"ruler_px": 0.0, **there}
 
 
 def _all_records(pictures: Sequence[Picture], how: _Segmenting, progress: Progress) -> dict[str, dict[str, Any]]:
@@ -164,7 +155,11 @@ def _segment_one(picture: Picture, how: _Segmenting) -> dict[str, Any]:
 def _made_of(picture: Picture, pixels: Pixels, how: _Segmenting) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The record of a picture, and the files that are made of it."""
     options = how.options
-    record, found = record_of(picture), segment_picture(pixels, options, job=how.job, segmenter=how.segmenter)
+    record, remark = record_of(picture), ""
+    if how.job == "smear":
+        found, remark = segment_field(pixels, options, ruler_px=how.ruler_px, segmenter=how.segmenter)
+    else:
+        found = segment_picture(pixels, options, job=how.job, segmenter=how.segmenter)
     boxes = [item.box for item in found.left_out if item.box]
     overlay = overlay_of(pixels, found.cells, left_out=boxes)
     files = {
@@ -176,6 +171,7 @@ def _made_of(picture: Picture, pixels: Pixels, how: _Segmenting) -> tuple[dict[s
         files[crop] = png(crop_of(pixels, cell, background=options.background, margin=options.margin))
         record["cells"].append({**cell.as_record(), "crop": crop})
     record["left_out"] = [item.as_record() for item in found.left_out]
+    record["left_out"] += [{"reason": remark, "box": None}] if remark else []
     return record, files
 
 
