@@ -42,6 +42,11 @@ def check_mode(mode: str) -> str:
     return mode
 
 
+def formulas() -> str:
+    """Every mode and its formula, for a message."""
+    return "; ".join(f"{mode}: {formula}" for mode, formula in MODES.items())
+
+
 def preprocess(pixels: NDArray[np.uint8], mode: str) -> NDArray[np.float32]:
     """What a network trained with `mode` expects for `pixels`, which stay as they are.
 

@@ -15,6 +15,8 @@ EXTRAS = {
     "jax": "jax",
     "torch": "torch",
     "openvino": "openvino",
+    "onnx": "onnx",
+    "onnxruntime": "onnxruntime",
     "export": "tf2onnx",
     "fast": "tensorstore",
     "tensorboard": "tensorboardX",

@@ -11,6 +11,7 @@ from typing import Any
 from featcache.backbones import (
     CALIBRATION_FILE,
     KNOWN_FILE,
+    AnyNetwork,
     ChosenEngine,
     Cut,
     Network,
@@ -20,6 +21,7 @@ from featcache.backbones import (
     is_own_name,
     load_network,
     open_engine,
+    open_network,
     pixels,
     registry,
 )
@@ -48,9 +50,9 @@ def network_for(
     if spec.model == registry.PIXELS:
         cut = pixels.cut_of(spec)
         return (cut,), cache(lambda: ChosenEngine(pixels.PixelsEngine(cut), "pixels as they are rendered"))
-    known: Network | None
+    known: AnyNetwork | None
     if memory is None:
-        known = load_network(spec)
+        known = open_network(spec)
         cuts = known.cuts
     else:
         cuts, known = identify(memory / KNOWN_FILE, spec)
@@ -58,7 +60,7 @@ def network_for(
     @cache
     def opened() -> ChosenEngine:
         calibration = memory / CALIBRATION_FILE if memory else None
-        network = known or load_network(spec)
+        network = known or open_network(spec)
         return open_engine(network, engine, batch_rows=batch_rows, memory=calibration, on_event=progress.note)
 
     return cuts, opened
@@ -125,4 +127,5 @@ def _spec(space: FeatureSpace, made_with: WeightsSource, weights: str | None) ->
         source = "imagenet"  # its digest will tell
     model, weights = (space.backbone, source) if known else (source, "imagenet")
     as_there = {name: getattr(space, name) for name in ("input_size_px", "preprocessing", "pooling", "precision")}
-    return NetworkSpec(model, weights, made_with.seed, layers=(space.layer,), **as_there)
+    tokens: Any = None if space.tokens == "none" else space.tokens
+    return NetworkSpec(model, weights, made_with.seed, layers=(space.layer,), tokens=tokens, **as_there)

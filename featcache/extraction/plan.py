@@ -12,7 +12,8 @@ from featcache.backbones import (
     Cut,
     NetworkSpec,
     available,
-    own_models,
+    is_in_registry,
+    needs_keras,
     pixels,
     registry,
     require_keras,
@@ -89,7 +90,7 @@ def plan_extraction(
     on, BackboneError or WeightsError for a network that cannot be had.
     """
     wanted = changed_views(project.settings.views, options.views)
-    if any(network.model != registry.PIXELS for network in networks):
+    if any(needs_keras(network.model) for network in networks):
         require_keras()
     dataset, left_out = images or current_dataset(
         project, options.strict, progress=progress, check_bytes=options.check_bytes, keep=keep
@@ -135,7 +136,7 @@ def plan_extraction(
 
 def _refuse_download(model: str, weights: str) -> None:
     """Raise WeightsError where weights would have to be downloaded."""
-    if weights != "imagenet" or model == registry.PIXELS or own_models.is_file(model) or own_models.is_builder(model):
+    if weights != "imagenet" or model == registry.PIXELS or not is_in_registry(model):
         return
     backbone = registry.get(model)
     if available(backbone) == "download":

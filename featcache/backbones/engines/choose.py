@@ -9,18 +9,21 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.backbones.doors import AnyNetwork
 from featcache.backbones.engines.agreement import check_agreement
 from featcache.backbones.engines.batches import check_batch_rows, is_out_of_memory
 from featcache.backbones.engines.calibrate import BatchSize, calibrate, key_of, recall, remember
 from featcache.backbones.engines.contract import Engine
 from featcache.backbones.engines.keras_engine import KerasEngine, has_accelerator
+from featcache.backbones.engines.onnx_engines import OnnxOpenvinoEngine, OnnxruntimeEngine, check_same
 from featcache.backbones.engines.openvino_engine import OpenvinoEngine
 from featcache.backbones.network import Network
+from featcache.backbones.onnx_network import OnnxNetwork
 from featcache.core.errors import BackboneError, nearest
 from featcache.core.extras import install_line, is_installed
 from featcache.core.machine import usable_cores
 
-ENGINES = ("auto", "keras", "openvino")
+ENGINES = ("auto", "keras", "openvino", "onnxruntime")
 CALIBRATION_FILE = ".engines.json"
 """The usual name of the file that remembers batch sizes."""
 
@@ -28,6 +31,7 @@ OnEvent = Callable[[str], object]
 
 _KERAS_ROWS = (8, 16, 32, 64)
 _ACCELERATOR_ROWS = (32, 64, 128, 256)
+_ONNXRUNTIME_ROWS = (1, 4, 16)
 _ROWS_A_CORE = (1, 2, 4)
 
 
@@ -95,7 +99,7 @@ class ChosenEngine:
 
 
 def open_engine(
-    network: Network,
+    network: AnyNetwork,
     engine: str = "auto",
     *,
     batch_rows: int | None = None,
@@ -108,7 +112,8 @@ def open_engine(
     ----------
     network : a network with its cuts
     engine : one of `ENGINES`; "auto" is OpenVINO where it is installed and computes what Keras does, unless Keras has
-        an accelerator or other than float32 is asked for, and else Keras
+        an accelerator or other than float32 is asked for, and else Keras. For ONNX networks OpenVINO, too, where it
+        computes what onnxruntime does, if that is installed, and else onnxruntime
     batch_rows : rows at a time; None for the quickest of a few, tried out in seconds
     memory : file that remembers the quickest, so that the next run takes the same; None for none
     on_event : told, in a sentence, what is worth knowing while the engine works
@@ -146,8 +151,12 @@ def open_engine(
     return ChosenEngine(sized, why, images_per_s=size.images_per_s, on_event=on_event, on_fewer=on_fewer)
 
 
-def _opened(network: Network, engine: str, memory: Path | None) -> tuple[Engine, str]:
+def _opened(network: AnyNetwork, engine: str, memory: Path | None) -> tuple[Engine, str]:
     """The engine, of whatever size, and for "auto" what spoke against another one."""
+    if isinstance(network, OnnxNetwork):
+        return _opened_onnx(network, engine, memory)
+    if engine == "onnxruntime":
+        raise _no_engine(network, engine, "keras", "openvino")
     if engine == "openvino":
         return _openvino(network, memory), ""
     reason = "" if engine == "keras" else _against_openvino(network)
@@ -168,6 +177,34 @@ def _against_openvino(network: Network) -> str:
     return "" if is_installed("openvino") else f"OpenVINO is several times faster: {install_line('openvino')}"
 
 
+def _opened_onnx(network: OnnxNetwork, engine: str, memory: Path | None) -> tuple[Engine, str]:
+    """As `_opened`, for a network from an ONNX file."""
+    if engine == "keras":
+        raise _no_engine(network, engine, "openvino", "onnxruntime")
+    if engine == "onnxruntime":
+        return OnnxruntimeEngine(network), ""
+    if engine == "auto" and not is_installed("openvino"):
+        return OnnxruntimeEngine(network), f"; OpenVINO is quicker: {install_line('onnx')}"
+    try:
+        opened = OnnxOpenvinoEngine(network)
+        if not is_installed("onnxruntime"):
+            return opened, "; not compared with onnxruntime, which is not installed"
+        if network.cuts[0].space.precision == "float32" and recall(memory, key_of(network, opened.name)) is None:
+            check_same(opened, OnnxruntimeEngine(network), network)
+    except BackboneError as error:
+        if engine == "openvino" or not is_installed("onnxruntime"):
+            raise
+        return OnnxruntimeEngine(network), f"; {error.message}"
+    return opened, ""
+
+
+def _no_engine(network: AnyNetwork, engine: str, *others: str) -> BackboneError:
+    return BackboneError(
+        f"{network.cuts[0].space.backbone}: the engine {engine} does not compute such networks",
+        f"Set `engine={others[0]!r}` or `engine={others[1]!r}`",
+    )
+
+
 def _openvino(network: Network, memory: Path | None) -> Engine:
     """OpenVINO, compared with Keras unless that has been done on this machine."""
     engine = OpenvinoEngine(network)
@@ -180,4 +217,6 @@ def _candidates(engine: str) -> tuple[int, ...]:
     """Rows at a time that are worth trying."""
     if engine == "openvino":
         return tuple(rows * usable_cores() for rows in _ROWS_A_CORE)
+    if engine == "onnxruntime":
+        return _ONNXRUNTIME_ROWS
     return _ACCELERATOR_ROWS if has_accelerator() else _KERAS_ROWS
