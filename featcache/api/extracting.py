@@ -34,9 +34,10 @@ def extract(
     layers: Sequence[str] = (),
     pooling: Literal["none", "avg", "max"] = "none",
     tokens: Tokens | None = None,
+    interpolate_positions: bool = False,
     precision: Precision = "float32",
     unsafe: bool = False,
-    engine: Literal["auto", "keras", "openvino", "onnxruntime"] = "auto",
+    engine: Literal["auto", "keras", "openvino", "onnxruntime", "torch"] = "auto",
     batch_rows: int | None = None,
     views: Mapping[str, Any] | None = None,
     augmentation: Mapping[str, Any] | None = None,
@@ -69,6 +70,7 @@ def extract(
     layers : layers to cut at, one cache each; the last feature map by default
     pooling : "avg" and "max" keep one value for each channel
     tokens : of a vision transformer, "cls", "patches", "cls+avg" or "all"; None for CLS, or the patches with a pooling
+    interpolate_positions : resample a vision transformer's position table that is for another input size
     precision : of the network's arithmetic
     unsafe : whether code from a model's file may run
     engine : library that computes; "auto" takes the fastest that is right
@@ -113,6 +115,7 @@ def extract(
         layers=tuple(layers),
         pooling=pooling,
         tokens=tokens,
+        interpolate_positions=interpolate_positions,
         precision=precision,
         unsafe=unsafe,
     )

@@ -34,6 +34,8 @@ from .model_file import foreign_parts as foreign_parts, is_own_name as is_own_na
 from .model_names import (
     is_in_registry as is_in_registry,
     is_model_file as is_model_file,
+    is_of_library as is_of_library,
+    model_of as model_of,
     needs_keras as needs_keras,
 )
 from .network import (

@@ -11,11 +11,12 @@ from typing import Any
 from featcache.backbones import registry
 from featcache.backbones.doors import AnyNetwork, open_network
 from featcache.backbones.import_keras import require_keras
-from featcache.backbones.model_names import is_model_file, kind_of, needs_keras
+from featcache.backbones.model_names import is_model_file, is_of_library, kind_of, needs_keras
 from featcache.backbones.network import Cut
 from featcache.backbones.onnx_network import OnnxNetwork
 from featcache.backbones.spec import NetworkSpec
 from featcache.backbones.weights import source_of
+from featcache.core.extras import is_installed
 from featcache.core.files import expanded, resolved, write_json
 from featcache.core.recipe import FeatureSpace, WeightsSource, digest
 from featcache.core.strict_json import read_json
@@ -55,11 +56,21 @@ def _key(spec: NetworkSpec) -> str | None:
         asked["model"] = _state(expanded(spec.model))
         named = spec.weights not in ("imagenet", "random")
         asked["weights"] = _state(expanded(spec.weights)) if named else spec.weights
+    elif is_of_library(spec.model):
+        named = spec.weights not in ("imagenet", "random")
+        asked["weights"] = _state(expanded(spec.weights)) if named else spec.weights
+        asked["libraries"] = {name: version(name) for name in _of(spec.model)}
     else:
         backbone = registry.get(spec.model)
         asked["model"] = asdict(backbone)
         asked["weights"] = _source(backbone, spec.weights)
     return digest(asked)
+
+
+def _of(model: str) -> list[str]:
+    """The libraries that a network is of, where they are installed."""
+    named = {"timm": "timm", "torchvision": "torchvision", "huggingface": "transformers"}[kind_of(model)]
+    return [name for name in ("torch", named) if is_installed(name)]
 
 
 def _source(backbone: registry.Backbone, weights: str | Path) -> list[str | int] | None:

@@ -16,7 +16,8 @@ class NetworkSpec:
 
     Attributes
     ----------
-    model : a name of the registry, a .keras, .h5 or .onnx file, "module:attribute" of a builder, or "pixels"
+    model : a name of the registry, "timm/NAME", "torchvision/NAME", "huggingface/ORGANISATION/NAME", a .keras, .h5 or
+        .onnx file, "module:attribute" of a builder, or "pixels"
     weights : "imagenet", "random" or the path of a weights file; "" too where the model is "pixels", which have none
     layers : one cache each
     """
@@ -32,6 +33,9 @@ class NetworkSpec:
     pooling: Pooling = setting("none", "Keep the mean or maximum of each channel instead of the feature map.")
     tokens: Tokens | None = setting(
         None, "Tokens of a vision transformer to keep (default: CLS, or the patches with a pooling)."
+    )
+    interpolate_positions: bool = setting(
+        False, "Resample the position table of a vision transformer that is for another input size."
     )
     precision: Precision = setting("float32", "Precision of the network's arithmetic. It changes the features.")
     unsafe: bool = setting(False, "Allow a model file to run its own code.")

@@ -14,6 +14,7 @@ EXTRAS = {
     "tensorflow": "tensorflow",
     "jax": "jax",
     "torch": "torch",
+    "huggingface": "transformers",
     "openvino": "openvino",
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",

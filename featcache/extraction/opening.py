@@ -20,6 +20,7 @@ from featcache.backbones import (
     identify,
     is_own_name,
     load_network,
+    model_of,
     open_engine,
     open_network,
     pixels,
@@ -113,7 +114,8 @@ def _refuse_other_network(cut: Cut, space: FeatureSpace, weights: str) -> None:
 
 
 def _spec(space: FeatureSpace, made_with: WeightsSource, weights: str | None) -> NetworkSpec:
-    known = not is_own_name(space.backbone)
+    model = model_of(space.backbone)
+    known = model != space.backbone or not is_own_name(space.backbone)
     source = weights or made_with.name or made_with.kind
     if weights is None and not known:
         raise WeightsError(f"made with the model {space.backbone}", "Say where its file is with `weights=PATH`")
@@ -125,7 +127,7 @@ def _spec(space: FeatureSpace, made_with: WeightsSource, weights: str | None) ->
                 "Say where it is with `weights=PATH`",
             )
         source = "imagenet"  # its digest will tell
-    model, weights = (space.backbone, source) if known else (source, "imagenet")
+    model, weights = (model, source) if known else (source, "imagenet")
     as_there = {name: getattr(space, name) for name in ("input_size_px", "preprocessing", "pooling", "precision")}
     tokens: Any = None if space.tokens == "none" else space.tokens
     return NetworkSpec(model, weights, made_with.seed, layers=(space.layer,), tokens=tokens, **as_there)

@@ -13,6 +13,7 @@ from featcache.backbones import (
     NetworkSpec,
     available,
     is_in_registry,
+    is_of_library,
     needs_keras,
     pixels,
     registry,
@@ -136,7 +137,14 @@ def plan_extraction(
 
 def _refuse_download(model: str, weights: str) -> None:
     """Raise WeightsError where weights would have to be downloaded."""
-    if weights != "imagenet" or model == registry.PIXELS or not is_in_registry(model):
+    if weights != "imagenet" or model == registry.PIXELS:
+        return
+    if is_of_library(model):
+        raise WeightsError(
+            f"{model}: its weights may have to be downloaded, and `offline` allows no download",
+            "Leave it out, or name a file with `weights=PATH`",
+        )
+    if not is_in_registry(model):
         return
     backbone = registry.get(model)
     if available(backbone) == "download":

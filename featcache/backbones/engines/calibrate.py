@@ -36,7 +36,7 @@ _WORSE = 0.85
 _SHARE_OF_MEMORY = 0.5
 _MAX_ROWS = 4096
 _VALUES_A_PIXEL = 300
-_LIBRARIES = ("openvino", "onnxruntime")
+_LIBRARIES = ("openvino", "onnxruntime", "torch")
 
 
 @dataclass(frozen=True)

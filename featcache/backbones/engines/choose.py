@@ -12,18 +12,20 @@ from numpy.typing import NDArray
 from featcache.backbones.doors import AnyNetwork
 from featcache.backbones.engines.agreement import check_agreement
 from featcache.backbones.engines.batches import check_batch_rows, is_out_of_memory
-from featcache.backbones.engines.calibrate import BatchSize, calibrate, key_of, recall, remember
+from featcache.backbones.engines.calibrate import BatchSize, calibrate, images_per_s, key_of, recall, remember
 from featcache.backbones.engines.contract import Engine
 from featcache.backbones.engines.keras_engine import KerasEngine, has_accelerator
 from featcache.backbones.engines.onnx_engines import OnnxOpenvinoEngine, OnnxruntimeEngine, check_same
 from featcache.backbones.engines.openvino_engine import OpenvinoEngine
+from featcache.backbones.engines.torch_engine import TorchEngine, torch_device
 from featcache.backbones.network import Network
 from featcache.backbones.onnx_network import OnnxNetwork
+from featcache.backbones.torch_network import TorchNetwork
 from featcache.core.errors import BackboneError, nearest
 from featcache.core.extras import install_line, is_installed
 from featcache.core.machine import usable_cores
 
-ENGINES = ("auto", "keras", "openvino", "onnxruntime")
+ENGINES = ("auto", "keras", "openvino", "onnxruntime", "torch")
 CALIBRATION_FILE = ".engines.json"
 """The usual name of the file that remembers batch sizes."""
 
@@ -155,7 +157,9 @@ def _opened(network: AnyNetwork, engine: str, memory: Path | None) -> tuple[Engi
     """The engine, of whatever size, and for "auto" what spoke against another one."""
     if isinstance(network, OnnxNetwork):
         return _opened_onnx(network, engine, memory)
-    if engine == "onnxruntime":
+    if isinstance(network, TorchNetwork):
+        return _opened_torch(network, engine, memory)
+    if engine in ("onnxruntime", "torch"):
         raise _no_engine(network, engine, "keras", "openvino")
     if engine == "openvino":
         return _openvino(network, memory), ""
@@ -179,7 +183,7 @@ def _against_openvino(network: Network) -> str:
 
 def _opened_onnx(network: OnnxNetwork, engine: str, memory: Path | None) -> tuple[Engine, str]:
     """As `_opened`, for a network from an ONNX file."""
-    if engine == "keras":
+    if engine in ("keras", "torch"):
         raise _no_engine(network, engine, "openvino", "onnxruntime")
     if engine == "onnxruntime":
         return OnnxruntimeEngine(network), ""
@@ -196,6 +200,41 @@ def _opened_onnx(network: OnnxNetwork, engine: str, memory: Path | None) -> tupl
             raise
         return OnnxruntimeEngine(network), f"; {error.message}"
     return opened, ""
+
+
+def _opened_torch(network: TorchNetwork, engine: str, memory: Path | None) -> tuple[Engine, str]:
+    """As `_opened`, for a network of PyTorch: itself, or as ONNX where another engine agrees and is quicker."""
+    if engine == "keras":
+        raise _no_engine(network, engine, "torch", "openvino")
+    if engine == "torch":
+        return TorchEngine(network), ""
+    if engine != "auto":
+        return _exported(network, engine, memory), ""
+    if (device := torch_device()) != "cpu":
+        return TorchEngine(network), f" on {device}"
+    for name in ("torch", "openvino"):  # whichever was found to be the quicker one
+        if recall(memory, key_of(network, name)) is not None:
+            return (TorchEngine(network) if name == "torch" else _exported(network, name, memory)), ""
+    own = TorchEngine(network)
+    if not is_installed("openvino"):
+        return own, f"; OpenVINO is often quicker: {install_line('openvino')}"
+    try:
+        other = _exported(network, "openvino", memory)
+    except BackboneError as error:
+        return own, f"; {error.message}"
+    size_px = network.cuts[0].space.input_size_px
+    rates = {engine.name: images_per_s(engine, size_px) for engine in (own, other)}
+    quicker = other if rates[other.name] > rates[own.name] else own
+    slower = own if quicker is other else other
+    return quicker, f"; {slower.name} computes {rates[slower.name]:.3g} images/s"
+
+
+def _exported(network: TorchNetwork, engine: str, memory: Path | None) -> Engine:
+    """An engine for ONNX on a network of PyTorch, compared with it unless that has been done on this machine."""
+    opened = OnnxOpenvinoEngine(network.as_onnx) if engine == "openvino" else OnnxruntimeEngine(network.as_onnx)
+    if network.cuts[0].space.precision == "float32" and recall(memory, key_of(network, engine)) is None:
+        check_same(opened, TorchEngine(network, 1), network)
+    return opened
 
 
 def _no_engine(network: AnyNetwork, engine: str, *others: str) -> BackboneError:
@@ -219,4 +258,6 @@ def _candidates(engine: str) -> tuple[int, ...]:
         return tuple(rows * usable_cores() for rows in _ROWS_A_CORE)
     if engine == "onnxruntime":
         return _ONNXRUNTIME_ROWS
+    if engine == "torch":
+        return _KERAS_ROWS if torch_device() == "cpu" else _ACCELERATOR_ROWS
     return _ACCELERATOR_ROWS if has_accelerator() else _KERAS_ROWS

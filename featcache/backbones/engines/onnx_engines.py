@@ -20,6 +20,7 @@ from featcache.backbones.engines.openvino_engine import OpenvinoEngine, scaled
 from featcache.backbones.onnx_network import OnnxNetwork
 from featcache.backbones.onnx_runs import import_openvino, onnx_session, openvino_graph
 from featcache.backbones.own_models import one_line
+from featcache.backbones.torch_network import TorchNetwork
 from featcache.core.errors import BackboneError
 from featcache.core.extras import require_extra
 from featcache.core.machine import usable_cores
@@ -105,7 +106,7 @@ class OnnxruntimeEngine:
         return features
 
 
-def check_same(engine: Engine, other: Engine, network: OnnxNetwork) -> None:
+def check_same(engine: Engine, other: Engine, network: OnnxNetwork | TorchNetwork) -> None:
     """Raise BackboneError unless two engines give the same for a row of random pixels, within a cache's tolerance."""
     side = network.cuts[0].space.input_size_px
     pixels = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
