@@ -13,7 +13,7 @@ from featcache.core.errors import ArgumentsError
 from featcache.core.files import resolved
 from featcache.core.progress import Progress
 from featcache.core.project import FoldersSection, Project, Settings
-from featcache.core.recipe import Precision, Preprocessing
+from featcache.core.recipe import Precision, Preprocessing, Tokens
 from featcache.core.settings import settings_of
 from featcache.core.shown import shown
 
@@ -33,9 +33,11 @@ def extract(
     preprocessing: Literal["model"] | Preprocessing | None = None,
     layers: Sequence[str] = (),
     pooling: Literal["none", "avg", "max"] = "none",
+    tokens: Tokens | None = None,
+    interpolate_positions: bool = False,
     precision: Precision = "float32",
     unsafe: bool = False,
-    engine: Literal["auto", "keras", "openvino"] = "auto",
+    engine: Literal["auto", "keras", "openvino", "onnxruntime", "torch"] = "auto",
     batch_rows: int | None = None,
     views: Mapping[str, Any] | None = None,
     augmentation: Mapping[str, Any] | None = None,
@@ -58,7 +60,7 @@ def extract(
     ----------
     source : a `Project`, or its folder; or images without labels: files, folders, arrays uint8 (n, h, w, 3), or a
         generator of these
-    model : a backbone (see `models`), a .keras or .h5 file, "module:function", or "pixels"; several make several
+    model : a backbone (see `models`), a .keras, .h5 or .onnx file, "module:function", or "pixels"; several make several
         caches in one pass over the images
     to : folder of caches, for images without a project
     weights : "imagenet", "random", or a file
@@ -67,6 +69,8 @@ def extract(
     preprocessing : None or "model" as the network was trained; "caffe", "tf", "torch", "lite0", "rescale", "none"
     layers : layers to cut at, one cache each; the last feature map by default
     pooling : "avg" and "max" keep one value for each channel
+    tokens : of a vision transformer, "cls", "patches", "cls+avg" or "all"; None for CLS, or the patches with a pooling
+    interpolate_positions : resample a vision transformer's position table that is for another input size
     precision : of the network's arithmetic
     unsafe : whether code from a model's file may run
     engine : library that computes; "auto" takes the fastest that is right
@@ -110,6 +114,8 @@ def extract(
         preprocessing=preprocessing,
         layers=tuple(layers),
         pooling=pooling,
+        tokens=tokens,
+        interpolate_positions=interpolate_positions,
         precision=precision,
         unsafe=unsafe,
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from featcache.backbones import own_models, registry, weights
 from featcache.backbones.cuts import CutLayer, check_pooling, check_precision, cut, last_feature_map, layers_of
 from featcache.backbones.import_keras import import_keras, require_keras
+from featcache.backbones.model_names import is_in_registry, kind_of
 from featcache.backbones.own_models import one_line
 from featcache.backbones.preprocess import check_mode
 from featcache.backbones.spec import NetworkSpec
@@ -91,12 +92,13 @@ def load_network(spec: NetworkSpec) -> Network:
         that is damaged or unsafe.
     WeightsError : the weights are missing, damaged or of another network.
     """
+    refuse_other_kinds(spec)
     require_keras()
     check_pooling(spec.pooling)
     precision = check_precision(spec.precision)
     if spec.preprocessing not in (None, "model"):
         check_mode(str(spec.preprocessing))
-    if own_models.is_file(spec.model) or own_models.is_builder(spec.model):
+    if not is_in_registry(spec.model):
         return _own_network(spec, precision)
     backbone = registry.get(spec.model)
     size_px = weights.check_input_size(backbone, spec.input_size_px)
@@ -142,7 +144,7 @@ def specs_of(models: str | Sequence[str], **settings: Any) -> list[NetworkSpec]:
 
 def check_model(name: str) -> None:
     """Raise BackboneError for what names no network."""
-    if not (name == registry.PIXELS or own_models.is_file(name) or own_models.is_builder(name)):
+    if kind_of(name) == "registry":
         registry.get(name)
 
 
@@ -168,14 +170,30 @@ def _space_of(own: own_models.OwnModel, layer: str, preprocessing: str) -> Featu
     )
 
 
-def layers_to_cut(spec: NetworkSpec) -> list[CutLayer]:
+def no_keras(model: str) -> BackboneError:
+    """What is said where a network of Keras is needed, and `model` is none."""
+    return BackboneError(
+        f"{model}: this is no network of Keras: it cannot be trained further or exported whole",
+        "Extract features of it, and train a head on them",
+    )
+
+
+def refuse_other_kinds(spec: NetworkSpec) -> None:
+    """Raise BackboneError for a network that is not one of Keras, or for what only others can be asked."""
+    if kind_of(spec.model) not in ("registry", "file", "builder", "pixels"):
+        raise no_keras(spec.model)
+    if spec.tokens is not None:
+        raise BackboneError(f"{spec.model}: `tokens` is for vision transformers from ONNX files", "Leave out `tokens`")
+
+
+def keras_layers_to_cut(spec: NetworkSpec) -> list[CutLayer]:
     """Every layer of the network of `spec`, in its order; built without weights where it is one of the registry.
 
     Raises
     ------
     BackboneError : as of `load_network`.
     """
-    if own_models.is_file(spec.model) or own_models.is_builder(spec.model):
+    if not is_in_registry(spec.model):
         own = own_models.open_own(spec.model, spec.input_size_px, unsafe=spec.unsafe)
         with _building(spec.model, own.side_px):
             return layers_of(own.model, own.side_px)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.model_file import BY_WEIGHTS, SUFFIXES, architecture_name, keras_version, read_config
-from featcache.backbones.preprocess import MODES
+from featcache.backbones.preprocess import formulas
 from featcache.backbones.weights import randomize
 from featcache.backbones.weights_h5 import assign_file
 from featcache.backbones.zoo.drop_path import drop_path_join_class
@@ -163,10 +163,9 @@ def preprocessing_of(own: OwnModel, asked: str | None) -> str:
             return "none"
         if layer.weights and not isinstance(layer, keras.Model):
             break
-    formulas = "; ".join(f"{mode}: {formula}" for mode, formula in MODES.items())
     raise BackboneError(
         f"{own.name}: the file does not say how the model scales pixels",
-        f"Set `preprocessing` to one of these formulas, x from 0 to 255: {formulas}",
+        f"Set `preprocessing` to one of these formulas, x from 0 to 255: {formulas()}",
     )
 
 

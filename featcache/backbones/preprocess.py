@@ -6,6 +6,8 @@ worse. The mode is therefore part of every recipe. NumPy only.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,16 +32,60 @@ MODES: dict[str, str] = {
 """Every mode and its formula, x in 0..255."""
 
 
+MEAN_STD = "mean-std"
+_MEAN_STD = re.compile(rf"{MEAN_STD}:([-0-9.e]+(?:,[-0-9.e]+){{2}}):([-0-9.e]+(?:,[-0-9.e]+){{2}})")
+
+
+def mode_of(mean: Sequence[float], std: Sequence[float]) -> str:
+    """The mode that is (x / 255 - mean) / std, RGB: one of `MODES` where that is the same, else "mean-std:...:...".
+
+    Raises BackboneError for what are not three usable numbers each.
+    """
+    means, stds = tuple(float(x) for x in mean), tuple(float(x) for x in std)
+    if (
+        len(means) != 3
+        or len(stds) != 3
+        or not all(abs(x) < 1e3 for x in means)
+        or not all(1e-3 < x < 1e3 for x in stds)
+    ):
+        raise BackboneError(
+            f"preprocessing: expected a mean and deviation for red, green and blue, got {means}, {stds}"
+        )
+    known = {((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)): "torch", ((0.5,) * 3, (0.5,) * 3): "tf"}
+    known[((0.0,) * 3, (1.0,) * 3)] = "rescale"
+    numbers = (",".join(f"{x:.9g}" for x in three) for three in (means, stds))
+    return known.get((means, stds), ":".join((MEAN_STD, *numbers)))
+
+
+def _numbers_of(mode: str) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Mean and deviation of a mode that `mode_of` spelled; None of any other."""
+    match = _MEAN_STD.fullmatch(mode)
+    if not match:
+        return None
+    try:
+        means, stds = ([float(x) for x in three.split(",")] for three in match.groups())
+        if mode_of(means, stds) != mode:
+            return None
+    except (ValueError, BackboneError):
+        return None
+    return np.array(means, np.float32), np.array(stds, np.float32)
+
+
 def check_mode(mode: str) -> str:
-    """`mode`, if it is one of `MODES`.
+    """`mode`, if it is one of `MODES`, or as `mode_of` spells it.
 
     Raises
     ------
     BackboneError : it is none; the message offers the nearest ones.
     """
-    if mode not in MODES:
+    if mode not in MODES and _numbers_of(mode) is None:
         raise BackboneError(f"there is no preprocessing {mode!r}: {nearest(mode, MODES)}")
     return mode
+
+
+def formulas() -> str:
+    """Every mode and its formula, for a message."""
+    return "; ".join(f"{mode}: {formula}" for mode, formula in MODES.items())
 
 
 def preprocess(pixels: NDArray[np.uint8], mode: str) -> NDArray[np.float32]:
@@ -48,7 +94,7 @@ def preprocess(pixels: NDArray[np.uint8], mode: str) -> NDArray[np.float32]:
     Parameters
     ----------
     pixels : ndarray of shape (n, h, w, 3), uint8, RGB
-    mode : one of `MODES`
+    mode : one of `MODES`, or as `mode_of` spells it
 
     Returns
     -------
@@ -78,6 +124,10 @@ def preprocess(pixels: NDArray[np.uint8], mode: str) -> NDArray[np.float32]:
         x /= 128
     elif mode == "rescale":
         x /= 255
+    elif numbers := _numbers_of(mode):
+        x /= 255
+        x -= numbers[0]
+        x /= numbers[1]
     return x
 
 

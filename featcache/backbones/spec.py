@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from featcache.core.recipe import Pooling, Precision, Preprocessing
+from featcache.core.recipe import Pooling, Precision, Preprocessing, Tokens
 from featcache.core.settings import setting
 
 
@@ -16,7 +16,8 @@ class NetworkSpec:
 
     Attributes
     ----------
-    model : a name of the registry, the path of a .keras or .h5 model, "module:attribute" of a builder, or "pixels"
+    model : a name of the registry, "timm/NAME", "torchvision/NAME", "huggingface/ORGANISATION/NAME", a .keras, .h5 or
+        .onnx file, "module:attribute" of a builder, or "pixels"
     weights : "imagenet", "random" or the path of a weights file; "" too where the model is "pixels", which have none
     layers : one cache each
     """
@@ -30,6 +31,12 @@ class NetworkSpec:
     )
     layers: Sequence[str] = setting((), "Layer to take features from (default: the last feature map).")
     pooling: Pooling = setting("none", "Keep the mean or maximum of each channel instead of the feature map.")
+    tokens: Tokens | None = setting(
+        None, "Tokens of a vision transformer to keep (default: CLS, or the patches with a pooling)."
+    )
+    interpolate_positions: bool = setting(
+        False, "Resample the position table of a vision transformer that is for another input size."
+    )
     precision: Precision | Literal["auto"] = setting(
         "float32",
         "Precision of the network's arithmetic: it changes the features. auto is bfloat16 where the machine is quicker "

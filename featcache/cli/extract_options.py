@@ -35,7 +35,17 @@ extraction_options = combined(
     ),
     options(
         NetworkSpec,
-        *("weights", "weights_seed", "input_size_px", "preprocessing", "layers", "pooling", "precision", "unsafe"),
+        *(
+            "weights",
+            "weights_seed",
+            "input_size_px",
+            "preprocessing",
+            "layers",
+            "pooling",
+            "tokens",
+            "precision",
+            "unsafe",
+        ),
         group="Network",
     ),
     options(ExtractOptions, "engine", "batch_rows", group="Engine"),

@@ -21,7 +21,7 @@ RENDERING_VERSION = 1
 """Raised by hand when decoding or rendering gives other pixels; a golden test guards it."""
 
 ADDED: Mapping[str, Any] = {
-    **{"precision": "float32", "resize": "stretch", "colour": "none"},
+    **{"precision": "float32", "resize": "stretch", "colour": "none", "tokens": "none"},
     **{"zoom": 0.0, "stain": 0.0, "blur": 0.0, "noise": 0.0},
 }
 """Fields that a recipe says only where they are not as they were before there was such a field, which stands here."""
@@ -37,6 +37,7 @@ LOW_PRECISIONS: Mapping[str, float] = {"bfloat16": 0.35, "float16": 0.1}
 
 By measurement: MobileNetV2 differs most, by 0.28 and 0.04; VGG16 by 0.01 and 0.001.
 """
+Tokens = Literal["cls", "patches", "cls+avg", "all"]
 Preprocessing = Literal["caffe", "tf", "torch", "lite0", "rescale", "none"]
 
 FillMode = Literal["constant", "nearest", "reflect", "wrap"]
@@ -146,6 +147,7 @@ class FeatureSpace:
     precision : of the network's arithmetic; written only where it is not float32, which recipes say by leaving it out
     resize : how an image that is not square becomes so; written only where it is not "stretch", as all once were
     colour : how colours are brought to one appearance; written only where it is not "none"
+    tokens : which tokens of a vision transformer are kept; written only where it is not "none", as of all else
     """
 
     backbone: str
@@ -160,6 +162,7 @@ class FeatureSpace:
     precision: str = "float32"
     resize: str = "stretch"
     colour: str = "none"
+    tokens: str = "none"
 
     def to_dict(self) -> dict[str, Any]:
         """The space as it stands in recipe.json."""

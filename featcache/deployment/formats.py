@@ -24,13 +24,13 @@ from featcache.backbones import (
     frozen_graph,
     import_keras,
     import_openvino,
+    onnx_session,
     openvino_model,
     save_frozen,
     without_large,
 )
 from featcache.core.errors import BackboneError, FeatcacheError
 from featcache.deployment.graph import PIXELS_NAME, outputs_of
-from featcache.prediction import onnx_session
 
 if TYPE_CHECKING:
     import keras

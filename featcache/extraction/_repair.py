@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-from featcache.backbones import PIXELS, Cut, Engine, NetworkSpec
+from featcache.backbones import PIXELS, Cut, Engine, NetworkSpec, model_of
 from featcache.core.errors import CacheError, FeatcacheError
 from featcache.core.files import PARTIAL_SUFFIX, write_json
 from featcache.core.leases import Leases
@@ -170,7 +170,7 @@ def _planned(
     try:
         recipe = read_recipe(folder)
     except CacheError:
-        model = folder.name.removesuffix("-hdf5").rpartition("-")[0]
+        model = model_of(folder.name.removesuffix("-hdf5").rpartition("-")[0])
         made_with = WeightsSource.read(str(manifest.provenance.get("weights", "")) if manifest else "")
         source = weights or ("random" if made_with.kind == "random" else "imagenet")
         network = NetworkSpec(model, source, made_with.seed)

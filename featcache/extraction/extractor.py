@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from featcache.backbones import NetworkSpec
 from featcache.core.errors import DatasetError
 from featcache.core.offline import offline as without_network
-from featcache.core.recipe import Augmentation, Pooling, Precision, Preprocessing
+from featcache.core.recipe import Augmentation, Pooling, Precision, Preprocessing, Tokens
 from featcache.extraction.opening import network_for
 from featcache.extraction.streaming import Rendering, stream
 from featcache.images import items_of
@@ -23,7 +23,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    model, weights, weights_seed, input_size_px, preprocessing, pooling, engine, batch_rows, offline : as of
+    model, weights, weights_seed, input_size_px, preprocessing, pooling, tokens, engine, batch_rows, offline : as of
         `featcache.extract`
     layer : layer to cut at; None for the last feature map
     resize : how images become square: "stretch", "pad" or "crop"
@@ -51,6 +51,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         preprocessing: Preprocessing | None = None,
         layer: str | None = None,
         pooling: Pooling = "none",
+        tokens: Tokens | None = None,
         resize: str = "stretch",
         segment: str = "none",
         background: str = "keep",
@@ -68,6 +69,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.preprocessing = preprocessing
         self.layer = layer
         self.pooling = pooling
+        self.tokens = tokens
         self.resize = resize
         self.segment = segment
         self.background = background
@@ -89,6 +91,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             layers=(self.layer,) if self.layer else (),
             pooling=self.pooling,
             precision=self.precision,
+            tokens=self.tokens,
         )
         with without_network(self.offline):
             (self.cut_,), opened = network_for(spec, None, engine=self.engine, batch_rows=self.batch_rows)

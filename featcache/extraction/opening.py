@@ -11,6 +11,7 @@ from typing import Any
 from featcache.backbones import (
     CALIBRATION_FILE,
     KNOWN_FILE,
+    AnyNetwork,
     ChosenEngine,
     Cut,
     Network,
@@ -18,8 +19,11 @@ from featcache.backbones import (
     available,
     identify,
     is_own_name,
+    kind_of,
     load_network,
+    model_of,
     open_engine,
+    open_network,
     pixels,
     quick_precision,
     registry,
@@ -49,11 +53,11 @@ def network_for(
     if spec.model == registry.PIXELS:
         cut = pixels.cut_of(spec)
         return (cut,), cache(lambda: ChosenEngine(pixels.PixelsEngine(cut), "pixels as they are rendered"))
-    known: Network | None
+    known: AnyNetwork | None
     if spec.precision == "auto":
-        spec = replace(spec, precision=quick_precision(engine))
+        spec = replace(spec, precision=quick_precision(engine, kind_of(spec.model)))
     if memory is None:
-        known = load_network(spec)
+        known = open_network(spec)
         cuts = known.cuts
     else:
         cuts, known = identify(memory / KNOWN_FILE, spec)
@@ -61,7 +65,7 @@ def network_for(
     @cache
     def opened() -> ChosenEngine:
         calibration = memory / CALIBRATION_FILE if memory else None
-        network = known or load_network(spec)
+        network = known or open_network(spec)
         return open_engine(network, engine, batch_rows=batch_rows, memory=calibration, on_event=progress.note)
 
     return cuts, opened
@@ -114,7 +118,8 @@ def _refuse_other_network(cut: Cut, space: FeatureSpace, weights: str) -> None:
 
 
 def _spec(space: FeatureSpace, made_with: WeightsSource, weights: str | None) -> NetworkSpec:
-    known = not is_own_name(space.backbone)
+    model = model_of(space.backbone)
+    known = model != space.backbone or not is_own_name(space.backbone)
     source = weights or made_with.name or made_with.kind
     if weights is None and not known:
         raise WeightsError(f"made with the model {space.backbone}", "Say where its file is with `weights=PATH`")
@@ -126,6 +131,7 @@ def _spec(space: FeatureSpace, made_with: WeightsSource, weights: str | None) ->
                 "Say where it is with `weights=PATH`",
             )
         source = "imagenet"  # its digest will tell
-    model, weights = (space.backbone, source) if known else (source, "imagenet")
+    model, weights = (model, source) if known else (source, "imagenet")
     as_there = {name: getattr(space, name) for name in ("input_size_px", "preprocessing", "pooling", "precision")}
-    return NetworkSpec(model, weights, made_with.seed, layers=(space.layer,), **as_there)
+    tokens: Any = None if space.tokens == "none" else space.tokens
+    return NetworkSpec(model, weights, made_with.seed, layers=(space.layer,), tokens=tokens, **as_there)

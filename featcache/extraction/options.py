@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from featcache.core.settings import setting
 
-EngineName = Literal["auto", "keras", "openvino"]
+EngineName = Literal["auto", "keras", "openvino", "onnxruntime", "torch"]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from featcache.backbones import (
     Cut,
     NetworkSpec,
     available,
-    own_models,
+    is_in_registry,
+    is_of_library,
+    needs_keras,
     pixels,
     registry,
     require_keras,
@@ -89,7 +91,7 @@ def plan_extraction(
     on, BackboneError or WeightsError for a network that cannot be had.
     """
     wanted = changed_views(project.settings.views, options.views)
-    if any(network.model != registry.PIXELS for network in networks):
+    if any(needs_keras(network.model) for network in networks):
         require_keras()
     dataset, left_out = images or current_dataset(
         project, options.strict, progress=progress, check_bytes=options.check_bytes, keep=keep
@@ -135,7 +137,14 @@ def plan_extraction(
 
 def _refuse_download(model: str, weights: str) -> None:
     """Raise WeightsError where weights would have to be downloaded."""
-    if weights != "imagenet" or model == registry.PIXELS or own_models.is_file(model) or own_models.is_builder(model):
+    if weights != "imagenet" or model == registry.PIXELS:
+        return
+    if is_of_library(model):
+        raise WeightsError(
+            f"{model}: its weights may have to be downloaded, and `offline` allows no download",
+            "Leave it out, or name a file with `weights=PATH`",
+        )
+    if not is_in_registry(model):
         return
     backbone = registry.get(model)
     if available(backbone) == "download":

@@ -19,11 +19,13 @@ from featcache.backbones import (
     Cut,
     Network,
     NetworkSpec,
+    as_keras,
     at_last_map,
     compute_deterministically,
     identify,
     import_keras,
     load_network,
+    refuse_other_kinds,
     spread_over,
 )
 from featcache.core.errors import ScratchError
@@ -94,7 +96,8 @@ def _fit_scratch(
     started = time.perf_counter()
     refuse_unwritable(project.results_folder)
     spec, head = _asked(project, spec, config, options)
-    cuts, network = identify(project.cache_folder / KNOWN_FILE, spec)
+    cuts, found = identify(project.cache_folder / KNOWN_FILE, spec)
+    network = None if found is None else as_keras(found)
     _refuse_other_features(head, cuts[0], project)
     cache = _views(project, cuts[0], options, progress)
     refuse_unfair_splits(cache)
@@ -192,6 +195,7 @@ def _asked(
 ) -> tuple[NetworkSpec, _StartHead | None]:
     """The network as it is to be built, on the devices that it is to be built for, and the head it begins with."""
     refuse_several_labels(project.settings.dataset.label_separator, "training of whole networks")
+    refuse_other_kinds(spec)
     if config.part_rows % options.devices:
         raise ScratchError(f"{config.part_rows} rows at a time cannot be spread evenly over {options.devices} devices")
     spread_over(options.devices)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.backbones import PIXELS, Engine, NetworkSpec, layers_to_cut, own_models, registry
+from featcache.backbones import PIXELS, Engine, NetworkSpec, is_in_registry, layers_to_cut, registry
 from featcache.core.errors import BackboneError, DatasetError, ImageError, ProjectError
 from featcache.core.files import make_folder, resolved
 from featcache.core.offline import offline as without_network
@@ -185,7 +185,7 @@ def _at(spec: NetworkSpec, layer: str | None) -> NetworkSpec:
 
 def _early_layer(spec: NetworkSpec) -> str:
     """The last layer whose map has a quarter of the input's side."""
-    if own_models.is_file(spec.model) or own_models.is_builder(spec.model):
+    if not is_in_registry(spec.model):
         raise BackboneError(f"{spec.model}: its early layers are not known", "Name one with `layer=NAME`")
     side_px = spec.input_size_px or registry.get(spec.model).input_size_px
     found = [

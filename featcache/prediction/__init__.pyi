@@ -16,7 +16,6 @@ from .bundle import (
     BundleRecord as BundleRecord,
     Entry as Entry,
     expected_of as expected_of,
-    onnx_session as onnx_session,
 )
 from .opening import (
     classes_of as classes_of,

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from featcache.backbones import import_openvino
+from featcache.backbones import import_openvino, onnx_session
 from featcache.core.errors import MissingPackageError, RunError, refuse_shortage
 from featcache.core.extras import install_line, is_installed
 from featcache.core.files import sha256_bytes
@@ -184,19 +184,6 @@ class OnnxEngine:
             rows[: len(part)] = part
             parts.append(np.asarray(self._compute(rows, name)[: len(part)], np.float32))
         return np.concatenate(parts)
-
-
-def onnx_session(model: bytes | str) -> Any:
-    """What runs an ONNX model, in memory or in a file, by onnxruntime, which must be installed.
-
-    Its threads sleep while they wait: on busy cores, threads that spin keep each other from work.
-    """
-    import onnxruntime
-
-    onnxruntime.disable_telemetry_events()
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _session(model: bytes) -> tuple[str, Any]:

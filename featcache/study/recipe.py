@@ -13,7 +13,7 @@ from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from featcache.backbones import check_model, own_models
+from featcache.backbones import check_model, is_model_file
 from featcache.core.errors import BackboneError, FeatcacheError, RecipeError, nearest
 from featcache.core.files import expanded
 from featcache.core.project import AugmentationSection, DatasetSection, ViewsSection
@@ -181,7 +181,7 @@ def _placed(values: Values, folder: Path) -> Values:
         return value if value in _WORDS else path(value)
 
     def model(value: Any) -> Any:
-        return path(value) if isinstance(value, str) and own_models.is_file(value) else value
+        return path(value) if isinstance(value, str) and is_model_file(value) else value
 
     def roots(value: Any) -> Any:
         return {name: path(root) for name, root in value.items()} if isinstance(value, dict) else value

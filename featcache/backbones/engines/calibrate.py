@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from featcache.backbones.doors import AnyNetwork
 from featcache.backbones.engines.batches import is_out_of_memory
 from featcache.backbones.engines.contract import Engine
 from featcache.backbones.network import Network
@@ -34,6 +35,8 @@ _WORSE = 0.85
 """At this share of the best so far, larger ones are not tried."""
 _SHARE_OF_MEMORY = 0.5
 _MAX_ROWS = 4096
+_VALUES_A_PIXEL = 300
+_LIBRARIES = ("openvino", "onnxruntime", "torch")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class BatchSize:
     images_per_s: float | None = None
 
 
-def calibrate(engine: Engine, network: Network, *, candidates: Sequence[int]) -> BatchSize:
+def calibrate(engine: Engine, network: AnyNetwork, *, candidates: Sequence[int]) -> BatchSize:
     """The quickest of `candidates`, or of as many as a few seconds and free memory allow.
 
     Parameters
@@ -88,8 +91,13 @@ def images_per_s(engine: Engine, size_px: int) -> float:
     return len(many) / (time.perf_counter() - start)
 
 
-def row_bytes(network: Network) -> int:
-    """Memory that a row may take at most while it is computed: as if every layer's output were kept, bytes."""
+def row_bytes(network: AnyNetwork) -> int:
+    """Memory that a row may take at most while it is computed: as if every layer's output were kept, bytes.
+
+    Of networks that are not of Keras, whose layers are not known here, a guess: that of a VGG16, which keeps most.
+    """
+    if not isinstance(network, Network):
+        return 4 * network.cuts[0].space.input_size_px ** 2 * _VALUES_A_PIXEL
     shapes = (getattr(operation.output, "shape", ()) for operation in network.model.operations)
     return 4 * sum(math.prod(size or 1 for size in shape[1:]) for shape in shapes)
 
@@ -97,12 +105,12 @@ def row_bytes(network: Network) -> int:
 # --- memory ---------------------------------------------------------------------------------------
 
 
-def key_of(network: Network, engine: str) -> str:
+def key_of(network: AnyNetwork, engine: str) -> str:
     """What a batch size is remembered by: all that decides how fast which one is, and how it rounds."""
     space = network.cuts[0].space
     asked = [space.backbone, space.weights_digest, space.input_size_px, space.preprocessing, space.precision]
     cuts = [[cut.space.layer, cut.space.pooling] for cut in network.cuts]
-    library = "openvino" if engine == "openvino" else "keras"
+    library = engine if engine in _LIBRARIES else "keras"
     return digest([asked, cuts, engine, version(library), usable_cores()])
 
 

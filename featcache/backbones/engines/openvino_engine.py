@@ -7,7 +7,6 @@ when the next one reads it. Pixels go in as bytes: preprocessing is the graph's 
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,19 +22,14 @@ from featcache.backbones.engines.batches import batches, check_batch_rows, check
 from featcache.backbones.frozen import FrozenGraph, frozen_graph
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import Network
+from featcache.backbones.onnx_network import OnnxNetwork
+from featcache.backbones.onnx_runs import import_openvino
 from featcache.core.errors import BackboneError
 from featcache.core.extras import require_extra
 from featcache.core.machine import processor_flags, usable_cores
-from featcache.core.offline import without_telemetry
 
 _WAITING = 2
 """Requests a core: one that is computed and one that waits, so that no core does."""
-
-
-def import_openvino() -> Any:
-    """The `openvino` module, without what it would report to its makers (and keep in the home folder) when imported."""
-    without_telemetry()
-    return importlib.import_module("openvino")
 
 
 class _Precision(NamedTuple):
@@ -79,13 +73,18 @@ class OpenvinoEngine:
 
     name = "openvino"
 
-    def __init__(self, network: Network, batch_rows: int | None = None) -> None:
+    def __init__(self, network: Network | OnnxNetwork, batch_rows: int | None = None) -> None:
         require_extra("openvino", "the engine openvino")
         self.feature_shapes: Sequence[tuple[int, ...]] = [cut.feature_shape for cut in network.cuts]
         self._label = network.cuts[0].space.backbone
         self.size_px = network.cuts[0].space.input_size_px
         self.precision: str = network.cuts[0].space.precision
-        self._graph = _converted(network)
+        if not computes_in(self.precision):
+            raise BackboneError(
+                f"{self._label}: the engine openvino does not compute in {self.precision} on this processor",
+                "Set `precision='float32'`, or `engine='keras'`, which does it slowly",
+            )
+        self._graph = self._convert(network)
         self._compile(usable_cores() if batch_rows is None else batch_rows)
 
     def resized(self, batch_rows: int) -> Self:
@@ -111,7 +110,8 @@ class OpenvinoEngine:
         def keep(request: Any, work: tuple[slice, NDArray[np.uint8]]) -> None:
             place, _ = work
             for number, target in enumerate(features):
-                target[place] = request.get_output_tensor(number).data[: place.stop - place.start]
+                raw = request.get_output_tensor(number).data[: place.stop - place.start]
+                target[place] = self._shaped(number, raw)
 
         try:
             requests = self._idle.get_nowait()
@@ -123,6 +123,14 @@ class OpenvinoEngine:
         requests.wait_all()
         self._idle.put(requests)
         return features
+
+    def _convert(self, network: Any) -> Any:
+        """openvino.Model from pixels (n, s, s, 3), uint8, to the outputs of a network in their order."""
+        return _converted(network)
+
+    def _shaped(self, number: int, raw: NDArray[Any]) -> NDArray[Any]:
+        """Features of what the graph's output `number` gives."""
+        return raw
 
     def _compile(self, batch_rows: int) -> None:
         openvino = import_openvino()
@@ -149,11 +157,6 @@ class OpenvinoEngine:
 def _converted(network: Network) -> Any:
     """openvino.Model from pixels (n, s, s, 3), uint8, to the outputs of `network` in their order."""
     space = network.cuts[0].space
-    if not computes_in(space.precision):
-        raise BackboneError(
-            f"{space.backbone}: the engine openvino does not compute in {space.precision} on this processor",
-            "Set `precision='float32'`, or `engine='keras'`, which does it slowly",
-        )
     if (backend := import_keras().backend.backend()) != "tensorflow":
         raise BackboneError(f"the engine openvino needs Keras on TensorFlow, not on {backend}", "Set `engine='keras'`")
     try:
@@ -182,12 +185,18 @@ def openvino_model(graph: FrozenGraph) -> Any:
 def _with_preprocessing(graph: Any, names: Sequence[str], mode: str) -> Any:
     """`graph` behind the preprocessing called `mode`: from uint8 pixels to the outputs called `names`."""
     openvino = import_openvino()
-    ops = openvino.opset13
+    (old,) = graph.get_parameters()
+    pixels = openvino.opset13.parameter(old.get_partial_shape(), openvino.Type.u8, name="pixels")
+    old.output(0).replace(scaled(pixels, mode).output(0))
+    return openvino.Model([graph.output(name).get_node() for name in names], [pixels], "network")
+
+
+def scaled(pixels: Any, mode: str) -> Any:
+    """A node of OpenVINO that gives, in float32, what `preprocess` in `mode` makes of pixels (n, s, s, 3), uint8."""
+    ops = import_openvino().opset13
     affine = affine_of(mode)
     if affine is None:
         raise ValueError(f"preprocessing {mode} is no scale and shift")
-    (old,) = graph.get_parameters()
-    pixels = ops.parameter(old.get_partial_shape(), openvino.Type.u8, name="pixels")
     x = ops.convert(pixels, "f32")
     if affine.order != (0, 1, 2):
         x = ops.gather(x, np.array(affine.order), np.array(3))
@@ -195,5 +204,4 @@ def _with_preprocessing(graph: Any, names: Sequence[str], mode: str) -> Any:
         x = ops.multiply(x, affine.scale)
     if affine.offset.any():
         x = ops.add(x, affine.offset)
-    old.output(0).replace(x.output(0))
-    return openvino.Model([graph.output(name).get_node() for name in names], [pixels], "network")
+    return x
