@@ -22,6 +22,7 @@ check: lint test  ## every gate: ruff, mypy --strict, import-linter, pytest
 
 bench: $(VENV)/.featcache-test  ## what docs/explanation/benchmarks.md quotes
 	$(BIN)/python benchmarks/head.py
+	$(BIN)/python benchmarks/many_rows.py
 	$(BIN)/python benchmarks/intervals.py
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/scale.py

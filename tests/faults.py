@@ -33,6 +33,7 @@ import featcache.extraction.cache_filler
 import featcache.extraction.computing
 import featcache.extraction.opening
 import featcache.heads._fit_head
+import featcache.heads.block
 import featcache.heads.source
 import featcache.reporting.live
 import featcache.sharing.receive
@@ -228,16 +229,20 @@ def fit(
     solver: Any = "gram",
     streams: bool = False,
     pause_s: float = 0.0,
+    block_rows: int | None = None,
     fault: Sequence[Any] | None = None,
 ) -> dict[str, Any]:
     """Train a head and write its run, with a checkpoint after every epoch and no figures.
 
     streams : as if the features did not fit into memory
     pause_s : how long an epoch takes
+    block_rows : of the solver "block", so that a checkpoint is written in the middle of an epoch
     fault : name of one of FAULTS and its arguments
     """
     featcache.training.checkpoint.LEAST_S = featcache.training.checkpoint.COST = 0
     featcache.reporting.live.EVERY_S = 0.0
+    if block_rows:
+        featcache.heads.block.BLOCK_ROWS = block_rows
     if streams:
         featcache.heads.source.fits = lambda n_bytes: False
     for name in ("write_curves", "write_confusion"):

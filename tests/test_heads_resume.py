@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import random
 import shutil
 import tempfile
@@ -23,6 +24,7 @@ from watching import Watching
 from workshop import Workshop
 
 from featcache.core.errors import HeadError, RemoteError, RunError
+from featcache.heads import block
 from featcache.heads._fit_head import fit_head
 from featcache.heads.config import HeadConfig
 from featcache.remotes.urls import open_remote
@@ -163,6 +165,52 @@ def test_random_kills_change_nothing(cache: Cache, results: Path, shops: Shops) 
         assert len(seen) > KILLS / 2  # it was killed all along its way
 
 
+BLOCK_KILLS = int(os.environ.get("FEATCACHE_BLOCK_KILLS", "3"))
+
+
+def test_random_kills_of_a_training_by_blocks_change_nothing(cache: Cache, results: Path, shops: Shops) -> None:
+    """In the middle of an epoch, too, and where the features stream now and then: first layers wide and narrow."""
+
+    def trial(shop: Workshop, name: str) -> list[int]:
+        generator, folder = random.Random(name), results / name
+        hidden = (8, 5) if name == "momentum" else (24,)
+        config = replace(CONFIGS[name], epochs=KILLED_EPOCHS, patience=0, hidden=hidden)
+        asked = (cache.folder, folder / "killed", config.to_dict())
+        options: dict[str, Any] = {"solver": "block", "block_rows": 14}
+        whole = shop.run("fit", cache.folder, folder / "whole", config.to_dict(), **options).returned["run"]
+        for number in range(BLOCK_KILLS):
+            before = epochs_in(folder / "killed")
+            until = before + generator.randrange(1, max(KILLED_EPOCHS // BLOCK_KILLS, 2))
+            worker = shop.start("fit", *asked, **options, streams=number % 2 > 0, pause_s=PAUSE_S)
+            while epochs_in(folder / "killed") < until and not worker.ended():
+                time.sleep(0.001)
+            time.sleep(generator.uniform(0, 2 * PAUSE_S))
+            worker.send(9)
+            worker.wait()
+        done = shop.run("fit", *asked, **options, streams=True).returned
+        same(folder / "killed" / whole, result(folder / "whole" / whole))
+        return [done["resumed_at"] or 0]
+
+    for seen in shops.each(trial, ["momentum", "best"]):
+        assert seen != [0]
+
+
+def test_a_training_by_blocks_goes_on_in_the_middle_of_an_epoch(
+    cache: Cache, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block, "BLOCK_ROWS", 14)
+    for number, config in enumerate((replace(PLAIN, hidden=(24,)), replace(CONFIGS["best"], hidden=(24,)))):
+        expected = result(fit_head(cache, results / f"whole{number}", config=config, solver="block").run.folder)
+        for after in (1, 2, 5, 11):
+            cut = results / f"{number}-{after}"
+            folder = interrupted(cache, cut, config, after, "block")
+            with np.load(folder / "state.npz") as state:
+                assert after == 1 or state["under_way"][0] > 0 or len(state["history"])
+            done = fit_head(cache, cut, config=config, solver="block")
+            same(done.run.folder, expected)
+            assert done.resumed_from
+
+
 @pytest.fixture
 def shops_with_keras(quick: Path) -> Iterator[Shops]:
     """As `shops`, for trainings that would each import Keras."""
@@ -245,7 +293,7 @@ def test_an_interrupted_training_goes_on(
 
 
 def test_an_interruption_before_the_first_epoch_leaves_nothing(cache: Cache, results: Path) -> None:
-    for solver in ("gram", "primal"):
+    for solver in ("gram", "block", "primal"):
         with pytest.raises(KeyboardInterrupt):
             fit_head(cache, results, config=PLAIN, solver=solver, progress=Watching(lambda: _Stop(0)))
         assert list(results.iterdir()) == []

@@ -48,13 +48,13 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Any:
     return gives
 
 
-def test_wide_features_go_to_gram_space_and_many_rows_to_primal(memory: Any) -> None:
+def test_wide_features_go_to_gram_space_and_many_rows_to_blocks(memory: Any) -> None:
     wide = choose_solver(4394, 440, n_inputs=25_088, n_classes=4, config=HeadConfig(epochs=5000))
     assert wide.solver == "gram"
-    assert "times fewer operations than primal" in wide.why
+    assert "times fewer operations than block" in wide.why
     assert int(wide.why.split()[0]) >= 10
     long = choose_solver(40_000, 1000, n_inputs=64, n_classes=4, config=HeadConfig(batch=256))
-    assert long.solver == "primal"
+    assert long.solver == "block"
     assert "times fewer operations than gram" in long.why
 
 
@@ -63,11 +63,11 @@ def test_what_does_not_fit_gives_way_to_what_does(memory: Any) -> None:
     crowded = choose_solver(
         20_000, 100, n_inputs=2048, n_classes=4, config=HeadConfig(epochs=1)
     )  # K: 1.5 GiB, X: 0.15 GiB
-    assert crowded.solver == "primal"
+    assert crowded.solver == "block"
     wide = choose_solver(4394, 440, n_inputs=100_352, n_classes=4, config=HeadConfig(batch=4394))  # X: 1.8 GiB
     assert wide.solver == "gram"
     memory(0.5)
-    for asked, solver, gib in (("gram", "gram", 0.9), ("primal", "primal", 0.8), ("auto", "gram", 0.9)):
+    for asked, solver, gib in (("gram", "gram", 0.9), ("primal", "primal", 0.8), ("auto", "block", 0.9)):
         with pytest.raises(HeadError, match=f"the {solver} solver needs {gib} GiB .* 0.4 GiB are free"):
             choose_solver(20_000, 100, n_inputs=200_000, n_classes=4, config=HeadConfig(), asked=asked)  # type: ignore[arg-type]
 

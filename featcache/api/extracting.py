@@ -39,6 +39,7 @@ def extract(
     unsafe: bool = False,
     engine: Literal["auto", "keras", "openvino", "onnxruntime", "torch"] = "auto",
     batch_rows: int | None = None,
+    cluster: str | None = None,
     views: Mapping[str, Any] | None = None,
     augmentation: Mapping[str, Any] | None = None,
     format: Literal["zarr", "hdf5"] | None = None,  # noqa: A002 - the word of the command, too
@@ -75,6 +76,8 @@ def extract(
     unsafe : whether code from a model's file may run
     engine : library that computes; "auto" takes the fastest that is right
     batch_rows : images per batch; None for the fastest
+    cluster : "local:N", "dask://HOST:PORT" or "ray://HOST:PORT": compute on the workers of these, which see the folders
+        of the project at the same paths
     views : values for [views], for this call
     augmentation : values for [augmentation], for this call
     format : of the cache
@@ -97,6 +100,7 @@ def extract(
     ------
     DatasetError : no image can be used, or an array has another dtype or shape
     BackboneError, WeightsError : the network cannot be had
+    ClusterError : there is no such cluster, or its workers are not like this machine
     CacheWriteError : the cache cannot be written
 
     Examples
@@ -122,6 +126,7 @@ def extract(
     options = extraction.ExtractOptions(
         engine=engine,
         batch_rows=batch_rows,
+        cluster=cluster,
         views=views or {},
         augmentation=augmentation or {},
         storage={name: value for name, value in (("format", format), ("dtype", dtype)) if value is not None},
@@ -135,6 +140,8 @@ def extract(
     progress = shown(progress)
     verb: Any = extraction.estimate if dry_run else extraction.extract
     project = project_of(source)
+    if project is None and cluster is not None:
+        raise ArgumentsError("`cluster` needs a project, whose images and caches all workers see")
     if project is not None:
         if to is not None:
             raise ArgumentsError("`to` is for images without a project: a project has its folder in featcache.toml")

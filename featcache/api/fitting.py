@@ -50,7 +50,7 @@ def fit_head(
     cache : of a project: name of the cache, or REMOTE/NAME
     head : "dense", or a classifier of scikit-learn: "logreg", "linear-svm", "rbf-svm", "knn", "mlp"
     preset : settings to start from: "default", or the published "study"
-    solver : "gram", "primal" or whichever is faster
+    solver : "gram", "block", "primal", or "auto": whichever is fastest
     seeds : train with this many seeds
     more_epochs : continue the longest run with these settings for this many more epochs
     resume : name of an interrupted run to go on with

@@ -48,7 +48,7 @@ extraction_options = combined(
         ),
         group="Network",
     ),
-    options(ExtractOptions, "engine", "batch_rows", group="Engine"),
+    options(ExtractOptions, "engine", "batch_rows", "cluster", group="Engine"),
     views_options(group=f"Views {_FROM_FILE}", default_text=""),
     options(
         ViewsSection,

@@ -46,11 +46,11 @@ preset_option = option(
 )
 solver_option = option(
     "--solver",
-    type=click.Choice(["auto", "gram", "primal"]),
+    type=click.Choice(["auto", "gram", "block", "primal"]),
     default="auto",
     show_default=True,
     group="Run",
-    help="Solver: Gram space, Keras (primal), or the faster of both (auto).",
+    help="Solver: Gram space, blocks (many rows), Keras (primal), or the fastest of them (auto).",
 )
 kind_option = option(
     "--head",

@@ -13,6 +13,7 @@
     ├── CacheError             (RuntimeError)       a cache is damaged
     │   ├── CacheNotFoundError (FileNotFoundError)  no such cache, or an unfinished one
     │   └── CacheWriteError    (OSError)            a cache cannot be written
+    ├── ClusterError           (RuntimeError)       a cluster is not there, or its workers are unfit
     ├── HeadError              (ValueError)         a head cannot be trained as asked
     ├── ScratchError           (ValueError)         a network cannot be trained as asked
     ├── RunError               (RuntimeError)       a run is missing or damaged
@@ -105,6 +106,10 @@ class CacheWriteError(CacheError, OSError):
     """A cache cannot be written: disk full, read-only, vanished."""
 
     __str__ = Exception.__str__
+
+
+class ClusterError(FeatcacheError, RuntimeError):
+    """A cluster is not there, its workers are not like this machine, or they are lost again and again."""
 
 
 class HeadError(FeatcacheError, ValueError):

@@ -29,6 +29,8 @@ EXTRAS = {
     "share": "cryptography",
     "serve": "uvicorn",
     "mlflow": "mlflow",
+    "dask": "distributed",
+    "ray": "ray",
 }
 """{extra: the package that what needs the extra imports}"""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,17 +16,19 @@ from featcache.backbones import NetworkSpec
 from featcache.core.errors import CacheError, CacheWriteError, DatasetError
 from featcache.core.machine import usable_cores
 from featcache.core.offline import offline
-from featcache.core.progress import SILENT, Progress
+from featcache.core.progress import SILENT, Advance, Progress
 from featcache.core.project import Project, init_call, refuse_unwritable
 from featcache.core.strict_json import read_json
 from featcache.datasets import Dataset, LeftOut, check
 from featcache.extraction.cache_filler import Counts
+from featcache.extraction.cluster import fill, joined, refuse_odd_address
 from featcache.extraction.one_pass import Target, extract as extract_rows
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.plan import Plan, plan_extraction
 from featcache.extraction.stage_times import Stage, StageTimes
+from featcache.extraction.targets import note_what_is_quicker, opened, target_of
 from featcache.sharing import RemoteDonors, ask_remotes, remotes_of
-from featcache.store import CACHE_FORMAT, MANIFEST_FILE, CacheWriter, DonorIndex, Row, open_cache, writing
+from featcache.store import CACHE_FORMAT, MANIFEST_FILE, DonorIndex, open_cache, writing
 
 _PACKAGES = (
     "featcache",
@@ -40,8 +42,6 @@ _PACKAGES = (
     "opencv-python",
     "pillow",
 )
-_LONG_S = 60.0
-"""Of computing, from which on it is worth seconds to find out what would be quicker."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,8 @@ def _extract(
     progress: Progress,
 ) -> list[Extracted]:
     started = time.perf_counter()
+    if options.cluster is not None:
+        refuse_odd_address(options.cluster)
     refuse_unwritable(project.cache_folder)
     plans = plan_extraction(project, networks, options=options, images=images, progress=progress)
     different = {plan.folder: plan for plan in plans}  # a model may be named twice
@@ -138,7 +140,7 @@ def _extract(
         if reached.whole is not None:
             found[folder] = _brought_up_to_date(different[folder], keep_labels=images is not None)
     before = time.perf_counter()
-    filled, shares = _fill(unfinished, asked, options, started, progress) if unfinished else ({}, StageTimes())
+    filled, shares = _fill(project, unfinished, asked, options, started, progress) if unfinished else ({}, StageTimes())
     now = time.perf_counter()
     extracted = []
     for plan in plans:
@@ -191,6 +193,7 @@ def _ask_remotes(project: Project, plan: Plan, options: ExtractOptions, progress
 
 
 def _fill(
+    project: Project,
     plans: Sequence[Plan],
     asked: Mapping[Path, RemoteDonors],
     options: ExtractOptions,
@@ -200,79 +203,67 @@ def _fill(
     """Write what is missing, and commit. Returns what was done for each cache, and how many of its rows are faint."""
     names = ", ".join(plan.name for plan in plans)
     with progress.stopping() as stopped, ExitStack() as writers:
-        targets = [_target(plan, asked[plan.folder], options, writers) for plan in plans]
-        shares = _opened(targets, progress)
-        _note_what_is_quicker(plans, targets, progress)
+        targets = [target_of(plan, asked[plan.folder], options=options, writers=writers) for plan in plans]
+        shares = opened(targets, progress)
+        note_what_is_quicker(plans, targets, progress=progress)
         with progress.begin(f"extracting {names}", sum(len(plan.rows) for plan in plans)) as advance:
             advance(sum(target.writer.rows_done for target in targets))
-            done = extract_rows(targets, plans[0].dataset, on_rows=advance, stopped=stopped, shares=shares)
-        if done.remarks:
-            (path, _), remark = min(done.remarks.items(), key=lambda item: item[0][0])
-            progress.note(f"images used whole: {len(done.remarks)} ({remark}; the first: {path})")
-        for plan, target, counts in zip(plans, targets, done.counts, strict=True):
+            if options.cluster is None:
+                done = extract_rows(targets, plans[0].dataset, on_rows=advance, stopped=stopped, shares=shares)
+                counts, faint = list(done.counts), [target.writer.faint_rows for target in targets]
+                remarks = {path: remark for (path, _), remark in done.remarks.items()}
+            else:
+                counts, faint, remarks = _by_workers(
+                    project, plans, targets, asked, options, shares, progress, advance, stopped
+                )
+        if remarks:
+            path, remark = min(remarks.items())
+            progress.note(f"images used whole: {len(remarks)} ({remark}; the first: {path})")
+        for plan, target, count in zip(plans, targets, counts, strict=True):
             if not target.writer.missing:
-                target.writer.finish(plan.dataset, _provenance(plan, counts, time.perf_counter() - started))
+                target.writer.finish(plan.dataset, _provenance(plan, count, time.perf_counter() - started))
         if any(target.writer.missing for target in targets):
             raise KeyboardInterrupt
     for plan in plans:
         asked[plan.folder].forget()
-    filled = {
-        plan.folder: (counts, target.writer.faint_rows)
-        for plan, target, counts in zip(plans, targets, done.counts, strict=True)
-    }
-    return filled, done.shares
+    return {plan.folder: made for plan, made in zip(plans, zip(counts, faint, strict=True), strict=True)}, shares
 
 
-def _opened(targets: Sequence[Target], progress: Progress) -> StageTimes:
-    """Open the networks that have rows to compute, which takes seconds, and say so. Returns what that took."""
-    shares = StageTimes()
-    needed = dict.fromkeys(target.engine for target in targets if _has_rows_to_compute(target))
-    if needed:
-        with progress.begin("opening the network", len(needed)) as advance, shares.of("open"):
-            for engine in needed:
-                engine()
-                advance(1)
-    return shares
-
-
-def _note_what_is_quicker(plans: Sequence[Plan], targets: Sequence[Target], progress: Progress) -> None:
-    """Where it takes long, say what bfloat16 would gain on this machine."""
-    rows = {plan.engine: sum(1 for _ in _rows_to_compute(target)) for plan, target in zip(plans, targets, strict=True)}
-    for engine, n_rows in ((opened(), n_rows) for opened, n_rows in rows.items() if n_rows):
-        if engine.images_per_s and n_rows / engine.images_per_s > _LONG_S and (gain := engine.bfloat16_gain()):
-            progress.note(
-                f"in bfloat16 this processor computes the network {gain:.2g} times as fast, with slightly other "
-                "features: `precision='auto'`"
+def _by_workers(
+    project: Project,
+    plans: Sequence[Plan],
+    targets: Sequence[Target],
+    asked: Mapping[Path, RemoteDonors],
+    options: ExtractOptions,
+    shares: StageTimes,
+    progress: Progress,
+    advance: Advance,
+    stopped: Callable[[], bool],
+) -> tuple[list[Counts], list[int], dict[str, str]]:
+    """The same, by the workers of a cluster, one network after the other; adds to `shares`."""
+    counts, faint = [Counts() for _ in plans], [0 for _ in plans]
+    remarks: dict[str, str] = {}
+    with joined(str(options.cluster)) as workers:
+        for engine in dict.fromkeys(plan.engine for plan in plans):
+            places = [place for place, plan in enumerate(plans) if plan.engine is engine]
+            if stopped() or not any(targets[place].writer.missing for place in places):
+                continue
+            done = fill(
+                workers,
+                [plans[place] for place in places],
+                [targets[place] for place in places],
+                project=project,
+                options=options,
+                donors=tuple(folder for place in places for folder in asked[plans[place].folder].donors),
+                advance=advance,
+                progress=progress,
+                stopped=stopped,
             )
-
-
-def _has_rows_to_compute(target: Target) -> bool:
-    return next(_rows_to_compute(target), None) is not None
-
-
-def _rows_to_compute(target: Target) -> Iterator[Row]:
-    """The rows of a cache that no cache in reach holds."""
-    writer, reach = target.writer, target.reach
-    rows = (writer.rows[number] for shard in writer.missing for number in range(*writer.store.layout.span(shard)))
-    return (row for row in rows if not (reach and reach.holds(row)))
-
-
-def _target(plan: Plan, asked: RemoteDonors, options: ExtractOptions, writers: ExitStack) -> Target:
-    """A cache to be filled, with its writer opened."""
-    shape = plan.cut.feature_shape
-    reach = DonorIndex(
-        (plan.parent, *options.reuse_from, *asked.donors), plan.recipe.space, row_shape=shape, but=plan.folder
-    )
-    reach.look_for(plan.rows)
-    writer = CacheWriter(
-        plan.parent,
-        plan.recipe,
-        rows=plan.rows,
-        row_shape=shape,
-        format_=plan.storage.format,
-        allow_nonfinite=options.allow_nonfinite,
-    )
-    return Target(writers.enter_context(writer), plan.engine, plan.number, reach)
+            for number, place in enumerate(places):
+                counts[place], faint[place] = done.counts[number], done.faint_rows[number]
+            remarks.update(done.remarks)
+            shares.add(done.shares.seconds)
+    return counts, faint, remarks
 
 
 def _note_what_training_lacks(project: Project, plan: Plan, progress: Progress) -> None:

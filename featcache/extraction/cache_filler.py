@@ -74,10 +74,12 @@ class CacheFiller:
         shares: StageTimes,
         on_rows: Callable[[int], object],
         stopped: Callable[[], bool],
+        most_shards: int | None = None,
     ) -> None:
         self._writer, self._images, self._reach = writer, images, reach
         self._renderer, self._computer, self._cut = renderer, computer, cut
         self._shares, self._on_rows, self._stopped = shares, on_rows, stopped
+        self._most_shards = most_shards
         self._write_pool = ThreadPoolExecutor(1, "featcache-write")
         self._fresh: dict[int, list[int]] = {}
         """Rows to compute of every shard that is claimed and not written."""
@@ -102,13 +104,15 @@ class CacheFiller:
         while self._writer.missing and not self._stopped():
             written = len(self._writer.missing)
             yield from self._round()
-            if len(self._writer.missing) == written and not self._stopped():
+            if len(self._writer.missing) == written and self._most_shards is None and not self._stopped():
                 self.waits = True
                 yield self.row
                 self._writer.wait()  # others hold what is missing: they finish it, or die and leave it
                 self._writer.refresh()
                 self.waits = False
             self._tell()
+            if self._most_shards is not None:  # the others are other processes' own
+                return
 
     def close(self) -> None:
         """Let what is being written be finished, whatever happened."""
@@ -139,12 +143,14 @@ class CacheFiller:
 
     def _jobs(self) -> Iterator[Job | None]:
         """What to render, shard by shard; None while enough of them are in memory."""
+        claimed = 0
         while not self._stopped():
             if len(self._fresh) >= self._most_open:
                 yield None
-            elif (shard := self._writer.claim()) is None:
+            elif claimed == self._most_shards or (shard := self._writer.claim()) is None:
                 return
             else:
+                claimed += 1
                 yield from self._jobs_of(shard)
 
     def _jobs_of(self, shard: int) -> Iterator[Job]:

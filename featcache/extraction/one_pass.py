@@ -50,6 +50,7 @@ def extract(
     on_rows: Callable[[int], object] = lambda _: None,
     stopped: Callable[[], bool] = lambda: False,
     shares: StageTimes | None = None,
+    most_shards: int | None = None,
 ) -> Extraction:
     """Write every shard that the caches still miss: rows that other caches hold are copied, the rest is computed.
 
@@ -61,6 +62,7 @@ def extract(
     on_rows : called with the number of rows that are there besides those before
     stopped : once it says True, the shards in hand are finished and nothing else begun
     shares : where the time is added up; None for a new one
+    most_shards : of each cache, to be written at most, and what others are at work on is not waited for; None: all
 
     Raises DatasetError if an image is no longer what the manifest says, CacheError if a cache cannot be written.
     Shards finished before are kept.
@@ -86,6 +88,7 @@ def extract(
                 shares=shares,
                 on_rows=on_rows,
                 stopped=stopped,
+                most_shards=most_shards,
             )
             closing.callback(filling.close)
             fillings.append(filling)

@@ -31,4 +31,5 @@ class ExtractOptions:
     offline: bool = setting(False, "Block all network access. Weights must be on this machine.")
     allow_nonfinite: bool = setting(False, "Store NaN and infinite values instead of stopping.")
     check_bytes: bool = setting(False, "Read every image, even if its size and time have not changed.")
+    cluster: str | None = setting(None, "Compute on several workers: local:N, dask://HOST:PORT or ray://HOST:PORT.")
     strict: bool = setting(False, "Stop at the first image that cannot be used, instead of leaving it out.")

@@ -36,12 +36,14 @@ from featcache.store import Row
 class Plan:
     """All that names a cache, and how to open the backbone that fills it.
 
+    network : as it was asked for
     cut, number : what the network computes for it, and which of the network's outputs that is
     engine : opens the network; the same for all caches of one
     """
 
     dataset: Dataset
     left_out: Sequence[LeftOut]
+    network: NetworkSpec
     cut: Cut
     number: int
     recipe: Recipe
@@ -123,6 +125,7 @@ def plan_extraction(
                 Plan(
                     dataset=dataset,
                     left_out=left_out,
+                    network=network,
                     cut=cut,
                     number=number,
                     recipe=recipe,

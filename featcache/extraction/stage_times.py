@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -41,6 +41,17 @@ class StageTimes:
         finally:
             with self._lock:
                 setattr(self, stage, getattr(self, stage) + time.perf_counter() - start)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By stage."""
+        return {name: getattr(self, name) for name in ("open", "decode", "render", "wait", "compute", "write")}
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Add seconds by stage, such as those of another process."""
+        with self._lock:
+            for stage, more in seconds.items():
+                setattr(self, stage, getattr(self, stage) + more)
 
     def bottleneck(self, seconds: float, cores: int) -> Stage:
         """The stage that the others wait for, in an extraction that took so many seconds on so many cores."""

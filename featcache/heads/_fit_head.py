@@ -185,7 +185,7 @@ def _longer(
     if isinstance(solver, Choice):
         possible: Sequence[Solver] = [solver.solver]
     else:
-        possible = ("gram", "primal") if solver == "auto" else [solver]
+        possible = ("gram", "block", "primal") if solver == "auto" else [solver]
     usual = PRESETS["default"]
     says_nothing = (config.patience, config.restore_best) == (usual.patience, usual.restore_best)
     heads = [config, replace(config, restore_best=False)] if says_nothing else [config]

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.core.npz import write_npz
-from featcache.heads import gram, primal
+from featcache.heads import block, gram, primal
 from featcache.heads.stack import Stack
 from featcache.training import checkpoint
 
-State = gram.State | primal.State
-AnyState = TypeVar("AnyState", gram.State, primal.State)
+State = gram.State | block.State | primal.State
+AnyState = TypeVar("AnyState", gram.State, block.State, primal.State)
 
 _FORMAT = 1
 
@@ -46,15 +46,26 @@ def load(path: Path, identity: str, *, like: AnyState) -> tuple[AnyState, AnySta
 
 
 def _arrays(prefix: str, state: State) -> dict[str, NDArray[Any]]:
-    parts = _of_gram(state) if isinstance(state, gram.State) else _of_primal(state)
+    if isinstance(state, primal.State):
+        parts = _of_primal(state)
+    else:
+        parts = _of_gram(state) if isinstance(state, gram.State) else _of_block(state)
     parts["history"] = checkpoint.array_of(state.history)
     return {prefix + name: array for name, array in parts.items()}
 
 
 def _of_gram(state: gram.State) -> dict[str, NDArray[Any]]:
-    parts = {"A": state.A, "V": state.V, "su": np.array([state.s, state.u])}
-    parts |= {f"stack{i}": array for i, array in enumerate(state.stack.arrays())}
-    return parts | {f"velocity{i}": array for i, array in enumerate(state.stack.velocities)}
+    return {"A": state.A, "V": state.V, "su": np.array([state.s, state.u]), **_of_stack(state.stack)}
+
+
+def _of_block(state: block.State) -> dict[str, NDArray[Any]]:
+    under_way = np.array([state.rows, state.loss, state.right, state.seconds], np.float64)
+    return {"W": state.W, "V": state.V, "under_way": under_way, **_of_stack(state.stack)}
+
+
+def _of_stack(stack: Stack) -> dict[str, NDArray[Any]]:
+    parts = {f"stack{i}": array for i, array in enumerate(stack.arrays())}
+    return parts | {f"velocity{i}": array for i, array in enumerate(stack.velocities)}
 
 
 def _of_primal(state: primal.State) -> dict[str, NDArray[Any]]:
@@ -76,5 +87,8 @@ def _state(arrays: Any, prefix: str, like: AnyState) -> AnyState:
     bias, *rest = (found[f"stack{i}"] for i in range(len(like.stack.arrays())))
     velocities = [found[f"velocity{i}"] for i in range(len(like.stack.velocities))]
     stack = Stack(bias, list(zip(rest[0::2], rest[1::2], strict=True)), like.stack.config, velocities)
+    if isinstance(like, block.State):
+        rows, loss, right, seconds = found["under_way"].tolist()
+        return block.State(found["W"], found["V"], stack, history, int(rows), loss, int(right), seconds)
     s, u = map(float, found["su"])
     return gram.State(found["A"], found["V"], stack, s, u, history)

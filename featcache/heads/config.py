@@ -10,7 +10,7 @@ from typing import Any, Literal
 from featcache.core.errors import HeadError, nearest
 from featcache.core.settings import problems_of, setting
 
-Solver = Literal["auto", "gram", "primal"]
+Solver = Literal["auto", "gram", "block", "primal"]
 Activation = Literal["relu", "elu", "tanh", "sigmoid", "linear"]
 Output = Literal["softmax", "sigmoid"]
 Schedule = Literal["inverse-time", "constant", "cosine", "step"]
@@ -55,7 +55,7 @@ class HeadConfig:
     step_epochs: int = setting(1000, "Epochs between two steps of the step schedule.", ge=1)
     step_factor: float = setting(0.5, "Factor of the learning rate at each step of the step schedule.", gt=0, le=1)
     optimizer: Optimizer = setting(
-        "sgd", "Optimizer. The Gram-space solver supports sgd only; the others use the primal solver."
+        "sgd", "Optimizer. The solvers gram and block support sgd only; the others use the primal solver."
     )
     momentum: float = setting(0.0, "Momentum of SGD.", ge=0, lt=1)
     nesterov: bool = setting(False, "Use Nesterov momentum. Needs a momentum above 0.")
@@ -100,8 +100,8 @@ class HeadConfig:
         return self.lr
 
     @property
-    def gram_refuses(self) -> str:
-        """What of it cannot be trained in Gram space; "" where all can."""
+    def sgd_refuses(self) -> str:
+        """What of it cannot be trained in Gram space or by blocks; "" where all can."""
         if self.optimizer != "sgd":
             return f"the optimizer {self.optimizer}"
         return "L1" if self.l1 else ""

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.backbones import has_keras, require_keras
+from featcache.backbones import require_keras
 from featcache.core import machine
 from featcache.core.errors import HeadError
 from featcache.core.units import duration, size
-from featcache.heads import gram, initializers as random, products
+from featcache.heads import block, gram, initializers as random, products, source
 from featcache.heads.config import HeadConfig, Solver
 from featcache.heads.kernel import fits, is_kept
 from featcache.heads.stack import Stack
+from featcache.heads.steps import NARROW
 from featcache.store import Cache
 
 _OPERATIONS_A_WEIGHT = 240
@@ -32,11 +33,20 @@ _BUFFER_ROWS = 512
 _FEATURE_PASSES = 6
 """Norms, first products, Gram matrices, the weights that are formed in the end, and predictions."""
 _PROGRAM_BYTES, _KERAS_BYTES = 250 << 20, 500 << 20
+_OPERATIONS_A_NARROW = 40
+"""What one of the compiled loops over a first layer of few units costs, in operations of a matrix product."""
+_BLOCKS_HELD = 4
+"""As they are read, and scaled; the one in use, and the next."""
 _KERAS_START_S, _KERAS_UPDATE_S = 5.0, 5e-4
 """Loading and compiling; and what an update costs besides its arithmetic."""
 _MAPPED_BYTES_A_S = 1e9
 _SAMPLE_ROWS, _SAMPLE_SIDE = 256, 768
 _READ_ROWS = 32
+
+
+_EXACT: tuple[Solver, Solver] = ("gram", "block")
+"""The solvers of SGD; the first of them where both cost the same."""
+_NAMES = {"gram": "the Gram-space solver", "block": "the block solver"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,7 @@ class Expected:
 
     def __str__(self) -> str:
         """Gram space: asked for; Gram matrix 77.0 MB (kept beside the cache), memory about ..."""
-        names = {"gram": "Gram space", "primal": "primal"}
+        names = {"gram": "Gram space", "block": "block", "primal": "primal"}
         parts = [f"memory about {size(self.memory_bytes)} of {size(self.free_bytes)} free"]
         if self.gram_bytes:
             where = "kept beside the cache" if self.gram_kept else "to be computed, and kept beside the cache"
@@ -116,20 +126,45 @@ class _Problem:
         return (self.n_train + 2 * self.n_val) * self.n_train * self.n_inputs
 
     def operations(self, solver: Solver) -> float:
-        """Of a whole training, as it is compared with the other solver's."""
+        """Of a whole training, as it is compared with another solver's."""
+        before = self.pass_operations() if solver == "gram" else 0
+        return before + self.config.epochs * self.epoch_operations(solver)
+
+    def epoch_operations(self, solver: Solver) -> float:
+        """Of the products of an epoch; of Keras, with what it reads and writes besides."""
+        if solver == "primal":
+            return self.primal_operations()
+        several = 2 if self.config.momentum else 1  # of the weights, and of their velocity
         if solver == "gram":
-            products_an_epoch = 2 * (self.n_train + self.n_val) * self.n_train * self.units
-            return self.pass_operations() + self.config.epochs * products_an_epoch
-        return self.config.epochs * self.primal_operations()
+            return 2 * (several * self.n_train + self.n_val) * self.n_train * self.units
+        if self.units <= NARROW:
+            return (_OPERATIONS_A_NARROW * self.n_train + 2 * self.n_val) * self.n_inputs * self.units
+        rows = min(self.block_rows, self.n_train)
+        among_themselves = 1.5 * rows if self.config.batch < rows else 0
+        a_row = 4 * several * self.units + among_themselves
+        return (self.n_train * a_row + 2 * self.n_val * self.units) * self.n_inputs
 
     def primal_operations(self, passes: float = 1.0) -> float:
-        """Of an epoch."""
+        """Of an epoch of Keras."""
         a_weight = 6 * self.n_train + 2 * self.n_val + passes * _OPERATIONS_A_WEIGHT * self.updates
         return a_weight * self.n_inputs * self.units
+
+    @property
+    def block_rows(self) -> int:
+        return block.block_rows(self.config, self.n_inputs, units=self.units)
+
+    @property
+    def held_bytes(self) -> int:
+        """Of features that the solver "block" holds in memory, or of the buffers that it streams them through."""
+        of_rows = self.n_train * self.n_inputs
+        return self.feature_bytes if source.is_shuffled(of_rows) else source.STREAM_BYTES
 
     def needed(self, solver: Solver) -> tuple[int, int]:
         """Bytes that no training can do without: of each unit, and besides."""
         of_unit, besides = _WEIGHT_COPIES * self.n_inputs, 0
+        if solver == "block":
+            of_unit *= 2 if self.config.momentum else 1
+            besides = _BLOCKS_HELD * self.block_rows * self.n_inputs
         if solver == "gram":
             of_unit += 4 * (self.n_train + self.n_val)
             besides = _BUFFER_ROWS * self.n_train
@@ -139,7 +174,8 @@ class _Problem:
 def choose_solver(
     n_train: int, n_val: int, *, n_inputs: int, n_classes: int, config: HeadConfig, asked: Solver = "auto"
 ) -> Choice:
-    """Gram space or primal, by counting operations and memory; `asked` decides if it is not "auto".
+    """Gram space or blocks, by counting operations and memory; Keras for what they do not support; `asked` decides if
+    it is not "auto".
 
     A Gram matrix that does not fit into memory is used from the disk, and features are then streamed: it takes longer.
     Raises HeadError where not even the weights fit, saying what would, MissingPackageError where only the primal
@@ -153,25 +189,21 @@ def choose_solver(
 
 
 def _chosen(problem: _Problem, asked: Solver, free: float) -> Choice:
-    config = problem.config
-    if config.gram_refuses and asked == "gram":
-        raise HeadError(f"the Gram-space solver does not support {config.gram_refuses}", "Set `solver='primal'`")
-    if config.gram_refuses or asked == "primal":
-        require_keras(config.gram_refuses or "the primal solver")
-    if config.gram_refuses:
-        return Choice("primal", f"the Gram-space solver does not support {config.gram_refuses}")
+    refused = problem.config.sgd_refuses
+    if refused and asked in ("gram", "block"):
+        raise HeadError(f"{_NAMES[asked]} does not support {refused}", "Set `solver='primal'`")
+    if refused or asked == "primal":
+        require_keras(refused or "the primal solver")
+    if refused and asked == "auto":
+        return Choice("primal", f"the solvers gram and block do not support {refused}")
     if asked != "auto":
         return Choice(asked, "asked for")
-    if not has_keras():
-        return Choice("gram", "the primal solver requires Keras, which is not installed")
-    costs = {"gram": problem.operations("gram"), "primal": problem.operations("primal")}
-    fit = {"gram": problem.gram_bytes, "primal": problem.feature_bytes}
-    cheaper: Solver = "gram" if costs["gram"] <= costs["primal"] else "primal"
-    other: Solver = "primal" if cheaper == "gram" else "gram"
-    if fit[cheaper] < free or fit[other] >= free:
-        ratio = max(costs.values()) / min(costs.values())
-        return Choice(cheaper, f"{ratio:.0f} times fewer operations than {other}")
-    return Choice(other, f"{cheaper} needs {fit[cheaper] / 2**30:.1f} GiB, of which {free / 2**30:.1f} are free")
+    costs = {solver: problem.operations(solver) for solver in _EXACT}
+    cheaper, other = sorted(_EXACT, key=lambda solver: costs[solver])
+    if cheaper == "gram" and problem.gram_bytes >= free:
+        return Choice(other, f"gram needs {problem.gram_bytes / 2**30:.1f} GiB, of which {free / 2**30:.1f} are free")
+    ratio = costs[other] / costs[cheaper]
+    return Choice(cheaper, f"{ratio:.{0 if ratio >= 10 else 1}f} times fewer operations than {other}")
 
 
 def _refuse_too_large(problem: _Problem, solver: Solver, free: float) -> None:
@@ -182,8 +214,8 @@ def _refuse_too_large(problem: _Problem, solver: Solver, free: float) -> None:
         return
     would: list[str] = []
     if solver == "gram":
-        of_primal, _ = problem.needed("primal")
-        would += ["`solver='primal'`"] if of_primal * problem.units < free else []
+        of_block, of_rows = problem.needed("block")
+        would += ["`solver='block'`"] if of_block * problem.units + of_rows < free else []
     most = int((free - besides - 1) // of_unit)
     if most >= 1 and problem.config.hidden:
         would.append(f"`hidden=({most},)` or fewer units")
@@ -227,12 +259,28 @@ def expect(cache: Cache, config: HeadConfig, *, choice: Choice) -> Expected:
             before_s=before_s,
             epochs_s=config.epochs * epoch_s,
         )
+    if choice.solver == "block":
+        streams = not source.is_shuffled(problem.n_train * problem.n_inputs)
+        reading_s = len(train) * _read_s_a_row(cache) if streams else 0.0
+        return Expected(
+            cache=cache.name,
+            solver="block",
+            why=choice.why,
+            epochs=config.epochs,
+            gram_bytes=0,
+            gram_kept=False,
+            gram_in_memory=False,
+            memory_bytes=memory + problem.held_bytes,
+            free_bytes=free,
+            before_s=passes_s,
+            epochs_s=config.epochs * max(_epoch_s(problem, "block", rate), reading_s),
+        )
     kept = all(is_kept(cache, rows, right=train, dtype=config.dtype) for rows in (train, val))
     in_memory = fits((len(train), len(train)), config.dtype)
     held = min(products.HELD_BYTES, problem.feature_bytes, free // 4)
     memory += (problem.gram_bytes if in_memory else 0) + (0 if kept else held)
     before_s = passes_s + (0 if kept else problem.pass_operations() / rate)
-    epoch_s = _gram_epoch_s(problem, rate) + (0 if in_memory else problem.gram_bytes / _MAPPED_BYTES_A_S)
+    epoch_s = _epoch_s(problem, "gram", rate) + (0 if in_memory else problem.gram_bytes / _MAPPED_BYTES_A_S)
     return Expected(
         cache=cache.name,
         solver="gram",
@@ -262,14 +310,15 @@ def expect_rows(
     if choice.solver == "primal":
         epoch_s = problem.primal_operations(_PASSES[config.optimizer]) / rate + problem.updates * _KERAS_UPDATE_S
         return _KERAS_START_S + before_s + config.epochs * epoch_s, 0
-    before_s += problem.pass_operations() / rate
-    return before_s + config.epochs * _gram_epoch_s(problem, rate), problem.gram_bytes
+    before_s += problem.pass_operations() / rate if choice.solver == "gram" else 0
+    gram_bytes = problem.gram_bytes if choice.solver == "gram" else 0
+    return before_s + config.epochs * _epoch_s(problem, choice.solver, rate), gram_bytes
 
 
-def _gram_epoch_s(problem: _Problem, rate: float) -> float:
-    several = 2 if problem.config.momentum else 1  # K A and K V
-    products_ = 2 * (several * problem.n_train + problem.n_val) * problem.n_train * problem.units
-    return products_ / rate + problem.n_train / _SAMPLE_ROWS * _sample_epoch_s(problem.config, problem.n_classes)
+def _epoch_s(problem: _Problem, solver: Solver, rate: float) -> float:
+    """Of the products, at the rate of this machine, and of the minibatches in between."""
+    steps_s = problem.n_train / _SAMPLE_ROWS * _sample_epoch_s(problem.config, problem.n_classes)
+    return problem.epoch_operations(solver) / rate + steps_s
 
 
 @once

@@ -1,11 +1,11 @@
-"""`HeadClassifier`: the head as a scikit-learn estimator, trained in Gram space on features in memory."""
+"""`HeadClassifier`: the head as a scikit-learn estimator, trained in Gram space or by blocks on features in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -24,14 +24,18 @@ from sklearn.utils.validation import (
 
 from featcache.core import machine
 from featcache.core.errors import HeadError
-from featcache.heads import gram, initializers as random
-from featcache.heads.config import Activation, HeadConfig, Monitor, Scale, Schedule
+from featcache.heads import block, gram, initializers as random
+from featcache.heads.config import Activation, HeadConfig, Monitor, Scale, Schedule, Solver
+from featcache.heads.cost import choose_solver
+from featcache.heads.source import InMemory
 from featcache.heads.stack import Stack, forward, sigmoid, softmax
-from featcache.training import Course
+from featcache.training import Course, Epoch
 
 Array = NDArray[np.floating[Any]]
 ArrayLike = Any
 """What scikit-learn takes: an array, a DataFrame, lists of numbers."""
+
+_PART_ROWS = 8192
 
 _CONFIGURED = (
     "dropout", "activation", "lr", "schedule", "decay", "step_epochs", "step_factor", "momentum", "nesterov",
@@ -45,11 +49,11 @@ def _is_watched(estimator: HeadClassifier) -> bool:
 
 
 class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Dense(hidden, activation), Dropout(dropout) for each hidden layer, then Dense(classes), by SGD in Gram space.
+    """Dense(hidden, activation), Dropout(dropout) for each hidden layer, then Dense(classes), trained by SGD.
 
     The head that `featcache fit-head` trains, on a feature matrix in memory: the same rows in the same order and the
-    same settings give the same weights. Keras is not loaded. The Gram matrix of the training rows, of n_rows^2 numbers,
-    has to fit into memory; the number of features hardly matters.
+    same settings give the same weights. Keras is not loaded. Few rows are trained in Gram space, where the number of
+    features hardly matters; many rows block by block, which needs no matrix of n_rows^2 numbers.
 
     Parameters
     ----------
@@ -73,6 +77,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         "val_loss" and "val_accuracy" need `X_val` and `y_val` in `fit`
     random_state : int, RandomState or None; decides initial weights, batch order and dropout masks
     dtype : "float32" or "float64", of the arithmetic, the weights and what is predicted
+    solver : "gram", "block", or "auto", whichever takes fewer operations and fits; they give the same but for rounding
 
     Attributes
     ----------
@@ -82,6 +87,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     history_ : DataFrame with a line an epoch: epoch, loss, accuracy, val_loss, val_accuracy, lr, seconds; of several
         labels a row the accuracies are of rows with all labels right, as `score` has it
     n_iter_ : int, epochs that were trained
+    solver_ : "gram" or "block"
     best_epoch_ : int, counted from 1; where `patience` or `restore_best` asked for it
     n_features_in_, feature_names_in_ : as of every estimator
 
@@ -113,6 +119,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         val_every: int = 1,
         random_state: int | np.random.RandomState | None = 0,
         dtype: str = "float32",
+        solver: Literal["auto", "gram", "block"] = "auto",
     ) -> None:
         self.hidden = hidden
         self.dropout = dropout
@@ -136,6 +143,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.val_every = val_every
         self.random_state = random_state
         self.dtype = dtype
+        self.solver = solver
 
     def fit(
         self,
@@ -161,35 +169,17 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X_held, y_held = self._validation(X, numbers, X_val, y_val)
         if _is_watched(self) and self.monitor.startswith("val") and not len(X_held):
             raise HeadError(f"monitor {self.monitor!r}: expected X_val and y_val in fit, or monitor 'loss'")
-        _refuse_too_many(len(X), len(X_held), config)
-
-        K = X @ X.T
-        mean_of = (weights / weights.sum()).astype(X.dtype) if self.scale == "centred" else None
-        self.scale_ = 1.0 if self.scale == "none" else _scale(K, weights, mean_of)
-        scale = X.dtype.type(self.scale_)
-        (W0, b0), *rest = random.initial_weights(config, X.shape[1], n_classes=len(self.classes_))
-        problem = gram.GramProblem(
-            K=K,
-            P0=X @ W0 * scale,
-            y=numbers,
-            weights=self._row_weights(numbers, weights).astype(config.dtype),
-            K_val=X_held @ X.T,
-            P0_val=X_held @ W0 * scale,
-            y_val=y_held,
-            factor=self.scale_**2,
-            mean_of=mean_of,
-        )
-        course: Course[gram.State] = Course(config)
-        last = gram.train(problem, gram.start(problem, Stack(b0, rest, config)), course=course)
-        state = gram.on_features(problem, course.chosen(last))
-        moved = X.T @ state.A
-        moved += W0 * (X.dtype.type(state.s) * scale)
-        layers = [(moved, state.stack.bias), *state.stack.layers]
+        posed = _Posed(X, numbers, X_held, y_held, weights, self._row_weights(numbers, weights).astype(config.dtype))
+        self.solver_ = self._solver(posed, config)
+        if self.solver_ == "gram":
+            self.scale_, layers, history, best = _in_gram_space(posed, config, len(self.classes_))
+        else:
+            self.scale_, layers, history, best = _by_blocks(posed, config, len(self.classes_))
         self.coefs_, self.intercepts_ = [W for W, _ in layers], [b for _, b in layers]
-        self.history_ = pd.DataFrame([asdict(entry) for entry in last.history])
-        self.n_iter_ = len(last.history)
+        self.history_ = pd.DataFrame([asdict(entry) for entry in history])
+        self.n_iter_ = len(history)
         if _is_watched(self):
-            self.best_epoch_ = course.best_epoch
+            self.best_epoch_ = best
         self._several_labels = several
         return self
 
@@ -231,6 +221,22 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             seed=int(seed),
             **{name: getattr(self, name) for name in _CONFIGURED},
         )
+
+    def _solver(self, posed: _Posed, config: HeadConfig) -> Solver:
+        """The solver. Raises HeadError for an unknown one, and for a Gram matrix that is asked for and does not fit."""
+        if self.solver not in ("auto", "gram", "block"):
+            raise HeadError(f"solver {self.solver!r:.80}: expected 'auto', 'gram' or 'block'")
+        n_rows, n_val = len(posed.X), len(posed.X_val)
+        if self.solver == "gram":
+            _refuse_too_many(n_rows, n_val, config)
+        return choose_solver(
+            n_rows,
+            n_val,
+            n_inputs=posed.X.shape[1],
+            n_classes=len(self.classes_),
+            config=replace(config, batch=min(config.batch, n_rows)),
+            asked=self.solver,
+        ).solver
 
     def _encode_classes(self, y: NDArray[Any]) -> NDArray[np.int64]:
         """Class numbers (n,) of `y`, or its indicator (n, n_classes); sets `classes_`."""
@@ -297,6 +303,84 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
 
+@dataclass(frozen=True)
+class _Posed:
+    """What a head learns from: training and validation rows, and the weights of the training rows.
+
+    of_rows : (n,), weights of rows, by which the mean and the scale of the features are taken
+    of_losses : (n,), weights of each row's loss
+    """
+
+    X: Array
+    y: NDArray[np.int64]
+    X_val: Array
+    y_val: NDArray[np.int64]
+    of_rows: Array
+    of_losses: Array
+
+
+_Trained = tuple[float, list[tuple[Array, Array]], list[Epoch], int]
+"""Scale, layers for features as they are, history, best epoch."""
+
+
+def _in_gram_space(posed: _Posed, config: HeadConfig, n_classes: int) -> _Trained:
+    X, X_val, weights = posed.X, posed.X_val, posed.of_rows
+    K = X @ X.T
+    mean_of = (weights / weights.sum()).astype(X.dtype) if config.scale == "centred" else None
+    scale = 1.0 if config.scale == "none" else _scale(K, weights, mean_of)
+    single = X.dtype.type(scale)
+    (W0, b0), *rest = random.initial_weights(config, X.shape[1], n_classes=n_classes)
+    problem = gram.GramProblem(
+        K=K,
+        P0=X @ W0 * single,
+        y=posed.y,
+        weights=posed.of_losses,
+        K_val=X_val @ X.T,
+        P0_val=X_val @ W0 * single,
+        y_val=posed.y_val,
+        factor=scale**2,
+        mean_of=mean_of,
+    )
+    course: Course[gram.State] = Course(config)
+    last = gram.train(problem, gram.start(problem, Stack(b0, rest, config)), course=course)
+    state = gram.on_features(problem, course.chosen(last))
+    moved = X.T @ state.A
+    moved += W0 * (X.dtype.type(state.s) * single)
+    return scale, [(moved, state.stack.bias), *state.stack.layers], last.history, course.best_epoch
+
+
+def _by_blocks(posed: _Posed, config: HeadConfig, n_classes: int) -> _Trained:
+    X, weights = posed.X, posed.of_rows
+    norms = np.concatenate([np.einsum("nd,nd->n", rows, rows, dtype=np.float64) for rows in _parts(X)])
+    mean = _mean(X, weights) if config.scale == "centred" else None
+    scale = (
+        1.0
+        if config.scale == "none"
+        else _scale_by(float(np.average(norms, weights=weights)), None if mean is None else float(mean @ mean))
+    )
+    (W0, b0), *rest = random.initial_weights(config, X.shape[1], n_classes=n_classes)
+    source = InMemory(X, posed.y, weights=posed.of_losses, X_val=posed.X_val, y_val=posed.y_val)
+    course: Course[block.State] = Course(config)
+    first = block.start(W0, Stack(b0, rest, config))
+    last = block.train(source, first, scale=scale, mean=mean, course=course)
+    state = course.chosen(last)
+    W = state.W * X.dtype.type(scale)
+    bias = state.stack.bias if mean is None else state.stack.bias - (mean @ W).astype(W.dtype)
+    return scale, [(W, bias), *state.stack.layers], last.history, course.best_epoch
+
+
+def _mean(X: Array, weights: Array) -> NDArray[np.float64]:
+    """(D,), of rows by their weights (n,)."""
+    mean = np.zeros(X.shape[1])
+    for rows, shares in zip(_parts(X), _parts(weights / weights.sum()), strict=True):
+        mean += shares @ rows.astype(np.float64)
+    return mean
+
+
+def _parts(values: Array) -> Iterator[Array]:
+    return (values[start : start + _PART_ROWS] for start in range(0, len(values), _PART_ROWS))
+
+
 def _refuse_missing_labels(y: Any, name: str) -> None:
     """scikit-learn finds NaN; None, and NaN among labels of other types, it would sort, or take for a class."""
     labels = np.asarray(y, dtype=object) if isinstance(y, (list, tuple)) else np.asarray(y)
@@ -328,12 +412,17 @@ def _scale(K: Array, weights: Array, mean_of: Array | None) -> float:
     """What gives rows with the Gram matrix K the mean squared norm of `random.SCALED_SQUARED_NORM`, after their mean
     by `mean_of` is subtracted; 1 where all are zero, or alike."""
     norm = float(np.average(np.diagonal(K), weights=weights))
+    return _scale_by(norm, None if mean_of is None else float(mean_of @ K @ mean_of))
+
+
+def _scale_by(norm: float, norm_of_mean: float | None) -> float:
+    """The same, from the mean squared norm of the rows and that of their mean, where it is subtracted."""
     if not norm:
         return 1.0
-    if mean_of is None:
+    if norm_of_mean is None:
         return random.scale_of(norm)
     try:
-        return random.scale_of(random.centred_squared_norm(norm, float(mean_of @ K @ mean_of)))
+        return random.scale_of(random.centred_squared_norm(norm, norm_of_mean))
     except HeadError:
         return 1.0
 
@@ -342,6 +431,6 @@ def _refuse_too_many(n_rows: int, n_val: int, config: HeadConfig) -> None:
     needed, free = (n_rows + n_val) * n_rows * np.dtype(config.dtype).itemsize, machine.available_bytes()
     if needed > free:
         raise HeadError(
-            f"the Gram matrix of {n_rows} rows needs {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free: "
-            "use fewer rows"
+            f"the Gram matrix of {n_rows} rows needs {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free",
+            "Set `solver='block'`",
         )

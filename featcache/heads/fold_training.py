@@ -135,8 +135,8 @@ class Dense:
     def refuse_untrainable(self, n_rows: int) -> None:
         """Raise HeadError for settings that Gram space does not have, or a batch larger than a fold's rows."""
         for config in [self.config, *(replace(self.config, **point) for point in self.points)]:
-            if config.gram_refuses:
-                raise HeadError(f"cross-validation trains in Gram space, which does not support {config.gram_refuses}")
+            if config.sgd_refuses:
+                raise HeadError(f"cross-validation trains in Gram space, which does not support {config.sgd_refuses}")
             if config.batch > n_rows:
                 raise HeadError(f"a batch of {config.batch} rows is more than the {n_rows} of a fold", "Set `batch`")
 

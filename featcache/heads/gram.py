@@ -17,18 +17,16 @@ same algorithm, step for step.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from featcache.heads import initializers as random
+from featcache.heads.cores import Cores
 from featcache.heads.stack import Stack, flat, losses, put, targets_of
 from featcache.heads.steps import ACTIVATIONS, add_rows, gather, mix, train_block
 from featcache.training import Course, Epoch, refuse_divergence, timed
@@ -36,7 +34,6 @@ from featcache.training import Course, Epoch, refuse_divergence, timed
 Array = NDArray[np.floating[Any]]
 BLOCK_ROWS = 512
 _PART_ROWS = 64
-_THREAD_ROWS = 32
 
 
 @dataclass
@@ -89,10 +86,8 @@ class State:
 
     def copy(self) -> State:
         """The same, apart from this one."""
-        bias, *rest = (array.copy() for array in self.stack.arrays())
-        velocities = [velocity.copy() for velocity in self.stack.velocities]
-        stack = Stack(bias, list(zip(rest[0::2], rest[1::2], strict=True)), self.stack.config, velocities)
-        return State(A=self.A.copy(), V=self.V.copy(), stack=stack, s=self.s, u=self.u, history=list(self.history))
+        history = list(self.history)
+        return State(self.A.copy(), self.V.copy(), self.stack.copy(), s=self.s, u=self.u, history=history)
 
 
 def start(problem: GramProblem, stack: Stack) -> State:
@@ -163,16 +158,13 @@ class _Training:
             self.P0, self.P0_val = problem.P0 - mean, problem.P0_val - mean
         self.decay = flat(state.stack.decays(), problem.K.dtype)
         self.buffers = [np.empty((rows, len(problem.K)), problem.K.dtype) for _ in range(2)]
-        self.cores = os.cpu_count() or 1
-        self.pool = ThreadPoolExecutor(self.cores, "featcache-gram")
-        self.blas = threadpool_limits(1, user_api="blas")
+        self.cores = Cores("featcache-gram")
 
     def __enter__(self) -> _Training:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.pool.shutdown(cancel_futures=True)
-        self.blas.restore_original_limits()
+        self.cores.__exit__()
 
     @property
     def history(self) -> list[Epoch]:
@@ -201,12 +193,12 @@ class _Training:
         rates = np.array([config.lr_at(epoch * updates + number, updates) for number in range(updates)])
         stack, dtype = self.state.stack, problem.K.dtype
         values, velocity = flat(stack.arrays(), dtype), flat(stack.velocities, dtype)
-        coming = self.pool.submit(self._gather, order, 0, epoch)
+        coming = self.cores.pool.submit(self._gather, order, 0, epoch)
         for start in range(0, n_rows, self.block_rows):
             block = coming.result()
             products = [self._product(block.K_S, M) if len(M) else M for M in (self.state.A, self.state.V)]
             if block.places.stop < n_rows:  # not sooner: it would share the cores with the product
-                coming = self.pool.submit(self._gather, order, block.places.stop, epoch)
+                coming = self.cores.pool.submit(self._gather, order, block.places.stop, epoch)
             logits[block.places] = self._block(block, products, rates[start // config.batch :], values, velocity)
         put(values, stack.arrays())
         put(velocity, stack.velocities)
@@ -224,21 +216,8 @@ class _Training:
         K_S = self.buffers[start // self.block_rows % 2][: len(S)]
         K_SS = np.empty((len(S), len(S)), K_S.dtype)
         gather(problem.K, S, problem.with_mean, self.square_of_mean, K_S, K_SS)
-        sizes = np.minimum(batch, len(order) - np.arange(places.start, places.stop) // batch * batch)
-        keep = np.empty((len(S), 0), np.bool_)
-        if self.config.dropout and len(self.sizes) > 1:
-            keep = np.concatenate([
-                random.keep_mask(
-                    self.config.seed,
-                    epoch,
-                    layer=layer,
-                    start=places.start,
-                    stop=places.stop,
-                    units=units,
-                    dropout=self.config.dropout,
-                )
-                for layer, units in enumerate(self.sizes[:-1].tolist())
-            ], axis=1)  # fmt: skip
+        keep = random.keep_masks(self.config, epoch, places=places, units=self.sizes[:-1].tolist())
+        sizes = batch_rows(places, batch, n_rows=len(order))
         weights = (problem.weights[S].reshape(len(S), -1) / sizes[:, None]).astype(problem.K.dtype)
         return _Block(
             places=places,
@@ -263,7 +242,7 @@ class _Training:
         )  # fmt: skip
         state.s, state.u = map(float, M @ (state.s, state.u))
         if config.momentum:
-            self._in_threads(lambda part: mix(state.A[part], state.V[part], M), len(state.A))
+            self.cores.each(lambda part: mix(state.A[part], state.V[part], M), len(state.A))
             add_rows(state.V, block.S, C[1], G)
         elif config.l2_of(0):
             state.A *= G.dtype.type(M[0, 0])
@@ -273,20 +252,10 @@ class _Training:
     def _product(self, K: Array, M: Array) -> Array:
         """Products K (n, N) of rows with the training rows, centred where the problem says so, times M (N, H)."""
         result, M = np.empty((len(K), M.shape[1]), M.dtype), self.problem.centred(M)
-        self._in_threads(lambda part: np.dot(K[part], M, result[part]), len(K))
+        self.cores.each(lambda part: np.dot(K[part], M, result[part]), len(K))
         if self.problem.mean_of is not None:
             result -= self.problem.with_mean @ M
         return result
-
-    def _in_threads(self, function: Callable[[slice], object], n_rows: int) -> None:
-        """Call it with spans of the rows, one a core. BLAS' own threads wait for each other by spinning, which on a
-        machine with other work costs many times what they give; these sleep."""
-        step = max(-(-n_rows // self.cores), _THREAD_ROWS)
-        first, *others = (slice(start, start + step) for start in range(0, n_rows, step))
-        under_way = [self.pool.submit(function, part) for part in others]
-        function(first)
-        for future in under_way:
-            future.result()
 
     def _validate(self) -> tuple[float, float]:
         problem, state = self.problem, self.state
@@ -297,6 +266,11 @@ class _Training:
         logits = state.stack.forward(Z)
         loss = losses(logits, self.targets_val, output=self.config.output).mean(dtype=np.float64)
         return float(loss), accuracy_of(logits, problem.y_val)
+
+
+def batch_rows(places: slice, batch: int, *, n_rows: int) -> NDArray[np.int64]:
+    """Of each place in an epoch's order, how many rows its batch has: the last one may have fewer than the others."""
+    return np.asarray(np.minimum(batch, n_rows - np.arange(places.start, places.stop) // batch * batch))
 
 
 def accuracy_of(logits: Array, y: NDArray[np.int64]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -66,6 +67,21 @@ def keep_mask(
         *_generator(seed, _DROPOUT, epoch, layer).bit_generator.random_raw(2), start, round(dropout * 2**32), keep
     )
     return keep
+
+
+def keep_masks(config: HeadConfig, epoch: int, *, places: slice, units: Sequence[int]) -> NDArray[np.bool_]:
+    """`keep_mask` of every hidden layer, side by side: (places, all units); (places, 0) without dropout.
+
+    units : of each hidden layer
+    """
+    start, stop = places.start, places.stop
+    if not config.dropout or not units:
+        return np.empty((stop - start, 0), np.bool_)
+    masks = [
+        keep_mask(config.seed, epoch, layer=layer, start=start, stop=stop, units=n, dropout=config.dropout)
+        for layer, n in enumerate(units)
+    ]
+    return np.concatenate(masks, axis=1)
 
 
 def initial_weights(config: HeadConfig, n_inputs: int, *, n_classes: int) -> list[tuple[Array, Array]]:

@@ -139,7 +139,7 @@ def _refuse_full_disk(file: Path, shape: tuple[int, int], dtype: DTypeLike) -> N
         raise HeadError(
             f"{file.parent}: the Gram matrix of {shape[0]} x {shape[1]} rows needs {needed / 2**30:.1f} GiB, which do "
             f"not fit into memory, and {free / 2**30:.1f} GiB are free on this disk",
-            "Set `solver='primal'`",
+            "Set `solver='block'`",
         )
 
 
@@ -153,7 +153,7 @@ def _explaining(file: Path) -> Iterator[None]:
         raise HeadError(
             f"{file.parent}: cannot be written ({error.strerror or error}), and the Gram matrix does not fit into "
             "memory",
-            "Set `solver='primal'`",
+            "Set `solver='block'`",
         ) from error
 
 

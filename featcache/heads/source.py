@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -19,10 +20,15 @@ Numbers = NDArray[np.intp]
 Labels = NDArray[np.int64]
 Order = Callable[[int, int, int], NDArray[np.int64]]
 """Given seed, epoch and number of rows: the order of the rows in that epoch."""
+Blocks = Generator[tuple[Numbers, Array], None, None]
+"""Which of the rows (n,), and their features (n, D)."""
 
-_SHUFFLED_BYTES = 2 << 30
+_SHUFFLED_BYTES = 1 << 30
 """Training rows of at most so many bytes, as float32, come in the order of Gram space; streamed, each of a few passes
 takes what fits into a buffer. Larger ones come shuffled by blocks, wherever they are read from."""
+
+STREAM_BYTES = 3 * BUFFER_BYTES
+"""What a stream holds at most: the buffer in use, the next one, and what that is read from."""
 
 _VAL_ROWS = 256
 _NAMED_ROWS = 5
@@ -47,6 +53,10 @@ class Source(Protocol):
     def batches(self, size: int, seed: int, *, epoch: int) -> Iterator[tuple[Numbers, Array]]:
         """The batches of an epoch: which of the N rows (n,), and their features (n, D). Every row comes once."""
 
+    def blocks(self, size: int, seed: int, *, epoch: int, batches: int, start: int = 0) -> Blocks:
+        """The same, some batches of `size` at a time, from place `start` in the epoch's order on. Blocks begin and end
+        at the same places wherever the rows come from, and wherever one starts that begins a block."""
+
     def val_blocks(self) -> Iterator[tuple[slice, Array]]:
         """The validation rows in order, in blocks: which of the M, and their features (n, D)."""
 
@@ -65,19 +75,25 @@ class InMemory:
         rows: Numbers | None = None,
         rows_val: Numbers | None = None,
         order: Order = random.order,
+        buffer_rows: int | None = None,
     ) -> None:
         self.X, self.X_val = (part.astype(weights.dtype, copy=False) for part in (X, X_val))
         self.y, self.y_val, self.weights, self.width = y, y_val, weights, X.shape[1]
         self.rows = np.arange(len(y)) if rows is None else rows
         self.rows_val = np.arange(len(y_val)) if rows_val is None else rows_val
         self._order = order
+        self._buffer_rows = buffer_rows or max(len(y), 1)
 
     def batches(self, size: int, seed: int, *, epoch: int) -> Iterator[tuple[Numbers, Array]]:
         """As of `Source`, in the order of `featcache.heads.initializers.order` where no other is given."""
+        return self.blocks(size, seed, epoch=epoch, batches=1)
+
+    def blocks(self, size: int, seed: int, *, epoch: int, batches: int, start: int = 0) -> Blocks:
+        """As of `Source`."""
         order = self._order(seed, epoch, len(self.y))
-        for start in range(0, len(order), size):
-            places = order[start : start + size]
-            yield places, self.X[places]
+        for buffer in _buffers(len(order), size, self._buffer_rows):
+            for block in _within(buffer, size * batches, start):
+                yield order[block], self.X[order[block]]
 
     def val_blocks(self) -> Iterator[tuple[slice, Array]]:
         """As of `Source`."""
@@ -98,28 +114,31 @@ class Streamed:
         self, cache: Cache, y: Labels, *, weights: Array, y_val: Labels, buffer_rows: int | None = None
     ) -> None:
         self._cache, self.width = cache, products.width(cache.features)
-        self._buffer_rows = buffer_rows or max(1, BUFFER_BYTES // (self.width * cache.features.dtype.itemsize))
+        self._buffer_rows = buffer_rows or _rows_of_a_buffer(cache)
         self.y, self.y_val, self.weights = y, y_val, weights
         self.rows, self.rows_val = cache.numbers("train"), cache.numbers("val")
 
     def batches(self, size: int, seed: int, *, epoch: int) -> Iterator[tuple[Numbers, Array]]:
         """As of `Source`, in the order of `cache_order`; while one buffer is used, a thread fills the next."""
-        order = cache_order(self._cache, size)(seed, epoch, len(self.y))
-        step = max(1, self._buffer_rows // size) * size
-        buffers = (order[start : start + step] for start in range(0, len(order), step))
-        with ThreadPoolExecutor(1, "featcache-read") as pool:
-            coming = pool.submit(self._next, buffers)
-            while (found := coming.result()) is not None:
-                coming = pool.submit(self._next, buffers)
-                places, X = found
-                for start in range(0, len(places), size):
-                    part = slice(start, start + size)
-                    yield places[part], X[part].reshape(-1, self.width).astype(self.weights.dtype, copy=False)
-                del found, X  # before the next buffer is waited for
+        return self.blocks(size, seed, epoch=epoch, batches=1)
 
-    def _next(self, buffers: Iterator[Numbers]) -> tuple[Numbers, Array] | None:
-        places = next(buffers, None)
-        return None if places is None else (places, self._cache.features[self.rows[places]])
+    def blocks(self, size: int, seed: int, *, epoch: int, batches: int, start: int = 0) -> Blocks:
+        """As of `Source`."""
+        order = cache_order(self._cache, size)(seed, epoch, len(self.y))
+        buffers = [buffer for buffer in _buffers(len(order), size, self._buffer_rows) if buffer.stop > start]
+        with ThreadPoolExecutor(1, "featcache-read") as pool:
+            coming = deque(pool.submit(self._read, order[buffer]) for buffer in buffers[:1])
+            for number, buffer in enumerate(buffers):
+                X = coming.popleft().result()
+                coming.extend(pool.submit(self._read, order[following]) for following in buffers[number + 1 :][:1])
+                for block in _within(buffer, size * batches, start):
+                    part = X[block.start - buffer.start : block.stop - buffer.start]
+                    yield order[block], part.reshape(-1, self.width).astype(self.weights.dtype, copy=False)
+                    del part
+                del X  # before the next buffer is waited for
+
+    def _read(self, places: Numbers) -> Array:
+        return np.asarray(self._cache.features[self.rows[places]])
 
     def val_blocks(self) -> Iterator[tuple[slice, Array]]:
         """As of `Source`."""
@@ -132,7 +151,7 @@ def cache_order(cache: Cache, batch: int) -> Order:
     That of `featcache.heads.initializers.order`, as in Gram space; of rows too large for it that of `Cache.batches`.
     """
     rows = cache.numbers("train")
-    if len(rows) * products.width(cache.features) * 4 <= _SHUFFLED_BYTES:
+    if is_shuffled(len(rows) * products.width(cache.features)):
         return random.order
 
     def by_blocks(seed: int, epoch: int, n_rows: int) -> NDArray[np.int64]:
@@ -141,23 +160,56 @@ def cache_order(cache: Cache, batch: int) -> Order:
     return by_blocks
 
 
+def is_shuffled(n_features: int) -> bool:
+    """Whether so many features of training rows, all together, come in the order of Gram space."""
+    return n_features * 4 <= _SHUFFLED_BYTES
+
+
+def _rows_of_a_buffer(cache: Cache) -> int:
+    return max(1, BUFFER_BYTES // (products.width(cache.features) * cache.features.dtype.itemsize))
+
+
+def _buffers(n_rows: int, size: int, buffer_rows: int) -> list[slice]:
+    """Spans of an order that are read together: whole batches, so that none lies in two buffers."""
+    step = max(1, buffer_rows // size) * size
+    return [slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
+
+
+def _within(buffer: slice, step: int, start: int) -> Iterator[slice]:
+    """The blocks of a buffer, `step` rows at a time, that begin at `start` or behind it."""
+    for first in range(buffer.start, buffer.stop, step):
+        if first >= start:
+            yield slice(first, min(first + step, buffer.stop))
+
+
 def fits(n_bytes: int) -> bool:
     """Whether so much can be held in memory, with a fifth of what is free left over."""
     return n_bytes < 0.8 * machine.available_bytes()
 
 
-def source_of(cache: Cache, y: Labels, *, weights: Array, y_val: Labels, batch: int) -> Source:
+def source_of(cache: Cache, y: Labels, *, weights: Array, y_val: Labels, batch: int, holds_all: bool = True) -> Source:
     """The splits "train" and "val" of a cache: from memory where they fit into it, else streamed.
 
     y, weights, y_val : of the rows of the two splits; batches have the dtype of the weights
     batch : rows an update
+    holds_all : whether to hold even what a stream gives as fast, since its order reads each part once an epoch
     """
     rows, rows_val = cache.numbers("train"), cache.numbers("val")
+    if not holds_all and cache_order(cache, batch) is not random.order:
+        return Streamed(cache, y, weights=weights, y_val=y_val)
     if not fits((len(rows) + len(rows_val)) * products.width(cache.features) * weights.dtype.itemsize):
         return Streamed(cache, y, weights=weights, y_val=y_val)
     X, X_val = (_read(cache, numbers, weights.dtype) for numbers in (rows, rows_val))
     return InMemory(
-        X, y, weights=weights, X_val=X_val, y_val=y_val, rows=rows, rows_val=rows_val, order=cache_order(cache, batch)
+        X,
+        y,
+        weights=weights,
+        X_val=X_val,
+        y_val=y_val,
+        rows=rows,
+        rows_val=rows_val,
+        order=cache_order(cache, batch),
+        buffer_rows=_rows_of_a_buffer(cache),
     )
 
 

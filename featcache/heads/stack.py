@@ -112,6 +112,11 @@ class Stack:
         if self.config.momentum and not self.velocities:
             self.velocities = [np.zeros_like(array) for array in self.arrays()]
 
+    def copy(self) -> Stack:
+        """The same, apart from this one."""
+        layers = [(W.copy(), b.copy()) for W, b in self.layers]
+        return Stack(self.bias.copy(), layers, self.config, [velocity.copy() for velocity in self.velocities])
+
     def arrays(self) -> list[Array]:
         """Everything that is trained, in a fixed order."""
         return [self.bias, *(array for pair in self.layers for array in pair)]

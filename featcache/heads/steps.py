@@ -18,7 +18,7 @@ ACTIVATIONS = ("linear", "relu", "elu", "tanh", "sigmoid")
 """Their places here are what `train_block` calls them."""
 
 _LINEAR, _RELU, _ELU, _TANH, _SIGMOID = range(len(ACTIVATIONS))
-_NARROW = 16
+NARROW = 16
 """Outputs of a layer up to which plain loops are faster than a call of BLAS."""
 
 
@@ -67,7 +67,7 @@ def _activate(activation, x, keep, kept, gate):  # type: ignore[no-untyped-def]
 @_compiled
 def _forward(x, W, bias, y):  # type: ignore[no-untyped-def]
     """y (n, n_out) = x W^T + bias, x (n, n_in), W (n_out, n_in)."""
-    if W.shape[0] > _NARROW:
+    if W.shape[0] > NARROW:
         np.dot(x, W.T, y)
         for i in range(y.shape[0]):
             for c in range(y.shape[1]):
@@ -84,7 +84,7 @@ def _forward(x, W, bias, y):  # type: ignore[no-untyped-def]
 @_compiled
 def _backward(delta, x, W, gate, dx, dW):  # type: ignore[no-untyped-def]
     """dW (n_out, n_in) = delta^T x; dx (n, n_in) = (delta W) * gate."""
-    if W.shape[0] > _NARROW:
+    if W.shape[0] > NARROW:
         np.dot(delta.T, x, dW)
         np.dot(delta, W, dx)
         for i in range(dx.shape[0]):
@@ -329,6 +329,96 @@ def add_rows(A, S, c, G):  # type: ignore[no-untyped-def]
         factor = A.dtype.type(c[i])
         for k in range(A.shape[1]):
             A[S[i], k] += factor * G[i, k]
+
+
+@_compiled
+def add_products(W, V, M, to_W, to_V):  # type: ignore[no-untyped-def]
+    """W and V, (n, units), become M (W, V) + (to_W, to_V), in place; V and to_V (0, units) without momentum."""
+    c = np.empty(4, W.dtype)
+    c[0], c[1], c[2], c[3] = M[0, 0], M[0, 1], M[1, 0], M[1, 1]
+    for i in range(W.shape[0]):
+        if len(V):
+            for k in range(W.shape[1]):
+                w, v = W[i, k], V[i, k]
+                W[i, k] = c[0] * w + c[1] * v + to_W[i, k]
+                V[i, k] = c[2] * w + c[3] * v + to_V[i, k]
+        else:
+            for k in range(W.shape[1]):
+                W[i, k] = c[0] * W[i, k] + to_W[i, k]
+
+
+@_compiled
+def scaled_rows(X, scale, offset, out):  # type: ignore[no-untyped-def]
+    """out (n, D) = scale X + offset (D,)."""
+    for i in range(X.shape[0]):
+        for k in range(X.shape[1]):
+            out[i, k] = scale * X[i, k] + offset[k]
+
+
+@_compiled
+def _update_wide(W, V, X, dZ, lr, l2, momentum, nesterov, gradient):  # type: ignore[no-untyped-def]
+    """SGD on first weights W (units, D) and their velocity V, by X (n, D) and the gradients dZ (n, units).
+
+    gradient : (D,), to work in
+    """
+    n, last = X.shape[0], X.shape[0] % 4
+    for c in range(W.shape[0]):
+        for k in range(W.shape[1]):
+            gradient[k] = l2 * W[c, k]
+        for i in range(0, n - last, 4):  # four at a time, to touch the gradient less
+            d0, d1, d2, d3 = dZ[i, c], dZ[i + 1, c], dZ[i + 2, c], dZ[i + 3, c]
+            for k in range(W.shape[1]):
+                gradient[k] += d0 * X[i, k] + d1 * X[i + 1, k] + d2 * X[i + 2, k] + d3 * X[i + 3, k]
+        for i in range(n - last, n):
+            d = dZ[i, c]
+            for k in range(W.shape[1]):
+                gradient[k] += d * X[i, k]
+        if not len(V):
+            for k in range(W.shape[1]):
+                W[c, k] -= lr * gradient[k]
+        else:
+            for k in range(W.shape[1]):
+                change = -lr * gradient[k]
+                V[c, k] = momentum * V[c, k] + change
+                W[c, k] += momentum * V[c, k] + change if nesterov else V[c, k]
+
+
+@_compiled
+def train_rows(  # type: ignore[no-untyped-def]
+    X, W, V,
+    keep, kept, targets, weights, rates,
+    values, velocity, decay, sizes,
+    l2, momentum, nesterov, batch, activation, is_sigmoid,
+):  # fmt: skip
+    """SGD over the n rows X (n, D), `batch` at a time, for a first layer of few units; all is updated in place.
+
+    W, V : (units, D), the first weights and their velocity; V (0, D) without momentum. The others as of `train_block`
+
+    Returns logits (n, classes), each before its update.
+    """
+    n, units = len(X), W.shape[0]
+    logits, gradient, of_W = np.empty_like(targets), np.empty_like(values), np.empty(X.shape[1], X.dtype)
+    work, dZ = np.empty((2, batch * sizes.sum()), X.dtype), np.empty((batch, units), X.dtype)
+    single, decays = X.dtype.type(momentum), X.dtype.type(l2)
+    for start in range(0, n, batch):
+        stop = min(start + batch, n)
+        z = work[0, : (stop - start) * units].reshape(stop - start, units)
+        for i in range(start, stop):
+            for c in range(units):
+                total = values[c]
+                for k in range(X.shape[1]):
+                    total += X[i, k] * W[c, k]
+                z[i - start, c] = total
+        b = slice(start, stop)
+        d = dZ[: stop - start]
+        _gradients(
+            z, keep[b], kept, targets[b], weights[b], values, sizes, activation, is_sigmoid, work, d, logits[b],
+            gradient,
+        )  # fmt: skip
+        lr = X.dtype.type(rates[start // batch])
+        _update(values, velocity, gradient, decay, lr, single, nesterov)
+        _update_wide(W, V, X[b], d, lr, decays, single, nesterov, of_W)
+    return logits
 
 
 @_compiled

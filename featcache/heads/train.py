@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from featcache.core.errors import HeadError
 from featcache.core.progress import SILENT, Progress
-from featcache.heads import checkpoint, gram, initializers as random, primal, products
+from featcache.heads import block, checkpoint, gram, initializers as random, primal, products
 from featcache.heads.checkpoint import AnyState
 from featcache.heads.config import HeadConfig, Solver
 from featcache.heads.cost import Choice, choose_solver
@@ -174,6 +174,10 @@ def train_head(
         last = _in_primal_space(material, layers, scale=scale, config=config, course=course, states=states)
         final = course.chosen(last)
         trained = final.layers
+    elif choice.solver == "block":
+        last = _by_blocks(material, layers, scale=scale, config=config, course=course, states=states)
+        final = course.chosen(last)
+        trained = [(final.W, final.stack.bias), *final.stack.layers]
     else:
         last = _in_gram_space(material, layers, scale=scale, config=config, course=course, states=states)
         final = course.chosen(last)
@@ -203,6 +207,8 @@ def train_course(
     scale = material.scale(config)
     if solver == "primal":
         return _in_primal_space(material, layers, scale, config, Course(config, stopped=stopped)).history
+    if solver == "block":
+        return _by_blocks(material, layers, scale, config, Course(config, stopped=stopped)).history
     return _in_gram_space(material, layers, scale, config, Course(config, stopped=stopped)).history
 
 
@@ -219,7 +225,8 @@ class _States(Generic[AnyState]):
         for file in (*self.earlier, *([self.saved] if self.saved else [])):
             pair = checkpoint.load(file, self.identity, like=like)
             if pair is not None:
-                yield Earlier(file.parent.name, pair[0].history, *pair)
+                rows = pair[0].rows if isinstance(pair[0], block.State) else 0
+                yield Earlier(file.parent.name, pair[0].history, *pair, parts=rows)
 
     def saver(self, copy: Callable[[], AnyState], course: Course[AnyState]) -> Callable[[], object] | None:
         """Writes what `copy` gives, and the best so far."""
@@ -256,6 +263,28 @@ def _in_gram_space(
     state = course.go_on(states.found(first)) or first
     course.save = states.saver(state.copy, course)
     return gram.train(problem, state, course=course)
+
+
+def _by_blocks(
+    material: SharedInputs,
+    layers: Layers,
+    scale: float,
+    config: HeadConfig,
+    course: Course[block.State],
+    states: _States[block.State] = _States(),
+) -> block.State:
+    (W0, b0), *rest = layers
+    weights = row_weights(material.y, config)
+    source = source_of(
+        material.cache, material.y, weights=weights, y_val=material.y_val, batch=config.batch, holds_all=False
+    )
+    mean = material.moments[0] if config.scale == "centred" else None
+    first = block.start(W0, Stack(b0.copy(), [(W.copy(), b.copy()) for W, b in rest], config))
+    state = course.go_on(states.found(first)) or first
+    with block.Training(source, state, scale=scale, mean=mean) as training:
+        course.save = states.saver(training.copy, course)
+        course.run(training)
+        return training.copy()
 
 
 def _in_primal_space(

@@ -92,7 +92,7 @@ def facts(record: RunRecord) -> tuple[tuple[str, str], ...]:
 def _cores(record: RunRecord) -> str:
     if record.config.cores is None or record.is_classical:
         return ""
-    by_keras = record.config.solver != "gram"
+    by_keras = record.config.solver not in ("gram", "block")
     return f"{record.config.cores}" + ("; on another number the last digits differ" if by_keras else "")
 
 

@@ -40,7 +40,9 @@ class HeadTable:
 
     head: HeadKind = setting("dense", "Kind of head.")
     preset: Literal["default", "study"] = setting("default", "Settings to start from.")
-    solver: Solver = setting("auto", "Solver: Gram space, Keras (primal), or the faster of both (auto).")
+    solver: Solver = setting(
+        "auto", "Solver: Gram space, blocks (many rows), Keras (primal), or the fastest of them (auto)."
+    )
     seeds: int = setting(1, "Train with this many seeds.", ge=1)
     networks: tuple[str, ...] = setting(("*",), _NETWORKS)
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from featcache.core.errors import HeadError
@@ -47,17 +47,22 @@ class Epoch:
 
 @dataclass
 class Clock:
-    """Seconds that a `timed` block took."""
+    """Seconds that a `timed` block took; `so_far` within it."""
 
     seconds: float = 0.0
+    start: float = field(default_factory=time.perf_counter)
+
+    def so_far(self) -> float:
+        """Seconds since the block began."""
+        return time.perf_counter() - self.start
 
 
 @contextmanager
 def timed() -> Iterator[Clock]:
     """Measure the block's wall-clock time."""
-    clock, start = Clock(), time.perf_counter()
+    clock = Clock()
     yield clock
-    clock.seconds = time.perf_counter() - start
+    clock.seconds = clock.so_far()
 
 
 def refuse_divergence(entry: Epoch) -> None:
