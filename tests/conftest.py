@@ -25,9 +25,9 @@ from servers import S3, s3_server
 from workshop import Worker, Workshop
 
 from featcache.backbones import remembered as known
+from featcache.backbones.doors import AnyNetwork, open_network
 from featcache.backbones.engines.calibrate import key_of, recall
 from featcache.backbones.engines.choose import ChosenEngine, OnEvent, open_engine
-from featcache.backbones.network import Network, load_network
 from featcache.backbones.spec import NetworkSpec
 from featcache.cli import main
 from featcache.extraction import opening
@@ -173,17 +173,17 @@ def without_networks(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
 
 
-_kept_network, _kept_engines = functools.cache(load_network), {}
+_kept_network, _kept_engines = functools.cache(open_network), {}
 
 
-def _load_network(spec: NetworkSpec) -> Network:
-    """`load_network`, which takes seconds, once for the same random weights, and for those that are installed."""
+def _open_network(spec: NetworkSpec) -> AnyNetwork:
+    """`open_network`, which takes seconds, once for the same random weights, and for those that are installed."""
     installed = (spec.model, spec.weights) == ("efficientnet-lite0", "imagenet")
-    return (_kept_network if spec.weights == "random" or installed else load_network)(spec)
+    return (_kept_network if spec.weights == "random" or installed else open_network)(spec)
 
 
 def _open_engine(
-    network: Network, engine: str, *, batch_rows: int | None, memory: Path, on_event: OnEvent
+    network: AnyNetwork, engine: str, *, batch_rows: int | None, memory: Path, on_event: OnEvent
 ) -> ChosenEngine:
     """`open_engine`, which takes seconds too, once for the same network and what the project remembers of it."""
     known = [recall(memory, key_of(network, name)) for name in ("openvino", "keras-tensorflow")]
@@ -199,7 +199,7 @@ def _open_engine(
 def keep_networks(patch: pytest.MonkeyPatch) -> None:
     """Load a network and open an engine once for all that do not change them."""
     for module in (known, opening):
-        patch.setattr(module, "load_network", _load_network)
+        patch.setattr(module, "open_network", _open_network)
     patch.setattr(opening, "open_engine", _open_engine)
 
 

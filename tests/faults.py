@@ -185,7 +185,7 @@ def use_cheap_engine(log: str | None = None, pause_s: float = 0.0) -> None:
     featcache.store.layout._MAX_ROWS_PER_SHARD = ROWS_PER_SHARD
     small_batches()
     featcache.extraction.opening.identify = lambda *_, **__: ((CUT,), None)
-    featcache.extraction.opening.load_network = lambda spec: None
+    featcache.extraction.opening.open_network = lambda spec: None
     featcache.extraction.opening.open_engine = lambda *_, **__: CheapEngine(log, pause_s)
 
 

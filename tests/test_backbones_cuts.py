@@ -9,8 +9,9 @@ import pytest
 from networks import base, network, pixels
 
 from featcache.backbones.cuts import cut, layers_of
+from featcache.backbones.doors import layers_to_cut
 from featcache.backbones.import_keras import import_keras
-from featcache.backbones.network import layers_to_cut, load_network
+from featcache.backbones.network import load_network
 from featcache.backbones.preprocess import preprocess
 from featcache.backbones.spec import NetworkSpec
 from featcache.core.errors import BackboneError

@@ -22,7 +22,7 @@ def test_the_second_time_nothing_is_built(tmp_path: Path, monkeypatch: pytest.Mo
     cuts, network = identify(memory, SPEC)
     assert network is not None
     assert network.cuts == cuts
-    monkeypatch.setattr(known, "load_network", lambda _: pytest.fail("it was built again"))
+    monkeypatch.setattr(known, "open_network", lambda _: pytest.fail("it was built again"))
     assert identify(memory, SPEC) == (cuts, None)
     assert [cut.space.layer for cut in cuts] == ["Conv_1", "out_relu"]
 
@@ -37,7 +37,7 @@ def test_everything_that_decides_a_value_is_asked_for(tmp_path: Path, monkeypatc
     def build(spec: NetworkSpec) -> None:
         raise BuiltError
 
-    monkeypatch.setattr(known, "load_network", build)
+    monkeypatch.setattr(known, "open_network", build)
     others = (
         {"precision": "bfloat16"},
         {"layers": ("out_relu", "Conv_1")},

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 
 onnx = pytest.importorskip("onnx")
 import onnx_models  # noqa: E402
+from conftest import Run  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx_models import SIDE, convolutions, saved, tokens  # noqa: E402
 
@@ -374,3 +378,45 @@ def test_weights_named_by_the_graph_as_inputs_are_no_inputs(path: str, tmp_path:
         shape = list(numpy_helper.to_array(tensor).shape)
         model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, shape))
     assert opened(saved(model, tmp_path / "old.onnx")).cuts[0].space == opened(path).cuts[0].space
+
+
+# --- through the whole program --------------------------------------------------------------------
+
+
+def test_from_extract_to_a_prediction(run: Run, path: str, tmp_path: Path) -> None:
+    assert run("init", "--per-class", "4", cwd=tmp_path).code == 0
+    asked = ("--model", path, "--preprocess", "torch", "--pooling", "avg", "--views", "1", "--json")
+    made = json.loads(run("extract", *asked, cwd=tmp_path).out)
+    assert (made["shape"], made["weights"]) == ([made["rows"], 6], "cells.onnx")
+    assert json.loads(run("extract", *asked, cwd=tmp_path).out)["computed"] == 0
+    trained = json.loads(run("fit-head", "--epochs", "2", "--batch", "4", "--json", cwd=tmp_path).out)
+    image = next(one for one in sorted((tmp_path / "leukocytes").rglob("*")) if one.suffix in (".png", ".jpg"))
+    said = run("predict", trained["run"], str(image), cwd=tmp_path)
+    assert "Say where its file is with --weights PATH" in said.err
+    assert run("predict", trained["run"], str(image), "--weights", path, cwd=tmp_path).code == 0
+    checked = json.loads(run("verify", "--recompute", "3", "--weights", path, "--json", cwd=tmp_path).out)
+    assert checked[0]["recomputed"]["deviating"] == []
+    other = saved(convolutions(seed=3), tmp_path / "other.onnx")
+    assert (
+        "this is not the network of the cache"
+        in run("verify", "--recompute", "1", "--weights", other, cwd=tmp_path).err
+    )
+    for command in ("fit-scratch", "fine-tune"):
+        refused = run(command, "--model", path, cwd=tmp_path)
+        assert (refused.code, "this is no network of Keras" in refused.err) == (1, True)
+    assert "this is no network of Keras" in run("export", trained["run"], "--weights", path, cwd=tmp_path).err
+
+
+def test_without_keras(path: str, tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "sys.modules.update(keras=None, tensorflow=None)\n"
+        "import featcache as fc, numpy as np\n"
+        f"cache = fc.extract([np.zeros((20, 20, 3), np.uint8)], {path!r}, to={str(tmp_path)!r}, preprocessing='tf')\n"
+        "assert cache.features.shape == (1, 4, 4, 6), cache.features.shape\n"
+        f"x = fc.FeatureExtractor({path!r}, preprocessing='tf').fit_transform(np.zeros((2, 20, 20, 3), np.uint8))\n"
+        "assert x.shape == (2, 96)\n"
+        "assert sys.modules['tensorflow'] is None\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

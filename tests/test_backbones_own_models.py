@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from networks import randomize
 
+from featcache.backbones.doors import layers_to_cut
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.model_file import architecture_name, read_config
-from featcache.backbones.network import Network, layers_to_cut, load_network
+from featcache.backbones.network import Network, load_network
 from featcache.backbones.spec import NetworkSpec
 from featcache.core.errors import BackboneError, FeatcacheError, WeightsError
 

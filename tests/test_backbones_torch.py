@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from featcache.backbones.preprocess import check_mode, mode_of, preprocess  # no
 from featcache.backbones.spec import NetworkSpec  # noqa: E402
 from featcache.backbones.torch_network import TorchNetwork  # noqa: E402
 from featcache.core.errors import BackboneError, WeightsError  # noqa: E402
+from featcache.core.offline import offline  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -368,3 +370,35 @@ def test_what_is_changed_in_place_later_is_not_what_a_layer_gave() -> None:
     other = open_engine(again, "openvino", batch_rows=2).features(pixels)[0]
     assert one.min() < 0
     assert deviation(other, one) < 1
+
+
+# --- Hugging Face ---------------------------------------------------------------------------------
+
+
+def test_a_network_of_transformers_without_any_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A DINOv2 with registers in a folder, as their program finds it, too."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.Dinov2WithRegistersConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14
+    )
+    module = transformers.Dinov2WithRegistersModel(config).eval()
+    folder = tmp_path / "laboratory" / "tiny"
+    folder.mkdir(parents=True)
+    module.save_pretrained(folder)
+    says = {"image_processor_type": "BitImageProcessor", "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps({**says, "crop_size": {"height": 56, "width": 56}}))
+    monkeypatch.chdir(tmp_path)
+    with offline():
+        network = opened("huggingface/laboratory/tiny", "imagenet", tokens="cls+avg")
+        (cut,) = network.cuts
+        assert (cut.space.backbone, cut.space.preprocessing) == ("huggingface-laboratory--tiny", "tf")
+        pixels = images(2, 56)
+        with torch.inference_mode():
+            raw = module(torch.from_numpy(network.prepared(pixels))).last_hidden_state.numpy()
+        expected = np.concatenate([raw[:, 0], raw[:, 5:].mean(axis=1)], axis=1)
+        assert deviation(open_engine(network, "torch", batch_rows=2).features(pixels)[0], expected) < 1
+        with pytest.raises(BackboneError, match="its position table is for 56 px, not for 84 px"):
+            opened("huggingface/laboratory/tiny", "imagenet", input_size_px=84)
+        with pytest.raises(WeightsError, match="it cannot be had with these weights"):
+            opened("huggingface/laboratory/none", "imagenet")

@@ -127,7 +127,7 @@ class Engine:
         time.sleep(0.1)
         return [np.repeat(pixels.mean((1, 2), keepdims=True)[..., :1], 1280, axis=3).astype(np.float32)]
 
-pipeline.load_network = lambda spec: None
+pipeline.open_network = lambda spec: None
 pipeline.open_engine = lambda *args, **options: Engine()
 main()
 """

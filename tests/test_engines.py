@@ -128,8 +128,10 @@ def test_openvino_in_low_precision(precision):
     (found,), (expected,) = engine.features(pixels), exact.features(pixels)
     assert found.dtype == np.float32
     assert (found != expected).mean() > 0.1
-    assert deviation(found, expected, precision) < 1
-    assert deviation(found, expected[::-1].copy(), precision) > 1  # those of other images are not taken for it
+    assert deviation(found, expected, precision=precision) < 1
+    assert (
+        deviation(found, expected[::-1].copy(), precision=precision) > 1
+    )  # those of other images are not taken for it
     np.testing.assert_array_equal(engine.features(pixels[3:])[0], found[3:])
     assert {layer.compute_dtype for layer in low.model.layers if "conv" in layer.name} == {precision}
     check_agreement(engine, low)

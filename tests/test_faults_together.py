@@ -193,7 +193,7 @@ from pathlib import Path
 import featcache.store.layout
 from featcache.extraction import opening
 
-load = opening.load_network
+load = opening.open_network
 
 def loaded_by_both(*args, **options):
     network = load(*args, **options)
@@ -203,7 +203,7 @@ def loaded_by_both(*args, **options):
     return network
 
 featcache.store.layout._MAX_ROWS_PER_SHARD = 16
-opening.load_network = loaded_by_both
+opening.open_network = loaded_by_both
 from featcache.cli import main
 main()
 """

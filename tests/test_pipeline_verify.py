@@ -126,7 +126,7 @@ class Small:
 def prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cheap network for every backbone, and small shards."""
     monkeypatch.setattr(opening, "identify", identify)
-    monkeypatch.setattr(opening, "load_network", load_network)
+    monkeypatch.setattr(opening, "open_network", load_network)
     monkeypatch.setattr(opening, "open_engine", lambda loaded, *_, **__: loaded[1])
     monkeypatch.setattr("featcache.store.layout._MAX_ROWS_PER_SHARD", 16)
     monkeypatch.setattr(Cheap, "computed", 0)

@@ -78,7 +78,7 @@ def load_onnx(spec: NetworkSpec) -> OnnxNetwork:
     label = spec.model
     layers = tuple(spec.layers) or (_default(graph, file, side_px, label),)
     graph.check(layers, label)
-    model = graph.cut(layers, file.input.batch, side_px)
+    model = graph.cut(layers, file.input.batch, side_px=side_px)
     batch, shapes = _probed(model, file, side_px, mode, label)
     grid = graph.grid(side_px)
     shapings = tuple(
@@ -211,7 +211,7 @@ class _Graph:
         if twice := [name for name in layers if list(layers).count(name) > 1]:
             raise BackboneError(f"{label}: layer {twice[0]} is named twice: name each layer once")
 
-    def cut(self, names: Sequence[str], batch: int | None, side_px: int) -> bytes:
+    def cut(self, names: Sequence[str], batch: int | None, *, side_px: int) -> bytes:
         """The part of the model that some tensors need, with these as its outputs."""
         onnx = importlib.import_module("onnx")
         needed = self.before(names)
@@ -304,7 +304,7 @@ def _shapes(
     """The shape of one row of each of some tensors; None of what is not of rows of 1 to 3 axes."""
     rows = file.input.batch or 1
     x = prepared(np.zeros((rows, side_px, side_px, 3), np.uint8), file.input, mode="none")
-    found = shapes_of(graph.cut(names, file.input.batch, side_px), file.input.name, x=x, label=label)
+    found = shapes_of(graph.cut(names, file.input.batch, side_px=side_px), file.input.name, x=x, label=label)
     return [shape[1:] if shape and 2 <= len(shape) <= 4 and shape[0] == rows else None for shape in found]
 
 

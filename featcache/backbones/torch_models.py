@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from featcache.backbones.torch_weights import load_state
 from featcache.core.errors import BackboneError, MissingPackageError, OfflineError, WeightsError, nearest
 from featcache.core.extras import install_line, is_installed
 from featcache.core.files import expanded
+from featcache.core.offline import is_offline
 from featcache.core.recipe import WeightsSource, digest
 
 FEATURES = "features"
@@ -188,15 +190,15 @@ def _of_huggingface(spec: NetworkSpec) -> Made:
     name = spec.model.partition("/")[2]
     if name.count("/") != 1:
         raise BackboneError(f"{spec.model}: expected huggingface/ORGANISATION/NAME")
-    with _fetching(spec.model):
-        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
-        images: Mapping[str, Any] = transformers.AutoImageProcessor.from_pretrained(
-            name, trust_remote_code=False
-        ).to_dict()
+    transformers.utils.logging.disable_progress_bar()
+    where: dict[str, Any] = {"trust_remote_code": False, "local_files_only": is_offline()}
+    with _fetching(spec.model), _quiet():
+        config = transformers.AutoConfig.from_pretrained(name, **where)
+        images: Mapping[str, Any] = transformers.AutoImageProcessor.from_pretrained(name, **where).to_dict()
 
     def create() -> Any:
         if spec.weights == "imagenet":
-            return transformers.AutoModel.from_pretrained(name, trust_remote_code=False, use_safetensors=True)
+            return transformers.AutoModel.from_pretrained(name, use_safetensors=True, **where)
         return transformers.AutoModel.from_config(config, trust_remote_code=False)
 
     module = _with_weights(spec, create)
@@ -207,13 +209,13 @@ def _of_huggingface(spec: NetworkSpec) -> Made:
         raise BackboneError(f"{spec.model}: it does not say which size it takes", "Set `input_size_px`")
     own = getattr(config, "image_size", None)
     settings: dict[str, Any] = {}
-    if isinstance(own, int) and own != side_px and "interpolate_pos_encoding" in _arguments(module):
+    if isinstance(own, int) and own != side_px and hasattr(config, "patch_size"):
         if not spec.interpolate_positions:
             raise BackboneError(
                 f"{spec.model}: its position table is for {own} px, not for {side_px} px",
                 f"Set `input_size_px={own}`, or `interpolate_positions=True` to resample it",
             )
-        settings = {"interpolate_pos_encoding": True}
+        settings = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in _arguments(module) else {}
     registers = int(getattr(config, "num_register_tokens", 0) or 0)
     has_cls = hasattr(getattr(module, "embeddings", None), "cls_token")
     return Made(
@@ -307,6 +309,8 @@ def _is_offline(error: BaseException | None) -> bool:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Libraries warn of each other's versions, which helps nobody here."""
+    for name in ("huggingface_hub", "timm"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from featcache.core.errors import WeightsError
-from featcache.core.extras import require_extra
+from featcache.core.errors import MissingPackageError, WeightsError
+from featcache.core.extras import install_line, is_installed
 
 _SAFETENSORS = ".safetensors"
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "teacher", "net", "backbone")
@@ -86,7 +86,10 @@ def _read(path: Path) -> Any:
     torch = importlib.import_module("torch")
     try:
         if path.suffix.lower() == _SAFETENSORS:
-            require_extra("torch", "a .safetensors file")
+            if not is_installed("safetensors"):
+                raise MissingPackageError(
+                    f"{path} requires safetensors, which is not installed: {install_line('torch')}"
+                )
             return importlib.import_module("safetensors.torch").load_file(str(path))
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

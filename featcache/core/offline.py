@@ -59,6 +59,11 @@ def offline(wanted: bool = True) -> Iterator[None]:
         _guard.holders -= 1
 
 
+def is_offline() -> bool:
+    """Whether `offline` holds: for libraries that can be told, and would try again and again."""
+    return _guard.holders > 0
+
+
 def refuse_offline(host: str) -> None:
     """Raise OfflineError while `offline` holds: for what connects past Python's sockets."""
     if _guard.holders:

@@ -17,7 +17,7 @@ RELATIVE, ABSOLUTE = 1e-4, 1e-4
 """Tolerance for float32 in a cache's manifest: |new - old| <= RELATIVE * |old| + ABSOLUTE * max |old| of the row."""
 
 
-def deviation(new: NDArray[np.float32], old: NDArray[np.float32], precision: str = "float32") -> float:
+def deviation(new: NDArray[np.float32], old: NDArray[np.float32], *, precision: str = "float32") -> float:
     """The largest difference of features of shape (n, ...) as a share of what is allowed; inf for what is no number."""
     old = old.reshape(len(old), -1).astype(np.float64)
     new = new.reshape(old.shape).astype(np.float64)
@@ -39,7 +39,7 @@ def check_agreement(engine: Engine, network: Network) -> None:
     with in_float32(network.model):
         outputs = keras.tree.flatten(network.model(preprocess(pixels, cut.space.preprocessing), training=False))
     for new, old, at in zip(engine.features(pixels), outputs, network.cuts, strict=True):
-        if (off := deviation(new, keras.ops.convert_to_numpy(old), cut.space.precision)) > 1:
+        if (off := deviation(new, keras.ops.convert_to_numpy(old), precision=cut.space.precision)) > 1:
             raise BackboneError(
                 f"{cut.space.backbone}: the engine {engine.name} and Keras disagree at layer {at.space.layer}: "
                 f"expected a difference within the tolerance of a cache, got {off:.3g} times that",

@@ -220,7 +220,7 @@ def _opened_onnx(network: OnnxNetwork, engine: str, memory: Path | None) -> tupl
         if not is_installed("onnxruntime"):
             return opened, "; not compared with onnxruntime, which is not installed"
         if network.cuts[0].space.precision == "float32" and recall(memory, key_of(network, opened.name)) is None:
-            check_same(opened, OnnxruntimeEngine(network), network)
+            check_same(opened, OnnxruntimeEngine(network), network=network)
     except BackboneError as error:
         if engine == "openvino" or not is_installed("onnxruntime"):
             raise
@@ -262,7 +262,7 @@ def _exported(network: TorchNetwork, engine: str, memory: Path | None) -> Engine
     """An engine for ONNX on a network of PyTorch, compared with it unless that has been done on this machine."""
     opened = OnnxOpenvinoEngine(network.as_onnx) if engine == "openvino" else OnnxruntimeEngine(network.as_onnx)
     if network.cuts[0].space.precision == "float32" and recall(memory, key_of(network, engine)) is None:
-        check_same(opened, TorchEngine(network, 1), network)
+        check_same(opened, TorchEngine(network, 1), network=network)
     return opened
 
 

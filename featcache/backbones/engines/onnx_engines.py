@@ -106,7 +106,7 @@ class OnnxruntimeEngine:
         return features
 
 
-def check_same(engine: Engine, other: Engine, network: OnnxNetwork | TorchNetwork) -> None:
+def check_same(engine: Engine, other: Engine, *, network: OnnxNetwork | TorchNetwork) -> None:
     """Raise BackboneError unless two engines give the same for a row of random pixels, within a cache's tolerance."""
     side = network.cuts[0].space.input_size_px
     pixels = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)

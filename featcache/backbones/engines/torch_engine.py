@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from featcache.backbones.engines.batches import batches, check_batch_rows, check_rows, empty_features
 from featcache.backbones.torch_network import TorchNetwork
+from featcache.core.machine import usable_cores
 
 
 def torch_device() -> str:
@@ -47,6 +48,7 @@ class TorchEngine:
         if self._device == "cuda":  # else convolutions are in TensorFloat-32
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cuda.matmul.allow_tf32 = False
+        torch.set_num_threads(usable_cores())
         self._module = network.module.to(self._device)
         self.batch_rows = check_batch_rows(batch_rows)
 
