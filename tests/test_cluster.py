@@ -55,7 +55,7 @@ def test_two_processes_write_what_one_writes(project: Any, alone: dict[str, byte
     cache = fc.extract(project, "pixels", cluster="local:2", **PIXELS)
     assert feature_bytes(cache.folder) == alone
     assert cache.extracted.computed == len(cache.rows)
-    assert list(project.cache_folder.glob(".featcache-cluster-*")) == []
+    assert list(project.cache_folder.glob(".cluster-*")) == []
     (standing,) = fc.status(project)
     assert (standing.done, standing.finished, standing.workers) == (len(cache.rows), True, [])
     again = fc.extract(project, "pixels", cluster="local:2", **PIXELS)
@@ -143,7 +143,7 @@ def job_of(project: Any, **changes: Any) -> worker.Job:
 
     network, options = NetworkSpec("pixels", input_size_px=224), ExtractOptions()
     plans = plan_extraction(project, [network], options=options)
-    token = project.cache_folder / ".featcache-cluster-test"
+    token = project.cache_folder / ".cluster-test"
     token.parent.mkdir(exist_ok=True)
     token.touch()
     job = worker.Job(
@@ -185,6 +185,25 @@ def test_what_is_no_cluster_is_refused(project: Any, tmp_path: Path) -> None:
     assert not project.cache_folder.is_dir() or not list(project.cache_folder.glob("pixels-*"))
     with pytest.raises(ArgumentsError, match="`cluster` needs a project"):
         fc.extract(np.zeros((2, 8, 8, 3), np.uint8), "pixels", to=tmp_path / "c", cluster="local:2", progress=SILENT)
+
+
+EXTRACT = ("-c", "from featcache.cli import main; main()", "extract", "--model", "pixels", "--input-size", "224")
+
+
+def shards_of(project: Any) -> int:
+    """Finished ones, so far."""
+    return sum(len(read_ledger(file)) for file in project.cache_folder.glob("pixels-*/ledger.jsonl"))
+
+
+def test_a_client_that_is_killed_comes_back(project: Any, alone: dict[str, bytes]) -> None:
+    """Its workers end what they have in hand, or are lost with it; the same command goes on."""
+    client = subprocess.Popen([sys.executable, *EXTRACT, "--cluster", "local:2"], cwd=project.folder, env=ENVIRONMENT)
+    while not shards_of(project) and client.poll() is None:
+        time.sleep(0.002)
+    client.kill()
+    client.wait()
+    cache = fc.extract(project, "pixels", cluster="local:2", **PIXELS)
+    assert feature_bytes(cache.folder) == alone
 
 
 # Dask
@@ -256,4 +275,68 @@ def test_a_scheduler_that_is_not_there_is_an_error(project: Any, monkeypatch: py
     monkeypatch.setattr(cluster, "_ANSWER_S", 1.0)
     with pytest.raises(ClusterError, match=r"no Dask scheduler answers at 127\.0\.0\.1:9"):
         fc.extract(project, "pixels", cluster="dask://127.0.0.1:9", **PIXELS)
-    assert [folder.name for folder in project.cache_folder.glob(".featcache-cluster-*")] == []
+    assert [folder.name for folder in project.cache_folder.glob(".cluster-*")] == []
+
+
+# Two hosts
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[str, str]]:
+    """Two network namespaces that reach each other, as two machines do: 10.79.1.1 and 10.79.1.2."""
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("network namespaces need iproute2 and root")
+    names = tuple(f"featcache-{os.getpid()}-{number}" for number in (1, 2))
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ends = tuple(f"fc{os.getpid()}{letter}" for letter in "ab")
+        ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
+        for number, (name, end) in enumerate(zip(names, ends, strict=True), start=1):
+            ip("link", "set", end, "netns", name)
+            ip("-n", name, "addr", "add", f"10.79.1.{number}/24", "dev", end)
+            ip("-n", name, "link", "set", end, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+    except subprocess.CalledProcessError as error:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+        pytest.skip(f"no network namespaces can be made here: {error.stderr.decode().strip()}")
+    yield names  # type: ignore[misc]
+    for name in names:
+        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+def test_workers_on_another_host_write_the_same_though_one_is_killed(
+    project: Any, alone: dict[str, bytes], hosts: tuple[str, str], tmp_path: Path
+) -> None:
+    """Scheduler and client in one network namespace, two workers in the other."""
+    pytest.importorskip("distributed")
+    here, there = hosts
+
+    def start(host: str, *arguments: str, folder: Path = tmp_path) -> subprocess.Popen[bytes]:
+        command = ["ip", "netns", "exec", host, sys.executable, *arguments]
+        return subprocess.Popen(command, env=ENVIRONMENT, cwd=folder, stdout=subprocess.DEVNULL)
+
+    quiet = ("--no-dashboard",)
+    started = [start(here, "-m", "distributed.cli.dask_scheduler", "--host", "10.79.1.1", "--port", "8786", *quiet)]
+    try:
+        for number in range(2):
+            asked = ("tcp://10.79.1.1:8786", "--host", "10.79.1.2", "--nthreads", "1", "--no-nanny", *quiet)
+            started.append(start(there, "-m", "distributed.cli.dask_worker", *asked, "--name", str(number)))
+        client = start(here, *EXTRACT, "--cluster", "dask://10.79.1.1:8786", folder=project.folder)
+        started.append(client)
+        pid = working(project.cache_folder, done=lambda: client.poll() is not None)
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+        assert client.wait(120) == 0
+        (folder,) = project.cache_folder.glob("pixels-*")
+        assert feature_bytes(folder) == alone
+        assert pid in {process.pid for process in started[1:3]}
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
