@@ -16,6 +16,7 @@ from .api import (
     push as push,
     report as report,
     runs as runs,
+    status as status,
     sweep as sweep,
     verify as verify,
 )

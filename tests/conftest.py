@@ -49,6 +49,7 @@ LONG = (
     "test_export",
     "test_heads_primal",
     "test_heads_resume",
+    "test_cluster",
     "test_cli_scratch",
     "test_backbones_weights",
     "test_backbones_registry",

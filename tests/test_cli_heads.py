@@ -126,7 +126,7 @@ def test_a_dry_run_says_what_it_takes_and_trains_nothing(run: Run, project: Path
     assert not list((project / "results").glob("*head*"))
     assert not list((project / "cache").glob("*.gram/*"))
     primal = run("fit-head", "--optimizer", "adam", "--dry-run", cwd=project)
-    assert primal.out.startswith("primal: the Gram-space solver does not support the optimizer adam; memory about")
+    assert primal.out.startswith("primal: the solvers gram and block do not support the optimizer adam; memory about")
 
 
 def test_a_training_says_before_what_it_takes(run: Run, project: Path) -> None:

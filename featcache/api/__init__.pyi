@@ -1,5 +1,5 @@
 from .backbones import models as models
-from .caches import convert as convert, open_cache as open_cache, verify as verify
+from .caches import convert as convert, open_cache as open_cache, status as status, verify as verify
 from .evaluation import cross_validate as cross_validate
 from .exchange import pull as pull, push as push
 from .extracting import explain as explain, extract as extract

@@ -14,7 +14,7 @@ from featcache.core.shown import shown
 
 if TYPE_CHECKING:
     from featcache.extraction import Checked
-    from featcache.store import Cache
+    from featcache.store import Cache, Standing
 
 
 def open_cache(
@@ -106,6 +106,28 @@ def verify(
         seed=seed,
         progress=shown(progress),
     )
+
+
+def status(project: Project) -> list[Standing]:
+    """How far the caches of a project are, and who is at work on them. Any machine that sees them can ask.
+
+    Parameters
+    ----------
+    project : whose caches are meant
+
+    Returns
+    -------
+    a record for each cache: `cache`, `rows` and `done`, `finished`, and `workers` with `host`, `pid`, `shards`, `alive`
+
+    Examples
+    --------
+    >>> import featcache as fc
+    >>> project = fc.init(per_class=8)
+    >>> cache = fc.extract(project, "pixels", input_size_px=16)
+    >>> [(found.done == found.rows, found.finished, found.workers) for found in fc.status(project)]
+    [(True, True, [])]
+    """
+    return store.status(project.cache_folder)
 
 
 def convert(

@@ -25,7 +25,6 @@ from .frozen import (
 from .imagenet import available as available
 from .import_keras import (
     compute_deterministically as compute_deterministically,
-    has_keras as has_keras,
     import_keras as import_keras,
     keras_backend as keras_backend,
     require_keras as require_keras,

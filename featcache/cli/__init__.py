@@ -59,6 +59,7 @@ SECTIONS = {
         "ls": "list the caches of the project",
         "info": "show one cache: recipe, rows, files",
         "diff": "compare two caches",
+        "status": "show how far caches are, and who is at work",
         "verify": "check every byte of a cache, recompute rows, repair",
     },
     "Share": {

@@ -19,6 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.core.files import PARTIAL_SUFFIX
@@ -190,6 +191,38 @@ def _has_ended(content: bytes) -> bool | None:
     if not host or host != _process(os.getpid())["host"]:
         return None
     return _started(pid) != started
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease, as its file says. host : the machine's name; ended : None where another machine holds it"""
+
+    name: str
+    host: str
+    pid: int
+    worker: str
+    beat: str
+    ended: bool | None
+
+
+def holders(folder: Path) -> list[Holder]:
+    """Who holds the leases in a folder, for people; damaged ones are passed over."""
+    newest: dict[str, int] = {}
+    found = []
+    with contextlib.suppress(OSError):
+        for entry in folder.iterdir():
+            name, _, generation = entry.name.rpartition(".")
+            if name and generation.isdecimal() and generation.isascii():
+                newest[name] = max(int(generation), newest.get(name, -1))
+    for name, number in sorted(newest.items()):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError, IndexError):
+            content = (folder / f"{name}.{number}").read_bytes()
+            told = json.loads(content)
+            host = str(told["host"]).split()[0] if told["host"] else "unknown"
+            found.append(
+                Holder(name, host, int(told["pid"]), str(told["worker"]), str(told["beat"]), _has_ended(content))
+            )
+    return found
 
 
 @contextlib.contextmanager

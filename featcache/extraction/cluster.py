@@ -14,7 +14,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from featcache.backbones import NetworkSpec
 from featcache.core.errors import ClusterError
 from featcache.core.extras import require_extra
-from featcache.core.files import resolved
+from featcache.core.files import PARTIAL_SUFFIX, resolved
 from featcache.core.progress import Advance, Progress
 from featcache.core.project import Project
 from featcache.extraction.cache_filler import Counts
@@ -270,7 +270,7 @@ def fill(
 
     Raises ClusterError for workers that are not like this machine, or that are lost again and again.
     """
-    token = plans[0].parent / f".featcache-cluster-{uuid.uuid4().hex}"
+    token = plans[0].parent / f".cluster-{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
     writers = [target.writer for target in targets]
     missing, several = sum(len(writer.missing) for writer in writers), workers.number()
     job = Job(
@@ -335,6 +335,8 @@ class _Watch:
 
     def _look(self) -> bool:
         """See in the ledgers what is done. Returns whether something is missing."""
+        with suppress(OSError):  # who tidies up sees that it is not left behind
+            os.utime(self._job.token)
         for writer in self._writers:
             writer.refresh()
         now = sum(writer.rows_done for writer in self._writers)
