@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -58,6 +59,7 @@ class Made:
 
 def require_torch(model: str, *packages: str) -> None:
     """Raise MissingPackageError, with the command that installs them, where PyTorch or a package is missing."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     missing = [name for name in ("torch", *packages) if not is_installed(name)]
     if missing:
         extra = "huggingface" if "transformers" in missing else "torch"
@@ -115,14 +117,14 @@ def _of_timm(spec: NetworkSpec) -> Made:
     sizes = {} if spec.input_size_px is None else {"img_size": spec.input_size_px}
     _refuse_resampling(spec, own.input_size[-1] if own else None, name, timm)
 
-    def create(**settings: Any) -> Any:
+    def create() -> Any:
         try:
-            return timm.create_model(name, pretrained=spec.weights == "imagenet", num_classes=0, **sizes, **settings)
+            return timm.create_model(name, pretrained=spec.weights == "imagenet", num_classes=0, **sizes)
         except TypeError as error:  # networks for any size take none
             if not sizes or "img_size" not in str(error):
                 raise
             sizes.clear()
-            return create(**settings)
+            return create()
 
     module = _with_weights(spec, create)
     config = timm.data.resolve_model_data_config(module)
@@ -144,7 +146,7 @@ def _refuse_resampling(spec: NetworkSpec, own: int | None, name: str, timm: Any)
     """Raise BackboneError where timm would resample the position table of downloaded weights, and nobody asked."""
     if spec.weights != "imagenet" or spec.interpolate_positions or spec.input_size_px in (None, own):
         return
-    parameters = timm.create_model(name, pretrained=False, num_classes=0, device="meta").state_dict()
+    parameters = timm.create_model(name, pretrained=False, num_classes=0).state_dict()
     if any(one.endswith(("pos_embed", "relative_position_bias_table")) for one in parameters):
         raise BackboneError(
             f"{spec.model}: its position table is for {own} px, not for {spec.input_size_px} px",
@@ -171,7 +173,8 @@ def _of_torchvision(spec: NetworkSpec) -> Made:
         )
 
     def create() -> Any:
-        return models.get_model(name, weights=published if spec.weights == "imagenet" else None, **sizes)
+        weights = published if spec.weights == "imagenet" else None
+        return models.get_model(name, weights=weights, progress=False, **sizes)
 
     module = _with_weights(spec, create)
     return Made(

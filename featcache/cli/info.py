@@ -34,11 +34,12 @@ def command(name: str | None, remote: str | None, folder: Path, as_json: bool) -
         print_json({**manifest, "path": str(resolved(cache.folder)), "recipe": cache.recipe.to_dict()})
         return
     space, made = cache.recipe.space, manifest["provenance"]
+    tokens = "" if space.tokens == "none" else f", tokens {space.tokens}"
     print_table(
         ["cache", cache.name],
         [
             ["digest", manifest["digest"]],
-            ["backbone", f"{space.backbone}, cut at {space.layer}, pooling {space.pooling}"],
+            ["backbone", f"{space.backbone}, cut at {space.layer}, pooling {space.pooling}{tokens}"],
             ["weights", f"{made.get('weights', '') or 'none'}, sha256 {space.weights_digest[:16]}.."],
             ["input", f"{space.input_size_px} px, preprocessing {space.preprocessing}"],
             ["features", f"{cache.features.shape} {cache.features.dtype}"],

@@ -62,9 +62,8 @@ def facts(record: RunRecord) -> tuple[tuple[str, str], ...]:
     space = config.recipe.get("space")
     space = space if isinstance(space, dict) else {}
     input_ = [f"{plain(space['input_size_px'])} px" if "input_size_px" in space else ""]
-    input_ += [
-        f"{key} {plain(space[key])}" for key in ("preprocessing", "layer", "pooling", "segmentation") if key in space
-    ]
+    said = ("preprocessing", "layer", "pooling", "tokens", "segmentation")
+    input_ += [f"{key} {plain(space[key])}" for key in said if key in space]
     seconds = f"{number(results.seconds)} s"
     if results.s_per_epoch is not None and not record.is_classical:
         seconds += f", {number(results.s_per_epoch)} s an epoch"
