@@ -278,6 +278,12 @@ def test_a_scheduler_that_is_not_there_is_an_error(project: Any, monkeypatch: py
     assert [folder.name for folder in project.cache_folder.glob(".cluster-*")] == []
 
 
+@pytest.mark.skipif("FEATCACHE_TEST_RAY" not in os.environ, reason="FEATCACHE_TEST_RAY names no cluster")
+def test_ray_workers_write_what_one_process_writes(project: Any, alone: dict[str, bytes]) -> None:
+    cache = fc.extract(project, "pixels", cluster=os.environ["FEATCACHE_TEST_RAY"], **PIXELS)
+    assert feature_bytes(cache.folder) == alone
+
+
 # Two hosts
 
 

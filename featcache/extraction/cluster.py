@@ -168,7 +168,7 @@ class _Ray:
 
         self._ray = ray
         try:
-            ray.init(address=address, logging_level="error", log_to_driver=False)
+            ray.init(address=f"ray://{address}", logging_level="error", log_to_driver=False)
         except Exception as error:  # Ray has errors of its own, for each way in which it cannot be reached
             raise ClusterError(
                 f"no Ray cluster answers at {address}: {_first_line(error)}", "Start one with 'ray start --head'"
