@@ -251,7 +251,7 @@ def _by_workers(
             done = fill(
                 workers,
                 [plans[place] for place in places],
-                [targets[place] for place in places],
+                targets=[targets[place] for place in places],
                 project=project,
                 options=options,
                 donors=tuple(folder for place in places for folder in asked[plans[place].folder].donors),

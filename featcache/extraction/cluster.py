@@ -171,7 +171,7 @@ class _Ray:
             ray.init(address=f"ray://{address}", logging_level="error", log_to_driver=False)
         except Exception as error:  # Ray has errors of its own, for each way in which it cannot be reached
             raise ClusterError(
-                f"no Ray cluster answers at {address}: {_first_line(error)}", "Start one with 'ray start --head'"
+                f"no Ray cluster answers at {address}: {_first_line(error)}", "Start a head node with 'ray start'"
             ) from error
         _await_worker(self, f"the Ray cluster at {address}")
 
@@ -257,8 +257,8 @@ class Filled:
 def fill(
     workers: Workers,
     plans: Sequence[Plan],
-    targets: Sequence[Target],
     *,
+    targets: Sequence[Target],
     project: Project,
     options: ExtractOptions,
     donors: tuple[Path, ...],
@@ -287,7 +287,7 @@ def fill(
     token.touch()
     try:
         _refuse_others(workers.check(job))
-        return _Watch(workers, job, writers, advance, progress).run(stopped)
+        return _Watch(workers, job, writers=writers, advance=advance, progress=progress).run(stopped)
     finally:
         token.unlink(missing_ok=True)
 
@@ -303,7 +303,7 @@ class _Watch:
     """An extraction by workers, under way."""
 
     def __init__(
-        self, workers: Workers, job: Job, writers: Sequence[CacheWriter], advance: Advance, progress: Progress
+        self, workers: Workers, job: Job, *, writers: Sequence[CacheWriter], advance: Advance, progress: Progress
     ) -> None:
         self._workers, self._job, self._writers = workers, job, writers
         self._advance, self._progress = advance, progress
