@@ -20,7 +20,7 @@ def models(
 
     Parameters
     ----------
-    name : one of them; with `layers` a .keras, .h5 or .onnx file or "module:function", too
+    name : one of them; with `layers` anything else that `extract` takes, too
     layers : list the layers of `name` that features can be taken from, instead
     offline : only those whose ImageNet weights are on this machine
     input_size_px, unsafe : as of `extract`, with `layers`

@@ -61,8 +61,8 @@ def extract(
     ----------
     source : a `Project`, or its folder; or images without labels: files, folders, arrays uint8 (n, h, w, 3), or a
         generator of these
-    model : a backbone (see `models`), a .keras, .h5 or .onnx file, "module:function", or "pixels"; several make several
-        caches in one pass over the images
+    model : a backbone (see `models`), a .keras, .h5 or .onnx file, "module:function", "timm/NAME", "torchvision/NAME",
+        "huggingface/ORGANISATION/NAME", or "pixels"; several make several caches in one pass over the images
     to : folder of caches, for images without a project
     weights : "imagenet", "random", or a file
     weights_seed : of random weights

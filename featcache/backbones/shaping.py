@@ -59,7 +59,10 @@ class Shaping:
 
     def __call__(self, raw: NDArray[np.generic]) -> NDArray[np.float32]:
         """Features, (n, *feature_shape), of a raw output (n, ...)."""
-        x = raw.astype(np.float32, copy=False)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is no number is found where features are stored
+            return self._shaped(raw.astype(np.float32, copy=False))
+
+    def _shaped(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.axes:
             x = x.transpose(self.axes)
         if self.tokens != "none":

@@ -28,7 +28,7 @@ def command(
 ) -> None:
     """List the backbones: input size, features, cost, and where their ImageNet weights are.
 
-    NAME is one of them. With --layers it may also be a .keras, .h5 or .onnx file, or MODULE:FUNCTION.
+    NAME is one of them. With --layers it may also be anything else that extract takes, such as an .onnx file.
     """
     from featcache.api import models
 

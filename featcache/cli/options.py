@@ -51,7 +51,11 @@ false_alarms_option = option(
     metavar="RATE",
     help="Share of images like the training images that may be marked as unlike them.",
 )
-MODEL_HELP = "A backbone ('featcache models' lists them), a .keras, .h5 or .onnx file, or MODULE:FUNCTION"
+KERAS_MODEL_HELP = "A backbone ('featcache models' lists them), a .keras or .h5 file, or MODULE:FUNCTION"
+MODEL_HELP = (
+    "A backbone ('featcache models' lists them), a .keras, .h5 or .onnx file, MODULE:FUNCTION, timm/NAME, "
+    "torchvision/NAME or huggingface/ORGANISATION/NAME"
+)
 
 
 def find_cache_of(folder: Path, name: str | None) -> Cache:

@@ -9,7 +9,7 @@ import click
 from featcache.backbones import NetworkSpec
 from featcache.cli.command import Decorator, combined, option
 from featcache.cli.extract_options import views_options
-from featcache.cli.options import MODEL_HELP, json_option, project_option
+from featcache.cli.options import KERAS_MODEL_HELP, json_option, project_option
 from featcache.cli.settings import FLAGS, options
 from featcache.networks import RECIPES, ScratchConfig, ScratchOptions
 
@@ -41,7 +41,7 @@ def scratch_options(recipe: str) -> Decorator[Any]:
             group="Network",
             help="Settings to start from: the published study's, modern ones, or those for fine-tuning.",
         ),
-        option("--model", required=True, metavar="NAME", group="Network", help=f"{MODEL_HELP}."),
+        option("--model", required=True, metavar="NAME", group="Network", help=f"{KERAS_MODEL_HELP}."),
         options(NetworkSpec, "input_size_px", "preprocessing", "unsafe", group="Network"),
         *(
             options(ScratchConfig, *names, group=group, presets=presets, flags=_FLAGS)
