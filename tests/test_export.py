@@ -537,7 +537,7 @@ def test_what_is_not_installed_is_named(
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_another_backend_of_keras_writes_keras(backend: str, runs: dict[str, fc.Run], tmp_path: Path) -> None:
-    pytest.importorskip(backend, reason=f"{backend} is not installed: .ci/run installs it")
+    pytest.importorskip(backend, reason=f"{backend} is not installed")
     env = {"KERAS_BACKEND": backend}
     refused = run_command("export", str(runs["pixels"].folder), "--format", "onnx", cwd=tmp_path, env=env)
     assert "the format onnx needs Keras on TensorFlow" in refused.error
