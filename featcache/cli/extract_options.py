@@ -38,7 +38,7 @@ extraction_options = combined(
         *("weights", "weights_seed", "input_size_px", "preprocessing", "layers", "pooling", "precision", "unsafe"),
         group="Network",
     ),
-    options(ExtractOptions, "engine", "batch_rows", "cluster", group="Engine"),
+    options(ExtractOptions, "engine", "batch_rows", group="Engine"),
     views_options(group=f"Views {_FROM_FILE}", default_text=""),
     options(
         ViewsSection,
