@@ -1,6 +1,6 @@
 from . import ledger as ledger
 from ._convert import convert as convert
-from ._status import Standing as Standing, Working as Working, status as status
+from ._status import Standing as Standing, status as status
 from ._verify import Problem as Problem, Verified as Verified, verify as verify
 from .batches import BUFFER_BYTES as BUFFER_BYTES
 from .cache import Cache as Cache, file_of as file_of, open_cache as open_cache
