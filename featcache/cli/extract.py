@@ -12,7 +12,9 @@ from featcache.cli.extract_options import extraction_of, extraction_options
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import print_json, say, say_left_out, say_next
+from featcache.cli.settings import options
 from featcache.core.units import duration, size
+from featcache.extraction import ExtractOptions
 
 if TYPE_CHECKING:
     from featcache.extraction import Estimate, Extracted
@@ -23,6 +25,7 @@ _STAGES = ("open", "decode", "render", "wait", "compute", "write")
 
 @click.command("extract", cls=Command)
 @extraction_options
+@options(ExtractOptions, "cluster", group="Engine")
 @option("--dry-run", is_flag=True, help="Say what would be computed and copied, and how long it takes.")
 @project_option
 @json_option

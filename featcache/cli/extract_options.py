@@ -39,7 +39,7 @@ extraction_options = combined(
         *("interpolate_positions", "precision", "unsafe"),
         group="Network",
     ),
-    options(ExtractOptions, "engine", "batch_rows", "cluster", group="Engine"),
+    options(ExtractOptions, "engine", "batch_rows", group="Engine"),
     views_options(group=f"Views {_FROM_FILE}", default_text=""),
     options(
         ViewsSection,

@@ -112,7 +112,7 @@ def train(
 
     scale : what the features are multiplied by
     mean : (D,), what is subtracted from them before
-    course : by default that of the head's settings; to save checkpoints, its `save` is given the state of now
+    course : by default that of the head's settings
 
     Raises HeadError for features that are no finite numbers, and for a training that diverges.
     """
