@@ -17,7 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast, get_args
 
 from featcache.backbones import NetworkSpec
 from featcache.core.errors import ClusterError
@@ -25,6 +25,7 @@ from featcache.core.extras import require_extra
 from featcache.core.files import PARTIAL_SUFFIX, resolved
 from featcache.core.progress import Advance, Progress
 from featcache.core.project import Project
+from featcache.core.recipe import Precision
 from featcache.extraction.cache_filler import Counts
 from featcache.extraction.one_pass import Target
 from featcache.extraction.options import EngineName, ExtractOptions
@@ -382,17 +383,17 @@ class _Watch:
 def _engine_of(plan: Plan, options: ExtractOptions) -> dict[str, Any]:
     """The engine that was chosen here, and its number of rows at a time: others may give other last bits."""
     chosen = plan.engine()
-    name: EngineName = "openvino" if chosen.name == "openvino" else "keras"
-    return {"engine": name if chosen.name.startswith(name) else options.engine, "batch_rows": chosen.batch_rows}
+    names = (name for name in get_args(EngineName) if chosen.name.startswith(name))  # "keras-tensorflow" is keras
+    return {"engine": next(names, options.engine), "batch_rows": chosen.batch_rows}
 
 
 def _absolute(plan: Plan) -> NetworkSpec:
-    """The network, with files named so that they are found from every folder."""
+    """The network, with files named so that they are found from every folder, in the precision that was chosen here."""
     spec = plan.network
     model, weights = (
         str(resolved(Path(text))) if Path(text).is_file() else text for text in (spec.model, spec.weights)
     )
-    return replace(spec, model=model, weights=weights)
+    return replace(spec, model=model, weights=weights, precision=cast(Precision, plan.cut.space.precision))
 
 
 def _sample(plan: Plan) -> tuple[Path, ...]:
