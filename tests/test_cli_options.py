@@ -13,7 +13,7 @@ from featcache.backbones.spec import NetworkSpec
 from featcache.cli import cli
 from featcache.cli.command import Option
 from featcache.cli.settings import options
-from featcache.core.project import AugmentationSection, DatasetSection, StorageSection, ViewsSection
+from featcache.core.project import AugmentationSection, DatasetSection, ViewsSection
 from featcache.core.settings import problems_of, setting, settings_of
 from featcache.datasets import InitOptions
 from featcache.extraction import ExtractOptions
@@ -42,7 +42,6 @@ def options_of(name: str) -> dict[str, Option]:
         ("extract", NetworkSpec),
         ("extract", ExtractOptions),
         ("extract", AugmentationSection),
-        ("convert", StorageSection),
         ("fit-head", HeadConfig),
         ("fit-scratch", ScratchConfig),
         ("fine-tune", ScratchConfig),

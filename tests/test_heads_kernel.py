@@ -187,7 +187,7 @@ def test_a_disk_without_room_is_said_before_anything_is_computed(
     usage = shutil.disk_usage(cache.folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     train = cache.numbers("train")
-    with pytest.raises(HeadError, match=r"\.gram: the Gram matrix of \d+ x \d+ rows needs .* Set `solver='primal'`"):
+    with pytest.raises(HeadError, match=r"\.gram: the Gram matrix of \d+ x \d+ rows needs .* Set `solver='block'`"):
         kernel(cache, train, right=train, dtype="float32")
     assert computed == []
 
@@ -225,7 +225,7 @@ def test_a_read_only_folder_still_trains(cache: Cache) -> None:
 def test_neither_memory_nor_a_folder_is_an_error(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     unwritable(cache, monkeypatch)
     train = cache.numbers("train")
-    with pytest.raises(HeadError, match=r"\.gram: cannot be written \(Permission denied\).* Set `solver=\'primal\'`"):
+    with pytest.raises(HeadError, match=r"\.gram: cannot be written \(Permission denied\).* Set `solver=\'block\'`"):
         kernel(cache, train, right=train, dtype="float32")
 
 

@@ -156,7 +156,10 @@ def test_a_message_is_worded_for_who_reads_it() -> None:
 
 
 def test_errors_keep_message_and_hint_through_a_pickle() -> None:
+    """Also where a library has its own way to pickle errors, as Dask has, which calls `__new__`."""
     for kind in (UsageError, CacheNotFoundError, RemoteDroppedError):
+        bare = kind.__new__(kind, "wrong")
+        assert isinstance(bare, kind)
         error = pickle.loads(pickle.dumps(kind("wrong", "Do this")))
         assert (str(error), error.message, error.hint) == ("wrong. Do this", "wrong", "Do this")
 

@@ -50,6 +50,12 @@ class FeatcacheError(Exception):
         self.message = str(message)
         self.hint = hint
 
+    def __init_subclass__(cls) -> None:
+        """Libraries of clusters, which send errors, make them by `__new__`; of two kinds that must be OSError's."""
+        super().__init_subclass__()
+        if issubclass(cls, OSError):
+            cls.__new__ = OSError.__new__  # type: ignore[method-assign]
+
 
 class UsageError(FeatcacheError, ValueError):
     """The command or call contradicts itself."""
