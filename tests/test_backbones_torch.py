@@ -17,6 +17,7 @@ torchvision = pytest.importorskip("torchvision", reason="torchvision is not inst
 from featcache.backbones.doors import AnyNetwork, layers_to_cut, open_network  # noqa: E402
 from featcache.backbones.engines.agreement import deviation  # noqa: E402
 from featcache.backbones.engines.choose import open_engine  # noqa: E402
+from featcache.backbones.engines.openvino_engine import computes_in  # noqa: E402
 from featcache.backbones.model_names import model_of, name_of  # noqa: E402
 from featcache.backbones.network import load_network  # noqa: E402
 from featcache.backbones.preprocess import check_mode, mode_of, preprocess  # noqa: E402
@@ -402,3 +403,21 @@ def test_a_network_of_transformers_without_any_host(tmp_path: Path, monkeypatch:
             opened("huggingface/laboratory/tiny", "imagenet", input_size_px=84)
         with pytest.raises(WeightsError, match="it cannot be had with these weights"):
             opened("huggingface/laboratory/none", "imagenet")
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_low_precision(engine: str) -> None:
+    """Near float32, other values, and the same in any company."""
+    if engine == "openvino" and not computes_in("bfloat16"):
+        pytest.skip("this processor does not compute in bfloat16")
+    asked: dict[str, Any] = {"weights": "random", "input_size_px": 64, "layers": ("layer4",)}
+    exact, low = (
+        open_engine(open_network(NetworkSpec("timm/resnet10t", precision=precision, **asked)), engine, batch_rows=2)
+        for precision in ("float32", "bfloat16")
+    )
+    pixels = images(5, 64)
+    (found,), (expected,) = low.features(pixels), exact.features(pixels)
+    assert (found.dtype, low.name) == (np.float32, engine)
+    assert (found != expected).any()
+    assert deviation(found, expected, precision="bfloat16") < 1
+    np.testing.assert_array_equal(low.features(pixels[3:])[0], found[3:])
