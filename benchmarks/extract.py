@@ -147,7 +147,8 @@ def whole(model: str, asked: argparse.Namespace, precision: Precision = "float32
             f"{model}, {precision}: {cache.rows} rows of {n_images} JPEG files, {cache.rows / seconds:.1f} images/s, "
             f"{ratios[0]:.2f} of the engine's {bare:.1f}; verified, {ratios[1]:.2f}"
         )
-        print(f"  {cache.shares}, of {seconds:.1f} s; the bottleneck: {cache.bottleneck}", flush=True)
+        shares = ", ".join(f"{stage} {of:.1f} s" for stage, of in cache.shares.seconds.items())
+        print(f"  {shares}, of {seconds:.1f} s; the bottleneck: {cache.bottleneck}", flush=True)
 
 
 def passes(asked: argparse.Namespace) -> None:

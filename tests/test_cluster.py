@@ -96,12 +96,8 @@ def worker_leases(folder: Path) -> list[int]:
     return [one.pid for one in holders(folder / "leases") if one.name.isdecimal() and one.pid != os.getpid()]
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_a_worker_that_is_killed_is_replaced(
-    project: Any, alone: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It holds a shard when it is killed; nobody but itself loses anything."""
-    monkeypatch.setattr(cluster, "work", slow_work)
+def killing_one_at_work(project: Any) -> tuple[threading.Thread, list[int]]:
+    """A thread that kills a worker as soon as it holds a shard, and the list that its process will be in."""
     killed: list[int] = []
 
     def kill() -> None:
@@ -111,6 +107,16 @@ def test_a_worker_that_is_killed_is_replaced(
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
+    return killer, killed
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_a_worker_that_is_killed_is_replaced(
+    project: Any, alone: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds a shard when it is killed; nobody but itself loses anything."""
+    monkeypatch.setattr(cluster, "work", slow_work)
+    killer, killed = killing_one_at_work(project)
     cache = fc.extract(project, "pixels", cluster="local:2", **PIXELS)
     killer.join(10)
     assert killed[0] > 0
@@ -254,15 +260,7 @@ def test_dask_workers_write_what_one_process_writes_though_one_is_killed(
             if len(client.scheduler_info(n_workers=-1)["workers"]) == 2:
                 break
         time.sleep(0.1)
-    killed: list[int] = []
-
-    def kill() -> None:
-        pid = working(project.cache_folder)
-        killed.append(pid)
-        os.kill(pid, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
+    killer, killed = killing_one_at_work(project)
     cache = fc.extract(project, "pixels", cluster=f"dask://{address}", **PIXELS)
     killer.join(10)
     assert set(killed) < pids

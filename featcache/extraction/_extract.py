@@ -27,25 +27,9 @@ from featcache.extraction.options import ExtractOptions
 from featcache.extraction.plan import Plan, plan_extraction
 from featcache.extraction.stage_times import Stage, StageTimes
 from featcache.extraction.targets import note_what_is_quicker, opened, target_of
+from featcache.extraction.worker import PACKAGES
 from featcache.sharing import RemoteDonors, ask_remotes, remotes_of
 from featcache.store import CACHE_FORMAT, MANIFEST_FILE, DonorIndex, open_cache, writing
-
-_PACKAGES = (
-    "featcache",
-    "keras",
-    "tensorflow",
-    "openvino",
-    "onnxruntime",
-    "jax",
-    "torch",
-    "timm",
-    "torchvision",
-    "transformers",
-    "numpy",
-    "opencv-python-headless",
-    "opencv-python",
-    "pillow",
-)
 
 
 @dataclass(frozen=True)
@@ -327,7 +311,7 @@ def _provenance(plan: Plan, counts: Counts, seconds: float) -> dict[str, Any]:
         "environment": {
             "python": platform.python_version(),
             "machine": platform.machine(),
-            "packages": dict(_installed(_PACKAGES)),
+            "packages": dict(_installed(PACKAGES)),
         },
         "rows_computed": counts.computed,
         "rows_copied": counts.copied,

@@ -27,7 +27,7 @@ from featcache.extraction.plan import Plan, plan_extraction
 from featcache.extraction.targets import target_of
 from featcache.sharing import RemoteDonors
 
-_PACKAGES = (
+PACKAGES = (
     "featcache",
     "keras",
     "tensorflow",
@@ -40,6 +40,7 @@ _PACKAGES = (
     "transformers",
     "numpy",
     "opencv-python-headless",
+    "opencv-python",
     "pillow",
 )
 """What decides the bits of features."""
@@ -93,7 +94,7 @@ class Done:
 def facts() -> dict[str, str]:
     """Versions of what decides the bits of features, on this machine."""
     found = {"Python": platform.python_version().rpartition(".")[0], "processor": platform.machine()}
-    for name in _PACKAGES:
+    for name in PACKAGES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return {**found, "Keras' backend": keras_backend() or "none"}
