@@ -12,6 +12,7 @@ from .api import (
     models as models,
     open_cache as open_cache,
     open_project as open_project,
+    plan as plan,
     pull as pull,
     push as push,
     report as report,

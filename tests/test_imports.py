@@ -61,7 +61,7 @@ def test_public_surface() -> None:
         *("attribution", "bundle", "check", "check_dataset", "cross_validate", "export", "serve"),
         "run_study",
         *("open_cache", "push", "pull", "relabel", "segment", "verify", "convert", "explain", "models"),
-        "status",
+        *("plan", "status"),
     }
     classes = {
         *("Adapted", "Attribution", "Bundled", "Cache", "Checked", "CheckedDataset", "Counted", "Evaluated"),

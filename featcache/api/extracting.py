@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from featcache import backbones, datasets, extraction, store
+from featcache import backbones, datasets, extraction, planning, store
 from featcache.api.arguments import project_of, refuse_unknown
 from featcache.core.errors import ArgumentsError
 from featcache.core.files import resolved
@@ -19,6 +19,7 @@ from featcache.core.shown import shown
 
 if TYPE_CHECKING:
     from featcache.extraction import Explanation, Extracted
+    from featcache.planning import Planned
     from featcache.store import Cache
 
 
@@ -179,12 +180,56 @@ def explain(
     >>> found.state, found.compute
     ('miss', 104)
     """
+    network, how = _network_and_extraction(options)
+    asked = backbones.specs_of(model, **network)
+    return extraction.explain(project, asked, options=how, progress=shown(progress))
+
+
+def plan(
+    project: Project, model: str | Sequence[str], *, progress: Progress | None = None, **options: Any
+) -> list[Planned]:
+    """What an extraction of many images like those of a project takes: time, bytes, requests, memory, cost.
+
+    A few images are computed on this machine, and their features thrown away. Then courses of the whole extraction are
+    simulated.
+
+    Parameters
+    ----------
+    project : its images are the sample
+    model : as of `extract`
+    progress : told how far it is
+    **options : `n_images`, `workers` and the other fields of `featcache.planning.PlanOptions`; and as of `extract`
+
+    Returns
+    -------
+    a record for each network: `rows`, `seconds` with `low_s` and `high_s`, `bytes`, `writes` and `reads`,
+    `worker_bytes`, `worker_hours`, `costs`, `remarks`, and what was `measured`
+
+    Examples
+    --------
+    >>> import featcache as fc
+    >>> project = fc.init(per_class=8)
+    >>> (planned,) = fc.plan(project, "pixels", input_size_px=16, n_images=10_000, workers=4, sample_s=0.1)
+    >>> planned.images, planned.seconds > planned.ideal_s
+    (10000, True)
+    """
+    told = {name: options.pop(name) for name in settings_of(planning.PlanOptions) if name in options}
+    network, how = _network_and_extraction(options)
+    return planning.plan(
+        project,
+        backbones.specs_of(model, **network),
+        options=planning.PlanOptions(**told),
+        extraction=how,
+        progress=shown(progress),
+    )
+
+
+def _network_and_extraction(options: dict[str, Any]) -> tuple[dict[str, Any], extraction.ExtractOptions]:
+    """The settings of a network, and those of an extraction, that options of `extract` are."""
     storage = {name: options.pop(name) for name in ("format", "dtype") if options.get(name) is not None}
     refuse_unknown(options, backbones.NetworkSpec, extraction.ExtractOptions)
     network = {name: options.pop(name) for name in settings_of(backbones.NetworkSpec) if name in options}
-    asked = backbones.specs_of(model, **network)
-    how = extraction.ExtractOptions(storage=storage, **options)
-    return extraction.explain(project, asked, options=how, progress=shown(progress))
+    return network, extraction.ExtractOptions(storage=storage, **options)
 
 
 def _extracted(done: Extracted) -> Cache:

@@ -33,6 +33,7 @@ SECTIONS = {
         "models": "list the backbones and their layers",
         "extract": "compute the features of every view and cache them",
         "explain": "explain a cache's name, and what extract would compute",
+        "plan": "say what a large extraction on many workers takes",
     },
     "Train": {
         "fit-head": "train a head on cached features",

@@ -64,6 +64,7 @@ FLAGS = {
     "images": "--image",
     "input_size_px": "--input-size",
     "layers": "--layer",
+    "n_images": "--images",
     "preprocessing": "--preprocess",
     "roots": "--root",
     "rotation_deg": "--rotation",

@@ -60,13 +60,13 @@ def estimate(
         seconds, engine = 0.0, ""
         if explained.compute:
             if plan.engine not in s_a_row:
-                s_a_row[plan.engine] = _seconds_a_row(plan)
+                s_a_row[plan.engine] = seconds_a_row(plan)
             seconds, engine = explained.compute * s_a_row[plan.engine], plan.engine().why
         estimates.append(Estimate(explained, explained.compute * row_bytes, seconds, engine))
     return estimates
 
 
-def _seconds_a_row(plan: Plan) -> float:
+def seconds_a_row(plan: Plan) -> float:
     """Of rendering and computing one row of a plan, by a few rows of it, each with the other views of its image."""
     engine = plan.engine()
     rows = plan.rows[:: max(len(plan.rows) // _SAMPLE_ROWS, 1)][:_SAMPLE_ROWS]

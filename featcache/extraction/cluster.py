@@ -94,12 +94,18 @@ class _Local:
 
     def _executor(self, place: int) -> Executor:
         if self._executors[place] is None:
-            from joblib.externals.loky import ProcessPoolExecutor
-
-            cores = _share_of_cores(place, len(self._executors))
-            self._executors[place] = ProcessPoolExecutor(1, initializer=_keep_to, initargs=(cores,))
+            self._executors[place] = process_of(place, len(self._executors))
         executor: Executor = self._executors[place]
         return executor
+
+
+def process_of(place: int, n_workers: int) -> Executor:
+    """One of several processes of this machine, with its share of the cores. It starts with its first task."""
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    cores = _share_of_cores(place, n_workers)
+    executor: Executor = ProcessPoolExecutor(1, initializer=_keep_to, initargs=(cores,))
+    return executor
 
 
 def _share_of_cores(place: int, n_workers: int) -> list[int]:
@@ -278,7 +284,7 @@ def fill(
         token=token,
         project=Project(resolved(project.folder), project.settings),
         network=_absolute(plans[0]),
-        options=replace(options, cluster=None, **_engine_of(plans[0], options)),
+        options=replace(options, cluster=None, **engine_of(plans[0], options)),
         donors=donors,
         digests=tuple(plan.digest for plan in plans),
         sample=_sample(plans[0]),
@@ -380,7 +386,7 @@ class _Watch:
         self._done.remarks.update(done.remarks)
 
 
-def _engine_of(plan: Plan, options: ExtractOptions) -> dict[str, Any]:
+def engine_of(plan: Plan, options: ExtractOptions) -> dict[str, Any]:
     """The engine that was chosen here, and its number of rows at a time: others may give other last bits."""
     chosen = plan.engine()
     names = (name for name in get_args(EngineName) if chosen.name.startswith(name))  # "keras-tensorflow" is keras
