@@ -15,7 +15,7 @@ from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import print_json, print_table, say
 from featcache.cli.settings import given, options
 from featcache.core.units import duration, size
-from featcache.planning.options import PlanOptions
+from featcache.planning import PlanOptions
 
 if TYPE_CHECKING:
     from featcache.planning import Planned

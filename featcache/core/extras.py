@@ -31,6 +31,7 @@ EXTRAS = {
     "mlflow": "mlflow",
     "dask": "distributed",
     "ray": "ray",
+    "heic": "pillow_heif",
 }
 """{extra: the package that what needs the extra imports}"""
 

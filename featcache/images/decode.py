@@ -14,15 +14,22 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from featcache.core.errors import ImageError, refuse_shortage
-from featcache.images import jpeg, tiff
+from featcache.core.extras import install_line, is_installed
+from featcache.images import jpeg, jpeg2000, tiff
 from featcache.images.pixels import MAX_PIXELS, ROOM, Decoded, Samples, check_size, finished, over_white
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"})
+IMAGE_SUFFIXES = frozenset(
+    {
+        *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"),
+        *(".jp2", ".j2k", ".heic", ".heif", ".avif"),
+    }
+)
 
 MAX_FILE_BYTES = 1 << 29
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
 """What may be in the file, whatever its name; others, EPS say, would start programs to draw them."""
 
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _ORIENTATION = 0x0112
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND"})
@@ -124,14 +131,28 @@ def _by_pillow(data: bytes) -> Decoded:
 
 
 def _picture(data: bytes) -> Decoded:
-    picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+    picture = Image.open(io.BytesIO(data), formats=_formats(data))
     is_wide = picture.mode.startswith("I") or picture.mode == "F" or _has_16_bits(picture)
+    depths = jpeg2000.depths_of(data) if picture.format == "JPEG2000" else []
+    is_wide = is_wide or max(depths, default=8) > 8
     wanted = check_size(picture.width, picture.height, bytes_per_pixel=len(picture.getbands()) * (2 if is_wide else 1))
     remark = "it holds several frames; the first was taken" if getattr(picture, "is_animated", False) else ""
     with ROOM.taken(wanted):
         if is_wide:
-            return finished(_wide(picture, data))
+            return finished(jpeg2000.read_wide(data, depths) if depths else _wide(picture, data))
         return _narrow(picture, remark)
+
+
+def _formats(data: bytes) -> tuple[str, ...]:
+    """The formats that a file may be in; that of telephones, HEIC, is read by a package of its own."""
+    if data[4:8] != b"ftyp" or data[8:12] not in _HEIF_BRANDS or data[8:32].find(b"avif") >= 0:
+        return _FORMATS
+    if not is_installed("pillow_heif"):
+        raise ImageError(f"it is a HEIC file, which pillow-heif reads, which is not installed: {install_line('heic')}")
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    return ("HEIF",)
 
 
 def _narrow(picture: Image.Image, remark: str) -> Decoded:

@@ -26,7 +26,7 @@ _SYSTEM_PATTERN = re.compile(r"@.+|\$.+|found\.\d{3}|\.trash-\d+")
 _OTHER_PICTURES = frozenset(
     f".{ending}"
     for line in (
-        "jfif jpe jif jp2 j2k jpf jpx jxl jxr wdp heic heif avif apng dib tga pnm pbm pam pfm pcx psd xcf svg eps",
+        "jfif jpe jif jpf jpx jxl jxr wdp apng dib tga pnm pbm pam pfm pcx psd xcf svg eps",
         "ico svs ndpi mrxs scn vms vmu bif czi lif nd2 lsm oib oif vsi zvi qptiff btf stk dcm dicom dng raw cr2 cr3",
         "nef arw orf rw2 raf exr hdr fits fit mha mhd nii nrrd npy",
     )

@@ -83,7 +83,7 @@ def simulate(work: Work, fleet: Fleet, *, seed: int = 0, most_units: int = _MOST
 
     most_units : where there are more shards, so many together are one, to end soon; what a loss costs stays a shard
     """
-    return _Simulation(work, fleet, np.random.default_rng(seed), most_units).run()
+    return _Simulation(work, fleet, seed=seed, most_units=most_units).run()
 
 
 class _Storage:
@@ -104,8 +104,8 @@ class _Storage:
 class _Simulation:
     """A course under way. A worker has one event ahead of it: that it claims a shard, or that it has computed one."""
 
-    def __init__(self, work: Work, fleet: Fleet, generator: np.random.Generator, most_units: int) -> None:
-        self._work, self._fleet, self._generator = work, fleet, generator
+    def __init__(self, work: Work, fleet: Fleet, *, seed: int, most_units: int) -> None:
+        self._work, self._fleet, self._generator = work, fleet, np.random.default_rng(seed)
         n_shards = math.ceil(work.n_rows / work.unit_rows)
         self._together = math.ceil(n_shards / most_units)
         self._left = math.ceil(n_shards / self._together)
@@ -116,7 +116,7 @@ class _Simulation:
         self._given_back: list[tuple[float, float]] = []
         """(when it can be claimed, how many rows) of what lost workers had."""
         self._idle: list[int] = []
-        slow = generator.permutation(fleet.workers) < round(fleet.slow_share * fleet.workers)
+        slow = self._generator.permutation(fleet.workers) < round(fleet.slow_share * fleet.workers)
         self._factor = np.where(slow, fleet.slow_factor, 1.0).tolist()
         self._dies = [fleet.start_s + self._life() for _ in range(fleet.workers)]
         self._written = [0.0] * fleet.workers
