@@ -292,8 +292,7 @@ class CacheFiller:
 
     def _tell(self) -> None:
         """Say how many more rows there are, those of other processes and those not yet written included."""
-        missing = set(self._writer.missing)
-        in_hand = sum(shard.computed for number, shard in self._open.items() if number in missing)
+        in_hand = sum(shard.computed for number, shard in self._open.items() if self._writer.is_missing(number))
         now = self._writer.rows_done + in_hand
         self._on_rows(now - self._told)
         self._told = now

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from featcache.core.files import sync_handle, write_text
@@ -47,15 +47,44 @@ def write(path: Path, records: Iterable[ShardRecord]) -> None:
 
 def read(path: Path) -> dict[int, ShardRecord]:
     """Finished shards by number; the last line of a shard counts, torn lines do not."""
+    return _parsed(path.read_bytes()) if path.is_file() else {}
+
+
+class Follower:
+    """Reads a ledger that grows, each line once: a cache of many shards looks at it after each of them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file, self._end = (0, 0), 0
+        """Which file was read, and up to where: behind the last whole line."""
+
+    def fresh(self) -> dict[int, ShardRecord]:
+        """As `read`, of what was appended since the last call; of everything where the file is another one now."""
+        try:
+            handle = os.open(self._path, os.O_RDONLY)
+        except FileNotFoundError:
+            return {}
+        with os.fdopen(handle, "rb") as opened:
+            status = os.fstat(handle)
+            file = status.st_dev, status.st_ino
+            if file != self._file or status.st_size < self._end:
+                self._file, self._end = file, 0
+            opened.seek(self._end)
+            data = opened.read()
+        self._end += data.rfind(b"\n") + 1
+        return _parsed(data)
+
+
+def _parsed(data: bytes) -> dict[int, ShardRecord]:
     records = {}
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                record = ShardRecord(**strict_json(line))
-            except (ValueError, TypeError, RecursionError):
-                continue
-            if [type(value) for value in astuple(record)] == [int, int, int, int, str]:
-                records[record.shard] = record
+    for line in data.decode("utf-8", "replace").splitlines():
+        try:
+            record = ShardRecord(**strict_json(line))
+        except (ValueError, TypeError, RecursionError):
+            continue
+        values = (record.shard, record.start, record.stop, record.bytes, record.sha256)
+        if [type(value) for value in values] == [int, int, int, int, str]:
+            records[record.shard] = record
     return records
 
 

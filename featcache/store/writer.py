@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -102,8 +103,15 @@ class CacheWriter:
         """Rows, of those written here, whose largest value is too small for float16 to keep more than a few digits."""
         self._allow_nonfinite = allow_nonfinite
         self._done: dict[int, ledger.ShardRecord] = {}
+        self._missing = dict.fromkeys(range(self.store.layout.n_shards))
+        self._noted: dict[int, ledger.ShardRecord] = {record.shard: record for record in kept or ()}
+        """What the ledger says of shards that are missing: their files are not, or not yet, what it says."""
+        self.rows_done = 0
+        """Rows in finished shards."""
         self._kept = kept
         self._ledger_file = self.folder / (LEDGER_FILE if kept is None else REPAIR_LEDGER_FILE)
+        self._ledger = ledger.Follower(self._ledger_file)
+        self._noting = threading.RLock()
         self._manifest_before = b""
         self._leases = Leases(self.folder / LEASES_FOLDER)
         with writing(self.folder):
@@ -125,20 +133,29 @@ class CacheWriter:
     @property
     def missing(self) -> list[int]:
         """Shards that are still to be written, as far as this writer has seen."""
-        return [shard for shard in range(self.store.layout.n_shards) if shard not in self._done]
+        return list(self._missing)
 
-    @property
-    def rows_done(self) -> int:
-        """Rows in finished shards."""
-        return sum(record.stop - record.start for record in list(self._done.values()))
+    def is_missing(self, shard: int) -> bool:
+        """Whether a shard is among `missing`."""
+        return shard in self._missing
 
     def refresh(self) -> None:
         """See which shards other writers have finished since."""
-        if self.missing:
-            with writing(self.folder):
-                recorded = {**self._recorded_before(), **ledger.read(self._ledger_file)}
-                fresh = {shard: recorded[shard] for shard in self.missing if shard in recorded}
-                self._done.update({shard: record for shard, record in fresh.items() if self._sound(record)})
+        if self._missing:
+            with writing(self.folder), self._noting:
+                self._noted.update(self._ledger.fresh())
+                for shard, record in list(self._noted.items()):
+                    if shard in self._missing and not self._sound(record):
+                        continue
+                    del self._noted[shard]
+                    if shard in self._missing:
+                        self._finished(record)
+
+    def _finished(self, record: ledger.ShardRecord) -> None:
+        with self._noting:
+            self._done[record.shard] = record
+            del self._missing[record.shard]
+            self.rows_done += record.stop - record.start
 
     def claim(self) -> int | None:
         """A shard that nobody else is at work on, for this writer to write; None where there is none now."""
@@ -181,11 +198,13 @@ class CacheWriter:
             if shard not in self._done:
                 raise
             return
-        self.refresh()
-        if shard not in self._done:
+        with self._noting:
+            self.refresh()
+            if shard in self._done:
+                return
             record = ledger.ShardRecord(shard, *self.store.layout.span(shard), stored.bytes, stored.sha256)
             ledger.append(self._ledger_file, record)
-            self._done[shard] = record
+            self._finished(record)
 
     def finish(self, dataset: Dataset, provenance: dict[str, Any], *, dataset_digest: str = "") -> Manifest:
         """Write the dataset copy and, last, the manifest. Raises CacheError while shards are missing.
@@ -222,9 +241,6 @@ class CacheWriter:
         there = _bytes_of(self.folder / MANIFEST_FILE)
         return bool(there) and (self._kept is None or there != self._manifest_before)
 
-    def _recorded_before(self) -> dict[int, ledger.ShardRecord]:
-        return {record.shard: record for record in self._kept or ()}
-
     def _write_labels(self, dataset: Dataset) -> None:
         """The dataset copy. One that a repair found to be right stays, to the byte: the manifest of before names it."""
         from featcache.store.tables import images_in, read_dataset_copy, write_dataset_copy
@@ -257,9 +273,17 @@ class CacheWriter:
         except CacheError:
             self.store.create(mend=True)
             self.refresh()
-            self._done = {shard: record for shard, record in self._done.items() if self._readable(record)}
+            for record in list(self._done.values()):
+                if not self._readable(record):
+                    self._forget(record)
         if self._kept is None and self._manifest_before and self.missing:  # it does not hold what its manifest promises
             (self.folder / MANIFEST_FILE).unlink(missing_ok=True)
+
+    def _forget(self, record: ledger.ShardRecord) -> None:
+        """A shard that is recorded, and cannot be read."""
+        del self._done[record.shard]
+        self._missing = dict.fromkeys(sorted((*self._missing, record.shard)))
+        self.rows_done -= record.stop - record.start
 
     def _refuse_links(self) -> None:
         """Raise CacheError where a file would be written, or removed, behind a link that leads out of the cache."""
@@ -307,6 +331,7 @@ class CacheWriter:
             (self.folder / MANIFEST_FILE).unlink(missing_ok=True)  # first: what follows is not what it promises
         else:
             self._kept = []
+        self._noted.clear()
         for stale in (LEDGER_FILE, REPAIR_LEDGER_FILE):
             (self.folder / stale).unlink(missing_ok=True)
         write_rows(rows_file, self.rows)
