@@ -12,11 +12,13 @@ from contextlib import chdir
 from importlib.util import find_spec
 from pathlib import Path
 
+import click
 import pytest
+import yaml
 from conftest import Ran, Run, keep_networks, run_command, without_networks
 from workshop import Ended
 
-from featcache.cli import COMMANDS
+from featcache.cli import COMMANDS, cli as COMMAND_LINE
 from featcache.synthetic.drawing import CLASSES, render_cell
 
 ROOT = Path(__file__).parents[1]
@@ -128,6 +130,18 @@ def test_readme_names_targets_that_the_makefile_has() -> None:
     named = set(re.findall(r"`?make (\w+)", (ROOT / "README.md").read_text(encoding="utf-8")))
     assert {"demo", "test"} <= named
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in named - {"on"}), named
+
+
+def test_manifests_of_kubernetes_can_be_read() -> None:
+    blocks = FENCE.findall((ROOT / "docs" / "how-to" / "cluster.md").read_text(encoding="utf-8"))
+    manifests = [each for kind, body in blocks if kind == "yaml" for each in yaml.safe_load_all(body)]
+    assert [each["kind"] for each in manifests] == ["Service", "Deployment", "Deployment", "Job"]
+    pods = [each["spec"]["template"]["spec"] for each in manifests[1:]]
+    commands = [container["command"] for pod in pods for container in pod["containers"]]
+    assert [command[0] for command in commands] == ["dask", "dask", "featcache"]
+    extract = COMMAND_LINE.get_command(click.Context(COMMAND_LINE), commands[-1][1])
+    assert extract is not None
+    assert extract.make_context("extract", commands[-1][2:]).params["cluster"] == "dask://featcache-scheduler:8786"
 
 
 def test_links_between_pages_lead_somewhere() -> None:
