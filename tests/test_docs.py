@@ -18,7 +18,7 @@ import yaml
 from conftest import Ran, Run, keep_networks, run_command, without_networks
 from workshop import Ended
 
-from featcache.cli import COMMANDS, cli as COMMAND_LINE
+from featcache.cli import COMMANDS, cli
 from featcache.synthetic.drawing import CLASSES, render_cell
 
 ROOT = Path(__file__).parents[1]
@@ -139,7 +139,7 @@ def test_manifests_of_kubernetes_can_be_read() -> None:
     pods = [each["spec"]["template"]["spec"] for each in manifests[1:]]
     commands = [container["command"] for pod in pods for container in pod["containers"]]
     assert [command[0] for command in commands] == ["dask", "dask", "featcache"]
-    extract = COMMAND_LINE.get_command(click.Context(COMMAND_LINE), commands[-1][1])
+    extract = cli.get_command(click.Context(cli), commands[-1][1])
     assert extract is not None
     assert extract.make_context("extract", commands[-1][2:]).params["cluster"] == "dask://featcache-scheduler:8786"
 
