@@ -174,7 +174,9 @@ def without_networks(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
 
 
-_kept_network, _kept_engines = functools.cache(open_network), {}
+_MOST_KEPT = 12
+_kept_network = functools.lru_cache(_MOST_KEPT)(open_network)
+_kept_engines: dict[Any, ChosenEngine] = {}
 
 
 def _open_network(spec: NetworkSpec) -> AnyNetwork:
@@ -194,6 +196,8 @@ def _open_engine(
     opened = open_engine(network, engine, batch_rows=batch_rows, memory=memory, on_event=on_event)
     if "cannot convert" not in opened.why:  # on a disk that is full for one test, say
         _kept_engines[key] = opened
+        for old in list(_kept_engines)[:-_MOST_KEPT]:
+            del _kept_engines[old]
     return opened
 
 

@@ -22,7 +22,6 @@ from featcache.reporting import heatmap
 from featcache.synthetic.drawing import write_cells
 
 SHAPE = (3, 4, 5)
-QUIET = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +141,6 @@ def test_pooled_features_have_no_places(project: fc.Project) -> None:
         run.attribution(pooled, progress=SILENT)
 
 
-@QUIET
 @pytest.mark.parametrize("top", ["avg", "dense"])
 def test_a_whole_network_adds_up_at_its_last_map(project: fc.Project, top: str) -> None:
     settings: dict[str, Any] = {"recipe": "study", "epochs": 1, "batch": 8, "input_size_px": 32, "hidden": 6}

@@ -16,8 +16,6 @@ from featcache.backbones.zoo.building import finished, image_input
 from featcache.backbones.zoo.drop_path import drop_path_join_class, without_drop_path
 from featcache.backbones.zoo.fractalnet import fractal
 
-# Keras' own saving reads TensorFlow's variables in a way that NumPy 2 frowns on.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 DRAWS = 1500
 RATE = 0.3

@@ -75,7 +75,6 @@ def test_a_damaged_memory_costs_only_time(damage: str, tmp_path: Path) -> None:
     assert identify(memory, spec) == (cuts, None)
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 def test_a_models_file_is_known_until_it_changes(tmp_path: Path) -> None:
     keras = import_keras()
     path, memory = tmp_path / "mine.keras", tmp_path / ".backbones.json"

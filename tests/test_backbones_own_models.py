@@ -23,9 +23,6 @@ from featcache.backbones.network import Network, load_network
 from featcache.backbones.spec import NetworkSpec
 from featcache.core.errors import BackboneError, FeatcacheError, WeightsError
 
-# Keras' own saving, which only these tests use, reads TensorFlow's variables in a way that NumPy 2 frowns on.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
 
 def classifier(classes: int = 3) -> Any:
     """A small network with a nested base, as people train them."""

@@ -25,8 +25,6 @@ from featcache.backbones.zoo.fractalnet import fractal
 from featcache.backbones.zoo.grouped_conv import grouped_conv_class
 from featcache.core.errors import WeightsError
 
-# Keras' own saving reads TensorFlow's variables in a way that NumPy 2 frowns on.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 SCRATCH = [row.name for row in registry.BACKBONES.values() if not row.weights_file]
 

@@ -16,9 +16,6 @@ from featcache.backbones.weights import drawing_zeros
 from featcache.backbones.zoo.stochastic_depth import linear_rates, with_stochastic_depth
 from featcache.core.errors import BackboneError
 
-# Keras' own saving reads TensorFlow's variables in a way that NumPy 2 frowns on.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
 
 def linear(blocks: int = 3, operator: bool = False) -> Any:
     """y = x + W x, several times, as layers or with the operator +."""

@@ -18,8 +18,6 @@ from featcache.backbones.layer_names import snake_case
 from featcache.backbones.registry import get
 from featcache.core.errors import BackboneError, WeightsError
 
-# Keras' own saving, which only these tests use, reads TensorFlow's variables in a way that NumPy 2 frowns on.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 ROW = get("mobilenet")
 OTHER = get("mobilenetv2")

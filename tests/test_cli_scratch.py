@@ -18,8 +18,6 @@ from conftest import Ran, Run, run_command, start_command
 
 from featcache.backbones.import_keras import import_keras
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
 SCRATCH = ("fit-scratch", "--model", "resnet20", "--input-size", "32")
 LEARNS = ("--epochs", "16", "--warmup", "2", "--lr", "0.005")
 QUICK = ("--epochs", "2", "--warmup", "0", "--views", "1")

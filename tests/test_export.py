@@ -43,9 +43,6 @@ from featcache.images.views import cut_and_resize
 from featcache.prediction.opening import head_of, recipe_of
 from featcache.synthetic.drawing import write_cells
 
-# Keras' own saving and loading read TensorFlow's variables in a way that NumPy 2 frowns on.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
 KINDS = ("dense", "logreg", "mlp", "linear-svm", "rbf-svm", "knn")
 RUNS = ("pixels", "float16", "pooled", "own", "scratch", "fine-tuned", *(f"pixels-{kind}" for kind in KINDS[1:]))
 ROWS = 6

@@ -30,6 +30,7 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@cache
 def imports(path: Path) -> list[tuple[str, str]]:
     """(module, name) of everything that a file imports from featcache, also within functions."""
     return [
@@ -37,6 +38,16 @@ def imports(path: Path) -> list[tuple[str, str]]:
         for node in ast.walk(tree(path))
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "featcache"
         for alias in node.names
+    ]
+
+
+@cache
+def attributes(path: Path) -> list[tuple[str, str]]:
+    """(name, attribute) of everything that is asked of a name in a file."""
+    return [
+        (node.value.id, node.attr)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
     ]
 
 
@@ -60,12 +71,7 @@ def test_a_face_shows_what_others_use_and_no_more(face: str) -> None:
     shown = {alias.name for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     outsiders = [path for path in FILES if package_of(path) != face]
     used = {name for path in outsiders for module, name in imports(path) if module == f"featcache.{face}"}
-    used |= {
-        node.attr
-        for path in outsiders
-        for node in ast.walk(tree(path))
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == face
-    }
+    used |= {name for path in outsiders for owner, name in attributes(path) if owner == face}
     assert shown - used - set(featcache.__all__) == set()
 
 

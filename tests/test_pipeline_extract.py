@@ -57,7 +57,6 @@ def close(found: np.ndarray, expected: np.ndarray) -> None:
 # Values
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 def test_features_are_what_keras_predicts_with_weights_from_a_file(project: Path, run: Run) -> None:
     """MobileNetV2 built and fed by Keras alone; its weights reach featcache through a .weights.h5 file."""
     import keras

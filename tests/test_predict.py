@@ -182,7 +182,6 @@ def test_a_classical_head_predicts_the_mean_over_views(unequal: fc.Cache, kind: 
         np.testing.assert_allclose(row, of_rows[rows["row"]].mean(axis=0), atol=2e-5)
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 def test_a_whole_network_predicts(project: fc.Project) -> None:
     run = fc.fit_scratch(
         project,

@@ -33,8 +33,6 @@ from featcache.networks.views import Live, held, numbers_of
 from featcache.store.cache import open_cache
 from featcache.synthetic.drawing import write_cells
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
 
 def logits_of(training: Any, pixels: Any) -> Any:
     return np.asarray(training.classifier.predictor.predict_on_batch(np.asarray(pixels, np.float32)))
