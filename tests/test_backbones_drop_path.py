@@ -16,7 +16,6 @@ from featcache.backbones.zoo.building import finished, image_input
 from featcache.backbones.zoo.drop_path import drop_path_join_class, without_drop_path
 from featcache.backbones.zoo.fractalnet import fractal
 
-
 DRAWS = 1500
 RATE = 0.3
 

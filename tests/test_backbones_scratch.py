@@ -25,7 +25,6 @@ from featcache.backbones.zoo.fractalnet import fractal
 from featcache.backbones.zoo.grouped_conv import grouped_conv_class
 from featcache.core.errors import WeightsError
 
-
 SCRATCH = [row.name for row in registry.BACKBONES.values() if not row.weights_file]
 
 

@@ -18,7 +18,6 @@ from featcache.backbones.layer_names import snake_case
 from featcache.backbones.registry import get
 from featcache.core.errors import BackboneError, WeightsError
 
-
 ROW = get("mobilenet")
 OTHER = get("mobilenetv2")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "weights"
