@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 timm = pytest.importorskip("timm", reason="timm is not installed")
@@ -22,9 +23,13 @@ from featcache.backbones.model_names import model_of, name_of  # noqa: E402
 from featcache.backbones.network import load_network  # noqa: E402
 from featcache.backbones.preprocess import check_mode, mode_of, preprocess  # noqa: E402
 from featcache.backbones.spec import NetworkSpec  # noqa: E402
+from featcache.backbones.torch_models import transform_of_timm  # noqa: E402
 from featcache.backbones.torch_network import TorchNetwork  # noqa: E402
 from featcache.core.errors import BackboneError, WeightsError  # noqa: E402
 from featcache.core.offline import offline  # noqa: E402
+from featcache.core.project import ViewsSection  # noqa: E402
+from featcache.core.recipe import Transform  # noqa: E402
+from featcache.segmentation.framing import Framing, plain_view  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -155,6 +160,47 @@ def test_scaling_is_the_librarys_own_transform() -> None:
         )
         expected = transform(pixels[0]).numpy().transpose(1, 2, 0)
         np.testing.assert_allclose(preprocess(pixels, mode_of(mean, std))[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("timm/resnet10t", Transform("crop", "bicubic", 201)),
+        ("timm/mobilenetv3_small_050", Transform("crop", "bicubic", 256)),
+        ("timm/vit_tiny_patch16_224", Transform("crop", "bicubic", 248)),
+        ("timm/vit_small_patch14_dinov2", Transform("crop", "bicubic", 518)),
+        ("timm/swin_tiny_patch4_window7_224", Transform("crop", "bicubic", 248)),
+        ("timm/convnext_atto.d2_in1k", Transform("crop", "bicubic", 256)),
+        ("timm/dm_nfnet_f0", Transform("stretch", "bicubic", 213)),
+        ("timm/deepseek_vit_412m", Transform("pad", "bicubic", 546, "#808080")),
+        ("torchvision/mobilenet_v3_small", Transform("crop", "bilinear", 256)),
+    ],
+)
+@pytest.mark.parametrize("shape", [(301, 640), (97, 60)])
+def test_an_image_becomes_what_the_librarys_own_transform_makes_of_it(
+    model: str, expected: Transform, shape: tuple[int, int]
+) -> None:
+    library, _, name = model.partition("/")
+    if library == "timm":
+        config = timm.data.resolve_data_config(
+            pretrained_cfg=timm.get_pretrained_cfg(name, allow_unregistered=True).to_dict()
+        )
+        own, theirs = transform_of_timm(config, config["input_size"][-1]), timm.data.create_transform(**config)
+        size_px, mode = config["input_size"][-1], mode_of(config["mean"], config["std"])
+    else:
+        cut = opened(model).cuts[0]
+        own, theirs = cut.transform, torchvision.models.get_model_weights(name).DEFAULT.transforms()
+        size_px, mode = cut.space.input_size_px, cut.space.preprocessing
+    framing = Framing.asked(ViewsSection(as_trained=True, resize="pad"), size_px, own=own)
+    pixels = np.random.default_rng(5).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    plain, _ = plain_view(pixels, None, size_px=size_px, framing=framing)
+    found = preprocess(plain[None], mode)[0]
+    wanted = theirs(Image.fromarray(pixels)).numpy().transpose(1, 2, 0)
+    grey = (
+        preprocess(np.full((1, 1, 1, 3), 1, np.uint8), mode) - preprocess(np.zeros((1, 1, 1, 3), np.uint8), mode)
+    ).max()
+    assert np.abs(found - wanted).max() <= 1.001 * grey
+    assert own == expected
 
 
 def test_spellings_of_a_mean_and_deviation() -> None:

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from featcache.backbones.torch_models import transform_of_huggingface
 from featcache.core.errors import ArgumentsError, DatasetError, ProjectError
 from featcache.core.project import DatasetSection, Settings, ViewsSection, changed_views, refuse_two_margins
 from featcache.core.recipe import FeatureSpace, Recipe, Transform
@@ -132,6 +133,38 @@ def test_what_another_version_wrote_is_refused() -> None:
         cut_and_resize(noise(9, 5), None, size_px=8, resize="pad", padding="mean")
 
 
+@pytest.mark.parametrize(
+    ("says", "expected"),
+    [
+        # CLIP's, ViT's, DINOv2's and ConvNeXt's preprocessor_config.json
+        (
+            {"do_resize": True, "size": {"shortest_edge": 224}, "resample": 3, "do_center_crop": True}
+            | {"crop_size": {"height": 224, "width": 224}},
+            Transform("crop", "bicubic", 224),
+        ),
+        (
+            {"do_resize": True, "size": {"height": 224, "width": 224}, "resample": 2},
+            Transform("stretch", "bilinear", 224),
+        ),
+        (
+            {"size": {"shortest_edge": 256}, "resample": 3, "do_center_crop": True}
+            | {"crop_size": {"height": 224, "width": 224}},
+            Transform("crop", "bicubic", 256),
+        ),
+        ({"size": {"shortest_edge": 224}, "crop_pct": 0.875, "resample": 3}, Transform("crop", "bicubic", 256)),
+        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875, "resample": 3}, Transform("stretch", "bicubic", 384)),
+        ({"size": {"shortest_edge": 800, "longest_edge": 1333}, "resample": 2}, None),
+        ({"do_resize": False, "size": {"height": 224, "width": 224}}, None),
+        ({"size": {"height": 224, "width": 224}, "resample": 0}, None),
+        ({"size": {"height": 224, "width": 224}, "do_pad": True}, None),
+        ({}, None),
+    ],
+)
+def test_what_image_processors_of_hugging_face_say(says: dict[str, Any], expected: Transform | None) -> None:
+    own_px = 384 if says.get("size") == {"shortest_edge": 384} else 224
+    assert transform_of_huggingface(says, own_px) == expected
+
+
 # --- margins --------------------------------------------------------------------------------------
 
 
@@ -166,7 +199,7 @@ def test_recipes_say_only_what_is_not_as_it_always_was() -> None:
     assert made.to_dict() == {**SPACE.to_dict(), **fields, "margin": 1.0, "padding": "#ffffff"}
     assert Recipe.from_dict(Recipe(made).to_dict()) == Recipe(made)
     assert Framing.of(made) == Framing("crop", "none", "none", "bicubic", 256, "#ffffff", 1.0)
-    assert made.digest == "PIN"
+    assert made.digest == "7ec4b7ad1738f48c1af515dd729bc80efa862975915f1c0b55a4328c7bf09ca9"
 
 
 TIMM = Transform("crop", "bicubic", 256)

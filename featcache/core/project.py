@@ -142,9 +142,11 @@ class ViewsSection(_Section):
     test_rows: _Rows | None = Field(default=None, description="Total rows of test, or those of each class.")
     as_trained: bool = Field(
         default=False,
-        description="Make images square as the network's library says, where it does (timm, torchvision, Hugging Face).",
+        description="Make images square as the network's library does (timm, torchvision, Hugging Face).",
     )
-    resize: Resize = Field(default="stretch", description="How images and boxes become square, or keep their shape.")
+    resize: Resize = Field(
+        default="stretch", description="How images and boxes become square. pad and crop keep their shape."
+    )
     interpolation: Interpolation = Field(
         default="area-bicubic",
         description="Filter of the resizing: those of Pillow, or areas to shrink and bicubic to grow.",
