@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from featcache.backbones.torch_models import transform_of_huggingface
 from featcache.core.errors import ArgumentsError, DatasetError, ProjectError
 from featcache.core.project import DatasetSection, Settings, ViewsSection, changed_views, refuse_two_margins
 from featcache.core.recipe import FeatureSpace, Recipe, Transform
+from featcache.deployment.readme import readme
 from featcache.images.identity import Box
 from featcache.images.resampling import FILTERS, resampled
 from featcache.images.squares import cut_and_resize, in_box
@@ -256,3 +260,47 @@ def test_a_margin_does_not_come_on_top_of_another() -> None:
         refuse_two_margins(DatasetSection(margin=0.1), ViewsSection(margin=0.25))
     with pytest.raises((ProjectError, ValueError), match="come on top"):
         Settings(dataset=DatasetSection(margin=0.1), views=ViewsSection(margin=0.25))
+
+
+# --- what is told to others -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"resize": "pad"},
+        {"resize": "pad", "padding": "edge"},
+        {"resize": "pad", "padding": "#0a1428"},
+        {"resize": "crop"},
+        {"resize": "crop", "resize_px": 40},
+        {"interpolation": "bicubic"},
+        {"interpolation": "area", "resize": "crop", "resize_px": 40},
+        {"interpolation": "lanczos", "resize": "pad", "padding": "#0a1428"},
+        {"interpolation": "bilinear", "resize": "pad", "padding": "edge"},
+        {"interpolation": "bicubic", "resize": "stretch", "resize_px": 40},
+        {"interpolation": "bicubic", "resize": "pad", "padding": "edge", "resize_px": 40},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("shape", [(90, 61), (50, 120)])
+def test_the_lines_in_a_bundle_make_the_same_input(
+    fields: dict[str, Any], shape: tuple[int, int], tmp_path: Path
+) -> None:
+    space = replace(SPACE, input_size_px=32, **fields)
+    rough = Image.fromarray(noise(9, 9)).resize(shape[::-1], Image.Resampling.BICUBIC)
+    rough.save(tmp_path / "1.png")
+    code = readme("head", space, several_labels=False).split("```python\n")[1].split("```")[0]
+    body = code[code.index("for path in") : code.index("    (probabilities,)")]
+    helper = code[code.index("def weights") : code.index("classes =")] if "def weights" in code else ""
+    names: dict[str, Any] = {
+        "np": np,
+        "Image": Image,
+        "ImageOps": ImageOps,
+        "sys": SimpleNamespace(argv=["", tmp_path / "1.png"]),
+    }
+    exec(helper + body, names)  # noqa: S102 - the page's own
+    expected = cut_and_resize(np.asarray(rough), None, size_px=32, **fields)
+    difference = np.abs(names["image"].astype(int) - expected)
+    assert difference.max() <= (0 if space.interpolation != "area-bicubic" else 2)
+    assert (difference > 1).mean() < 0.01

@@ -195,6 +195,15 @@ class FeatureSpace:
         """The space as it stands in recipe.json."""
         return _without_added(asdict(self))
 
+    @property
+    def square(self) -> str:
+        """How an image becomes the input, in words: "224 px, crop of 256 px, bicubic"."""
+        parts = [f"{self.input_size_px} px", self.resize + (f" of {self.resize_px} px" if self.resize_px else "")]
+        parts += [self.interpolation] if self.interpolation != ADDED["interpolation"] else []
+        parts += [f"beside it {self.padding}"] if self.padding != BLACK else []
+        parts += [f"margin {self.margin:g} around boxes"] if self.margin else []
+        return ", ".join(parts)
+
     @cached_property
     def digest(self) -> str:
         """Hex SHA-256 that names this space."""

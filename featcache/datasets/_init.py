@@ -158,15 +158,12 @@ def _with_shapes(
     n, total = built.not_square, len(built.images)
     said = _SQUARE & set(options.views)
     if is_new and not said:
-        resize = "pad" if n else "stretch"
-        settings = settings.model_copy(
-            update={"views": changed(settings.views, {"as_trained": True, "resize": resize})}
-        )
-        return settings, [
-            f"{n} of {total} images are not square: they keep their aspect ratio (`resize='pad'`)"
-        ] * bool(n)
+        changes = {"as_trained": True, "resize": "pad" if n else "stretch"}
+        settings = settings.model_copy(update={"views": changed(settings.views, changes)})
+        remark = f"{n} of {total} images are not square: they keep their shape, padded (`resize='pad'`)"
+        return settings, [remark] if n else []
     if n and not said and settings.views.as_trained and settings.views.resize == "stretch":
-        return settings, [f"{n} of {total} images are not square, and are stretched: `resize='pad'` keeps their shape"]
+        return settings, [f"{n} of {total} images are not square and are stretched: `resize='pad'` keeps their shape"]
     return settings, []
 
 

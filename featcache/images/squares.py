@@ -11,7 +11,7 @@ from featcache.core.errors import DatasetError
 from featcache.core.recipe import BLACK, EDGE, INTERPOLATIONS, RESIZES
 from featcache.images.identity import Box
 from featcache.images.pixels import MAX_PIXELS
-from featcache.images.resampling import FILTERS, resampled
+from featcache.images.resampling import resampled
 
 Pixels = NDArray[np.uint8]
 
@@ -48,10 +48,10 @@ def cut_and_resize(
         if value not in known:
             raise DatasetError(f"{name} {value!r:.80}: expected one of {', '.join(known)}; update featcache")
     pixels = in_box(pixels, box, margin=margin)
-    if interpolation != OWN_FILTER or resize_px not in (0, size_px):
+    if interpolation != OWN_FILTER:
         return _square(pixels, size_px, resize, interpolation, resize_px or size_px, padding)
-    if resize == "crop":
-        pixels = _middle(pixels)
+    if resize == "crop" or resize_px:
+        pixels = _middle(pixels, resize, size_px / (resize_px or size_px))
     if resize == "pad" and pixels.shape[0] != pixels.shape[1]:
         return _padded(pixels, size_px, padding)
     return _stretched(pixels, size_px, size_px)
@@ -89,7 +89,7 @@ def _square(pixels: Pixels, size_px: int, resize: str, interpolation: str, resiz
     to_high, to_wide = _resized(high, wide, resize=resize, resize_px=resize_px)
     top, left = (round((side - size_px) / 2) for side in (to_high, to_wide))
     rows, columns = _seen(top, size_px, to_high), _seen(left, size_px, to_wide)
-    if interpolation in FILTERS and to_high * to_wide <= _MOST_PIXELS:
+    if to_high * to_wide <= _MOST_PIXELS:
         part = resampled(pixels, interpolation, width_px=to_wide, height_px=to_high)
         part = part[rows[0] : rows[1], columns[0] : columns[1]]
     else:
@@ -109,12 +109,7 @@ def _part(
     top, bottom = (min(row * high / to_high, high) for row in seen_rows)
     left, right = (min(column * wide / to_wide, wide) for column in seen_columns)
     height_px, width_px = seen_rows[1] - seen_rows[0], seen_columns[1] - seen_columns[0]
-    if interpolation in FILTERS:
-        region = (left, top, right, bottom)
-        return resampled(pixels, interpolation, width_px=width_px, height_px=height_px, region=region)
-    y_min, x_min = min(round(top), high - 1), min(round(left), wide - 1)
-    part = pixels[y_min : max(round(bottom), y_min + 1), x_min : max(round(right), x_min + 1)]
-    return _stretched(part, height_px, width_px)
+    return resampled(pixels, interpolation, width_px=width_px, height_px=height_px, region=(left, top, right, bottom))
 
 
 def _resized(high: int, wide: int, *, resize: str, resize_px: int) -> tuple[int, int]:
@@ -151,11 +146,15 @@ def _framed(part: Pixels, size_px: int, *, top: int, left: int, padding: str) ->
 # --- as it always was -------------------------------------------------------------------------------
 
 
-def _middle(pixels: Pixels) -> Pixels:
-    """The square in the middle of an image, as large as its shorter side."""
-    side_px = min(pixels.shape[:2])
-    top, left = (pixels.shape[0] - side_px) // 2, (pixels.shape[1] - side_px) // 2
-    return pixels[top : top + side_px, left : left + side_px]
+def _middle(pixels: Pixels, resize: str, share: float) -> Pixels:
+    """The middle of an image: cropped, a share of its shorter side in square; of the longer one where it is padded."""
+    high, wide = pixels.shape[:2]
+    sides = {"crop": (min(high, wide),) * 2, "pad": (max(high, wide),) * 2}.get(resize, (high, wide))
+    high_px, wide_px = (
+        min(max(round(side * share), 1), whole) for side, whole in zip(sides, (high, wide), strict=True)
+    )
+    top, left = (high - high_px) // 2, (wide - wide_px) // 2
+    return pixels[top : top + high_px, left : left + wide_px]
 
 
 def _padded(pixels: Pixels, size_px: int, padding: str) -> Pixels:
