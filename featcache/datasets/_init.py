@@ -44,6 +44,8 @@ from featcache.synthetic import is_generated, write_cells
 
 GENERATED_FOLDER = "leukocytes"
 _MOST_FIELDS = 1000
+_SQUARE = {"resize", "interpolation", "crop_share", "padding", "as_trained"}
+"""Settings of how images become square."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +143,6 @@ def _init(place: Path | None, into: Path, options: InitOptions, progress: Progre
         left_out=built.left_out,
         remarks=(*built.remarks, *on_shapes, *shared),
     )
-
-
-_SQUARE = {"resize", "interpolation", "crop_share", "padding", "as_trained"}
 
 
 def _with_shapes(
@@ -277,6 +276,8 @@ def _settings(settings: Settings, options: InitOptions) -> Settings:
         dataset = changed(dataset, {"label_separator": DEFAULT_SEPARATOR})
     _refuse_contradictions(dataset, options)
     views = changed_views(settings.views, options.views)
+    if _SQUARE & set(options.views) and "as_trained" not in options.views:
+        views = changed(views, {"as_trained": False})  # what is asked for holds for every network
     refuse_two_margins(dataset, views)
     augmentation = changed(settings.augmentation, options.augmentation)
     changes = {"dataset": dataset, "views": views, "augmentation": augmentation}
