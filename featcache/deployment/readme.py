@@ -15,7 +15,7 @@ _CUT_OUT = (
 _NORMALISED = "    # featcache brings the colours to one appearance, which this does not: expect other probabilities\n"
 _MARGIN = "    # of images with boxes: give the box with a margin of {margin:g} of its longer side on each side\n"
 _WEIGHTS = """
-def weights(n, side):  # of n pixels for each of `side` places: areas to shrink, cubic curves to grow
+def weights(n, side):  # of n pixels for each of side places: areas to shrink, cubic curves to grow
     if n >= side:
         edges, pixel = np.arange(side + 1) * n / side, np.arange(n)
         W = np.clip(np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel), 0, None)
