@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -15,6 +16,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 timm = pytest.importorskip("timm", reason="timm is not installed")
 torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
 
+import featcache as fc  # noqa: E402
 from featcache.backbones.doors import AnyNetwork, layers_to_cut, open_network  # noqa: E402
 from featcache.backbones.engines.agreement import deviation  # noqa: E402
 from featcache.backbones.engines.choose import open_engine  # noqa: E402
@@ -27,6 +29,7 @@ from featcache.backbones.torch_models import transform_of_timm  # noqa: E402
 from featcache.backbones.torch_network import TorchNetwork  # noqa: E402
 from featcache.core.errors import BackboneError, WeightsError  # noqa: E402
 from featcache.core.offline import offline  # noqa: E402
+from featcache.core.progress import SILENT  # noqa: E402
 from featcache.core.project import ViewsSection  # noqa: E402
 from featcache.core.recipe import Transform  # noqa: E402
 from featcache.segmentation.framing import Framing, plain_view  # noqa: E402
@@ -201,6 +204,47 @@ def test_an_image_becomes_what_the_librarys_own_transform_makes_of_it(
     ).max()
     assert np.abs(found - wanted).max() <= 1.001 * grey
     assert own == expected
+
+
+def test_networks_of_one_pass_get_each_their_own_input(tmp_path: Path) -> None:
+    """timm's crop with a bicubic filter, torchvision's with a bilinear one: each cache is of its own pixels."""
+    for number, level in enumerate((60, 190)):
+        (tmp_path / "images" / str(number)).mkdir(parents=True)
+        for one in range(4):
+            pixels = np.clip(np.random.default_rng(one).normal(level, 40, (60 + one, 90, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / str(number) / f"{one}.png")
+    project = fc.init(tmp_path / "images", tmp_path, split_counts=(2, 1, 1), views={"train": 2}, progress=SILENT)
+    models = ["timm/resnet10t", "torchvision/mobilenet_v3_small"]
+    asked: dict[str, Any] = {"weights": "random", "input_size_px": 64, "pooling": "avg", "engine": "torch"}
+    caches = fc.extract(project, models, **asked, progress=SILENT)
+    squares = [cache.recipe.space.square for cache in caches]
+    assert squares == ["64 px, crop of 73 px, bicubic", "64 px, crop of 73 px, bilinear"]
+    for cache, model in zip(caches, models, strict=True):
+        engine = open_engine(opened(model, input_size_px=64, pooling="avg"), "torch", batch_rows=1)
+        paths = cache.dataset.set_index("image_id")["path"]
+        for line in cache.views.query("view == 0").head(3).to_dict("records"):
+            pixels = np.asarray(Image.open(project.images_folder / paths[line["image_id"]]))
+            plain, _ = plain_view(pixels, None, size_px=64, framing=Framing.of(cache.recipe.space))
+            (expected,) = engine.features(plain[None])
+            assert deviation(cache.features[[line["row"]]], expected) < 1
+    (padded,) = fc.extract(project, models[:1], **asked, views={"resize": "pad"}, progress=SILENT)
+    assert padded.recipe.space.square == "64 px, pad, bicubic"
+    found = fc.FeatureExtractor(models[0], weights="random", input_size_px=64, pooling="avg", engine="torch")
+    row = int(caches[0].views.query("view == 0")["row"].iloc[0])
+    path = caches[0].dataset.set_index("image_id")["path"][caches[0].views["image_id"].iloc[row]]
+    assert deviation(caches[0].features[[row]], found.transform([project.images_folder / path])) < 1
+    run = fc.fit_head(caches[0], epochs=1, hidden=(4,), batch=4, progress=SILENT)
+    named = pd.read_csv(run.folder / "predictions.csv").query("view == 0")
+    predicted = run.predict([project.images_folder / path for path in named["path"]], progress=SILENT)
+    np.testing.assert_allclose(
+        predicted.probabilities, named[[f"p_{label}" for label in predicted.classes]].to_numpy(), atol=1e-4
+    )
+    old = tmp_path / "featcache.toml"
+    old.write_text(old.read_text().replace("as_trained = true", "as_trained = false"))
+    (stretched,) = fc.extract(
+        fc.open_project(tmp_path), models[:1], **asked, views={"resize": "stretch"}, progress=SILENT
+    )
+    assert stretched.recipe.space.square == "64 px, stretch"
 
 
 def test_spellings_of_a_mean_and_deviation() -> None:

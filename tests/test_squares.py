@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from featcache.backbones.torch_models import transform_of_huggingface
 from featcache.core.errors import ArgumentsError, DatasetError, ProjectError
 from featcache.core.project import DatasetSection, Settings, ViewsSection, changed_views, refuse_two_margins
-from featcache.core.recipe import FeatureSpace, Recipe, Transform
+from featcache.core.recipe import INTERPOLATIONS, FeatureSpace, Recipe, Transform
 from featcache.deployment.readme import readme
 from featcache.images.identity import Box
 from featcache.images.resampling import FILTERS, resampled
@@ -127,12 +127,21 @@ def test_a_very_long_image_takes_no_memory() -> None:
     for resize in ("crop", "pad"):
         found = cut_and_resize(pixels, None, size_px=224, resize=resize, interpolation="lanczos", resize_px=256)
         assert (found.shape, found.max()) == ((224, 224, 3), 9)
+    for interpolation in INTERPOLATIONS:  # of a tiny share, or of a recipe that somebody made up
+        for resize_px in (10**6, 10**9):
+            found = cut_and_resize(
+                pixels[:, :90], None, size_px=16, resize="crop", interpolation=interpolation, resize_px=resize_px
+            )
+            assert (found == 9).all()
 
 
 def test_what_another_version_wrote_is_refused() -> None:
     for wrong, said in (({"interpolation": "sinc"}, "interpolation 'sinc'"), ({"resize": "fit"}, "resize 'fit'")):
         with pytest.raises(DatasetError, match=f"{said}: expected one of .*update featcache"):
             cut_and_resize(noise(9, 9), None, size_px=8, **wrong)
+    for name, number in (("resize_px", -1), ("margin", -0.6)):
+        with pytest.raises(DatasetError, match=f"{name} {number}: expected at least 0"):
+            cut_and_resize(noise(9, 9), Box(2, 2, 5, 5), size_px=8, **{name: number})  # type: ignore[arg-type]
     with pytest.raises(DatasetError, match="padding 'mean': expected #rrggbb or edge"):
         cut_and_resize(noise(9, 5), None, size_px=8, resize="pad", padding="mean")
 

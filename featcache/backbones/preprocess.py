@@ -115,7 +115,7 @@ def check_mode(mode: str) -> str:
 
 def formulas() -> str:
     """Every mode and its formula, for a message."""
-    return "; ".join(f"{mode}: {formula}" for mode, formula in MODES.items())
+    return "; ".join([*(f"{mode}: {formula}" for mode, formula in MODES.items()), "or set `mean` and `std`"])
 
 
 def preprocess(pixels: NDArray[np.uint8], mode: str) -> NDArray[np.float32]:

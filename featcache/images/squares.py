@@ -47,6 +47,9 @@ def cut_and_resize(
     for name, value, known in (("resize", resize, RESIZES), ("interpolation", interpolation, INTERPOLATIONS)):
         if value not in known:
             raise DatasetError(f"{name} {value!r:.80}: expected one of {', '.join(known)}; update featcache")
+    for name, number in (("resize_px", resize_px), ("margin", margin)):
+        if number < 0:
+            raise DatasetError(f"{name} {number:g}: expected at least 0; update featcache")
     pixels = in_box(pixels, box, margin=margin)
     if interpolation != OWN_FILTER:
         return _square(pixels, size_px, resize, interpolation, resize_px or size_px, padding)
