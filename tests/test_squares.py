@@ -225,6 +225,8 @@ TIMM = Transform("crop", "bicubic", 256)
         ({"interpolation": "lanczos"}, Framing("crop", interpolation="lanczos", resize_px=256)),
         ({"resize": "pad", "padding": "White"}, Framing("pad", interpolation="bicubic", padding="#ffffff")),
         ({"resize": "crop", "crop_share": 0.9}, Framing("crop", interpolation="bicubic", resize_px=248)),
+        ({"resize": "crop"}, Framing("crop", interpolation="bicubic", resize_px=256)),
+        ({"crop_share": 1.0}, Framing("crop", interpolation="bicubic")),
         ({"resize": "stretch"}, Framing("stretch", interpolation="bicubic")),
         ({"margin": 0.25}, Framing("crop", interpolation="bicubic", resize_px=256, margin=0.25)),
     ],

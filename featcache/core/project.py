@@ -85,7 +85,9 @@ class DatasetSection(_Section):
     masks: str = Field(default="", description="Folder with a mask of each image's cell: its box is cut out.")
     without: tuple[str, ...] = Field(default=(), description="Leave out this class.")
     voc_object: str = Field(default="WBC", description="Annotated object that a Pascal VOC label file labels.")
-    margin: float = Field(default=0.0, ge=0, le=5, description="Enlarge each box by this fraction of its side.")
+    margin: float = Field(
+        default=0.0, ge=0, le=5, description="Enlarge each box as it is read, by this share of its longer side."
+    )
     class_level: int = Field(
         default=0, ge=0, le=20, description="Level of folders that names the classes (1 = the top one, 0 = find out)."
     )
@@ -481,7 +483,10 @@ def explain(error: ValidationError) -> str:
         key = ".".join(str(part) for part in item["loc"]) or "the whole"
         is_secret = item["type"] in ("missing", "extra_forbidden") or "remotes" in item["loc"]  # or may hold one
         is_whole = isinstance(item["input"], Mapping) and item["type"] == "value_error"  # what is wrong is said
-        found = "" if is_secret or is_whole else f", found {item['input']!r:.80}"
+        if is_whole:
+            parts.append(item["msg"].removeprefix("Value error, "))
+            continue
+        found = "" if is_secret else f", found {item['input']!r:.80}"
         parts.append(f"{key}: {item['msg']}{found}")
     return "; ".join(parts)
 

@@ -120,7 +120,7 @@ def _resize_px(share: float, size_px: int) -> int:
 
 def _overridden(own: Transform, asked: Transform, said: Collection[str]) -> Transform:
     """A network's own way, but for what was asked for by itself. Another `resize` leaves only its filter."""
-    if "resize" in said:
+    if "resize" in said and asked.resize != own.resize:
         interpolation = asked.interpolation if "interpolation" in said else own.interpolation
         return Transform(asked.resize, interpolation, asked.resize_px, asked.padding)
     for name, needed in (("padding", "pad"), ("crop_share", "crop")):
