@@ -94,7 +94,7 @@ def _square(pixels: Pixels, size_px: int, resize: str, interpolation: str, resiz
     rows, columns = _seen(top, size_px, to_high), _seen(left, size_px, to_wide)
     if to_high * to_wide <= _MOST_PIXELS:
         part = resampled(pixels, interpolation, width_px=to_wide, height_px=to_high)
-        part = part[rows[0] : rows[1], columns[0] : columns[1]]
+        part = np.ascontiguousarray(part[rows[0] : rows[1], columns[0] : columns[1]])
     else:
         part = _part(pixels, interpolation, (rows, to_high), (columns, to_wide))
     return _framed(part, size_px, top=rows[0] - top, left=columns[0] - left, padding=padding)
