@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,17 @@ def test_prediction_gets_the_pixels_of_the_cache(pictures: Path, tmp_path: Path,
     checked = fc.verify(cache, recompute=5, project=project, progress=SILENT)
     assert checked.sound
     assert not checked.recomputed.deviating  # type: ignore[union-attr]
+
+
+def test_workers_make_the_same_squares(pictures: Path, tmp_path: Path) -> None:
+    project = made(pictures, tmp_path, "boxes.csv", margin=0.25)
+    way: dict[str, Any] = {"input_size_px": PX, "views": {**HOW["padded"], "train": 2}, "progress": SILENT}
+    cache = fc.extract(project, "pixels", cluster="local:1", **way)
+    expected = np.array(cache.features[:])
+    shutil.rmtree(cache.folder)
+    again = fc.extract(project, "pixels", **way)
+    assert again.name == cache.name
+    np.testing.assert_array_equal(again.features[:], expected)
 
 
 def test_a_margin_is_in_the_recipe_and_not_in_the_boxes(pictures: Path, tmp_path: Path) -> None:
