@@ -25,7 +25,7 @@ from featcache.backbones.model_names import model_of, name_of  # noqa: E402
 from featcache.backbones.network import load_network  # noqa: E402
 from featcache.backbones.preprocess import check_mode, mode_of, preprocess  # noqa: E402
 from featcache.backbones.spec import NetworkSpec  # noqa: E402
-from featcache.backbones.torch_models import transform_of_timm  # noqa: E402
+from featcache.backbones.torch_models import transform_of_huggingface, transform_of_timm  # noqa: E402
 from featcache.backbones.torch_network import TorchNetwork  # noqa: E402
 from featcache.core.errors import BackboneError, WeightsError  # noqa: E402
 from featcache.core.offline import offline  # noqa: E402
@@ -204,6 +204,37 @@ def test_an_image_becomes_what_the_librarys_own_transform_makes_of_it(
     ).max()
     assert np.abs(found - wanted).max() <= 1.001 * grey
     assert own == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("CLIP", {}),
+        ("ViT", {}),
+        ("Bit", {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}),
+        ("ConvNext", {"size": {"shortest_edge": 224}}),
+        ("ConvNext", {"size": {"shortest_edge": 384}}),
+        ("Siglip", {}),
+    ],
+)
+def test_an_image_becomes_what_image_processors_make_of_it(kind: str, settings: dict[str, Any]) -> None:
+    """Those on Pillow. Those on PyTorch's own resizing differ from them by two grey levels where pixels are noise."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    processor = getattr(transformers, f"{kind}ImageProcessorPil", None)
+    if processor is None:
+        pytest.skip("this transformers has no processors on Pillow by this name")
+    theirs = processor(**settings)
+    says = theirs.to_dict()
+    mode = mode_of(says["image_mean"], says["image_std"])
+    for shape in ((301, 640), (97, 60)):
+        pixels = np.random.default_rng(5).integers(0, 256, (*shape, 3), dtype=np.uint8)
+        (wanted,) = np.asarray(theirs(Image.fromarray(pixels), return_tensors="np")["pixel_values"])
+        size_px = wanted.shape[-1]
+        own = transform_of_huggingface(says, size_px)
+        framing = Framing.asked(ViewsSection(as_trained=True, resize="pad"), size_px, own=own)
+        plain, _ = plain_view(pixels, None, size_px=size_px, framing=framing)
+        found = preprocess(plain[None], mode)[0].transpose(2, 0, 1)
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_networks_of_one_pass_get_each_their_own_input(tmp_path: Path) -> None:
