@@ -29,7 +29,7 @@ from featcache.backbones.torch_models import transform_of_huggingface, transform
 from featcache.backbones.torch_network import TorchNetwork  # noqa: E402
 from featcache.core.errors import BackboneError, WeightsError  # noqa: E402
 from featcache.core.offline import offline  # noqa: E402
-from featcache.core.progress import SILENT  # noqa: E402
+from featcache.core.progress import SILENT, Silent  # noqa: E402
 from featcache.core.project import ViewsSection  # noqa: E402
 from featcache.core.recipe import Transform  # noqa: E402
 from featcache.segmentation.framing import Framing, plain_view  # noqa: E402
@@ -270,12 +270,21 @@ def test_networks_of_one_pass_get_each_their_own_input(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         predicted.probabilities, named[[f"p_{label}" for label in predicted.classes]].to_numpy(), atol=1e-4
     )
+    notes: list[str] = []
+
+    class Noting(Silent):
+        def note(self, message: str) -> None:
+            notes.append(message)
+
     old = tmp_path / "featcache.toml"
     old.write_text(old.read_text().replace("as_trained = true", "as_trained = false"))
     (stretched,) = fc.extract(
-        fc.open_project(tmp_path), models[:1], **asked, views={"resize": "stretch"}, progress=SILENT
+        fc.open_project(tmp_path), models[:1], **asked, views={"resize": "stretch"}, progress=Noting()
     )
     assert stretched.recipe.space.square == "64 px, stretch"
+    own = "64 px, crop of 73 px, bicubic"
+    said = f"{models[0]}: images become 64 px, stretch; its library makes them {own} (`as_trained=True`)"
+    assert said in notes
 
 
 def test_spellings_of_a_mean_and_deviation() -> None:

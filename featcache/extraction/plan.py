@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from featcache.backbones import (
 from featcache.core.errors import DatasetError, WeightsError
 from featcache.core.offline import offline
 from featcache.core.progress import SILENT, Progress
-from featcache.core.project import Project, StorageSection, changed, changed_views, refuse_two_margins
+from featcache.core.project import Project, StorageSection, ViewsSection, changed, changed_views, refuse_two_margins
 from featcache.core.recipe import Recipe, cache_digest, cache_name
 from featcache.datasets import Dataset, LeftOut, current_dataset, plan_views
 from featcache.extraction.opening import network_for
@@ -117,6 +117,7 @@ def plan_extraction(
                 progress=progress,
             )
             advance(1)
+        _say_how_its_library_does(network.model, cuts[0], wanted, said=options.views, progress=progress)
         for number, cut in enumerate(cuts):
             framing = Framing.asked(wanted, cut.space.input_size_px, own=cut.transform, said=options.views)
             recipe = Recipe(cut.stored(storage.dtype_of(cut.space.precision), **framing._asdict()), augmentation)
@@ -137,6 +138,23 @@ def plan_extraction(
                 )
             )
     return plans
+
+
+def _say_how_its_library_does(
+    model: str, cut: Cut, views: ViewsSection, *, said: Collection[str], progress: Progress
+) -> None:
+    """Say how images become square where the network's library has a way of its own, be it taken or not."""
+    if cut.transform is None:
+        return
+    size_px = cut.space.input_size_px
+    taken, own = (
+        replace(cut.space, **Framing.asked(one, size_px, own=cut.transform, said=of)._asdict()).square
+        for one, of in ((views, said), (ViewsSection(as_trained=True, margin=views.margin), ()))
+    )
+    if taken == own:
+        progress.note(f"{model}: images become {taken}, as its library makes them")
+    else:
+        progress.note(f"{model}: images become {taken}; its library makes them {own} (`as_trained=True`)")
 
 
 def _check_boxes(dataset: Dataset, margin: float, *, progress: Progress) -> None:
