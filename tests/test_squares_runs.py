@@ -15,7 +15,7 @@ from PIL import Image
 
 import featcache as fc
 from featcache.core.errors import DatasetError, ProjectError, UsageError
-from featcache.core.progress import SILENT
+from featcache.core.progress import SILENT, Silent
 from featcache.core.project import Project, find_project, read_settings
 from featcache.extraction import Rendering, preview
 from featcache.extraction._explain import differences
@@ -130,6 +130,25 @@ def test_a_margin_around_nothing_is_refused(pictures: Path, tmp_path: Path) -> N
     for margin in (-0.1, 3.0, float("nan")):
         with pytest.raises(ProjectError, match="margin"):
             fc.extract(project, "pixels", input_size_px=PX, views={"margin": margin}, progress=SILENT)
+
+
+def test_images_without_a_box_get_no_margin(pictures: Path, tmp_path: Path) -> None:
+    lines = (pictures / "boxes.csv").read_text().splitlines()
+    bare = [line if number % 8 else ",".join(line.split(",")[:2]) + ",,,," for number, line in enumerate(lines[1:])]
+    (pictures / "some.csv").write_text("\n".join([lines[0], *bare]) + "\n")
+    project = made(pictures, tmp_path, "some.csv", margin=0.25)
+    notes: list[str] = []
+
+    class Noting(Silent):
+        def note(self, message: str) -> None:
+            notes.append(message)
+
+    cache = fc.extract(project, "pixels", input_size_px=PX, progress=Noting())
+    assert "2 of 16 images have no box, and get no margin" in notes
+    (image,) = [image for image in project.found.dataset.images if image.box is None][:1]
+    pixels = np.asarray(Image.open(project.images_folder / image.path))
+    (row,) = cache.views.query("image_id == @image.image_id and view == 0")["row"]
+    np.testing.assert_array_equal(cache.features[[row]][0], cut_and_resize(pixels, None, size_px=PX, resize="pad"))
 
 
 def test_boxes_that_were_enlarged_when_they_were_read_stay(pictures: Path, tmp_path: Path) -> None:
