@@ -25,7 +25,7 @@ from featcache.backbones.preprocess import preprocess
 from featcache.backbones.weights import drawing_zeros
 from featcache.core.extras import is_installed
 from featcache.images.decode import decode
-from featcache.images.views import cut_and_resize
+from featcache.images.squares import cut_and_resize
 from tests.test_backbones_weights import write_legacy
 
 Array = np.ndarray[Any, np.dtype[np.float32]]

@@ -17,7 +17,7 @@ from featcache.backbones.torch_checkpoint import read_checkpoint
 from featcache.backbones.zoo.efficientnet_lite0 import EfficientNetLite0, assign_checkpoint
 from featcache.core.errors import WeightsError
 from featcache.images.decode import decode, read_bytes
-from featcache.images.views import cut_and_resize
+from featcache.images.squares import cut_and_resize
 
 ROW = registry.get("efficientnet-lite0")
 

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 timm = pytest.importorskip("timm", reason="timm is not installed")
 torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
 
+import featcache as fc  # noqa: E402
 from featcache.backbones.doors import AnyNetwork, layers_to_cut, open_network  # noqa: E402
 from featcache.backbones.engines.agreement import deviation  # noqa: E402
 from featcache.backbones.engines.choose import open_engine  # noqa: E402
@@ -22,9 +25,14 @@ from featcache.backbones.model_names import model_of, name_of  # noqa: E402
 from featcache.backbones.network import load_network  # noqa: E402
 from featcache.backbones.preprocess import check_mode, mode_of, preprocess  # noqa: E402
 from featcache.backbones.spec import NetworkSpec  # noqa: E402
+from featcache.backbones.torch_models import transform_of_huggingface, transform_of_timm  # noqa: E402
 from featcache.backbones.torch_network import TorchNetwork  # noqa: E402
 from featcache.core.errors import BackboneError, WeightsError  # noqa: E402
 from featcache.core.offline import offline  # noqa: E402
+from featcache.core.progress import SILENT, Silent  # noqa: E402
+from featcache.core.project import ViewsSection  # noqa: E402
+from featcache.core.recipe import Transform  # noqa: E402
+from featcache.segmentation.framing import Framing, plain_view  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -155,6 +163,128 @@ def test_scaling_is_the_librarys_own_transform() -> None:
         )
         expected = transform(pixels[0]).numpy().transpose(1, 2, 0)
         np.testing.assert_allclose(preprocess(pixels, mode_of(mean, std))[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("timm/resnet10t", Transform("crop", "bicubic", 201)),
+        ("timm/mobilenetv3_small_050", Transform("crop", "bicubic", 256)),
+        ("timm/vit_tiny_patch16_224", Transform("crop", "bicubic", 248)),
+        ("timm/vit_small_patch14_dinov2", Transform("crop", "bicubic", 518)),
+        ("timm/swin_tiny_patch4_window7_224", Transform("crop", "bicubic", 248)),
+        ("timm/convnext_atto.d2_in1k", Transform("crop", "bicubic", 256)),
+        ("timm/dm_nfnet_f0", Transform("stretch", "bicubic", 213)),
+        ("timm/deepseek_vit_412m", Transform("pad", "bicubic", 546, "#808080")),
+        ("torchvision/mobilenet_v3_small", Transform("crop", "bilinear", 256)),
+    ],
+)
+@pytest.mark.parametrize("shape", [(301, 640), (97, 60)])
+def test_an_image_becomes_what_the_librarys_own_transform_makes_of_it(
+    model: str, expected: Transform, shape: tuple[int, int]
+) -> None:
+    library, _, name = model.partition("/")
+    if library == "timm":
+        config = timm.data.resolve_data_config(
+            pretrained_cfg=timm.get_pretrained_cfg(name, allow_unregistered=True).to_dict()
+        )
+        own, theirs = transform_of_timm(config, config["input_size"][-1]), timm.data.create_transform(**config)
+        size_px, mode = config["input_size"][-1], mode_of(config["mean"], config["std"])
+    else:
+        cut = opened(model).cuts[0]
+        own, theirs = cut.transform, torchvision.models.get_model_weights(name).DEFAULT.transforms()
+        size_px, mode = cut.space.input_size_px, cut.space.preprocessing
+    framing = Framing.asked(ViewsSection(as_trained=True, resize="pad"), size_px, own=own)
+    pixels = np.random.default_rng(5).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    plain, _ = plain_view(pixels, None, size_px=size_px, framing=framing)
+    found = preprocess(plain[None], mode)[0]
+    wanted = theirs(Image.fromarray(pixels)).numpy().transpose(1, 2, 0)
+    grey = (
+        preprocess(np.full((1, 1, 1, 3), 1, np.uint8), mode) - preprocess(np.zeros((1, 1, 1, 3), np.uint8), mode)
+    ).max()
+    assert np.abs(found - wanted).max() <= 1.001 * grey
+    assert own == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("CLIP", {}),
+        ("ViT", {}),
+        ("Bit", {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}),
+        ("ConvNext", {"size": {"shortest_edge": 224}}),
+        ("ConvNext", {"size": {"shortest_edge": 384}}),
+        ("Siglip", {}),
+    ],
+)
+def test_an_image_becomes_what_image_processors_make_of_it(kind: str, settings: dict[str, Any]) -> None:
+    """Those on Pillow. Those on PyTorch's own resizing differ from them by two grey levels where pixels are noise."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    processor = getattr(transformers, f"{kind}ImageProcessorPil", None)
+    if processor is None:
+        pytest.skip("this transformers has no processors on Pillow by this name")
+    theirs = processor(**settings)
+    says = theirs.to_dict()
+    mode = mode_of(says["image_mean"], says["image_std"])
+    for shape in ((301, 640), (97, 60)):
+        pixels = np.random.default_rng(5).integers(0, 256, (*shape, 3), dtype=np.uint8)
+        (wanted,) = np.asarray(theirs(Image.fromarray(pixels), return_tensors="np")["pixel_values"])
+        size_px = wanted.shape[-1]
+        own = transform_of_huggingface(says, size_px)
+        framing = Framing.asked(ViewsSection(as_trained=True, resize="pad"), size_px, own=own)
+        plain, _ = plain_view(pixels, None, size_px=size_px, framing=framing)
+        found = preprocess(plain[None], mode)[0].transpose(2, 0, 1)
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_networks_of_one_pass_get_each_their_own_input(tmp_path: Path) -> None:
+    """timm's crop with a bicubic filter, torchvision's with a bilinear one: each cache is of its own pixels."""
+    for number, level in enumerate((60, 190)):
+        (tmp_path / "images" / str(number)).mkdir(parents=True)
+        for one in range(4):
+            pixels = np.clip(np.random.default_rng(one).normal(level, 40, (60 + one, 90, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / str(number) / f"{one}.png")
+    project = fc.init(tmp_path / "images", tmp_path, split_counts=(2, 1, 1), views={"train": 2}, progress=SILENT)
+    models = ["timm/resnet10t", "torchvision/mobilenet_v3_small"]
+    asked: dict[str, Any] = {"weights": "random", "input_size_px": 64, "pooling": "avg", "engine": "torch"}
+    caches = fc.extract(project, models, **asked, progress=SILENT)
+    squares = [cache.recipe.space.square for cache in caches]
+    assert squares == ["64 px, crop of 73 px, bicubic", "64 px, crop of 73 px, bilinear"]
+    for cache, model in zip(caches, models, strict=True):
+        engine = open_engine(opened(model, input_size_px=64, pooling="avg"), "torch", batch_rows=1)
+        paths = cache.dataset.set_index("image_id")["path"]
+        for line in cache.views.query("view == 0").head(3).to_dict("records"):
+            pixels = np.asarray(Image.open(project.images_folder / paths[line["image_id"]]))
+            plain, _ = plain_view(pixels, None, size_px=64, framing=Framing.of(cache.recipe.space))
+            (expected,) = engine.features(plain[None])
+            assert deviation(cache.features[[line["row"]]], expected) < 1
+    (padded,) = fc.extract(project, models[:1], **asked, views={"resize": "pad"}, progress=SILENT)
+    assert padded.recipe.space.square == "64 px, pad, bicubic"
+    found = fc.FeatureExtractor(models[0], weights="random", input_size_px=64, pooling="avg", engine="torch")
+    row = int(caches[0].views.query("view == 0")["row"].iloc[0])
+    path = caches[0].dataset.set_index("image_id")["path"][caches[0].views["image_id"].iloc[row]]
+    assert deviation(caches[0].features[[row]], found.transform([project.images_folder / path])) < 1
+    run = fc.fit_head(caches[0], epochs=1, hidden=(4,), batch=4, progress=SILENT)
+    named = pd.read_csv(run.folder / "predictions.csv").query("view == 0")
+    predicted = run.predict([project.images_folder / path for path in named["path"]], progress=SILENT)
+    np.testing.assert_allclose(
+        predicted.probabilities, named[[f"p_{label}" for label in predicted.classes]].to_numpy(), atol=1e-4
+    )
+    notes: list[str] = []
+
+    class Noting(Silent):
+        def note(self, message: str) -> None:
+            notes.append(message)
+
+    old = tmp_path / "featcache.toml"
+    old.write_text(old.read_text().replace("as_trained = true", "as_trained = false"))
+    (stretched,) = fc.extract(
+        fc.open_project(tmp_path), models[:1], **asked, views={"resize": "stretch"}, progress=Noting()
+    )
+    assert stretched.recipe.space.square == "64 px, stretch"
+    own = "64 px, crop of 73 px, bicubic"
+    said = f"{models[0]}: images become 64 px, stretch; its library makes them {own} (`as_trained=True`)"
+    assert said in notes
 
 
 def test_spellings_of_a_mean_and_deviation() -> None:

@@ -39,7 +39,7 @@ from featcache.heads.head import Head
 from featcache.heads.keras_layers import probabilities_of
 from featcache.heads.stack import ACTIVATIONS
 from featcache.images.inputs import items_of
-from featcache.images.views import cut_and_resize
+from featcache.images.squares import cut_and_resize
 from featcache.prediction.opening import head_of, recipe_of
 from featcache.synthetic.drawing import write_cells
 

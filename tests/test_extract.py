@@ -23,7 +23,8 @@ from featcache.extraction.one_pass import Target, extract
 from featcache.extraction.rows import rows_of
 from featcache.images.decode import decode
 from featcache.images.identity import Box, image_id_of
-from featcache.images.views import PLAIN, cut_and_resize, render, view_parameters
+from featcache.images.squares import cut_and_resize
+from featcache.images.views import PLAIN, render, view_parameters
 from featcache.store.cache import Cache, open_cache
 from featcache.store.donors import DonorIndex
 from featcache.store.layout import FORMATS, Format

@@ -59,7 +59,9 @@ def test_init_writes_what_later_commands_read(tmp_path: Path) -> None:
     assert listed.digest == done.dataset.digest
     assert all((listed.folder / image.path).is_file() for image in listed.images)
     assert current_dataset(project) == (listed, [])
-    assert (done.layout, list(done.left_out), list(done.remarks)) == ("class-folders", [], [])
+    assert (done.layout, list(done.left_out)) == ("class-folders", [])
+    assert list(done.remarks) == ["24 of 24 images are not square: they keep their shape, padded (`resize='pad'`)"]
+    assert (project.settings.views.resize, project.settings.views.as_trained) == ("pad", True)
     assert set(files(tmp_path / "project")) == {PROJECT_FILE, DATASET_FILE}
     assert str(tmp_path) not in (tmp_path / "project" / PROJECT_FILE).read_text()
 

@@ -22,7 +22,8 @@ from featcache.core.recipe import FILL_MODES, Augmentation, canonical_json
 from featcache.datasets.manifest import SPLITS, LabelledImage
 from featcache.datasets.view_plan import plan_views
 from featcache.images.identity import Box
-from featcache.images.views import PLAIN, ViewParameters, contact_sheet, cut_and_resize, render, view_parameters
+from featcache.images.squares import cut_and_resize
+from featcache.images.views import PLAIN, ViewParameters, contact_sheet, render, view_parameters
 from featcache.synthetic.drawing import render_cell
 
 GOLDEN = Path(__file__).parent / "data" / "views.npz"

@@ -12,7 +12,7 @@ from featcache.api.arguments import project_of, refuse_unknown
 from featcache.core.errors import ArgumentsError
 from featcache.core.files import resolved
 from featcache.core.progress import Progress
-from featcache.core.project import FoldersSection, Project, Settings
+from featcache.core.project import FoldersSection, Project, Settings, ViewsSection
 from featcache.core.recipe import Precision, Preprocessing, Tokens
 from featcache.core.settings import settings_of
 from featcache.core.shown import shown
@@ -32,6 +32,9 @@ def extract(
     weights_seed: int = 0,
     input_size_px: int | None = None,
     preprocessing: Literal["model"] | Preprocessing | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    colour_order: Literal["rgb", "bgr"] = "rgb",
     layers: Sequence[str] = (),
     pooling: Literal["none", "avg", "max"] = "none",
     tokens: Tokens | None = None,
@@ -69,6 +72,8 @@ def extract(
     weights_seed : of random weights
     input_size_px : side of the square input
     preprocessing : None or "model" as the network was trained; "caffe", "tf", "torch", "lite0", "rescale", "none"
+    mean, std : of red, green and blue in 0..1, both: instead of the network's own scaling
+    colour_order : "bgr" turns the order in which the network gets the channels
     layers : layers to cut at, one cache each; the last feature map by default
     pooling : "avg" and "max" keep one value for each channel
     tokens : of a vision transformer, "cls", "patches", "cls+avg" or "all"; None for CLS, or the patches with a pooling
@@ -79,7 +84,7 @@ def extract(
     batch_rows : images per batch; None for the fastest
     cluster : "local:N", "dask://HOST:PORT" or "ray://HOST:PORT": compute on the workers of these, which see the folders
         of the project at the same paths
-    views : values for [views], for this call
+    views : values for [views], for this call: resize, interpolation, crop_share, padding, margin, train, ...
     augmentation : values for [augmentation], for this call
     format : of the cache
     dtype : of the stored features
@@ -117,6 +122,9 @@ def extract(
         weights_seed=weights_seed,
         input_size_px=input_size_px,
         preprocessing=preprocessing,
+        mean=None if mean is None else tuple(mean),
+        std=None if std is None else tuple(std),
+        colour_order=colour_order,
         layers=tuple(layers),
         pooling=pooling,
         tokens=tokens,
@@ -149,7 +157,8 @@ def extract(
         made = verb(project, asked, options=options, progress=progress)
     else:
         parent = resolved(Path(to if to is not None else "cache"))
-        place = Project(parent, Settings(folders=FoldersSection(cache=".", results="../results")))
+        folders = FoldersSection(cache=".", results="../results")
+        place = Project(parent, Settings(folders=folders, views=ViewsSection(as_trained=True, resize="pad")))
         with tempfile.TemporaryDirectory(prefix="featcache-") as spool:
             images = datasets.collect(source, Path(spool), strict=strict, progress=progress)
             made = verb(place, asked, options=options, images=images, progress=progress)

@@ -17,6 +17,7 @@ def init(
     source: str | Path | None = None,
     into: str | Path = ".",
     *,
+    margin: float | None = None,
     views: Mapping[str, Any] | None = None,
     augmentation: Mapping[str, Any] | None = None,
     per_class: int = datasets.GENERATED_PER_CLASS,
@@ -33,7 +34,8 @@ def init(
     ----------
     source : folder of images, or a CSV; None takes the project's own, or generates leukocytes
     into : folder of the project
-    views : values for [views]: train, val, test, train_rows, ..., resize
+    margin : room around each box, as a share of its longer side: the same as in `views`
+    views : values for [views]: train, val, test, train_rows, ..., resize, interpolation, crop_share, padding
     augmentation : values for [augmentation]: seed, rotation_deg, shift, ...
     per_class : generated cells of each class
     resplit : make new splits, even where the source or dataset.csv has some
@@ -62,7 +64,7 @@ def init(
     """
     options = datasets.InitOptions(
         dataset=dataset,
-        views=views or {},
+        views={**({} if margin is None else {"margin": margin}), **(views or {})},
         augmentation=augmentation or {},
         per_class=per_class,
         resplit=resplit,

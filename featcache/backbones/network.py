@@ -13,10 +13,10 @@ from featcache.backbones.cuts import CutLayer, check_pooling, check_precision, c
 from featcache.backbones.import_keras import import_keras, require_keras
 from featcache.backbones.model_names import is_in_registry, kind_of
 from featcache.backbones.own_models import one_line
-from featcache.backbones.preprocess import check_mode
+from featcache.backbones.preprocess import mode_for
 from featcache.backbones.spec import NetworkSpec
 from featcache.core.errors import BackboneError
-from featcache.core.recipe import FeatureSpace, Precision, WeightsSource
+from featcache.core.recipe import FeatureSpace, Precision, Transform, WeightsSource
 
 if TYPE_CHECKING:
     import keras
@@ -31,18 +31,21 @@ class Cut:
     space : of the features as they are computed: in "float32", or "uint8" of pixels, from square images
     weights : where they come from
     feature_shape : of one row
+    transform : how the network's library makes images square; None where nothing says so
     """
 
     space: FeatureSpace
     weights: WeightsSource
     feature_shape: tuple[int, ...] = ()
+    transform: Transform | None = None
 
-    def stored(
-        self, dtype: str, *, resize: str = "stretch", segmentation: str = "none", colour: str = "none"
-    ) -> FeatureSpace:
-        """The space of the features in a cache, which keeps them in `dtype`, but pixels in uint8."""
+    def stored(self, dtype: str, **framing: Any) -> FeatureSpace:
+        """The space of the features in a cache, which keeps them in `dtype`, but pixels in uint8.
+
+        framing : how images become square, in fields of a feature space
+        """
         kept = self.space.dtype if self.space.dtype == "uint8" else dtype
-        return replace(self.space, dtype=kept, resize=resize, segmentation=segmentation, colour=colour)
+        return replace(self.space, dtype=kept, **framing)
 
 
 @dataclass(frozen=True)
@@ -96,11 +99,11 @@ def load_network(spec: NetworkSpec) -> Network:
     require_keras()
     check_pooling(spec.pooling)
     precision = check_precision(spec.precision)
-    if spec.preprocessing not in (None, "model"):
-        check_mode(str(spec.preprocessing))
     if not is_in_registry(spec.model):
+        mode_for(spec, lambda: "none")  # what is wrong is said before a file is opened
         return _own_network(spec, precision)
     backbone = registry.get(spec.model)
+    mode = mode_for(spec, lambda: backbone.preprocessing)
     size_px = weights.check_input_size(backbone, spec.input_size_px)
     base = weights.load(backbone, spec.weights, seed=spec.weights_seed, input_size_px=size_px)
     made = Cut(
@@ -108,7 +111,7 @@ def load_network(spec: NetworkSpec) -> Network:
             backbone=backbone.name,
             layer="",
             input_size_px=size_px,
-            preprocessing=backbone.preprocessing if spec.preprocessing in (None, "model") else str(spec.preprocessing),
+            preprocessing=mode,
             pooling="none",
             weights_digest=weights.weights_digest(base),
         ),
@@ -120,7 +123,7 @@ def load_network(spec: NetworkSpec) -> Network:
 def _own_network(spec: NetworkSpec, precision: Precision) -> Network:
     """The network of a model from a file or of a builder; the default "imagenet" means the weights it came with."""
     own = own_models.open_own(spec.model, spec.input_size_px, unsafe=spec.unsafe)
-    mode = own_models.preprocessing_of(own, spec.preprocessing)
+    mode = mode_for(spec, lambda: own_models.preprocessing_of(own))
     own = own_models.with_weights(own, spec.weights, seed=spec.weights_seed)
     made = Cut(_space_of(own, "", mode), own.weights)
     with _building(spec.model, own.side_px):

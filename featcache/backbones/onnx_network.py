@@ -15,7 +15,7 @@ from featcache.backbones.cuts import CutLayer, check_pooling, check_precision
 from featcache.backbones.network import Cut
 from featcache.backbones.onnx_file import Input, OnnxFile, inputs_of, is_channels_first, read_onnx
 from featcache.backbones.onnx_runs import computed, shapes_of
-from featcache.backbones.preprocess import check_mode, formulas, preprocess
+from featcache.backbones.preprocess import formulas, mode_for, preprocess
 from featcache.backbones.shaping import Shaping, prefix_of, shaping_of
 from featcache.backbones.spec import NetworkSpec
 from featcache.core.errors import BackboneError, WeightsError, nearest
@@ -132,19 +132,21 @@ def _opened(spec: NetworkSpec) -> OnnxFile:
 
 def _mode(file: OnnxFile, spec: NetworkSpec) -> str:
     """The preprocessing: as asked, since a file does not say; none of a graph that takes pixels as bytes."""
-    asked = spec.preprocessing
     if file.input.dtype == np.uint8:
-        if asked not in (None, "model", "none"):
+        if mode_for(spec, lambda: "none") != "none":
             raise BackboneError(
-                f"{spec.model}: the network takes pixels as bytes and scales them itself", "Leave out `preprocessing`"
+                f"{spec.model}: the network takes pixels as bytes and scales them itself",
+                "Leave out `preprocessing`, `mean`, `std` and `colour_order`",
             )
         return "none"
-    if asked in (None, "model"):
+
+    def own() -> str:
         raise BackboneError(
             f"{spec.model}: the file does not say how the network scales pixels",
             f"Set `preprocessing` to one of these formulas, x from 0 to 255: {formulas()}",
         )
-    return check_mode(str(asked))
+
+    return mode_for(spec, own)
 
 
 def _side(file: OnnxFile, asked: int | None) -> int:

@@ -148,15 +148,13 @@ def _side(model: keras.Model, where: str, input_size_px: int | None) -> int:
     return side_px
 
 
-def preprocessing_of(own: OwnModel, asked: str | None) -> str:
-    """The preprocessing of a model: as asked, or "none" where its first layers prepare the pixels.
+def preprocessing_of(own: OwnModel) -> str:
+    """The preprocessing of a model that nobody says one of: "none" where its first layers prepare the pixels.
 
     Raises
     ------
-    BackboneError : none was asked for, and none of its first layers does.
+    BackboneError : none of its first layers does.
     """
-    if asked not in (None, "model"):
-        return str(asked)
     keras = import_keras()
     for layer in own.model._flatten_layers(include_self=False, recursive=True):
         if isinstance(layer, (keras.layers.Rescaling, keras.layers.Normalization)):

@@ -33,6 +33,9 @@ def cut_of(spec: NetworkSpec) -> Cut:
     as_they_are = {
         "weights": spec.weights in ("imagenet", ""),
         "preprocessing": spec.preprocessing in (None, "model", "none"),
+        "mean": spec.mean is None,
+        "std": spec.std is None,
+        "colour_order": spec.colour_order == "rgb",
         "layers": tuple(spec.layers) in ((), (LAYER,)),
         "pooling": spec.pooling == "none",
         "precision": spec.precision in ("float32", "auto"),

@@ -7,12 +7,13 @@ worse. The mode is therefore part of every recipe. NumPy only.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.backbones.spec import NetworkSpec
 from featcache.core.errors import BackboneError, nearest
 
 # Means and deviations of ImageNet's training pixels: BGR in 0..255 as Caffe's models were trained,
@@ -32,6 +33,8 @@ MODES: dict[str, str] = {
 """Every mode and its formula, x in 0..255."""
 
 
+BGR = "bgr:"
+"""Before a mode: its three channels in the opposite order."""
 MEAN_STD = "mean-std"
 _MEAN_STD = re.compile(rf"{MEAN_STD}:([-0-9.e]+(?:,[-0-9.e]+){{2}}):([-0-9.e]+(?:,[-0-9.e]+){{2}})")
 
@@ -71,21 +74,48 @@ def _numbers_of(mode: str) -> tuple[NDArray[np.float32], NDArray[np.float32]] | 
     return np.array(means, np.float32), np.array(stds, np.float32)
 
 
+def mode_for(spec: NetworkSpec, own: Callable[[], str]) -> str:
+    """The preprocessing that a person asks for, else what `own` gives.
+
+    Raises
+    ------
+    BackboneError : an unknown mode, or settings that contradict each other.
+    """
+    asked = None if spec.preprocessing in (None, "model") else str(spec.preprocessing)
+    numbers = {"mean": spec.mean, "std": spec.std}
+    if given := [name for name, value in numbers.items() if value is not None]:
+        if asked is not None:
+            raise BackboneError(f"`{given[0]}` and `preprocessing` exclude each other: give one of them")
+        if len(given) == 1:
+            raise BackboneError("`mean` and `std` go together: give both, of red, green and blue in 0..1")
+        mode = mode_of(*map(tuple, numbers.values()))  # type: ignore[arg-type]
+    else:
+        mode = own() if asked is None else check_mode(asked)
+    if spec.colour_order == "bgr":
+        return check_mode(BGR + mode)
+    return mode
+
+
 def check_mode(mode: str) -> str:
-    """`mode`, if it is one of `MODES`, or as `mode_of` spells it.
+    """`mode`, if it is one of `MODES`, or as `mode_of` spells it; with "bgr:" before it where that is another order.
 
     Raises
     ------
     BackboneError : it is none; the message offers the nearest ones.
     """
-    if mode not in MODES and _numbers_of(mode) is None:
+    base = mode.removeprefix(BGR)
+    if base != mode and base == "caffe":
+        raise BackboneError(
+            "preprocessing 'caffe' is in the order blue, green, red as it is", "Leave out `colour_order`"
+        )
+    if base not in MODES and _numbers_of(base) is None:
         raise BackboneError(f"there is no preprocessing {mode!r}: {nearest(mode, MODES)}")
     return mode
 
 
 def formulas() -> str:
     """Every mode and its formula, for a message."""
-    return "; ".join(f"{mode}: {formula}" for mode, formula in MODES.items())
+    return "; ".join([*(f"{mode}: {formula}" for mode, formula in MODES.items()), "or set `mean` and `std`"])
 
 
 def preprocess(pixels: NDArray[np.uint8], mode: str) -> NDArray[np.float32]:
@@ -106,6 +136,8 @@ def preprocess(pixels: NDArray[np.uint8], mode: str) -> NDArray[np.float32]:
     """
     check_mode(mode)
     check_pixels(pixels)
+    if mode.startswith(BGR):
+        return np.ascontiguousarray(preprocess(pixels, mode.removeprefix(BGR))[..., ::-1])
     if mode == "caffe":
         x = pixels[..., ::-1].astype(np.float32, order="C")
         x -= _CAFFE_MEAN_BGR

@@ -18,7 +18,7 @@ from featcache.backbones.spec import NetworkSpec
 from featcache.backbones.weights import source_of
 from featcache.core.extras import is_installed
 from featcache.core.files import expanded, resolved, write_json
-from featcache.core.recipe import FeatureSpace, WeightsSource, digest
+from featcache.core.recipe import FeatureSpace, Transform, WeightsSource, digest
 from featcache.core.strict_json import read_json
 
 KNOWN_FILE = ".backbones.json"
@@ -88,7 +88,13 @@ def _state(path: Path) -> list[str | int] | None:
 
 
 def _cut(value: Any) -> Cut:
-    return Cut(FeatureSpace(**value["space"]), WeightsSource(**value["weights"]), tuple(value["feature_shape"]))
+    transform = value["transform"]
+    return Cut(
+        FeatureSpace(**value["space"]),
+        WeightsSource(**value["weights"]),
+        tuple(value["feature_shape"]),
+        Transform(**transform) if transform else None,
+    )
 
 
 def _write(path: Path, known: dict[str, Any]) -> None:

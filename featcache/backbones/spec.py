@@ -29,6 +29,15 @@ class NetworkSpec:
     preprocessing: Literal["model"] | Preprocessing | None = setting(
         "model", "How pixels are scaled: as the network was trained (model), or by this formula."
     )
+    mean: tuple[float, ...] | None = setting(
+        None, "Mean of red, green and blue, 0 to 1, instead of the network's own. With std."
+    )
+    std: tuple[float, ...] | None = setting(
+        None, "Deviation of red, green and blue, 0 to 1, instead of the network's own. With mean."
+    )
+    colour_order: Literal["rgb", "bgr"] = setting(
+        "rgb", "Order in which the network gets the channels: rgb leaves it as the preprocessing has it, bgr turns it."
+    )
     layers: Sequence[str] = setting((), "Layer to take features from (default: the last feature map).")
     pooling: Pooling = setting("none", "Keep the mean or maximum of each channel instead of the feature map.")
     tokens: Tokens | None = setting(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import math
 import os
 import sys
 import warnings
@@ -19,7 +20,7 @@ from typing import Any
 
 from featcache.backbones.model_names import kind_of, name_of
 from featcache.backbones.own_models import one_line
-from featcache.backbones.preprocess import check_mode, formulas, mode_of
+from featcache.backbones.preprocess import formulas, mode_for, mode_of
 from featcache.backbones.shaping import Prefix
 from featcache.backbones.spec import NetworkSpec
 from featcache.backbones.torch_weights import load_state
@@ -27,8 +28,10 @@ from featcache.core.errors import BackboneError, MissingPackageError, OfflineErr
 from featcache.core.extras import install_line, is_installed
 from featcache.core.files import expanded
 from featcache.core.offline import is_offline
-from featcache.core.recipe import WeightsSource, digest
+from featcache.core.recipe import BLACK, Interpolation, Resize, Transform, WeightsSource, digest
 
+_TIMM_SHARE = 0.875
+_CONVNEXT_PX = 384
 FEATURES = "features"
 """The default layer: what the library itself calls the features, behind which only pooling and classifier come."""
 
@@ -46,6 +49,7 @@ class Made:
     weights : where they come from
     features : gives the raw features of a batch (n, 3, s, s); None where they are found by looking
     prefix : of tokens, where the library says it
+    transform : how the library makes images square; None where it does not say
     """
 
     module: Any
@@ -55,6 +59,7 @@ class Made:
     weights: WeightsSource
     features: Callable[[Any], Any] | None = None
     prefix: Prefix | None = None
+    transform: Transform | None = None
 
 
 def require_torch(model: str, *packages: str) -> None:
@@ -131,14 +136,16 @@ def _of_timm(spec: NetworkSpec) -> Made:
     prefix = None
     if (n := getattr(module, "num_prefix_tokens", None)) is not None:
         prefix = Prefix(int(n), getattr(module, "cls_token", None) is not None)
+    side_px = spec.input_size_px or int(config["input_size"][-1])
     return Made(
         module,
         name_of(spec.model),
-        spec.input_size_px or int(config["input_size"][-1]),
+        side_px,
         _mode(spec, config["mean"], config["std"]),
         WeightsSource.of(spec.weights, spec.weights_seed),
         module.forward_features if hasattr(module, "forward_features") else None,
         prefix,
+        transform_of_timm(config, side_px),
     )
 
 
@@ -177,12 +184,15 @@ def _of_torchvision(spec: NetworkSpec) -> Made:
         return models.get_model(name, weights=weights, progress=False, **sizes)
 
     module = _with_weights(spec, create)
+    own_px, filter_ = int(says.crop_size[0]), _filter(says.interpolation.value)
+    side_px = spec.input_size_px or own_px
     return Made(
         module,
         name_of(spec.model),
-        spec.input_size_px or int(says.crop_size[0]),
+        side_px,
         _mode(spec, says.mean, says.std),
         WeightsSource.of(spec.weights, spec.weights_seed),
+        transform=filter_ and Transform("crop", filter_, round(says.resize_size[0] * side_px / own_px)),
     )
 
 
@@ -229,6 +239,7 @@ def _of_huggingface(spec: NetworkSpec) -> Made:
         WeightsSource.of(spec.weights, spec.weights_seed),
         lambda x: module(x, **settings).last_hidden_state,
         Prefix(1 + registers, True) if has_cls else None,
+        transform_of_huggingface(images, int(side_px)),
     )
 
 
@@ -254,6 +265,57 @@ def _of_function(spec: NetworkSpec, module: Any) -> Made:
     return Made(module.eval(), name, spec.input_size_px, _mode(spec, None, None), source)
 
 
+# --- how libraries make images square -------------------------------------------------------------
+
+_PILLOW: Mapping[int, Interpolation] = {4: "area", 2: "bilinear", 3: "bicubic", 1: "lanczos"}
+
+
+def _filter(name: Any) -> Interpolation | None:
+    """A library's word, or Pillow's number, for a filter; None for one that is not known here."""
+    if isinstance(name, str):
+        return next((known for known in _PILLOW.values() if known == {"box": "area"}.get(name, name)), None)
+    return _PILLOW.get(name)
+
+
+def transform_of_timm(config: Mapping[str, Any], side_px: int) -> Transform | None:
+    """What `timm.data.create_transform(**config)` does, for squares of `side_px`; None for what is not known here."""
+    ways: Mapping[str, Resize] = {"center": "crop", "squash": "stretch", "border": "pad"}
+    resize, filter_ = ways.get(config.get("crop_mode") or "center"), _filter(config["interpolation"])
+    if resize is None or filter_ is None:
+        return None
+    padding = (
+        "#{:02x}{:02x}{:02x}".format(*(round(255 * value) for value in config["mean"])) if resize == "pad" else BLACK
+    )
+    return Transform(resize, filter_, math.floor(side_px / (config["crop_pct"] or _TIMM_SHARE)), padding)
+
+
+def transform_of_huggingface(images: Mapping[str, Any], side_px: int) -> Transform | None:
+    """What an image processor of these settings does, for squares of `side_px`; None for what is not known here.
+
+    images : as in preprocessor_config.json
+    """
+    size, crop = images.get("size"), images.get("crop_size")
+    filter_ = _filter(images.get("resample", 2))
+    if not images.get("do_resize", True) or filter_ is None or images.get("do_pad"):
+        return None
+    if isinstance(size, int):
+        size = {"shortest_edge": size}
+    if not isinstance(size, Mapping):
+        return None
+    own_px = (crop.get("height") if isinstance(crop, Mapping) else crop) if images.get("do_center_crop") else None
+    if size.get("height") and size.get("height") == size.get("width"):
+        resize, to_px = "stretch", size["height"]
+    elif (share := images.get("crop_pct")) and size.get("shortest_edge"):  # ConvNeXt's: large ones are stretched
+        own_px = size["shortest_edge"]
+        resize, to_px = ("crop", int(own_px / share)) if own_px < _CONVNEXT_PX else ("stretch", own_px)
+    elif size.get("shortest_edge") and own_px:
+        resize, to_px = "crop", size["shortest_edge"]
+    else:
+        return None
+    made: Resize = "crop" if resize == "crop" else "stretch"
+    return Transform(made, filter_, round(to_px * side_px / (own_px or to_px)))
+
+
 # --- weights and input ----------------------------------------------------------------------------
 
 
@@ -272,14 +334,16 @@ def _with_weights(spec: NetworkSpec, create: Callable[[], Any]) -> Any:
 
 def _mode(spec: NetworkSpec, mean: Any, std: Any) -> str:
     """The preprocessing: as asked, else the library's."""
-    if spec.preprocessing not in (None, "model"):
-        return check_mode(str(spec.preprocessing))
-    if mean is None or std is None:
-        raise BackboneError(
-            f"{spec.model}: nothing says how the network scales pixels",
-            f"Set `preprocessing` to one of these formulas, x from 0 to 255: {formulas()}",
-        )
-    return mode_of(mean, std)
+
+    def own() -> str:
+        if mean is None or std is None:
+            raise BackboneError(
+                f"{spec.model}: nothing says how the network scales pixels",
+                f"Set `preprocessing` to one of these formulas, x from 0 to 255: {formulas()}",
+            )
+        return mode_of(mean, std)
+
+    return mode_for(spec, own)
 
 
 @contextmanager

@@ -132,7 +132,12 @@ def load_torch(spec: NetworkSpec, built: Any = None) -> TorchNetwork:
         precision=precision,
     )
     cuts = tuple(
-        Cut(replace(space, layer=layer, pooling=one.pooling, tokens=one.tokens), made.weights, one.feature_shape)
+        Cut(
+            replace(space, layer=layer, pooling=one.pooling, tokens=one.tokens),
+            made.weights,
+            one.feature_shape,
+            made.transform,
+        )
         for layer, one in zip(layers, shapings, strict=True)
     )
     return TorchNetwork(cuts, made, shapings)

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featcache.backbones import NetworkSpec
 from featcache.cli.command import Group, option
-from featcache.cli.extract_options import augmentation_options
+from featcache.cli.extract_options import augmentation_options, square_options
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.left_out import listing_left_out
 from featcache.cli.options import json_option, open_project, project_option
 from featcache.cli.output import print_counts, print_json, say, say_left_out, say_next, shown
 from featcache.cli.settings import given, options
 from featcache.core.files import resolved
-from featcache.core.project import AugmentationSection
+from featcache.core.project import AugmentationSection, ViewsSection
 from featcache.segmentation import SegmentOptions
 
 if TYPE_CHECKING:
@@ -154,15 +155,33 @@ def relabel(
 @option(
     "--views", type=click.IntRange(1), default=8, show_default=True, help="Views of each image, the plain one first."
 )
+@option("--model", metavar="NAME", group="Network", help="Network whose input is drawn (default: 224 px of any).")
+@options(NetworkSpec, "weights", "input_size_px", group="Network")
+@square_options(group="Input", default_text="as in featcache.toml")
 @augmentation_options(group="Augmentation", default_text="as in featcache.toml")
 @project_option
 @json_option
-def preview(out: Path | None, per_class: int, views: int, folder: Path, as_json: bool, **values: Any) -> None:
-    """Draw a contact sheet: images of each class, each with its plain view and its augmented views."""
-    from featcache.datasets import preview as draw
+def preview(
+    out: Path | None, model: str | None, per_class: int, views: int, folder: Path, as_json: bool, **values: Any
+) -> None:
+    """Draw a contact sheet: images of each class, each with its plain view and its augmented views.
 
+    With --model, these are the pixels that the network gets.
+    """
+    from featcache.extraction import preview as draw
+
+    asked = given(values, NetworkSpec)
+    if model is None and asked:
+        raise click.UsageError("--weights and --input-size are for --model")
     path = draw(
-        open_project(folder), out, per_class=per_class, n_views=views, augmentation=given(values, AugmentationSection)
+        open_project(folder),
+        out,
+        network=NetworkSpec(model, **asked) if model is not None else None,
+        per_class=per_class,
+        n_views=views,
+        views=given(values, ViewsSection),
+        augmentation=given(values, AugmentationSection),
+        progress=TERMINAL,
     )
     if as_json:
         print_json({"path": str(resolved(path))})

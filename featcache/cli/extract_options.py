@@ -17,6 +17,12 @@ def views_options(**attributes: Any) -> Decorator[Any]:
     return options(ViewsSection, "train", "val", "test", "train_rows", "val_rows", "test_rows", "balance", **attributes)
 
 
+def square_options(**attributes: Any) -> Decorator[Any]:
+    """How an image becomes the square that a network takes: options that replace values of [views]."""
+    names = ("resize", "interpolation", "crop_share", "padding", "margin", "as_trained")
+    return options(ViewsSection, *names, **attributes)
+
+
 def augmentation_options(**attributes: Any) -> Decorator[Any]:
     """How views differ from the plain one: options that replace values of [augmentation]."""
     return options(AugmentationSection, "seed", "rotation_deg", "shift", "zoom", "stain", "blur", "noise", **attributes)
@@ -35,12 +41,13 @@ extraction_options = combined(
     ),
     options(
         NetworkSpec,
-        *("weights", "weights_seed", "input_size_px", "preprocessing", "layers", "pooling", "tokens"),
-        *("interpolate_positions", "precision", "unsafe"),
+        *("weights", "weights_seed", "input_size_px", "preprocessing", "mean", "std", "colour_order"),
+        *("layers", "pooling", "tokens", "interpolate_positions", "precision", "unsafe"),
         group="Network",
     ),
     options(ExtractOptions, "engine", "batch_rows", group="Engine"),
     views_options(group=f"Views {_FROM_FILE}", default_text=""),
+    square_options(group=f"Input {_FROM_FILE}", default_text=""),
     options(
         ViewsSection,
         *("segment", "background", "cell_margin", "normalise"),

@@ -81,11 +81,13 @@ _TYPES: dict[str, click.ParamType[Any]] = {
     "hidden": Parts(int, "256 or 256,64", made=lambda units: () if units == [0] else tuple(units)),
     "label_columns": Parts(str, "granules,vacuoles"),
     "l2": Parts(float, "0.001 or 0.001,0", made=lambda factors: factors[0] if len(factors) == 1 else tuple(factors)),
+    "mean": Parts(float, "0.485,0.456,0.406"),
     "pseudonyms": click.Path(path_type=Path, dir_okay=False),
     "roots": NamedFolder(),
     "reuse_from": click.Path(path_type=Path, file_okay=False, exists=True),
     "split": Parts(float, "70/15/15", separator="/", made=_three),
     "split_counts": Parts(int, "100/10/10", separator="/", made=_three),
+    "std": Parts(float, "0.229,0.224,0.225"),
 }
 """How values are written that are no single number or name."""
 
@@ -96,6 +98,9 @@ _METAVARS = {
     "label_from": "PATTERN",
     "group_from": "PATTERN",
     "masks": "FOLDER",
+    "mean": "R,G,B",
+    "padding": "COLOUR|edge",
+    "std": "R,G,B",
     "head": "RUN",
     "hidden": "N[,N]",
     "images": "ID|PATH",

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from featcache.core.errors import ArgumentsError, ProjectError
 from featcache.core.files import resolved, write_text
-from featcache.core.recipe import FILL_MODES, LOW_PRECISIONS, Augmentation, FillMode, Resize
+from featcache.core.recipe import EDGE, FILL_MODES, LOW_PRECISIONS, Augmentation, FillMode, Interpolation, Resize
 from featcache.core.strict_json import strict_toml
 
 PROJECT_FILE = "featcache.toml"
@@ -27,6 +27,21 @@ _Share = Annotated[float, Field(gt=0, le=1e9)]
 _Count = Annotated[int, Field(ge=1)]
 _Rows = _Count | dict[str, _Count]
 RootName = Annotated[str, Field(pattern=r"^[\w-][\w.-]{0,63}$")]
+
+
+def colour_of(padding: str) -> str:
+    """A colour as recipes spell it, #rrggbb; "edge" stays. Raises ValueError for what is none."""
+    from PIL import ImageColor
+
+    if padding == EDGE:
+        return EDGE
+    try:
+        red, green, blue, *alpha = ImageColor.getrgb(padding)
+    except ValueError:
+        alpha = [0]
+    if alpha:
+        raise ValueError(f"{padding!r:.80} is no colour: expected a name such as white, #rrggbb, or {EDGE}")
+    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 class _Section(BaseModel):
@@ -70,7 +85,9 @@ class DatasetSection(_Section):
     masks: str = Field(default="", description="Folder with a mask of each image's cell: its box is cut out.")
     without: tuple[str, ...] = Field(default=(), description="Leave out this class.")
     voc_object: str = Field(default="WBC", description="Annotated object that a Pascal VOC label file labels.")
-    margin: float = Field(default=0.0, ge=0, le=5, description="Enlarge each box by this fraction of its side.")
+    margin: float = Field(
+        default=0.0, ge=0, le=5, description="Enlarge each box as it is read, by this share of its longer side."
+    )
     class_level: int = Field(
         default=0, ge=0, le=20, description="Level of folders that names the classes (1 = the top one, 0 = find out)."
     )
@@ -125,7 +142,26 @@ class ViewsSection(_Section):
     )
     val_rows: _Rows | None = Field(default=None, description="Total rows of val, or those of each class.")
     test_rows: _Rows | None = Field(default=None, description="Total rows of test, or those of each class.")
-    resize: Resize = Field(default="stretch", description="How images and boxes become square. Padding is black.")
+    as_trained: bool = Field(
+        default=False,
+        description="Make images square as the network's library does (timm, torchvision, Hugging Face).",
+    )
+    resize: Resize = Field(
+        default="stretch", description="How images and boxes become square. pad and crop keep their shape."
+    )
+    interpolation: Interpolation = Field(
+        default="area-bicubic",
+        description="Filter of the resizing: those of Pillow, or areas to shrink and bicubic to grow.",
+    )
+    crop_share: float = Field(
+        default=1.0, gt=0, le=1, description="Share of the resized image that a centre crop keeps, with resize crop."
+    )
+    padding: str = Field(
+        default="black", max_length=40, description="What stands beside a padded image: a colour, #rrggbb, or edge."
+    )
+    margin: float = Field(
+        default=0.0, ge=0, le=2, description="Room around each box, as a share of its longer side, mirrored at borders."
+    )
     segment: Literal["none", "stain", "colour"] = Field(
         default="none", description="Find the white cell in each image or box, and cut it out: how nuclei are seen."
     )
@@ -142,6 +178,21 @@ class ViewsSection(_Section):
     balance: bool = Field(
         default=False, description="Give rare classes more views, so that all have as many train rows as the largest."
     )
+
+    @field_validator("padding")
+    @classmethod
+    def _is_a_colour(cls, padding: str) -> str:
+        colour_of(padding)
+        return padding
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> Self:
+        for name, needed in (("padding", "pad"), ("crop_share", "crop")):
+            if getattr(self, name) != type(self).model_fields[name].default and self.resize != needed:
+                raise ValueError(f"`{name}` is for `resize='{needed}'`, not for `resize='{self.resize}'`")
+        if self.margin and self.segment != "none":
+            raise ValueError("`margin` is room around boxes: around cells that are found, set `cell_margin`")
+        return self
 
     def views_per_image(self, split: str) -> int:
         """Views an image of `split` gets where no total is asked for."""
@@ -236,6 +287,11 @@ class Settings(_Section):
     def _folders_differ(self) -> Settings:
         if self.folders.cache == self.folders.results:
             raise ValueError("folders.cache and folders.results must be two folders")
+        return self
+
+    @model_validator(mode="after")
+    def _one_margin(self) -> Settings:
+        refuse_two_margins(self.dataset, self.views)
         return self
 
 
@@ -363,7 +419,20 @@ def changed_views(views: ViewsSection, changes: Mapping[str, Any]) -> ViewsSecti
             if changes.get(total) is not None:
                 raise ArgumentsError(f"`{split}` and `{total}` exclude each other: give one of them")
             replaced[total] = None
-    return changed(views, {**changes, **replaced})
+    if "resize" in changes:  # what only another way to make a square needs goes with it
+        needs = {"padding": "pad", "crop_share": "crop"}
+        replaced |= {name: ViewsSection().model_dump()[name] for name, way in needs.items() if changes["resize"] != way}
+    return changed(views, {**replaced, **changes})
+
+
+def refuse_two_margins(dataset: DatasetSection, views: ViewsSection) -> None:
+    """Raise ProjectError where boxes that were enlarged when they were read would get a margin besides."""
+    if dataset.margin and views.margin:
+        raise ProjectError(
+            f"boxes have been enlarged by {dataset.margin:g} when they were read ([dataset] margin in {PROJECT_FILE}): "
+            f"a `margin` of {views.margin:g} would come on top",
+            "Leave it out, or write margin = 0.0 under [dataset] and run `featcache.init()`",
+        )
 
 
 def refuse_unwritable(folder: Path) -> None:
@@ -413,6 +482,10 @@ def explain(error: ValidationError) -> str:
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"]) or "the whole"
         is_secret = item["type"] in ("missing", "extra_forbidden") or "remotes" in item["loc"]  # or may hold one
+        is_whole = isinstance(item["input"], Mapping) and item["type"] == "value_error"  # what is wrong is said
+        if is_whole:
+            parts.append(item["msg"].removeprefix("Value error, "))
+            continue
         found = "" if is_secret else f", found {item['input']!r:.80}"
         parts.append(f"{key}: {item['msg']}{found}")
     return "; ".join(parts)

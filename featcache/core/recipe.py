@@ -22,6 +22,7 @@ RENDERING_VERSION = 1
 
 ADDED: Mapping[str, Any] = {
     **{"precision": "float32", "resize": "stretch", "colour": "none", "tokens": "none"},
+    **{"interpolation": "area-bicubic", "resize_px": 0, "padding": "#000000", "margin": 0.0},
     **{"zoom": 0.0, "stain": 0.0, "blur": 0.0, "noise": 0.0},
 }
 """Fields that a recipe says only where they are not as they were before there was such a field, which stands here."""
@@ -29,6 +30,10 @@ LEFT_OUT = frozenset(ADDED)
 
 Resize = Literal["stretch", "pad", "crop"]
 RESIZES: tuple[Resize, ...] = ("stretch", "pad", "crop")
+Interpolation = Literal["area-bicubic", "area", "bilinear", "bicubic", "lanczos"]
+INTERPOLATIONS: tuple[Interpolation, ...] = ("area-bicubic", "area", "bilinear", "bicubic", "lanczos")
+BLACK, EDGE = "#000000", "edge"
+"""What stands beside an image that is padded: a colour as #rrggbb, or the colours of its edge."""
 
 Pooling = Literal["none", "avg", "max"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -140,6 +145,16 @@ class WeightsSource:
 
 
 @dataclass(frozen=True)
+class Transform:
+    """How a network's library makes an image square. The fields are those of a `FeatureSpace`."""
+
+    resize: Resize = "stretch"
+    interpolation: Interpolation = "area-bicubic"
+    resize_px: int = 0
+    padding: str = BLACK
+
+
+@dataclass(frozen=True)
 class FeatureSpace:
     """A backbone cut at a layer: what turns pixels into one feature tensor.
 
@@ -148,6 +163,11 @@ class FeatureSpace:
     resize : how an image that is not square becomes so; written only where it is not "stretch", as all once were
     colour : how colours are brought to one appearance; written only where it is not "none"
     tokens : which tokens of a vision transformer are kept; written only where it is not "none", as of all else
+    interpolation : filter of the resizing; written only where it is not "area-bicubic", as all once were
+    resize_px : side that the shorter side of an image (padded: the longer one, stretched: both) is resized to before
+        the square in the middle is cut out; 0, and not written, where it is the input size
+    padding : what stands beside a padded image, #rrggbb or "edge"; written only where it is not black
+    margin : room around a box, as a share of its longer side; written only where there is some
     """
 
     backbone: str
@@ -163,10 +183,26 @@ class FeatureSpace:
     resize: str = "stretch"
     colour: str = "none"
     tokens: str = "none"
+    interpolation: str = "area-bicubic"
+    resize_px: int = 0
+    padding: str = BLACK
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "margin", float(self.margin) + 0.0)  # one spelling for one number
 
     def to_dict(self) -> dict[str, Any]:
         """The space as it stands in recipe.json."""
         return _without_added(asdict(self))
+
+    @property
+    def square(self) -> str:
+        """How an image becomes the input, in words: "224 px, crop of 256 px, bicubic"."""
+        parts = [f"{self.input_size_px} px", self.resize + (f" of {self.resize_px} px" if self.resize_px else "")]
+        parts += [self.interpolation] if self.interpolation != ADDED["interpolation"] else []
+        parts += [f"beside it {self.padding}"] if self.padding != BLACK else []
+        parts += [f"margin {self.margin:g} around boxes"] if self.margin else []
+        return ", ".join(parts)
 
     @cached_property
     def digest(self) -> str:

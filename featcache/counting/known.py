@@ -16,8 +16,8 @@ from featcache.core.files import plain_cell
 from featcache.core.project import Project, find_project
 from featcache.core.strict_json import MAX_TEXT_BYTES, read_bounded
 from featcache.datasets import LabelledImage, dataset_of
-from featcache.images import Pixels, read_bytes, read_picture
-from featcache.prediction import Bundle, classes_of
+from featcache.images import Pixels, in_box, read_bytes, read_picture
+from featcache.prediction import Bundle, classes_of, recipe_of
 from featcache.segmentation import SegmentOptions, segment_picture
 from featcache.training import PREDICTIONS_FILE, Run
 
@@ -94,10 +94,11 @@ def _measured(trained: Run | Bundle, project: Project | None) -> tuple[list[floa
         images = [image for image in dataset_of(project).images if image.split == "train"]
     except (FeatcacheError, OSError):
         return [], []
+    of_box = (trained.recipe if isinstance(trained, Bundle) else recipe_of(trained)).space.margin
     margins, shapes = [], []
     for image in images[:: max(1, len(images) // _LOOKED_AT)][:_LOOKED_AT]:
         try:
-            crop = _crop(project, image)
+            crop = _crop(project, image, of_box)
         except (FeatcacheError, OSError):
             continue
         found = segment_picture(crop, SegmentOptions(), job="cell").cells
@@ -109,7 +110,5 @@ def _measured(trained: Run | Bundle, project: Project | None) -> tuple[list[floa
     return margins, shapes
 
 
-def _crop(project: Project, image: LabelledImage) -> Pixels:
-    pixels = read_picture(read_bytes(project.images / image.path)).pixels
-    box = image.box
-    return pixels if box is None else pixels[box.y_min : box.y_max, box.x_min : box.x_max]
+def _crop(project: Project, image: LabelledImage, margin: float) -> Pixels:
+    return in_box(read_picture(read_bytes(project.images / image.path)).pixels, image.box, margin=margin)

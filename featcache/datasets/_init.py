@@ -25,6 +25,7 @@ from featcache.core.project import (
     changed_views,
     init_call,
     read_settings,
+    refuse_two_margins,
     shown,
     write_project,
 )
@@ -43,6 +44,8 @@ from featcache.synthetic import is_generated, write_cells
 
 GENERATED_FOLDER = "leukocytes"
 _MOST_FIELDS = 1000
+_SQUARE = {"resize", "interpolation", "crop_share", "padding", "as_trained"}
+"""Settings of how images become square."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ def _init(place: Path | None, into: Path, options: InitOptions, progress: Progre
             label_separator=asked.label_separator,
         )
     stop_if_strict(built.left_out, options.strict)
+    settings, on_shapes = _with_shapes(settings, options, built, is_new=before is None)
     shared = _said_of_pairs(built, source.images, into, progress)
     project = _write_project(into, settings, place, source.images, built)
     dataset = Dataset(built.images, project.images, label_separator=asked.label_separator)
@@ -137,8 +141,29 @@ def _init(place: Path | None, into: Path, options: InitOptions, progress: Progre
         layout=source.layout,
         about=about or source.about,
         left_out=built.left_out,
-        remarks=(*built.remarks, *shared),
+        remarks=(*built.remarks, *on_shapes, *shared),
     )
+
+
+def _with_shapes(
+    settings: Settings, options: InitOptions, built: Built, *, is_new: bool
+) -> tuple[Settings, Sequence[str]]:
+    """The settings with what the images' shapes ask for, and what is to be said of it.
+
+    A new project leaves it to the network's library how images become square, and else keeps their aspect ratio. Where
+    all are square, stretching does that, under the names that caches of such images always had. What is asked for, or
+    stands in featcache.toml, stays.
+    """
+    n, total = built.not_square, len(built.images)
+    said = _SQUARE & set(options.views)
+    if is_new and not said:
+        changes = {"as_trained": True, "resize": "pad" if n else "stretch"}
+        settings = settings.model_copy(update={"views": changed(settings.views, changes)})
+        remark = f"{n} of {total} images are not square: they keep their shape, padded (`resize='pad'`)"
+        return settings, [remark] if n else []
+    if n and not said and settings.views.as_trained and settings.views.resize == "stretch":
+        return settings, [f"{n} of {total} images are not square and are stretched: `resize='pad'` keeps their shape"]
+    return settings, []
 
 
 def _said_of_pairs(built: Built, folder: ImageFolders, into: Path, progress: Progress) -> list[str]:
@@ -251,6 +276,9 @@ def _settings(settings: Settings, options: InitOptions) -> Settings:
         dataset = changed(dataset, {"label_separator": DEFAULT_SEPARATOR})
     _refuse_contradictions(dataset, options)
     views = changed_views(settings.views, options.views)
+    if _SQUARE & set(options.views) and "as_trained" not in options.views:
+        views = changed(views, {"as_trained": False})  # what is asked for holds for every network
+    refuse_two_margins(dataset, views)
     augmentation = changed(settings.augmentation, options.augmentation)
     changes = {"dataset": dataset, "views": views, "augmentation": augmentation}
     return settings.model_copy(update=changes)

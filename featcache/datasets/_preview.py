@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from featcache.core.errors import DatasetError, FeatcacheError, ProjectError
 from featcache.core.files import sha256_bytes, write_bytes
-from featcache.core.project import Project, changed
+from featcache.core.project import Project, changed, changed_views
+from featcache.core.recipe import FeatureSpace
 from featcache.datasets.label_lists import labels_in
 from featcache.datasets.manifest import dataset_of
 from featcache.images import (
@@ -39,15 +40,23 @@ def preview(
     n_views: int = 8,
     size_px: int = 224,
     augmentation: Mapping[str, Any] | None = None,
+    views: Mapping[str, Any] | None = None,
+    space: FeatureSpace | None = None,
 ) -> Path:
     """Write a contact sheet: some images of each class, view 0 first, then their augmented views.
 
     Of many classes the first are drawn, `MOST_LINES` images in all.
+
+    size_px, augmentation, views : of the views; values that replace those of featcache.toml
+    space : of a network whose input is to be seen, instead of `size_px` and `views`
     """
     dataset = dataset_of(project)
     project.images.refuse_missing(image.path for image in dataset.images)
     plan = changed(project.settings.augmentation, augmentation or {}).record()
-    framing = Framing.asked(project.settings.views)
+    if space is None:
+        framing = Framing.asked(changed_views(project.settings.views, views or {}), size_px)
+    else:
+        framing, size_px = Framing.of(space), space.input_size_px
     tiles, captions = [], []
     for label in dataset.classes[: max(MOST_LINES // per_class, 1)]:
         images = [image for image in dataset.images if label in labels_in(image.label, dataset.label_separator)]

@@ -56,6 +56,8 @@ class Built:
     remarks: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
     """Paths of images as large as fields of a microscope."""
+    not_square: int = 0
+    """How many images, or boxes, have two sides of different length."""
 
 
 def build(
@@ -165,7 +167,15 @@ def _build(
     remarks += _on_images_without_labels(images, unlabelled, separator)
     check(images, str(source.folder), remedy="`resplit=True`", label_separator=separator)
     fields = tuple(path for path, file in files.items() if max(file.width_px, file.height_px) >= _FIELD_PX)
-    return Built(in_order([*images, *unlabelled]), tuple(left_out), (*remarks, *remarks_on(files)), fields)
+    made = in_order([*images, *unlabelled])
+    not_square = sum(not _is_square(image, files[image.path]) for image in made)
+    return Built(made, tuple(left_out), (*remarks, *remarks_on(files)), fields, not_square)
+
+
+def _is_square(image: LabelledImage, file: ImageFile) -> bool:
+    box = image.box
+    width, height = (file.width_px, file.height_px) if box is None else (box.x_max - box.x_min, box.y_max - box.y_min)
+    return width == height
 
 
 def _candidates(source: Source, without: Sequence[str], separator: str) -> list[Candidate]:

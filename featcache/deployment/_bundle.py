@@ -8,10 +8,8 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib import resources
 from itertools import chain, zip_longest
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -23,13 +21,13 @@ from featcache.core.files import beside, sha256_bytes
 from featcache.core.offline import offline as without_network
 from featcache.core.progress import Progress
 from featcache.core.project import Project, find_project
-from featcache.core.recipe import FeatureSpace
 from featcache.core.shown import shown
 from featcache.datasets import LabelledImage, dataset_of
 from featcache.deployment._export import checking_pixels, description_of, refuse_missing
 from featcache.deployment.card import model_card
 from featcache.deployment.formats import write
 from featcache.deployment.graph import graph_of
+from featcache.deployment.readme import readme
 from featcache.doubt import DOUBT_FILE
 from featcache.heads import HEAD_FILE, ROWS_FILE, Head
 from featcache.images import Item, png_of
@@ -47,27 +45,6 @@ from featcache.training import Run
 
 LABELS_FILE, CARD_FILE, RECIPE_FILE, README_FILE = "labels.json", "model_card.md", "recipe.json", "README.md"
 _ROWS = 8
-_ONE_CLASS = "print(path, classes[probabilities[0].argmax()], probabilities[0].max())"
-_SEVERAL_LABELS = "print(path, [(name, p) for name, p in zip(classes, probabilities[0].tolist()) if p > 0.5])"
-_CUT_OUT = (
-    "    # featcache cuts the cell out of the image first: without it, give squares that hold a cell and little else\n"
-)
-"""The same, where cells are cut out before that."""
-_NORMALISED = "    # featcache brings the colours to one appearance, which this does not: expect other probabilities\n"
-_SQUARE = {
-    "stretch": "",
-    "pad": """    side = max(high, wide)
-    top, left = (side - high) // 2, (side - wide) // 2
-    pixels = np.pad(pixels, ((top, side - high - top), (left, side - wide - left), (0, 0)))
-    high = wide = side
-""",
-    "crop": """    side = min(high, wide)
-    top, left = (high - side) // 2, (wide - side) // 2
-    pixels = pixels[top : top + side, left : left + side]
-    high = wide = side
-""",
-}
-"""How the lines in the bundle's README.md make an image square before they resize it."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -178,7 +155,7 @@ def bundle(
         LABELS_FILE: _json(described),
         RECIPE_FILE: _json(predictor.recipe.to_dict()),
         CARD_FILE: model_card(found, licence=licence, contact=contact).encode(),
-        README_FILE: _readme(found.name, space, predictor.head.has_several_labels).encode(),
+        README_FILE: readme(found.name, space, several_labels=predictor.head.has_several_labels).encode(),
     }
     record = BundleRecord(
         name=found.name,
@@ -283,12 +260,3 @@ def _write(path: Path, files: dict[str, bytes]) -> None:
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _readme(name: str, space: FeatureSpace, several_labels: bool) -> str:
-    text = resources.files("featcache.deployment").joinpath("bundle_readme.md").read_text("utf-8")
-    side = space.input_size_px
-    square = _SQUARE[space.resize] if space.segmentation == "none" else _CUT_OUT
-    square += _NORMALISED if space.colour != "none" else ""
-    named = _SEVERAL_LABELS if several_labels else _ONE_CLASS
-    return Template(text).substitute(name=name, side=side, square=square, named=named)

@@ -20,6 +20,7 @@ from featcache.core.extras import is_installed, require_extra
 from featcache.core.files import PARTIAL_SUFFIX, replace_folder, resolved, sync
 from featcache.core.progress import Progress
 from featcache.core.project import Project
+from featcache.core.recipe import ADDED
 from featcache.core.shown import shown
 from featcache.deployment.formats import FORMATS, computed_by, write
 from featcache.deployment.graph import PROBABILITIES, graph_of
@@ -166,6 +167,11 @@ def description_of(run: Run) -> dict[str, Any]:
         "input": {
             "size_px": space.input_size_px,
             "resize": space.resize,
+            **{
+                name: getattr(space, name)
+                for name in ("interpolation", "resize_px", "padding", "margin")
+                if getattr(space, name) != ADDED[name]
+            },
             **({"segmentation": space.segmentation} if space.segmentation != "none" else {}),
             **({"colour": space.colour} if space.colour != "none" else {}),
             "colour": "RGB",

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from featcache.core.errors import RunError
+from featcache.core.recipe import FeatureSpace
 from featcache.core.strict_json import MAX_TEXT_BYTES, read_bounded
 from featcache.datasets import SPLITS, labels_in
 from featcache.doubt import DOUBT_FILE
@@ -57,7 +58,7 @@ def _lines(run: Run, rows: pd.DataFrame, licence: str, contact: str) -> Iterator
             ["kind", config["kind"]],
             ["network", f"{space['backbone']}, layer {space['layer']}, pooling {space['pooling']}"],
             ["weights", f"{config.get('weights', '')}, digest {space['weights_digest'][:16]}"],
-            ["input", f"{space['input_size_px']} px, {space.get('resize', 'stretch')}"],
+            ["input", FeatureSpace(**space).square],
             *([["cells are cut out", space["segmentation"]]] if space.get("segmentation", "none") != "none" else []),
             *([["colours are normalised", space["colour"]]] if "colour" in space else []),
             ["preprocessing", space["preprocessing"]],

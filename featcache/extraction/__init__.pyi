@@ -2,6 +2,7 @@ from ._estimate import Estimate as Estimate, estimate as estimate
 from ._explain import Explanation as Explanation, Neighbour as Neighbour, diff as diff, explain as explain
 from ._extract import Extracted as Extracted, extract as extract
 from ._measure import Measured as Measured, measure as measure
+from ._preview import preview as preview
 from ._recompute import Recomputed as Recomputed
 from ._verify import Checked as Checked, verify as verify
 from .extractor import FeatureExtractor as FeatureExtractor

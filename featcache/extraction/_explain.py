@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from featcache.backbones import NetworkSpec
 from featcache.core.errors import CacheError, UsageError
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
-from featcache.core.recipe import Recipe
+from featcache.core.recipe import ADDED, Augmentation, FeatureSpace, Recipe
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.plan import Plan, plan_extraction
 from featcache.store import MANIFEST_FILE, ROWS_FILE, Cache, DonorIndex, list_caches, read_recipe, read_rows
@@ -102,6 +102,15 @@ def explain_plan(plan: Plan, options: ExtractOptions) -> Explanation:
     )
 
 
+_UNSAID = {
+    f"{part}.{item.name}": ADDED[item.name]
+    for part, record in (("space", FeatureSpace), ("augmentation", Augmentation))
+    for item in fields(record)
+    if item.name in ADDED
+}
+"""Fields that a recipe does not say, and what they are then."""
+
+
 def flat(recipe: Recipe) -> dict[str, Any]:
     """A recipe's fields by their full names."""
     value = recipe.to_dict()
@@ -110,7 +119,7 @@ def flat(recipe: Recipe) -> dict[str, Any]:
 
 def differences(ours: Recipe, theirs: Recipe) -> tuple[Difference, ...]:
     """The fields of two recipes that differ."""
-    one, other = flat(ours), flat(theirs)
+    one, other = ({**_UNSAID, **flat(recipe)} for recipe in (ours, theirs))
     return tuple(Difference(name, one[name], other[name]) for name in one if one[name] != other[name])
 
 

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from featcache.backbones import NetworkSpec
 from featcache.core.errors import DatasetError
 from featcache.core.offline import offline as without_network
+from featcache.core.project import ViewsSection, changed_views
 from featcache.core.recipe import Augmentation, Pooling, Precision, Preprocessing, Tokens
 from featcache.extraction.opening import network_for
 from featcache.extraction.streaming import Rendering, stream
@@ -26,7 +27,13 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     model, weights, weights_seed, input_size_px, preprocessing, pooling, tokens, engine, batch_rows, offline : as of
         `featcache.extract`
     layer : layer to cut at; None for the last feature map
-    resize : how images become square: "stretch", "pad" or "crop"
+    mean, std, colour_order : as of `featcache.extract`
+    resize : how images become square: "stretch", "pad" or "crop"; None as the network's library says, and "pad" where
+        it does not
+    interpolation : filter of the resizing: "area", "bilinear", "bicubic", "lanczos", or "area-bicubic"; None as
+        the network's library says, and "area-bicubic" where it does not
+    crop_share : share of the resized image that a centre crop keeps; None as the network's library says, and 1
+    padding : what stands beside a padded image: a colour, or "edge"; None for black
     segment : how the white cell in each image is found and cut out: "none" of them, "stain" or "colour"
     background : what surrounds it: "keep", "white", "black" or "mean"
     cell_margin : room around it, as a share of its longer side
@@ -52,7 +59,13 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         layer: str | None = None,
         pooling: Pooling = "none",
         tokens: Tokens | None = None,
-        resize: str = "stretch",
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        colour_order: Literal["rgb", "bgr"] = "rgb",
+        resize: str | None = None,
+        interpolation: str | None = None,
+        crop_share: float | None = None,
+        padding: str | None = None,
         segment: str = "none",
         background: str = "keep",
         cell_margin: float = 0.1,
@@ -70,7 +83,13 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.layer = layer
         self.pooling = pooling
         self.tokens = tokens
+        self.mean = mean
+        self.std = std
+        self.colour_order = colour_order
         self.resize = resize
+        self.interpolation = interpolation
+        self.crop_share = crop_share
+        self.padding = padding
         self.segment = segment
         self.background = background
         self.cell_margin = cell_margin
@@ -88,6 +107,9 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             weights_seed=self.weights_seed,
             input_size_px=self.input_size_px,
             preprocessing=self.preprocessing,
+            mean=self.mean,
+            std=self.std,
+            colour_order=self.colour_order,
             layers=(self.layer,) if self.layer else (),
             pooling=self.pooling,
             precision=self.precision,
@@ -108,7 +130,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         if not hasattr(self, "engine_"):
             self.fit()
-        rendering = Rendering(self.cut_.space.input_size_px, Framing.asked(self), Augmentation())
+        rendering = Rendering(self.cut_.space.input_size_px, self._framing(), Augmentation())
         rows = []
         for one in stream(items_of(X), self.engine_, rendering=rendering):
             if one.values is None:
@@ -117,6 +139,13 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if not rows:
             raise DatasetError("no image to take features of")
         return np.stack(rows)
+
+    def _framing(self) -> Framing:
+        square = ("resize", "interpolation", "crop_share", "padding")
+        said = {name: value for name in square if (value := getattr(self, name)) is not None}
+        cells = {name: getattr(self, name) for name in ("segment", "background", "cell_margin", "normalise")}
+        views = changed_views(ViewsSection(as_trained=True, resize="pad"), {**said, **cells})
+        return Framing.asked(views, self.cut_.space.input_size_px, own=self.cut_.transform, said=said)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Names of the features: the backbone's and a number."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,10 +19,10 @@ from featcache.backbones import (
     registry,
     require_keras,
 )
-from featcache.core.errors import WeightsError
+from featcache.core.errors import DatasetError, WeightsError
 from featcache.core.offline import offline
 from featcache.core.progress import SILENT, Progress
-from featcache.core.project import Project, StorageSection, changed, changed_views
+from featcache.core.project import Project, StorageSection, ViewsSection, changed, changed_views, refuse_two_margins
 from featcache.core.recipe import Recipe, cache_digest, cache_name
 from featcache.datasets import Dataset, LeftOut, current_dataset, plan_views
 from featcache.extraction.opening import network_for
@@ -93,11 +93,14 @@ def plan_extraction(
     on, BackboneError or WeightsError for a network that cannot be had.
     """
     wanted = changed_views(project.settings.views, options.views)
+    refuse_two_margins(project.settings.dataset, wanted)
     if any(needs_keras(network.model) for network in networks):
         require_keras()
     dataset, left_out = images or current_dataset(
         project, options.strict, progress=progress, check_bytes=options.check_bytes, keep=keep
     )
+    if wanted.margin:
+        _check_boxes(dataset, wanted.margin, progress=progress)
     views = plan_views(dataset.images, wanted, label_separator=dataset.label_separator)
     augmentation = changed(project.settings.augmentation, options.augmentation).record()
     storage = changed(project.settings.storage, options.storage)
@@ -114,11 +117,10 @@ def plan_extraction(
                 progress=progress,
             )
             advance(1)
+        _say_how_its_library_does(network.model, cuts[0], wanted, said=options.views, progress=progress)
         for number, cut in enumerate(cuts):
-            recipe = Recipe(
-                cut.stored(storage.dtype_of(cut.space.precision), **Framing.asked(wanted)._asdict()),
-                augmentation,
-            )
+            framing = Framing.asked(wanted, cut.space.input_size_px, own=cut.transform, said=options.views)
+            recipe = Recipe(cut.stored(storage.dtype_of(cut.space.precision), **framing._asdict()), augmentation)
             if cut.space.dtype == pixels.DTYPE and "dtype" in options.storage:
                 pixels.refuse(["dtype"])
             plans.append(
@@ -136,6 +138,32 @@ def plan_extraction(
                 )
             )
     return plans
+
+
+def _say_how_its_library_does(
+    model: str, cut: Cut, views: ViewsSection, *, said: Collection[str], progress: Progress
+) -> None:
+    """Say how images become square where the network's library has a way of its own, be it taken or not."""
+    if cut.transform is None:
+        return
+    size_px = cut.space.input_size_px
+    taken, own = (
+        replace(cut.space, **Framing.asked(one, size_px, own=cut.transform, said=of)._asdict()).square
+        for one, of in ((views, said), (ViewsSection(as_trained=True, margin=views.margin), ()))
+    )
+    if taken == own:
+        progress.note(f"{model}: images become {taken}, as its library makes them")
+    else:
+        progress.note(f"{model}: images become {taken}; its library makes them {own} (`as_trained=True`)")
+
+
+def _check_boxes(dataset: Dataset, margin: float, *, progress: Progress) -> None:
+    """Say of which images a margin does nothing; raise DatasetError where it does nothing at all."""
+    without = sum(image.box is None for image in dataset.images)
+    if without == len(dataset.images):
+        raise DatasetError(f"no image has a box: there is nothing to leave a `margin` of {margin:g} around")
+    if without:
+        progress.note(f"{without} of {len(dataset.images)} images have no box, and get no margin")
 
 
 def _refuse_download(model: str, weights: str) -> None:

@@ -20,14 +20,12 @@ from .identity import (
 from .inputs import Item as Item, identity_of_pixels as identity_of_pixels, items_of as items_of
 from .pixels import RULES as RULES
 from .scanning import STAMPS_FILE as STAMPS_FILE, ImageFile as ImageFile, remarks_on as remarks_on, scan as scan
+from .squares import Pixels as Pixels, cut_and_resize as cut_and_resize, in_box as in_box
 from .stains import NORMALISERS as NORMALISERS
 from .views import (
     ADDED_PARAMETERS as ADDED_PARAMETERS,
-    Pixels as Pixels,
     ViewParameters as ViewParameters,
     contact_sheet as contact_sheet,
-    cut_and_resize as cut_and_resize,
-    in_box as in_box,
     named_parameters as named_parameters,
     png_of as png_of,
     render as render,

@@ -14,7 +14,7 @@ from featcache.core.files import sha256_bytes
 from featcache.images.decode import read_bytes, read_picture
 from featcache.images.folders import look
 from featcache.images.identity import Box, identity_of, image_id_of
-from featcache.images.views import Pixels
+from featcache.images.squares import Pixels
 
 _EXPECTED = "expected uint8 of shape (n, h, w, 3) or (h, w, 3), RGB from 0 to 255"
 

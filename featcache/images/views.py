@@ -17,12 +17,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.core.errors import DatasetError
-from featcache.core.recipe import RESIZES, Augmentation, FillMode
-from featcache.images.identity import Box
+from featcache.core.recipe import Augmentation, FillMode
+from featcache.images.squares import Pixels
 from featcache.images.stains import with_stains
-
-Pixels = NDArray[np.uint8]
 
 _BORDERS: dict[FillMode, int] = {
     "constant": cv2.BORDER_CONSTANT,
@@ -126,61 +123,6 @@ def view_parameters(augmentation: Augmentation, image_id: str, *, view: int) -> 
 
 
 # Rendering
-
-
-def cut_and_resize(pixels: Pixels, box: Box | None, *, size_px: int, resize: str = "stretch") -> Pixels:
-    """The plain view: the box (or the whole image) as a square of `size_px`.
-
-    Shrinking averages over areas, so nothing aliases; growing is bicubic.
-
-    pixels : ndarray of shape (height, width, 3), uint8, RGB
-    resize : "stretch" each side to the square; "pad": keep the aspect ratio, black beside the image; "crop": keep the
-        aspect ratio, the square in the middle
-    """
-    if resize not in RESIZES:
-        raise DatasetError(f"resize {resize!r:.80}: expected one of {', '.join(RESIZES)}; update featcache")
-    pixels = in_box(pixels, box)
-    if resize == "crop":
-        pixels = _middle(pixels)
-    if resize == "pad" and pixels.shape[0] != pixels.shape[1]:
-        return _padded(pixels, size_px)
-    return _stretched(pixels, size_px, size_px)
-
-
-def in_box(pixels: Pixels, box: Box | None) -> Pixels:
-    """The pixels of a box, or all of them. Raises DatasetError for a box that reaches out of the image."""
-    if box is None:
-        return pixels
-    if box.x_max > pixels.shape[1] or box.y_max > pixels.shape[0]:
-        raise DatasetError(f"{box} reaches out of an image of {pixels.shape[1]}x{pixels.shape[0]} px")
-    return pixels[box.y_min : box.y_max, box.x_min : box.x_max]
-
-
-def _middle(pixels: Pixels) -> Pixels:
-    """The square in the middle of an image, as large as its shorter side."""
-    side_px = min(pixels.shape[:2])
-    top, left = (pixels.shape[0] - side_px) // 2, (pixels.shape[1] - side_px) // 2
-    return pixels[top : top + side_px, left : left + side_px]
-
-
-def _padded(pixels: Pixels, size_px: int) -> Pixels:
-    """An image in the middle of a black square that its longer side fills."""
-    longer_px = max(pixels.shape[:2])
-    height_px, width_px = (max(round(size_px * side_px / longer_px), 1) for side_px in pixels.shape[:2])
-    top, left = (size_px - height_px) // 2, (size_px - width_px) // 2
-    square = np.zeros((size_px, size_px, 3), np.uint8)
-    square[top : top + height_px, left : left + width_px] = _stretched(pixels, height_px, width_px)
-    return square
-
-
-def _stretched(pixels: Pixels, to_height_px: int, to_width_px: int) -> Pixels:
-    height_px, width_px = min(pixels.shape[0], to_height_px), min(pixels.shape[1], to_width_px)
-    if (height_px, width_px) != pixels.shape[:2]:
-        pixels = np.asarray(cv2.resize(pixels, (width_px, height_px), interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    if (height_px, width_px) != (to_height_px, to_width_px):
-        size = (to_width_px, to_height_px)
-        pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
-    return np.array(pixels, order="C")
 
 
 def render(plain: Pixels, parameters: ViewParameters) -> Pixels:

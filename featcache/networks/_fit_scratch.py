@@ -243,7 +243,7 @@ def _head(project: Project, name: str) -> _StartHead:
 
 
 def _refuse_other_features(start: _StartHead | None, cut: Cut, project: Project) -> None:
-    framing = Framing.asked(project.settings.views)._asdict()
+    framing = Framing.asked(project.settings.views, cut.space.input_size_px, own=cut.transform)._asdict()
     spaces = {cut.stored(dtype, **framing).digest for dtype in ("float32", "float16")}
     if start is not None and start.head.space not in spaces:
         mine = f"{cut.space.backbone}, {cut.space.input_size_px} px, {cut.space.preprocessing}, {cut.weights}"

@@ -34,7 +34,7 @@ from featcache.heads import Head, JointRegression
 from featcache.images import Item
 from featcache.measures import Judged, evaluate as measured_by
 from featcache.prediction.labelled import labelled_source, match_labels, seen_by, text_of
-from featcache.prediction.opening import cache_of, classes_of, head_of, is_whole, name_of, open_run
+from featcache.prediction.opening import cache_of, classes_of, head_of, is_whole, name_of, open_run, recipe_of
 from featcache.prediction.predictor import Predictor, has_several_labels
 from featcache.store import Cache
 from featcache.training import (
@@ -280,7 +280,11 @@ def _new_images(
 ) -> tuple[_New, list[LeftOut], tuple[str, ...]]:
     """New images of the classes of a run."""
     data, left_out, remarks = labelled_source(
-        labelled, dataset, unpack_into=trained.folder.parent.parent, progress=progress
+        labelled,
+        dataset,
+        margin=recipe_of(trained).space.margin,
+        unpack_into=trained.folder.parent.parent,
+        progress=progress,
     )
     if strict and left_out:
         raise DatasetError(f"{left_out[0].path}: {left_out[0].reason}")

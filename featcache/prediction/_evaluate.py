@@ -128,7 +128,9 @@ def evaluate(
     itself = trained.config if isinstance(trained, Run) else {}
     if has_several_labels(trained):
         raise UsageError(f"{trained.name}: tells several labels an image, and an evaluation takes runs of one label")
-    data, left_out, remarks = labelled_source(on, dataset, unpack_into=results.parent, progress=progress)
+    data, left_out, remarks = labelled_source(
+        on, dataset, margin=recipe.space.margin, unpack_into=results.parent, progress=progress
+    )
     if strict and left_out:
         raise DatasetError(f"{left_out[0].path}: {left_out[0].reason}")
     seen = seen_by(trained)

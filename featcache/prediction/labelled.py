@@ -44,9 +44,16 @@ def _plain(label: str) -> str:
 
 
 def labelled_source(
-    on: Project | str | Path, dataset: Mapping[str, Any], *, unpack_into: Path, progress: Progress
+    on: Project | str | Path, dataset: Mapping[str, Any], *, margin: float, unpack_into: Path, progress: Progress
 ) -> tuple[Dataset, list[LeftOut], tuple[str, ...]]:
-    """The labelled images of a project, or of what `init` reads; archives are unpacked below `unpack_into`."""
+    """The labelled images of a project, or of what `init` reads; archives are unpacked below `unpack_into`.
+
+    margin : that the run's recipe leaves around boxes
+
+    Raises UsageError where the source is read in a way that makes no sense with that.
+    """
+    if margin and dataset.get("margin"):
+        raise UsageError(f"the run leaves a margin of {margin:g} around boxes itself: leave out `margin`")
     if not isinstance(on, Project) and (Path(on) / PROJECT_FILE).is_file():
         on = find_project(Path(on))
     if isinstance(on, Project):

@@ -5,7 +5,9 @@ How cells are cut is a part of the feature space, so of the name of every row: `
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, Self
@@ -13,8 +15,9 @@ from typing import Any, NamedTuple, Self
 import cv2
 import numpy as np
 
-from featcache.core.errors import DatasetError
-from featcache.core.recipe import FeatureSpace
+from featcache.core.errors import ArgumentsError, DatasetError
+from featcache.core.project import colour_of
+from featcache.core.recipe import BLACK, FeatureSpace, Transform
 from featcache.images import NORMALISERS, Box, Pixels, cut_and_resize, in_box
 from featcache.segmentation.contract import Cell, Mask
 from featcache.segmentation.crops import around, fill_around
@@ -64,7 +67,7 @@ class CellCut:
 class Framing(NamedTuple):
     """How an image becomes a square, as a feature space spells it.
 
-    resize : see `featcache.images.cut_and_resize`
+    resize, interpolation, resize_px, padding, margin : see `featcache.images.cut_and_resize`
     segmentation : how the cell in the box, or in the middle of the image, is cut out; "none" where it is not
     colour : how the colours are brought to one appearance, by those of the cell that was found, or of the whole view
     """
@@ -72,18 +75,66 @@ class Framing(NamedTuple):
     resize: str = "stretch"
     segmentation: str = NOT_CUT
     colour: str = "none"
+    interpolation: str = "area-bicubic"
+    resize_px: int = 0
+    padding: str = BLACK
+    margin: float = 0.0
 
     @classmethod
     def of(cls, space: FeatureSpace) -> Self:
         """That of a feature space."""
-        return cls(space.resize, space.segmentation, space.colour)
+        return cls(*(getattr(space, name) for name in cls._fields))
 
     @classmethod
-    def asked(cls, views: Any) -> Self:
-        """What [views] of featcache.toml asks for."""
+    def asked(cls, views: Any, size_px: int, *, own: Transform | None = None, said: Collection[str] = ()) -> Self:
+        """What [views] of featcache.toml asks for, of a network that takes squares of `size_px`.
+
+        own : how the network's library makes images square, where it says so; taken if `views.as_trained`
+        said : settings that were asked for by themselves: they hold for every network
+
+        Raises ArgumentsError for settings that contradict the network's own.
+        """
         cut = CellCut(views.segment, views.background, views.cell_margin)
         colour = next((name for name in NORMALISERS if name.startswith(f"{views.normalise}-")), "none")
-        return cls(views.resize, NOT_CUT if views.segment == "none" else str(cut), colour)
+        segmentation = NOT_CUT if views.segment == "none" else str(cut)
+        square = Transform(
+            views.resize, views.interpolation, _resize_px(views.crop_share, size_px), colour_of(views.padding)
+        )
+        if own is not None and views.as_trained:
+            square = _overridden(own, square, said)
+        return cls(
+            square.resize,
+            segmentation,
+            colour,
+            square.interpolation,
+            0 if square.resize_px == size_px else square.resize_px,
+            square.padding,
+            views.margin,
+        )
+
+
+def _resize_px(share: float, size_px: int) -> int:
+    """The side of which the input is this share: rounded down, as timm does it."""
+    return math.floor(size_px / share)
+
+
+def _overridden(own: Transform, asked: Transform, said: Collection[str]) -> Transform:
+    """A network's own way, but for what was asked for by itself. Another `resize` leaves only its filter."""
+    if "resize" in said and asked.resize != own.resize:
+        interpolation = asked.interpolation if "interpolation" in said else own.interpolation
+        return Transform(asked.resize, interpolation, asked.resize_px, asked.padding)
+    for name, needed in (("padding", "pad"), ("crop_share", "crop")):
+        if name in said and own.resize != needed:
+            raise ArgumentsError(
+                f"`{name}` is for `resize='{needed}'`, and the network's library says {own.resize}",
+                f"Set `resize='{needed}'`, too",
+            )
+    return Transform(
+        own.resize,
+        asked.interpolation if "interpolation" in said else own.interpolation,
+        asked.resize_px if "crop_share" in said else own.resize_px,
+        asked.padding if "padding" in said else own.padding,
+    )
 
 
 AS_IT_IS = Framing()
@@ -94,21 +145,30 @@ def plain_view(pixels: Pixels, box: Box | None, *, size_px: int, framing: Framin
 
     Raises DatasetError for a box that reaches out of the image, and for a way to cut or colour that is not known.
     """
-    resize, segmentation, colour = framing
+    segmentation, colour = framing.segmentation, framing.colour
     if colour != "none" and colour not in NORMALISERS:
         raise DatasetError(f"colour {colour!r:.80}: this featcache cannot change colours so", "Update featcache")
     in_box(pixels, box)  # refuses one that reaches out, whatever is found around it
     cut = None if segmentation == NOT_CUT else CellCut.read(segmentation)
     cell = _cell_in(pixels, box, cut.method) if cut else None
     if cut is None or cell is None:
-        view = cut_and_resize(pixels, box, size_px=size_px, resize=resize)
+        view = cut_and_resize(
+            pixels,
+            box,
+            size_px=size_px,
+            resize=framing.resize,
+            interpolation=framing.interpolation,
+            resize_px=framing.resize_px,
+            padding=framing.padding,
+            margin=framing.margin,
+        )
         view = _coloured(view, np.ones(view.shape[:2], bool), colour)
         return Plain(view, "no white cell was found in it" if cut else "")
     square, mask = _square_around(pixels, cell, cut.margin)
     square = _coloured(square, mask, colour)
     if cut.background != "keep":
         square = fill_around(square, mask, background=cut.background)
-    return Plain(cut_and_resize(square, None, size_px=size_px))
+    return Plain(cut_and_resize(square, None, size_px=size_px, interpolation=framing.interpolation))
 
 
 def _coloured(pixels: Pixels, mask: Mask, colour: str) -> Pixels:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from featcache import api
 from featcache.core.errors import DatasetError, ProjectError
 from featcache.core.files import resolved
 from featcache.core.progress import Progress
@@ -20,7 +19,7 @@ from featcache.core.project import (
     find_project,
     write_project,
 )
-from featcache.datasets import GENERATED_FOLDER, GENERATED_PER_CLASS, dataset_of
+from featcache.datasets import GENERATED_FOLDER, GENERATED_PER_CLASS, InitOptions, dataset_of, init
 from featcache.study.tables import DataSet
 from featcache.synthetic import is_generated
 from featcache.training import refuse_several_labels
@@ -51,15 +50,9 @@ def make(data: DataSet, into: Path, *, progress: Progress) -> tuple[Project, boo
     refuse_several_labels(str(several or ""), "a study")
     was_there, place = is_made(data, into), place_of(data, into)
     if not was_there:
-        api.init(
-            data.source,
-            place,
-            views=data.views,
-            augmentation=data.augmentation,
-            progress=progress,
-            **data.init,
-            **data.dataset,
-        )
+        options = InitOptions(dataset=data.dataset, views=data.views, augmentation=data.augmentation, **data.init)
+        source = None if data.source is None else Path(data.source)
+        init(source, resolved(place), options=options, progress=progress)  # a margin of [dataset] is of old recipes
     project = opened(data, into)
     before = find_project(place).settings
     if project.settings != before:
