@@ -105,10 +105,10 @@ class CacheWriter:
         self._kept = kept
         self._ledger_file = self.folder / (LEDGER_FILE if kept is None else REPAIR_LEDGER_FILE)
         self._manifest_before = b""
-        self._leases = Leases(self.folder / LEASES_FOLDER)
+        self._leases = self._opened_leases()
         with writing(self.folder):
             self._refuse_links()
-            self._leases.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / LEASES_FOLDER).mkdir(parents=True, exist_ok=True)
             with self._leases.holding("start"):
                 self._start()
 
@@ -119,7 +119,7 @@ class CacheWriter:
         self._leases.close()
         if self._is_finished():
             # Parts, too: this process may have slept while another finished.
-            for folder in (self._leases.folder, self.folder / PARTS_FOLDER):
+            for folder in (self.folder / LEASES_FOLDER, self.folder / PARTS_FOLDER):
                 shutil.rmtree(folder, ignore_errors=True)
 
     @property
@@ -136,7 +136,7 @@ class CacheWriter:
         """See which shards other writers have finished since."""
         if self.missing:
             with writing(self.folder):
-                recorded = {**self._recorded_before(), **ledger.read(self._ledger_file)}
+                recorded = {**self._recorded_before(), **self._recorded()}
                 fresh = {shard: recorded[shard] for shard in self.missing if shard in recorded}
                 self._done.update({shard: record for shard, record in fresh.items() if self._sound(record)})
 
@@ -146,11 +146,15 @@ class CacheWriter:
         with writing(self.folder):
             for shard in self.missing:
                 if self._leases.claim(str(shard)):
-                    self.refresh()  # its last holder may have finished it just before
-                    if shard not in self._done:
+                    if not self._was_finished(shard):
                         return shard
                     self._leases.release(str(shard))
         return None
+
+    def _was_finished(self, shard: int) -> bool:
+        """Whether the last holder of a shard finished it just before."""
+        self.refresh()
+        return shard in self._done
 
     def wait(self) -> None:
         """Let a moment pass, for others to finish what they hold."""
@@ -216,6 +220,14 @@ class CacheWriter:
             manifest.write(self.folder)
             (self.folder / REPAIR_LEDGER_FILE).unlink(missing_ok=True)
         return manifest
+
+    def _opened_leases(self) -> Leases:
+        """Who is at work on what."""
+        return Leases(self.folder / LEASES_FOLDER)
+
+    def _recorded(self) -> dict[int, ledger.ShardRecord]:
+        """The shards that this writer and others have finished."""
+        return ledger.read(self._ledger_file)
 
     def _is_finished(self) -> bool:
         """Whether there is a manifest that is not the one of a cache which is being repaired."""
@@ -318,7 +330,7 @@ class CacheWriter:
         for leftover in [*self.folder.rglob(f".*{PARTIAL_SUFFIX}*")]:
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
-            elif leftover.parent != self._leases.folder:  # those are made and gone in a moment
+            elif leftover.parent != self.folder / LEASES_FOLDER:  # those are made and gone in a moment
                 leftover.unlink(missing_ok=True)
 
     def _storable(self, shard: int, features: NDArray[np.number[Any]]) -> NDArray[np.number[Any]]:

@@ -1,0 +1,90 @@
+"""A remote that is asked again where it is busy or cannot be reached: for long work that should not end for that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from featcache.core.errors import RemoteDroppedError
+from featcache.core.interrupts import is_stopped
+from featcache.remotes.contract import Block, Item, PausedError, Remote
+
+PATIENCE_S = 300.0
+"""For which one thing is tried again."""
+_PAUSE_S, _MOST_PAUSE_S = 1.0, 30.0
+"""Between the first two tries, doubled from try to try."""
+_LOOK_S = 0.2
+Value = TypeVar("Value")
+
+
+class Patient:
+    """See `featcache.remotes.contract.Remote`. on_event : told, once for each trouble, what is waited for"""
+
+    def __init__(self, store: Remote, on_event: Callable[[str], object]) -> None:
+        self._store, self._on_event = store, on_event
+        self.url, self.ranges, self.writable, self.shared = store.url, store.ranges, store.writable, store.shared
+
+    def folders(self, folder: str) -> list[str]:
+        """As of `Remote`."""
+        return self._patiently(lambda: self._store.folders(folder))
+
+    def list(self, folder: str) -> list[Item]:
+        """As of `Remote`."""
+        return self._patiently(lambda: self._store.list(folder))
+
+    def size(self, path: str) -> int:
+        """As of `Remote`."""
+        return self._patiently(lambda: self._store.size(path))
+
+    @contextmanager
+    def open(self, path: str, start: int = 0, *, stop: int | None = None) -> Iterator[Iterator[Block]]:
+        """As of `Remote`; what comes to an end before its time is for the caller."""
+
+        def opened() -> tuple[ExitStack, Iterator[Block]]:
+            context: AbstractContextManager[Iterator[Block]] = self._store.open(path, start, stop=stop)
+            with ExitStack() as stack:
+                blocks = stack.enter_context(context)
+                return stack.pop_all(), blocks
+            raise AssertionError
+
+        stack, blocks = self._patiently(opened)
+        with stack:
+            yield blocks
+
+    def put(self, path: str, data: bytes | Path) -> None:
+        """As of `Remote`."""
+        self._patiently(lambda: self._store.put(path, data))
+
+    def create(self, path: str, data: bytes) -> bool:
+        """As of `Remote`. Of a try whose answer was lost the next one says that there is an object: maybe its own."""
+        return self._patiently(lambda: self._store.create(path, data))
+
+    def remove(self, path: str) -> None:
+        """As of `Remote`."""
+        self._patiently(lambda: self._store.remove(path))
+
+    def _patiently(self, action: Callable[[], Value]) -> Value:
+        """Do something, again and again where the remote drops it; asked to stop, not again."""
+        until, pause_s, is_said = time.monotonic() + PATIENCE_S, _PAUSE_S, False
+        while True:
+            try:
+                return action()
+            except RemoteDroppedError as error:
+                asked_s = float(error.after_s) if isinstance(error, PausedError) else 0.0
+                pause_s, waits_s = min(2 * pause_s, _MOST_PAUSE_S), max(pause_s, asked_s)
+                if time.monotonic() + waits_s > until or is_stopped():
+                    raise
+                if not is_said:
+                    self._on_event(f"{error}; trying again, for {PATIENCE_S / 60:.2g} minutes at most")
+                    is_said = True
+            _sleep(waits_s)
+
+
+def _sleep(seconds: float) -> None:
+    """Wait, until nobody wants it any more at most."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0 and not is_stopped():
+        time.sleep(min(left, _LOOK_S))
