@@ -24,6 +24,8 @@ def labelled_cache(source: Any, project: Project | None, *, name: str | None, pr
         cache = open_cache(source)
     elif name and sharing.is_remote(name, given):
         cache = open_cache(name, project=given)
+    elif given.cache_url:
+        cache = sharing.open_of_project(given, name)
     else:
         cache = heads.choose_cache(given, name, progress=progress)
     if project is None:

@@ -115,7 +115,7 @@ class Leases:
             content = (self.folder / file).read_bytes()
         except FileNotFoundError:
             return None
-        ended = _has_ended(content)
+        ended = self._ended(content)
         if ended is not None:
             return not ended
         return self._moves(file, content)
@@ -128,6 +128,9 @@ class Leases:
             since = now
         self._seen[holder] = (beat, since)
         return now - since < self._dead_after_s()
+
+    def _ended(self, content: bytes) -> bool | None:
+        return _has_ended(content)
 
     def _remove(self, file: str) -> None:
         (self.folder / file).unlink(missing_ok=True)

@@ -1,4 +1,7 @@
-"""A remote that is asked again where it is busy or cannot be reached: for long work that should not end for that."""
+"""A remote for long work: it is asked again where it is busy or cannot be reached, and what is in hand is ended well.
+
+Asked to stop, a call that is under way goes on, so that a shard which was computed arrives; it is only not tried again.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from featcache.core.errors import RemoteDroppedError
-from featcache.core.interrupts import is_stopped
+from featcache.core.interrupts import going_on, is_stop_asked
 from featcache.remotes.contract import Block, Item, PausedError, Remote
 
 PATIENCE_S = 300.0
@@ -51,7 +54,7 @@ class Patient:
             raise AssertionError
 
         stack, blocks = self._patiently(opened)
-        with stack:
+        with stack, going_on():
             yield blocks
 
     def put(self, path: str, data: bytes | Path) -> None:
@@ -71,11 +74,12 @@ class Patient:
         until, pause_s, is_said = time.monotonic() + PATIENCE_S, _PAUSE_S, False
         while True:
             try:
-                return action()
+                with going_on():
+                    return action()
             except RemoteDroppedError as error:
                 asked_s = float(error.after_s) if isinstance(error, PausedError) else 0.0
                 pause_s, waits_s = min(2 * pause_s, _MOST_PAUSE_S), max(pause_s, asked_s)
-                if time.monotonic() + waits_s > until or is_stopped():
+                if time.monotonic() + waits_s > until or is_stop_asked():
                     raise
                 if not is_said:
                     self._on_event(f"{error}; trying again, for {PATIENCE_S / 60:.2g} minutes at most")
@@ -84,7 +88,7 @@ class Patient:
 
 
 def _sleep(seconds: float) -> None:
-    """Wait, until nobody wants it any more at most."""
+    """Wait, until somebody asks to stop at most."""
     until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0 and not is_stopped():
+    while (left := until - time.monotonic()) > 0 and not is_stop_asked():
         time.sleep(min(left, _LOOK_S))

@@ -1,6 +1,11 @@
 from . import keys as keys
 from ._index import index as index
-from ._pull import ask_remotes as ask_remotes, open_on_remote as open_on_remote, pull as pull
+from ._pull import (
+    ask_remotes as ask_remotes,
+    open_of_project as open_of_project,
+    open_on_remote as open_on_remote,
+    pull as pull,
+)
 from ._push import (
     Planned as Planned,
     find_pushable as find_pushable,
@@ -8,7 +13,8 @@ from ._push import (
     plan_push as plan_push,
     push as push,
 )
-from .catalog import Listed as Listed
+from ._remote_status import status_on as status_on
+from .catalog import Listed as Listed, latest as latest
 from .keys import (
     Signed as Signed,
     check_signature as check_signature,
@@ -36,4 +42,12 @@ from .remote import (
     verify_on_remote as verify_on_remote,
 )
 from .remote_donors import RemoteDonors as RemoteDonors
+from .remote_folder import (
+    Site as Site,
+    finished_on as finished_on,
+    open_folder as open_folder,
+    refuse_format as refuse_format,
+    refuse_unfit as refuse_unfit,
+)
+from .remote_writer import RemoteWriter as RemoteWriter
 from .send import Pushed as Pushed

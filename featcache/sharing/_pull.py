@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from featcache.core.errors import RemoteError, UsageError
+from featcache.core.errors import CacheNotFoundError, RemoteError, UsageError
 from featcache.core.interrupts import ending_with
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
@@ -19,7 +20,7 @@ from featcache.sharing.remote import Target, find_remote, open_named, remotes_of
 from featcache.sharing.remote_donors import RemoteDonors, ask
 from featcache.sharing.rollback_guard import remember
 from featcache.sharing.subset import pull_part
-from featcache.store import Format, Row, writing
+from featcache.store import Cache, Format, Row, find_cache, writing
 
 
 def pull(
@@ -67,7 +68,21 @@ def _whole(entry: Entry, name: str) -> int:
 
 def open_on_remote(spec: str, project: Project) -> RemoteCache:
     """Open a cache where it lies, checked as a pull is; its features come when they are read."""
-    target = resolve(spec, project)
+    return _open(resolve(spec, project), project)
+
+
+def open_of_project(project: Project, name: str | None) -> Cache:
+    """A cache of a project whose caches are made on a remote: one that was pulled from there, else where it lies.
+
+    name : or how it begins; None for the only one on the remote
+    """
+    if name is not None:
+        with suppress(CacheNotFoundError):
+            return find_cache(project.cache_folder, name)
+    return _open(replace(open_named(project.cache_url, project), name=name or ""), project)
+
+
+def _open(target: Target, project: Project) -> RemoteCache:
     entry = find_remote(target)
     if entry.record.kind != "cache":
         raise UsageError(f"{entry.record.name}: is a run, not a cache")
@@ -83,17 +98,20 @@ def ask_remotes(
     recipe: Recipe,
     *,
     rows: Sequence[Row],
+    remotes: Sequence[str] | None = None,
     format_: Format = "zarr",
     wanted: Sequence[Row] | None = None,
     progress: Progress = SILENT,
 ) -> RemoteDonors:
-    """Ask each remote that is known, in the order of their names, until one has the very cache or all wanted rows.
+    """Ask each remote, in the order of their names, until one has the very cache or all wanted rows.
+
+    remotes : names or URLs of those to ask; all that are known by default
 
     See `featcache.sharing.remote_donors.ask`. `forget` on the result removes the donors once their rows were copied.
     """
     missing = list(rows if wanted is None else wanted)
     reached = RemoteDonors()
-    for name in sorted(remotes_of(project)):
+    for name in sorted(remotes_of(project)) if remotes is None else remotes:
         try:
             target = open_named(name, project)
         except (UsageError, RemoteError) as error:

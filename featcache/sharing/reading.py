@@ -47,7 +47,7 @@ class RemoteCache(Tables):
 
     def __init__(self, store: Remote, record: Record, *, parent: Path, spool_bytes: int = SPOOL_BYTES) -> None:
         parent.mkdir(parents=True, exist_ok=True)
-        self.record = record
+        self.record, self.url = record, store.url
         work = Path(tempfile.mkdtemp(prefix=f".{record.name}-", suffix=PARTIAL_SUFFIX, dir=parent))
         leases = Leases(work / LEASES_FOLDER)  # so that gc knows it from what a killed command left
         self._finalizer = weakref.finalize(self, _remove, work, os.getpid(), leases)

@@ -47,6 +47,8 @@ class Cache:
     """What `featcache.convert` did for it, where it just did."""
     pulled: Any = None
     """What `featcache.pull` did for it, where it just did."""
+    url = ""
+    """The remote that it lies on, where its features come from there when they are read."""
     relabelled_images = 0
     """Images whose label, split or group is not that of the cache's own copy (`relabelled`)."""
 

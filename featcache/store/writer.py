@@ -214,7 +214,7 @@ class CacheWriter:
                 rows=len(self.rows),
                 array=ArrayEntry.of(self.store),
                 files=self._entries(),
-                tolerance=_tolerance(self.recipe.space),
+                tolerance=tolerance_of(self.recipe.space),
                 provenance=with_separator(provenance, dataset.label_separator),
             ).sealed()
             manifest.write(self.folder)
@@ -416,7 +416,8 @@ def remove_folders(folder: Path, names: Iterable[str]) -> None:
             shutil.rmtree(path)
 
 
-def _tolerance(space: FeatureSpace) -> Tolerance:
+def tolerance_of(space: FeatureSpace) -> Tolerance:
+    """How near rows of a feature space come when they are computed again."""
     if norm := LOW_PRECISIONS.get(space.precision):
         return Tolerance(relative=0.0, absolute=0.0, norm=norm)
     return TOLERANCES[space.dtype]
