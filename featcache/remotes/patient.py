@@ -20,14 +20,17 @@ PATIENCE_S = 300.0
 _PAUSE_S, _MOST_PAUSE_S = 1.0, 30.0
 """Between the first two tries, doubled from try to try."""
 _LOOK_S = 0.2
+_SAID_S = 60.0
+"""What is waited for is told once in that time."""
 Value = TypeVar("Value")
 
 
 class Patient:
-    """See `featcache.remotes.contract.Remote`. on_event : told, once for each trouble, what is waited for"""
+    """See `featcache.remotes.contract.Remote`. on_event : told, now and then, what is waited for"""
 
     def __init__(self, store: Remote, on_event: Callable[[str], object]) -> None:
         self._store, self._on_event = store, on_event
+        self._said_at = float("-inf")
         self.url, self.ranges, self.writable, self.shared = store.url, store.ranges, store.writable, store.shared
 
     def folders(self, folder: str) -> list[str]:
@@ -71,7 +74,7 @@ class Patient:
 
     def _patiently(self, action: Callable[[], Value]) -> Value:
         """Do something, again and again where the remote drops it; asked to stop, not again."""
-        until, pause_s, is_said = time.monotonic() + PATIENCE_S, _PAUSE_S, False
+        until, pause_s = time.monotonic() + PATIENCE_S, _PAUSE_S
         while True:
             try:
                 with going_on():
@@ -81,9 +84,9 @@ class Patient:
                 pause_s, waits_s = min(2 * pause_s, _MOST_PAUSE_S), max(pause_s, asked_s)
                 if time.monotonic() + waits_s > until or is_stop_asked():
                     raise
-                if not is_said:
+                if time.monotonic() - self._said_at > _SAID_S:
+                    self._said_at = time.monotonic()
                     self._on_event(f"{error}; trying again, for {PATIENCE_S / 60:.2g} minutes at most")
-                    is_said = True
             _sleep(waits_s)
 
 

@@ -2,6 +2,7 @@ from . import keys as keys
 from ._index import index as index
 from ._pull import (
     ask_remotes as ask_remotes,
+    find_pulled as find_pulled,
     open_of_project as open_of_project,
     open_on_remote as open_on_remote,
     pull as pull,
@@ -13,7 +14,7 @@ from ._push import (
     plan_push as plan_push,
     push as push,
 )
-from ._remote_status import status_on as status_on
+from ._remote_status import how_far as how_far, status_on as status_on
 from .catalog import Listed as Listed, latest as latest
 from .keys import (
     Signed as Signed,

@@ -12,6 +12,7 @@ from featcache.core.interrupts import ending_with
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
 from featcache.core.recipe import Recipe
+from featcache.remotes import place_of
 from featcache.sharing.catalog import Entry
 from featcache.sharing.options import Part
 from featcache.sharing.reading import RemoteCache
@@ -82,11 +83,27 @@ def open_of_project(project: Project, name: str | None) -> Cache:
     return _open(replace(open_named(project.cache_url, project), name=name or ""), project)
 
 
+def find_pulled(project: Project, name: str | None) -> Cache:
+    """A cache in the folder of a project. CacheNotFoundError says where others are, where they are made on a remote."""
+    try:
+        return find_cache(project.cache_folder, name)
+    except CacheNotFoundError as error:
+        if not project.cache_url:
+            raise
+        raise CacheNotFoundError(
+            error.message,
+            "The caches of this project are made on a remote: pull it first, with "
+            f"'featcache pull {project.cache_url}/{name or 'NAME'}'",
+        ) from error
+
+
 def _open(target: Target, project: Project) -> RemoteCache:
     entry = find_remote(target)
     if entry.record.kind != "cache":
         raise UsageError(f"{entry.record.name}: is a run, not a cache")
-    accept(project.cache_folder, target.store, entry=entry, trust=trust_of(target))
+    is_own = bool(project.cache_url) and place_of(project.cache_url) == place_of(target.store.url)
+    trust = trust_of(target, allow_older=is_own)  # who extracts into it may remove what is there, and make it again
+    accept(project.cache_folder, target.store, entry=entry, trust=trust)
     with writing(project.cache_folder):
         cache = RemoteCache(target.store, entry.record, parent=project.cache_folder)
     remember(project.cache_folder, target.store.url, entry=entry)

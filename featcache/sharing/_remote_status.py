@@ -12,7 +12,7 @@ from featcache.core.strict_json import strict_json
 from featcache.remotes import Remote, read
 from featcache.sharing.catalog import latest
 from featcache.sharing.record import FOLDERS, MAX_RECORD_BYTES
-from featcache.sharing.remote_folder import BEGUN_FILE, open_folder, shard_of
+from featcache.sharing.remote_folder import BEGUN_FILE, Site, open_folder, shard_of
 from featcache.sharing.remote_leases import BEAT_S, RemoteLeases
 from featcache.sharing.transfer import patiently
 from featcache.store import Standing, working
@@ -31,6 +31,11 @@ def status_on(url: str) -> list[Standing]:
     if any(holder.ended is None for found in before.values() for holder in found):
         time.sleep(1.5 * BEAT_S)
     return [_standing(store, name, root, before[name]) for name, root in roots.items()]
+
+
+def how_far(url: str, site: Site) -> Standing:
+    """How far one cache is, whether or not anything of it is there."""
+    return _standing(open_folder(url), site.name, site.root, [])
 
 
 def _holders(store: Remote, root: str) -> list[Holder]:

@@ -60,8 +60,9 @@ def refuse_unfit(url: str, on_event: Callable[[str], object] = lambda _: None) -
     """Raise RemoteError for a remote on which several machines cannot make one cache: before any work, by a trial."""
     if parse_url(url).is_pack:
         raise UsageError(f"{url}: a pack is written as a whole", "Extract into a folder, then use `featcache pack`")
-    store = open_folder(url, on_event)
-    if not store.shared or not tells_who_was_first(store):
+    store = open_remote(url)
+    refuse_writing(store)
+    if not store.shared or not tells_who_was_first(store, Patient(store, on_event)):
         raise RemoteError(
             f"{store.url}: ignores conditional writes (If-None-Match), so that machines which extract into it could "
             "overwrite each other's work",
@@ -69,12 +70,12 @@ def refuse_unfit(url: str, on_event: Callable[[str], object] = lambda _: None) -
         )
 
 
-def tells_who_was_first(store: Remote) -> bool:
-    """Whether a remote tells a second creation of an object from the first."""
-    path = f"{_PROBE}{uuid.uuid4().hex[:12]}"
+def tells_who_was_first(store: Remote, patient: Remote | None = None) -> bool:
+    """Whether a remote tells a second creation of an object from the first. patient : the same, for what must be"""
+    path, creating = f"{_PROBE}{uuid.uuid4().hex[:12]}", patient or store
     try:
-        patiently(lambda: store.create(path, b"1"))
-        return not patiently(lambda: store.create(path, b"2"))
+        patiently(lambda: creating.create(path, b"1"))
+        return not patiently(lambda: creating.create(path, b"2"))
     finally:
         _forget(store, path)
 

@@ -164,9 +164,10 @@ class RemoteWriter(CacheWriter):
             self._refuse_other_views()
         for name in _BEGUN_WITH:
             self._create(name, begun.get(name))
-        layout = self.store.layout
-        about = {"rows": layout.n_rows, "rows_per_shard": layout.rows_per_shard}
-        self._remote.create(f"{self.site.root}/work/{BEGUN_FILE}", json.dumps(about).encode())
+        if self.missing:
+            layout = self.store.layout
+            about = {"rows": layout.n_rows, "rows_per_shard": layout.rows_per_shard}
+            self._remote.create(f"{self.site.root}/work/{BEGUN_FILE}", json.dumps(about).encode())
 
     def _fetch_begun(self) -> dict[str, bytes]:
         begun = {}

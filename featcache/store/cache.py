@@ -49,6 +49,7 @@ class Cache:
     """What `featcache.pull` did for it, where it just did."""
     url = ""
     """The remote that it lies on, where its features come from there when they are read."""
+    _original: Cache | None = None
     relabelled_images = 0
     """Images whose label, split or group is not that of the cache's own copy (`relabelled`)."""
 
@@ -292,6 +293,7 @@ class Cache:
         """
         separator = self.label_separator if label_separator is None else label_separator
         other = copy(self)
+        other._original = self  # of a cache on a remote, what is kept here goes with it
         lines = {image.image_id: image for image in images}
         frame = self.dataset.copy()
         for name in ("label", "split", "group"):
