@@ -45,6 +45,7 @@ from featcache.sharing import remote_leases, remote_writer
 from featcache.sharing._remote_status import status_on
 from featcache.sharing.catalog import find, latest
 from featcache.sharing.receive import pull
+from featcache.sharing.remote import find_removable
 from featcache.sharing.remote_folder import open_folder, refuse_unfit
 from featcache.sharing.remote_leases import RemoteLeases
 from featcache.sharing.remote_writer import RemoteWriter
@@ -530,7 +531,11 @@ def test_every_command_takes_a_bucket_for_the_folder_of_caches(run: Run, project
     image = next(project.glob("leukocytes/*/*.png"))
     assert run("predict", trained["run"], str(image), "--json", cwd=project).value
     assert run("evaluate", trained["run"], "--on", "leukocytes", "--json", cwd=project).code == 0
-    for command in (("convert", name, "--format", "hdf5"), ("diff", name, name), ("push", name, "--remote", "elsewhere.zip")):
+    for command in (
+        ("convert", name, "--format", "hdf5"),
+        ("diff", name, name),
+        ("push", name, "--remote", "elsewhere.zip"),
+    ):
         assert f"pull it first, with 'featcache pull {url}/{name}'" in run(*command, cwd=project).error
     assert list((project / "cache").glob("pixels-*")) == []
     assert [path.name for path in (project / "cache").glob(".*.partial")] == []
@@ -554,6 +559,12 @@ def test_labels_of_now_are_trained_on(project: Path) -> None:
     train = cache.rows[cache.rows["split"] == "train"]
     fc.relabel(opened, {train["path"].iloc[0]: "monocyte"})
     assert fc.fit_head(opened, epochs=1, progress=SILENT).name != before.name
+    again = fc.extract(opened, "pixels", input_size_px=16, progress=SILENT)
+    assert again.extracted.relabelled
+    assert (again.rows["label"] == "monocyte").sum() > (cache.rows["label"] == "monocyte").sum()
+    assert fc.pull(f"{opened.cache_url}/{again.name}", to=project / "pulled", progress=SILENT).name == cache.name
+    assert fc.verify(project / "pulled" / cache.name).sound
+    assert not fc.extract(opened, "pixels", input_size_px=16, progress=SILENT).extracted.relabelled
 
 
 def test_rows_of_other_caches_there_are_copied(project: Path) -> None:
@@ -615,8 +626,12 @@ def test_status_tells_who_is_at_work(machines: Machines, monkeypatch: pytest.Mon
     assert 0 < standing.done < ROWS
     (working,) = standing.workers
     assert (working.host, working.alive) == ("machine-0", True)
+    store, name = open_remote(machines.url), standing.cache
+    with pytest.raises(UsageError, match=r"process \d+ on machine-0 is making it"):
+        find_removable(store, [name])
     worker.send(signal.SIGKILL)
     worker.wait()
+    assert [found.name for found in find_removable(store, [name])] == [name]
     (standing,) = status_on(machines.url)
     assert [one.alive for one in standing.workers] == [False]
 

@@ -30,7 +30,7 @@ def command(
     """
     remote = remote_of(remote, folder)
     if remote is not None:
-        remove_on_remote(remote, names, folder=folder, yes=yes, dry_run=dry_run, as_json=as_json)
+        remove_on_remote(remote, names, folder=folder, force=force, yes=yes, dry_run=dry_run, as_json=as_json)
         return
     from featcache.cleanup import find_removable
 

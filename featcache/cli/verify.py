@@ -53,7 +53,7 @@ def command(
     remote = remote_of(remote, folder, names)
     if remote is not None:
         if n_rows or repair or weights:
-            raise click.UsageError("--remote excludes --recompute, --repair and --weights: pull the cache first")
+            raise click.UsageError("a cache on a remote takes no --recompute, --repair or --weights: pull it first")
         verify_on_remote(remote, names, folder=folder, as_json=as_json)
         return
     values, sound = [], True

@@ -28,7 +28,7 @@ from featcache.extraction.plan import Plan, plan_extraction
 from featcache.extraction.stage_times import Stage, StageTimes
 from featcache.extraction.targets import note_what_is_quicker, opened, target_of
 from featcache.extraction.worker import PACKAGES
-from featcache.sharing import RemoteDonors, ask_remotes, finished_on, open_folder, refuse_unfit, remotes_of
+from featcache.sharing import RemoteDonors, ask_remotes, finished_on, open_folder, refuse_unfit, relabel_on, remotes_of
 from featcache.store import CACHE_FORMAT, MANIFEST_FILE, DonorIndex, open_cache, writing
 
 
@@ -296,7 +296,13 @@ def _brought_up_to_date(plan: Plan, *, keep_labels: bool) -> tuple[bool, str]:
     A damaged cache loses its manifest, so that it is one in the making again: its sound shards are kept.
     """
     folder = plan.folder
-    if plan.url or not (folder / MANIFEST_FILE).is_file():
+    if plan.url:
+        store = open_folder(plan.url)
+        entry = finished_on(store, plan.site)
+        if entry is None or keep_labels:
+            return False, ""
+        return relabel_on(store, entry, dataset=plan.dataset, parent=plan.parent), ""
+    if not (folder / MANIFEST_FILE).is_file():
         return False, ""
     try:
         cache = open_cache(folder)

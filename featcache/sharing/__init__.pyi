@@ -15,7 +15,7 @@ from ._push import (
     push as push,
 )
 from ._remote_status import how_far as how_far, status_on as status_on
-from .catalog import Listed as Listed, latest as latest
+from .catalog import Listed as Listed
 from .keys import (
     Signed as Signed,
     check_signature as check_signature,
@@ -50,5 +50,6 @@ from .remote_folder import (
     refuse_format as refuse_format,
     refuse_unfit as refuse_unfit,
 )
+from .remote_labels import relabel_on as relabel_on
 from .remote_writer import RemoteWriter as RemoteWriter
 from .send import Pushed as Pushed

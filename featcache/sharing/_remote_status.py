@@ -23,19 +23,36 @@ _MADE = "extracted-"
 def status_on(url: str) -> list[Standing]:
     """How far the caches at a URL are, and who is at work on them."""
     store = open_folder(url)
-    roots = {}
-    for name in patiently(lambda: store.folders(FOLDERS["cache"])):
-        made = [part for part in store.folders(f"{FOLDERS['cache']}/{name}") if part.startswith(_MADE)]
-        roots[name] = f"{FOLDERS['cache']}/{name}/{made[0]}" if made else ""
+    roots = {name: _root_of(store, name) for name in patiently(lambda: store.folders(FOLDERS["cache"]))}
     before = {name: _holders(store, root) for name, root in roots.items()}
-    if any(holder.ended is None for found in before.values() for holder in found):
-        time.sleep(1.5 * BEAT_S)
+    _wait_for_beats([holder for found in before.values() for holder in found])
     return [_standing(store, name, root, before[name]) for name, root in roots.items()]
+
+
+def how_far_of(store: Remote, name: str) -> Standing:
+    """How far one cache is, and who is at work on it, by its whole name."""
+    root = _root_of(store, name)
+    before = _holders(store, root)
+    _wait_for_beats(before)
+    return _standing(store, name, root, before)
 
 
 def how_far(url: str, site: Site) -> Standing:
     """How far one cache is, whether or not anything of it is there."""
     return _standing(open_folder(url), site.name, site.root, [])
+
+
+def _root_of(store: Remote, name: str) -> str:
+    """Where a cache is being made, or was; "" where it was pushed."""
+    folder = f"{FOLDERS['cache']}/{name}"
+    made = [part for part in patiently(lambda: store.folders(folder)) if part.startswith(_MADE)]
+    return f"{folder}/{made[0]}" if made else ""
+
+
+def _wait_for_beats(holders: Sequence[Holder]) -> None:
+    """Give holders on other machines the time for a sign of life."""
+    if any(holder.ended is None for holder in holders):
+        time.sleep(1.5 * BEAT_S)
 
 
 def _holders(store: Remote, root: str) -> list[Holder]:

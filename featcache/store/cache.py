@@ -22,7 +22,7 @@ from featcache.store.batches import Batches, default_buffer_rows
 from featcache.store.features import Array, Features
 from featcache.store.formats import open_store
 from featcache.store.layout import DATASET_FILE, LABELS_WAITING_FILE, LEASES_FOLDER, RECIPE_FILE, ROWS_FILE
-from featcache.store.manifest import LABEL_SEPARATOR, Manifest, read_manifest, with_separator
+from featcache.store.manifest import LABEL_SEPARATOR, Manifest, read_manifest
 from featcache.store.tensorstore_reader import ReaderName, choose_reader
 from featcache.store.writer import file_entry, images_of, read_recipe, writing
 
@@ -276,10 +276,9 @@ class Cache:
 
         waiting = self.folder / LABELS_WAITING_FILE
         write_dataset_copy(waiting, images_of(dataset, set(self.views["image_id"])))
-        files = {**self.manifest.files, DATASET_FILE: file_entry(waiting)}
-        provenance = with_separator(self.manifest.provenance, dataset.label_separator)
-        changes = {"files": files, "dataset_digest": dataset.digest, "provenance": provenance}
-        self.manifest = self.manifest.model_copy(update=changes).sealed()
+        self.manifest = self.manifest.with_labels(
+            file_entry(waiting), dataset_digest=dataset.digest, separator=dataset.label_separator
+        )
         self.manifest.write(self.folder)
         self._finish_replacing()
 
