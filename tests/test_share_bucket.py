@@ -555,7 +555,8 @@ def test_every_command_takes_a_bucket_for_the_folder_of_caches(run: Run, project
 def test_labels_of_now_are_trained_on(project: Path) -> None:
     opened = fc.open_project(project)
     cache = fc.extract(opened, "pixels", input_size_px=16, progress=SILENT)
-    before = fc.fit_head(opened, epochs=1, progress=SILENT)
+    before = fc.fit_head(cache, epochs=1, progress=SILENT)
+    assert before.folder.parent == opened.results_folder
     train = cache.rows[cache.rows["split"] == "train"]
     fc.relabel(opened, {train["path"].iloc[0]: "monocyte"})
     assert fc.fit_head(opened, epochs=1, progress=SILENT).name != before.name

@@ -43,4 +43,4 @@ def results_of(cache: Cache, project: Project | None, *, to: str | Path | None) 
     """The folder of runs: the given one, the project's, or results/ beside the folder of the cache."""
     if to is not None:
         return Path(to)
-    return project.results_folder if project else cache.folder.parent.parent / "results"
+    return project.results_folder if project else cache.kept_in.parent / "results"

@@ -17,7 +17,7 @@ from featcache.core.errors import CacheError, CacheWriteError, DatasetError
 from featcache.core.machine import usable_cores
 from featcache.core.offline import offline
 from featcache.core.progress import SILENT, Advance, Progress
-from featcache.core.project import Project, init_call, refuse_unwritable
+from featcache.core.project import Project, changed, init_call, refuse_unwritable
 from featcache.core.strict_json import read_json
 from featcache.datasets import Dataset, LeftOut, check
 from featcache.extraction.cache_filler import Counts
@@ -28,7 +28,16 @@ from featcache.extraction.plan import Plan, plan_extraction
 from featcache.extraction.stage_times import Stage, StageTimes
 from featcache.extraction.targets import note_what_is_quicker, opened, target_of
 from featcache.extraction.worker import PACKAGES
-from featcache.sharing import RemoteDonors, ask_remotes, finished_on, open_folder, refuse_unfit, relabel_on, remotes_of
+from featcache.sharing import (
+    RemoteDonors,
+    ask_remotes,
+    finished_on,
+    open_folder,
+    refuse_format,
+    refuse_unfit,
+    relabel_on,
+    remotes_of,
+)
 from featcache.store import CACHE_FORMAT, MANIFEST_FILE, DonorIndex, open_cache, writing
 
 
@@ -116,6 +125,7 @@ def _extract(
         refuse_odd_address(options.cluster)
     refuse_unwritable(project.cache_folder)
     if project.cache_url:
+        refuse_format(changed(project.settings.storage, options.storage).format, project.cache_url)
         refuse_unfit(project.cache_url, progress.note)
     plans = plan_extraction(project, networks, options=options, images=images, progress=progress)
     different = {plan.folder: plan for plan in plans}  # a model may be named twice

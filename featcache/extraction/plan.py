@@ -29,7 +29,7 @@ from featcache.extraction.opening import network_for
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.rows import rows_of
 from featcache.segmentation import Framing
-from featcache.sharing import Site, refuse_format
+from featcache.sharing import Site
 from featcache.store import Row
 
 
@@ -109,8 +109,6 @@ def plan_extraction(
     views = plan_views(dataset.images, wanted, label_separator=dataset.label_separator)
     augmentation = changed(project.settings.augmentation, options.augmentation).record()
     storage = changed(project.settings.storage, options.storage)
-    if project.cache_url:
-        refuse_format(storage.format, project.cache_url)
     plans = []
     for network in networks:
         if options.offline:

@@ -60,6 +60,7 @@ class RemoteCache(Tables):
         at_once(lambda name: fetch(store, record.path_of(name), entry=entries[name], target=folder / name), small)
         self._here = set(small)
         super().__init__(folder)
+        self.kept_in = parent
         check_tables(self, record)
         self.reader: RemoteReader | None = None
         if shards:

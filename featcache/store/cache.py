@@ -49,12 +49,15 @@ class Cache:
     """What `featcache.pull` did for it, where it just did."""
     url = ""
     """The remote that it lies on, where its features come from there when they are read."""
+    kept_in: Path
+    """The folder of caches that it lies in, or that has what is read of it."""
     _original: Cache | None = None
     relabelled_images = 0
     """Images whose label, split or group is not that of the cache's own copy (`relabelled`)."""
 
     def __init__(self, folder: Path, reader: ReaderName = "auto") -> None:
         self.folder = folder
+        self.kept_in = folder.parent
         self.manifest: Manifest = read_manifest(folder)
         for more in (True, True, False):
             try:
