@@ -400,6 +400,7 @@ def in_front_of(s3: S3, refuses: Callable[[str, str], bool]) -> Iterator[str]:
 
     class Server(http.server.ThreadingHTTPServer):
         daemon_threads = True
+        request_queue_size = 128
 
         def handle_error(self, *_: Any) -> None: ...
 
@@ -419,7 +420,7 @@ def test_a_bucket_that_throttles_is_asked_again_which_is_said(
     assert pulled(s3.url(place.name), place / "pulled") == local
     (text,) = said  # not for each of dozens of requests
     assert "the server asks for fewer requests (SlowDown)" in text
-    assert "5 minutes at most" in text
+    assert "trying again, for 5 min at most" in text
 
 
 @pytest.mark.usefixtures("small", "quickly")
@@ -580,6 +581,7 @@ def test_rows_of_other_caches_there_are_copied(project: Path) -> None:
 def test_a_flipped_byte_in_the_bucket_is_found(run: Run, project: Path, s3: S3) -> None:
     opened = fc.open_project(project)
     name = fc.extract(opened, "pixels", input_size_px=16, progress=SILENT).name
+    copy = fc.pull(f"{opened.cache_url}/{name}", to=project / "copy", progress=SILENT)
     store = open_remote(opened.cache_url)
     (path,) = [item.path for item in store.list("caches") if "/features.zarr/c/" in item.path]
     data = bytearray(read(store, path, most=1 << 24))
@@ -589,8 +591,12 @@ def test_a_flipped_byte_in_the_bucket_is_found(run: Run, project: Path, s3: S3) 
     assert found.code == 1
     (damaged,) = json.loads(found.out)
     assert [problem["file"] for problem in damaged["problems"]] == ["features.zarr/c/0/0/0/0"]
+    with pytest.raises(FeatcacheError, match=r"SHA-256"):
+        fc.pull(f"{opened.cache_url}/{name}", to=project / "damaged", progress=SILENT)
     with pytest.raises(FeatcacheError, match=r"are not what was pushed|not used"):
         fc.fit_head(opened, cache=name, epochs=1, progress=SILENT)
+    fc.push(copy, opened.cache_url, check=True, progress=SILENT)
+    assert run("verify", "--json", cwd=project).value[0]["sound"]
 
 
 def test_a_folder_or_a_bucket_for_one_call(run: Run, project: Path, s3: S3, place: Path) -> None:

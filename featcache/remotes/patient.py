@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from featcache.core.errors import RemoteDroppedError
 from featcache.core.interrupts import going_on, is_stop_asked
+from featcache.core.units import duration
 from featcache.remotes.contract import Block, Item, PausedError, Remote
 
 PATIENCE_S = 300.0
-"""For which one thing is tried again."""
 _PAUSE_S, _MOST_PAUSE_S = 1.0, 30.0
 """Between the first two tries, doubled from try to try."""
 _LOOK_S = 0.2
@@ -26,10 +26,15 @@ Value = TypeVar("Value")
 
 
 class Patient:
-    """See `featcache.remotes.contract.Remote`. on_event : told, now and then, what is waited for"""
+    """See `featcache.remotes.contract.Remote`.
 
-    def __init__(self, store: Remote, on_event: Callable[[str], object]) -> None:
+    on_event : told, now and then, what is waited for
+    patience_s : for which one thing is tried again; None for PATIENCE_S
+    """
+
+    def __init__(self, store: Remote, on_event: Callable[[str], object], *, patience_s: float | None = None) -> None:
         self._store, self._on_event = store, on_event
+        self._patience_s = PATIENCE_S if patience_s is None else patience_s
         self._said_at = float("-inf")
         self.url, self.ranges, self.writable, self.shared = store.url, store.ranges, store.writable, store.shared
 
@@ -74,7 +79,7 @@ class Patient:
 
     def _patiently(self, action: Callable[[], Value]) -> Value:
         """Do something, again and again where the remote drops it; asked to stop, not again."""
-        until, pause_s = time.monotonic() + PATIENCE_S, _PAUSE_S
+        until, pause_s = time.monotonic() + self._patience_s, _PAUSE_S
         while True:
             try:
                 with going_on():
@@ -86,7 +91,7 @@ class Patient:
                     raise
                 if time.monotonic() - self._said_at > _SAID_S:
                     self._said_at = time.monotonic()
-                    self._on_event(f"{error}; trying again, for {PATIENCE_S / 60:.2g} minutes at most")
+                    self._on_event(f"{error}; trying again, for {duration(self._patience_s)} at most")
             _sleep(waits_s)
 
 

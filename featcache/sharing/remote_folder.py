@@ -23,6 +23,8 @@ from featcache.sharing.transfer import patiently
 BEGUN_FILE = "begun.json"
 FINISHED = "finished"
 """An object of the journal of a finished cache, whose other objects are gone: late machines look for the record."""
+_PATIENCE_S = 30.0
+"""At the start: an address that is wrong is said soon."""
 _PROBE = ".featcache-probe-"
 
 
@@ -62,7 +64,7 @@ def refuse_unfit(url: str, on_event: Callable[[str], object] = lambda _: None) -
         raise UsageError(f"{url}: a pack is written as a whole", "Extract into a folder, then use `featcache pack`")
     store = open_remote(url)
     refuse_writing(store)
-    if not store.shared or not tells_who_was_first(store, Patient(store, on_event)):
+    if not store.shared or not tells_who_was_first(store, Patient(store, on_event, patience_s=_PATIENCE_S)):
         raise RemoteError(
             f"{store.url}: ignores conditional writes (If-None-Match), so that machines which extract into it could "
             "overwrite each other's work",

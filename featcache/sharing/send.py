@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import threading
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ def push(
     refuse_writing(store)
     words = words or Attribution()
     before = latest(store, parcel.kind, name=parcel.name)
+    if before and before.record.manifest == parcel.manifest_entry:
+        parcel = dataclasses.replace(parcel, place=before.record.root)  # of a cache that was made there: its own name
     if (
         not check
         and before

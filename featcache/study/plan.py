@@ -175,9 +175,7 @@ class _Plan:
         found: Estimate = api.extract(project, network.model, dry_run=True, progress=SILENT, **options)
         explained = found.explained
         if explained.state == "hit":
-            where = (
-                f"{project.cache_url}/{explained.name}" if project.cache_url else project.cache_folder / explained.name
-            )
+            where = f"{project.cache_url or project.cache_folder}/{explained.name}"
             cache = with_current_labels(project, api.open_cache(where, project=project))
             self.caches[step.id] = cache
             self.rows[step.id] = self._rows_of(project, int(np.prod(cache.features.shape[1:])))
