@@ -14,7 +14,7 @@ from typing import TypeVar
 from featcache.core.errors import RemoteDroppedError
 from featcache.core.interrupts import going_on, is_stop_asked
 from featcache.core.units import duration
-from featcache.remotes.contract import Block, Item, PausedError, Remote
+from featcache.remotes.contract import Block, Item, PausedError, Remote, StalledError
 
 PATIENCE_S = 300.0
 _PAUSE_S, _MOST_PAUSE_S = 1.0, 30.0
@@ -26,14 +26,16 @@ Value = TypeVar("Value")
 
 
 class Patient:
-    """See `featcache.remotes.contract.Remote`.
+    """See `featcache.remotes.contract.Remote`. Raises StalledError where it is given up: nobody should try again.
 
+    impatient : the same remote, for what is not worth waiting for
     on_event : told, now and then, what is waited for
     patience_s : for which one thing is tried again; None for PATIENCE_S
     """
 
     def __init__(self, store: Remote, on_event: Callable[[str], object], *, patience_s: float | None = None) -> None:
-        self._store, self._on_event = store, on_event
+        self.impatient = self._store = store
+        self._on_event = on_event
         self._patience_s = PATIENCE_S if patience_s is None else patience_s
         self._said_at = float("-inf")
         self.url, self.ranges, self.writable, self.shared = store.url, store.ranges, store.writable, store.shared
@@ -88,7 +90,7 @@ class Patient:
                 asked_s = float(error.after_s) if isinstance(error, PausedError) else 0.0
                 pause_s, waits_s = min(2 * pause_s, _MOST_PAUSE_S), max(pause_s, asked_s)
                 if time.monotonic() + waits_s > until or is_stop_asked():
-                    raise
+                    raise StalledError(str(error)) from error
                 if time.monotonic() - self._said_at > _SAID_S:
                     self._said_at = time.monotonic()
                     self._on_event(f"{error}; trying again, for {duration(self._patience_s)} at most")

@@ -9,10 +9,10 @@ from pathlib import Path
 from featcache.core.errors import RemoteError
 from featcache.core.leases import Holder
 from featcache.core.strict_json import strict_json
-from featcache.remotes import Remote, read
+from featcache.remotes import Remote, open_remote, read
 from featcache.sharing.catalog import latest
 from featcache.sharing.record import FOLDERS, MAX_RECORD_BYTES
-from featcache.sharing.remote_folder import BEGUN_FILE, Site, open_folder, shard_of
+from featcache.sharing.remote_folder import BEGUN_FILE, Site, shard_of
 from featcache.sharing.remote_leases import BEAT_S, RemoteLeases
 from featcache.sharing.transfer import patiently
 from featcache.store import Standing, working
@@ -22,7 +22,7 @@ _MADE = "extracted-"
 
 def status_on(url: str) -> list[Standing]:
     """How far the caches at a URL are, and who is at work on them."""
-    store = open_folder(url)
+    store = open_remote(url)
     roots = {name: _root_of(store, name) for name in patiently(lambda: store.folders(FOLDERS["cache"]))}
     before = {name: _holders(store, root) for name, root in roots.items()}
     _wait_for_beats([holder for found in before.values() for holder in found])
@@ -39,7 +39,7 @@ def how_far_of(store: Remote, name: str) -> Standing:
 
 def how_far(url: str, site: Site) -> Standing:
     """How far one cache is, whether or not anything of it is there."""
-    return _standing(open_folder(url), site.name, site.root, [])
+    return _standing(open_remote(url), site.name, site.root, [])
 
 
 def _root_of(store: Remote, name: str) -> str:

@@ -51,7 +51,7 @@ class Site:
         return f"{self.root}/work/leases"
 
 
-def open_folder(url: str, on_event: Callable[[str], object] = lambda _: None) -> Remote:
+def open_folder(url: str, on_event: Callable[[str], object] = lambda _: None) -> Patient:
     """The remote at a URL, for caches to be made on. It is asked again where it is busy, for minutes, which is told."""
     store = open_remote(url)
     refuse_writing(store)

@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from featcache.core.errors import RemoteError, RemoteNotFoundError
+from featcache.core.errors import RemoteDroppedError, RemoteError, RemoteNotFoundError
+from featcache.core.interrupts import going_on
 from featcache.core.leases import Holder, Leases, generations, holder
 from featcache.remotes import Remote, read
 from featcache.sharing.transfer import patiently
@@ -28,11 +29,13 @@ class RemoteLeases(Leases):
     """See `featcache.core.leases.Leases`. Raises RemoteError where the remote refuses.
 
     folder : on the remote
+    impatient : the same remote for what may fail: a lease that is not given back at the end counts as dead soon
     """
 
-    def __init__(self, store: Remote, folder: str) -> None:
+    def __init__(self, store: Remote, folder: str, *, impatient: Remote | None = None) -> None:
         super().__init__(Path(folder))
-        self._store, self._prefix = store, f"{folder}/"
+        self._store, self._impatient, self._prefix = store, impatient or store, f"{folder}/"
+        self._is_cut_off = False
         self._there: dict[str, str] = {}
         self._looked_at = float("-inf")
         self._contents: dict[tuple[str, str], bytes] = {}
@@ -104,12 +107,18 @@ class RemoteLeases(Leases):
 
     def _remove(self, file: str) -> None:
         self._there.pop(file, None)
-        with suppress(RemoteError):  # it counts as dead soon
-            self._store.remove(f"{self._prefix}{file}")
+        is_end = self._stopped.is_set()
+        if self._is_cut_off and is_end:  # each of many would be waited for
+            return
+        try:
+            with going_on():
+                (self._impatient if is_end else self._store).remove(f"{self._prefix}{file}")
+        except RemoteError as error:
+            self._is_cut_off = isinstance(error, RemoteDroppedError)
 
     def _write_beat(self) -> None:
-        with suppress(RemoteError):
-            self._store.put(f"{self._prefix}{self._beats_at}", self._content())
+        with suppress(RemoteError), going_on():
+            self._impatient.put(f"{self._prefix}{self._beats_at}", self._content())
 
     def _beat_s(self) -> float:
         return BEAT_S

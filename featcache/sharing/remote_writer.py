@@ -27,7 +27,7 @@ from featcache.core.leases import Leases
 from featcache.core.recipe import Recipe, cache_digest, cache_name, row_id
 from featcache.core.strict_json import strict_json
 from featcache.datasets import Dataset
-from featcache.remotes import Remote, read
+from featcache.remotes import Patient, read
 from featcache.sharing.bundle import Bundle, about_cache
 from featcache.sharing.catalog import Entry
 from featcache.sharing.chunks import Chunk, chunks_in, chunks_of, chunks_text
@@ -84,7 +84,7 @@ class RemoteWriter(CacheWriter):
 
     def __init__(
         self,
-        store: Remote,
+        store: Patient,
         recipe: Recipe,
         *,
         rows: Sequence[Row],
@@ -154,7 +154,7 @@ class RemoteWriter(CacheWriter):
         return manifest
 
     def _opened_leases(self) -> Leases:
-        return RemoteLeases(self._remote, self.site.leases)
+        return RemoteLeases(self._remote, self.site.leases, impatient=self._remote.impatient)
 
     def _start(self) -> None:
         """What others have begun with is gone on with: their recipe, their order of rows, their array."""
