@@ -144,7 +144,7 @@ def machines(shops: Shops, s3: S3, place: Path, cells: Path) -> Machines:
 
 def test_two_machines_one_killed_in_the_middle(machines: Machines, local: dict[str, Any]) -> None:
     """Their clocks differ by up to a year, and jump."""
-    first, second = (machines.start(fault=["clock", seed]) for seed in (1, 2))
+    first, second = (machines.start(fault=["clock", seed], pause_s=0.2) for seed in (1, 2))
     machines.until(lambda: machines.shards() >= SHARDS // 3)
     first.send(signal.SIGKILL)
     assert second.wait(SOON_S).returned["computed"] > 0
@@ -162,7 +162,7 @@ def name_of(found: dict[str, Any]) -> str:
 
 
 def test_three_machines_share_the_rows(machines: Machines, local: dict[str, Any]) -> None:
-    computed = [worker.wait(SOON_S).returned["computed"] for worker in [machines.start() for _ in range(3)]]
+    computed = [worker.wait(SOON_S).returned["computed"] for worker in [machines.start(pause_s=0.3) for _ in range(3)]]
     assert sum(computed) == machines.computed().total() == ROWS
     assert sum(rows > 0 for rows in computed) >= 2
     assert machines.pulled() == local
