@@ -25,7 +25,7 @@ def command(name: str | None, remote: str | None, folder: Path, as_json: bool) -
     CACHE is the name of a cache, the beginning of its name, or its folder. The default is the only cache of the
     project.
     """
-    remote = remote_of(remote, folder, [name] if name else [])
+    remote = remote_of(remote, folder, names=[name] if name else [])
     if remote is not None:
         info_on_remote(remote, name, folder=folder, as_json=as_json)
         return

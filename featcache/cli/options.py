@@ -69,7 +69,7 @@ def find_cache_of(folder: Path, name: str | None) -> Cache:
     return find_pulled(open_project(folder), name)
 
 
-def remote_of(remote: str | None, folder: Path, names: Sequence[str] = ()) -> str | None:
+def remote_of(remote: str | None, folder: Path, *, names: Sequence[str] = ()) -> str | None:
     """The remote that is asked for, or that the project's caches are made on; None for caches in folders."""
     if remote is not None or any(len(Path(name).parts) > 1 for name in names):
         return remote

@@ -50,7 +50,7 @@ def command(
     """
     from featcache.api import verify
 
-    remote = remote_of(remote, folder, names)
+    remote = remote_of(remote, folder, names=names)
     if remote is not None:
         if n_rows or repair or weights:
             raise click.UsageError("a cache on a remote takes no --recompute, --repair or --weights: pull it first")

@@ -61,7 +61,9 @@ def open_folder(url: str, on_event: Callable[[str], object] = lambda _: None) ->
 def refuse_unfit(url: str, on_event: Callable[[str], object] = lambda _: None) -> None:
     """Raise RemoteError for a remote on which several machines cannot make one cache: before any work, by a trial."""
     if parse_url(url).is_pack:
-        raise UsageError(f"{url}: a pack is written as a whole", "Extract into a folder, then use `featcache pack`")
+        raise UsageError(
+            f"{url}: a pack is written as a whole", "Extract into a folder, then write the pack with 'featcache pack'"
+        )
     store = open_remote(url)
     refuse_writing(store)
     if not store.shared or not tells_who_was_first(store, Patient(store, on_event, patience_s=_PATIENCE_S)):
