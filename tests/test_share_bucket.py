@@ -28,6 +28,7 @@ from workshop import Worker
 import featcache as fc
 from featcache.core.errors import (
     ArgumentsError,
+    CacheError,
     FeatcacheError,
     RemoteAccessError,
     RemoteDroppedError,
@@ -348,6 +349,8 @@ def test_what_it_began_with_is_damaged(begun: tuple[str, Remote, str], place: Pa
     store.put(f"{root}/{name}", bytes(data))
     with pytest.raises(FeatcacheError, match=r"damaged, or not of this cache.*featcache rm"):
         fill_from_here(url, place, cells)
+    assert [item.path for item in store.list(f"{root}/work/leases")] == []
+    assert list((place / "here").iterdir()) == []
 
 
 def test_a_cache_that_was_removed_in_part(begun: tuple[str, Remote, str], place: Path, cells: Path) -> None:
@@ -481,6 +484,12 @@ def test_credentials_that_are_missing_or_may_only_read(s3: S3, monkeypatch: pyte
             refuse_unfit(s3.url("x"))
     with pytest.raises(RemoteError, match=r"no bucket nobucket|do not suffice"):
         refuse_unfit(f"s3://nobucket/x?endpoint={s3.endpoint}")
+
+
+def test_no_rows_are_no_cache(s3: S3, place: Path) -> None:
+    with pytest.raises(CacheError, match="no cache of 0 rows"):
+        RemoteWriter(open_folder(s3.url(place.name)), RECIPE, rows=[], row_shape=(4, 4, 3), parent=place / "here")
+    assert list((place / "here").iterdir()) == []
 
 
 def test_places_that_are_no_folders_of_caches(place: Path) -> None:

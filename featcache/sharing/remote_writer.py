@@ -105,7 +105,15 @@ class RemoteWriter(CacheWriter):
         here = Leases(work / LEASES_FOLDER)  # so that gc knows it from what a killed command left
         self._finalizer = weakref.finalize(self, _remove, work, os.getpid(), here)
         here.claim("extracting")
-        super().__init__(work, recipe, rows=rows, row_shape=row_shape, format_=format_, allow_nonfinite=allow_nonfinite)
+        try:
+            super().__init__(
+                work, recipe, rows=rows, row_shape=row_shape, format_=format_, allow_nonfinite=allow_nonfinite
+            )
+        except BaseException:  # nobody gives back what is held then
+            if hasattr(self, "_leases"):
+                self._leases.close()
+            self._finalizer()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self._leases.close()
