@@ -53,7 +53,9 @@ def command(
     remote = remote_of(remote, folder, names=names)
     if remote is not None:
         if n_rows or repair or weights:
-            raise click.UsageError("a cache on a remote takes no --recompute, --repair or --weights: pull it first")
+            raise click.UsageError(
+                "caches on a remote take no --recompute, --repair or --weights: pull the cache first"
+            )
         verify_on_remote(remote, names, folder=folder, as_json=as_json)
         return
     values, sound = [], True
