@@ -623,6 +623,8 @@ def test_a_folder_or_a_bucket_for_one_call(run: Run, project: Path, s3: S3, plac
     assert "do not belong into a URL" in run(*PIXELS, "--cache-folder", "s3://a:b@lab/x", cwd=project).error
     with pytest.raises(ArgumentsError, match="push the cache"):
         fc.extract(str(project / "leukocytes"), "pixels", to=url, progress=SILENT)
+    with pytest.raises(ArgumentsError, match="for images without a project"):
+        fc.extract(fc.open_project(project), "pixels", to=url, progress=SILENT)
 
 
 def test_workers_of_a_cluster_write_into_the_bucket(project: Path) -> None:

@@ -147,7 +147,7 @@ def extract(
     project = project_of(source)
     if project is not None and cache_folder is not None:
         project = project.with_cache_folder(cache_folder)
-    elif cache_folder is not None or "://" in str(to):
+    elif project is None and (cache_folder is not None or "://" in str(to)):
         raise ArgumentsError(
             "images without a project are extracted into a folder: name one with `to`, and push the cache"
         )
