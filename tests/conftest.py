@@ -72,6 +72,7 @@ LONG = (
     "test_faults_signals",
     "test_faults_growth",
     "test_share_faults",
+    "test_share_bucket",
     "test_cli_share",
     "test_study",
     "test_count",

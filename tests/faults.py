@@ -37,6 +37,8 @@ import featcache.heads.block
 import featcache.heads.source
 import featcache.reporting.live
 import featcache.sharing.receive
+import featcache.sharing.remote_leases
+import featcache.sharing.remote_writer
 import featcache.sharing.send
 import featcache.store.hdf5_store
 import featcache.store.layout
@@ -62,6 +64,8 @@ from featcache.reporting import figures
 from featcache.sharing.bundle import bundle_of_cache
 from featcache.sharing.catalog import find
 from featcache.sharing.options import Part
+from featcache.sharing.remote_folder import open_folder
+from featcache.sharing.remote_writer import RemoteWriter
 from featcache.sharing.subset import pull_part
 from featcache.store import ledger, tables
 from featcache.store.cache import open_cache
@@ -147,13 +151,18 @@ def fill(
     fault: Sequence[Any] | None = None,
     host: str | None = None,
     dead_after_s: float | None = None,
+    url: str | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Extract all of `cells` and finish the cache. The same arguments go on where another worker stopped.
 
     fault : name of one of FAULTS and its arguments
     host : pretend that this is another machine, so that only beats tell who is alive
     dead_after_s : how long a beat may stand still
+    url : make it on a remote; `parent` has what is kept here
+    environment : with the remote's credentials
     """
+    os.environ.update(environment or {})
     featcache.store.layout._MAX_ROWS_PER_SHARD = ROWS_PER_SHARD
     if host:
         featcache.core.leases._process = lambda pid: {"host": host, "pid": pid, "started": ""}
@@ -161,6 +170,9 @@ def fill(
     if dead_after_s:
         featcache.core.leases.DEAD_AFTER_S = dead_after_s
         featcache.core.leases.BEAT_S = dead_after_s / 10
+        featcache.sharing.remote_leases.DEAD_AFTER_S = dead_after_s
+        featcache.sharing.remote_leases.BEAT_S = dead_after_s / 10
+        featcache.sharing.remote_leases._LOOK_S = featcache.sharing.remote_writer._LOOK_S = dead_after_s / 10
     small_batches()
     engine = CheapEngine(log, pause_s)
     if fault:
@@ -168,7 +180,10 @@ def fill(
         FAULTS[name](Path(parent), engine, *arguments)
     dataset = dataset_of(Path(cells))
     rows = rows_of(dataset.images, [views] * len(dataset.images), recipe=RECIPE)
-    with CacheWriter(Path(parent), RECIPE, rows=rows, row_shape=CheapEngine.feature_shape, format_=format_) as writer:
+    how: dict[str, Any] = {"rows": rows, "row_shape": CheapEngine.feature_shape, "format_": format_}
+    make = functools.partial(RemoteWriter, open_folder(url)) if url else CacheWriter
+    where: dict[str, Any] = {"parent": Path(parent)}
+    with make(recipe=RECIPE, **where, **how) as writer:
         (counts,) = extract([Target(writer, lambda: engine)], dataset).counts
         writer.finish(dataset, {"engine": "cheap", "finished": time.time()})
     return {"computed": counts.computed}

@@ -30,11 +30,11 @@ def project_here() -> Project | None:
 
 
 def project_around(source: Any) -> Project | None:
-    """The project that is given, or that a cache lies in."""
+    """The project that is given, or that a cache lies in, or is kept in while it is read from a remote."""
     if isinstance(source, store.Cache):
         with suppress(ProjectError):
-            project = find_project(source.folder.parent)
-            if resolved(project.cache_folder) == resolved(source.folder.parent):
+            project = find_project(source.kept_in)
+            if resolved(project.cache_folder) == resolved(source.kept_in):
                 return project
         return None
     given = project_of(source)

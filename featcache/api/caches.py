@@ -127,7 +127,7 @@ def status(project: Project) -> list[Standing]:
     >>> [(found.done == found.rows, found.finished, found.workers) for found in fc.status(project)]
     [(True, True, [])]
     """
-    return store.status(project.cache_folder)
+    return sharing.status_on(project.cache_url) if project.cache_url else store.status(project.cache_folder)
 
 
 def convert(

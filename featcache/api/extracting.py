@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from featcache import backbones, datasets, extraction, planning, store
+from featcache import backbones, datasets, extraction, planning
 from featcache.api.arguments import project_of, refuse_unknown
+from featcache.api.caches import open_cache
 from featcache.core.errors import ArgumentsError
 from featcache.core.files import resolved
 from featcache.core.progress import Progress
@@ -28,6 +29,7 @@ def extract(
     model: str | Sequence[str],
     *,
     to: str | Path | None = None,
+    cache_folder: str | Path | None = None,
     weights: str = "imagenet",
     weights_seed: int = 0,
     input_size_px: int | None = None,
@@ -68,6 +70,8 @@ def extract(
     model : a backbone (see `models`), a .keras, .h5 or .onnx file, "module:function", "timm/NAME", "torchvision/NAME",
         "huggingface/ORGANISATION/NAME", or "pixels"; several make several caches in one pass over the images
     to : folder of caches, for images without a project
+    cache_folder : of a project: another folder of caches, or the URL of a remote that several machines extract into,
+        s3://BUCKET/PREFIX
     weights : "imagenet", "random", or a file
     weights_seed : of random weights
     input_size_px : side of the square input
@@ -108,6 +112,7 @@ def extract(
     BackboneError, WeightsError : the network cannot be had
     ClusterError : there is no such cluster, or its workers are not like this machine
     CacheWriteError : the cache cannot be written
+    RemoteError : the remote that caches are made on cannot be used
 
     Examples
     --------
@@ -149,6 +154,12 @@ def extract(
     progress = shown(progress)
     verb: Any = extraction.estimate if dry_run else extraction.extract
     project = project_of(source)
+    if project is not None and cache_folder is not None:
+        project = project.with_cache_folder(cache_folder)
+    elif project is None and (cache_folder is not None or "://" in str(to)):
+        raise ArgumentsError(
+            "images without a project are extracted into a folder: name one with `to`, and push the cache"
+        )
     if project is None and cluster is not None:
         raise ArgumentsError("`cluster` needs a project, whose images and caches all workers see")
     if project is not None:
@@ -162,7 +173,7 @@ def extract(
         with tempfile.TemporaryDirectory(prefix="featcache-") as spool:
             images = datasets.collect(source, Path(spool), strict=strict, progress=progress)
             made = verb(place, asked, options=options, images=images, progress=progress)
-    found = made if dry_run else [_extracted(done) for done in made]
+    found = made if dry_run else [_extracted(done, project) for done in made]
     return found if len(found) != 1 or not isinstance(model, str) else found[0]
 
 
@@ -241,8 +252,8 @@ def _network_and_extraction(options: dict[str, Any]) -> tuple[dict[str, Any], ex
     return network, extraction.ExtractOptions(storage=storage, **options)
 
 
-def _extracted(done: Extracted) -> Cache:
+def _extracted(done: Extracted, project: Project | None) -> Cache:
     """The cache that an extraction made."""
-    cache = store.open_cache(done.path)
+    cache = open_cache(done.url or done.path, project=project)
     cache.extracted = done
     return cache

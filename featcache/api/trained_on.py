@@ -24,6 +24,8 @@ def labelled_cache(source: Any, project: Project | None, *, name: str | None, pr
         cache = open_cache(source)
     elif name and sharing.is_remote(name, given):
         cache = open_cache(name, project=given)
+    elif given.cache_url:
+        cache = sharing.open_of_project(given, name)
     else:
         cache = heads.choose_cache(given, name, progress=progress)
     if project is None:
@@ -41,4 +43,4 @@ def results_of(cache: Cache, project: Project | None, *, to: str | Path | None) 
     """The folder of runs: the given one, the project's, or results/ beside the folder of the cache."""
     if to is not None:
         return Path(to)
-    return project.results_folder if project else cache.folder.parent.parent / "results"
+    return project.results_folder if project else cache.kept_in.parent / "results"

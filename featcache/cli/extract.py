@@ -26,10 +26,19 @@ _STAGES = ("open", "decode", "render", "wait", "compute", "write")
 @click.command("extract", cls=Command)
 @extraction_options
 @options(ExtractOptions, "cluster", group="Engine")
+@option(
+    "--cache-folder",
+    metavar="FOLDER|URL",
+    default_text="as in featcache.toml",
+    help="Folder of caches, or a remote that several machines can extract into: s3://BUCKET/PREFIX.",
+    group="Storage (default: as in featcache.toml)",
+)
 @option("--dry-run", is_flag=True, help="Say what would be computed and copied, and how long it takes.")
 @project_option
 @json_option
-def command(models: tuple[str, ...], dry_run: bool, folder: Path, as_json: bool, **values: Any) -> None:
+def command(
+    models: tuple[str, ...], cache_folder: str | None, dry_run: bool, folder: Path, as_json: bool, **values: Any
+) -> None:
     """Run a backbone once over all views of all images, and keep the features in cache/.
 
     The name of a cache follows from everything that decides its values, so a second call computes nothing.
@@ -40,7 +49,9 @@ def command(models: tuple[str, ...], dry_run: bool, folder: Path, as_json: bool,
     from featcache.api import extract
 
     project = open_project(folder)
-    found = extract(project, models, dry_run=dry_run, progress=TERMINAL, **extraction_of(values))
+    found = extract(
+        project, models, cache_folder=cache_folder, dry_run=dry_run, progress=TERMINAL, **extraction_of(values)
+    )
     if dry_run:
         _say_estimates(found, as_json)
         return
@@ -59,7 +70,8 @@ def command(models: tuple[str, ...], dry_run: bool, folder: Path, as_json: bool,
         objects = [_as_json(done) for done in made]
         print_json(objects[0] if len(objects) == 1 else objects)
     elif any(done.dtype != "uint8" for done in made):
-        say_next("fit-head", into=project.folder)
+        elsewhere = ["--cache", str(made[0].url or made[0].path)] if cache_folder else []
+        say_next("fit-head", *elsewhere, into=project.folder)
 
 
 def _where_the_time_went(made: list[Extracted]) -> str:
@@ -110,7 +122,7 @@ def _sentence(done: Extracted) -> str:
 def _as_json(done: Extracted) -> dict[str, Any]:
     return {
         "cache": done.cache,
-        "path": str(done.path),
+        "path": done.url or str(done.path),
         "rows": done.rows,
         "computed": done.computed,
         "reused": done.reused,

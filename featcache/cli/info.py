@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from featcache.cli.command import Command
-from featcache.cli.options import find_cache_of, json_option, project_option, remote_option
+from featcache.cli.options import find_cache_of, json_option, project_option, remote_of, remote_option
 from featcache.cli.output import print_json, print_table, say, shown
 from featcache.cli.remote_output import info_on_remote
 from featcache.core.files import resolved
@@ -25,6 +25,7 @@ def command(name: str | None, remote: str | None, folder: Path, as_json: bool) -
     CACHE is the name of a cache, the beginning of its name, or its folder. The default is the only cache of the
     project.
     """
+    remote = remote_of(remote, folder, names=[name] if name else [])
     if remote is not None:
         info_on_remote(remote, name, folder=folder, as_json=as_json)
         return

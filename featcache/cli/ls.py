@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featcache.cli.command import Command
-from featcache.cli.options import json_option, open_project, project_option, remote_option
+from featcache.cli.options import json_option, open_project, project_option, remote_of, remote_option
 from featcache.cli.output import print_json, print_table, say
 from featcache.cli.remote_output import list_on_remote
 from featcache.core.units import size
@@ -28,6 +28,7 @@ def command(remote: str | None, folder: Path, as_json: bool) -> None:
     """
     from featcache.store import list_caches
 
+    remote = remote_of(remote, folder)
     if remote is not None:
         list_on_remote(remote, folder, as_json=as_json)
         return

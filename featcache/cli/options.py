@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,11 +61,20 @@ MODEL_HELP = (
 
 def find_cache_of(folder: Path, name: str | None) -> Cache:
     """The cache that `name` means: its folder, or a name in the project that `folder` lies in."""
-    from featcache.store import RECIPE_FILE, find_cache, open_cache
+    from featcache.sharing import find_pulled
+    from featcache.store import RECIPE_FILE, open_cache
 
     if name is not None and (Path(name) / RECIPE_FILE).is_file():
         return open_cache(name)
-    return find_cache(open_project(folder).cache_folder, name)
+    return find_pulled(open_project(folder), name)
+
+
+def remote_of(remote: str | None, folder: Path, *, names: Sequence[str] = ()) -> str | None:
+    """The remote that is asked for, or that the project's caches are made on; None for caches in folders."""
+    if remote is not None or any(len(Path(name).parts) > 1 for name in names):
+        return remote
+    project = project_or_none(folder)
+    return (project.cache_url or None) if project else None
 
 
 def project_or_none(folder: Path) -> Project | None:

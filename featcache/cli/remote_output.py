@@ -142,13 +142,13 @@ def verify_on_remote(remote: str, names: Sequence[str], *, folder: Path, as_json
 
 
 def remove_on_remote(
-    remote: str, names: Sequence[str], *, folder: Path, yes: bool, dry_run: bool, as_json: bool
+    remote: str, names: Sequence[str], *, folder: Path, force: bool, yes: bool, dry_run: bool, as_json: bool
 ) -> None:
     """Show what is to go, ask, and remove it."""
     from featcache.sharing import find_removable, open_named, remove_from_remote
 
     store = open_named(remote, project_or_none(folder)).store
-    found = find_removable(store, names)
+    found = find_removable(store, names, force=force)
     total = sum(item.bytes for item in found)
     if not as_json:
         rows = [

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from featcache.cli.command import Command, option
-from featcache.cli.options import json_option, open_project, project_option, remote_option
+from featcache.cli.options import json_option, open_project, project_option, remote_of, remote_option
 from featcache.cli.remote_output import remove_on_remote
 from featcache.cli.tidying import dry_run_option, remove_all, yes_option
 
@@ -28,8 +28,9 @@ def command(
     CACHE is a name or the beginning of one. With --remote, remove caches and runs on a remote, if your access
     rights allow it.
     """
+    remote = remote_of(remote, folder)
     if remote is not None:
-        remove_on_remote(remote, names, folder=folder, yes=yes, dry_run=dry_run, as_json=as_json)
+        remove_on_remote(remote, names, folder=folder, force=force, yes=yes, dry_run=dry_run, as_json=as_json)
         return
     from featcache.cleanup import find_removable
 

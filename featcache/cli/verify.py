@@ -10,7 +10,7 @@ import click
 
 from featcache.cli.command import Command, option
 from featcache.cli.interrupts import TERMINAL
-from featcache.cli.options import json_option, open_project, project_option, project_or_none, remote_option
+from featcache.cli.options import json_option, open_project, project_option, project_or_none, remote_of, remote_option
 from featcache.cli.output import print_json, say
 from featcache.cli.remote_output import verify_on_remote
 from featcache.core.files import resolved
@@ -50,9 +50,12 @@ def command(
     """
     from featcache.api import verify
 
+    remote = remote_of(remote, folder, names=names)
     if remote is not None:
         if n_rows or repair or weights:
-            raise click.UsageError("--remote excludes --recompute, --repair and --weights: pull the cache first")
+            raise click.UsageError(
+                "caches on a remote take no --recompute, --repair or --weights: pull the cache first"
+            )
         verify_on_remote(remote, names, folder=folder, as_json=as_json)
         return
     values, sound = [], True

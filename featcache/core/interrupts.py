@@ -12,6 +12,7 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 Handler = Callable[[int, FrameType | None], None]
 _stops: list[Callable[[], bool]] = []
+_own = threading.local()
 
 
 @contextmanager
@@ -24,8 +25,23 @@ def ending_with(stopped: Callable[[], bool]) -> Iterator[None]:
         _stops.remove(stopped)
 
 
+@contextmanager
+def going_on() -> Iterator[None]:
+    """In this thread nothing that waits for a remote is ended: what is in hand is brought to its end."""
+    _own.depth = getattr(_own, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _own.depth -= 1
+
+
 def is_stopped() -> bool:
-    """Whether whatever waits should end."""
+    """Whether whatever waits in this thread should end."""
+    return not getattr(_own, "depth", 0) and is_stop_asked()
+
+
+def is_stop_asked() -> bool:
+    """Whether somebody wants the work to end: nothing should be begun any more."""
     return any(stopped() for stopped in _stops)
 
 

@@ -18,7 +18,7 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +38,8 @@ class Leases:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._worker = {**_process(os.getpid()), "worker": uuid.uuid4().hex[:12]}
-        self._held: dict[str, Path] = {}
-        self._seen: dict[str, tuple[bytes, float]] = {}
+        self._held: dict[str, str] = {}
+        self._seen: dict[str, tuple[bytes | str, float]] = {}
         self._lock = threading.Lock()
         self._beats = 0
         self._stopped = threading.Event()
@@ -47,16 +47,18 @@ class Leases:
 
     def claim(self, name: str) -> bool:
         """Take `name` if nobody alive holds it. Raises OSError where the folder cannot be written."""
+        anew = False
         while True:
-            last = max(self._generations().get(name, []), default=-1)
+            last = max(self._generations(anew).get(name, []), default=-1)
             alive = last >= 0 and self._alive(f"{name}.{last}")
             if alive is not None:
                 break  # else it was given back meanwhile, and somebody may have begun at 0 again
-        file = self.folder / f"{name}.{last + 1}"
+            anew = True
+        file = f"{name}.{last + 1}"
         if alive or not self._make(file):
             return False
         if any(self._alive(f"{name}.{older}") for older in self._generations().get(name, []) if older < last + 1):
-            file.unlink(missing_ok=True)  # the dead one's folder was removed and made again, all since we looked
+            self._remove(file)  # the dead one's folder was removed and made again, all since we looked
             return False
         with self._lock:
             self._held[name] = file
@@ -68,7 +70,7 @@ class Leases:
     def lost(self, name: str) -> bool:
         """Whether somebody took over what this one had claimed, because it was asleep for so long."""
         file = self._held.get(name)
-        return file is not None and file.name != f"{name}.{max(self._generations().get(name, []), default=-1)}"
+        return file is not None and file != f"{name}.{max(self._generations().get(name, []), default=-1)}"
 
     def release(self, name: str) -> None:
         """Give back what was claimed; nothing where it was not."""
@@ -76,7 +78,7 @@ class Leases:
             file = self._held.pop(name, None)
         if file is not None:
             with contextlib.suppress(OSError):  # gone, or on a disk that is: it counts as dead soon
-                file.unlink()
+                self._remove(file)
 
     @contextlib.contextmanager
     def holding(self, name: str) -> Iterator[None]:
@@ -101,14 +103,11 @@ class Leases:
         found = {name: f"{name}.{max(generations)}" for name, generations in self._generations().items()}
         return [name for name, file in found.items() if name not in self._held and self._alive(file)]
 
-    def _generations(self) -> dict[str, list[int]]:
-        found: dict[str, list[int]] = {}
+    def _generations(self, _anew: bool = True) -> dict[str, list[int]]:
+        """The generations of each name. anew : False where what was seen a moment ago will do"""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            for entry in self.folder.iterdir():
-                name, _, generation = entry.name.rpartition(".")
-                if name and generation.isdecimal() and generation.isascii():
-                    found.setdefault(name, []).append(int(generation))
-        return found
+            return generations(entry.name for entry in self.folder.iterdir())
+        return {}
 
     def _alive(self, file: str) -> bool | None:
         """Whether the holder of a lease lives; None where it was just given back."""
@@ -116,19 +115,29 @@ class Leases:
             content = (self.folder / file).read_bytes()
         except FileNotFoundError:
             return None
-        ended = _has_ended(content)
+        ended = self._ended(content)
         if ended is not None:
             return not ended
-        now = time.monotonic()
-        seen, since = self._seen.get(file, (None, now))
-        if seen != content:
-            since = now
-        self._seen[file] = (content, since)
-        return now - since < DEAD_AFTER_S
+        return self._moves(file, content)
 
-    def _make(self, file: Path) -> bool:
+    def _moves(self, holder: str, beat: bytes | str) -> bool:
+        """Whether a holder's beat changed within the time after which it counts as dead, by this process's clock."""
+        now = time.monotonic()
+        seen, since = self._seen.get(holder, (None, now))
+        if seen != beat:
+            since = now
+        self._seen[holder] = (beat, since)
+        return now - since < self._dead_after_s()
+
+    def _ended(self, content: bytes) -> bool | None:
+        return _has_ended(content)
+
+    def _remove(self, file: str) -> None:
+        (self.folder / file).unlink(missing_ok=True)
+
+    def _make(self, name: str) -> bool:
         """Make a lease file as a whole, unless it is there."""
-        partial = self.folder / f".{uuid.uuid4().hex[:12]}{PARTIAL_SUFFIX}"
+        file, partial = self.folder / name, self.folder / f".{uuid.uuid4().hex[:12]}{PARTIAL_SUFFIX}"
         try:
             self.folder.mkdir(exist_ok=True)
             partial.write_bytes(self._content())
@@ -154,12 +163,31 @@ class Leases:
         return json.dumps({**self._worker, "beat": f"{self._beats:012d}"}).encode()
 
     def _beat(self) -> None:
-        while not self._stopped.wait(BEAT_S):
+        while not self._stopped.wait(self._beat_s()):
             self._beats += 1
-            with self._lock:
-                for file in self._held.values():
-                    with contextlib.suppress(OSError), file.open("r+b") as lease:
-                        lease.write(self._content())
+            self._write_beat()
+
+    def _beat_s(self) -> float:
+        return BEAT_S
+
+    def _dead_after_s(self) -> float:
+        return DEAD_AFTER_S
+
+    def _write_beat(self) -> None:
+        with self._lock:
+            for name in self._held.values():
+                with contextlib.suppress(OSError), (self.folder / name).open("r+b") as lease:
+                    lease.write(self._content())
+
+
+def generations(names: Iterable[str]) -> dict[str, list[int]]:
+    """The generations of each lease, by the names NAME.GENERATION; other names are passed over."""
+    found: dict[str, list[int]] = {}
+    for each in names:
+        name, _, generation = each.rpartition(".")
+        if name and generation.isdecimal() and generation.isascii():
+            found.setdefault(name, []).append(int(generation))
+    return found
 
 
 def _process(pid: int) -> dict[str, str | int]:
@@ -207,22 +235,21 @@ class Holder:
 
 def holders(folder: Path) -> list[Holder]:
     """Who holds the leases in a folder, for people; damaged ones are passed over."""
-    newest: dict[str, int] = {}
     found = []
     with contextlib.suppress(OSError):
-        for entry in folder.iterdir():
-            name, _, generation = entry.name.rpartition(".")
-            if name and generation.isdecimal() and generation.isascii():
-                newest[name] = max(int(generation), newest.get(name, -1))
-    for name, number in sorted(newest.items()):
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError, IndexError):
-            content = (folder / f"{name}.{number}").read_bytes()
-            told = json.loads(content)
-            host = str(told["host"]).split()[0] if told["host"] else "unknown"
-            found.append(
-                Holder(name, host, int(told["pid"]), str(told["worker"]), str(told["beat"]), _has_ended(content))
-            )
-    return found
+        for name, numbers in sorted(generations(entry.name for entry in folder.iterdir()).items()):
+            with contextlib.suppress(OSError):
+                found.append(holder(name, (folder / f"{name}.{max(numbers)}").read_bytes()))
+    return [one for one in found if one is not None]
+
+
+def holder(name: str, content: bytes) -> Holder | None:
+    """Who holds a lease, by what its file says; None where it is damaged."""
+    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError, IndexError):
+        told = json.loads(content)
+        host = str(told["host"]).split()[0] if told["host"] else "unknown"
+        return Holder(name, host, int(told["pid"]), str(told["worker"]), str(told["beat"]), _has_ended(content))
+    return None
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from featcache.core.strict_json import strict_toml
 
 PROJECT_FILE = "featcache.toml"
 DATASET_FILE = "dataset.csv"
+CACHE_FOLDER = "cache"
 
 _Fraction = Annotated[float, Field(ge=0, le=0.5)]
 _Share = Annotated[float, Field(gt=0, le=1e9)]
@@ -252,9 +253,12 @@ class StorageSection(_Section):
 
 
 class FoldersSection(_Section):
-    """[folders]: where caches and runs are kept, relative to featcache.toml."""
+    """[folders]: where caches and runs are kept, relative to featcache.toml.
 
-    cache: str = "cache"
+    cache : or the URL of a remote that they are made on: s3://BUCKET/PREFIX
+    """
+
+    cache: str = CACHE_FOLDER
     results: str = "results"
 
 
@@ -379,8 +383,23 @@ class Project:
 
     @property
     def cache_folder(self) -> Path:
-        """Where this project's caches lie."""
-        return self.folder / self.settings.folders.cache
+        """Where this project's caches lie; of those on a remote, what is kept of them on this machine."""
+        return self.folder / (CACHE_FOLDER if self.cache_url else self.settings.folders.cache)
+
+    @property
+    def cache_url(self) -> str:
+        """The remote that this project's caches are made on; "" where they are made in `cache_folder`."""
+        cache = self.settings.folders.cache
+        return cache if "://" in cache else ""
+
+    def with_cache_folder(self, where: str | Path) -> Project:
+        """The same project with its caches elsewhere: in another folder, or on a remote.
+
+        where : a folder, or the URL of a remote
+        """
+        cache = str(where) if "://" in str(where) else str(resolved(Path(where)))
+        folders = self.settings.folders.model_copy(update={"cache": cache})
+        return Project(self.folder, self.settings.model_copy(update={"folders": folders}))
 
     @property
     def results_folder(self) -> Path:

@@ -16,6 +16,7 @@ from featcache.core.project import Project
 from featcache.core.recipe import ADDED, Augmentation, FeatureSpace, Recipe
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.plan import Plan, plan_extraction
+from featcache.sharing import how_far
 from featcache.store import MANIFEST_FILE, ROWS_FILE, Cache, DonorIndex, list_caches, read_recipe, read_rows
 
 
@@ -76,8 +77,8 @@ def explain(
 
 
 def explain_plan(plan: Plan, options: ExtractOptions) -> Explanation:
-    """What a plan is of, and what of it is there."""
-    state = "hit" if (plan.folder / MANIFEST_FILE).is_file() else "unfinished" if plan.folder.is_dir() else "miss"
+    """What a plan is of, and what of it is there; rows that other caches on a remote hold are not looked for."""
+    state, done = _state(plan)
     compute = copy = 0
     sources: tuple[str, ...] = ()
     if state != "hit":
@@ -85,9 +86,9 @@ def explain_plan(plan: Plan, options: ExtractOptions) -> Explanation:
         reach = DonorIndex(parents, plan.recipe.space, row_shape=plan.cut.feature_shape, first=plan.folder)
         reach.look_for(plan.rows)
         held = [name for row in plan.rows if (name := reach.holder(row))]
-        copy = sum(name != plan.name for name in held)
-        compute = len(plan.rows) - len(held)
-        sources = tuple(sorted(set(held) - {plan.name}))
+        copy = sum(bool(plan.url) or name != plan.name for name in held)
+        compute = max(len(plan.rows) - len(held) - done, 0)
+        sources = tuple(sorted(set(held) - ({plan.name} if not plan.url else set())))
     return Explanation(
         name=plan.name,
         digest=plan.digest,
@@ -109,6 +110,16 @@ _UNSAID = {
     if item.name in ADDED
 }
 """Fields that a recipe does not say, and what they are then."""
+
+
+def _state(plan: Plan) -> tuple[str, int]:
+    """Whether a cache is there, and of one that is made on a remote the rows that are there of it."""
+    if plan.url:
+        there = how_far(plan.url, plan.site)
+        return "hit" if there.finished else "unfinished" if there.rows else "miss", there.done
+    if (plan.folder / MANIFEST_FILE).is_file():
+        return "hit", 0
+    return "unfinished" if plan.folder.is_dir() else "miss", 0
 
 
 def flat(recipe: Recipe) -> dict[str, Any]:

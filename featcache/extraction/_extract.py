@@ -17,7 +17,7 @@ from featcache.core.errors import CacheError, CacheWriteError, DatasetError
 from featcache.core.machine import usable_cores
 from featcache.core.offline import offline
 from featcache.core.progress import SILENT, Advance, Progress
-from featcache.core.project import Project, init_call, refuse_unwritable
+from featcache.core.project import Project, changed, init_call, refuse_unwritable
 from featcache.core.strict_json import read_json
 from featcache.datasets import Dataset, LeftOut, check
 from featcache.extraction.cache_filler import Counts
@@ -28,7 +28,16 @@ from featcache.extraction.plan import Plan, plan_extraction
 from featcache.extraction.stage_times import Stage, StageTimes
 from featcache.extraction.targets import note_what_is_quicker, opened, target_of
 from featcache.extraction.worker import PACKAGES
-from featcache.sharing import RemoteDonors, ask_remotes, remotes_of
+from featcache.sharing import (
+    RemoteDonors,
+    ask_remotes,
+    finished_on,
+    open_folder,
+    refuse_format,
+    refuse_unfit,
+    relabel_on,
+    remotes_of,
+)
 from featcache.store import CACHE_FORMAT, MANIFEST_FILE, DonorIndex, open_cache, writing
 
 
@@ -38,6 +47,7 @@ class Extracted:
 
     reused : rows that did not have to be computed; copied : those of them that came from other caches (`sources`)
     pulled_from : the cache's name on a remote that had it; "" where none had
+    url : where it was made on a remote, as `open_cache` takes it; "" for one that lies in `path`
     seconds : from the beginning, whatever was computed meanwhile for other caches included
     relabelled : whether a finished cache took over other labels, splits, groups or paths
     damage : what was wrong with a finished cache that had to be mended; "" where nothing was
@@ -67,6 +77,7 @@ class Extracted:
     left_out: Sequence[LeftOut]
     shares: StageTimes
     pass_s: float
+    url: str = ""
 
     @property
     def bottleneck(self) -> Stage:
@@ -113,6 +124,9 @@ def _extract(
     if options.cluster is not None:
         refuse_odd_address(options.cluster)
     refuse_unwritable(project.cache_folder)
+    if project.cache_url:
+        refuse_format(changed(project.settings.storage, options.storage).format, project.cache_url)
+        refuse_unfit(project.cache_url, progress.note)
     plans = plan_extraction(project, networks, options=options, images=images, progress=progress)
     different = {plan.folder: plan for plan in plans}  # a model may be named twice
     if images is None:
@@ -121,7 +135,7 @@ def _extract(
     asked = {
         folder: _ask_remotes(project, plan, options, progress)
         for folder, plan in different.items()
-        if not (folder / MANIFEST_FILE).is_file()
+        if not _is_finished(plan)
     }
     unfinished = [different[folder] for folder, reached in asked.items() if reached.whole is None]
     for folder, reached in asked.items():
@@ -158,6 +172,7 @@ def _extract(
                 left_out=plan.left_out,
                 shares=shares,
                 pass_s=now - before,
+                url=f"{plan.url.rstrip('/')}/{plan.name}" if plan.url else "",
             )
         )
     return extracted
@@ -165,7 +180,7 @@ def _extract(
 
 def _ask_remotes(project: Project, plan: Plan, options: ExtractOptions, progress: Progress) -> RemoteDonors:
     """What the project's remotes have of a cache: the whole of it, pulled; or rows that nobody has here."""
-    if options.no_remote or options.offline or not remotes_of(project):
+    if not plan.url and (options.no_remote or options.offline or not remotes_of(project)):
         return RemoteDonors()
     here = DonorIndex(
         (plan.parent, *options.reuse_from), plan.recipe.space, row_shape=plan.cut.feature_shape, first=plan.folder
@@ -173,7 +188,13 @@ def _ask_remotes(project: Project, plan: Plan, options: ExtractOptions, progress
     here.look_for(plan.rows)
     wanted = [row for row in plan.rows if not here.holds(row)]
     found = ask_remotes(
-        project, plan.recipe, rows=plan.rows, format_=plan.storage.format, wanted=wanted, progress=progress
+        project,
+        plan.recipe,
+        rows=plan.rows,
+        remotes=[plan.url] if plan.url else None,
+        format_=plan.storage.format,
+        wanted=wanted,
+        progress=progress,
     )
     for remark in found.remarks:
         progress.note(remark)
@@ -191,7 +212,10 @@ def _fill(
     """Write what is missing, and commit. Returns what was done for each cache, and how many of its rows are faint."""
     names = ", ".join(plan.name for plan in plans)
     with progress.stopping() as stopped, ExitStack() as writers:
-        targets = [target_of(plan, asked[plan.folder], options=options, writers=writers) for plan in plans]
+        targets = [
+            target_of(plan, asked[plan.folder], options=options, writers=writers, on_event=progress.note)
+            for plan in plans
+        ]
         shares = opened(targets, progress)
         note_what_is_quicker(plans, targets, progress=progress)
         with progress.begin(f"extracting {names}", sum(len(plan.rows) for plan in plans)) as advance:
@@ -269,12 +293,25 @@ def _note_what_training_lacks(project: Project, plan: Plan, progress: Progress) 
         progress.note(f"no head can be trained on these images yet: {error}{because}")
 
 
+def _is_finished(plan: Plan) -> bool:
+    """Whether a cache is there. UsageError for another one of its name on a remote."""
+    if plan.url:
+        return finished_on(open_folder(plan.url), plan.site) is not None
+    return (plan.folder / MANIFEST_FILE).is_file()
+
+
 def _brought_up_to_date(plan: Plan, *, keep_labels: bool) -> tuple[bool, str]:
     """Give a finished cache the labels and splits of now. Returns whether they differed, and what was damaged.
 
     A damaged cache loses its manifest, so that it is one in the making again: its sound shards are kept.
     """
     folder = plan.folder
+    if plan.url:
+        store = open_folder(plan.url)
+        entry = finished_on(store, plan.site)
+        if entry is None or keep_labels:
+            return False, ""
+        return relabel_on(store, entry, dataset=plan.dataset, parent=plan.parent), ""
     if not (folder / MANIFEST_FILE).is_file():
         return False, ""
     try:

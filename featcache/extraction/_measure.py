@@ -208,6 +208,7 @@ def _of(plan: Plan, sample: Sequence[int], folder: Path) -> Plan:
         dataset=replace(plan.dataset, images=images),
         views=[plan.views[place] for place in sample],
         parent=folder,
+        url="",
     )
 
 

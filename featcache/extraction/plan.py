@@ -29,6 +29,7 @@ from featcache.extraction.opening import network_for
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.rows import rows_of
 from featcache.segmentation import Framing
+from featcache.sharing import Site
 from featcache.store import Row
 
 
@@ -39,6 +40,7 @@ class Plan:
     network : as it was asked for
     cut, number : what the network computes for it, and which of the network's outputs that is
     engine : opens the network; the same for all caches of one
+    parent : folder of caches; url : of the remote that the cache is made on, "" for `parent`
     """
 
     dataset: Dataset
@@ -51,6 +53,7 @@ class Plan:
     storage: StorageSection
     parent: Path
     engine: Callable[[], ChosenEngine]
+    url: str = ""
 
     @cached_property
     def digest(self) -> str:
@@ -67,6 +70,11 @@ class Plan:
     def folder(self) -> Path:
         """Where the cache is, or will be."""
         return self.parent / self.name
+
+    @property
+    def site(self) -> Site:
+        """Where the cache is, or will be, on the remote that it is made on."""
+        return Site(self.name, self.digest)
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -135,6 +143,7 @@ def plan_extraction(
                     storage=storage,
                     parent=project.cache_folder,
                     engine=engine,
+                    url=project.cache_url,
                 )
             )
     return plans

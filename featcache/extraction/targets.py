@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from featcache.core.progress import Progress
 from featcache.extraction.one_pass import Target
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.plan import Plan
 from featcache.extraction.stage_times import StageTimes
-from featcache.sharing import RemoteDonors
+from featcache.sharing import RemoteDonors, RemoteWriter, open_folder
 from featcache.store import CacheWriter, DonorIndex, Row
 
 _LONG_S = 60.0
 """Of computing, from which on it is worth seconds to find out what would be quicker."""
 
 
-def target_of(plan: Plan, asked: RemoteDonors, *, options: ExtractOptions, writers: ExitStack) -> Target:
-    """A cache to be filled, with its writer opened."""
+def target_of(
+    plan: Plan,
+    asked: RemoteDonors,
+    *,
+    options: ExtractOptions,
+    writers: ExitStack,
+    on_event: Callable[[str], object] = lambda _: None,
+) -> Target:
+    """A cache to be filled, with its writer opened. on_event : told what a remote that it is made on makes wait for"""
     shape = plan.cut.feature_shape
     reach = DonorIndex(
-        (plan.parent, *options.reuse_from, *asked.donors), plan.recipe.space, row_shape=shape, but=plan.folder
+        (plan.parent, *options.reuse_from, *asked.donors),
+        plan.recipe.space,
+        row_shape=shape,
+        but=None if plan.url else plan.folder,
     )
     reach.look_for(plan.rows)
-    writer = CacheWriter(
-        plan.parent,
-        plan.recipe,
-        rows=plan.rows,
-        row_shape=shape,
-        format_=plan.storage.format,
-        allow_nonfinite=options.allow_nonfinite,
-    )
+    of_cache: dict[str, Any] = {
+        "rows": plan.rows,
+        "row_shape": shape,
+        "format_": plan.storage.format,
+        "allow_nonfinite": options.allow_nonfinite,
+    }
+    if plan.url:
+        store = open_folder(plan.url, on_event)
+        writer: CacheWriter = RemoteWriter(store, plan.recipe, parent=plan.parent, **of_cache)
+    else:
+        writer = CacheWriter(plan.parent, plan.recipe, **of_cache)
     return Target(writers.enter_context(writer), plan.engine, plan.number, reach)
 
 

@@ -208,7 +208,11 @@ def _asked(
 
 
 def _views(project: Project, cut: Cut, options: ScratchOptions, progress: Progress) -> Cache:
-    """The cache of the project's rendered views at the network's size; rendered now if it is not there."""
+    """The cache of the project's rendered views at the network's size; rendered now if it is not there.
+
+    Each epoch reads all of it, so it is on this machine, wherever the project's caches are made.
+    """
+    project = project.with_cache_folder(project.cache_folder)
     (done,) = extract(project, [_views_of(cut)], options=options.extraction(), progress=progress)
     return open_cache(done.path)
 

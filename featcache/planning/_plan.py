@@ -16,8 +16,8 @@ from featcache.planning.options import PlanOptions
 from featcache.planning.simulate import Course, Fleet, Work, simulate
 
 SHARD_WRITES, SHARD_READS = 4.0, 3.0
-"""Requests for a shard on a remote: its lease, itself, its line in the journal, the lease given back; who has what, what
-is done, and whether it was done just before."""
+"""Requests for a shard on a remote: its lease, itself, its line in the journal, the lease given back; and who has what,
+what is done, and whether it was done just before."""
 _BEAT_S, _DEAD_S = 5.0, 90.0
 """Of leases on a remote; in a folder they are quicker."""
 _TASKS_A_WORKER, _MOST_TASK_SHARDS = 4, 16

@@ -18,6 +18,7 @@ from featcache.datasets import dataset_of
 from featcache.extraction import network_of
 from featcache.heads import HEAD_FILE, TrainedHead, load_head
 from featcache.images import Item, items_of
+from featcache.sharing import open_of_project
 from featcache.store import RECIPE_FILE, Cache, find_cache, open_cache
 from featcache.training import ENSEMBLE, EVALUATION, MODEL_FILE, Run, find_run, is_finished
 
@@ -83,7 +84,8 @@ def head_of(run: Run) -> TrainedHead:
 
 def cache_of(run: Run) -> Cache:
     """The cache that a run was trained on. Raises CacheNotFoundError or RunError where there is none, or another."""
-    cache = find_cache(find_project(run.folder).cache_folder, str(run.config.get("cache_name", "")))
+    project, name = find_project(run.folder), str(run.config.get("cache_name", ""))
+    cache = open_of_project(project, name) if project.cache_url else find_cache(project.cache_folder, name)
     if cache.manifest.digest != run.config.get("cache"):
         raise RunError(f"{run.name}: was trained on another cache than {cache.name} is now", "Train it again")
     return cache

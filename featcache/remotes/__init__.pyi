@@ -10,6 +10,7 @@ from .contract import (
 )
 from .folder import FolderRemote as FolderRemote
 from .packs import PackWriter as PackWriter
+from .patient import Patient as Patient
 from .urls import (
     PACK_SUFFIX as PACK_SUFFIX,
     open_remote as open_remote,

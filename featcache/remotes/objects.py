@@ -40,6 +40,7 @@ _STREAM_BYTES = 64 << 10
 _MAX_OBJECTS = 1_000_000
 _RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
 _SILENT_S = 60
+_BUSY = ("SlowDown", "RequestLimitExceeded", "TooManyRequests", "ServerBusy")
 _SIGNED_IN = ("sso_session", "sso_start_url", "role_arn", "credential_process", "web_identity_token_file")
 """Settings of an AWS profile whose keys are given out when it signs in."""
 _AWS_FILES = ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config")
@@ -274,9 +275,15 @@ def _translated(error: Exception, where: str, place: Place) -> RemoteError:
     """What obstore says, in a line, with what to do."""
     short, _, debug = str(error).partition("Debug source")
     said = " ".join(short.split())
+    code = said.partition("<Code>")[2].partition("</Code>")[0]
+    if code == "RequestTimeTooSkewed":
+        return RemoteError(f"{where}: the clock of this machine is further off than the server allows: set it")
+    if code == "NotImplemented":
+        return RemoteError(f"{where}: the server cannot do what was asked of it ({code})")
+    if code in _BUSY:
+        return RemoteDroppedError(f"{where}: the server asks for fewer requests ({code}): try again later")
     denied = isinstance(error, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError))
     if denied or "403 Forbidden" in said or "401 Unauthorized" in said:
-        code = said.partition("<Code>")[2].partition("</Code>")[0]
         return RemoteAccessError(
             f"{where}: the credentials at hand do not suffice{f' ({code})' if code else ''}: {_usual(place.scheme)}"
         )

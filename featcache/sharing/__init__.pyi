@@ -1,6 +1,12 @@
 from . import keys as keys
 from ._index import index as index
-from ._pull import ask_remotes as ask_remotes, open_on_remote as open_on_remote, pull as pull
+from ._pull import (
+    ask_remotes as ask_remotes,
+    find_pulled as find_pulled,
+    open_of_project as open_of_project,
+    open_on_remote as open_on_remote,
+    pull as pull,
+)
 from ._push import (
     Planned as Planned,
     find_pushable as find_pushable,
@@ -8,6 +14,7 @@ from ._push import (
     plan_push as plan_push,
     push as push,
 )
+from ._remote_status import how_far as how_far, status_on as status_on
 from .catalog import Listed as Listed
 from .keys import (
     Signed as Signed,
@@ -36,4 +43,13 @@ from .remote import (
     verify_on_remote as verify_on_remote,
 )
 from .remote_donors import RemoteDonors as RemoteDonors
+from .remote_folder import (
+    Site as Site,
+    finished_on as finished_on,
+    open_folder as open_folder,
+    refuse_format as refuse_format,
+    refuse_unfit as refuse_unfit,
+)
+from .remote_labels import relabel_on as relabel_on
+from .remote_writer import RemoteWriter as RemoteWriter
 from .send import Pushed as Pushed

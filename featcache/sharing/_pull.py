@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from featcache.core.errors import RemoteError, UsageError
+from featcache.core.errors import CacheNotFoundError, RemoteError, UsageError
 from featcache.core.interrupts import ending_with
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
 from featcache.core.recipe import Recipe
+from featcache.remotes import place_of
 from featcache.sharing.catalog import Entry
 from featcache.sharing.options import Part
 from featcache.sharing.reading import RemoteCache
@@ -19,7 +21,7 @@ from featcache.sharing.remote import Target, find_remote, open_named, remotes_of
 from featcache.sharing.remote_donors import RemoteDonors, ask
 from featcache.sharing.rollback_guard import remember
 from featcache.sharing.subset import pull_part
-from featcache.store import Format, Row, writing
+from featcache.store import Cache, Format, Row, find_cache, writing
 
 
 def pull(
@@ -67,11 +69,41 @@ def _whole(entry: Entry, name: str) -> int:
 
 def open_on_remote(spec: str, project: Project) -> RemoteCache:
     """Open a cache where it lies, checked as a pull is; its features come when they are read."""
-    target = resolve(spec, project)
+    return _open(resolve(spec, project), project)
+
+
+def open_of_project(project: Project, name: str | None) -> Cache:
+    """A cache of a project whose caches are made on a remote: one that was pulled from there, else where it lies.
+
+    name : or how it begins; None for the only one on the remote
+    """
+    if name is not None:
+        with suppress(CacheNotFoundError):
+            return find_cache(project.cache_folder, name)
+    return _open(replace(open_named(project.cache_url, project), name=name or ""), project)
+
+
+def find_pulled(project: Project, name: str | None) -> Cache:
+    """A cache in the folder of a project. CacheNotFoundError says where others are, where they are made on a remote."""
+    try:
+        return find_cache(project.cache_folder, name)
+    except CacheNotFoundError as error:
+        if not project.cache_url:
+            raise
+        raise CacheNotFoundError(
+            error.message,
+            "The caches of this project are made on a remote: pull it first, with "
+            f"'featcache pull {project.cache_url}/{name or 'NAME'}'",
+        ) from error
+
+
+def _open(target: Target, project: Project) -> RemoteCache:
     entry = find_remote(target)
     if entry.record.kind != "cache":
         raise UsageError(f"{entry.record.name}: is a run, not a cache")
-    accept(project.cache_folder, target.store, entry=entry, trust=trust_of(target))
+    is_own = bool(project.cache_url) and place_of(project.cache_url) == place_of(target.store.url)
+    trust = trust_of(target, allow_older=is_own)  # who extracts into it may remove what is there, and make it again
+    accept(project.cache_folder, target.store, entry=entry, trust=trust)
     with writing(project.cache_folder):
         cache = RemoteCache(target.store, entry.record, parent=project.cache_folder)
     remember(project.cache_folder, target.store.url, entry=entry)
@@ -83,17 +115,20 @@ def ask_remotes(
     recipe: Recipe,
     *,
     rows: Sequence[Row],
+    remotes: Sequence[str] | None = None,
     format_: Format = "zarr",
     wanted: Sequence[Row] | None = None,
     progress: Progress = SILENT,
 ) -> RemoteDonors:
-    """Ask each remote that is known, in the order of their names, until one has the very cache or all wanted rows.
+    """Ask each remote, in the order of their names, until one has the very cache or all wanted rows.
+
+    remotes : names or URLs of those to ask; all that are known by default
 
     See `featcache.sharing.remote_donors.ask`. `forget` on the result removes the donors once their rows were copied.
     """
     missing = list(rows if wanted is None else wanted)
     reached = RemoteDonors()
-    for name in sorted(remotes_of(project)):
+    for name in sorted(remotes_of(project)) if remotes is None else remotes:
         try:
             target = open_named(name, project)
         except (UsageError, RemoteError) as error:

@@ -15,6 +15,7 @@ from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
 from featcache.remotes import PACK_SUFFIX, PackWriter, refuse_writing
 from featcache.sharing import keys
+from featcache.sharing._pull import find_pulled
 from featcache.sharing.bundle import Bundle, bundle_of_cache, bundle_of_run
 from featcache.sharing.commit import Attribution
 from featcache.sharing.options import PushOptions
@@ -22,7 +23,7 @@ from featcache.sharing.private import private_bundle, read_secret
 from featcache.sharing.remote import Target
 from featcache.sharing.rollback_guard import remember
 from featcache.sharing.send import Pushed, push as send
-from featcache.store import MANIFEST_FILE, cache_folder, find_cache
+from featcache.store import MANIFEST_FILE, cache_folder
 from featcache.training import is_finished, list_runs
 
 
@@ -100,7 +101,7 @@ def find_pushable(project: Project, name: str | None) -> Path:
     Raises CacheNotFoundError where there is none, UsageError where several could be meant.
     """
     if name is None:
-        return find_cache(project.cache_folder).folder
+        return find_pulled(project, None).folder
     path = Path(name)
     if is_finished(path) or ((path / MANIFEST_FILE).is_file() and not is_hidden(path)):
         return path
@@ -113,7 +114,7 @@ def find_pushable(project: Project, name: str | None) -> Path:
         if runs:
             names = ", ".join(run.name for run in runs)
             raise UsageError(f"{name!r:.80} could be {names}: name one of them") from None
-        raise
+        return find_pulled(project, name).folder
 
 
 @dataclass(frozen=True)

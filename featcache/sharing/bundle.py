@@ -32,6 +32,7 @@ class Bundle:
     files : where each file lies here
     entries : what each must be
     layout : of a Zarr cache whose chunks can be listed; None for others
+    place : the root, where it is not named by what lies in it
     """
 
     kind: Kind
@@ -43,10 +44,13 @@ class Bundle:
     about: Mapping[str, Any]
     layout: Layout | None = None
     private: bool = False
+    place: str = ""
 
     @property
     def root(self) -> str:
         """The folder of what decides a value. It is the same for the same bytes, whoever pushes them and when."""
+        if self.place:
+            return self.place
         values = {name: entry.sha256 for name, entry in self.entries.items() if name != DATASET_FILE}
         return f"{FOLDERS[self.kind]}/{self.name}/{digest(values)[:16]}"
 

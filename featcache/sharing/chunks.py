@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -48,12 +48,14 @@ def parse_chunks(data: bytes, where: str) -> dict[str, list[Chunk]]:
         value = strict_json(data.decode("utf-8"))
         if value["format"] != CHUNKS_FORMAT:
             raise ValueError(f"format {value['format']!r:.20}, expected {CHUNKS_FORMAT}")
-        return {
-            str(name): [(_count(offset), _count(length), str(sha256)) for offset, length, sha256 in chunks]
-            for name, chunks in value["shards"].items()
-        }
+        return {str(name): chunks_in(chunks) for name, chunks in value["shards"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RemoteError(f"{where}: is no list of chunks: {str(error)[:200]}") from error
+
+
+def chunks_in(value: Iterable[tuple[object, object, object]]) -> list[Chunk]:
+    """The chunks of one shard, as JSON has them. ValueError or TypeError where they are none."""
+    return [(_count(offset), _count(length), str(sha256)) for offset, length, sha256 in value]
 
 
 def _count(value: object) -> int:

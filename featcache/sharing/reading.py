@@ -47,7 +47,7 @@ class RemoteCache(Tables):
 
     def __init__(self, store: Remote, record: Record, *, parent: Path, spool_bytes: int = SPOOL_BYTES) -> None:
         parent.mkdir(parents=True, exist_ok=True)
-        self.record = record
+        self.record, self.url = record, store.url
         work = Path(tempfile.mkdtemp(prefix=f".{record.name}-", suffix=PARTIAL_SUFFIX, dir=parent))
         leases = Leases(work / LEASES_FOLDER)  # so that gc knows it from what a killed command left
         self._finalizer = weakref.finalize(self, _remove, work, os.getpid(), leases)
@@ -60,6 +60,7 @@ class RemoteCache(Tables):
         at_once(lambda name: fetch(store, record.path_of(name), entry=entries[name], target=folder / name), small)
         self._here = set(small)
         super().__init__(folder)
+        self.kept_in = parent
         check_tables(self, record)
         self.reader: RemoteReader | None = None
         if shards:

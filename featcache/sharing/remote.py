@@ -25,6 +25,7 @@ from featcache.core.project import (
 )
 from featcache.core.strict_json import strict_toml
 from featcache.remotes import PACK_SUFFIX, Remote, open_remote, parse_url, place_of
+from featcache.sharing._remote_status import how_far_of
 from featcache.sharing.catalog import Entry, Listed, find, listing
 from featcache.sharing.cleanup import RemoteVerified, removable, remove, verify_remote
 from featcache.sharing.keys import KEYS_FOLDER, TRUST_FILE, config_folder, own_keys, read_trusted
@@ -210,8 +211,11 @@ class RemoteRemovable:
     bytes: int
 
 
-def find_removable(store: Remote, names: Sequence[str]) -> list[RemoteRemovable]:
-    """What is under these names; also what is left of pushes that were never finished, by its whole name."""
+def find_removable(store: Remote, names: Sequence[str], *, force: bool = False) -> list[RemoteRemovable]:
+    """What is under these names; also what is left of pushes that were never finished, by its whole name.
+
+    Raises UsageError for a cache that a process seems to be making there, but with `force`.
+    """
     found = []
     for name in names:
         kinds: list[Kind] = [kind for kind in FOLDERS if name in store.folders(FOLDERS[kind])]
@@ -220,9 +224,18 @@ def find_removable(store: Remote, names: Sequence[str]) -> list[RemoteRemovable]
             record = find(store, name).record
             kinds, whole = [record.kind], record.name
         for kind in kinds:
+            if kind == "cache" and not force:
+                _refuse_at_work(store, whole)
             objects = removable(store, kind, name=whole)
             found.append(RemoteRemovable(kind, whole, len(objects), sum(objects.values())))
     return found
+
+
+def _refuse_at_work(store: Remote, name: str) -> None:
+    working = [worker for worker in how_far_of(store, name).workers if worker.alive]
+    if working:
+        who = ", ".join(f"process {worker.pid} on {worker.host}" for worker in working)
+        raise UsageError(f"{store.url}: {name}: {who} is making it", "Stop it first, or set `force=True`")
 
 
 def remove_from_remote(store: Remote, found: RemoteRemovable, *, progress: Progress = SILENT) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import threading
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featcache.core.errors import CacheError, RemoteDroppedError, RemoteError, UsageError
+from featcache.core.errors import CacheError, RemoteDroppedError, UsageError
 from featcache.core.files import sha256_bytes, sha256_file
 from featcache.remotes import Item, Remote, refuse_writing
 from featcache.sharing import keys
@@ -18,6 +18,7 @@ from featcache.sharing.catalog import Entry, latest
 from featcache.sharing.chunks import Chunk, chunks_of, chunks_text
 from featcache.sharing.commit import Attribution, commit, record_of, remark_on_what_was, words_of
 from featcache.sharing.record import CHUNKS_FILE
+from featcache.sharing.remote_folder import tells_who_was_first
 from featcache.sharing.transfer import Advance, Stopped, at_once, entry_of, patiently
 from featcache.store import DATASET_FILE, FEATURES_FOLDER, FileEntry
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 IN_MEMORY_BYTES = 64 << 20
-_PROBE = ".featcache-probe-"
 _RACES = 5
 
 
@@ -71,6 +71,8 @@ def push(
     refuse_writing(store)
     words = words or Attribution()
     before = latest(store, parcel.kind, name=parcel.name)
+    if before and before.record.manifest == parcel.manifest_entry:
+        parcel = dataclasses.replace(parcel, place=before.record.root)  # of a cache that was made there: its own name
     if (
         not check
         and before
@@ -143,22 +145,9 @@ def _remark_on_races(store: Remote) -> tuple[str, ...]:
     """
     if not store.shared:
         return ()
-    path = f"{_PROBE}{uuid.uuid4().hex[:12]}"
-    try:
-        patiently(lambda: store.create(path, b"1"))
-        told = not patiently(lambda: store.create(path, b"2"))
-    finally:
-        _forget(store, path)
-    if told:
+    if tells_who_was_first(store):
         return ()
     return ("this remote cannot tell who was first: of two pushes of one name at the same moment the last one counts",)
-
-
-def _forget(store: Remote, path: str) -> None:
-    try:
-        store.remove(path)
-    except RemoteError:  # a key that may write and not delete: an object of one byte stays
-        return
 
 
 class _Sending:

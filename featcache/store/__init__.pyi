@@ -1,6 +1,6 @@
 from . import ledger as ledger
 from ._convert import convert as convert
-from ._status import Standing as Standing, status as status
+from ._status import Standing as Standing, status as status, working as working
 from ._verify import Problem as Problem, Verified as Verified, verify as verify
 from .batches import BUFFER_BYTES as BUFFER_BYTES
 from .cache import Cache as Cache, file_of as file_of, open_cache as open_cache
@@ -31,6 +31,7 @@ from .layout import (
     Format as Format,
     Layout as Layout,
     layout_for as layout_for,
+    zarr_shard as zarr_shard,
 )
 from .manifest import (
     CACHE_FORMAT as CACHE_FORMAT,
@@ -58,6 +59,7 @@ from .writer import (
     images_of as images_of,
     read_recipe as read_recipe,
     remove_folders as remove_folders,
+    tolerance_of as tolerance_of,
     writing as writing,
 )
 from .zarr_store import ZarrStore as ZarrStore

@@ -55,7 +55,7 @@ def convert(
     nothing can be written.
     """
     array, space = cache.manifest.array, cache.recipe.space
-    format_, dtype, parent = format_ or array.format, dtype or space.dtype, parent or cache.folder.parent
+    format_, dtype, parent = format_ or array.format, dtype or space.dtype, parent or cache.kept_in
     if space.dtype == "uint8" != dtype:
         raise UsageError(
             f"{cache.name}: holds pixels, which are stored as uint8",

@@ -63,21 +63,21 @@ def _standing(folder: Path, before: Sequence[Holder]) -> Standing:
     done = (
         rows if finished else sum(record.stop - record.start for record in ledger.read(folder / LEDGER_FILE).values())
     )
-    return Standing(folder.name, folder, rows, done, finished, _working(before, now))
+    return Standing(folder.name, folder, rows, done, finished, working(before, now))
 
 
-def _working(before: Sequence[Holder], now: Sequence[Holder]) -> list[Working]:
+def working(before: Sequence[Holder], now: Sequence[Holder]) -> list[Working]:
     """Who holds shards, with a sign of life: its process runs here, or its lease was written anew meanwhile."""
     beats = {(holder.worker, holder.name): holder.beat for holder in before}
     found: dict[tuple[str, int, str], list[Holder]] = {}
     for holder in now:
         if holder.name.isdecimal():
             found.setdefault((holder.host, holder.pid, holder.worker), []).append(holder)
-    working = []
+    at_work = []
     for (host, pid, _), held in sorted(found.items()):
         alive = any(
             not holder.ended if holder.ended is not None else beats.get((holder.worker, holder.name)) != holder.beat
             for holder in held
         )
-        working.append(Working(host, pid, sorted(int(holder.name) for holder in held), alive))
-    return working
+        at_work.append(Working(host, pid, sorted(int(holder.name) for holder in held), alive))
+    return at_work

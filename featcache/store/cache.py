@@ -22,7 +22,7 @@ from featcache.store.batches import Batches, default_buffer_rows
 from featcache.store.features import Array, Features
 from featcache.store.formats import open_store
 from featcache.store.layout import DATASET_FILE, LABELS_WAITING_FILE, LEASES_FOLDER, RECIPE_FILE, ROWS_FILE
-from featcache.store.manifest import LABEL_SEPARATOR, Manifest, read_manifest, with_separator
+from featcache.store.manifest import LABEL_SEPARATOR, Manifest, read_manifest
 from featcache.store.tensorstore_reader import ReaderName, choose_reader
 from featcache.store.writer import file_entry, images_of, read_recipe, writing
 
@@ -47,11 +47,17 @@ class Cache:
     """What `featcache.convert` did for it, where it just did."""
     pulled: Any = None
     """What `featcache.pull` did for it, where it just did."""
+    url = ""
+    """The remote that it lies on, where its features come from there when they are read."""
+    kept_in: Path
+    """The folder of caches that it lies in, or that has what is read of it."""
+    _original: Cache | None = None
     relabelled_images = 0
     """Images whose label, split or group is not that of the cache's own copy (`relabelled`)."""
 
     def __init__(self, folder: Path, reader: ReaderName = "auto") -> None:
         self.folder = folder
+        self.kept_in = folder.parent
         self.manifest: Manifest = read_manifest(folder)
         for more in (True, True, False):
             try:
@@ -273,10 +279,9 @@ class Cache:
 
         waiting = self.folder / LABELS_WAITING_FILE
         write_dataset_copy(waiting, images_of(dataset, set(self.views["image_id"])))
-        files = {**self.manifest.files, DATASET_FILE: file_entry(waiting)}
-        provenance = with_separator(self.manifest.provenance, dataset.label_separator)
-        changes = {"files": files, "dataset_digest": dataset.digest, "provenance": provenance}
-        self.manifest = self.manifest.model_copy(update=changes).sealed()
+        self.manifest = self.manifest.with_labels(
+            file_entry(waiting), dataset_digest=dataset.digest, separator=dataset.label_separator
+        )
         self.manifest.write(self.folder)
         self._finish_replacing()
 
@@ -290,6 +295,7 @@ class Cache:
         """
         separator = self.label_separator if label_separator is None else label_separator
         other = copy(self)
+        other._original = self  # of a cache on a remote, what is kept here goes with it
         lines = {image.image_id: image for image in images}
         frame = self.dataset.copy()
         for name in ("label", "split", "group"):

@@ -161,6 +161,15 @@ class Manifest(_Record):
         """The same with its seal."""
         return self.model_copy(update={"seal": digest(self.model_dump(mode="json", exclude={"seal"}))})
 
+    def with_labels(self, copy: FileEntry, *, dataset_digest: str, separator: str) -> Self:
+        """The same cache with another dataset copy. separator : between the labels of an image, "" for none"""
+        changes = {
+            "files": {**self.files, DATASET_FILE: copy},
+            "dataset_digest": dataset_digest,
+            "provenance": with_separator(self.provenance, separator),
+        }
+        return self.model_copy(update=changes).sealed()
+
     def text(self) -> str:
         """manifest.json, to the byte."""
         return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -113,10 +113,10 @@ class CacheWriter:
         self._ledger = ledger.Follower(self._ledger_file)
         self._noting = threading.RLock()
         self._manifest_before = b""
-        self._leases = Leases(self.folder / LEASES_FOLDER)
+        self._leases = self._opened_leases()
         with writing(self.folder):
             self._refuse_links()
-            self._leases.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / LEASES_FOLDER).mkdir(parents=True, exist_ok=True)
             with self._leases.holding("start"):
                 self._start()
 
@@ -127,7 +127,7 @@ class CacheWriter:
         self._leases.close()
         if self._is_finished():
             # Parts, too: this process may have slept while another finished.
-            for folder in (self._leases.folder, self.folder / PARTS_FOLDER):
+            for folder in (self.folder / LEASES_FOLDER, self.folder / PARTS_FOLDER):
                 shutil.rmtree(folder, ignore_errors=True)
 
     @property
@@ -143,19 +143,19 @@ class CacheWriter:
         """See which shards other writers have finished since."""
         if self._missing:
             with writing(self.folder), self._noting:
-                self._noted.update(self._ledger.fresh())
+                self._noted.update(self._recorded())
                 for shard, record in list(self._noted.items()):
-                    if shard in self._missing and not self._sound(record):
-                        continue
-                    del self._noted[shard]
-                    if shard in self._missing:
+                    if shard not in self._missing or self._sound(record):
+                        del self._noted[shard]
                         self._finished(record)
 
     def _finished(self, record: ledger.ShardRecord) -> None:
+        """A shard is in its place; one that others finished too counts once."""
         with self._noting:
-            self._done[record.shard] = record
-            del self._missing[record.shard]
-            self.rows_done += record.stop - record.start
+            if record.shard in self._missing:
+                del self._missing[record.shard]
+                self._done[record.shard] = record
+                self.rows_done += record.stop - record.start
 
     def claim(self) -> int | None:
         """A shard that nobody else is at work on, for this writer to write; None where there is none now."""
@@ -163,11 +163,15 @@ class CacheWriter:
         with writing(self.folder):
             for shard in self.missing:
                 if self._leases.claim(str(shard)):
-                    self.refresh()  # its last holder may have finished it just before
-                    if shard not in self._done:
+                    if not self._was_finished(shard):
                         return shard
                     self._leases.release(str(shard))
         return None
+
+    def _was_finished(self, shard: int) -> bool:
+        """Whether the last holder of a shard finished it just before."""
+        self.refresh()
+        return shard in self._done
 
     def wait(self) -> None:
         """Let a moment pass, for others to finish what they hold."""
@@ -229,12 +233,20 @@ class CacheWriter:
                 rows=len(self.rows),
                 array=ArrayEntry.of(self.store),
                 files=self._entries(),
-                tolerance=_tolerance(self.recipe.space),
+                tolerance=tolerance_of(self.recipe.space),
                 provenance=with_separator(provenance, dataset.label_separator),
             ).sealed()
             manifest.write(self.folder)
             (self.folder / REPAIR_LEDGER_FILE).unlink(missing_ok=True)
         return manifest
+
+    def _opened_leases(self) -> Leases:
+        """Who is at work on what."""
+        return Leases(self.folder / LEASES_FOLDER)
+
+    def _recorded(self) -> dict[int, ledger.ShardRecord]:
+        """The shards that this writer and others have finished; at least those since the last call."""
+        return self._ledger.fresh()
 
     def _is_finished(self) -> bool:
         """Whether there is a manifest that is not the one of a cache which is being repaired."""
@@ -343,7 +355,7 @@ class CacheWriter:
         for leftover in [*self.folder.rglob(f".*{PARTIAL_SUFFIX}*")]:
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
-            elif leftover.parent != self._leases.folder:  # those are made and gone in a moment
+            elif leftover.parent != self.folder / LEASES_FOLDER:  # those are made and gone in a moment
                 leftover.unlink(missing_ok=True)
 
     def _storable(self, shard: int, features: NDArray[np.number[Any]]) -> NDArray[np.number[Any]]:
@@ -429,7 +441,8 @@ def remove_folders(folder: Path, names: Iterable[str]) -> None:
             shutil.rmtree(path)
 
 
-def _tolerance(space: FeatureSpace) -> Tolerance:
+def tolerance_of(space: FeatureSpace) -> Tolerance:
+    """How near rows of a feature space come when they are computed again."""
     if norm := LOW_PRECISIONS.get(space.precision):
         return Tolerance(relative=0.0, absolute=0.0, norm=norm)
     return TOLERANCES[space.dtype]

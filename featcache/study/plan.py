@@ -175,7 +175,8 @@ class _Plan:
         found: Estimate = api.extract(project, network.model, dry_run=True, progress=SILENT, **options)
         explained = found.explained
         if explained.state == "hit":
-            cache = with_current_labels(project, api.open_cache(project.cache_folder / explained.name))
+            where = f"{project.cache_url or project.cache_folder}/{explained.name}"
+            cache = with_current_labels(project, api.open_cache(where, project=project))
             self.caches[step.id] = cache
             self.rows[step.id] = self._rows_of(project, int(np.prod(cache.features.shape[1:])))
             return "there", 0.0, 0, explained.name

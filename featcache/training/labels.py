@@ -10,6 +10,7 @@ from featcache.core.files import resolved
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
 from featcache.datasets import LabelledImage, dataset_of
+from featcache.remotes import place_of
 from featcache.store import Cache, images_in
 
 
@@ -23,7 +24,7 @@ def with_current_labels(project: Project, cache: Cache, *, progress: Progress = 
     Raises UsageError where images have come into a split that has other numbers of views.
     """
     before = images_in(cache.dataset)
-    is_own = resolved(cache.folder.parent) == resolved(project.cache_folder)
+    is_own = resolved(cache.folder.parent) == resolved(project.cache_folder) or _is_made_there(cache, project)
     if not is_own or ("dataset" not in project.settings.model_fields_set and not project.dataset_file.exists()):
         _note_unused(cache, before, progress)
         return cache
@@ -47,6 +48,11 @@ def with_current_labels(project: Project, cache: Cache, *, progress: Progress = 
             f"{len(changed)} images of {cache.name} have labels, splits or groups of {project.dataset_file.name}"
         )
     return cache
+
+
+def _is_made_there(cache: Cache, project: Project) -> bool:
+    """Whether a cache lies on the remote that the project's caches are made on."""
+    return bool(cache.url and project.cache_url) and place_of(cache.url) == place_of(project.cache_url)
 
 
 def refuse_several_labels(label_separator: str, what: str) -> None:
