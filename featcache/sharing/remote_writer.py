@@ -68,6 +68,7 @@ from featcache.store import (
 )
 
 _LOOK_S = 1.0
+_TRIES, _PAUSE_S = 10, 0.2
 _MOST_TABLE_BYTES = 4 << 30
 _MOST_JOURNAL_BYTES, _MOST_SHARD_BYTES = 16 << 20, 256 << 20
 _BEGUN_WITH = (RECIPE_FILE, ROWS_FILE, ARRAY_FILE)
@@ -327,4 +328,8 @@ class RemoteWriter(CacheWriter):
 def _remove(work: Path, pid: int, leases: Leases) -> None:
     if os.getpid() == pid:
         leases.close()
-        shutil.rmtree(work, ignore_errors=True)
+        for _ in range(_TRIES):  # on a slow disk, a sign of life may be under way yet
+            shutil.rmtree(work, ignore_errors=True)
+            if not work.exists():
+                break
+            time.sleep(_PAUSE_S)
