@@ -172,7 +172,7 @@ def _measure_here(
     few_rows, few_s, _ = _extracted(plans, sample[:fifth], folder / "few")
     rows, took_s, stored = _extracted(plans, sample[fifth:] or sample, folder / "more")
     row_s = (took_s - few_s) / (rows - few_rows) if rows > few_rows else took_s / rows
-    row_s = min(max(row_s, 0.5 * took_s / rows), took_s / rows)
+    row_s = min(max(row_s, 0.5 * took_s / rows), took_s / rows)  # a busy machine makes anything of a difference
     return _Took(
         start_s=max(ready - asked - look_s * len(plans[0].dataset.images), 0.0),
         look_s=look_s,
