@@ -316,7 +316,8 @@ def test_a_lease_that_says_nothing_is_held_for_a_while(folder: Path, impatient: 
     (folder / "3.0").write_bytes(content.replace(b"HERE", here))
     watcher, began = Leases(folder), time.monotonic()
     assert not watcher.claim("3")
-    assert watcher.others() == ["3"]
+    others = watcher.others()
+    assert others == ["3"] or time.monotonic() - began > 0.7, "unless the machine stood still for so long"
     while not watcher.claim("3"):
         assert time.monotonic() - began < 30
         time.sleep(0.02)
