@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from featcache.core.closeness import deviations
 from featcache.core.errors import CacheError, CacheNotFoundError, refuse_shortage
 from featcache.core.files import is_hidden, write_text
 from featcache.core.project import explain
@@ -94,17 +95,7 @@ class Tolerance(_Record):
 
     def deviations(self, new: NDArray[Any], old: NDArray[Any]) -> NDArray[np.float64]:
         """How far rows (n, ...) are off, (n,): 1 is all that is allowed; inf for what is no number on one side only."""
-        old, new = (rows.reshape(len(rows), -1).astype(np.float64) for rows in (old, new))
-        same = (old == new) | (np.isnan(old) & np.isnan(new))
-        with np.errstate(invalid="ignore", over="ignore"):  # inf - inf; and where nothing is allowed
-            off, size = np.where(same, 0.0, np.abs(new - old)), np.nan_to_num(np.abs(old))
-            if self.norm is None:
-                allowed = self.relative * size + self.absolute * size.max(axis=1, keepdims=True)
-            else:
-                off, size = (np.linalg.norm(rows, axis=1, keepdims=True) for rows in (off, size))
-                allowed = self.norm * size
-            share = off / np.maximum(allowed, np.finfo(np.float64).tiny)
-        return np.asarray(np.nan_to_num(share, nan=np.inf, posinf=np.inf).max(axis=1))
+        return deviations(new, old, relative=self.relative, absolute=self.absolute, norm=self.norm)
 
 
 class Manifest(_Record):

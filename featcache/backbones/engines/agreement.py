@@ -10,6 +10,7 @@ from featcache.backbones.engines.contract import Engine
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.network import Network
 from featcache.backbones.preprocess import preprocess
+from featcache.core.closeness import deviations
 from featcache.core.errors import BackboneError
 from featcache.core.recipe import LOW_PRECISIONS
 
@@ -18,17 +19,12 @@ RELATIVE, ABSOLUTE = 1e-4, 1e-4
 
 
 def deviation(new: NDArray[np.float32], old: NDArray[np.float32], *, precision: str = "float32") -> float:
-    """The largest difference of features of shape (n, ...) as a share of what is allowed; inf for what is no number."""
-    old = old.reshape(len(old), -1).astype(np.float64)
-    new = new.reshape(old.shape).astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf
-        off = np.where(old == new, 0.0, np.abs(new - old))
-        if precision == "float32":
-            allowed = RELATIVE * np.abs(old) + ABSOLUTE * np.abs(old).max(axis=1, keepdims=True)
-        else:
-            off, allowed = np.linalg.norm(off, axis=1), LOW_PRECISIONS[precision] * np.linalg.norm(old, axis=1)
-        off = off / np.maximum(allowed, np.finfo(np.float64).tiny)
-    return float(np.nan_to_num(off, nan=np.inf).max(initial=0.0))
+    """The largest difference of features of shape (n, ...) as a share of what is allowed; see `deviations`."""
+    if precision == "float32":
+        shares = deviations(new, old, relative=RELATIVE, absolute=ABSOLUTE)
+    else:
+        shares = deviations(new, old, norm=LOW_PRECISIONS[precision])
+    return float(shares.max(initial=0.0))
 
 
 def check_agreement(engine: Engine, network: Network) -> None:
