@@ -95,7 +95,8 @@ def test_a_backbone_and_float16_features(project: fc.Project, tmp_path: Path) ->
 
 
 def test_a_whole_network(project: fc.Project, cache: fc.Cache, tmp_path: Path) -> None:
-    run = fc.fit_scratch(project, "mobilenetv2", input_size_px=32, epochs=1, warmup_epochs=0, batch=16, progress=SILENT)
+    quick = {"recipe": "study", "input_size_px": 32, "epochs": 1, "batch": 16}
+    run = fc.fit_scratch(project, "resnet20", **quick, progress=SILENT)
     run.bundle(out=tmp_path / "b.zip", progress=SILENT)
     assert fc.check(tmp_path / "b.zip", progress=SILENT).sound
     found, expected = (fc.predict(one, project.images_folder, progress=SILENT) for one in (tmp_path / "b.zip", run))

@@ -338,9 +338,8 @@ def test_a_share_lies_between_0_and_1(head_run: fc.Run, cache: fc.Cache, options
 
 
 def test_a_whole_network_has_doubt(project: fc.Project) -> None:
-    trained = fc.fit_scratch(
-        project, "mobilenetv2", input_size_px=32, epochs=1, warmup_epochs=0, batch=16, progress=SILENT
-    )
+    quick = {"recipe": "study", "input_size_px": 32, "epochs": 1, "batch": 16}
+    trained = fc.fit_scratch(project, "resnet20", **quick, progress=SILENT)
     noise = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     said = trained.predict(noise, confidence=0.7, progress=SILENT)
     assert said.calibrated is not None and said.unlike is not None and said.sets is not None

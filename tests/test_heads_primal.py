@@ -162,7 +162,7 @@ def fitted_by_keras(keras: Any, config: HeadConfig, optimizer: Any, smoothing: f
 )
 def test_it_is_keras_fit(keras: Any, monkeypatch: pytest.MonkeyPatch, optimizer: str, hidden: tuple[int, ...]) -> None:
     base = HeadConfig(
-        hidden, 0.0, lr=0.002, schedule="constant", batch=10, epochs=5, scale="none", class_weights="none",
+        hidden, 0.0, lr=0.002, schedule="constant", batch=10, epochs=3, scale="none", class_weights="none",
         label_smoothing=0.1, activation="elu",
     )  # fmt: skip
     made = keras.optimizers

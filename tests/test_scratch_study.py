@@ -31,7 +31,7 @@ def _forgotten() -> Iterator[None]:
     import_keras().utils.clear_session()
 
 
-@pytest.mark.parametrize("name", STUDY)
+@pytest.mark.parametrize("name", [name for name in STUDY if name not in ("densenet169", "densenet201", "vgg19")])
 def test_it_learns_from_two_rows(name: str, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), dtype=np.uint8)
     views = Views(pixels, np.array([0, 3]), ("a", "b"), (0, 0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 import time
 import uuid
 from collections import Counter
@@ -118,6 +119,9 @@ def _share_of_cores(place: int, n_workers: int) -> list[int]:
 
 def _keep_to(cores: list[int]) -> None:
     """What a process of this machine does first: libraries look at these cores when they make their threads."""
+    from joblib.externals.loky import process_executor
+
+    process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize  # a network that was opened is none: it would start anew
     if cores:
         os.sched_setaffinity(0, cores)
 
