@@ -175,6 +175,7 @@ def test_what_stands_in_the_way_is_said() -> None:
         return " ".join(planned_of("net", MEASURED, options=PlanOptions(**options)).remarks)  # type: ignore[arg-type]
 
     assert "of memory, since it lists all rows" in remarks(n_images=10**9, workers=1000)
+    assert "looks at all images before it begins, which takes 17 min" in remarks(n_images=10**8, workers=10_000)
     assert "workers get a shard" in remarks(n_images=1000, workers=100)
     assert "storage answers too slowly" in remarks(n_images=10**6, workers=100, requests_per_s=5.0)
     assert "an uneven end" in remarks(n_images=100_000, workers=500)

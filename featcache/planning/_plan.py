@@ -10,7 +10,7 @@ from statistics import fmean
 from featcache.backbones import NetworkSpec
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
-from featcache.core.units import size
+from featcache.core.units import duration, size
 from featcache.extraction import ExtractOptions, Measured, measure
 from featcache.planning.options import PlanOptions
 from featcache.planning.simulate import Course, Fleet, Work, simulate
@@ -23,7 +23,7 @@ _BEAT_S, _DEAD_S = 5.0, 90.0
 _TASKS_A_WORKER, _MOST_TASK_SHARDS = 4, 16
 _MONTH_H = 730.0
 _MUCH_MEMORY = 64 << 30
-_LOW_USE = 0.7
+_LOW_USE, _MUCH_LOOKING = 0.7, 0.25
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def planned_of(model: str, measured: Measured, *, options: PlanOptions) -> Plann
         busy=fmean(course.busy for course in courses),
         worker_bytes=worker_bytes,
         costs=_costs(options, hours=hours, n_bytes=n_bytes, writes=writes, reads=reads),
-        remarks=_remarks(options, shards=shards, worker_bytes=worker_bytes, courses=courses, work=work),
+        remarks=_remarks(options, measured, shards=shards, worker_bytes=worker_bytes, courses=courses, work=work),
         measured=measured,
     )
 
@@ -192,9 +192,21 @@ def _costs(options: PlanOptions, *, hours: float, n_bytes: int, writes: int, rea
 
 
 def _remarks(
-    options: PlanOptions, *, shards: int, worker_bytes: int, courses: Sequence[Course], work: Work
+    options: PlanOptions,
+    measured: Measured,
+    *,
+    shards: int,
+    worker_bytes: int,
+    courses: Sequence[Course],
+    work: Work,
 ) -> list[str]:
     remarks = []
+    look_s = options.n_images * measured.look_s
+    if look_s > _MUCH_LOOKING * fmean(course.seconds for course in courses):
+        remarks.append(
+            f"each worker looks at all images before it begins, which takes {duration(look_s)}: split the images into "
+            "several projects"
+        )
     if worker_bytes > _MUCH_MEMORY:
         remarks.append(
             f"each worker needs {size(worker_bytes)} of memory, since it lists all rows: split the images into several "
