@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 demo: $(VENV)/.featcache  ## the main job end to end on generated leukocytes; a report at the end
 	$(BIN)/featcache demo demo
 
-# Two processes share the cores: threads of their own, which wait for each other in a loop, would cost a sixth of the time.
+# Two processes share the cores: threads of their own, which wait for each other in a loop, only cost time.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 
 test: $(VENV)/.featcache-test  ## the tests, two files at a time; PYTEST_ARGS="-n 0" one after the other

@@ -108,7 +108,7 @@ def measure(
     row_s = seconds_a_row(plan) * workers  # by all cores
     rows_per_image = max(sum(plan.views) / len(plan.views), 1e-9)
     wanted = max(round(seconds / row_s / rows_per_image), _FEWEST_IMAGES)
-    order = np.random.default_rng(seed).permutation(len(plan.dataset.images))[:wanted]
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(plan.views))[:wanted]  # some may have no view
     sample = tuple(sorted(int(place) for place in order))
     told = replace(options, cluster=None, no_remote=True, reuse_from=(), **engine_of(plan, options))
     with ExitStack() as closing, progress.begin(f"measuring {network.model}", workers) as advance:
@@ -213,7 +213,8 @@ def _of(plan: Plan, sample: Sequence[int], folder: Path) -> Plan:
 
 
 def _files(folder: Path) -> list[Path]:
-    return [file for file in folder.rglob("*") if file.is_file() and "features" in file.as_posix()]
+    """The files of the array; the tables grow with the rows, too, and are small beside it."""
+    return [file for found in folder.glob("features.*") for file in (found, *found.rglob("*")) if file.is_file()]
 
 
 def _peak_bytes() -> int:

@@ -15,7 +15,7 @@ from featcache.extraction import ExtractOptions, Measured, measure
 from featcache.planning.options import PlanOptions
 from featcache.planning.simulate import Course, Fleet, Work, simulate
 
-SHARD_WRITES, SHARD_READS = 4.0, 3.0
+_SHARD_WRITES, _SHARD_READS = 4.0, 3.0
 """Requests for a shard on a remote: its lease, itself, its line in the journal, the lease given back; and who has what,
 what is done, and whether it was done just before."""
 _BEAT_S, _DEAD_S = 5.0, 90.0
@@ -147,9 +147,9 @@ def work_of(measured: Measured, options: PlanOptions) -> Work:
         task_units=min(max(math.ceil(units / (options.workers * _TASKS_A_WORKER)), 1), _MOST_TASK_SHARDS),
         task_s=measured.task_s,
         unit_read_bytes=images * measured.image_bytes if options.read_images else 0.0,
-        unit_reads=files * SHARD_READS + (images if options.read_images else 0.0),
+        unit_reads=files * _SHARD_READS + (images if options.read_images else 0.0),
         unit_written_bytes=unit_rows * measured.row_bytes,
-        unit_writes=files * SHARD_WRITES,
+        unit_writes=files * _SHARD_WRITES,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,15 +69,24 @@ def bundle_of_cache(folder: Path) -> Bundle:
     """A finished cache. Raises CacheNotFoundError or CacheError where it is none, or does not open."""
     cache = open_cache(folder)
     manifest = cache.manifest
+    return replace(
+        bundle_there(manifest, cache.recipe),
+        files={name: file_of(folder, manifest, name=name) for name in manifest.files},
+        layout=manifest.array.layout if manifest.array.format == "zarr" else None,
+    )
+
+
+def bundle_there(manifest: Manifest, recipe: Recipe, *, place: str = "") -> Bundle:
+    """A cache whose files lie on the remote already. place : see `Bundle`"""
     return Bundle(
         kind="cache",
-        name=cache.name,
+        name=manifest.name,
         digest=manifest.digest,
         manifest=manifest.text().encode(),
-        files={name: file_of(folder, manifest, name=name) for name in manifest.files},
+        files={},
         entries=manifest.files,
-        about=about_cache(manifest, cache.recipe),
-        layout=manifest.array.layout if manifest.array.format == "zarr" else None,
+        about=about_cache(manifest, recipe),
+        place=place,
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from featcache.datasets import Dataset
 from featcache.remotes import Remote
-from featcache.sharing.bundle import Bundle, about_cache
+from featcache.sharing.bundle import bundle_there
 from featcache.sharing.catalog import Entry
 from featcache.sharing.commit import Attribution, commit, record_of
 from featcache.sharing.reading import RemoteCache
@@ -29,16 +29,7 @@ def relabel_on(store: Remote, entry: Entry, *, dataset: Dataset, parent: Path) -
         manifest = cache.manifest.with_labels(
             file_entry(copy), dataset_digest=dataset.digest, separator=dataset.label_separator
         )
-        bundle = Bundle(
-            kind="cache",
-            name=record.name,
-            digest=record.digest,
-            manifest=manifest.text().encode(),
-            files={},
-            entries=manifest.files,
-            about=about_cache(manifest, cache.recipe),
-            place=record.root,
-        )
+        bundle = bundle_there(manifest, cache.recipe, place=record.root)
         store.put(f"{bundle.labels}/{DATASET_FILE}", copy.read_bytes())
         store.put(f"{bundle.labels}/{MANIFEST_FILE}", bundle.manifest)
     words = Attribution(record.licence, record.contact)

@@ -28,7 +28,7 @@ from featcache.core.recipe import Recipe, cache_digest, cache_name, row_id
 from featcache.core.strict_json import strict_json
 from featcache.datasets import Dataset
 from featcache.remotes import Patient, read
-from featcache.sharing.bundle import Bundle, about_cache
+from featcache.sharing.bundle import bundle_there
 from featcache.sharing.catalog import Entry
 from featcache.sharing.chunks import Chunk, chunks_in, chunks_of, chunks_text
 from featcache.sharing.commit import Attribution, commit, record_of
@@ -136,16 +136,7 @@ class RemoteWriter(CacheWriter):
             return self._manifest_of(entry)
         manifest = super().finish(dataset, provenance, dataset_digest=dataset_digest)
         chunks = chunks_text({self._name(shard): found for shard, found in self._chunks.items()})
-        bundle = Bundle(
-            kind="cache",
-            name=manifest.name,
-            digest=manifest.digest,
-            manifest=manifest.text().encode(),
-            files={},
-            entries=manifest.files,
-            about=about_cache(manifest, self.recipe),
-            place=self.site.root,
-        )
+        bundle = bundle_there(manifest, self.recipe, place=self.site.root)
         for path, data in {
             f"{bundle.root}/{LEDGER_FILE}": (self.folder / LEDGER_FILE).read_bytes(),
             f"{bundle.root}/{CHUNKS_FILE}": chunks,
