@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import networks
@@ -167,3 +169,15 @@ def test_preprocessing_as_numbers(mode):
     pixels = np.random.default_rng(3).integers(0, 256, (1, 50, 50, 3), dtype=np.uint8)
     found = pixels[..., affine.order].astype(np.float32) * affine.scale + affine.offset
     np.testing.assert_allclose(found, preprocess(pixels, mode), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_an_engine_that_is_let_go_of_is_freed(kind: type[Engine], mobilenet: Network) -> None:
+    """Its compiled network, too, which is larger; and at once, while its threads may still be there."""
+    for _ in range(5):
+        engine = kind(mobilenet)
+        assert engine.features(networks.pixels(3, "mobilenetv2"))[0].shape[0] == 3
+        gone = weakref.ref(engine)
+        del engine
+        gc.collect()
+        assert gone() is None

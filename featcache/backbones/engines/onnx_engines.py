@@ -7,7 +7,7 @@ What the network gives becomes features by its `Shaping`, the same for both.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -47,8 +47,8 @@ class OnnxOpenvinoEngine(OpenvinoEngine):
                 f"{self._label}: OpenVINO cannot compute this network ({one_line(error)})", "Set `engine='onnxruntime'`"
             ) from error
 
-    def _shaped(self, number: int, raw: NDArray[Any]) -> NDArray[np.float32]:
-        return self._network.shapings[number](raw)
+    def _shapings_of(self, network: Any) -> Sequence[Callable[[NDArray[Any]], NDArray[Any]]]:
+        return list(network.shapings)
 
     def _compile(self, batch_rows: int) -> None:
         check_batch_rows(batch_rows)

@@ -8,7 +8,7 @@ when the next one reads it. Pixels go in as bytes: preprocessing is the graph's 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, Self
@@ -76,6 +76,7 @@ class OpenvinoEngine:
     def __init__(self, network: Network | OnnxNetwork, batch_rows: int | None = None) -> None:
         require_extra("openvino", "the engine openvino")
         self.feature_shapes: Sequence[tuple[int, ...]] = [cut.feature_shape for cut in network.cuts]
+        self._shapings = self._shapings_of(network)
         self._label = network.cuts[0].space.backbone
         self.size_px = network.cuts[0].space.input_size_px
         self.precision: str = network.cuts[0].space.precision
@@ -105,13 +106,14 @@ class OpenvinoEngine:
     def features(self, pixels: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
         """See `Engine.features`."""
         check_rows(pixels, self.size_px)
-        features = empty_features(len(pixels), self.feature_shapes)
+        features, shapings = empty_features(len(pixels), self.feature_shapes), self._shapings
 
+        # It must not hold this engine: a thread of OpenVINO that lets go of the last engine would wait for its own end.
         def keep(request: Any, work: tuple[slice, NDArray[np.uint8]]) -> None:
             place, _ = work
-            for number, target in enumerate(features):
+            for number, (target, shaping) in enumerate(zip(features, shapings, strict=True)):
                 raw = request.get_output_tensor(number).data[: place.stop - place.start]
-                target[place] = self._shaped(number, raw)
+                target[place] = shaping(raw)
 
         try:
             requests = self._idle.get_nowait()
@@ -121,6 +123,7 @@ class OpenvinoEngine:
         for place, rows in batches(pixels, self._request_rows):
             requests.start_async({0: rows}, (place, rows), share_inputs=True)
         requests.wait_all()
+        requests.set_callback(_nothing)  # the features are the caller's alone
         self._idle.put(requests)
         return features
 
@@ -128,9 +131,9 @@ class OpenvinoEngine:
         """openvino.Model from pixels (n, s, s, 3), uint8, to the outputs of a network in their order."""
         return _converted(network)
 
-    def _shaped(self, number: int, raw: NDArray[Any]) -> NDArray[Any]:
-        """Features of what the graph's output `number` gives."""
-        return raw
+    def _shapings_of(self, network: Any) -> Sequence[Callable[[NDArray[Any]], NDArray[Any]]]:
+        """What makes features of each of the graph's outputs."""
+        return [_as_they_are] * len(network.cuts)
 
     def _compile(self, batch_rows: int) -> None:
         openvino = import_openvino()
@@ -152,6 +155,14 @@ class OpenvinoEngine:
     def _requests(self) -> Any:
         """What one call works with."""
         return import_openvino().AsyncInferQueue(self._compiled, _WAITING * self.calls_at_once)
+
+
+def _as_they_are(raw: NDArray[Any]) -> NDArray[Any]:
+    return raw
+
+
+def _nothing(request: Any, work: Any) -> None:
+    pass
 
 
 def _converted(network: Network) -> Any:
