@@ -19,7 +19,7 @@ def views_options(**attributes: Any) -> Decorator[Any]:
 
 def square_options(**attributes: Any) -> Decorator[Any]:
     """How an image becomes the square that a network takes: options that replace values of [views]."""
-    names = ("resize", "interpolation", "crop_share", "padding", "margin", "as_trained")
+    names = ("resize", "interpolation", "crop_share", "padding", "margin", "as_trained", "white")
     return options(ViewsSection, *names, **attributes)
 
 

@@ -73,6 +73,7 @@ FLAGS = {
     "train": "--views",
     "val": "--val-views",
     "warmup_epochs": "--warmup",
+    "white": "--range",
 }
 """Flags that are not the setting's name with hyphens."""
 

@@ -163,6 +163,13 @@ class ViewsSection(_Section):
     margin: float = Field(
         default=0.0, ge=0, le=2, description="Room around each box, as a share of its longer side, mirrored at borders."
     )
+    white: int = Field(
+        default=0,
+        ge=0,
+        le=65_535,
+        description="Value of white in images of more than 8 bits that do not say it, such as 4095; 0: the largest of "
+        "their type.",
+    )
     segment: Literal["none", "stain", "colour"] = Field(
         default="none", description="Find the white cell in each image or box, and cut it out: how nuclei are seen."
     )

@@ -22,7 +22,7 @@ RENDERING_VERSION = 1
 
 ADDED: Mapping[str, Any] = {
     **{"precision": "float32", "resize": "stretch", "colour": "none", "tokens": "none"},
-    **{"interpolation": "area-bicubic", "resize_px": 0, "padding": "#000000", "margin": 0.0},
+    **{"interpolation": "area-bicubic", "resize_px": 0, "padding": "#000000", "margin": 0.0, "white": 0},
     **{"zoom": 0.0, "stain": 0.0, "blur": 0.0, "noise": 0.0},
 }
 """Fields that a recipe says only where they are not as they were before there was such a field, which stands here."""
@@ -168,6 +168,8 @@ class FeatureSpace:
         the square in the middle is cut out; 0, and not written, where it is the input size
     padding : what stands beside a padded image, #rrggbb or "edge"; written only where it is not black
     margin : room around a box, as a share of its longer side; written only where there is some
+    white : value of white in files of more than 8 bits that do not say it; 0, and not written, where it is the largest
+        of their type
     """
 
     backbone: str
@@ -187,6 +189,7 @@ class FeatureSpace:
     resize_px: int = 0
     padding: str = BLACK
     margin: float = 0.0
+    white: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "margin", float(self.margin) + 0.0)  # one spelling for one number
@@ -202,6 +205,7 @@ class FeatureSpace:
         parts += [self.interpolation] if self.interpolation != ADDED["interpolation"] else []
         parts += [f"beside it {self.padding}"] if self.padding != BLACK else []
         parts += [f"margin {self.margin:g} around boxes"] if self.margin else []
+        parts += [f"white at {self.white:,}"] if self.white else []
         return ", ".join(parts)
 
     @cached_property

@@ -191,13 +191,13 @@ def count(
             f"{trained.name}: tells several labels an image, and a cell is counted once", "Name a run of one label"
         )
     check_doubt(trained, confidence=confidence, false_alarms=false_alarms)
-    if isinstance(trained, Run):
-        recipe_of(trained)  # refuses what keeps no model before smears are read
+    # Read first: it refuses what keeps no model before smears are read.
+    white = (trained.recipe if isinstance(trained, Bundle) else recipe_of(trained)).space.white
     network = {"weights": weights, "engine": engine, "batch_rows": batch_rows}
     sources = [Path(source)] if isinstance(source, (str, Path)) else [Path(one) for one in source]
     asked = {**asdict(options), "confidence": confidence, "false_alarms": false_alarms, "tta": tta}
     with _folder_of(out) as folder, without_network(offline):
-        pictures = pictures_in(sources, folder)
+        pictures = [replace(picture, white=white) for picture in pictures_in(sources, folder)]
         settings = {**asked, "run": trained.name, "trained": _identity(trained)}
         crops, ruler_px = _settled(folder, settings, pictures, trained, project)
         judging = Judging(options, crops, ruler_px, confidence, false_alarms, tta)

@@ -111,4 +111,8 @@ def _measured(trained: Run | Bundle, project: Project | None) -> tuple[list[floa
 
 
 def _crop(project: Project, image: LabelledImage, margin: float) -> Pixels:
-    return in_box(read_picture(read_bytes(project.images / image.path)).pixels, image.box, margin=margin)
+    return in_box(
+        read_picture(read_bytes(project.images / image.path), project.settings.views.white).pixels,
+        image.box,
+        margin=margin,
+    )

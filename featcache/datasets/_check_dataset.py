@@ -96,7 +96,7 @@ def check_dataset(
     done = CheckedDataset(dataset, tuple(left_out))
     if not compare:
         return done
-    pairs = compared(dataset.images, project.images, progress=progress)
+    pairs = compared(dataset.images, project.images, white=dataset.white, progress=progress)
     if not pairs:
         return done
     drawn = Path(out) if out is not None else project.folder / PAIRS_FILE
@@ -106,12 +106,17 @@ def check_dataset(
 
 
 def compared(
-    images: Sequence[LabelledImage], folder: ImageFolders, *, mirrored: bool = True, progress: Progress
+    images: Sequence[LabelledImage],
+    folder: ImageFolders,
+    *,
+    mirrored: bool = True,
+    white: int = 0,
+    progress: Progress,
 ) -> tuple[SharedPixels, ...]:
     """Pairs of files of different groups that show the same pixels, as of `find_shared_pixels`."""
     groups = {image.path: image.group for image in images}
     with progress.begin("comparing images", len(groups)) as advance:
-        found = find_shared_pixels(folder, sorted(groups), mirrored=mirrored, on_file=lambda: advance(1))
+        found = find_shared_pixels(folder, sorted(groups), mirrored=mirrored, white=white, on_file=lambda: advance(1))
     return tuple(pair for pair in found if groups[pair.a] != groups[pair.b])
 
 
@@ -177,14 +182,17 @@ def _sheet(pairs: Sequence[SharedPixels], dataset: Dataset) -> NDArray[np.uint8]
         in_b = np.array(pair.corners)
         to_b = cv2.getAffineTransform(_UNIT[:3], in_b[:3].astype(np.float32))
         in_a = cv2.transform(_UNIT[None], cv2.invertAffineTransform(to_b))[0]
-        tiles.append([_outlined(dataset.folder / path, lines) for path, lines in ((pair.a, in_a), (pair.b, in_b))])
+        tiles.append(
+            [_outlined(dataset.folder / path, lines, dataset.white) for path, lines in ((pair.a, in_a), (pair.b, in_b))]
+        )
         sides = ", ".join(f"{path} ({split[path] or 'no split'})" for path in (pair.a, pair.b))
         captions.append(f"{100 * pair.share:.0f} %   {sides}")
     return contact_sheet(tiles, captions, tile_px=_TILE_PX)
 
 
-def _outlined(path: Path, corners: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+def _outlined(path: Path, corners: NDArray[np.floating[Any]], white: int) -> NDArray[np.uint8]:
     """An image as a square, with a line through corners (4, 2) in shares of its sides."""
-    pixels = cv2.resize(read_picture(read_bytes(path)).pixels, (_TILE_PX, _TILE_PX), interpolation=cv2.INTER_AREA)
+    picture = read_picture(read_bytes(path), white).pixels
+    pixels = cv2.resize(picture, (_TILE_PX, _TILE_PX), interpolation=cv2.INTER_AREA)
     shown_at = np.clip(np.rint(corners * _TILE_PX), -_FAR_PX, _FAR_PX).astype(np.int32)
     return np.asarray(cv2.polylines(np.ascontiguousarray(pixels), [shown_at], True, _ORANGE, _LINE_PX))

@@ -39,7 +39,7 @@ from featcache.datasets.manifest import SPLITS, Dataset, LabelledImage, dataset_
 from featcache.datasets.options import InitOptions
 from featcache.datasets.sources import find_images
 from featcache.datasets.unpacking import UNPACKED_FOLDER
-from featcache.images import STAMPS_FILE
+from featcache.images import STAMPS_FILE, said_of_white
 from featcache.synthetic import is_generated, write_cells
 
 GENERATED_FOLDER = "leukocytes"
@@ -132,16 +132,18 @@ def _init(place: Path | None, into: Path, options: InitOptions, progress: Progre
         )
     stop_if_strict(built.left_out, options.strict)
     settings, on_shapes = _with_shapes(settings, options, built, is_new=before is None)
-    shared = _said_of_pairs(built, source.images, into, progress)
+    settings = _with_white(settings, options, built, is_new=before is None)
+    on_white = said_of_white(settings.views.white, built.white)
+    shared = _said_of_pairs(built, source.images, into, white=settings.views.white, progress=progress)
     project = _write_project(into, settings, place, source.images, built)
-    dataset = Dataset(built.images, project.images, label_separator=asked.label_separator)
+    dataset = Dataset(built.images, project.images, label_separator=asked.label_separator, white=settings.views.white)
     return Initialised(
         project=project,
         dataset=dataset,
         layout=source.layout,
         about=about or source.about,
         left_out=built.left_out,
-        remarks=(*built.remarks, *on_shapes, *shared),
+        remarks=(*built.remarks, *on_white, *on_shapes, *shared),
     )
 
 
@@ -166,13 +168,28 @@ def _with_shapes(
     return settings, []
 
 
-def _said_of_pairs(built: Built, folder: ImageFolders, into: Path, progress: Progress) -> list[str]:
+def _with_white(settings: Settings, options: InitOptions, built: Built, *, is_new: bool) -> Settings:
+    """The settings of a new project with the value of white that its files seem to have.
+
+    Raises ArgumentsError where an image is brighter than the white that was asked for.
+    """
+    if is_new and "white" not in options.views:
+        return settings.model_copy(update={"views": changed(settings.views, {"white": built.white})})
+    if settings.views.white and built.brightest > settings.views.white:
+        raise ArgumentsError(
+            f"`white={settings.views.white}`, and the brightest value of the images is {built.brightest:,}",
+            f"Set `white={built.white or 65_535}`",
+        )
+    return settings
+
+
+def _said_of_pairs(built: Built, folder: ImageFolders, into: Path, *, white: int, progress: Progress) -> list[str]:
     """A remark on fields that show the same pixels, and stand in different groups; of very many, nobody looks."""
     large = set(built.fields)
     fields = [image for image in built.images if image.path in large]
     if not 2 <= len({image.path for image in fields}) <= _MOST_FIELDS:
         return []
-    pairs = compared(fields, folder, mirrored=False, progress=progress)  # a microscope mirrors no field
+    pairs = compared(fields, folder, mirrored=False, white=white, progress=progress)  # a microscope mirrors no field
     if not pairs:
         return []
     here = resolved(into) == Path.cwd()

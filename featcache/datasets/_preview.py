@@ -64,7 +64,7 @@ def preview(
         for image in images:
             try:
                 data = read_bytes(dataset.folder / image.path)
-                picture = read_picture(data)
+                picture = read_picture(data, framing.white)
                 plain, _ = plain_view(picture.pixels, image.box, size_px=size_px, framing=framing)
             except FeatcacheError as error:
                 raise DatasetError(f"{image.path}: {error}") from error

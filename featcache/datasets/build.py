@@ -24,7 +24,7 @@ from featcache.datasets.edits import (
 from featcache.datasets.label_lists import labels_in, tidied, without_labels
 from featcache.datasets.manifest import SPLITS, LabelledImage, check, in_order, safe_relative
 from featcache.datasets.splits import DEFAULT_FRACTIONS, Member, small_classes, split_by_counts, split_by_hash
-from featcache.images import ImageFile, image_id_of, remarks_on, scan
+from featcache.images import ImageFile, image_id_of, remarks_on, said_of_white, scan, white_of
 
 _FIELD_PX = 400
 _SPLIT_TO_KEEP = {"test": 0, "val": 1, "train": 2, "": 3}
@@ -58,6 +58,10 @@ class Built:
     """Paths of images as large as fields of a microscope."""
     not_square: int = 0
     """How many images, or boxes, have two sides of different length."""
+    white: int = 0
+    """See `featcache.images.white_of`."""
+    brightest: int = 0
+    """The largest value in files of more than 8 bits that do not say how many they use."""
 
 
 def build(
@@ -119,7 +123,9 @@ def labelled(
         images = _without_duplicates(images, left_out)
         if not images:
             raise DatasetError(f"{source.folder}: no usable image with a label")
-    return Built(in_order(images), tuple(left_out), (*source.remarks, *remarks_on(files)))
+    white = white_of(files.values())
+    remarks = (*source.remarks, *remarks_on(files), *said_of_white(white, white))
+    return Built(in_order(images), tuple(left_out), remarks, white=white)
 
 
 def _build(
@@ -169,7 +175,9 @@ def _build(
     fields = tuple(path for path, file in files.items() if max(file.width_px, file.height_px) >= _FIELD_PX)
     made = in_order([*images, *unlabelled])
     not_square = sum(not _is_square(image, files[image.path]) for image in made)
-    return Built(made, tuple(left_out), (*remarks, *remarks_on(files)), fields, not_square)
+    white = white_of(files.values())
+    brightest = max((file.brightest for file in files.values() if file.full > 255), default=0)
+    return Built(made, tuple(left_out), (*remarks, *remarks_on(files)), fields, not_square, white, brightest)
 
 
 def _is_square(image: LabelledImage, file: ImageFile) -> bool:

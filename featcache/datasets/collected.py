@@ -16,7 +16,7 @@ from featcache.datasets.build import default_group
 from featcache.datasets.candidates import LeftOut
 from featcache.datasets.current import stop_if_strict
 from featcache.datasets.manifest import Dataset, LabelledImage
-from featcache.images import Item, Pixels, identity_of_pixels, image_id_of, items_of, scan
+from featcache.images import Item, Pixels, identity_of_pixels, image_id_of, items_of, scan, white_of
 
 
 def collect(
@@ -59,7 +59,7 @@ def collect(
     if not found:
         why = f": {left_out[0].path}: {left_out[0].reason}" if left_out else ""
         raise DatasetError(f"no image that can be used{why}")
-    return Dataset(tuple(found.values()), folder, arrays), left_out
+    return Dataset(tuple(found.values()), folder, arrays, white=white_of(files.values())), left_out
 
 
 def _spooled(item: Item, spool: Path) -> Item:

@@ -27,4 +27,4 @@ def labelled_images(
     """
     source = find_images(place, asked.model_copy(update={"split_column": "none"}), unpack_into=unpack_into)
     built = labelled(source, without=asked.without, group_pattern=asked.group_pattern, on_file=on_file)
-    return Dataset(built.images, source.images), built
+    return Dataset(built.images, source.images, white=built.white), built

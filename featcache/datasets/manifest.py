@@ -57,12 +57,14 @@ class Dataset:
 
     arrays : pixels (h, w, 3), uint8, of images that are no files, by path
     label_separator : between the labels of an image that may have several; "" where each has one
+    white : value of white in files of more than 8 bits that do not say it; 0: the largest of their type
     """
 
     images: tuple[LabelledImage, ...]
     folder: Path | ImageFolders
     arrays: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     label_separator: str = ""
+    white: int = 0
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -179,7 +181,8 @@ def read_dataset(path: Path, folder: Path | ImageFolders, *, label_separator: st
 def dataset_of(project: Project) -> Dataset:
     """What dataset.csv of a project says; see `read_dataset`."""
     separator = project.settings.dataset.label_separator
-    return read_dataset(project.dataset_file, project.images, label_separator=separator)
+    listed = read_dataset(project.dataset_file, project.images, label_separator=separator)
+    return replace(listed, white=project.settings.views.white)
 
 
 def safe_relative(path: str, where: str) -> str:

@@ -87,18 +87,24 @@ class _Candidate:
 
 
 def find_shared_pixels(
-    folder: ImageFolders, paths: Sequence[str], *, mirrored: bool = True, on_file: Callable[[], object] = lambda: None
+    folder: ImageFolders,
+    paths: Sequence[str],
+    *,
+    mirrored: bool = True,
+    white: int = 0,
+    on_file: Callable[[], object] = lambda: None,
 ) -> tuple[SharedPixels, ...]:
     """All pairs among files, those that share most first; files that cannot be read are left out.
 
     mirrored : whether mirrored copies are found, too
+    white : as of `featcache.images.read_picture`
     on_file : called once a file, for progress
     """
     most = min(_MOST_POINTS, max(_ALL_POINTS // max(len(paths), 1), 30))
 
     def look(path: str) -> _Looked | None:
         try:
-            looked = _look(path, read_picture(read_bytes(folder / path)).pixels, most)
+            looked = _look(path, read_picture(read_bytes(folder / path), white).pixels, most)
         except ImageError:
             looked = None
         on_file()

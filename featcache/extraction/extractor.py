@@ -34,6 +34,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         the network's library says, and "area-bicubic" where it does not
     crop_share : share of the resized image that a centre crop keeps; None as the network's library says, and 1
     padding : what stands beside a padded image: a colour, or "edge"; None for black
+    white : value of white in files of more than 8 bits that do not say it; 0 for the largest of their type
     segment : how the white cell in each image is found and cut out: "none" of them, "stain" or "colour"
     background : what surrounds it: "keep", "white", "black" or "mean"
     cell_margin : room around it, as a share of its longer side
@@ -66,6 +67,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         interpolation: str | None = None,
         crop_share: float | None = None,
         padding: str | None = None,
+        white: int = 0,
         segment: str = "none",
         background: str = "keep",
         cell_margin: float = 0.1,
@@ -90,6 +92,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.interpolation = interpolation
         self.crop_share = crop_share
         self.padding = padding
+        self.white = white
         self.segment = segment
         self.background = background
         self.cell_margin = cell_margin
@@ -143,7 +146,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _framing(self) -> Framing:
         square = ("resize", "interpolation", "crop_share", "padding")
         said = {name: value for name in square if (value := getattr(self, name)) is not None}
-        cells = {name: getattr(self, name) for name in ("segment", "background", "cell_margin", "normalise")}
+        cells = {name: getattr(self, name) for name in ("white", "segment", "background", "cell_margin", "normalise")}
         views = changed_views(ViewsSection(as_trained=True, resize="pad"), {**said, **cells})
         return Framing.asked(views, self.cut_.space.input_size_px, own=self.cut_.transform, said=said)
 

@@ -107,6 +107,8 @@ def plan_extraction(
     dataset, left_out = images or current_dataset(
         project, options.strict, progress=progress, check_bytes=options.check_bytes, keep=keep
     )
+    if images is not None and "white" not in options.views:
+        wanted = changed(wanted, {"white": dataset.white})
     if wanted.margin:
         _check_boxes(dataset, wanted.margin, progress=progress)
     views = plan_views(dataset.images, wanted, label_separator=dataset.label_separator)

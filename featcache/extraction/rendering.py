@@ -78,8 +78,8 @@ class Renderer:
             return [view(how) for how in parameters]
         return [self._views.get((image.image_id, *frame, how), partial(view, how)) for how in parameters]
 
-    def _decoded(self, image: LabelledImage) -> tuple[str, Pixels]:
-        return self._files.get(image.path, lambda: _decoded(image, self._dataset))
+    def _decoded(self, image: LabelledImage, white: int) -> tuple[str, Pixels]:
+        return self._files.get((image.path, white), lambda: _decoded(image, self._dataset, white))
 
 
 class _Once(Generic[Value]):
@@ -125,20 +125,22 @@ def render_views(
 
     Raises DatasetError, with the image's path, for what is no image, or no longer the one that it is named by.
     """
-    plain, _ = _plain(image, space, lambda image: _decoded(image, dataset))
+    plain, _ = _plain(image, space, lambda image, white: _decoded(image, dataset, white))
     return [render(plain, how) for how in parameters]
 
 
-def _plain(image: LabelledImage, space: FeatureSpace, decoded: Callable[[LabelledImage], tuple[str, Pixels]]) -> Plain:
+def _plain(
+    image: LabelledImage, space: FeatureSpace, decoded: Callable[[LabelledImage, int], tuple[str, Pixels]]
+) -> Plain:
     try:
-        identity, pixels = decoded(image)
+        identity, pixels = decoded(image, space.white)
         _check_bytes(image, identity)  # decoded, perhaps, for another box of the file
         return plain_view(pixels, image.box, size_px=space.input_size_px, framing=Framing.of(space))
     except DatasetError as error:
         raise DatasetError(f"{image.path}: {error}") from error
 
 
-def _decoded(image: LabelledImage, dataset: Dataset) -> tuple[str, Pixels]:
+def _decoded(image: LabelledImage, dataset: Dataset, white: int) -> tuple[str, Pixels]:
     """What names an image's file or array, and its pixels."""
     if (pixels := dataset.arrays.get(image.path)) is not None:
         identity = identity_of_pixels(pixels)
@@ -147,7 +149,7 @@ def _decoded(image: LabelledImage, dataset: Dataset) -> tuple[str, Pixels]:
     data = read_bytes(dataset.folder / image.path)
     sha256 = sha256_bytes(data)
     _check_bytes(image, *(identity_of(sha256, rules) for rules in RULES))
-    picture = read_picture(data)
+    picture = read_picture(data, white)
     identity = identity_of(sha256, picture.rules)
     _check_bytes(image, identity)
     return identity, picture.pixels

@@ -45,7 +45,7 @@ class Rendering:
     def __call__(self, item: Item) -> Rendered:
         """The views of an image, or why it cannot be used."""
         try:
-            image_id, pixels = item.read()
+            image_id, pixels = item.read(self.framing.white)
             plain, remark = plain_view(pixels, item.box, size_px=self.size_px, framing=self.framing)
         except DatasetError as error:
             return Rendered([], problem=str(error))

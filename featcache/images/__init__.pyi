@@ -19,7 +19,14 @@ from .identity import (
 )
 from .inputs import Item as Item, identity_of_pixels as identity_of_pixels, items_of as items_of
 from .pixels import RULES as RULES
-from .scanning import STAMPS_FILE as STAMPS_FILE, ImageFile as ImageFile, remarks_on as remarks_on, scan as scan
+from .scanning import (
+    STAMPS_FILE as STAMPS_FILE,
+    ImageFile as ImageFile,
+    remarks_on as remarks_on,
+    said_of_white as said_of_white,
+    scan as scan,
+    white_of as white_of,
+)
 from .squares import Pixels as Pixels, cut_and_resize as cut_and_resize, in_box as in_box
 from .stains import NORMALISERS as NORMALISERS
 from .views import (

@@ -84,12 +84,14 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     return read_picture(data).pixels
 
 
-def read_picture(data: bytes) -> Decoded:
+def read_picture(data: bytes, white: int = 0) -> Decoded:
     """An image file's bytes as upright RGB, and how it was read.
 
     Grey, palette and CMYK become RGB; other depths become 8 bits (v / white * 255, rounded), by the range that the
     file declares; a transparent part shows white behind it; the EXIF orientation is applied; of several pages or
     frames the first full picture counts.
+
+    white : value of white in a file of more than 8 bits that does not say it; 0: the largest of its type
 
     Returns
     -------
@@ -104,9 +106,9 @@ def read_picture(data: bytes) -> Decoded:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if data.startswith(tiff.MAGIC) and (decoded := tiff.read_tiff(data)) is not None:
+            if data.startswith(tiff.MAGIC) and (decoded := tiff.read_tiff(data, white)) is not None:
                 return decoded
-            return _by_pillow(data)
+            return _by_pillow(data, white)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -118,19 +120,19 @@ def read_picture(data: bytes) -> Decoded:
         raise ImageError(f"the file is damaged or truncated ({error})") from error
 
 
-def _by_pillow(data: bytes) -> Decoded:
+def _by_pillow(data: bytes, white: int) -> Decoded:
     try:
-        return _picture(data)
+        return _picture(data, white)
     except UnidentifiedImageError:
         raise
     except (OSError, ValueError):
         whole = _without_metadata(data) if data.startswith(_PNG) else jpeg.with_end(data)
         if whole is None or whole == data:
             raise
-        return _picture(whole)
+        return _picture(whole, white)
 
 
-def _picture(data: bytes) -> Decoded:
+def _picture(data: bytes, white: int) -> Decoded:
     picture = Image.open(io.BytesIO(data), formats=_formats(data))
     is_wide = picture.mode.startswith("I") or picture.mode == "F" or _has_16_bits(picture)
     depths = jpeg2000.depths_of(data) if picture.format == "JPEG2000" else []
@@ -139,7 +141,7 @@ def _picture(data: bytes) -> Decoded:
     remark = "it holds several frames; the first was taken" if getattr(picture, "is_animated", False) else ""
     with ROOM.taken(wanted):
         if is_wide:
-            return finished(jpeg2000.read_wide(data, depths) if depths else _wide(picture, data))
+            return finished(jpeg2000.read_wide(data, depths) if depths else _wide(picture, data), white)
         return _narrow(picture, remark)
 
 

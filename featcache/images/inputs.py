@@ -26,6 +26,7 @@ class Item:
     name : its path as it was given, or "image 17" of an array
     path, pixels : one of them is there
     box : the part of the file that is the image; None for all of it
+    white : as of `read_picture`, where it is known of this file; None takes that of whoever reads it
     problem : why it cannot be used; "" where nothing is known to be wrong
     """
 
@@ -34,9 +35,12 @@ class Item:
     pixels: Pixels | None = None
     box: Box | None = None
     problem: str = ""
+    white: int | None = None
 
-    def read(self) -> tuple[str, Pixels]:
+    def read(self, white: int = 0) -> tuple[str, Pixels]:
         """What names the image (see `image_id_of`), and the pixels of the whole file or array (h, w, 3).
+
+        white : as of `read_picture`
 
         Raises ImageError with the reason where it cannot be used.
         """
@@ -45,7 +49,7 @@ class Item:
         if self.pixels is not None:
             return image_id_of(identity_of_pixels(self.pixels), self.box), self.pixels
         data = read_bytes(Path(self.path or ""))
-        picture = read_picture(data)
+        picture = read_picture(data, white if self.white is None else self.white)
         return image_id_of(identity_of(sha256_bytes(data), picture.rules), self.box), picture.pixels
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Condition
 from typing import Any
 
@@ -109,10 +109,29 @@ class _Room:
 ROOM = _Room(MAX_DECODED_BYTES)
 
 
-def finished(samples: Samples) -> Decoded:
-    """The picture of a file's samples. Raises ImageError where nothing of it can be seen."""
+def finished(samples: Samples, white: int = 0) -> Decoded:
+    """The picture of a file's samples.
+
+    white : value of white, where more than 8 bits a sample are there and the file does not say it; 0: the largest
+
+    Raises ImageError where nothing of it can be seen, or where a sample is above `white`.
+    """
     seen = (0, 0) if samples.is_declared else (int(samples.colour.max(initial=0)), samples.full)
+    if white and 255 < seen[1] != white and not samples.is_inks:
+        samples = _with_white(samples, white)
     return Decoded(to_rgb(samples), samples.rules, samples.remark, *seen)
+
+
+def _with_white(samples: Samples, white: int) -> Samples:
+    """Samples whose white is another one. What is transparent by the old one is so by the new one."""
+    if (brightest := int(samples.colour.max(initial=0))) > white:
+        raise ImageError(f"its brightest value is {brightest:,}, above the value of white, {white:,} (`white`)")
+    alpha = samples.alpha
+    if alpha is not None and int(alpha.max(initial=0)) > white:  # of the whole range, as the file's type has it
+        if samples.is_premultiplied:
+            raise ImageError(f"its colours end at {white:,} and its transparency does not: save it without the latter")
+        alpha = np.rint(alpha.astype(np.float64) * white / samples.full).astype(alpha.dtype)
+    return replace(samples, full=white, alpha=alpha)
 
 
 def to_rgb(samples: Samples) -> NDArray[np.uint8]:

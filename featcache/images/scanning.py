@@ -25,6 +25,9 @@ STAMPS_FILE = ".images.csv"
 _SETTLED_NS = 2_000_000_000
 _DARK = 0.3
 """A set whose brightest value lies below this share of its type's range: 14 bits in 16 are a quarter."""
+_OF_TYPE = 65_535
+_WHITES = (255, 1023, 4095, 16_383)
+"""Of 8, 10, 12 and 14 bits, which cameras have, and which are kept in 16."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,12 @@ class ImageFile:
     def identity(self) -> str:
         """What names the picture: the bytes, and the rules by which they are read where those are not the first."""
         return identity_of(self.sha256, self.rules)
+
+    def too_bright_for(self, white: int) -> str:
+        """Why a file cannot be read with a value of white, or ""; see `featcache.images.read_picture`."""
+        if not white or self.full <= 255 or self.brightest <= white:
+            return ""
+        return f"its brightest value is {self.brightest:,}, above the value of white, {white:,} (`white`)"
 
 
 _FIELDS = {item.name: int if item.type == "int" else str for item in fields_of(ImageFile)}
@@ -108,19 +117,57 @@ def scan(
 def remarks_on(files: Mapping[str, ImageFile]) -> list[str]:
     """What people should know of how a set's files were read: which page was taken, how dark all of them are."""
     of_remark: dict[str, list[str]] = defaultdict(list)
-    brightest: dict[int, int] = defaultdict(int)
     for path, file in files.items():
         if file.remark:
             of_remark[file.remark].append(path)
-        if file.full:
-            brightest[file.full] = max(brightest[file.full], file.brightest)
     remarks = [f"{paths[0]}{_and_more(len(paths) - 1)}: {remark}" for remark, paths in sorted(of_remark.items())]
-    return remarks + [
-        f"brightest value {most:,} of {full:,}: the images are dark, or use fewer bits than their type has and do not "
-        "say so; they are taken as they are"
-        for full, most in sorted(brightest.items())
-        if most < full * _DARK
+    narrow = [file for file in files.values() if file.full == 255]
+    if narrow and (most := max(file.brightest for file in narrow)) < 255 * _DARK:
+        remarks.append(f"brightest value {most:,} of 255: the images are dark; they are taken as they are")
+    return remarks + _on_depths(files)
+
+
+def white_of(files: Iterable[ImageFile]) -> int:
+    """The value of white in a set's files that have more than 8 bits a sample and do not say how many they use.
+
+    By the brightest value of all of them: that of 8, 10, 12 or 14 bits, whichever is the next. 0 where it is the
+    largest of their type, or where there are no such files.
+    """
+    most = max((file.brightest for file in files if file.full > 255), default=0)
+    return next((white for white in _WHITES if 0 < most <= white), 0)
+
+
+def _on_depths(files: Mapping[str, ImageFile]) -> list[str]:
+    """On files of more than 8 bits that do not say how many they use."""
+    wide = {path: file for path, file in files.items() if file.full > 255}
+    if not wide:
+        return []
+    most, full = max(file.brightest for file in wide.values()), max(file.full for file in wide.values())
+    if white := white_of(wide.values()):
+        others = len(files) - len(wide)
+        beside = f"; the {others} others say what is white, or have 8 bits" if others else ""
+        return [
+            f"brightest value {most:,} of {full:,}: {len(wide)} images seem to use {white.bit_length()} bits, and do "
+            f"not say so{beside}"
+        ]
+    dark = [path for path, file in wide.items() if file.brightest <= _WHITES[-2]]
+    if not dark:
+        return []
+    return [
+        f"{dark[0]}{_and_more(len(dark) - 1)}: no value above {_WHITES[-2]:,}, as of 12 bits, and others of 16 bits "
+        f"reach {most:,}; all are read by the same white, so keep those apart if they are of 12 bits"
     ]
+
+
+def said_of_white(white: int, found: int) -> list[str]:
+    """A remark on the value that is taken for white, where a set's files seem to have another one than their type.
+
+    found : see `white_of`
+    """
+    if not found:
+        return []
+    other = found if white != found else _OF_TYPE
+    return [f"{white or _OF_TYPE:,} is taken for white; `white={other}` takes another"]
 
 
 def _and_more(number: int) -> str:

@@ -45,7 +45,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 logging.getLogger("tifffile").propagate = False
 
 
-def read_tiff(data: bytes) -> Decoded | None:
+def read_tiff(data: bytes, white: int = 0) -> Decoded | None:
     """The first full-size picture of a TIFF; None for a kind that Pillow reads rightly and tifffile does not.
 
     Raises
@@ -65,7 +65,7 @@ def read_tiff(data: bytes) -> Decoded | None:
             return None
         _check_segments(page, data)
         with ROOM.taken(wanted):
-            return finished(_samples(page, _pixels(page), remark))
+            return finished(_samples(page, _pixels(page), remark), white)
 
 
 def _picture(file: TiffFile) -> tuple[TiffPage, str]:

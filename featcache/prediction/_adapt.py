@@ -116,19 +116,22 @@ class _New:
 
     label : (n,), class numbers; group : (n,)
     features : (n, views, ...), in the dtype of the cache
+    white : as of `featcache.images.read_picture`
     """
 
     images: tuple[LabelledImage, ...]
     label: NDArray[np.int64]
     group: NDArray[np.str_]
     features: NDArray[Any] = field(default_factory=lambda: np.empty(0))
+    white: int = 0
 
     def only(self, kept: NDArray[Any]) -> _New:
-        return _New(
-            tuple(np.array(self.images, object)[kept]),
-            self.label[kept],
-            self.group[kept],
-            self.features[kept] if len(self.features) else self.features,
+        return replace(
+            self,
+            images=tuple(np.array(self.images, object)[kept]),
+            label=self.label[kept],
+            group=self.group[kept],
+            features=self.features[kept] if len(self.features) else self.features,
         )
 
     def drawn(self, per_class: int | None, seed: int) -> NDArray[np.bool_]:
@@ -304,7 +307,8 @@ def _new_images(
             "Name what stands for what with `mapping`",
         )
     label = np.array([classes.index(found[image.label]) for image in images], np.int64)
-    return _New(tuple(images), label, np.array([image.group or image.image_id for image in images])), left_out, remarks
+    group = np.array([image.group or image.image_id for image in images])
+    return _New(tuple(images), label, group, white=data.white), left_out, remarks
 
 
 def _identity(cache: Cache, trained: Run, used: _New, *, weight: float, judged: _New) -> dict[str, Any]:
@@ -355,7 +359,7 @@ def _with_features(
             "are free",
             "Use fewer of them with `per_class`",
         )
-    items = [Item(name_of(one.path, one.box), Path(one.path), box=one.box) for one in new.images]
+    items = [Item(name_of(one.path, one.box), Path(one.path), box=one.box, white=new.white) for one in new.images]
     with without_network(offline):
         predictor = Predictor.of(trained, weights=weights, engine=engine, batch_rows=batch_rows, progress=progress)
         kept, values, left_out = np.zeros(len(items), bool), [], []

@@ -143,7 +143,7 @@ def evaluate(
     if not new:
         raise DatasetError(f"{text_of(on)}: {trained.name} was trained on all of its images", "Name other images")
     found = match_labels({image.label for image in data.images}, classes, mapping=mapping)
-    data = Dataset(new, data.folder)
+    data = Dataset(new, data.folder, white=data.white)
     identity = {
         "kind": EVALUATION,
         "run": trained.name,
@@ -165,7 +165,10 @@ def evaluate(
     alignment = _alignment(trained, align, rows=len(data.images) * tta)
     with without_network(offline):
         predictor = Predictor.of(trained, weights=weights, engine=engine, batch_rows=batch_rows, progress=progress)
-        items = [Item(name_of(one.path, one.box), data.folder / one.path, box=one.box) for one in data.images]
+        items = [
+            Item(name_of(one.path, one.box), data.folder / one.path, box=one.box, white=data.white)
+            for one in data.images
+        ]
         used, rows, not_read = rows_of(predictor, items, tta=tta, strict=strict, progress=progress, align=alignment)
     left_out += [LeftOut(path, reason) for path, reason in not_read]
     if not used:

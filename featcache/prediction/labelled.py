@@ -60,7 +60,7 @@ def labelled_source(
         if dataset:
             raise UsageError(f"{on.folder}: is a project, which says itself how it is read: leave out {min(dataset)!r}")
         read = dataset_of(on)
-        return Dataset(tuple(image for image in read.images if image.label), read.folder), [], ()
+        return Dataset(tuple(image for image in read.images if image.label), read.folder, white=read.white), [], ()
     section = changed(DatasetSection(), dataset)
     with progress.begin("checking images", 0) as advance:
         data, built = labelled_images(Path(on), section, unpack_into=unpack_into, on_file=lambda: advance(1))

@@ -164,7 +164,8 @@ def _of_project(source: Any) -> list[Item]:
     dataset = dataset_of(source)
     source.images.refuse_missing(image.path for image in dataset.images)
     return [
-        Item(name_of(image.path, image.box), dataset.folder / image.path, box=image.box) for image in dataset.images
+        Item(name_of(image.path, image.box), dataset.folder / image.path, box=image.box, white=dataset.white)
+        for image in dataset.images
     ]
 
 

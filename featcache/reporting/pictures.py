@@ -19,10 +19,15 @@ _QUALITY = 76
 
 @dataclass
 class Pictures:
-    """The images of a project by id. missing : why pictures were not made, by id"""
+    """The images of a project by id.
+
+    white : as of `featcache.images.read_picture`
+    missing : why pictures were not made, by id
+    """
 
     images: ImageFolders
     by_id: dict[str, LabelledImage]
+    white: int = 0
     missing: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -31,10 +36,10 @@ class Pictures:
         if project is None:
             return None
         try:
-            listed = dataset_of(project).images
+            listed = dataset_of(project)
         except (DatasetError, OSError):
             return None
-        return cls(project.images, {image.image_id: image for image in listed if image.image_id})
+        return cls(project.images, {image.image_id: image for image in listed.images if image.image_id}, listed.white)
 
     def jpeg(self, image_id: str, side_px: int) -> bytes | None:
         """The image as JPEG, its longer side `side_px`; None where it is not there, or not the same any more."""
@@ -52,7 +57,7 @@ class Pictures:
         if not resolved(folder / rest).is_relative_to(resolved(folder)):
             raise ImageError("lies outside of the project's folders of images")
         data = read_bytes(folder / rest)
-        picture = read_picture(data)
+        picture = read_picture(data, self.white)
         if image_id_of(identity_of(sha256_bytes(data), picture.rules), image.box) != image_id:
             raise ImageError("has changed since it was judged")
         box = image.box

@@ -28,6 +28,8 @@ CELL_CUT_VERSION = 1
 """Raised by hand when a segmenter, or the cut around its cells, gives other pixels; a golden test guards it."""
 
 NOT_CUT = "none"
+_LARGEST = 65_535
+"""White of the type itself, as where nothing is said of it."""
 _SPELLING = re.compile(r"(stain|colour)-([0-9]+):(keep|white|black|mean):(0|[0-9]\.[0-9]{1,6}|[0-9])")
 
 
@@ -70,6 +72,7 @@ class Framing(NamedTuple):
     resize, interpolation, resize_px, padding, margin : see `featcache.images.cut_and_resize`
     segmentation : how the cell in the box, or in the middle of the image, is cut out; "none" where it is not
     colour : how the colours are brought to one appearance, by those of the cell that was found, or of the whole view
+    white : how files are read, before: see `featcache.images.read_picture`
     """
 
     resize: str = "stretch"
@@ -79,6 +82,7 @@ class Framing(NamedTuple):
     resize_px: int = 0
     padding: str = BLACK
     margin: float = 0.0
+    white: int = 0
 
     @classmethod
     def of(cls, space: FeatureSpace) -> Self:
@@ -110,6 +114,7 @@ class Framing(NamedTuple):
             0 if square.resize_px == size_px else square.resize_px,
             square.padding,
             views.margin,
+            0 if views.white == _LARGEST else views.white,
         )
 
 

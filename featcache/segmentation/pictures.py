@@ -36,6 +36,7 @@ class Picture:
 
     image : its path from the folder that was given; name : that of what is made of it; stamp : its state
     problem : why it cannot be used; "" where nothing is known to be wrong
+    white : as of `featcache.images.read_picture`
     """
 
     path: Path
@@ -43,12 +44,13 @@ class Picture:
     name: str
     stamp: str
     problem: str = ""
+    white: int = 0
 
     def read(self) -> Pixels:
         """Its pixels. Raises ImageError where it cannot be used."""
         if self.problem:
             raise ImageError(self.problem)
-        return read_picture(read_bytes(self.path)).pixels
+        return read_picture(read_bytes(self.path), self.white).pixels
 
 
 def pictures_in(sources: Sequence[Path], out: Path) -> list[Picture]:

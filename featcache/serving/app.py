@@ -217,7 +217,7 @@ class _Service:
     def _rendered(self, name: str, data: bytes) -> NDArray[np.uint8]:
         """An image as the network takes it."""
         try:
-            pixels = read_picture(data).pixels
+            pixels = read_picture(data, self._rendering.framing.white).pixels
         except DatasetError as error:
             raise HTTPException(400, str(error)) from error
         except MemoryError as error:
