@@ -30,6 +30,7 @@ bench: $(VENV)/.featcache-test  ## what docs/explanation/benchmarks.md quotes
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/plan.py
+	$(BIN)/python benchmarks/cluster.py
 	$(BIN)/python benchmarks/extract.py
 	$(BIN)/python benchmarks/predict.py
 	$(BIN)/python benchmarks/serve.py
