@@ -9,7 +9,7 @@ import click
 
 from featcache.backbones import NetworkSpec
 from featcache.cli.command import Group, option
-from featcache.cli.extract_options import augmentation_options, square_options
+from featcache.cli.extract_options import augmentation_options, cells_options, square_options
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.left_out import listing_left_out
 from featcache.cli.options import json_option, open_project, project_option
@@ -158,6 +158,7 @@ def relabel(
 @option("--model", metavar="NAME", group="Network", help="Network whose input is drawn (default: 224 px of any).")
 @options(NetworkSpec, "weights", "input_size_px", group="Network")
 @square_options(group="Input", default_text="as in featcache.toml")
+@cells_options(group="Cells", default_text="as in featcache.toml")
 @augmentation_options(group="Augmentation", default_text="as in featcache.toml")
 @project_option
 @json_option

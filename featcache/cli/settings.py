@@ -110,6 +110,8 @@ _METAVARS = {
     "layers": "NAME",
     "pseudonyms": "FILE",
     "roots": "NAME=FOLDER",
+    "segment": "none|stain|colour|FILE",
+    "segment_weights": "PATH",
     "split": "TRAIN/VAL/TEST",
     "split_counts": "TRAIN/VAL/TEST",
     "weights": "imagenet|random|PATH",

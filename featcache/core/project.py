@@ -22,6 +22,8 @@ from featcache.core.strict_json import strict_toml
 PROJECT_FILE = "featcache.toml"
 DATASET_FILE = "dataset.csv"
 CACHE_FOLDER = "cache"
+SEGMENTS = ("none", "stain", "colour")
+"""Ways to find the white cell in an image that need no file."""
 
 _Fraction = Annotated[float, Field(ge=0, le=0.5)]
 _Share = Annotated[float, Field(gt=0, le=1e9)]
@@ -163,8 +165,13 @@ class ViewsSection(_Section):
     margin: float = Field(
         default=0.0, ge=0, le=2, description="Room around each box, as a share of its longer side, mirrored at borders."
     )
-    segment: Literal["none", "stain", "colour"] = Field(
-        default="none", description="Find the white cell in each image or box, and cut it out: how nuclei are seen."
+    segment: str = Field(
+        default="none",
+        description="Find the white cell in each image or box, and cut it out: by stain, by colour, or by the file of "
+        "a segmenter that fit-segmenter made.",
+    )
+    segment_weights: str | None = Field(
+        default=None, description="Weights of the fitted segmenter's network, if they are in a file."
     )
     background: Literal["keep", "white", "black", "mean"] = Field(
         default="keep", description="What surrounds a cell that is cut out."
@@ -185,6 +192,18 @@ class ViewsSection(_Section):
     def _is_a_colour(cls, padding: str) -> str:
         colour_of(padding)
         return padding
+
+    @field_validator("segment", "segment_weights", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
+    @field_validator("segment")
+    @classmethod
+    def _is_a_way(cls, segment: str) -> str:
+        if segment not in SEGMENTS and not Path(segment).suffix:
+            raise ValueError(f"expected {', '.join(SEGMENTS)}, or the file of a fitted segmenter (.npz)")
+        return segment
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:
@@ -442,6 +461,13 @@ def changed_views(views: ViewsSection, changes: Mapping[str, Any]) -> ViewsSecti
         needs = {"padding": "pad", "crop_share": "crop"}
         replaced |= {name: ViewsSection().model_dump()[name] for name, way in needs.items() if changes["resize"] != way}
     return changed(views, {**replaced, **changes})
+
+
+def found_everywhere(views: Mapping[str, Any]) -> dict[str, Any]:
+    """Values for [views] with files named so that they are found from every folder."""
+    segment, weights = views.get("segment"), views.get("segment_weights")
+    files = {"segment": None if segment in SEGMENTS else segment, "segment_weights": weights}
+    return {**views, **{name: str(resolved(Path(file))) for name, file in files.items() if file}}
 
 
 def refuse_two_margins(dataset: DatasetSection, views: ViewsSection) -> None:

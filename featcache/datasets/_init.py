@@ -17,6 +17,7 @@ from featcache.core.progress import SILENT, Progress
 from featcache.core.project import (
     DATASET_FILE,
     PROJECT_FILE,
+    SEGMENTS,
     DatasetSection,
     ImageFolders,
     Project,
@@ -40,6 +41,7 @@ from featcache.datasets.options import InitOptions
 from featcache.datasets.sources import find_images
 from featcache.datasets.unpacking import UNPACKED_FOLDER
 from featcache.images import STAMPS_FILE
+from featcache.segmentation import SegmenterFile
 from featcache.synthetic import is_generated, write_cells
 
 GENERATED_FOLDER = "leukocytes"
@@ -75,6 +77,7 @@ def init(
     """
     options = _with_recorded_roots(options or InitOptions(), into)
     options = _with_recorded_masks(options, place)
+    options = _with_recorded_segmenter(options, into)
     _settings(Settings(), options)  # a wrong option is said before anything is touched
     with offline(options.offline), _alone_in(into):
         return _init(place, into, options, progress)
@@ -220,6 +223,23 @@ def _with_recorded_masks(options: InitOptions, place: Path | None) -> InitOption
     inside = place is None or ((place if place.is_dir() else place.parent) / masks).is_dir()
     name = str(masks) if inside or not Path(masks).is_dir() else str(resolved(Path(masks)))
     return replace(options, dataset={**options.dataset, "masks": name})
+
+
+def _with_recorded_segmenter(options: InitOptions, into: Path) -> InitOptions:
+    """Options whose fitted segmenter and its weights start from the project, as in featcache.toml.
+
+    Raises DatasetError for a file that is no segmenter.
+    """
+    views = dict(options.views)
+    segment = views.get("segment")
+    if isinstance(segment, (str, Path)) and str(segment) not in SEGMENTS and Path(segment).suffix:
+        SegmenterFile.read(Path(segment))
+    else:
+        segment = None
+    for name, value in (("segment", segment), ("segment_weights", views.get("segment_weights"))):
+        if isinstance(value, (str, Path)):
+            views[name] = str(value) if Path(value).is_absolute() else _relative(Path(value), into)
+    return replace(options, views=views)
 
 
 def _project_before(into: Path) -> Project | None:

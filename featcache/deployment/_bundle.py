@@ -39,7 +39,9 @@ from featcache.prediction import (
     Entry,
     Predictor,
     open_run,
+    recipe_of,
 )
+from featcache.segmentation import CellCut
 from featcache.sharing import keys, own_config_folder
 from featcache.training import Run
 
@@ -134,6 +136,11 @@ def bundle(
     path = Path(out) if out is not None else Path(f"{found.name}.zip")
     if path.suffix != ".zip":
         raise UsageError(f"{path}: expected a name that ends with .zip")
+    if CellCut.fitted_of(recipe_of(found).space.segmentation):
+        raise UsageError(
+            f"{found.name}: its cells are cut out by a fitted segmenter, whose network a bundle has no place for",
+            "Share the run itself with `featcache.push(RUN, REMOTE)`, or train one with `segment='stain'`",
+        )
     if path.exists() and not again:
         raise UsageError(f"{path}: exists already", "Name another one with `out`, or set `again=True`")
     key = keys.open_key(sign, own_config_folder() / keys.KEYS_FOLDER) if sign is not None else None

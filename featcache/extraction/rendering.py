@@ -27,7 +27,7 @@ from featcache.images import (
     read_picture,
     render,
 )
-from featcache.segmentation import Framing, Plain, plain_view
+from featcache.segmentation import Framing, Plain, Segmenter, plain_view
 
 _REMEMBERED_BYTES = 192 << 20
 
@@ -39,11 +39,20 @@ class Renderer:
 
     dataset : of the images
     remarks : of what was rendered, by path and box: images in which no cell was found
+    segmenter : opens the fitted one that cuts cells out; None of it where there is none
     for_several : whether views are remembered for other caches; decoded files always are, for their other boxes
     """
 
-    def __init__(self, dataset: Dataset, shares: StageTimes, *, for_several: bool) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        shares: StageTimes,
+        *,
+        for_several: bool,
+        segmenter: Callable[[], Segmenter | None] = lambda: None,
+    ) -> None:
         self._dataset = dataset
+        self._segmenter = segmenter
         self._shares = shares
         self.remarks: dict[tuple[str, Box | None], str] = {}
         self._pool = ThreadPoolExecutor(usable_cores(), "featcache-render")
@@ -54,20 +63,26 @@ class Renderer:
         self, image: LabelledImage, space: FeatureSpace, *, parameters: Sequence[ViewParameters]
     ) -> Future[list[Pixels]]:
         """Begin to render views of an image. Its result raises DatasetError as `render_views` does."""
-        return self._pool.submit(self._render, image, space, parameters)
+        return self._pool.submit(self._render, image, space, parameters, self._segmenter())
 
     def close(self) -> None:
         """Begin nothing more, and wait for what is under way."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _render(self, image: LabelledImage, space: FeatureSpace, parameters: Sequence[ViewParameters]) -> list[Pixels]:
+    def _render(
+        self,
+        image: LabelledImage,
+        space: FeatureSpace,
+        parameters: Sequence[ViewParameters],
+        segmenter: Segmenter | None,
+    ) -> list[Pixels]:
         plain: Pixels | None = None
 
         def view(how: ViewParameters) -> Pixels:
             nonlocal plain
             if plain is None:
                 with self._shares.of("decode"):
-                    plain, remark = _plain(image, space, self._decoded)
+                    plain, remark = _plain(image, space, self._decoded, segmenter)
                 if remark:
                     self.remarks[image.path, image.box] = remark
             with self._shares.of("render"):
@@ -119,21 +134,32 @@ class _Once(Generic[Value]):
 
 
 def render_views(
-    image: LabelledImage, dataset: Dataset, *, space: FeatureSpace, parameters: Sequence[ViewParameters]
+    image: LabelledImage,
+    dataset: Dataset,
+    *,
+    space: FeatureSpace,
+    parameters: Sequence[ViewParameters],
+    segmenter: Segmenter | None = None,
 ) -> list[Pixels]:
     """Read and decode an image, and render the wanted views of it, each of the input size of a feature space.
 
     Raises DatasetError, with the image's path, for what is no image, or no longer the one that it is named by.
     """
-    plain, _ = _plain(image, space, lambda image: _decoded(image, dataset))
+    plain, _ = _plain(image, space, lambda image: _decoded(image, dataset), segmenter)
     return [render(plain, how) for how in parameters]
 
 
-def _plain(image: LabelledImage, space: FeatureSpace, decoded: Callable[[LabelledImage], tuple[str, Pixels]]) -> Plain:
+def _plain(
+    image: LabelledImage,
+    space: FeatureSpace,
+    decoded: Callable[[LabelledImage], tuple[str, Pixels]],
+    segmenter: Segmenter | None,
+) -> Plain:
     try:
         identity, pixels = decoded(image)
         _check_bytes(image, identity)  # decoded, perhaps, for another box of the file
-        return plain_view(pixels, image.box, size_px=space.input_size_px, framing=Framing.of(space))
+        framing = Framing.of(space)
+        return plain_view(pixels, image.box, size_px=space.input_size_px, framing=framing, segmenter=segmenter)
     except DatasetError as error:
         raise DatasetError(f"{image.path}: {error}") from error
 

@@ -16,7 +16,7 @@ from featcache.core.errors import DatasetError
 from featcache.core.machine import usable_cores
 from featcache.core.recipe import Augmentation
 from featcache.images import Item, Pixels, render, view_parameters
-from featcache.segmentation import Framing, plain_view
+from featcache.segmentation import Framing, Segmenter, plain_view
 
 _AHEAD_ROWS = 96
 _CALL_ROWS = 64
@@ -35,18 +35,24 @@ class Rendered(NamedTuple):
 
 @dataclass(frozen=True)
 class Rendering:
-    """How images become the input of a network, as in a feature space; and the first so many views of each."""
+    """How images become the input of a network, as in a feature space; and the first so many views of each.
+
+    segmenter : the fitted one that cuts cells out, where it is one
+    """
 
     size_px: int
     framing: Framing
     augmentation: Augmentation
     views: int = 1
+    segmenter: Segmenter | None = None
 
     def __call__(self, item: Item) -> Rendered:
         """The views of an image, or why it cannot be used."""
         try:
             image_id, pixels = item.read()
-            plain, remark = plain_view(pixels, item.box, size_px=self.size_px, framing=self.framing)
+            plain, remark = plain_view(
+                pixels, item.box, size_px=self.size_px, framing=self.framing, segmenter=self.segmenter
+            )
         except DatasetError as error:
             return Rendered([], problem=str(error))
         views = (view_parameters(self.augmentation, image_id, view=view) for view in range(self.views))

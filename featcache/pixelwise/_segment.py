@@ -9,9 +9,15 @@ from featcache.core.errors import UsageError
 from featcache.core.offline import offline as without_network
 from featcache.core.progress import Progress
 from featcache.core.shown import shown
-from featcache.pixelwise.classifier import method_of
-from featcache.pixelwise.segmenter import opened_segmenter
-from featcache.segmentation import SEGMENTERS, Background, SegmentedFolder, SegmentOptions, segment_folder
+from featcache.extraction import opened_segmenter
+from featcache.segmentation import (
+    SEGMENTERS,
+    Background,
+    SegmentedFolder,
+    SegmenterFile,
+    SegmentOptions,
+    segment_folder,
+)
 
 
 def segment(
@@ -70,9 +76,10 @@ def segment(
             raise UsageError(
                 f"`method={name!s:.80}`: expected {', '.join(SEGMENTERS)}, or the file of a fitted segmenter"
             )
+        known = SegmenterFile.read(file)
         with without_network(offline):
-            segmenter = opened_segmenter(file, weights=weights, progress=shown(progress))
-        name = method_of(file)
+            segmenter = opened_segmenter(known, weights=(weights,), progress=shown(progress))
+        name = known.method
     elif weights is not None:
         raise UsageError("`weights` is for a fitted segmenter: `method` names another")
     options = SegmentOptions(method=name, job=job, red_cell_px=red_cell_px, background=background, margin=margin)

@@ -15,12 +15,13 @@ from featcache.core.progress import Progress
 from featcache.core.project import PROJECT_FILE, Project, find_project
 from featcache.core.recipe import Recipe
 from featcache.datasets import dataset_of
-from featcache.extraction import network_of
+from featcache.extraction import cutting_again, network_of
 from featcache.heads import HEAD_FILE, TrainedHead, load_head
 from featcache.images import Item, items_of
+from featcache.segmentation import Segmenter, SegmenterFile
 from featcache.sharing import open_of_project
 from featcache.store import RECIPE_FILE, Cache, find_cache, open_cache
-from featcache.training import ENSEMBLE, EVALUATION, MODEL_FILE, Run, find_run, is_finished
+from featcache.training import ENSEMBLE, EVALUATION, MODEL_FILE, SEGMENTER_FILE, Run, find_run, is_finished
 
 
 def open_run(run: Run | str | Path, project: Project | None = None) -> Run:
@@ -115,6 +116,21 @@ def open_whole(run: Run, network: Network, *, engine: str, batch_rows: int | Non
     memory = memory_of(run)
     calibration = memory / CALIBRATION_FILE if memory else None
     return open_engine(network, engine, batch_rows=batch_rows, memory=calibration, on_event=progress.note)
+
+
+def segmenter_of(run: Run, recipe: Recipe, weights: str | None, *, progress: Progress) -> Segmenter | None:
+    """The fitted segmenter that cuts out the cells which a run is trained on, by the copy that it keeps.
+
+    Raises DatasetError without it, WeightsError where its network cannot be had.
+    """
+    path = run.folder / SEGMENTER_FILE
+    copy = SegmenterFile.read(path) if path.is_file() else None
+    project = None
+    with suppress(ProjectError):
+        project = find_project(run.folder.parent)
+    return cutting_again(
+        project, recipe.space.segmentation, copy=copy, where=run.name, weights=weights, progress=progress
+    )
 
 
 def names_of_rows(cache: Cache) -> tuple[str, ...]:

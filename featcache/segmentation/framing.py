@@ -19,7 +19,7 @@ from featcache.core.errors import ArgumentsError, DatasetError
 from featcache.core.project import colour_of
 from featcache.core.recipe import BLACK, FeatureSpace, Transform
 from featcache.images import NORMALISERS, Box, Pixels, cut_and_resize, in_box
-from featcache.segmentation.contract import Cell, Mask
+from featcache.segmentation.contract import Cell, Mask, Segmenter
 from featcache.segmentation.crops import around, fill_around
 from featcache.segmentation.options import Background
 from featcache.segmentation.picture import SEGMENTERS
@@ -27,8 +27,10 @@ from featcache.segmentation.picture import SEGMENTERS
 CELL_CUT_VERSION = 1
 """Raised by hand when a segmenter, or the cut around its cells, gives other pixels; a golden test guards it."""
 
-NOT_CUT = "none"
-_SPELLING = re.compile(r"(stain|colour)-([0-9]+):(keep|white|black|mean):(0|[0-9]\.[0-9]{1,6}|[0-9])")
+NOT_CUT, FITTED = "none", "fitted-"
+_SPELLING = re.compile(
+    r"(stain|colour|fitted-[0-9a-f]{64})-([0-9]+):(keep|white|black|mean):(0|[0-9]\.[0-9]{1,6}|[0-9])"
+)
 
 
 class Plain(NamedTuple):
@@ -42,6 +44,7 @@ class Plain(NamedTuple):
 class CellCut:
     """How a white cell is found in an image and cut out.
 
+    method : the name of a segmenter; of a fitted one it has the digest
     background : what surrounds it: "keep", "white", "black" or "mean"
     margin : room around it, as a share of its longer side
     """
@@ -53,6 +56,16 @@ class CellCut:
     def __str__(self) -> str:
         margin = f"{self.margin:.6f}".rstrip("0").rstrip(".")
         return f"{self.method}-{CELL_CUT_VERSION}:{self.background}:{margin}"
+
+    @property
+    def fitted(self) -> str:
+        """The digest of the fitted segmenter that finds the cell; "" where it is another one."""
+        return self.method.removeprefix(FITTED) if self.method.startswith(FITTED) else ""
+
+    @classmethod
+    def fitted_of(cls, segmentation: str) -> str:
+        """The digest of the fitted segmenter that is named in the `segmentation` of a feature space; "" of others."""
+        return "" if segmentation == NOT_CUT else cls.read(segmentation).fitted
 
     @classmethod
     @lru_cache(maxsize=64)
@@ -140,8 +153,17 @@ def _overridden(own: Transform, asked: Transform, said: Collection[str]) -> Tran
 AS_IT_IS = Framing()
 
 
-def plain_view(pixels: Pixels, box: Box | None, *, size_px: int, framing: Framing = AS_IT_IS) -> Plain:
+def plain_view(
+    pixels: Pixels,
+    box: Box | None,
+    *,
+    size_px: int,
+    framing: Framing = AS_IT_IS,
+    segmenter: Segmenter | None = None,
+) -> Plain:
     """The plain view of an image. Where no cell is found that is to be cut out, the remark says so.
+
+    segmenter : the fitted one that the framing names; a classical one is known by its name
 
     Raises DatasetError for a box that reaches out of the image, and for a way to cut or colour that is not known.
     """
@@ -150,7 +172,7 @@ def plain_view(pixels: Pixels, box: Box | None, *, size_px: int, framing: Framin
         raise DatasetError(f"colour {colour!r:.80}: this featcache cannot change colours so", "Update featcache")
     in_box(pixels, box)  # refuses one that reaches out, whatever is found around it
     cut = None if segmentation == NOT_CUT else CellCut.read(segmentation)
-    cell = _cell_in(pixels, box, cut.method) if cut else None
+    cell = _cell_in(pixels, box, segmenter or _classical(cut)) if cut else None
     if cut is None or cell is None:
         view = cut_and_resize(
             pixels,
@@ -175,13 +197,17 @@ def _coloured(pixels: Pixels, mask: Mask, colour: str) -> Pixels:
     return pixels if colour == "none" else NORMALISERS[colour](pixels, mask)
 
 
-def _cell_in(pixels: Pixels, box: Box | None, method: str) -> Cell | None:
+def _classical(cut: CellCut) -> Segmenter:
+    if cut.fitted:
+        raise DatasetError(f"its cell is cut out by the fitted segmenter {cut.fitted[:16]}.., which is not at hand")
+    return SEGMENTERS[cut.method]
+
+
+def _cell_in(pixels: Pixels, box: Box | None, segmenter: Segmenter) -> Cell | None:
     """The cell in the middle of a box, or of the image; its own box is within the image."""
     height, width = pixels.shape[:2]
     place = Box(0, 0, width, height) if box is None else around(box, size=pixels.shape)
-    found = SEGMENTERS[method].cut_out(
-        np.ascontiguousarray(pixels[place.y_min : place.y_max, place.x_min : place.x_max])
-    )
+    found = segmenter.cut_out(np.ascontiguousarray(pixels[place.y_min : place.y_max, place.x_min : place.x_max]))
     return found.cells[0].moved(place.x_min, place.y_min) if found.cells else None
 
 

@@ -10,8 +10,8 @@ from featcache.core.errors import UsageError
 from featcache.core.settings import problems_of, setting
 
 Background = Literal["keep", "white", "black", "mean", "transparent"]
-_METHOD = re.compile("stain|colour|fitted-[0-9a-f]{16}")
-"""The names of segmenters; a fitted one has the digest of its file."""
+_METHOD = re.compile("stain|colour|fitted-[0-9a-f]{64}")
+"""The names of segmenters; a fitted one has the digest of what decides its masks."""
 
 
 @dataclass(frozen=True)
