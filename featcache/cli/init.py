@@ -30,7 +30,7 @@ from featcache.datasets import InitOptions
 @options(DatasetSection, "path_column", "label_column", "group_column", "split_column", group="CSV files")
 @options(DatasetSection, "label_separator", "label_columns", group="CSV files")
 @options(DatasetSection, "roots", group="CSV files")
-@options(DatasetSection, "box_columns", "voc_object", "masks", group="Boxes")
+@options(DatasetSection, "box_columns", "voc_object", "masks", "mask_column", group="Boxes")
 @square_options(group="Input")
 @cells_options(group="Cells")
 @views_options(group="Views")

@@ -110,7 +110,7 @@ _METAVARS = {
     "layers": "NAME",
     "pseudonyms": "FILE",
     "roots": "NAME=FOLDER",
-    "segment": "none|stain|colour|FILE",
+    "segment": "none|stain|colour|given|FILE",
     "segment_weights": "PATH",
     "split": "TRAIN/VAL/TEST",
     "split_counts": "TRAIN/VAL/TEST",

@@ -22,7 +22,7 @@ from featcache.core.strict_json import strict_toml
 PROJECT_FILE = "featcache.toml"
 DATASET_FILE = "dataset.csv"
 CACHE_FOLDER = "cache"
-SEGMENTS = ("none", "stain", "colour")
+SEGMENTS = ("none", "stain", "colour", "given")
 """Ways to find the white cell in an image that need no file."""
 
 _Fraction = Annotated[float, Field(ge=0, le=0.5)]
@@ -85,7 +85,10 @@ class DatasetSection(_Section):
     group_from: str = Field(
         default="", max_length=500, description="Where an image's path says its group: '**/{group}_*'."
     )
-    masks: str = Field(default="", description="Folder with a mask of each image's cell: its box is cut out.")
+    masks: str = Field(default="", description="Folder with a mask of each image's cells: the box of each is cut out.")
+    mask_column: str = Field(
+        default="", description="Column of a CSV file with a mask of each image's cells ('none' ignores them)."
+    )
     without: tuple[str, ...] = Field(default=(), description="Leave out this class.")
     voc_object: str = Field(default="WBC", description="Annotated object that a Pascal VOC label file labels.")
     margin: float = Field(
@@ -167,8 +170,8 @@ class ViewsSection(_Section):
     )
     segment: str = Field(
         default="none",
-        description="Find the white cell in each image or box, and cut it out: by stain, by colour, or by the file of "
-        "a segmenter that fit-segmenter made.",
+        description="Find the white cell in each image or box, and cut it out: by stain, by colour, by the masks that "
+        "are given with the images, or by the file of a segmenter that fit-segmenter made.",
     )
     segment_weights: str | None = Field(
         default=None, description="Weights of the fitted segmenter's network, if they are in a file."

@@ -24,7 +24,7 @@ from featcache.images import (
     render,
     view_parameters,
 )
-from featcache.segmentation import Framing, Segmenter, plain_view
+from featcache.segmentation import CellCut, Framing, Segmenter, plain_view, read_mask
 
 SHEET_FILE = "contact-sheet.png"
 MOST_LINES = 60
@@ -61,11 +61,16 @@ def preview(
         for image in images:
             try:
                 data = read_bytes(dataset.folder / image.path)
+                of_mask = read_bytes(dataset.folder / image.mask) if image.mask else b""
                 picture = read_picture(data)
-                plain, _ = plain_view(picture.pixels, image.box, size_px=size_px, framing=framing, segmenter=segmenter)
+                mask = read_mask(of_mask) if of_mask and CellCut.is_given(framing.segmentation) else None
+                plain, _ = plain_view(
+                    picture.pixels, image.box, size_px=size_px, framing=framing, segmenter=segmenter, mask=mask
+                )
             except FeatcacheError as error:
                 raise DatasetError(f"{image.path}: {error}") from error
-            image_id = image_id_of(identity_of(sha256_bytes(data), picture.rules), image.box)
+            identity = identity_of(sha256_bytes(data), picture.rules)
+            image_id = image_id_of(identity, image.box, mask_sha256=sha256_bytes(of_mask) if of_mask else "")
             tiles.append([render(plain, view_parameters(plan, image_id, view=view)) for view in range(n_views)])
             captions.append(f"{label}   {image.path}   {image.split}")
     path = out or project.folder / SHEET_FILE

@@ -113,12 +113,19 @@ def labelled(
     left_out = list(source.left_out)
     with explaining(left_out):
         candidates = [one for one in source.candidates if one.label and one.label not in {*map(composed, without)}]
-        files = scan(source.images, (candidate.path for candidate in candidates), on_file=on_file)
+        files = scan(source.images, _files_of(candidates), on_file=on_file)
         usable = _usable(source.images, candidates, files, left_out)
-        images = [replace(_image(candidate, files[candidate.path], group_pattern), split="") for candidate in usable]
+        images = [
+            replace(
+                _image(candidate, files[candidate.path], group_pattern, mask_sha256=_of_mask(candidate, files)),
+                split="",
+            )
+            for candidate in usable
+        ]
         images = _without_duplicates(images, left_out)
         if not images:
             raise DatasetError(f"{source.folder}: no usable image with a label")
+    files = {path: file for path, file in files.items() if path not in {candidate.mask for candidate in candidates}}
     return Built(in_order(images), tuple(left_out), (*source.remarks, *remarks_on(files)))
 
 
@@ -139,9 +146,9 @@ def _build(
         raise DatasetError(f"{source.folder}: no image has the label {', '.join(sorted(unknown))} to leave out")
     candidates = _candidates(source, without, separator)
     remarks = [] if separator else like_lists(one.label for one in candidates)
-    files = scan(source.images, (candidate.path for candidate in candidates), stamps=stamps, on_file=on_file)
+    files = scan(source.images, _files_of(candidates), stamps=stamps, on_file=on_file)
     usable = _usable(source.images, candidates, files, left_out)
-    images = [_image(candidate, files[candidate.path], rule.group_pattern) for candidate in usable]
+    images = [_image(one, files[one.path], rule.group_pattern, mask_sha256=_of_mask(one, files)) for one in usable]
     _refuse_empty_classes(source, candidates, images, separator=separator)
     images, relabelled = with_edited_labels(images, edited, without=without, label_separator=separator)
     if rule.resplit:
@@ -166,6 +173,8 @@ def _build(
     remarks = [*source.remarks, *remarks, *small, *of_splits, *said_of_edits(relabelled, moved), *odd_labels(labels)]
     remarks += _on_images_without_labels(images, unlabelled, separator)
     check(images, str(source.folder), remedy="`resplit=True`", label_separator=separator)
+    masks = {candidate.mask for candidate in candidates}
+    files = {path: file for path, file in files.items() if path not in masks}
     fields = tuple(path for path, file in files.items() if max(file.width_px, file.height_px) >= _FIELD_PX)
     made = in_order([*images, *unlabelled])
     not_square = sum(not _is_square(image, files[image.path]) for image in made)
@@ -212,6 +221,8 @@ def _usable(
             left_out.append(LeftOut(candidate.path.encode(errors="replace").decode(), reason))
         elif file.problem:
             left_out.append(LeftOut(candidate.path, file.problem))
+        elif candidate.mask and (problem := _problem_of_mask(candidate, file)):
+            left_out.append(LeftOut(candidate.path, problem))
         elif candidate.box is None:
             usable.append(candidate)
         else:
@@ -223,14 +234,31 @@ def _usable(
     return usable
 
 
+def _problem_of_mask(candidate: Candidate, file: ImageFile) -> str:
+    theirs, ours = candidate.mask_size, (file.width_px, file.height_px)
+    if theirs == ours:
+        return ""
+    return f"its mask was drawn on a picture of {theirs[0]}x{theirs[1]} px, and the file has {ours[0]}x{ours[1]} px"
+
+
 def _can_be_listed(candidate: Candidate) -> bool:
     """Whether dataset.csv gives back the path and label that are written to it."""
     try:
         same = safe_relative(candidate.path, "") == candidate.path
-        f"{candidate.path}{candidate.label}{candidate.group}".encode()
+        same &= not candidate.mask or safe_relative(candidate.mask, "") == candidate.mask
+        f"{candidate.path}{candidate.label}{candidate.group}{candidate.mask}".encode()
     except (DatasetError, UnicodeEncodeError):
         return False
-    return same and not {"\r", "\n"} & set(candidate.path + candidate.label)
+    return same and not {"\r", "\n"} & set(candidate.path + candidate.label + candidate.mask)
+
+
+def _files_of(candidates: Sequence[Candidate]) -> list[str]:
+    """Paths of images and masks."""
+    return [path for one in candidates for path in (one.path, one.mask) if path]
+
+
+def _of_mask(candidate: Candidate, files: Mapping[str, ImageFile]) -> str:
+    return files[candidate.mask].sha256 if candidate.mask else ""
 
 
 def default_group(file_sha256: str) -> str:
@@ -238,14 +266,14 @@ def default_group(file_sha256: str) -> str:
     return file_sha256[:16]
 
 
-def _image(candidate: Candidate, file: ImageFile, group_pattern: str) -> LabelledImage:
+def _image(candidate: Candidate, file: ImageFile, group_pattern: str, *, mask_sha256: str) -> LabelledImage:
     group = candidate.group or default_group(file.sha256)
     if group_pattern and not candidate.group:
         found = re.search(group_pattern, candidate.path)
         group = (found.group(1 if found.re.groups else 0) if found else "") or ""
         if not group:
             raise DatasetError(f"{candidate.path}: the group pattern {group_pattern!r} finds nothing in this path")
-    image_id = image_id_of(file.identity, candidate.box)
+    image_id = image_id_of(file.identity, candidate.box, mask_sha256=mask_sha256)
     return LabelledImage(
         path=candidate.path,
         label=candidate.label,
@@ -253,6 +281,7 @@ def _image(candidate: Candidate, file: ImageFile, group_pattern: str) -> Labelle
         group=group,
         image_id=image_id,
         box=candidate.box,
+        mask=candidate.mask,
     )
 
 

@@ -55,6 +55,9 @@ def find_images(
     source = _found(place, asked, ignore, unpack_into)
     with explaining(source.left_out):
         if asked.masks:
+            source.roots |= {
+                name: resolved(root) for name, root in asked.roots.items() if name.partition("-")[0] == "masks"
+            }
             source = with_masks(source, _masks(place, source, asked.masks))
         if asked.group_from:
             source = with_groups(source, asked.group_from)
@@ -181,7 +184,12 @@ def _take_over(whole: Source, part: Source, split: str) -> None:
             f"{part.folder}: the list in a split folder names images outside of {whole.folder}"
         ) from error
     whole.candidates += [
-        replace(candidate, path=(inner / candidate.path).as_posix(), split=candidate.split or split)
+        replace(
+            candidate,
+            path=(inner / candidate.path).as_posix(),
+            mask=(inner / candidate.mask).as_posix() if candidate.mask else "",
+            split=candidate.split or split,
+        )
         for candidate in part.candidates
     ]
     whole.left_out += [LeftOut((inner / item.path).as_posix(), item.reason) for item in part.left_out]

@@ -38,6 +38,7 @@ from featcache.prediction import (
     BundleRecord,
     Entry,
     Predictor,
+    item_of,
     open_run,
     recipe_of,
 )
@@ -226,7 +227,7 @@ def _test_images(run: Run, project: Project | None) -> list[tuple[LabelledImage,
             of_class.setdefault(image.label, []).append(image)
     in_turn = chain.from_iterable(zip_longest(*of_class.values()))
     chosen = [image for image in in_turn if image is not None][:_ROWS]
-    return [(image, Item(image.path, dataset.folder / image.path, box=image.box)) for image in chosen]
+    return [(image, item_of(image, dataset)) for image in chosen]
 
 
 def _rendered(

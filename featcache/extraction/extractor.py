@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from featcache.backbones import NetworkSpec
-from featcache.core.errors import DatasetError
+from featcache.core.errors import ArgumentsError, DatasetError
 from featcache.core.offline import offline as without_network
 from featcache.core.project import ViewsSection, changed_views
 from featcache.core.recipe import Augmentation, Pooling, Precision, Preprocessing, Tokens
@@ -18,7 +18,7 @@ from featcache.extraction.opening import network_for
 from featcache.extraction.segmenters import cutting, with_fitted
 from featcache.extraction.streaming import Rendering, stream
 from featcache.images import items_of
-from featcache.segmentation import Framing, Segmenter
+from featcache.segmentation import GIVEN, Framing, Segmenter
 
 
 class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -153,6 +153,8 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         names = ("segment", "segment_weights", "background", "cell_margin", "normalise")
         cells = {name: value for name in names if (value := getattr(self, name)) is not None}
         views = changed_views(ViewsSection(as_trained=True, resize="pad"), {**said, **cells})
+        if views.segment == GIVEN:
+            raise ArgumentsError("`segment='given'` takes the masks that come with the images of a project")
         views, fitted = with_fitted(views, cells, folder=Path())
         framing = Framing.asked(views, self.cut_.space.input_size_px, own=self.cut_.transform, said=said)
         files = [self.segment_weights, self.weights]

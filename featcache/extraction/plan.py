@@ -29,7 +29,7 @@ from featcache.extraction.opening import network_for
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.rows import rows_of
 from featcache.extraction.segmenters import cutting, with_fitted
-from featcache.segmentation import Framing, Segmenter, SegmenterFile
+from featcache.segmentation import GIVEN, Framing, Segmenter, SegmenterFile
 from featcache.sharing import Site
 from featcache.store import Row
 
@@ -114,6 +114,11 @@ def plan_extraction(
     dataset, left_out = images or current_dataset(
         project, options.strict, progress=progress, check_bytes=options.check_bytes, keep=keep
     )
+    if wanted.segment == GIVEN and not any(image.mask for image in dataset.images):
+        raise DatasetError(
+            "no image has a mask, and `segment='given'` takes the masks that come with images",
+            "Name their folder with `featcache.init(masks=FOLDER)`, or read a list with a column of masks",
+        )
     if wanted.margin:
         _check_boxes(dataset, wanted.margin, progress=progress)
     views = plan_views(dataset.images, wanted, label_separator=dataset.label_separator)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from featcache.core.errors import DatasetError, ImageError
 from featcache.core.files import sha256_bytes
@@ -27,9 +27,9 @@ from featcache.images import (
     read_picture,
     render,
 )
-from featcache.segmentation import Framing, Plain, Segmenter, plain_view
+from featcache.segmentation import CellCut, Framing, GivenMask, Plain, Segmenter, plain_view, read_mask
 
-_REMEMBERED_BYTES = 192 << 20
+_REMEMBERED_BYTES, _REMEMBERED_MASKS = 192 << 20, 64 << 20
 
 Value = TypeVar("Value")
 
@@ -51,12 +51,11 @@ class Renderer:
         for_several: bool,
         segmenter: Callable[[], Segmenter | None] = lambda: None,
     ) -> None:
-        self._dataset = dataset
         self._segmenter = segmenter
         self._shares = shares
         self.remarks: dict[tuple[str, Box | None], str] = {}
         self._pool = ThreadPoolExecutor(usable_cores(), "featcache-render")
-        self._files: _Once[tuple[str, Pixels]] = _Once(_REMEMBERED_BYTES, lambda found: found[1].nbytes)
+        self._files = _FilesOnce(dataset)
         self._views: _Once[Pixels] | None = _Once(_REMEMBERED_BYTES, lambda view: view.nbytes) if for_several else None
 
     def submit(
@@ -82,7 +81,7 @@ class Renderer:
             nonlocal plain
             if plain is None:
                 with self._shares.of("decode"):
-                    plain, remark = _plain(image, space, self._decoded, segmenter)
+                    plain, remark = _plain(image, space, self._files, segmenter)
                 if remark:
                     self.remarks[image.path, image.box] = remark
             with self._shares.of("render"):
@@ -92,9 +91,6 @@ class Renderer:
         if self._views is None:
             return [view(how) for how in parameters]
         return [self._views.get((image.image_id, *frame, how), partial(view, how)) for how in parameters]
-
-    def _decoded(self, image: LabelledImage) -> tuple[str, Pixels]:
-        return self._files.get(image.path, lambda: _decoded(image, self._dataset))
 
 
 class _Once(Generic[Value]):
@@ -145,41 +141,79 @@ def render_views(
 
     Raises DatasetError, with the image's path, for what is no image, or no longer the one that it is named by.
     """
-    plain, _ = _plain(image, space, lambda image: _decoded(image, dataset), segmenter)
+    plain, _ = _plain(image, space, _Files(dataset), segmenter)
     return [render(plain, how) for how in parameters]
 
 
-def _plain(
-    image: LabelledImage,
-    space: FeatureSpace,
-    decoded: Callable[[LabelledImage], tuple[str, Pixels]],
-    segmenter: Segmenter | None,
-) -> Plain:
+class _MaskFile(NamedTuple):
+    """The digest of a mask's bytes, and what it shows, if that was asked for; or why it shows nothing."""
+
+    sha256: str
+    shown: GivenMask | ImageError | None
+
+
+class _Files:
+    """The files of images: pictures and masks."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    def picture(self, image: LabelledImage, mask_sha256: str) -> tuple[str, Pixels]:
+        """What names an image's file or array, and its pixels. Raises ImageError for another one than is listed."""
+        if (pixels := self._dataset.arrays.get(image.path)) is not None:
+            identity = identity_of_pixels(pixels)
+            _check_bytes(image, identity, mask_sha256=mask_sha256)
+            return identity, pixels
+        data = read_bytes(self._dataset.folder / image.path)
+        sha256 = sha256_bytes(data)
+        _check_bytes(image, *(identity_of(sha256, rules) for rules in RULES), mask_sha256=mask_sha256)
+        picture = read_picture(data)
+        return identity_of(sha256, picture.rules), picture.pixels
+
+    def mask(self, image: LabelledImage, *, is_shown: bool) -> _MaskFile:
+        """The mask of an image. is_shown : whether its cells are asked for, and not its digest alone"""
+        data = read_bytes(self._dataset.folder / image.mask)
+        try:
+            return _MaskFile(sha256_bytes(data), read_mask(data) if is_shown else None)
+        except ImageError as error:
+            return _MaskFile(sha256_bytes(data), ImageError(f"its mask, {image.mask}: {error}"))
+
+
+class _FilesOnce(_Files):
+    """The same, remembered for other boxes and views of the files."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset)
+        self._pictures: _Once[tuple[str, Pixels]] = _Once(_REMEMBERED_BYTES, lambda found: found[1].nbytes)
+        self._masks: _Once[_MaskFile] = _Once(_REMEMBERED_MASKS, lambda found: getattr(found.shown, "nbytes", 0))
+
+    def picture(self, image: LabelledImage, mask_sha256: str) -> tuple[str, Pixels]:
+        """See `_Files`."""
+        return self._pictures.get(image.path, partial(super().picture, image, mask_sha256))
+
+    def mask(self, image: LabelledImage, *, is_shown: bool) -> _MaskFile:
+        """See `_Files`."""
+        return self._masks.get((image.mask, is_shown), partial(super().mask, image, is_shown=is_shown))
+
+
+def _plain(image: LabelledImage, space: FeatureSpace, files: _Files, segmenter: Segmenter | None) -> Plain:
     try:
-        identity, pixels = decoded(image)
-        _check_bytes(image, identity)  # decoded, perhaps, for another box of the file
         framing = Framing.of(space)
-        return plain_view(pixels, image.box, size_px=space.input_size_px, framing=framing, segmenter=segmenter)
+        mask = files.mask(image, is_shown=CellCut.is_given(framing.segmentation)) if image.mask else None
+        mask_sha256, shown = mask or ("", None)
+        identity, pixels = files.picture(image, mask_sha256)
+        _check_bytes(image, identity, mask_sha256=mask_sha256)  # decoded, perhaps, for another box of the file
+        if isinstance(shown, ImageError):
+            raise shown
+        return plain_view(
+            pixels, image.box, size_px=space.input_size_px, framing=framing, segmenter=segmenter, mask=shown
+        )
     except DatasetError as error:
         raise DatasetError(f"{image.path}: {error}") from error
 
 
-def _decoded(image: LabelledImage, dataset: Dataset) -> tuple[str, Pixels]:
-    """What names an image's file or array, and its pixels."""
-    if (pixels := dataset.arrays.get(image.path)) is not None:
-        identity = identity_of_pixels(pixels)
-        _check_bytes(image, identity)
-        return identity, pixels
-    data = read_bytes(dataset.folder / image.path)
-    sha256 = sha256_bytes(data)
-    _check_bytes(image, *(identity_of(sha256, rules) for rules in RULES))
-    picture = read_picture(data)
-    identity = identity_of(sha256, picture.rules)
-    _check_bytes(image, identity)
-    return identity, picture.pixels
-
-
-def _check_bytes(image: LabelledImage, *identities: str) -> None:
+def _check_bytes(image: LabelledImage, *identities: str, mask_sha256: str) -> None:
     """The bytes must be those that the image is named by: no feature is of another picture."""
-    if image.image_id not in (image_id_of(identity, image.box) for identity in identities):
+    names = (image_id_of(identity, image.box, mask_sha256=mask_sha256) for identity in identities)
+    if image.image_id not in names:
         raise ImageError("its bytes changed while features were computed: run the command again")

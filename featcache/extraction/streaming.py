@@ -15,14 +15,17 @@ from featcache.backbones import Engine
 from featcache.core.errors import DatasetError
 from featcache.core.machine import usable_cores
 from featcache.core.recipe import Augmentation
-from featcache.images import Item, Pixels, render, view_parameters
-from featcache.segmentation import Framing, Segmenter, plain_view
+from featcache.images import Item, Pixels, read_bytes, render, view_parameters
+from featcache.segmentation import CellCut, Framing, Segmenter, plain_view, read_mask
 
 _AHEAD_ROWS = 96
 _CALL_ROWS = 64
 _CALL_BYTES = 256 << 20
 Given = TypeVar("Given")
 Made = TypeVar("Made")
+
+
+NEEDS_MASKS = "no mask came with it, and cells are cut out by the masks that come with images (`segment='given'`)"
 
 
 class Rendered(NamedTuple):
@@ -50,8 +53,13 @@ class Rendering:
         """The views of an image, or why it cannot be used."""
         try:
             image_id, pixels = item.read()
+            mask = None
+            if CellCut.is_given(self.framing.segmentation):
+                if item.mask is None:
+                    raise DatasetError(NEEDS_MASKS)
+                mask = read_mask(read_bytes(item.mask))
             plain, remark = plain_view(
-                pixels, item.box, size_px=self.size_px, framing=self.framing, segmenter=self.segmenter
+                pixels, item.box, size_px=self.size_px, framing=self.framing, segmenter=self.segmenter, mask=mask
             )
         except DatasetError as error:
             return Rendered([], problem=str(error))

@@ -14,7 +14,7 @@ from featcache.core.errors import ProjectError, RunError, UsageError
 from featcache.core.progress import Progress
 from featcache.core.project import PROJECT_FILE, Project, find_project
 from featcache.core.recipe import Recipe
-from featcache.datasets import dataset_of
+from featcache.datasets import Dataset, LabelledImage, dataset_of
 from featcache.extraction import cutting_again, network_of
 from featcache.heads import HEAD_FILE, TrainedHead, load_head
 from featcache.images import Item, items_of
@@ -179,9 +179,13 @@ def _of_project(source: Any) -> list[Item]:
         return []
     dataset = dataset_of(source)
     source.images.refuse_missing(image.path for image in dataset.images)
-    return [
-        Item(name_of(image.path, image.box), dataset.folder / image.path, box=image.box) for image in dataset.images
-    ]
+    return [item_of(image, dataset) for image in dataset.images]
+
+
+def item_of(image: LabelledImage, dataset: Dataset) -> Item:
+    """An image of a data set, with its box and mask."""
+    mask = dataset.folder / image.mask if image.mask else None
+    return Item(name_of(image.path, image.box), dataset.folder / image.path, box=image.box, mask=mask)
 
 
 def name_of(path: str, box: Any) -> str:

@@ -28,7 +28,7 @@ from featcache.prediction.opening import (
     recipe_of,
     segmenter_of,
 )
-from featcache.segmentation import Framing, Segmenter
+from featcache.segmentation import CellCut, Framing, Segmenter
 from featcache.store import Cache
 from featcache.training import MODEL_FILE, Run
 
@@ -128,6 +128,14 @@ class Predictor:
         """How images become the network's input: as for the run."""
         space = self.recipe.space
         return Rendering(space.input_size_px, Framing.of(space), self.recipe.augmentation, views, self.segmenter)
+
+    def refuse_given(self, what: str) -> None:
+        """Raise UsageError where cells are cut out by masks that come with images. what : comes without a mask"""
+        if CellCut.is_given(self.recipe.space.segmentation):
+            raise UsageError(
+                f"{self.name}: its cells are cut out by the masks that come with images, and {what} has none",
+                "Train a head on cells that are found: `segment='stain'` of `extract`",
+            )
 
     def rounded(self, features: NDArray[Any]) -> NDArray[Any]:
         """Features as a cache keeps them."""

@@ -19,7 +19,14 @@ from .fitted import (
     SegmenterFile as SegmenterFile,
 )
 from .fitted_segmenter import PixelSegmenter as PixelSegmenter
-from .framing import CellCut as CellCut, Framing as Framing, Plain as Plain, plain_view as plain_view
+from .framing import (
+    GIVEN as GIVEN,
+    CellCut as CellCut,
+    Framing as Framing,
+    Plain as Plain,
+    plain_view as plain_view,
+)
+from .given import GivenMask as GivenMask, read_mask as read_mask
 from .judging import why_nothing as why_nothing
 from .options import Background as Background, SegmentOptions as SegmentOptions
 from .picture import SEGMENTERS as SEGMENTERS, job_of as job_of, segment_picture as segment_picture

@@ -21,16 +21,20 @@ from featcache.core.recipe import BLACK, FeatureSpace, Transform
 from featcache.images import NORMALISERS, Box, Pixels, cut_and_resize, in_box
 from featcache.segmentation.contract import Cell, Mask, Segmenter
 from featcache.segmentation.crops import around, fill_around
+from featcache.segmentation.given import GivenMask
 from featcache.segmentation.options import Background
 from featcache.segmentation.picture import SEGMENTERS
 
 CELL_CUT_VERSION = 1
 """Raised by hand when a segmenter, or the cut around its cells, gives other pixels; a golden test guards it."""
 
-NOT_CUT, FITTED = "none", "fitted-"
+NOT_CUT, GIVEN, FITTED = "none", "given", "fitted-"
 _SPELLING = re.compile(
-    r"(stain|colour|fitted-[0-9a-f]{64})-([0-9]+):(keep|white|black|mean):(0|[0-9]\.[0-9]{1,6}|[0-9])"
+    r"(stain|colour|given|fitted-[0-9a-f]{64})-([0-9]+):(keep|white|black|mean):(0|[0-9]\.[0-9]{1,6}|[0-9])"
 )
+
+
+NO_CELL = "no white cell was found in it"
 
 
 class Plain(NamedTuple):
@@ -44,7 +48,7 @@ class Plain(NamedTuple):
 class CellCut:
     """How a white cell is found in an image and cut out.
 
-    method : the name of a segmenter; of a fitted one it has the digest
+    method : the name of a segmenter, of a fitted one with its digest; "given" for masks that come with the images
     background : what surrounds it: "keep", "white", "black" or "mean"
     margin : room around it, as a share of its longer side
     """
@@ -61,6 +65,11 @@ class CellCut:
     def fitted(self) -> str:
         """The digest of the fitted segmenter that finds the cell; "" where it is another one."""
         return self.method.removeprefix(FITTED) if self.method.startswith(FITTED) else ""
+
+    @classmethod
+    def is_given(cls, segmentation: str) -> bool:
+        """Whether the `segmentation` of a feature space takes the masks that come with the images."""
+        return segmentation != NOT_CUT and cls.read(segmentation).method == GIVEN
 
     @classmethod
     def fitted_of(cls, segmentation: str) -> str:
@@ -160,10 +169,12 @@ def plain_view(
     size_px: int,
     framing: Framing = AS_IT_IS,
     segmenter: Segmenter | None = None,
+    mask: GivenMask | None = None,
 ) -> Plain:
     """The plain view of an image. Where no cell is found that is to be cut out, the remark says so.
 
     segmenter : the fitted one that the framing names; a classical one is known by its name
+    mask : the one that comes with the image, where the framing asks for such
 
     Raises DatasetError for a box that reaches out of the image, and for a way to cut or colour that is not known.
     """
@@ -172,7 +183,10 @@ def plain_view(
         raise DatasetError(f"colour {colour!r:.80}: this featcache cannot change colours so", "Update featcache")
     in_box(pixels, box)  # refuses one that reaches out, whatever is found around it
     cut = None if segmentation == NOT_CUT else CellCut.read(segmentation)
-    cell = _cell_in(pixels, box, segmenter or _classical(cut)) if cut else None
+    if cut is not None and cut.method == GIVEN:
+        cell, lacking = _given_cell(pixels, box, mask)
+    else:
+        cell, lacking = _cell_in(pixels, box, segmenter or _classical(cut)) if cut else None, NO_CELL
     if cut is None or cell is None:
         view = cut_and_resize(
             pixels,
@@ -185,16 +199,27 @@ def plain_view(
             margin=framing.margin,
         )
         view = _coloured(view, np.ones(view.shape[:2], bool), colour)
-        return Plain(view, "no white cell was found in it" if cut else "")
-    square, mask = _square_around(pixels, cell, cut.margin)
-    square = _coloured(square, mask, colour)
+        return Plain(view, lacking if cut else "")
+    square, inside = _square_around(pixels, cell, cut.margin)
+    square = _coloured(square, inside, colour)
     if cut.background != "keep":
-        square = fill_around(square, mask, background=cut.background)
+        square = fill_around(square, inside, background=cut.background)
     return Plain(cut_and_resize(square, None, size_px=size_px, interpolation=framing.interpolation))
 
 
 def _coloured(pixels: Pixels, mask: Mask, colour: str) -> Pixels:
     return pixels if colour == "none" else NORMALISERS[colour](pixels, mask)
+
+
+def _given_cell(pixels: Pixels, box: Box | None, mask: GivenMask | None) -> tuple[Cell | None, str]:
+    """The cell of a box, or of the image, in its mask; and what to say where there is none."""
+    if mask is None:
+        return None, "no mask came with it"
+    if mask.size != (pixels.shape[1], pixels.shape[0]):
+        raise DatasetError(
+            f"its mask has {mask.size[0]}x{mask.size[1]} pixels, and the picture {pixels.shape[1]}x{pixels.shape[0]}"
+        )
+    return mask.cell_in(box), "its mask shows no cell in its box"
 
 
 def _classical(cut: CellCut) -> Segmenter:
