@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import Run
 from numpy.typing import NDArray
@@ -189,6 +190,7 @@ def test_a_folder_of_masks_beside_the_images(cells: Path, tmp_path: Path, run: R
     assert done.code == 0, done.err
     lines = lines_of(tmp_path / "p")
     assert all(line["mask"] == f"masks/{line['path']}" for line in lines), lines[0]
+    assert 'masks = "../d/masks"' in (tmp_path / "p/featcache.toml").read_text()
     made = run("extract", "--model", "pixels", "--input-size", "32", "--json", cwd=tmp_path / "p")
     assert made.code == 0, made.err
     cache = fc.open_cache(made.value["path"])
@@ -233,6 +235,63 @@ def test_a_column_of_masks(cells: Path, tmp_path: Path, run: Run, how: tuple[str
     assert without.code == 0 and "mask" not in lines_of(tmp_path / "q")[0]
     refused = run("extract", "--model", "pixels", "--segment", "given", cwd=tmp_path / "q")
     assert refused.code == 1 and "no image has a mask" in refused.err
+
+
+@pytest.mark.parametrize("suffix", ["xlsx", "parquet"])
+def test_a_column_of_masks_in_a_sheet(cells: Path, tmp_path: Path, run: Run, suffix: str) -> None:
+    shutil.copytree(cells, tmp_path / "d")
+    frame = pd.read_csv(tmp_path / "d/list.csv").assign(group=[float(number) for number in range(12)])
+    write = frame.to_excel if suffix == "xlsx" else frame.to_parquet
+    write(tmp_path / f"d/sheet.{suffix}", index=False)
+    done = run("init", f"d/sheet.{suffix}", "--into", "p", "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    lines = lines_of(tmp_path / "p")
+    assert len(lines) == 12 and all(line["mask"] for line in lines) and {line["group"] for line in lines} >= {"0", "11"}
+    data = (tmp_path / f"d/sheet.{suffix}").read_bytes()
+    for part in (data[:100], data[: len(data) // 2], data[:4] + b"\0" * 500 + data[500:], data[:-4] + b"nope"):
+        (tmp_path / f"d/bad.{suffix}").write_bytes(part)
+        bad = run("init", f"d/bad.{suffix}", "--into", "q", cwd=tmp_path)
+        assert bad.code in (0, 1) and "Traceback" not in bad.err and (bad.code == 0 or f"bad.{suffix}" in bad.err)
+        shutil.rmtree(tmp_path / "q", ignore_errors=True)
+
+
+def test_the_same_picture_with_two_masks_is_one_image(cells: Path, tmp_path: Path) -> None:
+    shutil.copytree(cells, tmp_path / "d")
+    shutil.copy(tmp_path / "d/images/dark/1.png", tmp_path / "d/images/dark/twin.png")
+    save(tmp_path / "d/masks/dark/twin.png", (painted(401)[1] > 0).astype(np.uint8))
+    found = fc.init(tmp_path / "d/images", tmp_path / "p", masks=str(tmp_path / "d/masks"), progress=SILENT).found
+    assert len(found.dataset.images) == 12
+    assert [(Path(item.path).name, item.reason) for item in found.left_out] == [
+        ("twin.png", "it has the same bytes as dark/1.png")
+    ]
+
+
+def test_boxes_stay_and_say_which_cell(tmp_path: Path) -> None:
+    lines = [["path", "label", "x_min", "y_min", "x_max", "y_max", "mask"]]
+    for seed in range(8):
+        picture, mask = painted(700 + seed, cells=2)
+        save(tmp_path / f"images/{seed}.png", picture)
+        save(tmp_path / f"masks/{seed}.png", mask)
+        lines += [
+            [f"images/{seed}.png", label, left, 5, left + 80, 85, f"masks/{seed}.png"]
+            for label, left in (("one", 5), ("other", 95))
+        ]
+    lines.append(["images/0.png", "one", 0, 0, 3, 3, "masks/0.png"])
+    with (tmp_path / "list.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(lines)
+    project = fc.init(tmp_path / "list.csv", tmp_path / "p", progress=SILENT)
+    assert len(project.found.dataset.images) == 16
+    assert [item.reason for item in project.found.left_out] == ["its mask, 0.png: it shows no cell in the box"]
+    cache = fc.extract(project, "pixels", views={"segment": "given", "background": "black", "cell_margin": 0}, **PIXELS)
+    for number in np.flatnonzero(cache.rows["view"].to_numpy() == 0):
+        line = cache.rows.iloc[number]
+        seed, left = Path(line["path"]).stem, 0 if line["label"] == "one" else 90
+        picture, mask = (cv2.imread(str(tmp_path / of / f"{seed}.png"), -1)[:, left : left + 90] for of in
+                         ("images", "masks"))  # fmt: skip
+        framing = Framing.of(cache.recipe.space)
+        rgb = np.ascontiguousarray(picture[..., ::-1])
+        expected, _ = plain_view(rgb, None, size_px=32, framing=framing, mask=read_mask(png(mask)))
+        assert np.abs(cache.features[number].astype(int) - expected).mean() < 3
 
 
 def test_masks_that_cannot_be_used_are_left_out_with_the_reason(cells: Path, tmp_path: Path, run: Run) -> None:

@@ -37,6 +37,7 @@ from featcache.datasets.candidates import LeftOut, Source
 from featcache.datasets.current import stop_if_strict
 from featcache.datasets.label_lists import DEFAULT_SEPARATOR, rewritten
 from featcache.datasets.manifest import SPLITS, Dataset, LabelledImage, dataset_of, write_dataset
+from featcache.datasets.masks import is_root_of_masks
 from featcache.datasets.options import InitOptions
 from featcache.datasets.sources import find_images
 from featcache.datasets.unpacking import UNPACKED_FOLDER
@@ -347,7 +348,10 @@ def _split_by_counts(settings: Settings, options: InitOptions) -> Settings:
 
 def _write_project(into: Path, settings: Settings, source: Path, images: ImageFolders, built: Built) -> Project:
     with _writing(into):
-        roots = {name: settings.dataset.roots.get(name, str(root)) for name, root in images.roots.items()}
+        roots = {
+            name: settings.dataset.roots.get(name, _relative(root, into) if is_root_of_masks(name) else str(root))
+            for name, root in images.roots.items()
+        }
         places = {"source": _relative(source, into), "images": _relative(images.folder, into), "roots": roots}
         settings = settings.model_copy(update={"dataset": changed(settings.dataset, places)})
         is_new = not (into / PROJECT_FILE).exists()

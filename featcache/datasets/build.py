@@ -122,7 +122,7 @@ def labelled(
             )
             for candidate in usable
         ]
-        images = _without_duplicates(images, left_out)
+        images = _without_duplicates(images, left_out, files)
         if not images:
             raise DatasetError(f"{source.folder}: no usable image with a label")
     files = {path: file for path, file in files.items() if path not in {candidate.mask for candidate in candidates}}
@@ -153,7 +153,7 @@ def _build(
     images, relabelled = with_edited_labels(images, edited, without=without, label_separator=separator)
     if rule.resplit:
         images = [replace(image, split="") for image in images]
-    images = _without_duplicates(images, left_out)
+    images = _without_duplicates(images, left_out, files)
     unlabelled = [replace(image, split="") for image in images if not image.label]
     images = [image for image in images if image.label]
     if not images:
@@ -302,14 +302,16 @@ def _refuse_empty_classes(
         )
 
 
-def _without_duplicates(images: Sequence[LabelledImage], left_out: list[LeftOut]) -> list[LabelledImage]:
-    """One image for the same bytes (and box). With two labels nobody knows which is right.
+def _without_duplicates(
+    images: Sequence[LabelledImage], left_out: list[LeftOut], files: Mapping[str, ImageFile]
+) -> list[LabelledImage]:
+    """One image for the same bytes (and box), whatever their masks. With two labels nobody knows which is right.
 
     A box that has two is left out; of whole images DatasetError names them, since one of the files must go.
     """
     same = defaultdict(list)
     for image in images:
-        same[image.image_id].append(image)
+        same[image_id_of(files[image.path].identity, image.box)].append(image)
     kept = []
     contradictions = []
     for twins in same.values():

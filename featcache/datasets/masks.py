@@ -20,7 +20,8 @@ _ROOT = "masks"
 def with_masks(source: Source, folder: Path) -> Source:
     """The same, each image with the box around the cell of its mask: the picture of its name below `folder`.
 
-    A mask with a number for each cell gives one candidate a cell. Images are left out that have no mask or several, one
+    An image that has a box keeps it: the cell is the one in the box. A mask with a number for each cell gives one
+    candidate a cell. Images are left out that have no mask or several, one
     of another size, or one that shows no cell; and one that shows more cells than one, where a label is of which?
     """
     by_name: dict[str, list[Path]] = {}
@@ -35,8 +36,6 @@ def with_masks(source: Source, folder: Path) -> Source:
         if image.resolve().is_relative_to(folder.resolve()):
             source.left_out.append(LeftOut(one.path, "it is a mask"))
             continue
-        if one.box is not None:
-            raise DatasetError(f"{folder}: `masks` are for images without boxes, and {one.path} has one")
         found = by_name.get(composed(image.stem), [])
         near = [path for path in found if path.parent.name == image.parent.name]
         masks = near if len(found) > 1 else found
@@ -50,6 +49,11 @@ def with_masks(source: Source, folder: Path) -> Source:
         raise DatasetError(f"{folder}: no image has a mask that can be used: {source.left_out[-1].reason}")
     source.about += f"; cells by their masks in {folder.name}"
     return source
+
+
+def is_root_of_masks(name: str) -> bool:
+    """Whether a root has a name that roots of masks get."""
+    return name.partition("-")[0] == _ROOT
 
 
 def attach(source: Source, wanted: Sequence[tuple[Candidate, Path]], *, below: Path, in_boxes: bool) -> None:

@@ -15,7 +15,7 @@ from featcache.datasets.class_folders import from_class_folders, note_strays
 from featcache.datasets.coco import coco_files
 from featcache.datasets.createml import createml_files
 from featcache.datasets.lists import from_csv, label_lists
-from featcache.datasets.masks import with_masks
+from featcache.datasets.masks import is_root_of_masks, with_masks
 from featcache.datasets.other_formats import refuse_other_annotations
 from featcache.datasets.patterns import from_pattern, with_groups
 from featcache.datasets.published import published
@@ -55,9 +55,7 @@ def find_images(
     source = _found(place, asked, ignore, unpack_into)
     with explaining(source.left_out):
         if asked.masks:
-            source.roots |= {
-                name: resolved(root) for name, root in asked.roots.items() if name.partition("-")[0] == "masks"
-            }
+            source.roots |= {name: resolved(root) for name, root in asked.roots.items() if is_root_of_masks(name)}
             source = with_masks(source, _masks(place, source, asked.masks))
         if asked.group_from:
             source = with_groups(source, asked.group_from)
