@@ -196,20 +196,33 @@ def preview(
 @options(SegmentOptions, "method", metavar="stain|colour|FILE")
 @options(SegmentOptions, "job", "red_cell_px")
 @options(SegmentOptions, "background", "margin", group="Crops")
+@option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="SOURCE",
+    group="Crops",
+    default_text="FOLDER itself, if it has annotations or a list",
+    help="Project, folder or list with labels of boxes in these pictures.",
+)
 @option("--weights", metavar="PATH", group="Fitted segmenter", help="Weights of its network, if they are in a file.")
 @option("--offline", is_flag=True, group="Fitted segmenter", help="Do not connect to any other machine.")
 @json_option
-def segment(source: Path, out: Path, weights: str | None, offline: bool, as_json: bool, **values: Any) -> None:
+def segment(
+    source: Path, out: Path, labels: Path | None, weights: str | None, offline: bool, as_json: bool, **values: Any
+) -> None:
     """Find the white cells in the pictures of FOLDER, and write masks, crops, tables and overlays.
 
     FOLDER holds smears, or pictures of one cell each. masks/ has 0 for background, 128 for cytoplasm and 255 for
     nucleus. cells.csv lists the cells, left_out.csv what was left out and why. 'featcache init' reads crops.csv.
-    An interrupted command continues when you run it again.
+    Cells get the labels of class folders, or of labelled boxes that they overlap. An interrupted command continues
+    when you run it again.
     """
     from featcache.datasets import LeftOut
     from featcache.pixelwise import segment as find_cells
 
-    done = find_cells(source, out, weights=weights, offline=offline, progress=TERMINAL, **given(values, SegmentOptions))
+    done = find_cells(
+        source, out, labels=labels, weights=weights, offline=offline, progress=TERMINAL, **given(values, SegmentOptions)
+    )
     if as_json:
         about = {"folder": str(done.folder), "job": done.job, "images": done.images}
         print_json({**about, "cells": list(done.cells), "left_out": list(done.left_out)})
@@ -217,6 +230,8 @@ def segment(source: Path, out: Path, weights: str | None, offline: bool, as_json
     what = "smears" if done.job == "smear" else "pictures of one cell each"
     cut_off = sum(cell["at_border"] for cell in done.cells)
     say(f"{len(done.cells)} white cells in {done.images} {what}; the border cuts {cut_off} of them")
+    if labelled := sum(bool(cell["label"]) for cell in done.cells):
+        say(f"{labelled} of them have a label")
     say_left_out([LeftOut(item["image"], item["reason"]) for item in done.left_out], as_json)
     say(f"wrote masks, crops, overlays, cells.csv and left_out.csv into {shown(done.folder)}")
 

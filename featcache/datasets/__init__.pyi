@@ -20,4 +20,5 @@ from .manifest import (
     dataset_of as dataset_of,
 )
 from .options import GENERATED_PER_CLASS as GENERATED_PER_CLASS, InitOptions as InitOptions
+from .sources import find_images as find_images
 from .view_plan import plan_views as plan_views

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 from featcache.core.errors import UsageError
+from featcache.core.files import resolved
 from featcache.core.offline import offline as without_network
 from featcache.core.progress import Progress
+from featcache.core.project import PROJECT_FILE, find_project
 from featcache.core.shown import shown
 from featcache.extraction import opened_segmenter
+from featcache.pixelwise.known_labels import labels_of_pictures
 from featcache.segmentation import (
     SEGMENTERS,
     Background,
@@ -29,6 +32,7 @@ def segment(
     red_cell_px: float | None = None,
     background: Background = "keep",
     margin: float = 0.1,
+    labels: str | Path | None = None,
     weights: str | None = None,
     offline: bool = False,
     progress: Progress | None = None,
@@ -41,7 +45,7 @@ def segment(
 
     Parameters
     ----------
-    source : folder of pictures, at any depth, or one picture
+    source : folder of pictures, at any depth, or one picture; or a project
     out : folder to write to; new, empty, or written by `segment` with the same settings
     method : how nuclei are told from all else: "stain" (deconvolution and a threshold), "colour" (clustering), or a
         file that `fit_segmenter` wrote
@@ -49,13 +53,16 @@ def segment(
     red_cell_px : diameter of a red cell in pixels; None measures it in each picture
     background : what surrounds a cell in its crop: "keep", "white", "black", "mean" or "transparent"
     margin : room around a cell in its crop, as a share of the cell's longer side
+    labels : a project, or what `init` reads, with labels of boxes in these pictures: a cell gets the label of the box
+        that it overlaps best, by an IoU of at least 0.5, and none where there is no such box. By default `source`
+        itself, if it has annotations or a list
     weights : file of the weights of a fitted segmenter's network, where they are in one
     offline : contact no other machine
     progress : told how far it is
 
     Raises
     ------
-    DatasetError : there is no picture, or `method` is no file of a segmenter
+    DatasetError : there is no picture, `method` is no file of a segmenter, or `labels` holds no labels
     BackboneError : the network of a fitted segmenter cannot be had
     ProjectError : `out` holds something else, or cannot be written
 
@@ -76,11 +83,17 @@ def segment(
             raise UsageError(
                 f"`method={name!s:.80}`: expected {', '.join(SEGMENTERS)}, or the file of a fitted segmenter"
             )
-        known = SegmenterFile.read(file)
+        fitted = SegmenterFile.read(file)
         with without_network(offline):
-            segmenter = opened_segmenter(known, weights=(weights,), progress=shown(progress))
-        name = known.method
+            segmenter = opened_segmenter(fitted, weights=(weights,), progress=shown(progress))
+        name = fitted.method
     elif weights is not None:
         raise UsageError("`weights` is for a fitted segmenter: `method` names another")
     options = SegmentOptions(method=name, job=job, red_cell_px=red_cell_px, background=background, margin=margin)
-    return segment_folder(source, out, options=options, segmenter=segmenter, progress=progress)
+    told, place = shown(progress), Path(source)
+    known = labels_of_pictures(
+        place, labels=Path(labels) if labels is not None else None, out=resolved(Path(out)), progress=told
+    )
+    if (place / PROJECT_FILE).is_file():
+        place = find_project(place).images_folder
+    return segment_folder(place, out, options=options, segmenter=segmenter, labels=known, progress=progress)

@@ -118,7 +118,7 @@ def open_whole(run: Run, network: Network, *, engine: str, batch_rows: int | Non
     return open_engine(network, engine, batch_rows=batch_rows, memory=calibration, on_event=progress.note)
 
 
-def segmenter_of(run: Run, recipe: Recipe, weights: str | None, *, progress: Progress) -> Segmenter | None:
+def segmenter_of(run: Run, recipe: Recipe, *, weights: str | None, progress: Progress) -> Segmenter | None:
     """The fitted segmenter that cuts out the cells which a run is trained on, by the copy that it keeps.
 
     Raises DatasetError without it, WeightsError where its network cannot be had.

@@ -111,7 +111,7 @@ class Predictor:
         else:
             head, dtype = head_of(run), np.dtype(recipe.space.dtype)
             opened = open_features(run, weights, engine=engine, batch_rows=batch_rows, progress=progress)
-        segmenter = segmenter_of(run, recipe, weights, progress=progress)
+        segmenter = segmenter_of(run, recipe, weights=weights, progress=progress)
         return cls(run.name, recipe, opened, head, dtype, is_whole(run), doubt, segmenter)
 
     @classmethod
@@ -134,7 +134,7 @@ class Predictor:
         if CellCut.is_given(self.recipe.space.segmentation):
             raise UsageError(
                 f"{self.name}: its cells are cut out by the masks that come with images, and {what} has none",
-                "Train a head on cells that are found: `segment='stain'` of `extract`",
+                "Train a head on cells that are found, with `segment='stain'`",
             )
 
     def rounded(self, features: NDArray[Any]) -> NDArray[Any]:

@@ -2,10 +2,6 @@ from ._segment_folder import SegmentedFolder as SegmentedFolder, segment_folder 
 from .contract import (
     CYTOPLASM as CYTOPLASM,
     NUCLEUS as NUCLEUS,
-    Cell as Cell,
-    Mask as Mask,
-    Rejected as Rejected,
-    Segmented as Segmented,
     Segmenter as Segmenter,
 )
 from .crops import around as around, crop_of as crop_of
@@ -27,7 +23,7 @@ from .framing import (
     plain_view as plain_view,
 )
 from .given import GivenMask as GivenMask, read_mask as read_mask
-from .judging import why_nothing as why_nothing
+from .labelling import Known as Known
 from .options import Background as Background, SegmentOptions as SegmentOptions
 from .picture import SEGMENTERS as SEGMENTERS, job_of as job_of, segment_picture as segment_picture
 from .pictures import (
