@@ -17,6 +17,7 @@ from featcache.cli.output import print_counts, print_json, say, say_left_out, sa
 from featcache.cli.settings import given, options
 from featcache.core.files import resolved
 from featcache.core.project import AugmentationSection, ViewsSection
+from featcache.core.settings import settings_of
 from featcache.segmentation import SegmentOptions
 
 if TYPE_CHECKING:
@@ -193,7 +194,14 @@ def preview(
 @command.command("segment", short_help="Find the white cells in pictures, and cut them out.")
 @click.argument("source", type=click.Path(path_type=Path), metavar="FOLDER")
 @option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write to.")
-@options(SegmentOptions, "method", metavar="stain|colour|FILE")
+@option(
+    "--segmenter",
+    "--method",
+    "method",
+    metavar="stain|colour|FILE|cellpose|stardist",
+    default_text=str(settings_of(SegmentOptions)["method"].default),
+    help=settings_of(SegmentOptions)["method"].help,
+)
 @options(SegmentOptions, "job", "red_cell_px")
 @options(SegmentOptions, "background", "margin", group="Crops")
 @option(
@@ -204,8 +212,15 @@ def preview(
     default_text="FOLDER itself, if it has annotations or a list",
     help="Project, folder or list with labels of boxes in these pictures.",
 )
-@option("--weights", metavar="PATH", group="Fitted segmenter", help="Weights of its network, if they are in a file.")
-@option("--offline", is_flag=True, group="Fitted segmenter", help="Do not connect to any other machine.")
+@option(
+    "--weights",
+    metavar="PATH",
+    group="Fitted segmenter, cellpose, StarDist",
+    help="Weights of its network, if they are in a file; the file or folder of a model.",
+)
+@option(
+    "--offline", is_flag=True, group="Fitted segmenter, cellpose, StarDist", help="Do not connect to any other machine."
+)
 @json_option
 def segment(
     source: Path, out: Path, labels: Path | None, weights: str | None, offline: bool, as_json: bool, **values: Any

@@ -12,11 +12,13 @@ from featcache.core.progress import Progress
 from featcache.core.project import PROJECT_FILE, find_project
 from featcache.core.shown import shown
 from featcache.extraction import opened_segmenter
+from featcache.pixelwise.instance_models import LIBRARIES, opened_model
 from featcache.pixelwise.known_labels import labels_of_pictures
 from featcache.segmentation import (
     SEGMENTERS,
     Background,
     SegmentedFolder,
+    Segmenter,
     SegmenterFile,
     SegmentOptions,
     segment_folder,
@@ -48,7 +50,7 @@ def segment(
     source : folder of pictures, at any depth, or one picture; or a project
     out : folder to write to; new, empty, or written by `segment` with the same settings
     method : how nuclei are told from all else: "stain" (deconvolution and a threshold), "colour" (clustering), or a
-        file that `fit_segmenter` wrote
+        file that `fit_segmenter` wrote; or "cellpose" or "stardist", whose models outline the cells that "stain" finds
     job : what a picture shows: "smear", or one "cell" in the middle; "auto" looks how large the cells are
     red_cell_px : diameter of a red cell in pixels; None measures it in each picture
     background : what surrounds a cell in its crop: "keep", "white", "black", "mean" or "transparent"
@@ -56,7 +58,8 @@ def segment(
     labels : a project, or what `init` reads, with labels of boxes in these pictures: a cell gets the label of the box
         that it overlaps best, by an IoU of at least 0.5, and none where there is no such box. By default `source`
         itself, if it has annotations or a list
-    weights : file of the weights of a fitted segmenter's network, where they are in one
+    weights : file of the weights of a fitted segmenter's network, where they are in one; the file of a model of
+        cellpose, or the folder of one of StarDist. Nothing is downloaded
     offline : contact no other machine
     progress : told how far it is
 
@@ -76,19 +79,23 @@ def segment(
     >>> done.images
     2
     """
-    segmenter, name = None, str(method)
-    if name not in SEGMENTERS:
+    segmenter: Segmenter | None = None
+    name = str(method)
+    if name in LIBRARIES:
+        segmenter, name = opened_model(name, None if weights is None else Path(weights))
+    elif name not in SEGMENTERS:
         file = Path(method)
         if not file.exists() and not file.suffix:
             raise UsageError(
-                f"`method={name!s:.80}`: expected {', '.join(SEGMENTERS)}, or the file of a fitted segmenter"
+                f"`method={name!s:.80}`: expected {', '.join((*SEGMENTERS, *LIBRARIES))}, or the file of a "
+                "fitted segmenter"
             )
         fitted = SegmenterFile.read(file)
         with without_network(offline):
             segmenter = opened_segmenter(fitted, weights=(weights,), progress=shown(progress))
         name = fitted.method
     elif weights is not None:
-        raise UsageError("`weights` is for a fitted segmenter: `method` names another")
+        raise UsageError("`weights` is for a fitted segmenter, cellpose or stardist: `method` names another")
     options = SegmentOptions(method=name, job=job, red_cell_px=red_cell_px, background=background, margin=margin)
     told, place = shown(progress), Path(source)
     known = labels_of_pictures(

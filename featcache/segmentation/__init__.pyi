@@ -23,6 +23,7 @@ from .framing import (
     plain_view as plain_view,
 )
 from .given import GivenMask as GivenMask, read_mask as read_mask
+from .instances import InstanceSegmenter as InstanceSegmenter, Objects as Objects
 from .labelling import Known as Known
 from .options import Background as Background, SegmentOptions as SegmentOptions
 from .picture import SEGMENTERS as SEGMENTERS, job_of as job_of, segment_picture as segment_picture

@@ -147,11 +147,9 @@ def _all_records(pictures: Sequence[Picture], how: _Segmenting, progress: Progre
 def _segment_one(picture: Picture, how: _Segmenting) -> dict[str, Any]:
     """Segment a picture, write what is made of it, and last of all the record of it."""
     try:
-        pixels = picture.read()
+        record, files = _made_of(picture, picture.read(), how)
     except ImageError as error:
-        record, files = record_of(picture, str(error)), dict[str, bytes]()
-    else:
-        record, files = _made_of(picture, pixels, how)
+        record, files = record_of(picture, str(error)), {}
     write_record(how.folder, record, files=files)
     return record
 
