@@ -19,6 +19,8 @@ import featcache as fc
 from featcache.core.errors import DatasetError, FeatcacheError, ProjectError, UsageError, WeightsError
 from featcache.core.progress import SILENT
 from featcache.extraction import opened_segmenter
+from featcache.images import Item
+from featcache.prediction import Predictor
 from featcache.segmentation import COPY, CellCut, Framing, SegmenterFile, plain_view
 from featcache.store import read_manifest
 
@@ -232,3 +234,41 @@ def test_the_network_of_a_segmenter_may_be_in_a_file(made: Path, project: Any, t
     toml = project.folder / "featcache.toml"
     toml.write_text(toml.read_text().replace("[views]", '[views]\nsegment_weights = "../mine.weights.h5"', 1))
     assert run("verify", "--recompute", "2", cache.name, cwd=project.folder).code == 0
+
+
+def test_counting_adapting_and_serving_cut_new_cells_as_the_run_does(made: Path, project: Any, tmp_path: Path) -> None:
+    cache = fc.extract(
+        project, "mobilenetv2", weights="random", pooling="avg", input_size_px=32, progress=SILENT,
+        **views(made / "one.npz"),
+    )  # fmt: skip
+    run = fc.fit_head(cache, epochs=3, progress=SILENT)
+    (tmp_path / "one.npz").unlink()
+    for seed in range(2):
+        save(tmp_path / f"smears/{seed}.png", painted(800 + seed, cells=3)[0])
+    counted = fc.count([tmp_path / "smears"], run=run, out=tmp_path / "counted", progress=SILENT)
+    assert sum(image["cells"] for image in counted.images) > 0
+    for seed in range(8):
+        save(tmp_path / f"new/{'odd' if seed % 2 else 'even'}/{seed}.png", painted(900 + seed)[0])
+    adapted = fc.adapt(run, tmp_path / "new", progress=SILENT)
+    assert SegmenterFile.read(adapted.run.folder / "segmenter.npz").digest == CellCut.fitted_of(
+        cache.recipe.space.segmentation
+    )
+    predictor = Predictor.of(run, progress=SILENT)
+    rendered = predictor.rendering()(Item("x", pixels=painted(900)[0]))
+    known = opened_segmenter(SegmenterFile.read(made / "one.npz"))
+    framing = Framing.of(cache.recipe.space)
+    expected = plain_view(painted(900)[0], None, size_px=32, framing=framing, segmenter=known).pixels
+    np.testing.assert_array_equal(rendered.views[0], expected)
+
+
+def test_a_study_names_the_file_from_the_current_folder(made: Path, tmp_path: Path, run: Run) -> None:
+    shutil.copy(made / "one.npz", tmp_path / "one.npz")
+    shutil.copytree(made / "cells", tmp_path / "cells")
+    (tmp_path / "study.toml").write_text(
+        'title = "cut"\n[dataset]\nsource = "cells"\n[views]\nsegment = "one.npz"\n'
+        '[extract]\npooling = "avg"\n[networks.mobilenetv2]\nweights = "random"\ninput_size_px = 32\n'
+        "[heads.one]\nepochs = 2\n"
+    )
+    shown = run("run", "study.toml", "--into", "s", "--dry-run", cwd=tmp_path)
+    done = run("run", "study.toml", "--into", "s", cwd=tmp_path)
+    assert "Traceback" not in shown.err + done.err and done.code == 0, shown.err + done.err

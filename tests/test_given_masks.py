@@ -217,6 +217,20 @@ def test_a_folder_of_masks_beside_the_images(cells: Path, tmp_path: Path, run: R
     assert sheet.code in (0, 1) and "Traceback" not in sheet.err
 
 
+@pytest.mark.parametrize("masks", ["masks", "d/masks"])
+@pytest.mark.parametrize("inside", ["images", "."])
+def test_masks_beside_images_in_one_folder_are_no_classes(
+    cells: Path, tmp_path: Path, run: Run, masks: str, inside: str
+) -> None:
+    shutil.copytree(cells / "images", tmp_path / "d" / inside)
+    shutil.copytree(cells / "masks", tmp_path / "d/masks")
+    done = run("init", "d", "--masks", masks, "--into", "p", "--json", cwd=tmp_path)
+    assert done.code == 0 and set(done.value["classes"]) == {"dark", "light"} and not done.value["left_out"], done.err
+    assert len(lines_of(tmp_path / "p")) == 12
+    again = run("init", "--json", cwd=tmp_path / "p")
+    assert again.code == 0 and again.value["digest"] == done.value["digest"], again.err
+
+
 @pytest.mark.parametrize("how", [(), ("--mask-column", "outline")])
 def test_a_column_of_masks(cells: Path, tmp_path: Path, run: Run, how: tuple[str, ...]) -> None:
     shutil.copytree(cells, tmp_path / "d")

@@ -52,7 +52,8 @@ def find_images(
     Raises DatasetError where the place is absent, empty or of no known layout.
     """
     place = unpacked(place, unpack_into or place.parent) if is_packed(place) else place
-    source = _found(place, asked, ignore, unpack_into)
+    masks = _folder_of_masks(place, place, asked.masks) if asked.masks else None
+    source = _found(place, asked, ignore | {masks} if masks else ignore, unpack_into)
     with explaining(source.left_out):
         if asked.masks:
             source.roots |= {name: resolved(root) for name, root in asked.roots.items() if is_root_of_masks(name)}
@@ -64,11 +65,15 @@ def find_images(
 
 def _masks(place: Path, source: Source, name: str) -> Path:
     """The folder of masks: in the source, or where its path from the current folder leads."""
-    places = (source.folder / name, (place if place.is_dir() else place.parent) / name, Path(name))
-    found = next((one for one in places if one.is_dir()), None)
+    found = _folder_of_masks(place, source.folder, name)
     if found is None:
         raise DatasetError(f"{source.folder}: there is no folder of masks named {name!r:.200}")
     return found
+
+
+def _folder_of_masks(place: Path, folder: Path, name: str) -> Path | None:
+    places = (folder / name, (place if place.is_dir() else place.parent) / name, Path(name))
+    return next((one for one in places if one.is_dir()), None)
 
 
 def _found(place: Path, asked: DatasetSection, ignore: frozenset[Path], unpack_into: Path | None) -> Source:
