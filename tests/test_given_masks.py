@@ -245,6 +245,14 @@ def test_a_column_of_masks(cells: Path, tmp_path: Path, run: Run, how: tuple[str
     whole = fc.extract(project, "pixels", **PIXELS)
     given = fc.extract(project, "pixels", views={"segment": "given"}, **PIXELS)
     assert whole.name != given.name and set(whole.rows["image_id"]) == set(given.rows["image_id"])
+    path.write_text(path.read_text().replace("masks/light/4.png", ""))
+    bare = fc.init(path, tmp_path / "b", mask_column=how[1] if how else "mask", progress=SILENT)
+    assert len(bare.found.dataset.images) == 12
+    some = fc.extract(bare, "pixels", views={"segment": "given"}, **PIXELS)
+    assert [(Path(item.path).name, item.reason) for item in some.extracted.left_out] == [("4.png", "it has no mask")]
+    assert some.rows["path"].nunique() == 11
+    with pytest.raises(FeatcacheError, match="strict"):
+        fc.extract(bare, "pixels", views={"segment": "given"}, strict=True, **PIXELS)
     without = run("init", "d/list.csv", "--mask-column", "none", "--into", "q", cwd=tmp_path)
     assert without.code == 0 and "mask" not in lines_of(tmp_path / "q")[0]
     refused = run("extract", "--model", "pixels", "--segment", "given", cwd=tmp_path / "q")

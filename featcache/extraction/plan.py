@@ -24,7 +24,7 @@ from featcache.core.offline import offline
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project, StorageSection, ViewsSection, changed, changed_views, refuse_two_margins
 from featcache.core.recipe import Recipe, cache_digest, cache_name
-from featcache.datasets import Dataset, LeftOut, current_dataset, plan_views
+from featcache.datasets import Dataset, LeftOut, current_dataset, plan_views, stop_if_strict
 from featcache.extraction.opening import network_for
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.rows import rows_of
@@ -114,11 +114,8 @@ def plan_extraction(
     dataset, left_out = images or current_dataset(
         project, options.strict, progress=progress, check_bytes=options.check_bytes, keep=keep
     )
-    if wanted.segment == GIVEN and not any(image.mask for image in dataset.images):
-        raise DatasetError(
-            "no image has a mask, and `segment='given'` takes the masks that come with images",
-            "Name their folder with `featcache.init(masks=FOLDER)`, or read a list with a column of masks",
-        )
+    if wanted.segment == GIVEN:
+        dataset, left_out = _with_masks(dataset, left_out, strict=options.strict)
     if wanted.margin:
         _check_boxes(dataset, wanted.margin, progress=progress)
     views = plan_views(dataset.images, wanted, label_separator=dataset.label_separator)
@@ -186,6 +183,19 @@ def _say_how_its_library_does(
         progress.note(f"{model}: images become {taken}, as its library makes them")
     else:
         progress.note(f"{model}: images become {taken}; its library makes them {own} (`as_trained=True`)")
+
+
+def _with_masks(dataset: Dataset, left_out: Sequence[LeftOut], *, strict: bool) -> tuple[Dataset, Sequence[LeftOut]]:
+    """The images that a mask comes with, and what is left out besides. Raises DatasetError where none has one."""
+    images = tuple(image for image in dataset.images if image.mask)
+    if not images:
+        raise DatasetError(
+            "no image has a mask, and `segment='given'` takes the masks that come with images",
+            "Name their folder with `featcache.init(masks=FOLDER)`, or read a list with a column of masks",
+        )
+    bare = [LeftOut(image.path, "it has no mask") for image in dataset.images if not image.mask]
+    stop_if_strict(bare, strict)
+    return replace(dataset, images=images), [*left_out, *bare]
 
 
 def _check_boxes(dataset: Dataset, margin: float, *, progress: Progress) -> None:

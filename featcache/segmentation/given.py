@@ -24,6 +24,9 @@ _SPECK, _LEAST_PX = 0.05, 16
 _WHOLE, _FULL = 0.5, 0.15
 """Of a cell with a number: share of its pixels in its largest part, and of its box that it fills. Half of all have it:
 else the values are shades and no numbers."""
+_MOST_OVERLAP = 30
+"""Times that boxes around cells may cover a picture: shades are everywhere."""
+_NO_NUMBERS = "it holds other values than 0, 128 and 255, and they do not number cells"
 _MOST_NUMBERS, _BINNED = 20_000, 1 << 16
 _WIDER = 257
 """Times a grey level of eight bits, in sixteen."""
@@ -163,7 +166,10 @@ def _numbered(values: NDArray[np.int32], found: NDArray[Any]) -> GivenMask:
     numbers = (np.searchsorted(found, values) + 1).astype(np.int32)
     numbers[values == 0] = 0
     boxes, kept, whole = [], [], 0
-    for number, (rows, columns) in enumerate(find_objects(numbers), 1):
+    places = find_objects(numbers)
+    if sum(numbers[place].size for place in places) > _MOST_OVERLAP * numbers.size:
+        raise ImageError(_NO_NUMBERS)
+    for number, (rows, columns) in enumerate(places, 1):
         cell = numbers[rows, columns] == number
         area = int(cell.sum())
         if area < _LEAST_PX:
@@ -173,7 +179,7 @@ def _numbered(values: NDArray[np.int32], found: NDArray[Any]) -> GivenMask:
         kept.append(number)
         boxes.append(Box(columns.start, rows.start, columns.stop, rows.stop))
     if 2 * whole < len(found):
-        raise ImageError("it holds other values than 0, 128 and 255, and they do not number cells")
+        raise ImageError(_NO_NUMBERS)
     if len(boxes) == 2 and any(_lies_in(one, other) for one, other in (boxes, boxes[::-1])):
         raise ImageError(
             f"its values {found[0]} and {found[1]} may be cytoplasm and nucleus, or two cells: save 128 and 255, or "
