@@ -259,6 +259,28 @@ def test_a_column_of_masks(cells: Path, tmp_path: Path, run: Run, how: tuple[str
     assert refused.code == 1 and "no image has a mask" in refused.err
 
 
+def test_masks_of_a_list_may_lie_elsewhere(cells: Path, tmp_path: Path, run: Run) -> None:
+    shutil.copytree(cells / "images", tmp_path / "d/images")
+    shutil.copytree(cells / "masks", tmp_path / "m/masks")
+    text = (cells / "list.csv").read_text().replace(",masks/", ",../m/masks/")
+    (tmp_path / "d/list.csv").write_text(text)
+    done = run("init", "d/list.csv", "--into", "p", "--json", cwd=tmp_path)
+    assert done.code == 0 and not done.value["left_out"], done.err
+    lines = lines_of(tmp_path / "p")
+    assert all(line["mask"].startswith("masks/") and line["path"].startswith("images/") for line in lines), lines[0]
+    again = run("init", "--json", cwd=tmp_path / "p")
+    assert again.code == 0 and again.value["digest"] == done.value["digest"] and lines_of(tmp_path / "p") == lines
+    shutil.move(tmp_path / "m", tmp_path / "moved")
+    lost = run("extract", "--model", "pixels", "--segment", "given", cwd=tmp_path / "p")
+    assert lost.code == 1 and "masks" in lost.err and "Traceback" not in lost.err, lost.err
+
+
+def test_a_folder_without_the_masks_of_these_images_is_refused(cells: Path, tmp_path: Path, run: Run) -> None:
+    save(tmp_path / "m/other.png", painted(1)[1])
+    refused = run("init", str(cells / "images"), "--masks", "m", "--into", "p", cwd=tmp_path)
+    assert refused.code == 1 and "no image has a mask that can be used: it has no mask" in refused.err, refused.err
+
+
 @pytest.mark.parametrize("suffix", ["xlsx", "parquet"])
 def test_a_column_of_masks_in_a_sheet(cells: Path, tmp_path: Path, run: Run, suffix: str) -> None:
     shutil.copytree(cells, tmp_path / "d")

@@ -125,8 +125,8 @@ def labelled(
         images = _without_duplicates(images, left_out, files)
         if not images:
             raise DatasetError(f"{source.folder}: no usable image with a label")
-    files = {path: file for path, file in files.items() if path not in {candidate.mask for candidate in candidates}}
-    return Built(in_order(images), tuple(left_out), (*source.remarks, *remarks_on(files)))
+    pictures = _without_masks(files, candidates)
+    return Built(in_order(images), tuple(left_out), (*source.remarks, *remarks_on(pictures)))
 
 
 def _build(
@@ -173,8 +173,7 @@ def _build(
     remarks = [*source.remarks, *remarks, *small, *of_splits, *said_of_edits(relabelled, moved), *odd_labels(labels)]
     remarks += _on_images_without_labels(images, unlabelled, separator)
     check(images, str(source.folder), remedy="`resplit=True`", label_separator=separator)
-    masks = {candidate.mask for candidate in candidates}
-    files = {path: file for path, file in files.items() if path not in masks}
+    files = _without_masks(files, candidates)
     fields = tuple(path for path, file in files.items() if max(file.width_px, file.height_px) >= _FIELD_PX)
     made = in_order([*images, *unlabelled])
     not_square = sum(not _is_square(image, files[image.path]) for image in made)
@@ -255,6 +254,11 @@ def _can_be_listed(candidate: Candidate) -> bool:
 def _files_of(candidates: Sequence[Candidate]) -> list[str]:
     """Paths of images and masks."""
     return [path for one in candidates for path in (one.path, one.mask) if path]
+
+
+def _without_masks(files: Mapping[str, ImageFile], candidates: Sequence[Candidate]) -> dict[str, ImageFile]:
+    masks = {candidate.mask for candidate in candidates}
+    return {path: file for path, file in files.items() if path not in masks}
 
 
 def _of_mask(candidate: Candidate, files: Mapping[str, ImageFile]) -> str:

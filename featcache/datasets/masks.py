@@ -21,8 +21,8 @@ def with_masks(source: Source, folder: Path) -> Source:
     """The same, each image with the box around the cell of its mask: the picture of its name below `folder`.
 
     An image that has a box keeps it: the cell is the one in the box. A mask with a number for each cell gives one
-    candidate a cell. Images are left out that have no mask or several, one
-    of another size, or one that shows no cell; and one that shows more cells than one, where a label is of which?
+    candidate a cell. Images are left out that have no mask, or several; whose mask shows no cell; or that have one
+    label for several cells without numbers.
     """
     by_name: dict[str, list[Path]] = {}
     for path, reason in look(folder):
@@ -44,8 +44,9 @@ def with_masks(source: Source, folder: Path) -> Source:
         else:
             reason = f"it may have any of {len(masks)} masks" if masks else "it has no mask"
             source.left_out.append(LeftOut(one.path, reason))
+    were_there = bool(source.candidates)
     attach(source, wanted, below=folder, in_boxes=True)
-    if wanted and not source.candidates:
+    if were_there and not source.candidates:
         raise DatasetError(f"{folder}: no image has a mask that can be used: {source.left_out[-1].reason}")
     source.about += f"; cells by their masks in {folder.name}"
     return source
