@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import shutil
@@ -21,6 +22,7 @@ import featcache as fc
 from featcache.core.errors import DatasetError, FeatcacheError, ImageError, UsageError
 from featcache.core.progress import SILENT
 from featcache.core.recipe import digest
+from featcache.datasets.csv_files import read_csv
 from featcache.images import Box, cut_and_resize, image_id_of
 from featcache.segmentation import Framing, plain_view, read_mask
 
@@ -292,6 +294,13 @@ def test_a_column_of_masks_in_a_sheet(cells: Path, tmp_path: Path, run: Run, suf
     lines = lines_of(tmp_path / "p")
     assert len(lines) == 12 and all(line["mask"] for line in lines) and {line["group"] for line in lines} >= {"0", "11"}
     data = (tmp_path / f"d/sheet.{suffix}").read_bytes()
+    random = np.random.default_rng(4)
+    changed = [bytearray(data) for _ in range(40)]
+    for one in changed:
+        one[random.integers(4, len(one))] = random.integers(256)
+        (tmp_path / f"d/changed.{suffix}").write_bytes(bytes(one))
+        with contextlib.suppress(DatasetError):
+            read_csv(tmp_path / f"d/changed.{suffix}")
     for part in (data[:100], data[: len(data) // 2], data[:4] + b"\0" * 500 + data[500:], data[:-4] + b"nope"):
         (tmp_path / f"d/bad.{suffix}").write_bytes(part)
         bad = run("init", f"d/bad.{suffix}", "--into", "q", cwd=tmp_path)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from featcache.core.errors import DatasetError
+from featcache.core.errors import DatasetError, refuse_shortage
 
 EXCEL, PARQUET = (".xlsx", ".xlsm"), (".parquet", ".pq")
 _MOST_BYTES, _MOST_CELLS = 1 << 29, 20_000_000
 """Of a list when it is unpacked, and of its cells."""
-_DAMAGE = (OSError, ValueError, KeyError, LookupError, TypeError, SyntaxError, struct.error, zipfile.BadZipFile)
 
 
 def is_sheet(path: Path) -> bool:
@@ -35,23 +33,19 @@ def rows_of_sheet(path: Path) -> Iterator[list[str]]:
         yield from _excel(path) if path.suffix.lower() in EXCEL else _parquet(path)
     except DatasetError:
         raise
-    except Exception as error:  # both libraries have errors of their own, and raise others' for damaged files
-        if not isinstance(error, _DAMAGE) and "arrow" not in type(error).__module__ + str(type(error).__mro__):
-            raise
-        raise DatasetError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from error
+    except Exception as error:  # both libraries raise what theirs raise, for a damaged file anything
+        refuse_shortage(error, path)
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DatasetError(f"{path}: cannot be read: {said}") from error
 
 
 def _excel(path: Path) -> Iterator[list[str]]:
     from openpyxl import load_workbook
-    from openpyxl.utils.exceptions import InvalidFileException
 
     with zipfile.ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > _MOST_BYTES:
             raise DatasetError(f"{path}: is larger than any list when it is unpacked")
-    try:
-        book = load_workbook(path, read_only=True, data_only=True)
-    except InvalidFileException as error:
-        raise DatasetError(f"{path}: cannot be read: {error}") from error
+    book = load_workbook(path, read_only=True, data_only=True)
     try:
         sheet: Any = book.worksheets[0]
         cells = 0
