@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 import featcache as fc
+from featcache.extraction import opened_segmenter
 from featcache.images import png_of, read_bytes, read_picture
-from featcache.pixelwise.segmenter import opened_segmenter
-from featcache.segmentation import SegmentOptions
+from featcache.segmentation import SegmenterFile, SegmentOptions
 from featcache.segmentation.contract import Segmented, Segmenter
 from featcache.segmentation.crops import overlay_of
 from featcache.segmentation.picture import segment_picture
@@ -185,7 +185,7 @@ def fitted(samples: list[Sample], weights: Path) -> Segmenter:
         )
         took = time.perf_counter() - start, time.process_time() - processor
         print(f"fitted to {done.cells} cells at {done.layer} in {took[0]:.0f} s, {took[1]:.0f} s of processor time")
-        return opened_segmenter(done.path, weights=str(weights))
+        return opened_segmenter(SegmenterFile.read(done.path), weights=(str(weights),))
 
 
 def main() -> None:

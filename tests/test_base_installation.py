@@ -344,7 +344,7 @@ def test_the_base_requires_none_of_them_and_all_is_all_but_the_other_backends() 
     assert not names(PYPROJECT["dependencies"]) & {name.replace("_", "-").lower() for name in MISSING}
     others = {"jax", "torch", "huggingface"}
     # umap compiles for half a minute where it is installed; the others bring what few people want.
-    apart = {"test", "check", "docs", "umap", "mlflow", "dask", "ray"}
+    apart = {"test", "check", "docs", "umap", "mlflow", "dask", "ray", "cellpose", "stardist"}
     wanted = set(PYPROJECT["optional-dependencies"]) - others - apart
     assert closure("all") == set().union(*map(closure, wanted))
     assert not closure("all") & others

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 import featcache as fc
 from featcache.core.errors import BackboneError, DatasetError, UsageError
 from featcache.core.progress import SILENT
-from featcache.pixelwise.classifier import PixelClassifier, SegmenterFile
-from featcache.pixelwise.segmenter import masks_of, opened_segmenter
-from featcache.segmentation import SegmentOptions
+from featcache.extraction import opened_segmenter
+from featcache.segmentation import PixelClassifier, SegmenterFile, SegmentOptions
+from featcache.segmentation.fitted_segmenter import masks_of
 
 Array = NDArray[Any]
 EMPTY, RED, CYTOPLASM, NUCLEUS = (228, 222, 214), (200, 150, 140), (190, 160, 205), (95, 55, 150)
@@ -241,10 +241,10 @@ def test_methods_that_are_none_and_other_networks_are_refused(made: Path, tmp_pa
         SegmentOptions(method="magic")
     recipe = json.loads(np.load(made / "one.npz")["about"].tobytes())["recipe"]
     recipe["space"]["input_size_px"] = 64  # other pixels than it was fitted to, but a network that there is
-    opened_segmenter(changed(made / "one.npz", tmp_path / "size.npz", said(recipe=recipe)))
+    opened_segmenter(SegmenterFile.read(changed(made / "one.npz", tmp_path / "size.npz", said(recipe=recipe))))
     recipe["space"]["weights_digest"] = "0" * 64
     with pytest.raises(BackboneError, match="not the network"):
-        opened_segmenter(changed(made / "one.npz", tmp_path / "other.npz", said(recipe=recipe)))
+        opened_segmenter(SegmenterFile.read(changed(made / "one.npz", tmp_path / "other.npz", said(recipe=recipe))))
     save(tmp_path / "p/c.png", painted(1)[0])
     fc.segment(tmp_path / "p", tmp_path / "cut", method=made / "one.npz", job="cell", progress=SILENT)
     again = run("dataset", "segment", "p", "--out", "cut", "--job", "cell", cwd=tmp_path)
@@ -258,7 +258,7 @@ def test_an_early_layer_is_found_and_a_late_one_refused(made: Path, tmp_path: Pa
     assert fitted.layer == "block_3_expand_relu"
     known = SegmenterFile.read(tmp_path / "m.npz")
     assert (known.side_px, known.weights) == (32, "random-0")
-    assert opened_segmenter(tmp_path / "m.npz").cut_out(painted(7)[0]).cells
+    assert opened_segmenter(known).cut_out(painted(7)[0]).cells
     for layer in ("out_relu", "block_12_add"):
         with pytest.raises(BackboneError, match="early layer"):
             fc.fit_segmenter(source / "images", source / "masks", out=tmp_path / "n.npz", layer=layer, **network)

@@ -9,7 +9,7 @@ import click
 
 from featcache.backbones import NetworkSpec
 from featcache.cli.command import Group, option
-from featcache.cli.extract_options import augmentation_options, square_options
+from featcache.cli.extract_options import augmentation_options, cells_options, square_options
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.left_out import listing_left_out
 from featcache.cli.options import json_option, open_project, project_option
@@ -17,6 +17,7 @@ from featcache.cli.output import print_counts, print_json, say, say_left_out, sa
 from featcache.cli.settings import given, options
 from featcache.core.files import resolved
 from featcache.core.project import AugmentationSection, ViewsSection
+from featcache.core.settings import settings_of
 from featcache.segmentation import SegmentOptions
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ def relabel(
 @option("--model", metavar="NAME", group="Network", help="Network whose input is drawn (default: 224 px of any).")
 @options(NetworkSpec, "weights", "input_size_px", group="Network")
 @square_options(group="Input", default_text="as in featcache.toml")
+@cells_options(group="Cells", default_text="as in featcache.toml")
 @augmentation_options(group="Augmentation", default_text="as in featcache.toml")
 @project_option
 @json_option
@@ -192,23 +194,50 @@ def preview(
 @command.command("segment", short_help="Find the white cells in pictures, and cut them out.")
 @click.argument("source", type=click.Path(path_type=Path), metavar="FOLDER")
 @option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write to.")
-@options(SegmentOptions, "method", metavar="stain|colour|FILE")
+@option(
+    "--segmenter",
+    "--method",
+    "method",
+    metavar="stain|colour|FILE|cellpose|stardist",
+    default_text=str(settings_of(SegmentOptions)["method"].default),
+    help=settings_of(SegmentOptions)["method"].help,
+)
 @options(SegmentOptions, "job", "red_cell_px")
 @options(SegmentOptions, "background", "margin", group="Crops")
-@option("--weights", metavar="PATH", group="Fitted segmenter", help="Weights of its network, if they are in a file.")
-@option("--offline", is_flag=True, group="Fitted segmenter", help="Do not connect to any other machine.")
+@option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="SOURCE",
+    group="Crops",
+    default_text="FOLDER itself, if it has annotations or a list",
+    help="Project, folder or list with labels of boxes in these pictures.",
+)
+@option(
+    "--weights",
+    metavar="PATH",
+    group="Fitted segmenter, cellpose, StarDist",
+    help="Weights of its network, if they are in a file; the file or folder of a model.",
+)
+@option(
+    "--offline", is_flag=True, group="Fitted segmenter, cellpose, StarDist", help="Do not connect to any other machine."
+)
 @json_option
-def segment(source: Path, out: Path, weights: str | None, offline: bool, as_json: bool, **values: Any) -> None:
+def segment(
+    source: Path, out: Path, labels: Path | None, weights: str | None, offline: bool, as_json: bool, **values: Any
+) -> None:
     """Find the white cells in the pictures of FOLDER, and write masks, crops, tables and overlays.
 
     FOLDER holds smears, or pictures of one cell each. masks/ has 0 for background, 128 for cytoplasm and 255 for
     nucleus. cells.csv lists the cells, left_out.csv what was left out and why. 'featcache init' reads crops.csv.
-    An interrupted command continues when you run it again.
+    Cells get the labels of class folders, or of labelled boxes that they overlap. An interrupted command continues
+    when you run it again.
     """
     from featcache.datasets import LeftOut
     from featcache.pixelwise import segment as find_cells
 
-    done = find_cells(source, out, weights=weights, offline=offline, progress=TERMINAL, **given(values, SegmentOptions))
+    done = find_cells(
+        source, out, labels=labels, weights=weights, offline=offline, progress=TERMINAL, **given(values, SegmentOptions)
+    )
     if as_json:
         about = {"folder": str(done.folder), "job": done.job, "images": done.images}
         print_json({**about, "cells": list(done.cells), "left_out": list(done.left_out)})
@@ -216,6 +245,8 @@ def segment(source: Path, out: Path, weights: str | None, offline: bool, as_json
     what = "smears" if done.job == "smear" else "pictures of one cell each"
     cut_off = sum(cell["at_border"] for cell in done.cells)
     say(f"{len(done.cells)} white cells in {done.images} {what}; the border cuts {cut_off} of them")
+    if labelled := sum(bool(cell["label"]) for cell in done.cells):
+        say(f"{labelled} of them have a label")
     say_left_out([LeftOut(item["image"], item["reason"]) for item in done.left_out], as_json)
     say(f"wrote masks, crops, overlays, cells.csv and left_out.csv into {shown(done.folder)}")
 

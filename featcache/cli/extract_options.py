@@ -23,6 +23,12 @@ def square_options(**attributes: Any) -> Decorator[Any]:
     return options(ViewsSection, *names, **attributes)
 
 
+def cells_options(**attributes: Any) -> Decorator[Any]:
+    """How cells are found and cut out: options that replace values of [views]."""
+    names = ("segment", "segment_weights", "background", "cell_margin", "normalise")
+    return options(ViewsSection, *names, **attributes)
+
+
 def augmentation_options(**attributes: Any) -> Decorator[Any]:
     """How views differ from the plain one: options that replace values of [augmentation]."""
     return options(AugmentationSection, "seed", "rotation_deg", "shift", "zoom", "stain", "blur", "noise", **attributes)
@@ -48,12 +54,7 @@ extraction_options = combined(
     options(ExtractOptions, "engine", "batch_rows", group="Engine"),
     views_options(group=f"Views {_FROM_FILE}", default_text=""),
     square_options(group=f"Input {_FROM_FILE}", default_text=""),
-    options(
-        ViewsSection,
-        *("segment", "background", "cell_margin", "normalise"),
-        group=f"Cells {_FROM_FILE}",
-        default_text="",
-    ),
+    cells_options(group=f"Cells {_FROM_FILE}", default_text=""),
     augmentation_options(group=f"Augmentation {_FROM_FILE}", default_text=""),
     options(StorageSection, "format", "dtype", group=f"Storage {_FROM_FILE}", default_text=""),
     options(ExtractOptions, "reuse_from", "no_remote", "offline", group="Reuse and remotes"),

@@ -37,7 +37,7 @@ from featcache.pixelwise import FitSegmenterOptions
 @options(ExtractOptions, "offline", group="Network")
 @json_option
 def command(images: Path, masks: Path, out: Path, model: str, layer: str | None, as_json: bool, **values: Any) -> None:
-    """Fit a segmenter to pictures with masks, for 'featcache dataset segment --method FILE'.
+    """Fit a segmenter to pictures with masks, for 'featcache dataset segment --segmenter FILE'.
 
     Each picture of IMAGES has a mask of its name and size: 0 for background, 128 for cytoplasm and 255 for nucleus. The
     segmenter classifies pixels by an early feature map of a frozen network, and by their colour.

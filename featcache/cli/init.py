@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from featcache.cli.command import Command, option
-from featcache.cli.extract_options import augmentation_options, square_options, views_options
+from featcache.cli.extract_options import augmentation_options, cells_options, square_options, views_options
 from featcache.cli.hints import in_flags
 from featcache.cli.interrupts import TERMINAL
 from featcache.cli.left_out import listing_left_out
@@ -30,9 +30,9 @@ from featcache.datasets import InitOptions
 @options(DatasetSection, "path_column", "label_column", "group_column", "split_column", group="CSV files")
 @options(DatasetSection, "label_separator", "label_columns", group="CSV files")
 @options(DatasetSection, "roots", group="CSV files")
-@options(DatasetSection, "box_columns", "voc_object", "masks", group="Boxes")
+@options(DatasetSection, "box_columns", "voc_object", "masks", "mask_column", group="Boxes")
 @square_options(group="Input")
-@options(ViewsSection, "segment", "background", "cell_margin", "normalise", group="Cells")
+@cells_options(group="Cells")
 @views_options(group="Views")
 @augmentation_options(group="Augmentation")
 @options(InitOptions, "per_class", "offline", "strict")

@@ -31,7 +31,7 @@ labelled_source_options = combined(
     options(
         DatasetSection,
         *("class_level", "without", "label_from", "group_from", "group_pattern"),
-        *("path_column", "label_column", "group_column", "masks"),
+        *("path_column", "label_column", "group_column", "masks", "mask_column"),
         *("box_columns", "margin", "voc_object"),
         group=_GROUP,
     ),

@@ -111,6 +111,8 @@ _METAVARS = {
     "layers": "NAME",
     "pseudonyms": "FILE",
     "roots": "NAME=FOLDER",
+    "segment": "none|stain|colour|given|FILE",
+    "segment_weights": "PATH",
     "split": "TRAIN/VAL/TEST",
     "split_counts": "TRAIN/VAL/TEST",
     "weights": "imagenet|random|PATH",

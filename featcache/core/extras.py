@@ -32,6 +32,8 @@ EXTRAS = {
     "dask": "distributed",
     "ray": "ray",
     "heic": "pillow_heif",
+    "cellpose": "cellpose",
+    "stardist": "stardist",
 }
 """{extra: the package that what needs the extra imports}"""
 

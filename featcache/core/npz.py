@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tokenize import TokenError
 from typing import IO, Any
@@ -42,14 +43,21 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
+def npz_of(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """The bytes of the file that `write_npz` writes."""
+    data = io.BytesIO()
+    np.savez(data, **arrays)  # type: ignore[arg-type]
+    return data.getvalue()
+
+
 @contextmanager
-def reading_npz(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
-    """The arrays that `np.savez` wrote into a file, each read when it is asked for.
+def reading_npz(path: Path | IO[bytes]) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """The arrays that `np.savez` wrote into a file, each read when it is asked for. path : or the file, opened
 
     Raises one of NPZ_DAMAGE, before anything is read, for a file that is damaged, or that holds more than it has bytes:
     packed members, members that share their bytes, and arrays that say to be larger than what is there.
     """
-    with path.open("rb") as file:
+    with path.open("rb") if isinstance(path, Path) else nullcontext(path) as file:
         size = file.seek(0, 2)
         file.seek(0)
         with zipfile.ZipFile(file) as archive:

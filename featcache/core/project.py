@@ -22,6 +22,8 @@ from featcache.core.strict_json import strict_toml
 PROJECT_FILE = "featcache.toml"
 DATASET_FILE = "dataset.csv"
 CACHE_FOLDER = "cache"
+SEGMENTS = ("none", "stain", "colour", "given")
+"""Ways to find the white cell in an image that need no file."""
 
 _Fraction = Annotated[float, Field(ge=0, le=0.5)]
 _Share = Annotated[float, Field(gt=0, le=1e9)]
@@ -83,7 +85,10 @@ class DatasetSection(_Section):
     group_from: str = Field(
         default="", max_length=500, description="Where an image's path says its group: '**/{group}_*'."
     )
-    masks: str = Field(default="", description="Folder with a mask of each image's cell: its box is cut out.")
+    masks: str = Field(default="", description="Folder with a mask of each image's cells: the box of each is cut out.")
+    mask_column: str = Field(
+        default="", description="Column of a CSV file with a mask of each image's cells ('none' ignores them)."
+    )
     without: tuple[str, ...] = Field(default=(), description="Leave out this class.")
     voc_object: str = Field(default="WBC", description="Annotated object that a Pascal VOC label file labels.")
     margin: float = Field(
@@ -170,8 +175,13 @@ class ViewsSection(_Section):
         description="Value of white in images of more than 8 bits that do not say it, such as 4095; 0: the largest of "
         "their type.",
     )
-    segment: Literal["none", "stain", "colour"] = Field(
-        default="none", description="Find the white cell in each image or box, and cut it out: how nuclei are seen."
+    segment: str = Field(
+        default="none",
+        description="Find the white cell in each image or box, and cut it out: by stain, by colour, by the masks that "
+        "are given with the images, or by the file of a segmenter that fit-segmenter made.",
+    )
+    segment_weights: str | None = Field(
+        default=None, description="Weights of the fitted segmenter's network, if they are in a file."
     )
     background: Literal["keep", "white", "black", "mean"] = Field(
         default="keep", description="What surrounds a cell that is cut out."
@@ -192,6 +202,18 @@ class ViewsSection(_Section):
     def _is_a_colour(cls, padding: str) -> str:
         colour_of(padding)
         return padding
+
+    @field_validator("segment", "segment_weights", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
+    @field_validator("segment")
+    @classmethod
+    def _is_a_way(cls, segment: str) -> str:
+        if segment not in SEGMENTS and not Path(segment).suffix:
+            raise ValueError(f"expected {', '.join(SEGMENTS)}, or the file of a fitted segmenter (.npz)")
+        return segment
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:
@@ -449,6 +471,13 @@ def changed_views(views: ViewsSection, changes: Mapping[str, Any]) -> ViewsSecti
         needs = {"padding": "pad", "crop_share": "crop"}
         replaced |= {name: ViewsSection().model_dump()[name] for name, way in needs.items() if changes["resize"] != way}
     return changed(views, {**replaced, **changes})
+
+
+def found_everywhere(views: Mapping[str, Any]) -> dict[str, Any]:
+    """Values for [views] with files named so that they are found from every folder."""
+    segment, weights = views.get("segment"), views.get("segment_weights")
+    files = {"segment": None if segment in SEGMENTS else segment, "segment_weights": weights}
+    return {**views, **{name: str(resolved(Path(file))) for name, file in files.items() if file}}
 
 
 def refuse_two_margins(dataset: DatasetSection, views: ViewsSection) -> None:

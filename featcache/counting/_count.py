@@ -267,6 +267,7 @@ def _all_records(
     if not todo:
         return records
     predictor = Predictor.of(trained, **network, progress=told)
+    predictor.refuse_given("the cells of a smear")
     with told.begin("counting", len(pictures)) as advance:
         advance(len(records))
         for record in count_fields(todo, predictor, folder=folder, judging=judging, progress=told, advance=advance):

@@ -9,7 +9,7 @@ from ._preview import preview as preview
 from ._relabel import Relabelled as Relabelled, relabel as relabel
 from .candidates import LeftOut as LeftOut
 from .collected import collect as collect
-from .current import current_dataset as current_dataset
+from .current import current_dataset as current_dataset, stop_if_strict as stop_if_strict
 from .label_lists import encoded as encoded, joined as joined, labels_in as labels_in
 from .labelled import labelled_images as labelled_images
 from .manifest import (
@@ -20,4 +20,5 @@ from .manifest import (
     dataset_of as dataset_of,
 )
 from .options import GENERATED_PER_CLASS as GENERATED_PER_CLASS, InitOptions as InitOptions
+from .sources import find_images as find_images
 from .view_plan import plan_views as plan_views

@@ -17,6 +17,7 @@ from featcache.core.progress import SILENT, Progress
 from featcache.core.project import (
     DATASET_FILE,
     PROJECT_FILE,
+    SEGMENTS,
     DatasetSection,
     ImageFolders,
     Project,
@@ -36,10 +37,12 @@ from featcache.datasets.candidates import LeftOut, Source
 from featcache.datasets.current import stop_if_strict
 from featcache.datasets.label_lists import DEFAULT_SEPARATOR, rewritten
 from featcache.datasets.manifest import SPLITS, Dataset, LabelledImage, dataset_of, write_dataset
+from featcache.datasets.masks import is_root_of_masks
 from featcache.datasets.options import InitOptions
 from featcache.datasets.sources import find_images
 from featcache.datasets.unpacking import UNPACKED_FOLDER
 from featcache.images import STAMPS_FILE, said_of_white
+from featcache.segmentation import SegmenterFile
 from featcache.synthetic import is_generated, write_cells
 
 GENERATED_FOLDER = "leukocytes"
@@ -75,6 +78,7 @@ def init(
     """
     options = _with_recorded_roots(options or InitOptions(), into)
     options = _with_recorded_masks(options, place)
+    options = _with_recorded_segmenter(options, into)
     _settings(Settings(), options)  # a wrong option is said before anything is touched
     with offline(options.offline), _alone_in(into):
         return _init(place, into, options, progress)
@@ -239,6 +243,23 @@ def _with_recorded_masks(options: InitOptions, place: Path | None) -> InitOption
     return replace(options, dataset={**options.dataset, "masks": name})
 
 
+def _with_recorded_segmenter(options: InitOptions, into: Path) -> InitOptions:
+    """Options whose fitted segmenter and its weights start from the project, as in featcache.toml.
+
+    Raises DatasetError for a file that is no segmenter.
+    """
+    views = dict(options.views)
+    segment = views.get("segment")
+    if isinstance(segment, (str, Path)) and str(segment) not in SEGMENTS and Path(segment).suffix:
+        SegmenterFile.read(Path(segment))
+    else:
+        segment = None
+    for name, value in (("segment", segment), ("segment_weights", views.get("segment_weights"))):
+        if isinstance(value, (str, Path)):
+            views[name] = str(value) if Path(value).is_absolute() else _relative(Path(value), into)
+    return replace(options, views=views)
+
+
 def _project_before(into: Path) -> Project | None:
     """The project that lies in `into` already, if only its settings; None where there is none."""
     file, dataset_file = into / PROJECT_FILE, into / DATASET_FILE
@@ -344,7 +365,10 @@ def _split_by_counts(settings: Settings, options: InitOptions) -> Settings:
 
 def _write_project(into: Path, settings: Settings, source: Path, images: ImageFolders, built: Built) -> Project:
     with _writing(into):
-        roots = {name: settings.dataset.roots.get(name, str(root)) for name, root in images.roots.items()}
+        roots = {
+            name: settings.dataset.roots.get(name, _relative(root, into) if is_root_of_masks(name) else str(root))
+            for name, root in images.roots.items()
+        }
         places = {"source": _relative(source, into), "images": _relative(images.folder, into), "roots": roots}
         settings = settings.model_copy(update={"dataset": changed(settings.dataset, places)})
         is_new = not (into / PROJECT_FILE).exists()

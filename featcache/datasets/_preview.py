@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from featcache.core.errors import DatasetError, FeatcacheError, ProjectError
 from featcache.core.files import sha256_bytes, write_bytes
-from featcache.core.project import Project, changed, changed_views
-from featcache.core.recipe import FeatureSpace
+from featcache.core.project import Project, changed
 from featcache.datasets.label_lists import labels_in
 from featcache.datasets.manifest import dataset_of
 from featcache.images import (
@@ -25,7 +24,7 @@ from featcache.images import (
     render,
     view_parameters,
 )
-from featcache.segmentation import Framing, plain_view
+from featcache.segmentation import CellCut, Framing, Segmenter, plain_view, read_mask
 
 SHEET_FILE = "contact-sheet.png"
 MOST_LINES = 60
@@ -40,23 +39,21 @@ def preview(
     n_views: int = 8,
     size_px: int = 224,
     augmentation: Mapping[str, Any] | None = None,
-    views: Mapping[str, Any] | None = None,
-    space: FeatureSpace | None = None,
+    framing: Framing | None = None,
+    segmenter: Segmenter | None = None,
 ) -> Path:
     """Write a contact sheet: some images of each class, view 0 first, then their augmented views.
 
     Of many classes the first are drawn, `MOST_LINES` images in all.
 
-    size_px, augmentation, views : of the views; values that replace those of featcache.toml
-    space : of a network whose input is to be seen, instead of `size_px` and `views`
+    size_px, augmentation : of the views; values that replace those of featcache.toml
+    framing : how images become square; None as featcache.toml says
+    segmenter : see `featcache.segmentation.plain_view`
     """
     dataset = dataset_of(project)
     project.images.refuse_missing(image.path for image in dataset.images)
     plan = changed(project.settings.augmentation, augmentation or {}).record()
-    if space is None:
-        framing = Framing.asked(changed_views(project.settings.views, views or {}), size_px)
-    else:
-        framing, size_px = Framing.of(space), space.input_size_px
+    framing = framing or Framing.asked(project.settings.views, size_px)
     tiles, captions = [], []
     for label in dataset.classes[: max(MOST_LINES // per_class, 1)]:
         images = [image for image in dataset.images if label in labels_in(image.label, dataset.label_separator)]
@@ -64,11 +61,16 @@ def preview(
         for image in images:
             try:
                 data = read_bytes(dataset.folder / image.path)
+                of_mask = read_bytes(dataset.folder / image.mask) if image.mask else b""
                 picture = read_picture(data, framing.white)
-                plain, _ = plain_view(picture.pixels, image.box, size_px=size_px, framing=framing)
+                mask = read_mask(of_mask) if of_mask and CellCut.is_given(framing.segmentation) else None
+                plain, _ = plain_view(
+                    picture.pixels, image.box, size_px=size_px, framing=framing, segmenter=segmenter, mask=mask
+                )
             except FeatcacheError as error:
                 raise DatasetError(f"{image.path}: {error}") from error
-            image_id = image_id_of(identity_of(sha256_bytes(data), picture.rules), image.box)
+            identity = identity_of(sha256_bytes(data), picture.rules)
+            image_id = image_id_of(identity, image.box, mask_sha256=sha256_bytes(of_mask) if of_mask else "")
             tiles.append([render(plain, view_parameters(plan, image_id, view=view)) for view in range(n_views)])
             captions.append(f"{label}   {image.path}   {image.split}")
     path = out or project.folder / SHEET_FILE

@@ -117,14 +117,21 @@ def labelled(
     left_out = list(source.left_out)
     with explaining(left_out):
         candidates = [one for one in source.candidates if one.label and one.label not in {*map(composed, without)}]
-        files = scan(source.images, (candidate.path for candidate in candidates), on_file=on_file)
+        files = scan(source.images, _files_of(candidates), on_file=on_file)
         usable = _usable(source.images, candidates, files, left_out)
-        images = [replace(_image(candidate, files[candidate.path], group_pattern), split="") for candidate in usable]
-        images = _without_duplicates(images, left_out)
+        images = [
+            replace(
+                _image(candidate, files[candidate.path], group_pattern, mask_sha256=_of_mask(candidate, files)),
+                split="",
+            )
+            for candidate in usable
+        ]
+        images = _without_duplicates(images, left_out, files)
         if not images:
             raise DatasetError(f"{source.folder}: no usable image with a label")
-    white = white_of(files.values())
-    remarks = (*source.remarks, *remarks_on(files), *said_of_white(white, white))
+    pictures = _without_masks(files, candidates)
+    white = white_of(pictures.values())
+    remarks = (*source.remarks, *remarks_on(pictures), *said_of_white(white, white))
     return Built(in_order(images), tuple(left_out), remarks, white=white)
 
 
@@ -145,14 +152,14 @@ def _build(
         raise DatasetError(f"{source.folder}: no image has the label {', '.join(sorted(unknown))} to leave out")
     candidates = _candidates(source, without, separator)
     remarks = [] if separator else like_lists(one.label for one in candidates)
-    files = scan(source.images, (candidate.path for candidate in candidates), stamps=stamps, on_file=on_file)
+    files = scan(source.images, _files_of(candidates), stamps=stamps, on_file=on_file)
     usable = _usable(source.images, candidates, files, left_out)
-    images = [_image(candidate, files[candidate.path], rule.group_pattern) for candidate in usable]
+    images = [_image(one, files[one.path], rule.group_pattern, mask_sha256=_of_mask(one, files)) for one in usable]
     _refuse_empty_classes(source, candidates, images, separator=separator)
     images, relabelled = with_edited_labels(images, edited, without=without, label_separator=separator)
     if rule.resplit:
         images = [replace(image, split="") for image in images]
-    images = _without_duplicates(images, left_out)
+    images = _without_duplicates(images, left_out, files)
     unlabelled = [replace(image, split="") for image in images if not image.label]
     images = [image for image in images if image.label]
     if not images:
@@ -172,6 +179,7 @@ def _build(
     remarks = [*source.remarks, *remarks, *small, *of_splits, *said_of_edits(relabelled, moved), *odd_labels(labels)]
     remarks += _on_images_without_labels(images, unlabelled, separator)
     check(images, str(source.folder), remedy="`resplit=True`", label_separator=separator)
+    files = _without_masks(files, candidates)
     fields = tuple(path for path, file in files.items() if max(file.width_px, file.height_px) >= _FIELD_PX)
     made = in_order([*images, *unlabelled])
     not_square = sum(not _is_square(image, files[image.path]) for image in made)
@@ -220,6 +228,8 @@ def _usable(
             left_out.append(LeftOut(candidate.path.encode(errors="replace").decode(), reason))
         elif file.problem:
             left_out.append(LeftOut(candidate.path, file.problem))
+        elif candidate.mask and (problem := _problem_of_mask(candidate, file)):
+            left_out.append(LeftOut(candidate.path, problem))
         elif candidate.box is None:
             usable.append(candidate)
         else:
@@ -231,14 +241,36 @@ def _usable(
     return usable
 
 
+def _problem_of_mask(candidate: Candidate, file: ImageFile) -> str:
+    theirs, ours = candidate.mask_size, (file.width_px, file.height_px)
+    if theirs == ours:
+        return ""
+    return f"its mask was drawn on a picture of {theirs[0]}x{theirs[1]} px, and the file has {ours[0]}x{ours[1]} px"
+
+
 def _can_be_listed(candidate: Candidate) -> bool:
     """Whether dataset.csv gives back the path and label that are written to it."""
     try:
         same = safe_relative(candidate.path, "") == candidate.path
-        f"{candidate.path}{candidate.label}{candidate.group}".encode()
+        same &= not candidate.mask or safe_relative(candidate.mask, "") == candidate.mask
+        f"{candidate.path}{candidate.label}{candidate.group}{candidate.mask}".encode()
     except (DatasetError, UnicodeEncodeError):
         return False
-    return same and not {"\r", "\n"} & set(candidate.path + candidate.label)
+    return same and not {"\r", "\n"} & set(candidate.path + candidate.label + candidate.mask)
+
+
+def _files_of(candidates: Sequence[Candidate]) -> list[str]:
+    """Paths of images and masks."""
+    return [path for one in candidates for path in (one.path, one.mask) if path]
+
+
+def _without_masks(files: Mapping[str, ImageFile], candidates: Sequence[Candidate]) -> dict[str, ImageFile]:
+    masks = {candidate.mask for candidate in candidates}
+    return {path: file for path, file in files.items() if path not in masks}
+
+
+def _of_mask(candidate: Candidate, files: Mapping[str, ImageFile]) -> str:
+    return files[candidate.mask].sha256 if candidate.mask else ""
 
 
 def default_group(file_sha256: str) -> str:
@@ -246,14 +278,14 @@ def default_group(file_sha256: str) -> str:
     return file_sha256[:16]
 
 
-def _image(candidate: Candidate, file: ImageFile, group_pattern: str) -> LabelledImage:
+def _image(candidate: Candidate, file: ImageFile, group_pattern: str, *, mask_sha256: str) -> LabelledImage:
     group = candidate.group or default_group(file.sha256)
     if group_pattern and not candidate.group:
         found = re.search(group_pattern, candidate.path)
         group = (found.group(1 if found.re.groups else 0) if found else "") or ""
         if not group:
             raise DatasetError(f"{candidate.path}: the group pattern {group_pattern!r} finds nothing in this path")
-    image_id = image_id_of(file.identity, candidate.box)
+    image_id = image_id_of(file.identity, candidate.box, mask_sha256=mask_sha256)
     return LabelledImage(
         path=candidate.path,
         label=candidate.label,
@@ -261,6 +293,7 @@ def _image(candidate: Candidate, file: ImageFile, group_pattern: str) -> Labelle
         group=group,
         image_id=image_id,
         box=candidate.box,
+        mask=candidate.mask,
     )
 
 
@@ -281,14 +314,16 @@ def _refuse_empty_classes(
         )
 
 
-def _without_duplicates(images: Sequence[LabelledImage], left_out: list[LeftOut]) -> list[LabelledImage]:
-    """One image for the same bytes (and box). With two labels nobody knows which is right.
+def _without_duplicates(
+    images: Sequence[LabelledImage], left_out: list[LeftOut], files: Mapping[str, ImageFile]
+) -> list[LabelledImage]:
+    """One image for the same bytes (and box), whatever their masks. With two labels nobody knows which is right.
 
     A box that has two is left out; of whole images DatasetError names them, since one of the files must go.
     """
     same = defaultdict(list)
     for image in images:
-        same[image.image_id].append(image)
+        same[image_id_of(files[image.path].identity, image.box)].append(image)
     kept = []
     contradictions = []
     for twins in same.values():

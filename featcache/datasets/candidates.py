@@ -39,6 +39,8 @@ class Candidate:
     box : in pixels of the picture that it was drawn on
     size : width and height of that picture, px; `UNKNOWN_SIZE` where the annotation does not say; None where the box
         is one of the upright image by definition
+    mask : path of the mask that comes with it, as `path`; "" for none
+    mask_size : width and height of the mask
     """
 
     path: str
@@ -47,6 +49,8 @@ class Candidate:
     group: str = ""
     box: Box | None = None
     size: Size | None = None
+    mask: str = ""
+    mask_size: Size = UNKNOWN_SIZE
 
 
 @dataclass(frozen=True)

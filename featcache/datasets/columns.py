@@ -25,6 +25,7 @@ _GROUP_COLUMNS = (
     *("group", "patient", "patientid", "slide", "slideid", "subject", "subjectid", "case", "caseid", "lesionid"),
     *("donor", "donorid"),
 )
+_MASK_COLUMNS = ("mask", "maskpath", "maskfile", "maskname")
 _SPLIT_COLUMNS = ("split", "set", "subset", "fold")
 
 _CORNERS = (
@@ -68,6 +69,7 @@ class Columns:
     label: str
     group: str
     split: str
+    mask: str = ""
     labels: tuple[str, ...] = ()
     box: tuple[str, ...] = ()
     has_extent: bool = False
@@ -87,7 +89,10 @@ def recognise(where: str, header: Sequence[str], *, asked: DatasetSection) -> Co
     labels = tuple(_named(where, header, name, option="label_columns") for name in asked.label_columns)
     group = _one(where, header, asked=asked, option="group_column", usual=_GROUP_COLUMNS)
     split = _one(where, header, asked=asked, option="split_column", usual=_SPLIT_COLUMNS)
-    box, has_extent = _box_columns(where, header, by_name, asked.box_columns, {path, label, *labels, group, split})
+    mask = _one(where, header, asked=asked, option="mask_column", usual=_MASK_COLUMNS)
+    box, has_extent = _box_columns(
+        where, header, by_name, asked.box_columns, {path, label, *labels, group, split, mask}
+    )
     size = tuple(by_name[name] for name in ("width", "height") if name in by_name and by_name[name] not in box)
     is_ours = box == tuple(by_name.get(name, "") for name in _CORNERS[0]) and all("_" in name for name in box)
     return Columns(
@@ -95,6 +100,7 @@ def recognise(where: str, header: Sequence[str], *, asked: DatasetSection) -> Co
         label=label,
         group=group,
         split=split,
+        mask=mask,
         labels=labels,
         box=box,
         has_extent=has_extent,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from featcache.core.errors import DatasetError
 from featcache.core.project import init_call
+from featcache.datasets.sheets import is_sheet, rows_of_sheet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,13 +47,15 @@ class _Lines:
 def read_csv(path: Path, names: Names = lambda first: None) -> pd.DataFrame:
     """A CSV with all cells as text, missing cells as ""; its index is the number of each line in the file.
 
+    A sheet of Excel or a Parquet file is read as well, if it is named as such.
+
     names : gives names to the columns of a file that begins with data
 
     Raises DatasetError where it cannot be read, naming the line.
     """
     import pandas as pd
 
-    lines = _lines(path, _text(path))
+    lines = _lines_of_sheet(path) if is_sheet(path) else _lines(path, _text(path))
     if not lines.cells:
         raise DatasetError(f"{path}: is empty; expected a line with the names of the columns")
     given = names([cell.strip() for cell in lines.cells[0]])
@@ -71,6 +74,11 @@ def read_csv(path: Path, names: Names = lambda first: None) -> pd.DataFrame:
     cells_named = [[row[place] for place in named] for row in rows]
     columns = [header[place] for place in named]
     return pd.DataFrame(cells_named, columns=columns, index=lines.numbers[first:], dtype=object)
+
+
+def _lines_of_sheet(path: Path) -> _Lines:
+    numbered = [(number, row) for number, row in enumerate(rows_of_sheet(path), 1) if any(cell.strip() for cell in row)]
+    return _Lines([row for _, row in numbered], [number for number, _ in numbered])
 
 
 def _text(path: Path) -> str:

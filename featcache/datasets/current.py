@@ -14,7 +14,7 @@ from featcache.datasets.boxes import clipped
 from featcache.datasets.build import default_group
 from featcache.datasets.candidates import LeftOut
 from featcache.datasets.manifest import Dataset, LabelledImage, dataset_of, write_dataset
-from featcache.images import STAMPS_FILE, image_id_of, scan
+from featcache.images import STAMPS_FILE, ImageFile, image_id_of, scan
 
 
 def current_dataset(
@@ -29,7 +29,7 @@ def current_dataset(
     """
     listed = dataset_of(project)
     named = [replace(image, path=_as_on_disk(listed.folder, image.path)) for image in listed.images]
-    paths = {image.path for image in named}
+    paths = dict.fromkeys(path for image in named for path in (image.path, image.mask) if path)
     project.images.refuse_missing(paths)
     with progress.begin("checking images", len(paths)) as advance:
         files = scan(
@@ -41,7 +41,7 @@ def current_dataset(
         )
     images, left_out, lines = [], [], []
     for image in named:
-        file = files[image.path]
+        file, mask = files[image.path], files[image.mask] if image.mask else None
         box = (
             clipped(image.box, file.width_px, height_px=file.height_px) if image.box and not file.problem else image.box
         )
@@ -50,8 +50,12 @@ def current_dataset(
             reason = problem or f"the box reaches out of the image ({file.width_px}x{file.height_px} px)"
             left_out.append(LeftOut(image.path, reason))
             lines.append(image)
+        elif mask and (reason := _problem_of_mask(mask, file)):
+            left_out.append(LeftOut(image.path, f"its mask, {image.mask}: {reason}"))
+            lines.append(image)
         else:
-            images.append(_with_id(image, image_id_of(file.identity, box), file.sha256))
+            image_id = image_id_of(file.identity, box, mask_sha256=mask.sha256 if mask else "")
+            images.append(_with_id(image, image_id, file.sha256))
             lines.append(images[-1])
     stop_if_strict(left_out, strict)
     if not images:
@@ -80,11 +84,15 @@ def stop_if_strict(left_out: Sequence[LeftOut], strict: bool) -> None:
         raise DatasetError(f"{len(left_out)} images cannot be used (`strict`): {listed}")
 
 
+def _problem_of_mask(mask: ImageFile, file: ImageFile) -> str:
+    if mask.problem or (mask.width_px, mask.height_px) == (file.width_px, file.height_px):
+        return mask.problem
+    return f"{mask.width_px}x{mask.height_px} pixels, and the picture has {file.width_px}x{file.height_px}"
+
+
 def _with_id(image: LabelledImage, image_id: str, file_sha256: str) -> LabelledImage:
     group = image.group or default_group(file_sha256)
-    return LabelledImage(
-        path=image.path, label=image.label, split=image.split, group=group, image_id=image_id, box=image.box
-    )
+    return replace(image, group=group, image_id=image_id)
 
 
 def _refuse_twins(project: Project, images: Sequence[LabelledImage]) -> None:

@@ -28,6 +28,7 @@ from featcache.datasets.columns import (
 )
 from featcache.datasets.csv_files import header_of, read_csv
 from featcache.datasets.label_lists import joined
+from featcache.datasets.masks import attach
 from featcache.datasets.split_names import split_of
 from featcache.datasets.unpacking import UNPACKED_FOLDER
 from featcache.datasets.web_images import fetched, is_address, without_login
@@ -47,6 +48,7 @@ def from_csv(path: Path, asked: DatasetSection, *, unpack_into: Path | None = No
     source.images.refuse_missing()
     places = _Places(path.parent, source.roots)
     files: list[Path] = []
+    masks: dict[int, Path] = {}
     addresses = [name for value in frame[columns.path] if is_address(name := str(value).strip())]
     from_web: dict[str, Path | str] = dict.fromkeys(addresses, "it is an address: name the list, and not its folder")
     if addresses and unpack_into is not None:
@@ -57,11 +59,34 @@ def from_csv(path: Path, asked: DatasetSection, *, unpack_into: Path | None = No
         file = from_web[name] if name in from_web else places.find(name)
         if isinstance(file, str):
             source.left_out.append(LeftOut(without_login(name), file))
-        else:
-            source.candidates.append(_candidate(cells, columns, where, separator=asked.label_separator))
-            files.append(file)
+            continue
+        candidate = _candidate(cells, columns, where, separator=asked.label_separator)
+        if columns.mask and (named := cells[columns.mask]):
+            mask = places.find(named)
+            if isinstance(mask, str):
+                source.left_out.append(LeftOut(name, f"its mask, {without_login(named)}: {mask}"))
+                continue
+            masks[len(files)] = mask
+        source.candidates.append(candidate)
+        files.append(file)
     _name_from_folders(source, files)
+    if masks:
+        _with_masks(source, masks)
     return source
+
+
+def _with_masks(source: Source, masks: Mapping[int, Path]) -> None:
+    """Give candidates the masks that the list names for them, by their places."""
+    bare = [one for place, one in enumerate(source.candidates) if place not in masks]
+    wanted = [(source.candidates[place], resolved(mask)) for place, mask in masks.items()]
+    below = Path(os.path.commonpath([mask.parent for _, mask in wanted]))
+    attach(source, wanted, below=below, in_boxes=False)
+    if not source.candidates and not bare:
+        raise DatasetError(
+            f"no image has a mask that can be used: {source.left_out[-1].reason}",
+            "Set `mask_column='none'` to leave the masks of the list alone",
+        )
+    source.candidates = sorted([*bare, *source.candidates], key=lambda one: one.path)
 
 
 def _candidate(cells: dict[str, str], columns: Columns, where: str, *, separator: str) -> Candidate:

@@ -24,6 +24,7 @@ SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "label", "split", "group", "x_min", "y_min", "x_max", "y_max", "image_id")
 _BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
 _TEXT_COLUMNS = ("path", "label", "group")
+_MASK_COLUMN = "mask"
 _PLAIN_PATH = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*")
 """Names that begin with a letter, digit, underscore or hyphen: not absolute, and no part is '.' or '..'."""
 
@@ -35,7 +36,8 @@ class LabelledImage:
     path : relative to the images' folder, with forward slashes; of images in another root it begins with its name
     label : of several labels an image all of them, see `featcache.datasets.label_lists`
     label, split : "" where nobody has said yet: the image is cached, and left out of training
-    image_id : digest of the file's bytes, and of the box where there is one (`image_id_of`)
+    image_id : digest of the file's bytes, and of the box and mask where there are such (`image_id_of`)
+    mask : path of the mask that comes with it, as `path`; "" for none
     """
 
     path: str
@@ -44,6 +46,7 @@ class LabelledImage:
     group: str
     image_id: str
     box: Box | None = None
+    mask: str = ""
 
     @property
     def is_trained_on(self) -> bool:
@@ -142,10 +145,12 @@ def check(
 
 
 def write_dataset(path: Path, images: Sequence[LabelledImage]) -> None:
-    """Write dataset.csv; the box columns are there only if some image has a box."""
+    """Write dataset.csv; the columns of boxes and masks are there only if some image has such."""
     import pandas as pd
 
     frame = pd.DataFrame([_cells(image) for image in images], columns=list(COLUMNS))
+    if any(image.mask for image in images):
+        frame[_MASK_COLUMN] = [safe_cell(image.mask) for image in images]
     frame[list(_TEXT_COLUMNS)] = frame[list(_TEXT_COLUMNS)].map(safe_cell)
     if all(image.box is None for image in images):
         frame = frame.drop(columns=list(_BOX_COLUMNS))
@@ -215,9 +220,15 @@ def _parse(cells: dict[str, str], where: str) -> LabelledImage:
     if split not in (*SPLITS, ""):
         raise DatasetError(f"{where}: split {split!r}: expected train, val, test or nothing")
     box = parse_box(cells, where)
-    image_id = cells.get("image_id", "").strip()
+    image_id, mask = cells.get("image_id", "").strip(), plain_cell(cells.get(_MASK_COLUMN, "").strip())
     return LabelledImage(
-        path=path, label=label, split=split, group=cells.get("group", "").strip(), image_id=image_id, box=box
+        path=path,
+        label=label,
+        split=split,
+        group=cells.get("group", "").strip(),
+        image_id=image_id,
+        box=box,
+        mask=safe_relative(mask, where) if mask else "",
     )
 
 

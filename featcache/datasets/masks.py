@@ -1,25 +1,28 @@
-"""Boxes from masks: a picture beside each image, black but for its one cell."""
+"""Masks that come with images: in a folder of their own, or named in a list. Each cell of a mask is a row."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from featcache.core.errors import DatasetError, ImageError
+from featcache.core.files import resolved
 from featcache.datasets.candidates import Candidate, LeftOut, Source, composed
-from featcache.images import Box, look, read_bytes, read_picture
+from featcache.images import look, read_bytes
+from featcache.segmentation import GivenMask, read_mask
 
-_SPECK = 0.05
-"""Parts of a mask smaller than this share of its largest are slips of the pen."""
+_ROOT = "masks"
+"""Name of the root that masks lie in, where that is not the folder of the images."""
 
 
 def with_masks(source: Source, folder: Path) -> Source:
     """The same, each image with the box around the cell of its mask: the picture of its name below `folder`.
 
-    Images are left out that have no mask or several, one of another size, or one that shows no cell or more than one.
+    An image that has a box keeps it: the cell is the one in the box. A mask with a number for each cell gives one
+    candidate a cell. Images are left out that have no mask, or several; whose mask shows no cell; or that have one
+    label for several cells without numbers.
     """
     by_name: dict[str, list[Path]] = {}
     for path, reason in look(folder):
@@ -27,50 +30,84 @@ def with_masks(source: Source, folder: Path) -> Source:
             by_name.setdefault(composed(path.stem), []).append(path)
     if not by_name:
         raise DatasetError(f"{folder}: holds no masks")
-    boxed: list[Candidate] = []
+    wanted: list[tuple[Candidate, Path]] = []
     for one in source.candidates:
         image = source.images / one.path
         if image.resolve().is_relative_to(folder.resolve()):
             source.left_out.append(LeftOut(one.path, "it is a mask"))
             continue
-        if one.box is not None:
-            raise DatasetError(f"{folder}: `masks` are for images without boxes, and {one.path} has one")
-        try:
-            found = by_name.get(composed(image.stem), [])
-            near = [path for path in found if path.parent.name == image.parent.name]
-            mask = _only(near if len(found) > 1 else found)
-            box, size = box_of_mask(mask)
-            boxed.append(replace(one, box=box, size=size))
-        except (DatasetError, ImageError) as error:
-            source.left_out.append(LeftOut(one.path, str(error)))
-    if source.candidates and not boxed:
+        found = by_name.get(composed(image.stem), [])
+        near = [path for path in found if path.parent.name == image.parent.name]
+        masks = near if len(found) > 1 else found
+        if len(masks) == 1:
+            wanted.append((one, masks[0]))
+        else:
+            reason = f"it may have any of {len(masks)} masks" if masks else "it has no mask"
+            source.left_out.append(LeftOut(one.path, reason))
+    were_there = bool(source.candidates)
+    attach(source, wanted, below=folder, in_boxes=True)
+    if were_there and not source.candidates:
         raise DatasetError(f"{folder}: no image has a mask that can be used: {source.left_out[-1].reason}")
-    source.candidates = boxed
-    source.about += f"; one cell an image, by its mask in {folder.name}"
+    source.about += f"; cells by their masks in {folder.name}"
     return source
 
 
-def _only(masks: list[Path]) -> Path:
-    if len(masks) != 1:
-        raise DatasetError(f"it may have any of {len(masks)} masks" if masks else "it has no mask")
-    return masks[0]
+def is_root_of_masks(name: str) -> bool:
+    """Whether a root has a name that roots of masks get."""
+    return name.partition("-")[0] == _ROOT
 
 
-def box_of_mask(path: Path) -> tuple[Box, tuple[int, int]]:
-    """The box around the one cell of a mask, whatever its values above 0 mean; and the mask's width and height.
+def attach(source: Source, wanted: Sequence[tuple[Candidate, Path]], *, below: Path, in_boxes: bool) -> None:
+    """Make candidates of images and the files of their masks the candidates of a source; note what is left out.
 
-    Raises DatasetError for a mask without a cell, or with several.
+    below : a folder that all masks lie below
+    in_boxes : whether the only cell of a mask gets a box; of several, each has one
     """
-    pixels = read_picture(read_bytes(path)).pixels
-    cell = (pixels.max(axis=2) > 0).astype(np.uint8)
-    number, _, stats, _ = cv2.connectedComponentsWithStats(cell, connectivity=8)
-    areas = stats[1:, cv2.CC_STAT_AREA]
-    if number < 2:
-        raise DatasetError(f"its mask, {path.name}, shows no cell")
-    if cell.all():
-        raise DatasetError(f"its mask, {path.name}, covers the whole picture")
-    large = [place for place, area in enumerate(areas) if area >= _SPECK * areas.max()]
-    if len(large) > 1:
-        raise DatasetError(f"its mask, {path.name}, shows {len(large)} cells: which has the label?")
-    left, top, width, height = (int(side) for side in stats[1 + large[0], :4])
-    return Box(left, top, left + width, top + height), (cell.shape[1], cell.shape[0])
+    done: list[Candidate] = []
+    several = 0
+    for one, file in wanted:
+        try:
+            cells = _cells_of(one, read_mask(read_bytes(file)), in_boxes)
+        except (DatasetError, ImageError) as error:
+            source.left_out.append(LeftOut(one.path, f"its mask, {file.name}: {error}"))
+            continue
+        several += len(cells) > 1
+        path = _path_in(source, file, below)
+        done += [replace(cell, mask=path) for cell in cells]
+    if several:
+        source.remarks.append(
+            f"several cells a mask: {several} images give a row for each cell, with the label of the image"
+        )
+    source.candidates = done
+
+
+def _cells_of(image: Candidate, mask: GivenMask, in_boxes: bool) -> list[Candidate]:
+    """One candidate a cell. Raises DatasetError where nobody knows which cell the image is of."""
+    width, height = mask.size
+    image = replace(image, mask_size=mask.size)
+    if image.box is not None:
+        if image.box.x_min >= width or image.box.y_min >= height or mask.cell_in(image.box) is None:
+            raise DatasetError("it shows no cell in the box")
+        return [image]
+    if len(mask.boxes) > 1 and image.label and not mask.is_numbered:
+        raise DatasetError(f"it shows {len(mask.boxes)} cells: which has the label?")
+    if len(mask.boxes) == 1 and not in_boxes:
+        return [image]
+    return [replace(image, box=box) for box in mask.boxes]
+
+
+def _path_in(source: Source, file: Path, below: Path) -> str:
+    """The path of a mask as those of the images: from their folder, or from a root, which may be a new one."""
+    file = resolved(file)
+    for name, root in source.roots.items():
+        if file.is_relative_to(resolved(root)):
+            return f"{name}/{file.relative_to(resolved(root)).as_posix()}"
+    folder = resolved(source.folder)
+    if file.is_relative_to(folder):
+        path = file.relative_to(folder).as_posix()
+        if resolved(source.images / path) == file:
+            return path
+    names = itertools.chain([_ROOT], (f"{_ROOT}-{number}" for number in itertools.count(2)))
+    name = next(one for one in names if one not in source.roots and not (source.folder / one).exists())
+    source.roots[name] = resolved(below)
+    return f"{name}/{file.relative_to(resolved(below)).as_posix()}"

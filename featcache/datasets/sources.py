@@ -15,7 +15,7 @@ from featcache.datasets.class_folders import from_class_folders, note_strays
 from featcache.datasets.coco import coco_files
 from featcache.datasets.createml import createml_files
 from featcache.datasets.lists import from_csv, label_lists
-from featcache.datasets.masks import with_masks
+from featcache.datasets.masks import is_root_of_masks, with_masks
 from featcache.datasets.other_formats import refuse_other_annotations
 from featcache.datasets.patterns import from_pattern, with_groups
 from featcache.datasets.published import published
@@ -52,9 +52,11 @@ def find_images(
     Raises DatasetError where the place is absent, empty or of no known layout.
     """
     place = unpacked(place, unpack_into or place.parent) if is_packed(place) else place
-    source = _found(place, asked, ignore, unpack_into)
+    masks = _folder_of_masks(place, place, asked.masks) if asked.masks else None
+    source = _found(place, asked, ignore | {masks} if masks else ignore, unpack_into)
     with explaining(source.left_out):
         if asked.masks:
+            source.roots |= {name: resolved(root) for name, root in asked.roots.items() if is_root_of_masks(name)}
             source = with_masks(source, _masks(place, source, asked.masks))
         if asked.group_from:
             source = with_groups(source, asked.group_from)
@@ -63,11 +65,15 @@ def find_images(
 
 def _masks(place: Path, source: Source, name: str) -> Path:
     """The folder of masks: in the source, or where its path from the current folder leads."""
-    places = (source.folder / name, (place if place.is_dir() else place.parent) / name, Path(name))
-    found = next((one for one in places if one.is_dir()), None)
+    found = _folder_of_masks(place, source.folder, name)
     if found is None:
         raise DatasetError(f"{source.folder}: there is no folder of masks named {name!r:.200}")
     return found
+
+
+def _folder_of_masks(place: Path, folder: Path, name: str) -> Path | None:
+    places = (folder / name, (place if place.is_dir() else place.parent) / name, Path(name))
+    return next((one for one in places if one.is_dir()), None)
 
 
 def _found(place: Path, asked: DatasetSection, ignore: frozenset[Path], unpack_into: Path | None) -> Source:
@@ -181,7 +187,12 @@ def _take_over(whole: Source, part: Source, split: str) -> None:
             f"{part.folder}: the list in a split folder names images outside of {whole.folder}"
         ) from error
     whole.candidates += [
-        replace(candidate, path=(inner / candidate.path).as_posix(), split=candidate.split or split)
+        replace(
+            candidate,
+            path=(inner / candidate.path).as_posix(),
+            mask=(inner / candidate.mask).as_posix() if candidate.mask else "",
+            split=candidate.split or split,
+        )
         for candidate in part.candidates
     ]
     whole.left_out += [LeftOut((inner / item.path).as_posix(), item.reason) for item in part.left_out]

@@ -38,8 +38,11 @@ from featcache.prediction import (
     BundleRecord,
     Entry,
     Predictor,
+    item_of,
     open_run,
+    recipe_of,
 )
+from featcache.segmentation import CellCut
 from featcache.sharing import keys, own_config_folder
 from featcache.training import Run
 
@@ -134,6 +137,11 @@ def bundle(
     path = Path(out) if out is not None else Path(f"{found.name}.zip")
     if path.suffix != ".zip":
         raise UsageError(f"{path}: expected a name that ends with .zip")
+    if CellCut.fitted_of(recipe_of(found).space.segmentation):
+        raise UsageError(
+            f"{found.name}: its cells are cut out by a fitted segmenter, whose network a bundle has no place for",
+            "Share the run itself with `featcache.push(RUN, REMOTE)`, or train one with `segment='stain'`",
+        )
     if path.exists() and not again:
         raise UsageError(f"{path}: exists already", "Name another one with `out`, or set `again=True`")
     key = keys.open_key(sign, own_config_folder() / keys.KEYS_FOLDER) if sign is not None else None
@@ -219,9 +227,7 @@ def _test_images(run: Run, project: Project | None) -> list[tuple[LabelledImage,
             of_class.setdefault(image.label, []).append(image)
     in_turn = chain.from_iterable(zip_longest(*of_class.values()))
     chosen = [image for image in in_turn if image is not None][:_ROWS]
-    return [
-        (image, Item(image.path, dataset.folder / image.path, box=image.box, white=dataset.white)) for image in chosen
-    ]
+    return [(image, item_of(image, dataset)) for image in chosen]
 
 
 def _rendered(

@@ -9,4 +9,9 @@ from .extractor import FeatureExtractor as FeatureExtractor
 from .opening import loaded_network as loaded_network, network_for as network_for, network_of as network_of
 from .options import ExtractOptions as ExtractOptions
 from .plan import plan_extraction as plan_extraction
+from .segmenters import (
+    cutting_again as cutting_again,
+    opened_segmenter as opened_segmenter,
+    with_fitted as with_fitted,
+)
 from .streaming import Rendering as Rendering, ahead as ahead, stream as stream

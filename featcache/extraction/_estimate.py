@@ -68,7 +68,7 @@ def estimate(
 
 def seconds_a_row(plan: Plan) -> float:
     """Of rendering and computing one row of a plan, by a few rows of it, each with the other views of its image."""
-    engine = plan.engine()
+    engine, space, segmenter = plan.engine(), plan.recipe.space, plan.segmenter()
     rows = plan.rows[:: max(len(plan.rows) // _SAMPLE_ROWS, 1)][:_SAMPLE_ROWS]
     images = {image.image_id: (image, n_views) for image, n_views in zip(plan.dataset.images, plan.views, strict=True)}
     rendered = 0.0
@@ -79,7 +79,7 @@ def seconds_a_row(plan: Plan) -> float:
             view_parameters(plan.recipe.augmentation, row.image_id, view=view) for view in range(n_views)[:_MOST_VIEWS]
         ]
         start = time.perf_counter()
-        pixels += render_views(image, plan.dataset, space=plan.recipe.space, parameters=views)[:1]
+        pixels += render_views(image, plan.dataset, space=space, parameters=views, segmenter=segmenter)[:1]
         rendered += (time.perf_counter() - start) / len(views) / len(rows) / usable_cores()
     batch = np.stack([pixels[number % len(pixels)] for number in range(max(engine.batch_rows, _SAMPLE_ROWS))])
     engine.features(batch)  # the first call is slower

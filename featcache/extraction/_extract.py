@@ -28,6 +28,7 @@ from featcache.extraction.plan import Plan, plan_extraction
 from featcache.extraction.stage_times import Stage, StageTimes
 from featcache.extraction.targets import note_what_is_quicker, opened, target_of
 from featcache.extraction.worker import PACKAGES
+from featcache.segmentation import COPY
 from featcache.sharing import (
     RemoteDonors,
     ask_remotes,
@@ -221,7 +222,14 @@ def _fill(
         with progress.begin(f"extracting {names}", sum(len(plan.rows) for plan in plans)) as advance:
             advance(sum(target.writer.rows_done for target in targets))
             if options.cluster is None:
-                done = extract_rows(targets, plans[0].dataset, on_rows=advance, stopped=stopped, shares=shares)
+                done = extract_rows(
+                    targets,
+                    plans[0].dataset,
+                    on_rows=advance,
+                    stopped=stopped,
+                    shares=shares,
+                    segmenter=plans[0].segmenter,
+                )
                 counts, faint = list(done.counts), [target.writer.faint_rows for target in targets]
                 remarks = {path: remark for (path, _), remark in done.remarks.items()}
             else:
@@ -345,6 +353,7 @@ def _provenance(plan: Plan, counts: Counts, seconds: float) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "weights": str(plan.cut.weights),
         **engine,
+        **({COPY: plan.fitted.text} if plan.fitted else {}),
         "environment": {
             "python": platform.python_version(),
             "machine": platform.machine(),

@@ -194,7 +194,7 @@ def _extracted(plans: Sequence[Plan], sample: Sequence[int], folder: Path) -> tu
             target_of(plan, RemoteDonors(), options=ExtractOptions(allow_nonfinite=True), writers=writers)
             for plan in some
         ]
-        extract(targets, some[0].dataset)
+        extract(targets, some[0].dataset, segmenter=some[0].segmenter)
         took_s = time.perf_counter() - began
     stored = sum(file.stat().st_size for plan in some for file in _files(plan.folder))
     return sum(some[0].views), took_s, stored

@@ -8,10 +8,15 @@ from typing import Any
 
 from featcache.backbones import NetworkSpec
 from featcache.core.progress import SILENT, Progress
-from featcache.core.project import Project
+from featcache.core.project import Project, changed_views
 from featcache.datasets import preview as draw
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.plan import plan_extraction
+from featcache.extraction.segmenters import cutting, with_fitted
+from featcache.segmentation import Framing, Segmenter
+
+_SIZE_PX = 224
+"""Side of a view, where no network is named."""
 
 
 def preview(
@@ -31,9 +36,25 @@ def preview(
 
     Raises BackboneError or WeightsError for a network that cannot be had.
     """
-    space = None
+    said = views or {}
+    segmenter: Segmenter | None
     if network is not None:
-        options = ExtractOptions(views=views or {}, augmentation=augmentation or {})
+        options = ExtractOptions(views=said, augmentation=augmentation or {})
         plan, *_ = plan_extraction(project, [network], options=options, progress=progress, keep=False)
-        space = plan.recipe.space
-    return draw(project, out, per_class=per_class, n_views=n_views, augmentation=augmentation, views=views, space=space)
+        framing, size_px = Framing.of(plan.recipe.space), plan.recipe.space.input_size_px
+        segmenter = plan.segmenter()
+    else:
+        wanted, fitted = with_fitted(changed_views(project.settings.views, said), said, folder=project.folder)
+        framing, size_px = Framing.asked(wanted, _SIZE_PX), _SIZE_PX
+        files = [wanted.segment_weights]
+        segmenter = cutting(fitted, framing.segmentation, where="preview", weights=files, progress=progress)
+    return draw(
+        project,
+        out,
+        per_class=per_class,
+        n_views=n_views,
+        augmentation=augmentation,
+        framing=framing,
+        size_px=size_px,
+        segmenter=segmenter,
+    )

@@ -16,7 +16,9 @@ from featcache.core.recipe import Recipe
 from featcache.datasets import Dataset, LabelledImage, current_dataset
 from featcache.extraction.opening import network_of
 from featcache.extraction.rendering import render_views
+from featcache.extraction.segmenters import cutting_again
 from featcache.images import view_parameters
+from featcache.segmentation import Segmenter, SegmenterFile
 from featcache.store import ROWS_FILE, Row, Verified, open_cache, read_manifest, rows_in, verify
 
 _BATCH_ROWS = 64
@@ -68,12 +70,15 @@ def recompute(
     _, engine = network_of(
         opened.recipe.space, opened.manifest.provenance, weights=weights, memory=project.cache_folder
     )
+    segmentation = opened.recipe.space.segmentation
+    copy = SegmenterFile.kept(opened.manifest.provenance, segmentation, where=opened.name)
+    segmenter = cutting_again(project, segmentation, copy=copy, where=opened.name, weights=weights)
     rows = rows_in(opened.views.iloc[numbers])
     largest, deviating = 0.0, []
     for first in range(0, len(rows), _BATCH_ROWS):
         batch = rows[first : first + _BATCH_ROWS]
         old = opened.features[numbers[first : first + _BATCH_ROWS]]
-        pixels = np.concatenate([_rendered(row, by_id, dataset, opened.recipe) for row in batch])
+        pixels = np.concatenate([_rendered(row, by_id, dataset, opened.recipe, segmenter) for row in batch])
         with np.errstate(over="ignore"):
             new = engine().features(pixels)[0].astype(old.dtype)
         worst = opened.manifest.tolerance.deviations(new, old)
@@ -82,8 +87,11 @@ def recompute(
     return Recomputed(tuple(int(number) for number in numbers), tuple(deviating), largest)
 
 
-def _rendered(row: Row, images: Mapping[str, LabelledImage], dataset: Dataset, recipe: Recipe) -> NDArray[np.uint8]:
+def _rendered(
+    row: Row, images: Mapping[str, LabelledImage], dataset: Dataset, recipe: Recipe, segmenter: Segmenter | None
+) -> NDArray[np.uint8]:
     parameters = view_parameters(recipe.augmentation, row.image_id, view=row.view)
     if dict(row.parameters) != parameters.to_dict():
         raise CacheError(f"{ROWS_FILE}: view {row.view} of {row.image_id[:16]}.. is not what the recipe makes of it")
-    return np.stack(render_views(images[row.image_id], dataset, space=recipe.space, parameters=[parameters]))
+    image = images[row.image_id]
+    return np.stack(render_views(image, dataset, space=recipe.space, parameters=[parameters], segmenter=segmenter))

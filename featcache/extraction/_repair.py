@@ -21,6 +21,8 @@ from featcache.extraction.opening import network_of
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.plan import plan_extraction
 from featcache.extraction.rows import rows_of
+from featcache.extraction.segmenters import cutting_again
+from featcache.segmentation import Segmenter, SegmenterFile
 from featcache.store import (
     ARRAY_FILE,
     DATASET_FILE,
@@ -83,6 +85,12 @@ def repair(
     def network() -> tuple[Cut, Callable[[], Engine]]:
         return network_of(recipe.space, provenance, weights=weights, memory=project.cache_folder)
 
+    @cache
+    def segmenter() -> Segmenter | None:
+        segmentation = recipe.space.segmentation
+        copy = SegmenterFile.kept(provenance, segmentation, where=folder.name)
+        return cutting_again(project, segmentation, copy=copy, where=folder.name, weights=weights, progress=progress)
+
     row_shape = manifest.array.layout.row_shape if manifest else network()[0].feature_shape
     reach = DonorIndex([folder.parent], recipe.space, row_shape=row_shape, but=folder)
     reach.look_for(rows)
@@ -102,7 +110,7 @@ def repair(
     if gone:
         raise CacheError(f"{folder.name}: {len(gone)} images of damaged rows are not at hand: {min(gone)[:16]}.., ...")
     if to_compute:
-        network()[1]()  # what cannot be had is said while the cache still is as it was
+        _ = network()[1](), segmenter()  # what cannot be had is said while the cache still is as it was
     with writing(folder):
         _make_ready(folder, recipe, rows, damaged, same_rows)
     # What NaN the cache held, it was allowed to hold.
@@ -113,7 +121,7 @@ def repair(
         with progress.begin(f"repairing {folder.name}", len(rows)) as advance:
             advance(writer.rows_done)
             target = Target(writer, lambda: network()[1](), reach=reach)
-            (counts,) = extract_rows([target], at_hand, on_rows=advance, stopped=stopped).counts
+            (counts,) = extract_rows([target], at_hand, on_rows=advance, stopped=stopped, segmenter=segmenter).counts
         if writer.missing:
             raise KeyboardInterrupt
         own_labels = manifest is not None and DATASET_FILE not in damaged  # the same copy, maybe of a larger data set

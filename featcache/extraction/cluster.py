@@ -25,7 +25,7 @@ from featcache.core.errors import ClusterError
 from featcache.core.extras import require_extra
 from featcache.core.files import PARTIAL_SUFFIX, resolved
 from featcache.core.progress import Advance, Progress
-from featcache.core.project import Project
+from featcache.core.project import Project, found_everywhere
 from featcache.core.recipe import Precision
 from featcache.extraction.cache_filler import Counts
 from featcache.extraction.one_pass import Target
@@ -288,11 +288,12 @@ def fill(
         token=token,
         project=Project(resolved(project.folder), project.settings),
         network=_absolute(plans[0]),
-        options=replace(options, cluster=None, **engine_of(plans[0], options)),
+        options=replace(options, cluster=None, views=found_everywhere(options.views), **engine_of(plans[0], options)),
         donors=donors,
         digests=tuple(plan.digest for plan in plans),
         sample=_sample(plans[0]),
         facts=facts(),
+        fitted=plans[0].fitted,
         shards=min(max(math.ceil(missing / (several * _TASKS_A_WORKER)), 1), _MOST_SHARDS),
     )
     token.touch()

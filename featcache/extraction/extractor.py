@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -9,14 +10,15 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from featcache.backbones import NetworkSpec
-from featcache.core.errors import DatasetError
+from featcache.core.errors import ArgumentsError, DatasetError
 from featcache.core.offline import offline as without_network
 from featcache.core.project import ViewsSection, changed_views
 from featcache.core.recipe import Augmentation, Pooling, Precision, Preprocessing, Tokens
 from featcache.extraction.opening import network_for
+from featcache.extraction.segmenters import cutting, with_fitted
 from featcache.extraction.streaming import Rendering, stream
 from featcache.images import items_of
-from featcache.segmentation import Framing
+from featcache.segmentation import GIVEN, Framing, Segmenter
 
 
 class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -35,7 +37,9 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     crop_share : share of the resized image that a centre crop keeps; None as the network's library says, and 1
     padding : what stands beside a padded image: a colour, or "edge"; None for black
     white : value of white in files of more than 8 bits that do not say it; 0 for the largest of their type
-    segment : how the white cell in each image is found and cut out: "none" of them, "stain" or "colour"
+    segment : how the white cell in each image is found and cut out: "none" of them, "stain", "colour", or
+        the file of a fitted segmenter
+    segment_weights : file of the weights of the fitted segmenter's network, where they are in one
     background : what surrounds it: "keep", "white", "black" or "mean"
     cell_margin : room around it, as a share of its longer side
     precision : of the network's arithmetic: "float32", "bfloat16", "float16" or "auto"
@@ -69,6 +73,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         padding: str | None = None,
         white: int = 0,
         segment: str = "none",
+        segment_weights: str | None = None,
         background: str = "keep",
         cell_margin: float = 0.1,
         normalise: str = "none",
@@ -94,6 +99,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.padding = padding
         self.white = white
         self.segment = segment
+        self.segment_weights = segment_weights
         self.background = background
         self.cell_margin = cell_margin
         self.normalise = normalise
@@ -121,6 +127,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         with without_network(self.offline):
             (self.cut_,), opened = network_for(spec, None, engine=self.engine, batch_rows=self.batch_rows)
             self.engine_ = opened()
+            self.framing_, self.segmenter_ = self._framing()
         self.n_features_out_ = int(np.prod(self.cut_.feature_shape))
         return self
 
@@ -133,7 +140,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         if not hasattr(self, "engine_"):
             self.fit()
-        rendering = Rendering(self.cut_.space.input_size_px, self._framing(), Augmentation())
+        rendering = Rendering(self.cut_.space.input_size_px, self.framing_, Augmentation(), segmenter=self.segmenter_)
         rows = []
         for one in stream(items_of(X), self.engine_, rendering=rendering):
             if one.values is None:
@@ -143,12 +150,18 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise DatasetError("no image to take features of")
         return np.stack(rows)
 
-    def _framing(self) -> Framing:
+    def _framing(self) -> tuple[Framing, Segmenter | None]:
         square = ("resize", "interpolation", "crop_share", "padding")
         said = {name: value for name in square if (value := getattr(self, name)) is not None}
-        cells = {name: getattr(self, name) for name in ("white", "segment", "background", "cell_margin", "normalise")}
+        names = ("white", "segment", "segment_weights", "background", "cell_margin", "normalise")
+        cells = {name: value for name in names if (value := getattr(self, name)) is not None}
         views = changed_views(ViewsSection(as_trained=True, resize="pad"), {**said, **cells})
-        return Framing.asked(views, self.cut_.space.input_size_px, own=self.cut_.transform, said=said)
+        if views.segment == GIVEN:
+            raise ArgumentsError("`segment='given'` takes the masks that come with the images of a project")
+        views, fitted = with_fitted(views, cells, folder=Path())
+        framing = Framing.asked(views, self.cut_.space.input_size_px, own=self.cut_.transform, said=said)
+        files = [self.segment_weights, self.weights]
+        return framing, cutting(fitted, framing.segmentation, where="FeatureExtractor", weights=files)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Names of the features: the backbone's and a number."""

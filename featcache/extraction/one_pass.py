@@ -15,6 +15,7 @@ from featcache.extraction.computing import Computer
 from featcache.extraction.rendering import Renderer
 from featcache.extraction.stage_times import StageTimes
 from featcache.images import Box
+from featcache.segmentation import Segmenter
 from featcache.store import CacheWriter, DonorIndex
 
 
@@ -51,6 +52,7 @@ def extract(
     stopped: Callable[[], bool] = lambda: False,
     shares: StageTimes | None = None,
     most_shards: int | None = None,
+    segmenter: Callable[[], Segmenter | None] = lambda: None,
 ) -> Extraction:
     """Write every shard that the caches still miss: rows that other caches hold are copied, the rest is computed.
 
@@ -63,6 +65,7 @@ def extract(
     stopped : once it says True, the shards in hand are finished and nothing else begun
     shares : where the time is added up; None for a new one
     most_shards : of each cache, to be written at most, and what others are at work on is not waited for; None: all
+    segmenter : opens the fitted one that cuts cells out; called when the first row is to be computed
 
     Raises DatasetError if an image is no longer what the manifest says, CacheError if a cache cannot be written.
     Shards finished before are kept.
@@ -70,7 +73,7 @@ def extract(
     shares = shares or StageTimes()
     images = {image.image_id: image for image in dataset.images}
     with ExitStack() as closing:
-        renderer = Renderer(dataset, shares, for_several=len(targets) > 1)
+        renderer = Renderer(dataset, shares, for_several=len(targets) > 1, segmenter=segmenter)
         closing.callback(renderer.close)
         compute = ThreadPoolExecutor(1, "featcache-compute")
         closing.push(partial(_end, compute))

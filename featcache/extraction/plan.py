@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from featcache.backbones import (
@@ -24,11 +24,12 @@ from featcache.core.offline import offline
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project, StorageSection, ViewsSection, changed, changed_views, refuse_two_margins
 from featcache.core.recipe import Recipe, cache_digest, cache_name
-from featcache.datasets import Dataset, LeftOut, current_dataset, plan_views
+from featcache.datasets import Dataset, LeftOut, current_dataset, plan_views, stop_if_strict
 from featcache.extraction.opening import network_for
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.rows import rows_of
-from featcache.segmentation import Framing
+from featcache.extraction.segmenters import cutting, with_fitted
+from featcache.segmentation import GIVEN, Framing, Segmenter, SegmenterFile
 from featcache.sharing import Site
 from featcache.store import Row
 
@@ -40,6 +41,8 @@ class Plan:
     network : as it was asked for
     cut, number : what the network computes for it, and which of the network's outputs that is
     engine : opens the network; the same for all caches of one
+    fitted : the segmenter that cuts cells out, where it is a fitted one
+    segmenter : opens it, with its network; the same for all caches of a call
     parent : folder of caches; url : of the remote that the cache is made on, "" for `parent`
     """
 
@@ -53,6 +56,8 @@ class Plan:
     storage: StorageSection
     parent: Path
     engine: Callable[[], ChosenEngine]
+    fitted: SegmenterFile | None
+    segmenter: Callable[[], Segmenter | None]
     url: str = ""
 
     @cached_property
@@ -90,17 +95,19 @@ def plan_extraction(
     images: tuple[Dataset, Sequence[LeftOut]] | None = None,
     progress: Progress = SILENT,
     keep: bool = True,
+    fitted: SegmenterFile | None = None,
 ) -> list[Plan]:
     """What `extract` with these arguments is of: a plan a cache, for each network in turn one a layer.
 
     images : a data set and what was left out of it, instead of the project's
     keep : bring dataset.csv up to date with the images' bytes
-    on_event : told, in a sentence, what an engine has to say while it works
+    fitted : what is in the file of the segmenter, where another process has read it
 
     Raises MissingPackageError where Keras is needed and not installed, DatasetError for images that cannot be trained
     on, BackboneError or WeightsError for a network that cannot be had.
     """
     wanted = changed_views(project.settings.views, options.views)
+    wanted, fitted = with_fitted(wanted, options.views, folder=project.folder, known=fitted)
     refuse_two_margins(project.settings.dataset, wanted)
     if any(needs_keras(network.model) for network in networks):
         require_keras()
@@ -109,12 +116,22 @@ def plan_extraction(
     )
     if images is not None and "white" not in options.views:
         wanted = changed(wanted, {"white": dataset.white})
+    if wanted.segment == GIVEN:
+        dataset, left_out = _with_masks(dataset, left_out, strict=options.strict)
     if wanted.margin:
         _check_boxes(dataset, wanted.margin, progress=progress)
     views = plan_views(dataset.images, wanted, label_separator=dataset.label_separator)
     augmentation = changed(project.settings.augmentation, options.augmentation).record()
     storage = changed(project.settings.storage, options.storage)
-    plans = []
+
+    @cache
+    def segmenter() -> Segmenter | None:
+        (plan, *_) = plans
+        files = [wanted.segment_weights, *(network.weights for network in networks)]
+        with offline(options.offline):
+            return cutting(fitted, plan.recipe.space.segmentation, where=plan.name, weights=files, progress=progress)
+
+    plans: list[Plan] = []
     for network in networks:
         if options.offline:
             _refuse_download(network.model, network.weights)
@@ -145,6 +162,8 @@ def plan_extraction(
                     storage=storage,
                     parent=project.cache_folder,
                     engine=engine,
+                    fitted=fitted,
+                    segmenter=segmenter,
                     url=project.cache_url,
                 )
             )
@@ -166,6 +185,19 @@ def _say_how_its_library_does(
         progress.note(f"{model}: images become {taken}, as its library makes them")
     else:
         progress.note(f"{model}: images become {taken}; its library makes them {own} (`as_trained=True`)")
+
+
+def _with_masks(dataset: Dataset, left_out: Sequence[LeftOut], *, strict: bool) -> tuple[Dataset, Sequence[LeftOut]]:
+    """The images that a mask comes with, and what is left out besides. Raises DatasetError where none has one."""
+    images = tuple(image for image in dataset.images if image.mask)
+    if not images:
+        raise DatasetError(
+            "no image has a mask, and `segment='given'` takes the masks that come with images",
+            "Name their folder with `featcache.init(masks=FOLDER)`, or read a list with a column of masks",
+        )
+    bare = [LeftOut(image.path, "it has no mask") for image in dataset.images if not image.mask]
+    stop_if_strict(bare, strict)
+    return replace(dataset, images=images), [*left_out, *bare]
 
 
 def _check_boxes(dataset: Dataset, margin: float, *, progress: Progress) -> None:

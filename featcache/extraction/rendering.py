@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from featcache.core.errors import DatasetError, ImageError
 from featcache.core.files import sha256_bytes
@@ -27,9 +27,9 @@ from featcache.images import (
     read_picture,
     render,
 )
-from featcache.segmentation import Framing, Plain, plain_view
+from featcache.segmentation import CellCut, Framing, GivenMask, Plain, Segmenter, plain_view, read_mask
 
-_REMEMBERED_BYTES = 192 << 20
+_REMEMBERED_BYTES, _REMEMBERED_MASKS = 192 << 20, 64 << 20
 
 Value = TypeVar("Value")
 
@@ -39,35 +39,49 @@ class Renderer:
 
     dataset : of the images
     remarks : of what was rendered, by path and box: images in which no cell was found
+    segmenter : opens the fitted one that cuts cells out; None of it where there is none
     for_several : whether views are remembered for other caches; decoded files always are, for their other boxes
     """
 
-    def __init__(self, dataset: Dataset, shares: StageTimes, *, for_several: bool) -> None:
-        self._dataset = dataset
+    def __init__(
+        self,
+        dataset: Dataset,
+        shares: StageTimes,
+        *,
+        for_several: bool,
+        segmenter: Callable[[], Segmenter | None] = lambda: None,
+    ) -> None:
+        self._segmenter = segmenter
         self._shares = shares
         self.remarks: dict[tuple[str, Box | None], str] = {}
         self._pool = ThreadPoolExecutor(usable_cores(), "featcache-render")
-        self._files: _Once[tuple[str, Pixels]] = _Once(_REMEMBERED_BYTES, lambda found: found[1].nbytes)
+        self._files = _FilesOnce(dataset)
         self._views: _Once[Pixels] | None = _Once(_REMEMBERED_BYTES, lambda view: view.nbytes) if for_several else None
 
     def submit(
         self, image: LabelledImage, space: FeatureSpace, *, parameters: Sequence[ViewParameters]
     ) -> Future[list[Pixels]]:
         """Begin to render views of an image. Its result raises DatasetError as `render_views` does."""
-        return self._pool.submit(self._render, image, space, parameters)
+        return self._pool.submit(self._render, image, space, parameters, self._segmenter())
 
     def close(self) -> None:
         """Begin nothing more, and wait for what is under way."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _render(self, image: LabelledImage, space: FeatureSpace, parameters: Sequence[ViewParameters]) -> list[Pixels]:
+    def _render(
+        self,
+        image: LabelledImage,
+        space: FeatureSpace,
+        parameters: Sequence[ViewParameters],
+        segmenter: Segmenter | None,
+    ) -> list[Pixels]:
         plain: Pixels | None = None
 
         def view(how: ViewParameters) -> Pixels:
             nonlocal plain
             if plain is None:
                 with self._shares.of("decode"):
-                    plain, remark = _plain(image, space, self._decoded)
+                    plain, remark = _plain(image, space, self._files, segmenter)
                 if remark:
                     self.remarks[image.path, image.box] = remark
             with self._shares.of("render"):
@@ -77,9 +91,6 @@ class Renderer:
         if self._views is None:
             return [view(how) for how in parameters]
         return [self._views.get((image.image_id, *frame, how), partial(view, how)) for how in parameters]
-
-    def _decoded(self, image: LabelledImage, white: int) -> tuple[str, Pixels]:
-        return self._files.get((image.path, white), lambda: _decoded(image, self._dataset, white))
 
 
 class _Once(Generic[Value]):
@@ -119,43 +130,90 @@ class _Once(Generic[Value]):
 
 
 def render_views(
-    image: LabelledImage, dataset: Dataset, *, space: FeatureSpace, parameters: Sequence[ViewParameters]
+    image: LabelledImage,
+    dataset: Dataset,
+    *,
+    space: FeatureSpace,
+    parameters: Sequence[ViewParameters],
+    segmenter: Segmenter | None = None,
 ) -> list[Pixels]:
     """Read and decode an image, and render the wanted views of it, each of the input size of a feature space.
 
     Raises DatasetError, with the image's path, for what is no image, or no longer the one that it is named by.
     """
-    plain, _ = _plain(image, space, lambda image, white: _decoded(image, dataset, white))
+    plain, _ = _plain(image, space, _Files(dataset), segmenter)
     return [render(plain, how) for how in parameters]
 
 
-def _plain(
-    image: LabelledImage, space: FeatureSpace, decoded: Callable[[LabelledImage, int], tuple[str, Pixels]]
-) -> Plain:
+class _MaskFile(NamedTuple):
+    """The digest of a mask's bytes, and what it shows, if that was asked for; or why it shows nothing."""
+
+    sha256: str
+    shown: GivenMask | ImageError | None
+
+
+class _Files:
+    """The files of images: pictures and masks."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    def picture(self, image: LabelledImage, mask_sha256: str, white: int) -> tuple[str, Pixels]:
+        """What names an image's file or array, and its pixels. Raises ImageError for another one than is listed."""
+        if (pixels := self._dataset.arrays.get(image.path)) is not None:
+            identity = identity_of_pixels(pixels)
+            _check_bytes(image, identity, mask_sha256=mask_sha256)
+            return identity, pixels
+        data = read_bytes(self._dataset.folder / image.path)
+        sha256 = sha256_bytes(data)
+        _check_bytes(image, *(identity_of(sha256, rules) for rules in RULES), mask_sha256=mask_sha256)
+        picture = read_picture(data, white)
+        return identity_of(sha256, picture.rules), picture.pixels
+
+    def mask(self, image: LabelledImage, *, is_shown: bool) -> _MaskFile:
+        """The mask of an image. is_shown : whether its cells are asked for, and not its digest alone"""
+        data = read_bytes(self._dataset.folder / image.mask)
+        try:
+            return _MaskFile(sha256_bytes(data), read_mask(data) if is_shown else None)
+        except ImageError as error:
+            return _MaskFile(sha256_bytes(data), ImageError(f"its mask, {image.mask}: {error}"))
+
+
+class _FilesOnce(_Files):
+    """The same, remembered for other boxes and views of the files."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset)
+        self._pictures: _Once[tuple[str, Pixels]] = _Once(_REMEMBERED_BYTES, lambda found: found[1].nbytes)
+        self._masks: _Once[_MaskFile] = _Once(_REMEMBERED_MASKS, lambda found: getattr(found.shown, "nbytes", 0))
+
+    def picture(self, image: LabelledImage, mask_sha256: str, white: int) -> tuple[str, Pixels]:
+        """See `_Files`."""
+        return self._pictures.get((image.path, white), partial(super().picture, image, mask_sha256, white))
+
+    def mask(self, image: LabelledImage, *, is_shown: bool) -> _MaskFile:
+        """See `_Files`."""
+        return self._masks.get((image.mask, is_shown), partial(super().mask, image, is_shown=is_shown))
+
+
+def _plain(image: LabelledImage, space: FeatureSpace, files: _Files, segmenter: Segmenter | None) -> Plain:
     try:
-        identity, pixels = decoded(image, space.white)
-        _check_bytes(image, identity)  # decoded, perhaps, for another box of the file
-        return plain_view(pixels, image.box, size_px=space.input_size_px, framing=Framing.of(space))
+        framing = Framing.of(space)
+        mask = files.mask(image, is_shown=CellCut.is_given(framing.segmentation)) if image.mask else None
+        mask_sha256, shown = mask or ("", None)
+        identity, pixels = files.picture(image, mask_sha256, space.white)
+        _check_bytes(image, identity, mask_sha256=mask_sha256)  # decoded, perhaps, for another box of the file
+        if isinstance(shown, ImageError):
+            raise shown
+        return plain_view(
+            pixels, image.box, size_px=space.input_size_px, framing=framing, segmenter=segmenter, mask=shown
+        )
     except DatasetError as error:
         raise DatasetError(f"{image.path}: {error}") from error
 
 
-def _decoded(image: LabelledImage, dataset: Dataset, white: int) -> tuple[str, Pixels]:
-    """What names an image's file or array, and its pixels."""
-    if (pixels := dataset.arrays.get(image.path)) is not None:
-        identity = identity_of_pixels(pixels)
-        _check_bytes(image, identity)
-        return identity, pixels
-    data = read_bytes(dataset.folder / image.path)
-    sha256 = sha256_bytes(data)
-    _check_bytes(image, *(identity_of(sha256, rules) for rules in RULES))
-    picture = read_picture(data, white)
-    identity = identity_of(sha256, picture.rules)
-    _check_bytes(image, identity)
-    return identity, picture.pixels
-
-
-def _check_bytes(image: LabelledImage, *identities: str) -> None:
+def _check_bytes(image: LabelledImage, *identities: str, mask_sha256: str) -> None:
     """The bytes must be those that the image is named by: no feature is of another picture."""
-    if image.image_id not in (image_id_of(identity, image.box) for identity in identities):
+    names = (image_id_of(identity, image.box, mask_sha256=mask_sha256) for identity in identities)
+    if image.image_id not in names:
         raise ImageError("its bytes changed while features were computed: run the command again")

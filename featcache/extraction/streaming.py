@@ -15,14 +15,17 @@ from featcache.backbones import Engine
 from featcache.core.errors import DatasetError
 from featcache.core.machine import usable_cores
 from featcache.core.recipe import Augmentation
-from featcache.images import Item, Pixels, render, view_parameters
-from featcache.segmentation import Framing, plain_view
+from featcache.images import Item, Pixels, read_bytes, render, view_parameters
+from featcache.segmentation import CellCut, Framing, Segmenter, plain_view, read_mask
 
 _AHEAD_ROWS = 96
 _CALL_ROWS = 64
 _CALL_BYTES = 256 << 20
 Given = TypeVar("Given")
 Made = TypeVar("Made")
+
+
+NEEDS_MASKS = "no mask came with it, and cells are cut out by the masks that come with images (`segment='given'`)"
 
 
 class Rendered(NamedTuple):
@@ -35,18 +38,29 @@ class Rendered(NamedTuple):
 
 @dataclass(frozen=True)
 class Rendering:
-    """How images become the input of a network, as in a feature space; and the first so many views of each."""
+    """How images become the input of a network, as in a feature space; and the first so many views of each.
+
+    segmenter : the fitted one that cuts cells out, where it is one
+    """
 
     size_px: int
     framing: Framing
     augmentation: Augmentation
     views: int = 1
+    segmenter: Segmenter | None = None
 
     def __call__(self, item: Item) -> Rendered:
         """The views of an image, or why it cannot be used."""
         try:
             image_id, pixels = item.read(self.framing.white)
-            plain, remark = plain_view(pixels, item.box, size_px=self.size_px, framing=self.framing)
+            mask = None
+            if CellCut.is_given(self.framing.segmentation):
+                if item.mask is None:
+                    raise DatasetError(NEEDS_MASKS)
+                mask = read_mask(read_bytes(item.mask))
+            plain, remark = plain_view(
+                pixels, item.box, size_px=self.size_px, framing=self.framing, segmenter=self.segmenter, mask=mask
+            )
         except DatasetError as error:
             return Rendered([], problem=str(error))
         views = (view_parameters(self.augmentation, image_id, view=view) for view in range(self.views))

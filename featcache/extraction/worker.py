@@ -25,6 +25,7 @@ from featcache.extraction.one_pass import extract as extract_rows
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.plan import Plan, plan_extraction
 from featcache.extraction.targets import target_of
+from featcache.segmentation import SegmenterFile
 from featcache.sharing import RemoteDonors
 
 PACKAGES = (
@@ -59,6 +60,7 @@ class Job:
     token : a file in the folder of caches; when it has gone, nobody waits for the work any more
     digests : of the caches; sample : images that have to be there
     facts : versions of what computes, on the client's machine
+    fitted : the segmenter that cuts cells out, where it is a fitted one
     shards : of each cache, that one task writes at most
     """
 
@@ -70,6 +72,7 @@ class Job:
     digests: tuple[str, ...]
     sample: tuple[Path, ...]
     facts: Mapping[str, str]
+    fitted: SegmenterFile | None = None
     shards: int = 1
 
 
@@ -151,7 +154,9 @@ def _planned(job: Job) -> list[Plan]:
     if key not in _plans:
         _plans.clear()
         with offline(job.options.offline):
-            _plans[key] = plan_extraction(job.project, [job.network], options=job.options, keep=False)
+            _plans[key] = plan_extraction(
+                job.project, [job.network], options=job.options, keep=False, fitted=job.fitted
+            )
     return _plans[key]
 
 
@@ -160,7 +165,13 @@ def _filled(job: Job, plans: Sequence[Plan]) -> Done:
         asked = RemoteDonors(donors=job.donors)
         targets = [target_of(plan, asked, options=job.options, writers=writers) for plan in plans]
         before = [len(target.writer.missing) for target in targets]
-        done = extract_rows(targets, plans[0].dataset, stopped=_gone(job.token), most_shards=job.shards)
+        done = extract_rows(
+            targets,
+            plans[0].dataset,
+            stopped=_gone(job.token),
+            most_shards=job.shards,
+            segmenter=plans[0].segmenter,
+        )
         written = before != [len(target.writer.missing) for target in targets]
     return Done(
         where=where(),

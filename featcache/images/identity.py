@@ -42,6 +42,12 @@ def identity_of(file_sha256: str, rules: int) -> str:
     return file_sha256 if rules == 1 else digest([file_sha256, {"rules": rules}])
 
 
-def image_id_of(identity: str, box: Box | None) -> str:
-    """Name of an image: that of its file's picture (`identity_of`); with a box, a digest of that and the box."""
-    return identity if box is None else digest([identity, list(astuple(box))])
+def image_id_of(identity: str, box: Box | None, *, mask_sha256: str = "") -> str:
+    """Name of an image: that of its file's picture (`identity_of`); with a box or mask, a digest of that and these.
+
+    mask_sha256 : of the bytes of the mask that comes with it
+    """
+    sides = None if box is None else list(astuple(box))
+    if mask_sha256:
+        return digest([identity, sides, {"mask": mask_sha256}])
+    return identity if sides is None else digest([identity, sides])

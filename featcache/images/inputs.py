@@ -26,6 +26,7 @@ class Item:
     name : its path as it was given, or "image 17" of an array
     path, pixels : one of them is there
     box : the part of the file that is the image; None for all of it
+    mask : file of the mask that comes with it
     white : as of `read_picture`, where it is known of this file; None takes that of whoever reads it
     problem : why it cannot be used; "" where nothing is known to be wrong
     """
@@ -34,6 +35,7 @@ class Item:
     path: Path | None = None
     pixels: Pixels | None = None
     box: Box | None = None
+    mask: Path | None = None
     problem: str = ""
     white: int | None = None
 
@@ -46,11 +48,14 @@ class Item:
         """
         if self.problem:
             raise ImageError(self.problem)
+        mask_sha256 = sha256_bytes(read_bytes(self.mask)) if self.mask else ""
         if self.pixels is not None:
-            return image_id_of(identity_of_pixels(self.pixels), self.box), self.pixels
+            identity = identity_of_pixels(self.pixels)
+            return image_id_of(identity, self.box, mask_sha256=mask_sha256), self.pixels
         data = read_bytes(Path(self.path or ""))
         picture = read_picture(data, white if self.white is None else self.white)
-        return image_id_of(identity_of(sha256_bytes(data), picture.rules), self.box), picture.pixels
+        identity = identity_of(sha256_bytes(data), picture.rules)
+        return image_id_of(identity, self.box, mask_sha256=mask_sha256), picture.pixels
 
 
 def identity_of_pixels(pixels: Pixels) -> str:

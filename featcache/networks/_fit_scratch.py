@@ -35,7 +35,7 @@ from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project, refuse_unwritable
 from featcache.core.recipe import Pooling, digest
 from featcache.doubt import pooled
-from featcache.extraction import extract, plan_extraction
+from featcache.extraction import extract, plan_extraction, with_fitted
 from featcache.heads import Head
 from featcache.networks import classifier
 from featcache.networks.config import ScratchConfig, ScratchOptions
@@ -247,7 +247,8 @@ def _head(project: Project, name: str) -> _StartHead:
 
 
 def _refuse_other_features(start: _StartHead | None, cut: Cut, project: Project) -> None:
-    framing = Framing.asked(project.settings.views, cut.space.input_size_px, own=cut.transform)._asdict()
+    views, _ = with_fitted(project.settings.views, (), folder=project.folder)
+    framing = Framing.asked(views, cut.space.input_size_px, own=cut.transform)._asdict()
     spaces = {cut.stored(dtype, **framing).digest for dtype in ("float32", "float16")}
     if start is not None and start.head.space not in spaces:
         mine = f"{cut.space.backbone}, {cut.space.input_size_px} px, {cut.space.preprocessing}, {cut.weights}"

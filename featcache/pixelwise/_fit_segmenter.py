@@ -18,11 +18,20 @@ from featcache.core.progress import Progress
 from featcache.core.shown import shown
 from featcache.extraction import network_for
 from featcache.images import cut_and_resize, identity_of_pixels
-from featcache.pixelwise.classifier import CLASSES, MOST_CHANNELS, SIDES_PX, PixelClassifier, SegmenterFile
 from featcache.pixelwise.options import FitSegmenterOptions
 from featcache.pixelwise.pairs import Crop, crops_of, masks_in
-from featcache.pixelwise.pixels import Floats, colours_of, values_of
-from featcache.segmentation import background_of, pictures_in
+from featcache.segmentation import (
+    CLASSES,
+    MOST_CHANNELS,
+    SIDES_PX,
+    Floats,
+    PixelClassifier,
+    SegmenterFile,
+    background_of,
+    colours_of,
+    pictures_in,
+    values_of,
+)
 
 _STRIDE = 4
 """Of the early layer that is taken where none is named."""

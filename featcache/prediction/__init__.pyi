@@ -21,6 +21,7 @@ from .opening import (
     classes_of as classes_of,
     head_of as head_of,
     is_whole as is_whole,
+    item_of as item_of,
     open_run as open_run,
     recipe_of as recipe_of,
 )

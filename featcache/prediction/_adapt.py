@@ -28,13 +28,12 @@ from featcache.core.progress import Progress
 from featcache.core.project import Project
 from featcache.core.recipe import digest
 from featcache.core.shown import shown
-from featcache.datasets import LabelledImage, LeftOut
+from featcache.datasets import Dataset, LabelledImage, LeftOut
 from featcache.extraction import stream
 from featcache.heads import Head, JointRegression
-from featcache.images import Item
 from featcache.measures import Judged, evaluate as measured_by
 from featcache.prediction.labelled import labelled_source, match_labels, seen_by, text_of
-from featcache.prediction.opening import cache_of, classes_of, head_of, is_whole, name_of, open_run, recipe_of
+from featcache.prediction.opening import cache_of, classes_of, head_of, is_whole, item_of, open_run, recipe_of
 from featcache.prediction.predictor import Predictor, has_several_labels
 from featcache.store import Cache
 from featcache.training import (
@@ -299,7 +298,8 @@ def _new_images(
         elif not found[image.label]:
             left_out.append(LeftOut(image.path, f"{image.label} is no class of {trained.name}"))
         else:
-            images.append(replace(image, path=str(data.folder / image.path)))
+            mask = str(data.folder / image.mask) if image.mask else ""
+            images.append(replace(image, path=str(data.folder / image.path), mask=mask))
     if not images:
         raise DatasetError(
             f"{text_of(labelled)}: no image of it can be used to adapt {trained.name}"
@@ -359,7 +359,7 @@ def _with_features(
             "are free",
             "Use fewer of them with `per_class`",
         )
-    items = [Item(name_of(one.path, one.box), Path(one.path), box=one.box, white=new.white) for one in new.images]
+    items = [item_of(one, Dataset((), Path(), white=new.white)) for one in new.images]
     with without_network(offline):
         predictor = Predictor.of(trained, weights=weights, engine=engine, batch_rows=batch_rows, progress=progress)
         kept, values, left_out = np.zeros(len(items), bool), [], []

@@ -22,13 +22,12 @@ from featcache.core.progress import Progress
 from featcache.core.project import Project, find_project
 from featcache.core.shown import shown
 from featcache.datasets import Dataset, LabelledImage, LeftOut
-from featcache.images import Item
 from featcache.measures import Judged, evaluate as measured
 from featcache.prediction._predict import rows_of, said
 from featcache.prediction.alignment import Align, Alignment
 from featcache.prediction.bundle import Bundle
 from featcache.prediction.labelled import labelled_source, match_labels, seen_by, text_of
-from featcache.prediction.opening import cache_of, classes_of, is_whole, name_of, recipe_of
+from featcache.prediction.opening import cache_of, classes_of, is_whole, item_of, recipe_of
 from featcache.prediction.predictor import Predictor, has_several_labels, open_trained
 from featcache.training import EVALUATION, Run, is_finished, runs
 
@@ -165,10 +164,7 @@ def evaluate(
     alignment = _alignment(trained, align, rows=len(data.images) * tta)
     with without_network(offline):
         predictor = Predictor.of(trained, weights=weights, engine=engine, batch_rows=batch_rows, progress=progress)
-        items = [
-            Item(name_of(one.path, one.box), data.folder / one.path, box=one.box, white=data.white)
-            for one in data.images
-        ]
+        items = [item_of(one, data) for one in data.images]
         used, rows, not_read = rows_of(predictor, items, tta=tta, strict=strict, progress=progress, align=alignment)
     left_out += [LeftOut(path, reason) for path, reason in not_read]
     if not used:

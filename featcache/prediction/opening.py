@@ -14,13 +14,14 @@ from featcache.core.errors import ProjectError, RunError, UsageError
 from featcache.core.progress import Progress
 from featcache.core.project import PROJECT_FILE, Project, find_project
 from featcache.core.recipe import Recipe
-from featcache.datasets import dataset_of
-from featcache.extraction import network_of
+from featcache.datasets import Dataset, LabelledImage, dataset_of
+from featcache.extraction import cutting_again, network_of
 from featcache.heads import HEAD_FILE, TrainedHead, load_head
 from featcache.images import Item, items_of
+from featcache.segmentation import Segmenter, SegmenterFile
 from featcache.sharing import open_of_project
 from featcache.store import RECIPE_FILE, Cache, find_cache, open_cache
-from featcache.training import ENSEMBLE, EVALUATION, MODEL_FILE, Run, find_run, is_finished
+from featcache.training import ENSEMBLE, EVALUATION, MODEL_FILE, SEGMENTER_FILE, Run, find_run, is_finished
 
 
 def open_run(run: Run | str | Path, project: Project | None = None) -> Run:
@@ -117,6 +118,21 @@ def open_whole(run: Run, network: Network, *, engine: str, batch_rows: int | Non
     return open_engine(network, engine, batch_rows=batch_rows, memory=calibration, on_event=progress.note)
 
 
+def segmenter_of(run: Run, recipe: Recipe, *, weights: str | None, progress: Progress) -> Segmenter | None:
+    """The fitted segmenter that cuts out the cells which a run is trained on, by the copy that it keeps.
+
+    Raises DatasetError without it, WeightsError where its network cannot be had.
+    """
+    path = run.folder / SEGMENTER_FILE
+    copy = SegmenterFile.read(path) if path.is_file() else None
+    project = None
+    with suppress(ProjectError):
+        project = find_project(run.folder.parent)
+    return cutting_again(
+        project, recipe.space.segmentation, copy=copy, where=run.name, weights=weights, progress=progress
+    )
+
+
 def names_of_rows(cache: Cache) -> tuple[str, ...]:
     """The path of each row, and which view it is where it is not the plain one."""
     rows = zip(cache.rows["path"], cache.rows["view"], strict=True)
@@ -163,10 +179,14 @@ def _of_project(source: Any) -> list[Item]:
         return []
     dataset = dataset_of(source)
     source.images.refuse_missing(image.path for image in dataset.images)
-    return [
-        Item(name_of(image.path, image.box), dataset.folder / image.path, box=image.box, white=dataset.white)
-        for image in dataset.images
-    ]
+    return [item_of(image, dataset) for image in dataset.images]
+
+
+def item_of(image: LabelledImage, dataset: Dataset) -> Item:
+    """An image of a data set, with its box and mask."""
+    mask = dataset.folder / image.mask if image.mask else None
+    path, name = dataset.folder / image.path, name_of(image.path, image.box)
+    return Item(name, path, box=image.box, mask=mask, white=dataset.white)
 
 
 def name_of(path: str, box: Any) -> str:

@@ -26,8 +26,9 @@ from featcache.prediction.opening import (
     open_run,
     open_whole,
     recipe_of,
+    segmenter_of,
 )
-from featcache.segmentation import Framing
+from featcache.segmentation import CellCut, Framing, Segmenter
 from featcache.store import Cache
 from featcache.training import MODEL_FILE, Run
 
@@ -66,6 +67,7 @@ class Predictor:
     dtype : that features are rounded to, as they were for the training
     is_whole : whether it is a whole network, and no head on features
     doubt : None of runs that an earlier featcache trained
+    segmenter : the fitted one that cuts cells out, where it is one
     """
 
     name: str
@@ -75,6 +77,7 @@ class Predictor:
     dtype: np.dtype[Any]
     is_whole: bool
     doubt: Doubt | None
+    segmenter: Segmenter | None = None
 
     @classmethod
     def of(
@@ -108,7 +111,8 @@ class Predictor:
         else:
             head, dtype = head_of(run), np.dtype(recipe.space.dtype)
             opened = open_features(run, weights, engine=engine, batch_rows=batch_rows, progress=progress)
-        return cls(run.name, recipe, opened, head, dtype, is_whole(run), doubt)
+        segmenter = segmenter_of(run, recipe, weights=weights, progress=progress)
+        return cls(run.name, recipe, opened, head, dtype, is_whole(run), doubt, segmenter)
 
     @classmethod
     def _of_bundle(cls, bundle: Bundle, weights: str | None, engine: str) -> Self:
@@ -123,7 +127,15 @@ class Predictor:
     def rendering(self, views: int = 1) -> Rendering:
         """How images become the network's input: as for the run."""
         space = self.recipe.space
-        return Rendering(space.input_size_px, Framing.of(space), self.recipe.augmentation, views)
+        return Rendering(space.input_size_px, Framing.of(space), self.recipe.augmentation, views, self.segmenter)
+
+    def refuse_given(self, what: str) -> None:
+        """Raise UsageError where cells are cut out by masks that come with images. what : comes without a mask"""
+        if CellCut.is_given(self.recipe.space.segmentation):
+            raise UsageError(
+                f"{self.name}: its cells are cut out by the masks that come with images, and {what} has none",
+                "Train a head on cells that are found, with `segment='stain'`",
+            )
 
     def rounded(self, features: NDArray[Any]) -> NDArray[Any]:
         """Features as a cache keeps them."""

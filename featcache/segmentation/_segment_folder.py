@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 from joblib import Parallel, delayed
@@ -14,9 +15,10 @@ from featcache.core.files import make_folder, resolved, write_json
 from featcache.core.machine import usable_cores
 from featcache.core.progress import Progress
 from featcache.core.shown import shown
-from featcache.images import Pixels, is_images_folder
+from featcache.images import Box, Pixels, is_images_folder
 from featcache.segmentation.contract import Segmenter
 from featcache.segmentation.crops import crop_of, overlay_of
+from featcache.segmentation.labelling import Known, labels_for
 from featcache.segmentation.options import SegmentOptions
 from featcache.segmentation.picture import Job, job_of, segment_picture
 from featcache.segmentation.pictures import (
@@ -52,7 +54,7 @@ class SegmentedFolder:
     folder : where it is
     job : what the pictures were taken for: "smear" or "cell"
     images : pictures that were segmented
-    cells : a dict for each white cell: image, x_min, y_min, x_max, y_max, score, ...
+    cells : a dict for each white cell: image, x_min, y_min, x_max, y_max, score, ..., label
     left_out : a dict for each thing that was left out, and each picture without cells: image, reason, and a box or none
     """
 
@@ -84,11 +86,13 @@ def segment_folder(
     *,
     options: SegmentOptions,
     segmenter: Segmenter | None = None,
+    labels: Mapping[Path, Sequence[Known]] = MappingProxyType({}),
     progress: Progress | None = None,
 ) -> SegmentedFolder:
     """Find the white cells in pictures, and cut them out. See `featcache.segment`.
 
     segmenter : that of the options' method; None for a classical one. One that is given works in this process alone.
+    labels : what is known of pictures, by their files
     """
     folder = resolved(Path(out))
     pictures = pictures_in([Path(source)], folder)
@@ -97,7 +101,7 @@ def segment_folder(
         settings = _settings_of(folder, options, pictures)
         segmenting = _Segmenting(folder, options, settings["job"], settings["ruler_px"], segmenter)
         records = _all_records(pictures, segmenting, told)
-        return _write_tables(folder, settings["job"], pictures, records)
+        return _write_tables(folder, settings["job"], pictures, records, labels)
     except OSError as error:
         raise ProjectError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
@@ -143,11 +147,9 @@ def _all_records(pictures: Sequence[Picture], how: _Segmenting, progress: Progre
 def _segment_one(picture: Picture, how: _Segmenting) -> dict[str, Any]:
     """Segment a picture, write what is made of it, and last of all the record of it."""
     try:
-        pixels = picture.read()
+        record, files = _made_of(picture, picture.read(), how)
     except ImageError as error:
-        record, files = record_of(picture, str(error)), dict[str, bytes]()
-    else:
-        record, files = _made_of(picture, pixels, how)
+        record, files = record_of(picture, str(error)), {}
     write_record(how.folder, record, files=files)
     return record
 
@@ -181,23 +183,38 @@ def _is_record(record: Mapping[str, Any]) -> bool:
 
 
 def _write_tables(
-    folder: Path, job: Job, pictures: Sequence[Picture], records: Mapping[str, Mapping[str, Any]]
+    folder: Path,
+    job: Job,
+    pictures: Sequence[Picture],
+    records: Mapping[str, Mapping[str, Any]],
+    known: Mapping[Path, Sequence[Known]],
 ) -> SegmentedFolder:
     """cells.csv, left_out.csv and crops.csv of all pictures, in their order."""
     cells, left_out, crops = [], [], []
     for picture in pictures:
         record = records[picture.image]
-        cells += [{"image": picture.image, **cell} for cell in record["cells"]]
-        label = _label_of(picture.image)
-        crops += [{"path": cell["crop"], "label": label, "group": picture.image} for cell in record["cells"]]
+        labels = _labels_of(picture, record["cells"], known, job)
+        for cell, label in zip(record["cells"], labels, strict=True):
+            cells.append({"image": picture.image, **cell, "label": label})
+            crops.append({"path": cell["crop"], "label": label, "group": picture.image})
         left_out += [left_out_row(picture.image, item) for item in record["left_out"]]
-    write_csv(folder / "cells.csv", _CELL_COLUMNS, rows=cells)
+    write_csv(folder / "cells.csv", (*_CELL_COLUMNS, "label"), rows=cells)
     write_csv(folder / "left_out.csv", LEFT_OUT_COLUMNS, rows=left_out)
     write_csv(folder / "crops.csv", ("path", "label", "group"), rows=crops)
     for name in (_MASKS, _OVERLAYS, _CROPS):
         make_folder(folder / name)
     segmented = sum(bool(records[picture.image]["files"]) for picture in pictures)
     return SegmentedFolder(folder, job, segmented, tuple(cells), tuple(left_out))
+
+
+def _labels_of(
+    picture: Picture, cells: Sequence[Mapping[str, Any]], known: Mapping[Path, Sequence[Known]], job: Job
+) -> list[str]:
+    """The label of each cell: by what is known of the picture, else by its class folder."""
+    if of_picture := known.get(resolved(picture.path)):
+        boxes = [Box(*(cell[name] for name in ("x_min", "y_min", "x_max", "y_max"))) for cell in cells]
+        return labels_for(boxes, of_picture, is_smear=job == "smear")
+    return [_label_of(picture.image)] * len(cells)
 
 
 def _label_of(image: str) -> str:

@@ -19,18 +19,22 @@ from featcache.core.errors import ArgumentsError, DatasetError
 from featcache.core.project import colour_of
 from featcache.core.recipe import BLACK, FeatureSpace, Transform
 from featcache.images import NORMALISERS, Box, Pixels, cut_and_resize, in_box
-from featcache.segmentation.contract import Cell, Mask
+from featcache.segmentation.contract import Cell, Mask, Segmenter
 from featcache.segmentation.crops import around, fill_around
+from featcache.segmentation.given import GivenMask
 from featcache.segmentation.options import Background
 from featcache.segmentation.picture import SEGMENTERS
 
 CELL_CUT_VERSION = 1
 """Raised by hand when a segmenter, or the cut around its cells, gives other pixels; a golden test guards it."""
 
-NOT_CUT = "none"
+NOT_CUT, GIVEN, FITTED = "none", "given", "fitted-"
+_SPELLING = re.compile(
+    r"(stain|colour|given|fitted-[0-9a-f]{64})-([0-9]+):(keep|white|black|mean):(0|[0-9]\.[0-9]{1,6}|[0-9])"
+)
 _LARGEST = 65_535
 """White of the type itself, as where nothing is said of it."""
-_SPELLING = re.compile(r"(stain|colour)-([0-9]+):(keep|white|black|mean):(0|[0-9]\.[0-9]{1,6}|[0-9])")
+NO_CELL = "no white cell was found in it"
 
 
 class Plain(NamedTuple):
@@ -44,6 +48,7 @@ class Plain(NamedTuple):
 class CellCut:
     """How a white cell is found in an image and cut out.
 
+    method : the name of a segmenter, of a fitted one with its digest; "given" for masks that come with the images
     background : what surrounds it: "keep", "white", "black" or "mean"
     margin : room around it, as a share of its longer side
     """
@@ -55,6 +60,21 @@ class CellCut:
     def __str__(self) -> str:
         margin = f"{self.margin:.6f}".rstrip("0").rstrip(".")
         return f"{self.method}-{CELL_CUT_VERSION}:{self.background}:{margin}"
+
+    @property
+    def fitted(self) -> str:
+        """The digest of the fitted segmenter that finds the cell; "" where it is another one."""
+        return self.method.removeprefix(FITTED) if self.method.startswith(FITTED) else ""
+
+    @classmethod
+    def is_given(cls, segmentation: str) -> bool:
+        """Whether the `segmentation` of a feature space takes the masks that come with the images."""
+        return segmentation != NOT_CUT and cls.read(segmentation).method == GIVEN
+
+    @classmethod
+    def fitted_of(cls, segmentation: str) -> str:
+        """The digest of the fitted segmenter that is named in the `segmentation` of a feature space; "" of others."""
+        return "" if segmentation == NOT_CUT else cls.read(segmentation).fitted
 
     @classmethod
     @lru_cache(maxsize=64)
@@ -145,8 +165,19 @@ def _overridden(own: Transform, asked: Transform, said: Collection[str]) -> Tran
 AS_IT_IS = Framing()
 
 
-def plain_view(pixels: Pixels, box: Box | None, *, size_px: int, framing: Framing = AS_IT_IS) -> Plain:
+def plain_view(
+    pixels: Pixels,
+    box: Box | None,
+    *,
+    size_px: int,
+    framing: Framing = AS_IT_IS,
+    segmenter: Segmenter | None = None,
+    mask: GivenMask | None = None,
+) -> Plain:
     """The plain view of an image. Where no cell is found that is to be cut out, the remark says so.
+
+    segmenter : the fitted one that the framing names; a classical one is known by its name
+    mask : the one that comes with the image, where the framing asks for such
 
     Raises DatasetError for a box that reaches out of the image, and for a way to cut or colour that is not known.
     """
@@ -155,7 +186,10 @@ def plain_view(pixels: Pixels, box: Box | None, *, size_px: int, framing: Framin
         raise DatasetError(f"colour {colour!r:.80}: this featcache cannot change colours so", "Update featcache")
     in_box(pixels, box)  # refuses one that reaches out, whatever is found around it
     cut = None if segmentation == NOT_CUT else CellCut.read(segmentation)
-    cell = _cell_in(pixels, box, cut.method) if cut else None
+    if cut is not None and cut.method == GIVEN:
+        cell, lacking = _given_cell(pixels, box, mask)
+    else:
+        cell, lacking = _cell_in(pixels, box, segmenter or _classical(cut)) if cut else None, NO_CELL
     if cut is None or cell is None:
         view = cut_and_resize(
             pixels,
@@ -168,11 +202,11 @@ def plain_view(pixels: Pixels, box: Box | None, *, size_px: int, framing: Framin
             margin=framing.margin,
         )
         view = _coloured(view, np.ones(view.shape[:2], bool), colour)
-        return Plain(view, "no white cell was found in it" if cut else "")
-    square, mask = _square_around(pixels, cell, cut.margin)
-    square = _coloured(square, mask, colour)
+        return Plain(view, lacking if cut else "")
+    square, inside = _square_around(pixels, cell, cut.margin)
+    square = _coloured(square, inside, colour)
     if cut.background != "keep":
-        square = fill_around(square, mask, background=cut.background)
+        square = fill_around(square, inside, background=cut.background)
     return Plain(cut_and_resize(square, None, size_px=size_px, interpolation=framing.interpolation))
 
 
@@ -180,13 +214,28 @@ def _coloured(pixels: Pixels, mask: Mask, colour: str) -> Pixels:
     return pixels if colour == "none" else NORMALISERS[colour](pixels, mask)
 
 
-def _cell_in(pixels: Pixels, box: Box | None, method: str) -> Cell | None:
+def _given_cell(pixels: Pixels, box: Box | None, mask: GivenMask | None) -> tuple[Cell | None, str]:
+    """The cell of a box, or of the image, in its mask; and what to say where there is none."""
+    if mask is None:
+        return None, "no mask came with it"
+    if mask.size != (pixels.shape[1], pixels.shape[0]):
+        raise DatasetError(
+            f"its mask has {mask.size[0]}x{mask.size[1]} pixels, and the picture {pixels.shape[1]}x{pixels.shape[0]}"
+        )
+    return mask.cell_in(box), "its mask shows no cell in its box"
+
+
+def _classical(cut: CellCut) -> Segmenter:
+    if cut.fitted:
+        raise DatasetError(f"its cell is cut out by the fitted segmenter {cut.fitted[:16]}.., which is not at hand")
+    return SEGMENTERS[cut.method]
+
+
+def _cell_in(pixels: Pixels, box: Box | None, segmenter: Segmenter) -> Cell | None:
     """The cell in the middle of a box, or of the image; its own box is within the image."""
     height, width = pixels.shape[:2]
     place = Box(0, 0, width, height) if box is None else around(box, size=pixels.shape)
-    found = SEGMENTERS[method].cut_out(
-        np.ascontiguousarray(pixels[place.y_min : place.y_max, place.x_min : place.x_max])
-    )
+    found = segmenter.cut_out(np.ascontiguousarray(pixels[place.y_min : place.y_max, place.x_min : place.x_max]))
     return found.cells[0].moved(place.x_min, place.y_min) if found.cells else None
 
 

@@ -10,8 +10,8 @@ from featcache.core.errors import UsageError
 from featcache.core.settings import problems_of, setting
 
 Background = Literal["keep", "white", "black", "mean", "transparent"]
-_METHOD = re.compile("stain|colour|fitted-[0-9a-f]{16}")
-"""The names of segmenters; a fitted one has the digest of its file."""
+_METHOD = re.compile("stain|colour|(fitted|cellpose|stardist)-[0-9a-f]{64}")
+"""The names of segmenters; one of a file has the digest of what decides its masks."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class SegmentOptions:
 
     method: str = setting(
         "stain",
-        "How nuclei are told from all else: stain deconvolution, clustering of colours, or a fitted segmenter's file.",
+        "How nuclei are told from all else: stain deconvolution, clustering of colours, a fitted segmenter's file, or "
+        "a model of cellpose or StarDist.",
     )
     job: Literal["auto", "smear", "cell"] = setting(
         "auto", "What a picture shows: a smear, or one cell in the middle. auto looks how large the cells are."

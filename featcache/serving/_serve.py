@@ -64,6 +64,7 @@ def serve(
     trained = open_trained(run, project)
     check_doubt(trained, confidence=confidence, false_alarms=false_alarms)
     predictor = Predictor.of(trained, weights=weights, progress=progress)
+    predictor.refuse_given("an image that is sent")
     listening = _listening(host, port)
     hosts = ("*",) if host not in _LOCAL else _LOCAL
     app = app_of(

@@ -15,6 +15,7 @@ from featcache.core.errors import TrustError, UsageError
 from featcache.core.files import create
 from featcache.core.recipe import WeightsSource, cache_digest, cache_name, row_id
 from featcache.datasets import Dataset, LabelledImage
+from featcache.segmentation import COPY, SegmenterFile
 from featcache.sharing.bundle import Bundle, about_cache, bundle_of_cache
 from featcache.store import (
     DATASET_FILE,
@@ -50,7 +51,7 @@ def private_bundle(folder: Path, work: Path, *, secret: bytes | None = None) -> 
     write_dataset_copy(work / DATASET_FILE, hidden)
     changes: dict[str, Any] = {
         "dataset_digest": Dataset(tuple(hidden), Path(), label_separator=cache.label_separator).digest,
-        "provenance": _provenance(cache.manifest.provenance),
+        "provenance": _provenance(cache),
     }
     files = {DATASET_FILE: work / DATASET_FILE}
     if secret is not None:
@@ -117,8 +118,11 @@ def _other_rows(cache: Cache, file: Path, new_id: Mapping[str, str]) -> dict[str
     return {"digest": digest, "name": cache_name(recipe.space.backbone, digest, format_=cache.manifest.array.format)}
 
 
-def _provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
+def _provenance(cache: Cache) -> dict[str, Any]:
     """How it was made, without names of files, folders and other caches."""
+    provenance = cache.manifest.provenance
+    known = SegmenterFile.kept(provenance, cache.recipe.space.segmentation, where=cache.name)
+    copy = {COPY: known.without_names().text} if known else {}
     kept = {name: provenance[name] for name in _KEPT if name in provenance}
     weights = WeightsSource.read(str(provenance.get("weights", "")))
-    return {**kept, "weights": "a file" if weights.kind == "file" else str(weights)}
+    return {**kept, **copy, "weights": "a file" if weights.kind == "file" else str(weights)}

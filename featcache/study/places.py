@@ -17,6 +17,7 @@ from featcache.core.project import (
     Project,
     ViewsSection,
     find_project,
+    found_everywhere,
     write_project,
 )
 from featcache.datasets import GENERATED_FOLDER, GENERATED_PER_CLASS, InitOptions, dataset_of, init
@@ -66,7 +67,7 @@ def opened(data: DataSet, into: Path) -> Project:
     project = find_project(place)
     _refuse_other(project, data)
     changes = {
-        "views": ViewsSection.model_validate(data.views),
+        "views": ViewsSection.model_validate(found_everywhere(data.views)),
         "augmentation": AugmentationSection.model_validate(data.augmentation),
         "folders": FoldersSection(results=_SHARED_RESULTS) if data.name else project.settings.folders,
     }

@@ -32,6 +32,7 @@ from .runs import (
     MODEL_FILE as MODEL_FILE,
     PREDICTIONS_FILE as PREDICTIONS_FILE,
     PULLED_FILE as PULLED_FILE,
+    SEGMENTER_FILE as SEGMENTER_FILE,
     TRAINING_SUFFIX as TRAINING_SUFFIX,
     Run as Run,
     find_run as find_run,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.core.errors import CacheError, HeadError, RunError
+from featcache.core.errors import CacheError, DatasetError, HeadError, RunError
 from featcache.core.machine import usable_cores
 from featcache.datasets import SPLITS, labels_in
 from featcache.doubt import Doubt, Likeness, pooled, reliability
 from featcache.measures import evaluate, judge
+from featcache.segmentation import SegmenterFile
 from featcache.store import Cache
 from featcache.training import runs
 from featcache.training.history import Epoch
@@ -136,6 +137,7 @@ def write_results(
     started : `time.perf_counter()` of then
     timing : what metrics.json says of the training besides its epochs and seconds
     """
+    _keep_segmenter(cache, folder)
     runs.write_predictions(
         folder,
         cache.rows,
@@ -154,6 +156,16 @@ def write_results(
         "s_per_epoch": sum(entry.seconds for entry in history) / len(history),
     }
     runs.write_run(folder, dict(config), metrics={**took, **timing, **splits, **calibration}, history=history)
+
+
+def _keep_segmenter(cache: Cache, folder: Path) -> None:
+    """Copy the fitted segmenter that cut out the cells of a cache: what predicts new images needs it.
+
+    A copy that is not the one of the recipe is worth nothing, and is left out.
+    """
+    with suppress(DatasetError):
+        if known := SegmenterFile.kept(cache.manifest.provenance, cache.recipe.space.segmentation, where=cache.name):
+            known.write(folder / runs.SEGMENTER_FILE)
 
 
 def pooled_rows_of(cache: Cache) -> Callable[[NDArray[np.intp]], NDArray[np.floating[Any]]]:

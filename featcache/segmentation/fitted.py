@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,15 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.core.errors import DatasetError
-from featcache.core.files import sha256_file
-from featcache.core.npz import NPZ_DAMAGE, reading_npz, write_npz
-from featcache.core.recipe import FeatureSpace, Recipe
-from featcache.pixelwise.pixels import COLOURS, Floats
+from featcache.core.npz import NPZ_DAMAGE, npz_of, reading_npz, write_npz
+from featcache.core.recipe import FeatureSpace, Recipe, WeightsSource, digest
+from featcache.segmentation.framing import CellCut
+from featcache.segmentation.pixel_values import COLOURS, Floats
 
 FORMAT = 1
+COPY = "segmenter"
+"""What the copy of a segmenter is called in the provenance of a cache."""
 CLASSES = ("background", "cytoplasm", "nucleus")
-MOST_CHANNELS, SIDES_PX = 512, (16, 1024)
-"""Channels of a map at most, and sides of the square that pixels are classified in."""
+MOST_CHANNELS, MOST_UNITS, SIDES_PX = 512, 1024, (16, 1024)
+"""Channels of a map and hidden units at most, and sides of the square that pixels are classified in."""
 _MOST_BYTES = 16 << 20
 _LARGEST, _LEAST_SCALE = 1e6, 1e-6
 """Numbers beyond these are none that a fit gives, and would overflow."""
@@ -97,31 +104,98 @@ class SegmenterFile:
     cells: int
     pixels: Mapping[str, int]
 
+    @cached_property
+    def digest(self) -> str:
+        """Hex SHA-256 of what decides its masks: the numbers, the network with its weights and layer, the side.
+
+        Where the weights were called what, and what it was fitted to, decides nothing.
+        """
+        arrays = {}
+        for name in _ARRAYS:
+            array = np.ascontiguousarray(getattr(self.classifier, name), "<f4")
+            arrays[name] = [list(array.shape), sha256(array.tobytes()).hexdigest()]
+        return digest({"format": FORMAT, "space": self.space.to_dict(), "side_px": self.side_px, "arrays": arrays})
+
+    @property
+    def method(self) -> str:
+        """The name of this way to segment, wherever the file lies."""
+        return f"fitted-{self.digest}"
+
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all."""
+        write_npz(path, self._arrays())
+
+    @property
+    def text(self) -> str:
+        """The file as text, to be kept in a record."""
+        return base64.b64encode(npz_of(self._arrays())).decode()
+
+    def without_names(self) -> Self:
+        """The same without the name of a file of weights."""
+        return replace(self, weights="a file") if WeightsSource.read(self.weights).kind == "file" else self
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
         about = {
             "format": FORMAT,
             "recipe": Recipe(self.space).to_dict(),
             **{name: getattr(self, name) for name in _ABOUT if name not in ("format", "recipe")},
         }
         text = np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8)
-        write_npz(path, {"about": text, **{name: getattr(self.classifier, name) for name in _ARRAYS}})
+        return {"about": text, **{name: getattr(self.classifier, name) for name in _ARRAYS}}
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """The inverse of `write`. Raises DatasetError for anything else."""
         if not path.is_file():
             raise DatasetError(f"{path}: there is no such file")
-        if path.stat().st_size > _MOST_BYTES:
-            raise DatasetError(f"{path}: is larger than any segmenter that featcache fits")
         try:
-            with reading_npz(path) as arrays:
+            if path.stat().st_size > _MOST_BYTES:
+                raise DatasetError(f"{path}: is larger than any segmenter that featcache fits")
+            return cls._read(path.read_bytes(), str(path))
+        except OSError as error:
+            raise DatasetError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+    @classmethod
+    def of_text(cls, text: object, where: str) -> Self:
+        """The inverse of `text`. where : for the message. Raises DatasetError for anything else."""
+        try:
+            if not isinstance(text, str) or len(text) > 2 * _MOST_BYTES:
+                raise ValueError("no text, or too long")
+            return cls._read(base64.b64decode(text, validate=True), where)
+        except (binascii.Error, ValueError) as error:
+            raise DatasetError(f"{where}: is no segmenter that this featcache fits: {error!s:.200}") from error
+
+    @classmethod
+    def kept(cls, provenance: Mapping[str, Any], segmentation: str, *, where: str) -> Self | None:
+        """The copy that the provenance of a cache holds; None where it needs none, or holds none.
+
+        Raises DatasetError for a copy that is not the segmenter which the recipe names.
+        """
+        if not CellCut.fitted_of(segmentation) or COPY not in provenance:
+            return None
+        known = cls.of_text(provenance[COPY], f"{where}: its fitted segmenter")
+        known.refuse_other(segmentation, where=where)
+        return known
+
+    def refuse_other(self, segmentation: str, *, where: str) -> None:
+        """Raise DatasetError unless it is the one that a recipe names as its `segmentation`. where : the copy is"""
+        if (wanted := CellCut.fitted_of(segmentation)) != self.digest:
+            raise DatasetError(
+                f"{where}: its cells are cut out by the fitted segmenter {wanted[:16]}.., and the copy there is of "
+                f"{self.digest[:16]}..: it was replaced or is damaged",
+                "Get it again from where it came",
+            )
+
+    @classmethod
+    def _read(cls, data: bytes, where: str) -> Self:
+        try:
+            with reading_npz(io.BytesIO(data)) as arrays:
                 if set(arrays) != {"about", *_ARRAYS}:
                     raise ValueError("it holds other arrays")
                 about = json.loads(arrays["about"].tobytes().decode())
                 return cls._of(about, {name: arrays[name] for name in _ARRAYS})
         except (*NPZ_DAMAGE, RecursionError) as error:
-            raise DatasetError(f"{path}: is no segmenter that this featcache fits: {error!s:.200}") from error
+            raise DatasetError(f"{where}: is no segmenter that this featcache fits: {error!s:.200}") from error
 
     @classmethod
     def _of(cls, about: Any, arrays: Mapping[str, NDArray[Any]]) -> Self:
@@ -137,6 +211,8 @@ class SegmenterFile:
         n, units = arrays["hidden"].shape
         shapes = {"mean": (n,), "scale": (n,), "hidden": (n, units), "hidden_bias": (units,)}
         shapes |= {"out": (units, len(CLASSES)), "out_bias": (len(CLASSES),)}
+        if not 1 <= units <= MOST_UNITS:
+            raise ValueError(f"{units} hidden units")
         if not COLOURS < n <= MOST_CHANNELS + COLOURS or any(arrays[name].shape != shapes[name] for name in _ARRAYS):
             raise ValueError("its arrays do not fit together")
         if any(of.dtype != np.float32 or not (np.abs(of) <= _LARGEST).all() for of in arrays.values()):
@@ -145,8 +221,3 @@ class SegmenterFile:
             raise ValueError("a scale that is too small")
         rest = {name: about[name] for name in _ABOUT if name not in ("format", "recipe")}
         return cls(PixelClassifier(**arrays), Recipe.from_dict(about["recipe"]).space, **rest)
-
-
-def method_of(path: Path) -> str:
-    """What tells one file of a segmenter from another, wherever it lies."""
-    return f"fitted-{sha256_file(path)[:16]}"

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.images import Pixels, cut_and_resize
-from featcache.segmentation import density_of, purple_of
+from featcache.segmentation.density import density_of, purple_of
 
 Floats = NDArray[np.float32]
 

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
-from featcache.backbones import Engine
-from featcache.core.errors import DatasetError
-from featcache.core.progress import SILENT, Progress
-from featcache.extraction import network_of
 from featcache.images import Box, Pixels, cut_and_resize
-from featcache.pixelwise.classifier import SegmenterFile
-from featcache.pixelwise.pixels import COLOURS, Floats, colours_of, values_of
-from featcache.segmentation import (
-    SEGMENTERS,
-    Cell,
-    Mask,
-    Rejected,
-    Segmented,
-    around,
-    background_of,
-    why_nothing,
-)
+from featcache.segmentation.contract import Cell, Mask, Rejected, Segmented
+from featcache.segmentation.crops import around
+from featcache.segmentation.density import background_of
+from featcache.segmentation.fitted import SegmenterFile
+from featcache.segmentation.judging import why_nothing
+from featcache.segmentation.picture import SEGMENTERS
+from featcache.segmentation.pixel_values import Floats, colours_of, values_of
 
 _MIDDLE = 0.25
 """How far from the middle of a crop its cell may lie, about, in sides."""
@@ -37,11 +30,22 @@ _LEAST = 0.003
 """Area of a nucleus, at least, as a share of the crop."""
 
 
-class PixelSegmenter:
-    """Classifies the pixels of crops by the maps of a network; whole smears are searched by the classical "stain"."""
+class Maps(Protocol):
+    """What computes the maps of a network: an engine of `featcache.backbones`."""
 
-    def __init__(self, known: SegmenterFile, engine: Engine) -> None:
-        self._known, self._engine = known, engine
+    def features(self, pixels: NDArray[np.uint8]) -> Sequence[NDArray[Any]]:
+        """Of crops (n, s, s, 3), uint8, RGB: [(n, height, width, channels)]."""
+
+
+class PixelSegmenter:
+    """Classifies the pixels of crops by the maps of a network; whole smears are searched by the classical "stain".
+
+    Several threads may use it: the network computes one crop at a time.
+    """
+
+    def __init__(self, known: SegmenterFile, maps: Maps) -> None:
+        self._known, self._maps = known, maps
+        self._one_at_a_time = Lock()
 
     def find(self, pixels: Pixels, *, red_cell_px: float | None = None) -> Segmented:
         """Every white cell of a smear: boxes by the classical segmenter, masks by this one."""
@@ -65,7 +69,8 @@ class PixelSegmenter:
             return _nothing("black: there is no light in it")
         colours = colours_of(pixels, background, side_px=self._known.side_px)
         view = cut_and_resize(pixels, None, size_px=self._known.space.input_size_px)
-        maps = self._engine.features(view[None])[0][0]
+        with self._one_at_a_time:
+            maps = self._maps.features(view[None])[0][0]
         cell, nucleus = masks_of(self._known.classifier.probabilities(values_of(maps, colours)), pixels.shape[:2])
         if not nucleus.any():
             return _nothing(why_nothing(pixels, background))
@@ -74,21 +79,6 @@ class PixelSegmenter:
         inside = np.s_[box.y_min : box.y_max, box.x_min : box.x_max]
         at_border = box.x_min == 0 or box.y_min == 0 or (box.y_max, box.x_max) == pixels.shape[:2]
         return Segmented((Cell(box, cell[inside], nucleus[inside], 1.0, at_border),))
-
-
-def opened_segmenter(path: Path, *, weights: str | None = None, progress: Progress = SILENT) -> PixelSegmenter:
-    """The segmenter of a file that `fit_segmenter` wrote.
-
-    weights : file of the network's weights, where they are in one
-
-    Raises DatasetError for a file that is none; BackboneError or WeightsError where the network cannot be had.
-    """
-    known = SegmenterFile.read(path)
-    cut, opened = network_of(known.space, {"weights": known.weights}, weights=weights, batch_rows=1, progress=progress)
-    shape = cut.feature_shape
-    if len(shape) != 3 or shape[2] + COLOURS != len(known.classifier.mean):
-        raise DatasetError(f"{path}: its classifier does not fit its network, whose maps are {shape}")
-    return PixelSegmenter(known, opened())
 
 
 def masks_of(probabilities: Floats, size: tuple[int, int]) -> tuple[Mask, Mask]:
