@@ -158,7 +158,7 @@ class _Files:
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
 
-    def picture(self, image: LabelledImage, mask_sha256: str, white: int) -> tuple[str, Pixels]:
+    def picture(self, image: LabelledImage, *, mask_sha256: str, white: int) -> tuple[str, Pixels]:
         """What names an image's file or array, and its pixels. Raises ImageError for another one than is listed."""
         if (pixels := self._dataset.arrays.get(image.path)) is not None:
             identity = identity_of_pixels(pixels)
@@ -187,9 +187,11 @@ class _FilesOnce(_Files):
         self._pictures: _Once[tuple[str, Pixels]] = _Once(_REMEMBERED_BYTES, lambda found: found[1].nbytes)
         self._masks: _Once[_MaskFile] = _Once(_REMEMBERED_MASKS, lambda found: getattr(found.shown, "nbytes", 0))
 
-    def picture(self, image: LabelledImage, mask_sha256: str, white: int) -> tuple[str, Pixels]:
+    def picture(self, image: LabelledImage, *, mask_sha256: str, white: int) -> tuple[str, Pixels]:
         """See `_Files`."""
-        return self._pictures.get((image.path, white), partial(super().picture, image, mask_sha256, white))
+        return self._pictures.get(
+            (image.path, white), partial(super().picture, image, mask_sha256=mask_sha256, white=white)
+        )
 
     def mask(self, image: LabelledImage, *, is_shown: bool) -> _MaskFile:
         """See `_Files`."""
@@ -201,7 +203,7 @@ def _plain(image: LabelledImage, space: FeatureSpace, files: _Files, segmenter: 
         framing = Framing.of(space)
         mask = files.mask(image, is_shown=CellCut.is_given(framing.segmentation)) if image.mask else None
         mask_sha256, shown = mask or ("", None)
-        identity, pixels = files.picture(image, mask_sha256, space.white)
+        identity, pixels = files.picture(image, mask_sha256=mask_sha256, white=space.white)
         _check_bytes(image, identity, mask_sha256=mask_sha256)  # decoded, perhaps, for another box of the file
         if isinstance(shown, ImageError):
             raise shown
