@@ -43,8 +43,11 @@ from .manifest import (
     parse_manifest as parse_manifest,
     read_manifest as read_manifest,
 )
+from .row_counts import counts_in as counts_in
+from .row_keys import RowKeys as RowKeys
 from .tables import (
     Row as Row,
+    StoredRows as StoredRows,
     images_in as images_in,
     read_dataset_copy as read_dataset_copy,
     read_rows as read_rows,

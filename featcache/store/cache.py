@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from featcache.core.errors import CacheError, UsageError
 from featcache.core.leases import Leases
-from featcache.core.recipe import Recipe, cache_digest, cache_name
+from featcache.core.recipe import Recipe, cache_name
 from featcache.datasets import SPLITS, Dataset, LabelledImage, encoded, labels_in
 from featcache.store import adapters
 from featcache.store.batches import Batches, default_buffer_rows
@@ -28,7 +28,11 @@ from featcache.store.writer import file_entry, images_of, read_recipe, writing
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
+    from featcache.store.row_counts import Counts
+    from featcache.store.row_keys import RowKeys
+    from featcache.store.tables import Coded, Lines, StoredRows
     from featcache.store.torch_adapter import TorchBatches
 
 __all__ = ["Array", "Cache", "Features", "open_cache"]
@@ -89,14 +93,65 @@ class Cache:
         """rows.parquet: row, image_id, view, row_id and each view's parameters."""
         from featcache.store.tables import read_rows
 
+        _ = self.keys  # whether they are those of the manifest
+        return read_rows(self.folder / ROWS_FILE)
+
+    @cached_property
+    def keys(self) -> RowKeys:
+        """Which view of which image each row is, checked: they must be those that the cache is named by."""
+        from featcache.store.tables import read_keys
+
         self._check_digest(ROWS_FILE)
-        frame = read_rows(self.folder / ROWS_FILE)
-        found = cache_digest(
-            self.recipe, zip(frame["image_id"].to_numpy().tolist(), frame["view"].tolist(), strict=True)
-        )
-        if found != self.manifest.digest or len(frame) != self.manifest.rows:
+        keys = read_keys(self.folder / ROWS_FILE)
+        if len(keys) != self.manifest.rows or keys.digest(self.recipe) != self.manifest.digest:
             raise CacheError(f"{self.name}: {ROWS_FILE} is not the one of the manifest")
-        return frame
+        return keys
+
+    def stored_rows(self) -> StoredRows:
+        """The rows as records, read from the table when they are asked for; checked as `keys` are."""
+        from featcache.store.tables import StoredRows
+
+        _ = self.keys
+        return StoredRows(self.folder / ROWS_FILE)
+
+    @cached_property
+    def lines(self) -> Lines:
+        """The images, labels and splits of the dataset copy."""
+        from featcache.store.row_keys import ids_of
+        from featcache.store.tables import Coded, Lines, read_lines
+
+        if self._original is not None:
+            frame = self.dataset
+            return Lines(ids_of(_arrow(frame["image_id"])), Coded.of(frame["label"]), Coded.of(frame["split"]))
+        self._check_digest(DATASET_FILE)
+        return read_lines(file_of(self.folder, self.manifest, name=DATASET_FILE))
+
+    @cached_property
+    def line(self) -> NDArray[np.int32]:
+        """For each row, which of `lines` its image is, (rows,)."""
+        from featcache.store.row_counts import lines_of
+
+        try:
+            return lines_of(self.keys, self.lines)
+        except CacheError as error:
+            raise CacheError(f"{self.name}: {error}") from error
+
+    def row_counts(self) -> Counts:
+        """{label: {split: rows}}, as the manifest says; counted where it says nothing."""
+        from featcache.store.row_counts import count_rows, counts_said
+
+        said = None if self._original else counts_said(self.manifest.provenance, self.manifest.rows)
+        return count_rows(self.line, self.lines) if said is None else said
+
+    @cached_property
+    def groups(self) -> NDArray[np.int32]:
+        """The group of each row as a number, (rows,): the names of groups sort as their numbers do."""
+        import pyarrow.compute as pc
+
+        encoded = _arrow(self._texts("group")).dictionary_encode()
+        rank = np.empty(len(encoded.dictionary), np.int32)
+        rank[pc.sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(rank), dtype=np.int32)
+        return rank[encoded.indices.to_numpy()][self.line]
 
     @cached_property
     def dataset(self) -> pd.DataFrame:
@@ -109,11 +164,25 @@ class Cache:
     @cached_property
     def rows(self) -> pd.DataFrame:
         """One line a row: row, image_id, path, label, split, group, view; in the order of `features`."""
-        lines = self.dataset[["image_id", "path", "label", "split", "group"]]
-        joined = self.views[["row", "image_id", "view"]].merge(lines, on="image_id", how="left", validate="m:1")
-        if joined["label"].isna().any():
-            raise CacheError(f"{self.name}: {DATASET_FILE} does not name every image of the cache")
-        return joined[["row", "image_id", "path", "label", "split", "group", "view"]]
+        import pandas as pd
+
+        line = self.line
+        one_each = len(line) == len(self.lines.ids) and bool((line == np.arange(len(line))).all())
+        columns: dict[str, Any] = {"row": np.arange(len(line))}
+        for name in ("image_id", "path", "label", "split", "group"):
+            texts = self._texts(name).array
+            columns[name] = texts if one_each else texts.take(line)
+        columns["view"] = self.keys.view.astype(np.int64)
+        return pd.DataFrame(columns, copy=False)
+
+    def _texts(self, name: str) -> pd.Series[str]:
+        """A column of the dataset copy."""
+        from featcache.store.tables import read_texts
+
+        if "dataset" in self.__dict__:
+            return self.dataset[name].copy()
+        self._check_digest(DATASET_FILE)
+        return read_texts(file_of(self.folder, self.manifest, name=DATASET_FILE), name)
 
     @cached_property
     def label_separator(self) -> str:
@@ -123,8 +192,19 @@ class Cache:
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """All labels of rows in a split, sorted; `arrays` counts them from 0 in this order."""
-        texts = set(self.rows["label"][self.rows["split"] != ""])
-        return tuple(sorted({label for text in texts for label in labels_in(text, self.label_separator)}))
+        return tuple(sorted(set().union(*(self.labels_of(split) for split in SPLITS))))
+
+    def labels_of(self, split: str) -> set[str]:
+        """The labels of the rows in a split."""
+        lines = self.lines
+        chosen = (self._rows_of_line > 0) & _is(lines.split, split)
+        texts = (lines.label.values[number] for number in np.unique(lines.label.number[chosen]))
+        return {label for text in texts for label in labels_in(text, self.label_separator)}
+
+    @cached_property
+    def _rows_of_line(self) -> NDArray[np.intp]:
+        """How many rows each of `lines` has."""
+        return np.bincount(self.line, minlength=len(self.lines.ids))
 
     def numbers(self, split: str | None = None) -> NDArray[np.intp]:
         """Row numbers of a split that have a label, increasing; those of every row where split is None."""
@@ -132,15 +212,17 @@ class Cache:
             return np.arange(len(self.features))
         if split not in SPLITS:
             raise UsageError(f"split {split!r}: expected train, val or test")
-        return np.flatnonzero(((self.rows["split"] == split) & (self.rows["label"] != "")).to_numpy())
+        return np.flatnonzero((_is(self.lines.split, split) & ~_is(self.lines.label, ""))[self.line])
 
     def labels(self, split: str | None = None) -> NDArray[np.int64]:
         """Class numbers of a split's rows, int64; of all rows -1 where there is no label.
 
         Where an image may have several labels, an indicator (n, classes) of 0 and 1 instead of (n,).
         """
-        codes = encoded(self.rows["label"].tolist(), self.label_separator, classes=self.classes)
-        return codes[self.numbers(split)]
+        label = self.lines.label
+        codes = encoded(label.values, self.label_separator, classes=self.classes)
+        line = self.line if split is None else self.line[self.numbers(split)]
+        return codes[label.number[line]]
 
     def arrays(self, split: str | None = None) -> tuple[Array, NDArray[np.int64]]:
         """Features and class numbers of a split, read into memory.
@@ -260,9 +342,13 @@ class Cache:
             if changed:
                 self._finish_replacing()  # it may have been stopped: what is promised must not be written over
                 self._replace_labels(dataset)
-        for name in ("dataset", "rows", "classes", "label_separator"):
-            self.__dict__.pop(name, None)
+        self._forget(("dataset", "label_separator"))
         return changed
+
+    def _forget(self, names: Sequence[str] = ()) -> None:
+        """What follows from labels, splits and groups is looked at again."""
+        for name in (*names, "lines", "line", "groups", "rows", "classes", "_rows_of_line"):
+            self.__dict__.pop(name, None)
 
     @contextmanager
     def _replacing(self) -> Iterator[Leases]:
@@ -275,12 +361,16 @@ class Cache:
                 leases.folder.rmdir()
 
     def _replace_labels(self, dataset: Dataset) -> None:
+        from featcache.store.row_counts import counts_in
         from featcache.store.tables import write_dataset_copy
 
         waiting = self.folder / LABELS_WAITING_FILE
-        write_dataset_copy(waiting, images_of(dataset, set(self.views["image_id"])))
+        write_dataset_copy(waiting, images_of(dataset, set(self.keys.image_ids())))
         self.manifest = self.manifest.with_labels(
-            file_entry(waiting), dataset_digest=dataset.digest, separator=dataset.label_separator
+            file_entry(waiting),
+            dataset_digest=dataset.digest,
+            separator=dataset.label_separator,
+            counts=counts_in(self.folder / ROWS_FILE, waiting),
         )
         self.manifest.write(self.folder)
         self._finish_replacing()
@@ -300,9 +390,8 @@ class Cache:
         frame = self.dataset.copy()
         for name in ("label", "split", "group"):
             frame[name] = [getattr(lines[image_id], name) for image_id in frame["image_id"]]
+        other._forget()
         other.__dict__.update(dataset=frame, relabelled_images=changed, label_separator=separator)
-        for name in ("rows", "classes"):
-            other.__dict__.pop(name, None)
         digest = Dataset(tuple(images), self.folder, label_separator=separator).digest
         other.manifest = self.manifest.model_copy(update={"dataset_digest": digest})
         return other
@@ -315,7 +404,9 @@ class Cache:
         space = self.recipe.space
         what = f"{space.backbone}, {space.layer}, {space.input_size_px} px, pooling {space.pooling}"
         shape = "x".join(map(str, self.features.shape))
-        counts = self.rows.groupby(["label", "split"]).size().unstack(fill_value=0).to_html()
+        import pandas as pd
+
+        counts = pd.DataFrame(self.row_counts()).T.fillna(0).astype(int).to_html()
         return f"<b>{escape(self.name)}</b><p>{escape(what)}; {shape} {self.features.dtype}</p>{counts}"
 
     def __repr__(self) -> str:
@@ -372,6 +463,19 @@ class Cache:
             raise CacheError(f"{self.name}: {name}: cannot be read: {error.strerror}") from error
         if found != self.manifest.files[name]:
             raise CacheError(f"{self.name}: {name} is not that of the manifest; was it replaced? Open it again")
+
+
+def _is(column: Coded, text: str) -> NDArray[np.bool_]:
+    """Which lines of a column are this text."""
+    return np.isin(column.number, [number for number, value in enumerate(column.values) if value == text])
+
+
+def _arrow(texts: Any) -> pa.Array:
+    """A column of text in Arrow's memory."""
+    import pyarrow as pa
+
+    found = pa.array(texts, pa.large_string())
+    return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
 
 
 def file_of(folder: Path, manifest: Manifest, *, name: str) -> Path:

@@ -22,7 +22,7 @@ from featcache.store.contract import FeatureStore
 from featcache.store.layout import DATASET_FILE, LEDGER_FILE, MANIFEST_FILE, RECIPE_FILE, ROWS_FILE, Layout, files_of
 
 CACHE_FORMAT = 2
-LABEL_SEPARATOR = "label_separator"
+LABEL_SEPARATOR, ROW_COUNTS = "label_separator", "row_counts"
 MAX_MANIFEST_BYTES = 16 << 20
 _MAX_SHARD_BYTES = 128 << 20
 _SHOWN_CHARS = 1000
@@ -31,10 +31,17 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=0, lt=2**53)]
 
 
-def with_separator(provenance: Mapping[str, Any], separator: str) -> dict[str, Any]:
-    """Provenance that says what stands between the labels of an image; of one label an image nothing of it."""
-    others = {name: value for name, value in provenance.items() if name != LABEL_SEPARATOR}
-    return {**others, LABEL_SEPARATOR: separator} if separator else others
+def with_labels_said(
+    provenance: Mapping[str, Any], separator: str, *, counts: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Provenance that says what stands between the labels of an image, unless each has one, and how many rows of each
+    label are in each split, unless that is None."""
+    said = {name: value for name, value in provenance.items() if name not in (LABEL_SEPARATOR, ROW_COUNTS)}
+    if separator:
+        said[LABEL_SEPARATOR] = separator
+    if counts is not None:
+        said[ROW_COUNTS] = counts
+    return said
 
 
 class _Record(BaseModel):
@@ -105,7 +112,7 @@ class Manifest(_Record):
     dataset_digest : of the labels, splits, groups and paths in its copy of the dataset manifest
     tolerance : how near recomputed features must come
     provenance : engine, environment, time; facts about the making that decide no value. What stands between the labels
-        of an image, where it may have several
+        of an image, where it may have several; and how many rows of each label are in each split
     seal : digest of all the other fields; set when the record is made
     """
 
@@ -152,12 +159,14 @@ class Manifest(_Record):
         """The same with its seal."""
         return self.model_copy(update={"seal": digest(self.model_dump(mode="json", exclude={"seal"}))})
 
-    def with_labels(self, copy: FileEntry, *, dataset_digest: str, separator: str) -> Self:
-        """The same cache with another dataset copy. separator : between the labels of an image, "" for none"""
+    def with_labels(
+        self, copy: FileEntry, *, dataset_digest: str, separator: str, counts: Mapping[str, Any] | None
+    ) -> Self:
+        """The same cache with another dataset copy. separator, counts : see `with_labels_said`"""
         changes = {
             "files": {**self.files, DATASET_FILE: copy},
             "dataset_digest": dataset_digest,
-            "provenance": with_separator(self.provenance, separator),
+            "provenance": with_labels_said(self.provenance, separator, counts=counts),
         }
         return self.model_copy(update=changes).sealed()
 

@@ -23,13 +23,14 @@ _TYPES = {0, 1, 2, 4, 5, _TEXT}
 """Truth values, numbers and text; not INT96, and no bytes of a length that the footer gives."""
 _REPEATED = 2
 _MAX_COLUMNS = 256
+_HEADER_BYTES = 1 << 12
 _MAX_DEPTH = 8
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """rows : of all row groups; bytes : of all pages, unpacked; texts : columns of text, by name"""
+    """rows : of all row groups; bytes : of all pages, unpacked; texts : columns of text that lie in dictionaries"""
 
     rows: int
     bytes: int
@@ -50,14 +51,18 @@ def sizes_of(path: Path) -> Sizes:
         if any(c.get(5) or c.number(1) not in _TYPES or c.get(3) == _REPEATED for c in columns):
             raise ValueError("a column that does not hold a number or a text in each row")
         rows = unpacked = 0
+        in_dictionary: set[int] = set()
         for group in map(_Struct, footer.list(4)):
             chunks = [_Struct(fields).struct(3) for fields in group.list(1) if 1 not in fields]  # in no other file
             if len(chunks) != len(columns):
                 raise ValueError("row groups of other columns")
             rows += group.number(3)
-            unpacked += sum(_unpacked(_chunk(file, chunk, size), group.number(3)) for chunk in chunks)
-    names = [cast("bytes", column.get(4, b"")).decode() for column in columns if column.number(1) == _TEXT]
-    return Sizes(rows, unpacked, tuple(names))
+            for number, chunk in enumerate(chunks):
+                found = _Pages(file, chunk, size)
+                unpacked += found.unpacked(group.number(3))
+                in_dictionary |= {number} if found.dictionary else set()
+    texts = [column for number, column in enumerate(columns) if number in in_dictionary and column.number(1) == _TEXT]
+    return Sizes(rows, unpacked, tuple(cast("bytes", column.get(4, b"")).decode() for column in texts))
 
 
 class _Struct(dict[int, Any]):
@@ -91,38 +96,54 @@ def _footer(file: BinaryIO, size: int) -> _Struct:
     return _Reader(file.read(length), 0).struct()
 
 
-def _chunk(file: BinaryIO, chunk: _Struct, size: int) -> bytes:
-    """The bytes of one column in one row group."""
-    start, length = chunk.number(9), chunk.number(7)
-    if 11 in chunk:
-        start = min(start, chunk.number(11) or start)
-    if start < 0 or length < 0 or start + length > size:
-        raise ValueError("a column outside of the file")
-    file.seek(start)
-    return file.read(length)
+class _Pages:
+    """The pages of one column in one row group, of which the headers are read.
 
+    dictionary : whether values are numbers of a dictionary, as far as `unpacked` has seen
+    """
 
-def _unpacked(chunk: bytes, rows: int) -> int:
-    """Bytes that the pages of one column unpack to."""
-    total = values = place = 0
-    while place < len(chunk):
-        reader = _Reader(chunk, place)
-        header = reader.struct()
-        kind, unpacked, packed = header.number(1), header.number(2), header.number(3)
-        if kind not in _ABOUT or min(unpacked, packed) < 0:
-            raise ValueError("a page that holds no values")
-        about = header.struct(_ABOUT[kind])
-        if about.number(_ENCODING[kind]) not in _PLAIN:
-            raise ValueError("a page in an encoding that tables of a cache have not")
-        if kind != _DICTIONARY:
-            values += about.number(1)
-        elif about.number(1) > unpacked:
-            raise ValueError("a dictionary of more values than bytes")
-        total += unpacked
-        place = reader.place + packed
-    if place != len(chunk) or values != rows:
-        raise ValueError(f"{values} values in the pages of a column of {rows} rows")
-    return total
+    def __init__(self, file: BinaryIO, chunk: _Struct, size: int) -> None:
+        start, length = chunk.number(9), chunk.number(7)
+        if 11 in chunk:
+            start = min(start, chunk.number(11) or start)
+        if start < 0 or length < 0 or start + length > size:
+            raise ValueError("a column outside of the file")
+        self._file, self._place, self._end = file, start, start + length
+        self.dictionary = False
+
+    def unpacked(self, rows: int) -> int:
+        """Bytes that all of them unpack to."""
+        total = values = 0
+        while self._place < self._end:
+            header, length = self._header()
+            kind, unpacked, packed = header.number(1), header.number(2), header.number(3)
+            if kind not in _ABOUT or min(unpacked, packed) < 0:
+                raise ValueError("a page that holds no values")
+            about = header.struct(_ABOUT[kind])
+            if about.number(_ENCODING[kind]) not in _PLAIN:
+                raise ValueError("a page in an encoding that tables of a cache have not")
+            if kind != _DICTIONARY:
+                values += about.number(1)
+            elif about.number(1) > unpacked:
+                raise ValueError("a dictionary of more values than bytes")
+            self.dictionary |= kind == _DICTIONARY or about.number(_ENCODING[kind]) != 0
+            total += unpacked
+            self._place += length + packed
+        if self._place != self._end or values != rows:
+            raise ValueError(f"{values} values in the pages of a column of {rows} rows")
+        return total
+
+    def _header(self) -> tuple[_Struct, int]:
+        """The header at this place, and its length: it is short, unless long texts are the least and the largest."""
+        for most in (_HEADER_BYTES, self._end - self._place):
+            self._file.seek(self._place)
+            reader = _Reader(self._file.read(min(most, self._end - self._place)), 0)
+            try:
+                return reader.struct(), reader.place
+            except ValueError:
+                if most == self._end - self._place:
+                    raise
+        raise AssertionError
 
 
 class _Reader:

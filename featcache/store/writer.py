@@ -44,7 +44,7 @@ from featcache.store.manifest import (
     Tolerance,
     leads_out,
     read_manifest,
-    with_separator,
+    with_labels_said,
 )
 
 if TYPE_CHECKING:
@@ -215,6 +215,8 @@ class CacheWriter:
 
         dataset_digest : of the whole data set, where `dataset` is the cache's own copy of a part of it
         """
+        from featcache.store.row_counts import counts_in
+
         if self.missing:
             raise CacheError(f"{self.folder.name}: shards {self.missing[:5]} are still missing")
         with writing(self.folder), self._leases.holding("finish"):
@@ -223,6 +225,7 @@ class CacheWriter:
             self.store.finish()
             ledger.write(self.folder / LEDGER_FILE, self._done.values())
             self._write_labels(dataset)
+            counts = counts_in(self.folder / ROWS_FILE, self.folder / DATASET_FILE)
             self._sweep()
             manifest = Manifest(
                 format=CACHE_FORMAT,
@@ -234,7 +237,7 @@ class CacheWriter:
                 array=ArrayEntry.of(self.store),
                 files=self._entries(),
                 tolerance=tolerance_of(self.recipe.space),
-                provenance=with_separator(provenance, dataset.label_separator),
+                provenance=with_labels_said(provenance, dataset.label_separator, counts=counts),
             ).sealed()
             manifest.write(self.folder)
             (self.folder / REPAIR_LEDGER_FILE).unlink(missing_ok=True)

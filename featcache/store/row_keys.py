@@ -1,0 +1,287 @@
+"""Which view of which image each row of a cache is, as arrays: what names a cache is computed from them.
+
+An image_id of 64 hex digits takes 32 bytes here, once for each image, and a row takes twelve more. Python's own objects
+take a thousand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from featcache.core.recipe import Recipe, cache_digest
+
+_DIGITS = 64
+_PART_ROWS = 1 << 17
+_MOST = 1 << 62
+_VALUES = np.full(256, 255, np.uint8)
+_VALUES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
+_HEX = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), np.uint8).reshape(256, 2)
+
+Ids = NDArray[Any]
+"""Names of m images or rows: (m, 32), uint8, of names of 64 hex digits; else (m,), of Python's texts."""
+
+
+@dataclass(frozen=True)
+class RowKeys:
+    """(image, view) of n rows.
+
+    images : every image once, in the order of their first rows
+    image : (n,), int32: which of the images
+    view : (n,), int32 or int64
+    """
+
+    images: Ids
+    image: NDArray[np.int32]
+    view: NDArray[np.integer[Any]]
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[str, int]]) -> RowKeys:
+        """Of rows as pairs of image_id and view."""
+        builder, pairs = KeysBuilder(), iter(pairs)
+        while part := [pair for _, pair in zip(range(_PART_ROWS), pairs)]:  # noqa: B905 - the rest comes next time
+            ids, views = zip(*part, strict=True)
+            builder.add(pa.array(ids, pa.string()), np.array(views, np.int64))
+        return builder.done()
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the rows are the same, in the same order."""
+        if not isinstance(other, RowKeys):
+            return NotImplemented
+        ours, theirs = (self.images, self.image, self.view), (other.images, other.image, other.view)
+        return all(a.shape == b.shape and bool((a == b).all()) for a, b in zip(ours, theirs, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def places_of(self, other: RowKeys) -> NDArray[np.intp]:
+        """Where each row of `other` stands here. KeyError where one does not."""
+        if self == other:
+            return np.arange(len(self))
+        span = max(self._span, other._span)
+        image = places_in(other.images, self.images).astype(np.int64)
+        ours, theirs = self.image * np.int64(span) + self.view, image[other.image] * span + other.view
+        order = np.argsort(ours)
+        places = order[np.minimum(np.searchsorted(ours[order], theirs), len(ours) - 1)]
+        if (ours[places] != theirs).any() or (image < 0).any():
+            raise KeyError("a row that is not there")
+        return places
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        for start in range(0, len(self), _PART_ROWS):
+            part = slice(start, start + _PART_ROWS)
+            yield from zip(texts_of(self.images[self.image[part]]), self.view[part].tolist(), strict=True)
+
+    def image_ids(self) -> Iterator[str]:
+        """The id of each image, once."""
+        for start in range(0, len(self.images), _PART_ROWS):
+            yield from texts_of(self.images[start : start + _PART_ROWS])
+
+    def repeats(self) -> bool:
+        """Whether a row stands there twice."""
+        keys = self._sorted
+        return len(set(self)) < len(self) if keys is None else bool((keys[1:] == keys[:-1]).any())
+
+    def digest(self, recipe: Recipe) -> str:
+        """`featcache.core.recipe.cache_digest` of the rows."""
+        keys = self._sorted
+        if keys is None or self.images.ndim == 1:
+            return cache_digest(recipe, self)
+        order, text = order_of(self.images), hashlib.sha256(f'["{recipe.digest}",['.encode())
+        for start in range(0, len(keys), _PART_ROWS):
+            rank, view = np.divmod(keys[start : start + _PART_ROWS], self._span)
+            text.update(b"," if start else b"")
+            text.update(_pairs(hex_of(self.images[order[rank]]), view))
+        text.update(b"]]")
+        return text.hexdigest()
+
+    @property
+    def _span(self) -> int:
+        return int(self.view.max(initial=0)) + 1
+
+    @property
+    def _sorted(self) -> NDArray[np.int64] | None:
+        """A number for each row, in the order of (image_id, view); None where there are no such numbers."""
+        if self.view.min(initial=0) < 0 or self._span > _MOST // max(len(self.images), 1):
+            return None
+        rank = np.empty(len(self.images), np.int64)
+        rank[order_of(self.images)] = np.arange(len(self.images))
+        keys = rank[self.image]
+        keys *= self._span
+        keys += self.view
+        keys.sort()
+        return keys
+
+
+class KeysBuilder:
+    """Makes `RowKeys` of parts of a table, one behind the other."""
+
+    def __init__(self) -> None:
+        self._runs: list[Ids] = []
+        self._lengths: list[NDArray[np.int64]] = []
+        self._views: list[NDArray[np.integer[Any]]] = []
+
+    def add(self, image_id: pa.Array, view: NDArray[np.int64]) -> None:
+        """More rows. image_id : text, plain or by a dictionary, none of it missing"""
+        if not len(view):
+            return
+        ids, lengths = _runs(image_id)
+        self._runs.append(ids)
+        self._lengths.append(lengths)
+        small = view.min() >= -(2**31) and view.max() < 2**31
+        self._views.append(view.astype(np.int32) if small else view)
+
+    def done(self) -> RowKeys:
+        """All of them."""
+        if not self._views:
+            return RowKeys(np.empty((0, _DIGITS // 2), np.uint8), np.empty(0, np.int32), np.empty(0, np.int32))
+        runs, lengths = joined(self._runs), np.concatenate(self._lengths)
+        self._runs, views = [], np.concatenate(self._views)
+        first, number = _numbered(runs)
+        images = runs if len(first) == len(runs) else runs[first]
+        return RowKeys(images, np.repeat(number, lengths), views)
+
+
+def ids_of(texts: pa.Array | pa.ChunkedArray) -> Ids:
+    """The names in a column of text."""
+    chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
+    return joined([_ids(chunk) for chunk in chunks if len(chunk)] or [np.empty((0, _DIGITS // 2), np.uint8)])
+
+
+def joined(parts: Sequence[Ids]) -> Ids:
+    """One behind the other; as Python's texts unless all have 64 hex digits."""
+    if all(part.ndim == 2 for part in parts):
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+    return np.concatenate([_as_objects(part) for part in parts])
+
+
+def places_in(ids: Ids, among: Ids) -> NDArray[np.int32]:
+    """Where each of `ids` stands in `among`, which has each name once; -1 where it does not."""
+    if ids.shape == among.shape and bool((ids == among).all()):
+        return np.arange(len(ids), dtype=np.int32)
+    _, number = _numbered(joined([among, ids]))
+    of = np.full(len(number), -1, np.int32)
+    of[number[: len(among)]] = np.arange(len(among))
+    return of[number[len(among) :]]
+
+
+def are_different(ids: Ids) -> bool:
+    """Whether each name stands there once."""
+    return len(_numbered(ids)[0]) == len(ids)
+
+
+def order_of(ids: Ids) -> NDArray[np.intp]:
+    """What sorts the names."""
+    if ids.ndim == 1:
+        return np.argsort(ids, kind="stable")
+    words = _words(ids)
+    order = np.argsort(words[:, 0].astype(np.uint64))
+    first = words[order, 0]
+    return np.lexsort(words.T[::-1]) if (first[1:] == first[:-1]).any() else order
+
+
+def hex_of(ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(m, 32) bytes as (m, 64) hex digits."""
+    return _HEX[ids].reshape(len(ids), _DIGITS)
+
+
+def texts_of(ids: Ids) -> list[str]:
+    """Names as Python's texts."""
+    if ids.ndim == 1:
+        return ids.tolist()
+    digits = hex_of(ids).tobytes().decode("ascii")
+    return [digits[start : start + _DIGITS] for start in range(0, len(digits), _DIGITS)]
+
+
+def _pairs(digits: NDArray[np.uint8], view: NDArray[np.int64]) -> bytes:
+    """`["...",0],["...",1]`: canonical JSON of rows."""
+    width = len(str(int(view.max())))
+    text = np.zeros((len(view), _DIGITS + width + 6), np.uint8)
+    text[:, :2] = np.frombuffer(b'["', np.uint8)
+    text[:, 2 : 2 + _DIGITS] = digits
+    text[:, 2 + _DIGITS : 4 + _DIGITS] = np.frombuffer(b'",', np.uint8)
+    for place in range(width):
+        power = 10 ** (width - 1 - place)
+        digit = view // power
+        text[:, 4 + _DIGITS + place] = np.where((digit > 0) | (power == 1), digit % 10 + ord("0"), 0)
+    text[:, -2:] = np.frombuffer(b"],", np.uint8)
+    flat = text.ravel()
+    return (flat[flat > 0] if width > 1 else flat)[:-1].tobytes()
+
+
+def _runs(texts: pa.Array) -> tuple[Ids, NDArray[np.int64]]:
+    """The names in a column, one for all rows that follow each other under it, and how many rows these are."""
+    if pa.types.is_dictionary(texts.type):
+        numbers = texts.indices.to_numpy(zero_copy_only=False)
+        starts = np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 1))
+        names = _ids(texts.dictionary)[numbers[starts]]
+    elif (matrix := _matrix(texts)) is not None:
+        starts = np.flatnonzero(np.r_[True, (matrix[1:] != matrix[:-1]).any(axis=1)])
+        names = _packed(matrix[starts])
+    else:
+        names, starts = _ids(texts), np.arange(len(texts))
+    return names, np.diff(starts, append=len(texts))
+
+
+def _ids(texts: pa.Array) -> Ids:
+    if pa.types.is_dictionary(texts.type):
+        return _ids(texts.dictionary)[texts.indices.to_numpy(zero_copy_only=False)]
+    matrix = _matrix(texts)
+    return np.array(texts.to_pylist(), object) if matrix is None else _packed(matrix)
+
+
+def _matrix(texts: pa.Array) -> NDArray[np.uint8] | None:
+    """The bytes of texts of 64 each, (m, 64); None where others are among them. They stay where they are."""
+    wide = pa.types.is_large_string(texts.type)
+    _, places, data = texts.buffers()
+    offsets = np.frombuffer(places, np.int64 if wide else np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    if len(texts) and (np.diff(offsets) != _DIGITS).any():
+        return None
+    if not len(texts):
+        return np.empty((0, _DIGITS), np.uint8)
+    matrix = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]].reshape(len(texts), _DIGITS)
+    return None if (_VALUES[matrix] == 255).any() else matrix
+
+
+def _packed(digits: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    values = _VALUES[digits]
+    return (values[:, ::2] << 4) | values[:, 1::2]
+
+
+def _as_objects(ids: Ids) -> NDArray[np.object_]:
+    return ids if ids.ndim == 1 else np.array([*texts_of(ids), None], object)[:-1]
+
+
+def _numbered(ids: Ids) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
+    """Where each different name stands first, in that order; and which of these each name is."""
+    if ids.ndim == 1:
+        seen: dict[str, int] = {}
+        number = np.fromiter((seen.setdefault(name, len(seen)) for name in ids), np.int32, len(ids))
+        return np.unique(number, return_index=True)[1], number
+    order = order_of(ids)
+    words = _words(ids)
+    different = np.ones(len(ids), bool)
+    for start in range(1, len(ids), _PART_ROWS):  # in parts, since both sides are copies
+        part = slice(start, min(start + _PART_ROWS, len(ids)))
+        before = slice(part.start - 1, part.stop - 1)
+        different[part] = (words[order[part]] != words[order[before]]).any(axis=1)
+    if different.all():
+        return np.arange(len(ids)), np.arange(len(ids), dtype=np.int32)
+    lead = np.minimum.reduceat(order, np.flatnonzero(different))
+    first = np.sort(lead)
+    number = np.empty(len(ids), np.int32)
+    number[order] = np.searchsorted(first, lead)[np.cumsum(different) - 1]
+    return first, number
+
+
+def _words(ids: NDArray[np.uint8]) -> NDArray[Any]:
+    """(m, 4) numbers that sort as the names do."""
+    return np.ascontiguousarray(ids).view(">u8")
