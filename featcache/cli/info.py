@@ -49,8 +49,8 @@ def command(name: str | None, remote: str | None, folder: Path, as_json: bool) -
         ],
         numbers=False,
     )
-    counts = cache.rows.groupby(["label", "split"]).size().unstack(fill_value=0)
-    splits = [split for split in ("train", "val", "test") if split in counts.columns]
-    rows = [[str(label), *(str(counts.at[label, split]) for split in splits)] for label in counts.index]
+    counts = cache.row_counts()
+    splits = [split for split in ("train", "val", "test") if any(split in of for of in counts.values())]
+    rows = [[label, *(str(of.get(split, 0)) for split in splits)] for label, of in counts.items()]
     print_table(["rows", *splits], rows)
     say(f"folder: {shown(resolved(cache.folder))}")

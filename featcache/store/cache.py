@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from featcache.core.errors import CacheError, UsageError
 from featcache.core.leases import Leases
-from featcache.core.recipe import Recipe, cache_name
+from featcache.core.recipe import FeatureSpace, Recipe, cache_name
 from featcache.datasets import SPLITS, Dataset, LabelledImage, encoded, labels_in
 from featcache.store import adapters
 from featcache.store.batches import Batches, default_buffer_rows
 from featcache.store.features import Array, Features
 from featcache.store.formats import open_store
 from featcache.store.layout import DATASET_FILE, LABELS_WAITING_FILE, LEASES_FOLDER, RECIPE_FILE, ROWS_FILE
-from featcache.store.manifest import LABEL_SEPARATOR, Manifest, read_manifest
+from featcache.store.manifest import LABEL_SEPARATOR, ROW_COUNTS, Manifest, read_manifest
 from featcache.store.tensorstore_reader import ReaderName, choose_reader
 from featcache.store.writer import file_entry, images_of, read_recipe, writing
 
@@ -135,6 +135,20 @@ class Cache:
             return lines_of(self.keys, self.lines)
         except CacheError as error:
             raise CacheError(f"{self.name}: {error}") from error
+
+    def misnamed_rows(self) -> list[int]:
+        """The rows whose row_id is not that of their image, view and feature space. CacheError for a damaged table."""
+        _ = self.keys
+        return misnamed_rows(self.folder / ROWS_FILE, self.recipe.space)
+
+    def check_labels(self) -> None:
+        """See that the dataset copy names every image, and that the manifest counts rows as the tables do. CacheError"""
+        from featcache.store.row_counts import count_rows, short
+
+        said = self.manifest.provenance.get(ROW_COUNTS)
+        if said is not None and said != short(count_rows(self.line, self.lines)):
+            raise CacheError(f"{self.name}: the rows of labels and splits are not as many as the manifest says")
+        _ = self.line
 
     def row_counts(self) -> Counts:
         """{label: {split: rows}}, as the manifest says; counted where it says nothing."""
@@ -463,6 +477,19 @@ class Cache:
             raise CacheError(f"{self.name}: {name}: cannot be read: {error.strerror}") from error
         if found != self.manifest.files[name]:
             raise CacheError(f"{self.name}: {name} is not that of the manifest; was it replaced? Open it again")
+
+
+def misnamed_rows(path: Path, space: FeatureSpace) -> list[int]:
+    """The rows of a table whose row_id is not that of their image, view and feature space; see `checked_parts`."""
+    from featcache.store.row_names import wrong_rows
+    from featcache.store.tables import ROW_COLUMNS, checked_parts
+
+    wrong: list[int] = []
+    start = 0
+    for part in checked_parts(path):
+        wrong += [start + place for place in wrong_rows(space, part, besides={*ROW_COLUMNS})]
+        start += len(part)
+    return wrong
 
 
 def _is(column: Coded, text: str) -> NDArray[np.bool_]:

@@ -19,18 +19,26 @@ _IN_DIGITS = (1e-4, 1e15)
 """Between these, numbers have the same digits in Arrow and in Python, which writes others with an exponent."""
 
 
-def wrong_rows(space: FeatureSpace, rows: pa.RecordBatch, *, besides: set[str]) -> list[int]:
-    """Places of the rows in a part of a table whose row_id is not `featcache.core.recipe.row_id`.
+def row_ids(space: FeatureSpace, rows: pa.RecordBatch, *, besides: set[str]) -> list[str]:
+    """`featcache.core.recipe.row_id` of the rows in a part of a table.
 
     besides : columns that are no parameters of views
     """
     names = sorted(name for name in rows.schema.names if name not in besides)
-    found = np.zeros(len(rows), bool)
+    found = np.empty(len(rows), object)
     for places, added in _alike(rows, names):
         some = rows if len(places) == len(rows) else rows.take(pa.array(places))
         of = [name for name in names if name not in ADDED_PARAMETERS or name in added]
-        found[places] = _named_so(_texts(space, some, of), some.column("row_id"))
-    return [place for place in np.flatnonzero(~found).tolist() if not _is_right(space, rows, names, place)]
+        found[places] = _named(_texts(space, some, of))
+    return found.tolist()
+
+
+def wrong_rows(space: FeatureSpace, rows: pa.RecordBatch, *, besides: set[str]) -> list[int]:
+    """Places of the rows in a part of a table whose row_id is another than `row_ids` gives."""
+    said, names = rows.column("row_id").to_pylist(), [name for name in rows.schema.names if name not in besides]
+    found = row_ids(space, rows, besides=besides)
+    differing = [place for place, (one, other) in enumerate(zip(said, found, strict=True)) if one != other]
+    return [place for place in differing if said[place] != _row_id(space, rows, names, place)]
 
 
 def _alike(rows: pa.RecordBatch, names: list[str]) -> Iterator[tuple[NDArray[np.intp], set[str]]]:
@@ -51,7 +59,7 @@ def _differs(column: pa.Array, usual: float) -> NDArray[np.bool_]:
 
 def _texts(space: FeatureSpace, rows: pa.RecordBatch, names: list[str]) -> pa.Array:
     """What the row_id of each row is a digest of: canonical JSON of [image_id, parameters, feature space]."""
-    parts: list[Any] = ['["', pc.cast(rows.column("image_id"), pa.large_string()), '",{']
+    parts: list[Any] = ["[", _quoted(rows.column("image_id")), ",{"]
     for number, name in enumerate(names):
         parts += [("," if number else "") + json.dumps(name, ensure_ascii=False) + ":", _json_of(rows.column(name))]
     parts += [f'}},"{space.digest}"]']
@@ -61,8 +69,23 @@ def _texts(space: FeatureSpace, rows: pa.RecordBatch, names: list[str]) -> pa.Ar
             merged[-1] += part
         else:
             merged.append(part)
-    scalars = [pa.scalar(part, pa.large_string()) if isinstance(part, str) else part for part in merged]
-    return pc.binary_join_element_wise(*scalars, pa.scalar("", pa.large_string()))
+    return _put_together(*merged)
+
+
+def _put_together(*parts: Any) -> pa.Array:
+    """Texts, one or a column of them each, as one text a row."""
+    kind = pa.large_string()
+    return pc.binary_join_element_wise(
+        *(pa.scalar(part, kind) if isinstance(part, str) else part for part in parts), pa.scalar("", kind)
+    )
+
+
+def _quoted(texts: pa.Array) -> pa.Array:
+    """Texts as JSON."""
+    texts = pc.cast(texts, pa.large_string())
+    if pc.all(pc.match_substring_regex(texts, r"\A[0-9A-Za-z._-]*\z")).as_py():
+        return _put_together('"', texts, '"')
+    return pa.array([json.dumps(text, ensure_ascii=False) for text in texts.to_pylist()], pa.large_string())
 
 
 def _json_of(column: pa.Array) -> Any:
@@ -82,7 +105,7 @@ def _json_of(column: pa.Array) -> Any:
     if not pa.types.is_floating(column.type):
         return texts
     whole = values == np.trunc(values)
-    texts = pc.if_else(pa.array(whole), pc.binary_join_element_wise(texts, ".0", ""), texts)
+    texts = pc.if_else(pa.array(whole), _put_together(texts, ".0"), texts)
     least, most = _IN_DIGITS
     odd = (np.abs(values) >= most) | ((np.abs(values) < least) & (values != 0))
     if odd.any():
@@ -95,14 +118,12 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind))
 
 
-def _named_so(texts: pa.Array, names: pa.Array) -> NDArray[np.bool_]:
+def _named(texts: pa.Array) -> list[str]:
     sha256 = hashlib.sha256
-    digests = [sha256(text).hexdigest() for text in pc.cast(texts, pa.large_binary()).to_pylist()]
-    return np.asarray(pc.equal(pa.array(digests, names.type), names).to_numpy(zero_copy_only=False))
+    return [sha256(text).hexdigest() for text in pc.cast(texts, pa.large_binary()).to_pylist()]
 
 
-def _is_right(space: FeatureSpace, rows: pa.RecordBatch, names: list[str], place: int) -> bool:
+def _row_id(space: FeatureSpace, rows: pa.RecordBatch, names: list[str], place: int) -> str:
     """The same of one row, by its definition."""
     values = {name: rows.column(name)[place].as_py() for name in names}
-    image_id, name = (rows.column(column)[place].as_py() for column in ("image_id", "row_id"))
-    return bool(name == row_id(space, image_id, parameters=named_parameters(values)))
+    return row_id(space, rows.column("image_id")[place].as_py(), parameters=named_parameters(values))
