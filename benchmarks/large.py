@@ -2,7 +2,7 @@
 
 python benchmarks/large.py [--images 10000000] [--views 1] [--folder FOLDER] [--commands ls info verify]
 
-The cache has 8 features a row. It is made without a network, by what stores features, and stays in FOLDER if that is named.
+The cache has 8 features a row. It is made without a network, and stays in FOLDER if that is named.
 """
 
 from __future__ import annotations
@@ -80,33 +80,62 @@ COMMANDS: dict[str, list[str]] = {
     "info": ["info"],
     "verify": ["verify"],
     "diff": ["diff", "CACHE", "CACHE"],
-    "fit-head": ["fit-head", "--cache", "CACHE", "--solver", "block", "--hidden", "none", "--epochs", "1", "--batch", "4096"],
+    "fit-head": [
+        "fit-head",
+        "--cache",
+        "CACHE",
+        "--solver",
+        "block",
+        "--hidden",
+        "none",
+        "--epochs",
+        "1",
+        "--batch",
+        "4096",
+    ],
     "logistic": ["fit-head", "--cache", "CACHE", "--head", "logistic"],
     "convert": ["convert", "CACHE", "--format", "hdf5"],
     "push": ["push", "CACHE", "--remote", "REMOTE"],
-    "pull": ["pull", "REMOTE/NAME", "--to", "pulled"],
+    "pull": ["pull", "PULLED", "--to", "pulled"],
     "rm": ["rm", "CONVERTED", "--yes"],
     "gc": ["gc", "--dry-run"],
 }
 
 
+AT_EXIT = """
+import atexit, os, pathlib
+def peak():
+    line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    pathlib.Path(os.environ["PEAK_FILE"]).write_text(line.split()[1])
+atexit.register(peak)
+"""
+"""What the operating system says of a child counts what its parent held when it was started."""
+
+
 def run(folder: Path, cache: Path, name: str) -> tuple[float, float, str]:
     """Seconds and peak resident MB of one command, and the last line of what it says."""
-    words = {"CACHE": str(cache), "NAME": cache.name, "CONVERTED": f"{cache.name}-hdf5", "REMOTE": str(folder / "remote")}
+    remote = folder / "remote"
+    words = {
+        "CACHE": str(cache),
+        "CONVERTED": f"{cache.name}-hdf5",
+        "REMOTE": str(remote),
+        "PULLED": f"{remote}/{cache.name}",
+    }
     if name in PYTHON:
-        command = ["-c", "import featcache as fc\n" + PYTHON[name].replace("CACHE", repr(str(cache)))]
+        code, arguments = "import featcache as fc\n" + PYTHON[name].replace("CACHE", repr(str(cache))), []
     else:
-        arguments = [words.get(word, word.replace("REMOTE/NAME", f"{folder}/remote/{cache.name}")) for word in COMMANDS[name]]
-        command = ["-c", "from featcache.cli import main; main()", *arguments]
+        code = "from featcache.cli import main; main()"
+        arguments = [words.get(word, word) for word in COMMANDS[name]]
+    peak_file = folder / "peak"
     started = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout
-    said = process.stdout.read().strip().splitlines()
-    _, status, usage = os.wait4(process.pid, 0)
-    failed = f"exit {os.waitstatus_to_exitcode(status)}: " if status else ""
-    return time.perf_counter() - started, usage.ru_maxrss / 1e3, failed + (said[-1] if said else "")
+    ran = subprocess.run(
+        [sys.executable, "-c", AT_EXIT + code, *arguments],
+        cwd=folder, text=True, capture_output=True, env={**os.environ, "PEAK_FILE": str(peak_file)}
+    )  # fmt: skip
+    seconds = time.perf_counter() - started
+    said = [*ran.stderr.splitlines(), *ran.stdout.splitlines()]
+    failed = f"exit {ran.returncode}: " if ran.returncode else ""
+    return seconds, float(peak_file.read_text()) / 1e3, failed + (said[-1].strip() if said else "")
 
 
 def made_cache(parent: Path, n_images: int, n_views: int) -> Path:
@@ -166,12 +195,18 @@ def write_tables(folder: Path, n_images: int, n_views: int) -> None:
         for name in ("flip_horizontal", "flip_vertical"):
             rows[name] = pa.array((view > 0) & (generator.random(len(view)) < 0.5))
         for name, usual in (("brightness", 0.0), ("contrast", 1.0), ("saturation", 1.0), ("hue_deg", 0.0)):
-            rows[name] = pa.array(np.where(view > 0, usual + np.round(generator.uniform(-0.1, 0.1, len(view)), 9), usual))
+            rows[name] = pa.array(
+                np.where(view > 0, usual + np.round(generator.uniform(-0.1, 0.1, len(view)), 9), usual)
+            )
         rows["fill_mode"] = pa.array(np.array(["constant", "wrap"], object)[view % 2], pa.large_string())
         rows["fill_value"] = pa.array(np.zeros(len(view), np.int64))
         part = pa.RecordBatch.from_pydict(rows)
         start = first * n_views
-        table = {"row": pa.array(np.arange(start, start + len(view))), "image_id": rows["image_id"], "view": rows["view"]}
+        table = {
+            "row": pa.array(np.arange(start, start + len(view))),
+            "image_id": rows["image_id"],
+            "view": rows["view"],
+        }
         table["row_id"] = pa.array(row_ids(SPACE, part, besides={"image_id", "view"}), pa.large_string())
         written = pa.table({**table, **rows})
         split = pa.array([SPLITS[min(number % 10 // 8 + number % 10 // 9, 2)] for number in numbers], pa.large_string())

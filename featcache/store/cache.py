@@ -142,7 +142,7 @@ class Cache:
         return misnamed_rows(self.folder / ROWS_FILE, self.recipe.space)
 
     def check_labels(self) -> None:
-        """See that the dataset copy names every image, and that the manifest counts rows as the tables do. CacheError"""
+        """Raise CacheError unless the dataset copy names every image, and the manifest counts rows as the tables do."""
         from featcache.store.row_counts import count_rows, short
 
         said = self.manifest.provenance.get(ROW_COUNTS)

@@ -6,6 +6,7 @@ take a thousand.
 
 from __future__ import annotations
 
+import binascii
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,6 @@ from featcache.core.recipe import Recipe, cache_digest
 _DIGITS = 64
 _PART_ROWS = 1 << 17
 _MOST = 1 << 62
-_VALUES = np.full(256, 255, np.uint8)
-_VALUES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
-_HEX = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), np.uint8).reshape(256, 2)
 
 Ids = NDArray[Any]
 """Names of m images or rows: (m, 32), uint8, of names of 64 hex digits; else (m,), of Python's texts."""
@@ -190,7 +188,7 @@ def order_of(ids: Ids) -> NDArray[np.intp]:
 
 def hex_of(ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(m, 32) bytes as (m, 64) hex digits."""
-    return _HEX[ids].reshape(len(ids), _DIGITS)
+    return np.frombuffer(binascii.hexlify(np.ascontiguousarray(ids)), np.uint8).reshape(len(ids), _DIGITS)
 
 
 def texts_of(ids: Ids) -> list[str]:
@@ -223,37 +221,37 @@ def _runs(texts: pa.Array) -> tuple[Ids, NDArray[np.int64]]:
         numbers = texts.indices.to_numpy(zero_copy_only=False)
         starts = np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 1))
         names = _ids(texts.dictionary)[numbers[starts]]
-    elif (matrix := _matrix(texts)) is not None:
-        starts = np.flatnonzero(np.r_[True, (matrix[1:] != matrix[:-1]).any(axis=1)])
-        names = _packed(matrix[starts])
+    elif (names := _ids(texts)).ndim == 2:
+        words = _words(names)
+        starts = np.flatnonzero(np.r_[True, (words[1:] != words[:-1]).any(axis=1)])
+        names = names[starts] if len(starts) < len(names) else names
     else:
-        names, starts = _ids(texts), np.arange(len(texts))
+        starts = np.arange(len(texts))
     return names, np.diff(starts, append=len(texts))
 
 
 def _ids(texts: pa.Array) -> Ids:
     if pa.types.is_dictionary(texts.type):
         return _ids(texts.dictionary)[texts.indices.to_numpy(zero_copy_only=False)]
-    matrix = _matrix(texts)
-    return np.array(texts.to_pylist(), object) if matrix is None else _packed(matrix)
+    packed = _packed(texts)
+    return np.array([*texts.to_pylist(), None], object)[:-1] if packed is None else packed
 
 
-def _matrix(texts: pa.Array) -> NDArray[np.uint8] | None:
-    """The bytes of texts of 64 each, (m, 64); None where others are among them. They stay where they are."""
-    wide = pa.types.is_large_string(texts.type)
-    _, places, data = texts.buffers()
-    offsets = np.frombuffer(places, np.int64 if wide else np.int32)[texts.offset : texts.offset + len(texts) + 1]
-    if len(texts) and (np.diff(offsets) != _DIGITS).any():
-        return None
+def _packed(texts: pa.Array) -> NDArray[np.uint8] | None:
+    """Texts of 64 hex digits each as bytes, (m, 32); None where others are among them."""
     if not len(texts):
-        return np.empty((0, _DIGITS), np.uint8)
-    matrix = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]].reshape(len(texts), _DIGITS)
-    return None if (_VALUES[matrix] == 255).any() else matrix
-
-
-def _packed(digits: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    values = _VALUES[digits]
-    return (values[:, ::2] << 4) | values[:, 1::2]
+        return np.empty((0, _DIGITS // 2), np.uint8)
+    _, places, data = texts.buffers()
+    offsets = np.frombuffer(places, np.int64 if pa.types.is_large_string(texts.type) else np.int32)
+    offsets = offsets[texts.offset : texts.offset + len(texts) + 1]
+    if (np.diff(offsets) != _DIGITS).any():
+        return None
+    digits = memoryview(data)[offsets[0] : offsets[-1]].tobytes()  # of which a comparison is quick
+    try:
+        packed = binascii.unhexlify(digits)
+    except binascii.Error:
+        return None
+    return np.frombuffer(packed, np.uint8).reshape(len(texts), -1) if binascii.hexlify(packed) == digits else None
 
 
 def _as_objects(ids: Ids) -> NDArray[np.object_]:

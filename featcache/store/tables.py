@@ -179,7 +179,8 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def _measured(path: Path) -> tuple[int, Sizes]:
-    size, said = path.stat().st_size, sizes_of(path)
+    size = path.stat().st_size
+    said = sizes_of(path, most_text=_MAX_GROWTH * size + _MAX_SMALL_BYTES)
     _refuse_bombs(path, size, said.rows, said.bytes)
     return size, said
 
