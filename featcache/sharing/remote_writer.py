@@ -55,6 +55,7 @@ from featcache.store import (
     RECIPE_FILE,
     ROWS_FILE,
     CacheWriter,
+    DatasetCopy,
     FileEntry,
     Format,
     Manifest,
@@ -130,7 +131,9 @@ class RemoteWriter(CacheWriter):
         """As of `CacheWriter`."""
         time.sleep(_LOOK_S)
 
-    def finish(self, dataset: Dataset, provenance: dict[str, Any], *, dataset_digest: str = "") -> Manifest:
+    def finish(
+        self, dataset: Dataset | DatasetCopy, provenance: dict[str, Any], *, dataset_digest: str = ""
+    ) -> Manifest:
         """Write the rest, and last the record. As of `CacheWriter`."""
         if (entry := finished_on(self._remote, self.site)) is not None:
             return self._manifest_of(entry)

@@ -3,7 +3,7 @@ from ._convert import convert as convert
 from ._status import Standing as Standing, status as status, working as working
 from ._verify import Problem as Problem, Verified as Verified, verify as verify
 from .batches import BUFFER_BYTES as BUFFER_BYTES
-from .cache import Cache as Cache, file_of as file_of, misnamed_rows as misnamed_rows, open_cache as open_cache
+from .cache import Cache as Cache, file_of as file_of, open_cache as open_cache
 from .catalog import (
     Listed as Listed,
     cache_folder as cache_folder,
@@ -50,6 +50,7 @@ from .tables import (
     StoredRows as StoredRows,
     images_in as images_in,
     keys_of as keys_of,
+    misnamed_rows as misnamed_rows,
     read_dataset_copy as read_dataset_copy,
     read_keys as read_keys,
     read_rows as read_rows,
@@ -60,6 +61,7 @@ from .tables import (
 from .tensorstore_reader import choose_reader as choose_reader
 from .writer import (
     CacheWriter as CacheWriter,
+    DatasetCopy as DatasetCopy,
     file_entry as file_entry,
     images_of as images_of,
     read_recipe as read_recipe,

@@ -24,7 +24,7 @@ from featcache.store.formats import open_store
 from featcache.store.layout import DATASET_FILE, LABELS_WAITING_FILE, LEASES_FOLDER, RECIPE_FILE, ROWS_FILE
 from featcache.store.manifest import LABEL_SEPARATOR, ROW_COUNTS, Manifest, read_manifest
 from featcache.store.tensorstore_reader import ReaderName, choose_reader
-from featcache.store.writer import file_entry, images_of, read_recipe, writing
+from featcache.store.writer import DatasetCopy, file_entry, images_of, read_recipe, writing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,12 +107,24 @@ class Cache:
             raise CacheError(f"{self.name}: {ROWS_FILE} is not the one of the manifest")
         return keys
 
-    def stored_rows(self) -> StoredRows:
-        """The rows as records, read from the table when they are asked for; checked as `keys` are."""
+    def stored_rows(self, space: FeatureSpace | None = None) -> StoredRows:
+        """The rows as records, read from the table when they are asked for; checked as `keys` are.
+
+        space : with the row_ids that they have in another feature space
+        """
         from featcache.store.tables import StoredRows
 
         _ = self.keys
-        return StoredRows(self.folder / ROWS_FILE)
+        return StoredRows(self.folder / ROWS_FILE, space)
+
+    def dataset_copy(self) -> Dataset | DatasetCopy:
+        """The dataset copy, for a cache of the same images: as it lies on the disk, unless it has other labels here."""
+        from featcache.store.tables import images_in
+
+        if self._original is not None:
+            return Dataset(images_in(self.dataset), self.folder, label_separator=self.label_separator)
+        self._check_digest(DATASET_FILE)
+        return DatasetCopy(file_of(self.folder, self.manifest, name=DATASET_FILE), self.label_separator)
 
     @cached_property
     def lines(self) -> Lines:
@@ -138,6 +150,8 @@ class Cache:
 
     def misnamed_rows(self) -> list[int]:
         """The rows whose row_id is not that of their image, view and feature space. CacheError for a damaged table."""
+        from featcache.store.tables import misnamed_rows
+
         _ = self.keys
         return misnamed_rows(self.folder / ROWS_FILE, self.recipe.space)
 
@@ -477,19 +491,6 @@ class Cache:
             raise CacheError(f"{self.name}: {name}: cannot be read: {error.strerror}") from error
         if found != self.manifest.files[name]:
             raise CacheError(f"{self.name}: {name} is not that of the manifest; was it replaced? Open it again")
-
-
-def misnamed_rows(path: Path, space: FeatureSpace) -> list[int]:
-    """The rows of a table whose row_id is not that of their image, view and feature space; see `checked_parts`."""
-    from featcache.store.row_names import wrong_rows
-    from featcache.store.tables import ROW_COLUMNS, checked_parts
-
-    wrong: list[int] = []
-    start = 0
-    for part in checked_parts(path):
-        wrong += [start + place for place in wrong_rows(space, part, besides={*ROW_COLUMNS})]
-        start += len(part)
-    return wrong
 
 
 def _is(column: Coded, text: str) -> NDArray[np.bool_]:

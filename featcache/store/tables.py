@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from itertools import islice
@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 
 from featcache.core.errors import CacheError, refuse_shortage
 from featcache.core.files import beside
+from featcache.core.recipe import FeatureSpace
 from featcache.datasets import SPLITS, LabelledImage
 from featcache.images import ADDED_PARAMETERS, Box, named_parameters
 from featcache.store.pages import Sizes, sizes_of
 from featcache.store.row_keys import Ids, KeysBuilder, RowKeys, are_different, ids_of, joined
+from featcache.store.row_names import row_ids, wrong_rows
 
 ROW_COLUMNS = ["row", "image_id", "view", "row_id"]
 DATASET_COLUMNS = ["image_id", "path", "label", "split", "group", "x_min", "y_min", "x_max", "y_max"]
@@ -202,11 +204,11 @@ def _refuse_bombs(path: Path, size: int, rows: int, data: int) -> None:
 class StoredRows(Sequence[Row]):
     """The rows of a table on the disk: those last asked for, and the ones beside them, are in memory.
 
-    row_ids : gives the rows of a part other row_ids than the table has
+    space : with the row_ids of another feature space
     """
 
-    def __init__(self, path: Path, row_ids: Callable[[pa.RecordBatch], list[str]] | None = None) -> None:
-        self._file, self._row_ids = TableFile(path, ROW_COLUMNS), row_ids
+    def __init__(self, path: Path, space: FeatureSpace | None = None) -> None:
+        self._file, self._space = TableFile(path, ROW_COLUMNS), space
         self._starts = np.cumsum([0, *self._file.group_rows])
         self._reading: Iterator[pa.RecordBatch] = iter(())
         self._group, self._part, self._rows = -1, range(0), list[Row]()
@@ -241,12 +243,11 @@ class StoredRows(Sequence[Row]):
     def parts(self, groups: Sequence[int] | None = None) -> Iterator[pa.RecordBatch]:
         """The rows as parts of a table, in row groups or in all of them."""
         for part in self._file.batches(groups=groups):
-            if self._row_ids is None:
+            if self._space is None:
                 yield part
             else:
-                yield part.set_column(
-                    part.schema.get_field_index("row_id"), "row_id", pa.array(self._row_ids(part), pa.large_string())
-                )
+                names = pa.array(row_ids(self._space, part, besides={*ROW_COLUMNS}), pa.large_string())
+                yield part.set_column(part.schema.get_field_index("row_id"), "row_id", names)
 
     def _go_to(self, number: int) -> None:
         """Have a row in memory. Who goes forward reads each part once."""
@@ -357,9 +358,25 @@ def read_rows(path: Path) -> pd.DataFrame:
     return _frame(table)
 
 
-def checked_parts(path: Path) -> Iterator[pa.RecordBatch]:
-    """rows.parquet a part at a time, with all columns, each value of its kind. See `TableFile`."""
-    return TableFile(path, ROW_COLUMNS).batches()
+def names_of(rows: Sequence[Row]) -> Ids:
+    """The row_id of each row; see `featcache.store.row_keys`."""
+    if isinstance(rows, StoredRows):
+        return joined([ids_of(part.column("row_id")) for part in rows.parts()])
+    there = iter(rows)
+    parts = iter(lambda: list(islice(there, _PART_ROWS)), [])
+    return joined([ids_of(pa.array([row.row_id for row in part], pa.large_string())) for part in parts])
+
+
+def misnamed_rows(path: Path, space: FeatureSpace) -> list[int]:
+    """The rows of a table whose row_id is not that of their image, view and feature space.
+
+    Raises CacheError if it is damaged.
+    """
+    wrong, start = list[int](), 0
+    for part in TableFile(path, ROW_COLUMNS).batches():
+        wrong += [start + place for place in wrong_rows(space, part, besides={*ROW_COLUMNS})]
+        start += len(part)
+    return wrong
 
 
 def _refuse_fractions(file: TableFile) -> None:
