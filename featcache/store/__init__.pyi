@@ -46,6 +46,7 @@ from .manifest import (
 from .row_counts import counts_in as counts_in
 from .row_keys import RowKeys as RowKeys
 from .tables import (
+    Coded as Coded,
     Row as Row,
     StoredRows as StoredRows,
     images_in as images_in,

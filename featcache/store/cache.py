@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from featcache.store.tables import Coded, Lines, StoredRows
     from featcache.store.torch_adapter import TorchBatches
 
+_PART_ROWS = 1 << 16
+
 __all__ = ["Array", "Cache", "Features", "open_cache"]
 
 
@@ -174,12 +176,17 @@ class Cache:
     @cached_property
     def groups(self) -> NDArray[np.int32]:
         """The group of each row as a number, (rows,): the names of groups sort as their numbers do."""
+        return self._group_of_line[self.line]
+
+    @cached_property
+    def _group_of_line(self) -> NDArray[np.int32]:
+        """The same of each of `lines`."""
         import pyarrow.compute as pc
 
         encoded = _arrow(self._texts("group")).dictionary_encode()
         rank = np.empty(len(encoded.dictionary), np.int32)
         rank[pc.sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(rank), dtype=np.int32)
-        return rank[encoded.indices.to_numpy()][self.line]
+        return rank[encoded.indices.to_numpy()]
 
     @cached_property
     def dataset(self) -> pd.DataFrame:
@@ -202,6 +209,31 @@ class Cache:
             columns[name] = texts if one_each else texts.take(line)
         columns["view"] = self.keys.view.astype(np.int64)
         return pd.DataFrame(columns, copy=False)
+
+    def row_parts(self) -> Iterator[pd.DataFrame]:
+        """`rows`, some ten thousand at a time: all of them may be more than fits into memory."""
+        import pandas as pd
+
+        line, keys = self.line, self.keys
+        texts = {name: self._texts(name).array for name in ("path", "label", "split", "group")}
+        for start in range(0, max(len(line), 1), _PART_ROWS):
+            part = slice(start, start + _PART_ROWS)
+            columns: dict[str, Any] = {"row": np.arange(len(line))[part], "image_id": keys.texts(part)}
+            columns |= {name: of.take(line[part]) for name, of in texts.items()}
+            columns["view"] = keys.view[part].astype(np.int64)
+            yield pd.DataFrame(columns)
+
+    def torn_groups(self) -> tuple[int, str, list[str]] | None:
+        """How many groups have rows in several splits, and the first of them with these splits, by name."""
+        lines, n_splits = self.lines, len(self.lines.split.values)
+        chosen = np.flatnonzero((self._rows_of_line > 0) & ~_is(lines.split, ""))
+        pairs = np.unique(self._group_of_line[chosen].astype(np.int64) * n_splits + lines.split.number[chosen])
+        group, split = np.divmod(pairs, max(n_splits, 1))
+        torn = np.unique(group[1:][np.diff(group) == 0])
+        if not len(torn):
+            return None
+        name = str(self._texts("group").iloc[int(np.argmax(self._group_of_line == torn[0]))])
+        return len(torn), name, sorted(lines.split.values[number] for number in split[group == torn[0]])
 
     def _texts(self, name: str) -> pd.Series[str]:
         """A column of the dataset copy."""
@@ -375,7 +407,7 @@ class Cache:
 
     def _forget(self, names: Sequence[str] = ()) -> None:
         """What follows from labels, splits and groups is looked at again."""
-        for name in (*names, "lines", "line", "groups", "rows", "classes", "_rows_of_line"):
+        for name in (*names, "lines", "line", "groups", "_group_of_line", "rows", "classes", "_rows_of_line"):
             self.__dict__.pop(name, None)
 
     @contextmanager
