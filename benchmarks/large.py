@@ -87,13 +87,13 @@ COMMANDS: dict[str, list[str]] = {
         "--solver",
         "block",
         "--hidden",
-        "none",
+        "0",
         "--epochs",
         "1",
         "--batch",
         "4096",
     ],
-    "logistic": ["fit-head", "--cache", "CACHE", "--head", "logistic"],
+    "logreg": ["fit-head", "--cache", "CACHE", "--head", "logreg"],
     "convert": ["convert", "CACHE", "--format", "hdf5"],
     "push": ["push", "CACHE", "--remote", "REMOTE"],
     "pull": ["pull", "PULLED", "--to", "pulled"],
@@ -209,7 +209,7 @@ def write_tables(folder: Path, n_images: int, n_views: int) -> None:
         }
         table["row_id"] = pa.array(row_ids(SPACE, part, besides={"image_id", "view"}), pa.large_string())
         written = pa.table({**table, **rows})
-        split = pa.array([SPLITS[min(number % 10 // 8 + number % 10 // 9, 2)] for number in numbers], pa.large_string())
+        split = pa.array([SPLITS[max(number // CLASSES % 10 - 7, 0)] for number in numbers], pa.large_string())
         nothing = pa.nulls(len(numbers), pa.int64())
         lines = pa.table(
             {
