@@ -43,7 +43,7 @@ def command(name: str | None, remote: str | None, folder: Path, as_json: bool) -
             ["backbone", f"{space.backbone}, cut at {space.layer}, pooling {space.pooling}{tokens}"],
             ["weights", f"{made.get('weights', '') or 'none'}, sha256 {space.weights_digest[:16]}.."],
             ["input", f"{space.square.removesuffix(', stretch')}, preprocessing {space.preprocessing}"],
-            ["features", f"{cache.features.shape} {cache.features.dtype}"],
+            ["features", f"{cache.manifest.array.layout.shape} {cache.manifest.array.dtype}"],
             ["size", f"{size(cache.bytes())} in {len(manifest['files'])} files"],
             ["made", f"{made.get('created', '')}, {made.get('engine', '')}, {made.get('seconds', '')} s"],
         ],

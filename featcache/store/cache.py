@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -144,11 +147,15 @@ class Cache:
     def line(self) -> NDArray[np.int32]:
         """For each row, which of `lines` its image is, (rows,)."""
         from featcache.store.row_counts import lines_of
+        from featcache.store.row_keys import are_same
 
         try:
-            return lines_of(self.keys, self.lines)
+            line = lines_of(self.keys, self.lines)
         except CacheError as error:
             raise CacheError(f"{self.name}: {error}") from error
+        if are_same(self.keys.images, self.lines.ids):  # nothing is held twice: these are the largest of what is held
+            self.__dict__["lines"] = replace(self.lines, ids=self.keys.images)
+        return line
 
     def misnamed_rows(self) -> list[int]:
         """The rows whose row_id is not that of their image, view and feature space. CacheError for a damaged table."""
@@ -502,13 +509,18 @@ class Cache:
                 self._finish_replacing()
 
     def _check_sizes(self) -> None:
+        dataset = str(file_of(self.folder, self.manifest, name=DATASET_FILE))
         for name, entry in self.manifest.files.items():
-            path = file_of(self.folder, self.manifest, name=name)
+            path = dataset if name == DATASET_FILE else f"{self.folder}/{name}"  # texts: there may be very many
             try:
-                if not path.is_file():
+                try:
+                    status = os.stat(path)  # noqa: PTH116
+                except (FileNotFoundError, NotADirectoryError):
+                    status = None
+                if status is None or not stat.S_ISREG(status.st_mode):
                     raise CacheError(f"{self.name}: {name} is missing: its extract command computes it again")
-                if path.stat().st_size != entry.bytes:
-                    raise CacheError(f"{self.name}: {name}: expected {entry.bytes} bytes, found {path.stat().st_size}")
+                if status.st_size != entry.bytes:
+                    raise CacheError(f"{self.name}: {name}: expected {entry.bytes} bytes, found {status.st_size}")
             except OSError as error:
                 raise CacheError(f"{self.name}: {name:.80}: cannot be read: {error.strerror}") from error
 

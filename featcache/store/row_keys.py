@@ -55,8 +55,8 @@ class RowKeys:
         """Whether the rows are the same, in the same order."""
         if not isinstance(other, RowKeys):
             return NotImplemented
-        ours, theirs = (self.images, self.image, self.view), (other.images, other.image, other.view)
-        return all(a.shape == b.shape and bool((a == b).all()) for a, b in zip(ours, theirs, strict=True))
+        numbers = np.array_equal(self.image, other.image) and np.array_equal(self.view, other.view)
+        return numbers and are_same(self.images, other.images)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -127,8 +127,8 @@ class KeysBuilder:
     """Makes `RowKeys` of parts of a table, one behind the other."""
 
     def __init__(self) -> None:
-        self._runs: list[Ids] = []
-        self._lengths: list[NDArray[np.int64]] = []
+        self._runs = IdsBuilder()
+        self._lengths: list[NDArray[np.int32]] = []
         self._views: list[NDArray[np.integer[Any]]] = []
 
     def add(self, image_id: pa.Array, view: NDArray[np.int64]) -> None:
@@ -136,8 +136,8 @@ class KeysBuilder:
         if not len(view):
             return
         ids, lengths = _runs(image_id)
-        self._runs.append(ids)
-        self._lengths.append(lengths)
+        self._runs.add(ids)
+        self._lengths.append(lengths.astype(np.int32))
         small = view.min() >= -(2**31) and view.max() < 2**31
         self._views.append(view.astype(np.int32) if small else view)
 
@@ -145,11 +145,30 @@ class KeysBuilder:
         """All of them."""
         if not self._views:
             return RowKeys(np.empty((0, _DIGITS // 2), np.uint8), np.empty(0, np.int32), np.empty(0, np.int32))
-        runs, lengths = joined(self._runs), np.concatenate(self._lengths)
-        self._runs, views = [], np.concatenate(self._views)
+        runs, lengths, views = self._runs.done(), np.concatenate(self._lengths), np.concatenate(self._views)
         first, number = _numbered(runs)
         images = runs if len(first) == len(runs) else runs[first]
-        return RowKeys(images, np.repeat(number, lengths), views)
+        return RowKeys(images, number if len(number) == len(views) else np.repeat(number, lengths), views)
+
+
+class IdsBuilder:
+    """Makes names of parts of a column, one behind the other, in memory that grows instead of being copied."""
+
+    def __init__(self) -> None:
+        self._packed = bytearray()
+        self._others: list[Ids] = []
+
+    def add(self, ids: Ids) -> None:
+        """More names."""
+        if ids.ndim == 2 and not self._others:
+            self._packed += ids.tobytes()
+        else:
+            self._others.append(ids)
+
+    def done(self) -> Ids:
+        """All of them."""
+        packed = np.frombuffer(self._packed, np.uint8).reshape(-1, _DIGITS // 2)
+        return joined([packed, *self._others]) if self._others else packed
 
 
 def ids_of(texts: pa.Array | pa.ChunkedArray) -> Ids:
@@ -167,12 +186,20 @@ def joined(parts: Sequence[Ids]) -> Ids:
 
 def places_in(ids: Ids, among: Ids) -> NDArray[np.int32]:
     """Where each of `ids` stands in `among`, which has each name once; -1 where it does not."""
-    if ids.shape == among.shape and bool((ids == among).all()):
+    if are_same(ids, among):
         return np.arange(len(ids), dtype=np.int32)
     _, number = _numbered(joined([among, ids]))
     of = np.full(len(number), -1, np.int32)
     of[number[: len(among)]] = np.arange(len(among))
     return of[number[len(among) :]]
+
+
+def are_same(ids: Ids, others: Ids) -> bool:
+    """Whether the names are the same, in the same order."""
+    return ids.shape == others.shape and all(
+        bool((ids[start : start + _PART_ROWS] == others[start : start + _PART_ROWS]).all())
+        for start in range(0, len(ids), _PART_ROWS)
+    )
 
 
 def are_different(ids: Ids) -> bool:

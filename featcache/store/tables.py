@@ -27,7 +27,7 @@ from featcache.core.recipe import FeatureSpace
 from featcache.datasets import SPLITS, LabelledImage
 from featcache.images import ADDED_PARAMETERS, Box, named_parameters
 from featcache.store.pages import Sizes, sizes_of
-from featcache.store.row_keys import Ids, KeysBuilder, RowKeys, are_different, ids_of, joined
+from featcache.store.row_keys import Ids, IdsBuilder, KeysBuilder, RowKeys, are_different, ids_of
 from featcache.store.row_names import row_ids, wrong_rows
 
 ROW_COLUMNS = ["row", "image_id", "view", "row_id"]
@@ -99,23 +99,41 @@ class TableFile:
         """
         names = list(self._kinds) if columns is None else list(columns)
         texts = 0
+        for some in self._together(range(len(self.group_rows)) if groups is None else groups):
+            for part in self._parts_of(some, names):
+                texts += sum(_text_bytes(column) for column in part.columns if pa.types.is_dictionary(column.type))
+                _refuse_bombs(self.path, self._bytes, 0, texts)
+                for name, column in zip(names, part.columns, strict=True):
+                    self._check_values(name, column)
+                yield part if encoded else self._decoded(part)
+
+    def _together(self, groups: Iterable[int]) -> Iterator[list[int]]:
+        """Row groups, a million rows at a time: Arrow lets go of what it has read only when the file is closed."""
+        some, rows = list[int](), 0
+        for group in groups:
+            some.append(group)
+            rows += self.group_rows[group]
+            if rows >= _GROUP_ROWS:
+                yield some
+                some, rows = [], 0
+        if some:
+            yield some
+
+    def _parts_of(self, groups: Sequence[int], names: list[str]) -> Iterator[pa.RecordBatch]:
+        """The parts of some row groups."""
         with (
             self._explaining(),
             pq.ParquetFile(self.path, read_dictionary=self._said.texts, buffer_size=1 << 16) as file,
         ):
-            for part in file.iter_batches(_PART_ROWS, row_groups=groups, columns=names, use_threads=False):
+            for part in file.iter_batches(_PART_ROWS, row_groups=list(groups), columns=names, use_threads=False):
                 part.validate(full=True)  # what follows trusts the numbers of dictionaries
-                texts += sum(_text_bytes(column) for column in part.columns if pa.types.is_dictionary(column.type))
-                _refuse_bombs(self.path, self._bytes, 0, texts)
-                for field, column in zip(part.schema, part.columns, strict=True):
-                    self._check_values(field.name, column)
-                yield (
-                    part
-                    if encoded
-                    else pa.RecordBatch.from_arrays(
-                        [pc.cast(part.column(name), _plain(self._kinds[name])) for name in names], names
-                    )
-                )
+                yield part.select(names)
+
+    def _decoded(self, part: pa.RecordBatch) -> pa.RecordBatch:
+        with self._explaining():
+            names = part.schema.names
+            columns = [pc.cast(part.column(name), _plain(self._kinds[name])) for name in names]
+            return pa.RecordBatch.from_arrays(columns, names)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All of it in memory."""
@@ -360,11 +378,12 @@ def read_rows(path: Path) -> pd.DataFrame:
 
 def names_of(rows: Sequence[Row]) -> Ids:
     """The row_id of each row; see `featcache.store.row_keys`."""
-    if isinstance(rows, StoredRows):
-        return joined([ids_of(part.column("row_id")) for part in rows.parts()])
-    there = iter(rows)
-    parts = iter(lambda: list(islice(there, _PART_ROWS)), [])
-    return joined([ids_of(pa.array([row.row_id for row in part], pa.large_string())) for part in parts])
+    names, there = IdsBuilder(), iter(() if isinstance(rows, StoredRows) else rows)
+    for stored in rows.parts() if isinstance(rows, StoredRows) else ():
+        names.add(ids_of(stored.column("row_id")))
+    while part := list(islice(there, _PART_ROWS)):
+        names.add(ids_of(pa.array([row.row_id for row in part], pa.large_string())))
+    return names.done()
 
 
 def misnamed_rows(path: Path, space: FeatureSpace) -> list[int]:
@@ -462,16 +481,16 @@ def read_lines(path: Path) -> Lines:
 
     Raises CacheError if it is damaged or names an image twice.
     """
-    file, ids = TableFile(path, DATASET_COLUMNS), list[Ids]()
+    file, ids = TableFile(path, DATASET_COLUMNS), IdsBuilder()
     label, split = _Encoder(), _Encoder()
     for part in file.batches(("image_id", "label", "split", *DATASET_COLUMNS[5:]), encoded=True):
-        ids.append(ids_of(part.column("image_id")))
+        ids.add(ids_of(part.column("image_id")))
         label.add(part.column("label"))
         split.add(part.column("split"))
         for name in DATASET_COLUMNS[5:]:
             if not _are_whole(part.column(name)):
                 raise CacheError(f"{path}: the column {name} does not hold whole numbers")
-    found = Lines(joined(ids or [ids_of(pa.array([], pa.string()))]), label.done(), split.done())
+    found = Lines(ids.done(), label.done(), split.done())
     if not are_different(found.ids):
         raise CacheError(f"{path}: an image is listed twice")
     strange = set(found.split.values) - {*SPLITS, ""}

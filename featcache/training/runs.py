@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from featcache.core.errors import FeatcacheError, HeadError, RunError
 from featcache.core.files import (
     PARTIAL_SUFFIX,
+    UNSAFE,
     beside,
     is_hidden,
     meant_by,
@@ -371,5 +372,6 @@ def csv_of(frame: pd.DataFrame, *, header: bool = True) -> str:
     """A table as CSV, its texts as `featcache.core.files.safe_cell` writes them, its numbers as they are."""
     safe = frame.copy()
     for name in safe.select_dtypes(exclude=["number", "bool"]).columns:
-        safe[name] = safe[name].map(lambda value: safe_cell(value) if isinstance(value, str) else value)
+        if any(value[:1] in UNSAFE for value in safe[name] if isinstance(value, str)):  # of which hardly any is one
+            safe[name] = safe[name].map(lambda value: safe_cell(value) if isinstance(value, str) else value)
     return str(safe.to_csv(index=False, header=header, lineterminator="\n"))
