@@ -44,7 +44,12 @@ from .manifest import (
     read_manifest as read_manifest,
 )
 from .row_counts import counts_in as counts_in
-from .row_keys import RowKeys as RowKeys
+from .row_keys import (
+    RowKeys as RowKeys,
+    are_alike as are_alike,
+    places_in as places_in,
+    which_are_in as which_are_in,
+)
 from .tables import (
     Coded as Coded,
     Row as Row,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from featcache.store.row_counts import Counts
-    from featcache.store.row_keys import RowKeys
+    from featcache.store.row_keys import Ids, RowKeys
     from featcache.store.tables import Coded, Lines, StoredRows
     from featcache.store.torch_adapter import TorchBatches
 
@@ -122,6 +122,12 @@ class Cache:
         _ = self.keys
         return StoredRows(self.folder / ROWS_FILE, space)
 
+    def row_names(self, space: FeatureSpace | None = None) -> Ids:
+        """The row_id of each row, or what it is in another feature space; see `featcache.store.row_keys`."""
+        from featcache.store.tables import names_of
+
+        return names_of(self.stored_rows(space))
+
     def dataset_copy(self) -> Dataset | DatasetCopy:
         """The dataset copy, for a cache of the same images: as it lies on the disk, unless it has other labels here."""
         from featcache.store.tables import images_in
@@ -190,7 +196,7 @@ class Cache:
         """The same of each of `lines`."""
         import pyarrow.compute as pc
 
-        encoded = _arrow(self._texts("group")).dictionary_encode()
+        encoded = _arrow(self.texts("group")).dictionary_encode()
         rank = np.empty(len(encoded.dictionary), np.int32)
         rank[pc.sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(rank), dtype=np.int32)
         return rank[encoded.indices.to_numpy()]
@@ -212,7 +218,7 @@ class Cache:
         one_each = len(line) == len(self.lines.ids) and bool((line == np.arange(len(line))).all())
         columns: dict[str, Any] = {"row": np.arange(len(line))}
         for name in ("image_id", "path", "label", "split", "group"):
-            texts = self._texts(name).array
+            texts = self.texts(name).array
             columns[name] = texts if one_each else texts.take(line)
         columns["view"] = self.keys.view.astype(np.int64)
         return pd.DataFrame(columns, copy=False)
@@ -222,7 +228,7 @@ class Cache:
         import pandas as pd
 
         line, keys = self.line, self.keys
-        texts = {name: self._texts(name).array for name in ("path", "label", "split", "group")}
+        texts = {name: self.texts(name).array for name in ("path", "label", "split", "group")}
         for start in range(0, max(len(line), 1), _PART_ROWS):
             part = slice(start, start + _PART_ROWS)
             columns: dict[str, Any] = {"row": np.arange(len(line))[part], "image_id": keys.texts(part)}
@@ -239,11 +245,11 @@ class Cache:
         torn = np.unique(group[1:][np.diff(group) == 0])
         if not len(torn):
             return None
-        name = str(self._texts("group").iloc[int(np.argmax(self._group_of_line == torn[0]))])
+        name = str(self.texts("group").iloc[int(np.argmax(self._group_of_line == torn[0]))])
         return len(torn), name, sorted(lines.split.values[number] for number in split[group == torn[0]])
 
-    def _texts(self, name: str) -> pd.Series[str]:
-        """A column of the dataset copy."""
+    def texts(self, name: str) -> pd.Series[str]:
+        """A column of the dataset copy: path, label, split or group of each of `lines`."""
         from featcache.store.tables import read_texts
 
         if "dataset" in self.__dict__:

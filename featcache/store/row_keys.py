@@ -10,6 +10,7 @@ import binascii
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -43,10 +44,25 @@ class RowKeys:
     def of(cls, pairs: Iterable[tuple[str, int]]) -> RowKeys:
         """Of rows as pairs of image_id and view."""
         builder, pairs = KeysBuilder(), iter(pairs)
-        while part := [pair for _, pair in zip(range(_PART_ROWS), pairs)]:  # noqa: B905 - the rest comes next time
+        while part := list(islice(pairs, _PART_ROWS)):
             ids, views = zip(*part, strict=True)
             builder.add(pa.array(ids, pa.string()), np.array(views, np.int64))
         return builder.done()
+
+    @classmethod
+    def of_views(cls, image_ids: Iterable[str], views: NDArray[np.int32]) -> RowKeys:
+        """Of images with so many views each, image by image. An image that comes twice is one."""
+        builder, ids = IdsBuilder(), iter(image_ids)
+        while part := list(islice(ids, _PART_ROWS)):
+            builder.add(ids_of(pa.array(part, pa.string())))
+        first, number = _numbered(names := builder.done())
+        starts = np.cumsum(views, dtype=np.int64) - views
+        view = (np.arange(int(views.sum())) - np.repeat(starts, views)).astype(np.int32)
+        used = np.repeat(number, views)
+        if views.all():
+            return cls(names if len(first) == len(names) else names[first], used, view)
+        of = np.flatnonzero(np.bincount(used, minlength=len(first)))  # an image without a view is none of the cache
+        return cls(names[first[of]], np.searchsorted(of, used).astype(np.int32), view)
 
     def __len__(self) -> int:
         return len(self.image)
@@ -64,14 +80,31 @@ class RowKeys:
         """Where each row of `other` stands here. KeyError where one does not."""
         if self == other:
             return np.arange(len(self))
-        span = max(self._span, other._span)
-        image = places_in(other.images, self.images).astype(np.int64)
+        span, image = max(self._span, other._span), places_in(other.images, self.images).astype(np.int64)
+        if not self._have_numbers(span) or not other._have_numbers(span):
+            of = {pair: place for place, pair in enumerate(self)}
+            return np.array([of[pair] for pair in other], np.intp)
         ours, theirs = self.image * np.int64(span) + self.view, image[other.image] * span + other.view
         order = np.argsort(ours)
         places = order[np.minimum(np.searchsorted(ours[order], theirs), len(ours) - 1)]
         if (ours[places] != theirs).any() or (image < 0).any():
             raise KeyError("a row that is not there")
         return places
+
+    def pairs_with(self, other: RowKeys) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The rows that both have, of which each has any row once: their places here, increasing, and in `other`."""
+        if self == other:
+            return np.arange(len(self)), np.arange(len(self))
+        span, image = max(self._span, other._span), places_in(other.images, self.images).astype(np.int64)[other.image]
+        if not self._have_numbers(span) or not other._have_numbers(span):
+            of = {pair: place for place, pair in enumerate(self)}
+            found = sorted((of[pair], place) for place, pair in enumerate(other) if pair in of)
+            return np.array([ours for ours, _ in found], np.intp), np.array([theirs for _, theirs in found], np.intp)
+        known = np.flatnonzero(image >= 0)
+        ours, theirs = self.image * np.int64(span) + self.view, (image * span + other.view)[known]
+        _, here, there = np.intersect1d(ours, theirs, assume_unique=True, return_indices=True)
+        order = np.argsort(here)
+        return here[order], known[there[order]]
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
         for start in range(0, len(self), _PART_ROWS):
@@ -109,10 +142,14 @@ class RowKeys:
     def _span(self) -> int:
         return int(self.view.max(initial=0)) + 1
 
+    def _have_numbers(self, span: int) -> bool:
+        """Whether image and view fit into one number."""
+        return bool(self.view.min(initial=0) >= 0) and span <= _MOST // max(len(self.images), 1)
+
     @property
     def _sorted(self) -> NDArray[np.int64] | None:
         """A number for each row, in the order of (image_id, view); None where there are no such numbers."""
-        if self.view.min(initial=0) < 0 or self._span > _MOST // max(len(self.images), 1):
+        if not self._have_numbers(self._span):
             return None
         rank = np.empty(len(self.images), np.int64)
         rank[order_of(self.images)] = np.arange(len(self.images))
@@ -194,6 +231,22 @@ def places_in(ids: Ids, among: Ids) -> NDArray[np.int32]:
     return of[number[len(among) :]]
 
 
+def which_are_in(ids: Ids, among: Ids) -> NDArray[np.bool_]:
+    """Which of the names are among others. Either may have a name more than once."""
+    _, number = _numbered(joined([among, ids]))
+    there = np.zeros(len(number), bool)
+    there[number[: len(among)]] = True
+    return there[number[len(among) :]]
+
+
+def are_alike(ids: Ids, others: Ids) -> NDArray[np.bool_]:
+    """Which of the names are the same as the others in their places."""
+    if ids.ndim != others.ndim:
+        ids, others = _as_objects(ids), _as_objects(others)
+    same = ids == others
+    return np.asarray(same if same.ndim == 1 else same.all(axis=1))
+
+
 def are_same(ids: Ids, others: Ids) -> bool:
     """Whether the names are the same, in the same order."""
     return ids.shape == others.shape and all(
@@ -219,13 +272,13 @@ def order_of(ids: Ids) -> NDArray[np.intp]:
 
 def hex_of(ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(m, 32) bytes as (m, 64) hex digits."""
-    return np.frombuffer(binascii.hexlify(np.ascontiguousarray(ids)), np.uint8).reshape(len(ids), _DIGITS)
+    return np.frombuffer(binascii.hexlify(np.ascontiguousarray(ids).data), np.uint8).reshape(len(ids), _DIGITS)
 
 
 def texts_of(ids: Ids) -> list[str]:
     """Names as Python's texts."""
     if ids.ndim == 1:
-        return ids.tolist()
+        return list(ids)
     digits = hex_of(ids).tobytes().decode("ascii")
     return [digits[start : start + _DIGITS] for start in range(0, len(digits), _DIGITS)]
 

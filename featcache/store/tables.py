@@ -386,6 +386,12 @@ def names_of(rows: Sequence[Row]) -> Ids:
     return names.done()
 
 
+def read_names(path: Path) -> Ids:
+    """The row_id of each row of rows.parquet, which is checked as by `read_keys`."""
+    read_keys(path)
+    return names_of(StoredRows(path))
+
+
 def misnamed_rows(path: Path, space: FeatureSpace) -> list[int]:
     """The rows of a table whose row_id is not that of their image, view and feature space.
 
