@@ -26,6 +26,7 @@ PER_CLASS = ("precision", "recall", "specificity", "f1", "roc_auc", "average_pre
 _LEAST = float(np.finfo(np.float64).eps)
 THRESHOLD = 0.5
 """The probability above which a row has a label, where it may have several."""
+_PART_ROWS = 1 << 18
 _MOST_BLOCKS, _MOST_STEPS = 1000, 125
 """That draws tell apart: blocks of groups, and scores of a class."""
 
@@ -95,9 +96,9 @@ class _Grouped(ABC):
             overall[name] = _mean_of_known(per_class[name])
 
     @cached_property
-    def _steps(self) -> list[NDArray[np.intp]]:
+    def _steps(self) -> list[NDArray[np.int32]]:
         """Of each class, the rank of each row by falling score, (n,); rows of one score share it."""
-        return [np.unique(-scores, return_inverse=True)[1] for scores in self.probabilities.T]
+        return [np.unique(-scores, return_inverse=True)[1].astype(np.int32) for scores in self.probabilities.T]
 
     def _under_curves(self, label: int, weights: Array | None) -> tuple[Array, Array]:
         """ROC AUC and average precision (R,) of a class against the rest."""
@@ -105,7 +106,7 @@ class _Grouped(ABC):
         if weights is None:
             gained, lost = (np.bincount(steps, chosen).astype(np.float64)[None] for chosen in (is_class, ~is_class))
             return _under_curve(gained, lost)
-        steps = steps * _MOST_STEPS // max(int(steps.max()) + 1, _MOST_STEPS)
+        steps = steps.astype(np.int64) * _MOST_STEPS // max(int(steps.max()) + 1, _MOST_STEPS)
         single = weights.astype(np.float32)
         return _under_curve(single @ self._table(steps, is_class), single @ self._table(steps, ~is_class))
 
@@ -129,7 +130,7 @@ class Judged(_Grouped):
 
     def __init__(self, probabilities: Array, y: NDArray[np.int64], *, groups: NDArray[Any]) -> None:
         exact = probabilities.astype(np.float64)
-        exact = exact / exact.sum(axis=1, keepdims=True)  # float32 sums to one only nearly
+        exact /= exact.sum(axis=1, keepdims=True)  # float32 sums to one only nearly
         super().__init__(exact, y, groups=groups)
         self._named = self.probabilities.argmax(axis=1)
 
@@ -182,8 +183,11 @@ class Judged(_Grouped):
     def _errors(self) -> Array:
         """(blocks, 2), sums of each row's cross-entropy and squared errors."""
         true = np.clip(self.probabilities[np.arange(len(self.y)), self.y], _LEAST, 1 - _LEAST)
-        squared = (self.probabilities - np.eye(self.n_classes)[self.y]) ** 2
-        return np.column_stack([self._summed(column) for column in (-np.log(true), squared.sum(axis=1))])
+        squared = np.empty(len(self.y))
+        for start in range(0, len(self.y), _PART_ROWS):  # each a few arrays of the size of the probabilities
+            part = slice(start, start + _PART_ROWS)
+            squared[part] = ((self.probabilities[part] - np.eye(self.n_classes)[self.y[part]]) ** 2).sum(axis=1)
+        return np.column_stack([self._summed(column) for column in (-np.log(true), squared)])
 
     @cached_property
     def _gaps(self) -> Array:

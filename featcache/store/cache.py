@@ -7,7 +7,6 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
-from dataclasses import replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
     from featcache.store.torch_adapter import TorchBatches
 
 _PART_ROWS = 1 << 16
+_MOST_HELD = 1 << 21
+"""Rows whose ids are held, once they were read."""
 
 __all__ = ["Array", "Cache", "Features", "open_cache"]
 
@@ -153,15 +154,31 @@ class Cache:
     def line(self) -> NDArray[np.int32]:
         """For each row, which of `lines` its image is, (rows,)."""
         from featcache.store.row_counts import lines_of
-        from featcache.store.row_keys import are_same
 
         try:
             line = lines_of(self.keys, self.lines)
         except CacheError as error:
             raise CacheError(f"{self.name}: {error}") from error
-        if are_same(self.keys.images, self.lines.ids):  # nothing is held twice: these are the largest of what is held
-            self.__dict__["lines"] = replace(self.lines, ids=self.keys.images)
+        _ = self.view, self.label, self.split
+        if len(line) > _MOST_HELD:  # ids are the largest of what is held: whoever wants them reads them again
+            for name in ("keys", "lines"):
+                self.__dict__.pop(name, None)
         return line
+
+    @cached_property
+    def view(self) -> NDArray[np.integer[Any]]:
+        """The view of each row, (rows,); 0 is the plain one."""
+        return self.keys.view
+
+    @cached_property
+    def label(self) -> Coded:
+        """The label of each image of the dataset copy."""
+        return self.lines.label
+
+    @cached_property
+    def split(self) -> Coded:
+        """The split of each image of the dataset copy."""
+        return self.lines.split
 
     def misnamed_rows(self) -> list[int]:
         """The rows whose row_id is not that of their image, view and feature space. CacheError for a damaged table."""
@@ -175,16 +192,16 @@ class Cache:
         from featcache.store.row_counts import count_rows, short
 
         said = self.manifest.provenance.get(ROW_COUNTS)
-        if said is not None and said != short(count_rows(self.line, self.lines)):
+        counts = short(count_rows(self.line, self.label, split=self.split))
+        if said is not None and said != counts:
             raise CacheError(f"{self.name}: the rows of labels and splits are not as many as the manifest says")
-        _ = self.line
 
     def row_counts(self) -> Counts:
         """{label: {split: rows}}, as the manifest says; counted where it says nothing."""
         from featcache.store.row_counts import count_rows, counts_said
 
         said = None if self._original else counts_said(self.manifest.provenance, self.manifest.rows)
-        return count_rows(self.line, self.lines) if said is None else said
+        return count_rows(self.line, self.label, split=self.split) if said is None else said
 
     @cached_property
     def groups(self) -> NDArray[np.int32]:
@@ -196,10 +213,7 @@ class Cache:
         """The same of each of `lines`."""
         import pyarrow.compute as pc
 
-        encoded = _arrow(self.texts("group")).dictionary_encode()
-        rank = np.empty(len(encoded.dictionary), np.int32)
-        rank[pc.sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(rank), dtype=np.int32)
-        return rank[encoded.indices.to_numpy()]
+        return pc.rank(_arrow(self.texts("group")), tiebreaker="dense").to_numpy().astype(np.int32) - np.int32(1)
 
     @cached_property
     def dataset(self) -> pd.DataFrame:
@@ -215,38 +229,54 @@ class Cache:
         import pandas as pd
 
         line = self.line
-        one_each = len(line) == len(self.lines.ids) and bool((line == np.arange(len(line))).all())
+        one_each = len(line) == len(self.label.number) and bool((line == np.arange(len(line))).all())
         columns: dict[str, Any] = {"row": np.arange(len(line))}
         for name in ("image_id", "path", "label", "split", "group"):
             texts = self.texts(name).array
             columns[name] = texts if one_each else texts.take(line)
-        columns["view"] = self.keys.view.astype(np.int64)
+        columns["view"] = self.view.astype(np.int64)
         return pd.DataFrame(columns, copy=False)
 
     def row_parts(self) -> Iterator[pd.DataFrame]:
         """`rows`, some ten thousand at a time: all of them may be more than fits into memory."""
         import pandas as pd
 
-        line, keys = self.line, self.keys
-        texts = {name: self.texts(name).array for name in ("path", "label", "split", "group")}
-        for start in range(0, max(len(line), 1), _PART_ROWS):
-            part = slice(start, start + _PART_ROWS)
-            columns: dict[str, Any] = {"row": np.arange(len(line))[part], "image_id": keys.texts(part)}
-            columns |= {name: of.take(line[part]) for name, of in texts.items()}
-            columns["view"] = keys.view[part].astype(np.int64)
-            yield pd.DataFrame(columns)
+        line, start, stop = self.line, 0, 0
+        if len(line) and (self._original is not None or bool((line[1:] < line[:-1]).any())):
+            for first in range(0, len(line), _PART_ROWS):  # in another order than the images
+                yield self.rows.iloc[first : first + _PART_ROWS]
+            return
+        for lines in self._line_parts():
+            stop += len(lines)
+            rows = np.searchsorted(line, [stop - len(lines), stop])
+            for first in range(rows[0], rows[1], _PART_ROWS):
+                last = min(first + _PART_ROWS, rows[1])
+                frame = lines.iloc[line[first:last] - (stop - len(lines))].reset_index(drop=True)
+                frame.insert(0, "row", np.arange(first, last))
+                yield frame.assign(view=self.view[first:last].astype(np.int64)).set_index(pd.RangeIndex(first, last))
+                start = last
+        if start < len(line):
+            raise CacheError(f"{self.name}: {DATASET_FILE} was replaced meanwhile")
+
+    def _line_parts(self) -> Iterator[pd.DataFrame]:
+        """image_id, path, label, split and group of the dataset copy, some lines at a time."""
+        from featcache.store.tables import DATASET_COLUMNS, TableFile
+
+        self._check_digest(DATASET_FILE)
+        file = TableFile(file_of(self.folder, self.manifest, name=DATASET_FILE), DATASET_COLUMNS)
+        return (part.to_pandas() for part in file.batches(DATASET_COLUMNS[:5]))
 
     def torn_groups(self) -> tuple[int, str, list[str]] | None:
         """How many groups have rows in several splits, and the first of them with these splits, by name."""
-        lines, n_splits = self.lines, len(self.lines.split.values)
-        chosen = np.flatnonzero((self._rows_of_line > 0) & ~_is(lines.split, ""))
-        pairs = np.unique(self._group_of_line[chosen].astype(np.int64) * n_splits + lines.split.number[chosen])
+        split_of, n_splits = self.split, len(self.split.values)
+        chosen = np.flatnonzero((self._rows_of_line > 0) & ~_is(split_of, ""))
+        pairs = np.unique(self._group_of_line[chosen].astype(np.int64) * n_splits + split_of.number[chosen])
         group, split = np.divmod(pairs, max(n_splits, 1))
         torn = np.unique(group[1:][np.diff(group) == 0])
         if not len(torn):
             return None
         name = str(self.texts("group").iloc[int(np.argmax(self._group_of_line == torn[0]))])
-        return len(torn), name, sorted(lines.split.values[number] for number in split[group == torn[0]])
+        return len(torn), name, sorted(split_of.values[number] for number in split[group == torn[0]])
 
     def texts(self, name: str) -> pd.Series[str]:
         """A column of the dataset copy: path, label, split or group of each of `lines`."""
@@ -269,15 +299,14 @@ class Cache:
 
     def labels_of(self, split: str) -> set[str]:
         """The labels of the rows in a split."""
-        lines = self.lines
-        chosen = (self._rows_of_line > 0) & _is(lines.split, split)
-        texts = (lines.label.values[number] for number in np.unique(lines.label.number[chosen]))
+        chosen = (self._rows_of_line > 0) & _is(self.split, split)
+        texts = (self.label.values[number] for number in np.unique(self.label.number[chosen]))
         return {label for text in texts for label in labels_in(text, self.label_separator)}
 
     @cached_property
     def _rows_of_line(self) -> NDArray[np.intp]:
         """How many rows each of `lines` has."""
-        return np.bincount(self.line, minlength=len(self.lines.ids))
+        return np.bincount(self.line, minlength=len(self.label.number))
 
     def numbers(self, split: str | None = None) -> NDArray[np.intp]:
         """Row numbers of a split that have a label, increasing; those of every row where split is None."""
@@ -285,14 +314,14 @@ class Cache:
             return np.arange(len(self.features))
         if split not in SPLITS:
             raise UsageError(f"split {split!r}: expected train, val or test")
-        return np.flatnonzero((_is(self.lines.split, split) & ~_is(self.lines.label, ""))[self.line])
+        return np.flatnonzero((_is(self.split, split) & ~_is(self.label, ""))[self.line])
 
     def labels(self, split: str | None = None) -> NDArray[np.int64]:
         """Class numbers of a split's rows, int64; of all rows -1 where there is no label.
 
         Where an image may have several labels, an indicator (n, classes) of 0 and 1 instead of (n,).
         """
-        label = self.lines.label
+        label = self.label
         codes = encoded(label.values, self.label_separator, classes=self.classes)
         line = self.line if split is None else self.line[self.numbers(split)]
         return codes[label.number[line]]
@@ -420,7 +449,18 @@ class Cache:
 
     def _forget(self, names: Sequence[str] = ()) -> None:
         """What follows from labels, splits and groups is looked at again."""
-        for name in (*names, "lines", "line", "groups", "_group_of_line", "rows", "classes", "_rows_of_line"):
+        for name in (
+            *names,
+            "lines",
+            "line",
+            "label",
+            "split",
+            "groups",
+            "_group_of_line",
+            "rows",
+            "classes",
+            "_rows_of_line",
+        ):
             self.__dict__.pop(name, None)
 
     @contextmanager

@@ -13,7 +13,7 @@ from featcache.core.errors import CacheError
 from featcache.store.layout import DATASET_FILE
 from featcache.store.manifest import ROW_COUNTS
 from featcache.store.row_keys import RowKeys, places_in
-from featcache.store.tables import Lines, read_keys, read_lines
+from featcache.store.tables import Coded, Lines, read_keys, read_lines
 
 _MOST = 10_000
 """Of pairs of label and split that a manifest lists."""
@@ -28,27 +28,27 @@ def lines_of(keys: RowKeys, lines: Lines) -> NDArray[np.int32]:
     return places[keys.image]
 
 
-def count_rows(line: NDArray[np.int32], lines: Lines) -> dict[str, dict[str, int]]:
+def count_rows(line: NDArray[np.int32], label: Coded, *, split: Coded) -> dict[str, dict[str, int]]:
     """{label: {split: rows}}, by name; only of pairs that there are. line : for each row"""
-    n_splits = len(lines.split.values)
-    pair = lines.label.number.astype(np.int64) * n_splits + lines.split.number
+    n_splits = len(split.values)
+    pair = label.number.astype(np.int64) * n_splits + split.number
     rows = np.bincount(line, minlength=len(pair))
     different, of = np.unique(pair[rows > 0], return_inverse=True)
     found: dict[str, dict[str, int]] = {}
     sums = np.bincount(of, weights=rows[rows > 0]).astype(np.int64)
     named = [
-        (lines.label.values[number // n_splits], lines.split.values[number % n_splits], total)
+        (label.values[number // n_splits], split.values[number % n_splits], total)
         for number, total in zip(different.tolist(), sums.tolist(), strict=True)
     ]
-    for label, split, total in sorted(named):
-        found.setdefault(label, {})[split] = total
+    for of_label, of_split, total in sorted(named):
+        found.setdefault(of_label, {})[of_split] = total
     return found
 
 
 def counts_in(rows_file: Path, dataset_file: Path) -> dict[str, dict[str, int]] | None:
     """`count_rows` of two tables, for a manifest; None where there are too many labels to be listed there."""
     lines = read_lines(dataset_file)
-    return short(count_rows(lines_of(read_keys(rows_file), lines), lines))
+    return short(count_rows(lines_of(read_keys(rows_file), lines), lines.label, split=lines.split))
 
 
 def short(counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]] | None:

@@ -111,10 +111,6 @@ class RowKeys:
             part = slice(start, start + _PART_ROWS)
             yield from zip(texts_of(self.images[self.image[part]]), self.view[part].tolist(), strict=True)
 
-    def texts(self, rows: slice) -> list[str]:
-        """The image_id of each of some rows."""
-        return texts_of(self.images[self.image[rows]])
-
     def image_ids(self) -> Iterator[str]:
         """The id of each image, once."""
         for start in range(0, len(self.images), _PART_ROWS):

@@ -27,8 +27,7 @@ def with_current_labels(project: Project, cache: Cache, *, progress: Progress = 
     """
     is_own = resolved(cache.folder.parent) == resolved(project.cache_folder) or _is_made_there(cache, project)
     if not is_own or ("dataset" not in project.settings.model_fields_set and not project.dataset_file.exists()):
-        lines = cache.lines
-        used = np.isin(lines.label.number, _said(lines.label)) & np.isin(lines.split.number, _said(lines.split))
+        used = np.isin(cache.label.number, _said(cache.label)) & np.isin(cache.split.number, _said(cache.split))
         _note_unused(cache, int((~used).sum()), progress)
         return cache
     before = images_in(cache.dataset)

@@ -164,7 +164,7 @@ def pooled_rows_of(cache: Cache) -> Callable[[NDArray[np.intp]], NDArray[np.floa
 def _plain(cache: Cache, split: str) -> NDArray[np.intp]:
     """The numbers of the rows of a split that are no augmented views."""
     numbers = cache.numbers(split)
-    return np.asarray(numbers[cache.keys.view[numbers] == 0])
+    return np.asarray(numbers[cache.view[numbers] == 0])
 
 
 def _doubt(
