@@ -71,8 +71,8 @@ def main() -> None:
             found = [made_cache(folder / "cache", asked.images, asked.views)]
             print(f"made in {time.perf_counter() - started:.0f} s")
         for name in asked.commands:
-            seconds, peak_mb, said = run(folder, found[0], name)
-            print(f"{name:12s} {seconds:7.1f} s  {peak_mb:6.0f} MB  {said}", flush=True)
+            seconds, cpu_s, peak_mb, said = run(folder, found[0], name)
+            print(f"{name:10s} {seconds:6.1f} s, {cpu_s:6.1f} s of a core, {peak_mb:5.0f} MB  {said}", flush=True)
 
 
 COMMANDS: dict[str, list[str]] = {
@@ -106,14 +106,15 @@ AT_EXIT = """
 import atexit, os, pathlib
 def peak():
     line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-    pathlib.Path(os.environ["PEAK_FILE"]).write_text(line.split()[1])
+    used = os.times()
+    pathlib.Path(os.environ["PEAK_FILE"]).write_text(f"{line.split()[1]} {used.user + used.system}")
 atexit.register(peak)
 """
-"""What the operating system says of a child counts what its parent held when it was started."""
+"""What the operating system says of a child counts what its parent held when it was started. Linux only."""
 
 
-def run(folder: Path, cache: Path, name: str) -> tuple[float, float, str]:
-    """Seconds and peak resident MB of one command, and the last line of what it says."""
+def run(folder: Path, cache: Path, name: str) -> tuple[float, float, float, str]:
+    """Seconds, seconds of a core and peak resident MB of one command, and the last line of what it says."""
     remote = folder / "remote"
     words = {
         "CACHE": str(cache),
@@ -135,7 +136,8 @@ def run(folder: Path, cache: Path, name: str) -> tuple[float, float, str]:
     seconds = time.perf_counter() - started
     said = [*ran.stderr.splitlines(), *ran.stdout.splitlines()]
     failed = f"exit {ran.returncode}: " if ran.returncode else ""
-    return seconds, float(peak_file.read_text()) / 1e3, failed + (said[-1].strip() if said else "")
+    peak_kb, cpu_s = map(float, peak_file.read_text().split())
+    return seconds, cpu_s, peak_kb / 1e3, failed + (said[-1].strip() if said else "")
 
 
 def made_cache(parent: Path, n_images: int, n_views: int) -> Path:

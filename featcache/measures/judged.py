@@ -106,9 +106,9 @@ class _Grouped(ABC):
         if weights is None:
             gained, lost = (np.bincount(steps, chosen).astype(np.float64)[None] for chosen in (is_class, ~is_class))
             return _under_curve(gained, lost)
-        steps = steps.astype(np.int64) * _MOST_STEPS // max(int(steps.max()) + 1, _MOST_STEPS)
+        coarse = steps.astype(np.int64) * _MOST_STEPS // max(int(steps.max()) + 1, _MOST_STEPS)
         single = weights.astype(np.float32)
-        return _under_curve(single @ self._table(steps, is_class), single @ self._table(steps, ~is_class))
+        return _under_curve(single @ self._table(coarse, is_class), single @ self._table(coarse, ~is_class))
 
     def _table(self, steps: NDArray[np.intp], chosen: NDArray[np.bool_]) -> Array:
         """How many of the chosen rows of each block have each step of the scores, (blocks, steps)."""

@@ -213,7 +213,8 @@ class Cache:
         """The same of each of `lines`."""
         import pyarrow.compute as pc
 
-        return pc.rank(_arrow(self.texts("group")), tiebreaker="dense").to_numpy().astype(np.int32) - np.int32(1)
+        rank: NDArray[np.uint64] = pc.rank(_arrow(self.texts("group")), tiebreaker="dense").to_numpy()
+        return rank.astype(np.int32) - np.int32(1)
 
     @cached_property
     def dataset(self) -> pd.DataFrame:

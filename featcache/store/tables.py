@@ -532,7 +532,7 @@ def _are_whole(column: pa.Array) -> bool:
     if pa.types.is_integer(column.type) or pa.types.is_null(column.type):
         return True
     if not pa.types.is_floating(column.type):
-        return column.null_count == len(column)
+        return bool(column.null_count == len(column))
     values = column.drop_null().to_numpy(zero_copy_only=False)
     return bool((np.isfinite(values) & (values == np.trunc(values))).all())
 
