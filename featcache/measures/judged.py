@@ -100,6 +100,10 @@ class _Grouped(ABC):
         """Of each class, the rank of each row by falling score, (n,); rows of one score share it."""
         return [np.unique(-scores, return_inverse=True)[1].astype(np.int32) for scores in self.probabilities.T]
 
+    def forget_order(self) -> None:
+        """Let go of what areas under curves are computed from; it is found again where they are asked for."""
+        self.__dict__.pop("_steps", None)
+
     def _under_curves(self, label: int, weights: Array | None) -> tuple[Array, Array]:
         """ROC AUC and average precision (R,) of a class against the rest."""
         steps, is_class = self._steps[label], self.has(label)
