@@ -53,7 +53,6 @@ from .row_keys import (
 from .tables import (
     Coded as Coded,
     Row as Row,
-    StoredRows as StoredRows,
     images_in as images_in,
     keys_of as keys_of,
     misnamed_rows as misnamed_rows,

@@ -72,7 +72,7 @@ def sizes_of(path: Path, *, most_text: int) -> Sizes:
                 raise ValueError("row groups of other columns")
             rows += group.number(3)
             for number, chunk in enumerate(chunks):
-                found = _Pages(file, chunk, size)
+                found = _Pages(file, chunk, size=size)
                 unpacked += found.unpacked(group.number(3))
                 if columns[number].number(1) == _TEXT:
                     texts[number] += found.text_bytes
@@ -122,7 +122,7 @@ class _Pages:
     plain_bytes : of the pages whose values are no numbers of a dictionary, as far as `unpacked` has seen
     """
 
-    def __init__(self, file: BinaryIO, chunk: _Struct, size: int) -> None:
+    def __init__(self, file: BinaryIO, chunk: _Struct, *, size: int) -> None:
         start, length = chunk.number(9), chunk.number(7)
         if 11 in chunk:
             start = min(start, chunk.number(11) or start)

@@ -312,7 +312,8 @@ def _runs(texts: pa.Array) -> tuple[Ids, NDArray[np.int64]]:
 
 def _ids(texts: pa.Array) -> Ids:
     if pa.types.is_dictionary(texts.type):
-        return _ids(texts.dictionary)[texts.indices.to_numpy(zero_copy_only=False)]
+        numbers: NDArray[np.int32] = texts.indices.to_numpy(zero_copy_only=False)
+        return np.asarray(_ids(texts.dictionary)[numbers])
     packed = _packed(texts)
     return np.array([*texts.to_pylist(), None], object)[:-1] if packed is None else packed
 
