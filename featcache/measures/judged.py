@@ -108,7 +108,9 @@ class _Grouped(ABC):
         """ROC AUC and average precision (R,) of a class against the rest."""
         steps, is_class = self._steps[label], self.has(label)
         if weights is None:
-            gained, lost = (np.bincount(steps, chosen).astype(np.float64)[None] for chosen in (is_class, ~is_class))
+            gained, lost = (
+                np.bincount(steps, chosen).astype(np.float64, copy=False)[None] for chosen in (is_class, ~is_class)
+            )
             return _under_curve(gained, lost)
         coarse = steps.astype(np.int64) * _MOST_STEPS // max(int(steps.max()) + 1, _MOST_STEPS)
         single = weights.astype(np.float32)
@@ -292,9 +294,13 @@ def _under_curve(gained: Array, lost: Array) -> tuple[Array, Array]:
     n_true = true[:, -1]
     n_false = everything[:, -1] - n_true
     with np.errstate(invalid="ignore", divide="ignore"):
-        area = (lost * (true - gained / 2)).sum(axis=1) / (n_true * n_false)
-        precision = np.where(everything > 0, true / everything, 0)
-        return area, np.where(n_false > 0, (gained * precision).sum(axis=1) / n_true, np.nan)
+        middle = gained / 2  # in place from here on: there may be as many steps as rows
+        np.subtract(true, middle, out=middle)
+        middle *= lost
+        area = middle.sum(axis=1) / (n_true * n_false)
+        precision = np.divide(true, everything, out=np.zeros_like(true), where=everything > 0)
+        precision *= gained
+        return area, np.where(n_false > 0, precision.sum(axis=1) / n_true, np.nan)
 
 
 def _of_counts(right: Array, true: Array, named: Array) -> tuple[dict[str, Array], dict[str, Array]]:
