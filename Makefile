@@ -29,6 +29,7 @@ bench: $(VENV)/.featcache-test  ## what docs/explanation/benchmarks.md quotes
 	$(BIN)/python benchmarks/intervals.py
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/large.py --images 1000000
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/cluster.py
 	$(BIN)/python benchmarks/extract.py

@@ -16,7 +16,7 @@ from featcache.core.files import PARTIAL_SUFFIX, is_hidden, meant_by
 from featcache.core.leases import Leases, alone_with
 from featcache.core.project import Project
 from featcache.heads import KERNELS_SUFFIX, kernels_folder, unwanted
-from featcache.store import LEASES_FOLDER, MANIFEST_FILE, Cache, list_caches, open_cache, verify
+from featcache.store import LEASES_FOLDER, MANIFEST_FILE, Cache, list_caches, open_cache, verify, which_are_in
 from featcache.training import TRAINING_SUFFIX, find_run
 
 _OLD_S = 3600.0
@@ -232,10 +232,10 @@ def _holder_of(cache: Cache, others: Sequence[Cache]) -> Cache | None:
         same = other.recipe.space == cache.recipe.space and other.manifest.array.format == cache.manifest.array.format
         if same and other.manifest.rows > cache.manifest.rows and not other.folder.is_symlink():
             try:
-                ours, theirs = (set(one.views["row_id"]) for one in (cache, other))
+                ours, theirs = (one.row_names() for one in (cache, other))
             except CacheError:  # verify says what is wrong with it
                 continue
             # Sound: else the last sound copy of a row might go.
-            if ours <= theirs and not _in_use(other.folder) and verify(other.folder).sound:
+            if which_are_in(ours, theirs).all() and not _in_use(other.folder) and verify(other.folder).sound:
                 return other
     return None

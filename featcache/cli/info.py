@@ -43,14 +43,14 @@ def command(name: str | None, remote: str | None, folder: Path, as_json: bool) -
             ["backbone", f"{space.backbone}, cut at {space.layer}, pooling {space.pooling}{tokens}"],
             ["weights", f"{made.get('weights', '') or 'none'}, sha256 {space.weights_digest[:16]}.."],
             ["input", f"{space.square.removesuffix(', stretch')}, preprocessing {space.preprocessing}"],
-            ["features", f"{cache.features.shape} {cache.features.dtype}"],
+            ["features", f"{cache.manifest.array.layout.shape} {cache.manifest.array.dtype}"],
             ["size", f"{size(cache.bytes())} in {len(manifest['files'])} files"],
             ["made", f"{made.get('created', '')}, {made.get('engine', '')}, {made.get('seconds', '')} s"],
         ],
         numbers=False,
     )
-    counts = cache.rows.groupby(["label", "split"]).size().unstack(fill_value=0)
-    splits = [split for split in ("train", "val", "test") if split in counts.columns]
-    rows = [[str(label), *(str(counts.at[label, split]) for split in splits)] for label in counts.index]
+    counts = cache.row_counts()
+    splits = [split for split in ("train", "val", "test") if any(split in of for of in counts.values())]
+    rows = [[label, *(str(of.get(split, 0)) for split in splits)] for label, of in counts.items()]
     print_table(["rows", *splits], rows)
     say(f"folder: {shown(resolved(cache.folder))}")

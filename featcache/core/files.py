@@ -25,6 +25,8 @@ _NO_LINKS = {errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EOPNO
 _NOREPLACE = 1
 _FORMULA = re.compile("'*[=+\\-@\t\r]")
 """How what a spreadsheet computes begins, or what looks like such a text that was made safe."""
+UNSAFE = frozenset("'=+-@\t\r")
+"""What such a text begins with."""
 _LOCK_S, _LOOK_S = 10.0, 0.05
 
 on_remark: Callable[[str], object] = lambda _: None  # noqa: E731 - the command line puts its own in this place

@@ -17,7 +17,18 @@ from featcache.core.recipe import ADDED, Augmentation, FeatureSpace, Recipe
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.plan import Plan, plan_extraction
 from featcache.sharing import how_far
-from featcache.store import MANIFEST_FILE, ROWS_FILE, Cache, DonorIndex, list_caches, read_recipe, read_rows
+from featcache.store import (
+    MANIFEST_FILE,
+    ROWS_FILE,
+    Cache,
+    DonorIndex,
+    are_alike,
+    keys_of,
+    list_caches,
+    places_in,
+    read_keys,
+    read_recipe,
+)
 
 
 @dataclass(frozen=True)
@@ -136,18 +147,18 @@ def differences(ours: Recipe, theirs: Recipe) -> tuple[Difference, ...]:
 
 def _neighbours(plan: Plan) -> Iterator[Neighbour]:
     """Other caches of this backbone, those that differ least first."""
-    wanted = {(row.image_id, row.view) for row in plan.rows}
+    wanted = keys_of(plan.rows)
     found = []
     for entry in list_caches(plan.parent):
         try:
-            recipe, frame = read_recipe(entry.folder), read_rows(entry.folder / ROWS_FILE)
+            recipe, keys = read_recipe(entry.folder), read_keys(entry.folder / ROWS_FILE)
         except CacheError:  # ls and verify say what is wrong with it
             continue
         if entry.folder != plan.folder and recipe.space.backbone == plan.recipe.space.backbone:
-            theirs = set(zip(frame["image_id"], frame["view"], strict=True))
+            common = len(wanted.pairs_with(keys)[0])
             fields = differences(plan.recipe, recipe)
             finished = entry.cache is not None
-            found.append(Neighbour(entry.folder.name, finished, fields, len(wanted - theirs), len(theirs - wanted)))
+            found.append(Neighbour(entry.folder.name, finished, fields, len(wanted) - common, len(keys) - common))
     yield from sorted(found, key=lambda n: (len(n.fields), n.missing + n.extra, n.name))
 
 
@@ -174,31 +185,43 @@ class Diff:
 
 def diff(a: Cache, b: Cache, *, values: bool = False, progress: Progress = SILENT) -> Diff:
     """Compare recipes, rows and labels of two caches; with `values` also the features of rows that both hold."""
-    ours, theirs = a.views, b.views
-    comparable = a.recipe.space == b.recipe.space
-    of = [name for name in ours.columns if name not in ("row", "row_id")]
-    key = ["row_id", "image_id", "view"] if comparable else of
-    joined = ours.merge(theirs, on=key, suffixes=("_a", "_b"))
-    images = a.dataset.merge(b.dataset, on="image_id", suffixes=("_a", "_b"))
-    columns = ("label", "split", "group", "path")
-    changed = {name: int((images[f"{name}_a"] != images[f"{name}_b"]).sum()) for name in columns}
+    rows_a, rows_b = _common_rows(a, b)
+    changed = _relabelled(a, b)
     one, other = a.manifest.array, b.manifest.array
     storage = [(name, getattr(one, name), getattr(other, name)) for name in ("format", "shape", "dtype")]
     differing = largest = None
     if values:
-        differing, largest = _compared(a, b, joined["row_a"].to_numpy(), joined["row_b"].to_numpy(), progress)
+        differing, largest = _compared(a, b, rows_a, rows_b, progress)
     return Diff(
         a=a.name,
         b=b.name,
         fields=differences(a.recipe, b.recipe),
         storage=tuple(Difference(*item) for item in storage if item[1] != item[2]),
-        common=len(joined),
-        only_a=len(ours) - len(joined),
-        only_b=len(theirs) - len(joined),
+        common=len(rows_a),
+        only_a=a.manifest.rows - len(rows_a),
+        only_b=b.manifest.rows - len(rows_b),
         relabelled=changed,
         differing=differing,
         largest=largest,
     )
+
+
+def _common_rows(a: Cache, b: Cache) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The rows that are of the same view of the same image in both, with the same parameters."""
+    rows_a, rows_b = a.keys.pairs_with(b.keys)
+    space = a.recipe.space  # of row_ids that tell of parameters alone, whatever the feature spaces are
+    same = are_alike(a.row_names(space)[rows_a], b.row_names(space)[rows_b])
+    return rows_a[same], rows_b[same]
+
+
+def _relabelled(a: Cache, b: Cache) -> dict[str, int]:
+    """How many images of both have another label, split, group or path, by column."""
+    places = places_in(a.lines.ids, b.lines.ids)
+    known = np.flatnonzero(places >= 0)
+    return {
+        name: int((a.texts(name).iloc[known].to_numpy() != b.texts(name).iloc[places[known]].to_numpy()).sum())
+        for name in ("label", "split", "group", "path")
+    }
 
 
 def _compared(

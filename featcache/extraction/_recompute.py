@@ -19,7 +19,7 @@ from featcache.extraction.rendering import render_views
 from featcache.extraction.segmenters import cutting_again
 from featcache.images import view_parameters
 from featcache.segmentation import Segmenter, SegmenterFile
-from featcache.store import ROWS_FILE, Row, Verified, open_cache, read_manifest, rows_in, verify
+from featcache.store import ROWS_FILE, Row, Verified, open_cache, read_manifest, verify
 
 _BATCH_ROWS = 64
 
@@ -59,8 +59,10 @@ def recompute(
     opened = open_cache(folder)
     dataset, _ = current_dataset(project)
     by_id = {image.image_id: image for image in dataset.images}
-    at_hand = [number for number, row in enumerate(rows_in(opened.views)) if row.image_id in by_id]
-    if not at_hand:
+    keys = opened.keys
+    there = np.array([image_id in by_id for image_id in keys.image_ids()], bool)
+    at_hand = np.flatnonzero(there[keys.image])
+    if not len(at_hand):
         raise DatasetError(
             f"{project.dataset_file}: lists none of the images of {opened.name}: rows can only be computed again where "
             "the images are"
@@ -73,7 +75,8 @@ def recompute(
     segmentation = opened.recipe.space.segmentation
     copy = SegmenterFile.kept(opened.manifest.provenance, segmentation, where=opened.name)
     segmenter = cutting_again(project, segmentation, copy=copy, where=opened.name, weights=weights)
-    rows = rows_in(opened.views.iloc[numbers])
+    stored = opened.stored_rows()
+    rows = [stored[number] for number in numbers.tolist()]
     largest, deviating = 0.0, []
     for first in range(0, len(rows), _BATCH_ROWS):
         batch = rows[first : first + _BATCH_ROWS]

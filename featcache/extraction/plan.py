@@ -23,15 +23,18 @@ from featcache.core.errors import DatasetError, WeightsError
 from featcache.core.offline import offline
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project, StorageSection, ViewsSection, changed, changed_views, refuse_two_margins
-from featcache.core.recipe import Recipe, cache_digest, cache_name
+from featcache.core.recipe import Recipe, cache_name
 from featcache.datasets import Dataset, LeftOut, current_dataset, plan_views, stop_if_strict
 from featcache.extraction.opening import network_for
 from featcache.extraction.options import ExtractOptions
-from featcache.extraction.rows import rows_of
+from featcache.extraction.rows import PlannedRows
 from featcache.extraction.segmenters import cutting, with_fitted
 from featcache.segmentation import GIVEN, Framing, Segmenter, SegmenterFile
 from featcache.sharing import Site
-from featcache.store import Row
+from featcache.store import Row, keys_of
+
+_MOST_HELD = 1 << 17
+"""Rows, which take some 600 bytes each."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,7 @@ class Plan:
     @cached_property
     def digest(self) -> str:
         """The cache's digest: of recipe and rows."""
-        images = zip(self.dataset.images, self.views, strict=True)
-        return cache_digest(self.recipe, ((image.image_id, view) for image, views in images for view in range(views)))
+        return keys_of(PlannedRows(self.dataset.images, self.views, recipe=self.recipe)).digest(self.recipe)
 
     @property
     def name(self) -> str:
@@ -82,9 +84,10 @@ class Plan:
         return Site(self.name, self.digest)
 
     @cached_property
-    def rows(self) -> list[Row]:
-        """Every row of the cache."""
-        return rows_of(self.dataset.images, self.views, recipe=self.recipe)
+    def rows(self) -> Sequence[Row]:
+        """Every row of the cache; of very many each is made when it is asked for, since they would fill the memory."""
+        rows = PlannedRows(self.dataset.images, self.views, recipe=self.recipe)
+        return rows if len(rows) > _MOST_HELD else list(rows)
 
 
 def plan_extraction(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
 
 from featcache.core.recipe import Recipe, row_id
 from featcache.datasets import LabelledImage
 from featcache.images import ViewParameters, view_parameters
-from featcache.store import Row
+from featcache.store import Row, RowKeys
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,46 @@ class Job:
     parameters: tuple[ViewParameters, ...]
 
 
+class PlannedRows(Sequence[Row]):
+    """The rows of a cache, each made when it is asked for. They take 16 bytes an image."""
+
+    def __init__(self, images: Sequence[LabelledImage], views: Sequence[int], *, recipe: Recipe) -> None:
+        self._images, self._recipe = images, recipe
+        self._views = np.asarray(views, np.int32)
+        self._ends = np.cumsum(self._views, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = index + len(self) if index < 0 else index
+        if not 0 <= number < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        place = int(np.searchsorted(self._ends, number, "right"))
+        view = number - int(self._ends[place] - self._views[place])
+        return _row(self._recipe, self._images[place].image_id, view)
+
+    def __iter__(self) -> Iterator[Row]:
+        for image, n_views in zip(self._images, self._views.tolist(), strict=True):
+            for view in range(n_views):
+                yield _row(self._recipe, image.image_id, view)
+
+    def keys(self) -> RowKeys:
+        """Which view of which image each row is."""
+        return RowKeys.of_views((image.image_id for image in self._images), self._views)
+
+
 def rows_of(images: Sequence[LabelledImage], views: Sequence[int], *, recipe: Recipe) -> list[Row]:
     """The rows of a cache: image by image in the order of the manifest, view by view."""
-    rows = []
-    for image, n_views in zip(images, views, strict=True):
-        for view in range(n_views):
-            parameters = view_parameters(recipe.augmentation, image.image_id, view=view).to_dict()
-            identity = row_id(recipe.space, image.image_id, parameters=parameters)
-            rows.append(Row(image.image_id, view, identity, parameters))
-    return rows
+    return list(PlannedRows(images, views, recipe=recipe))
+
+
+def _row(recipe: Recipe, image_id: str, view: int) -> Row:
+    parameters = view_parameters(recipe.augmentation, image_id, view=view).to_dict()
+    return Row(image_id, view, row_id(recipe.space, image_id, parameters=parameters), parameters)

@@ -27,6 +27,8 @@ Array = NDArray[np.floating[Any]]
 HEAD_FILE = "head.npz"
 MULTI_LABEL = "multi-label"
 """Output of a head whose rows may have several labels: the sigmoid of each."""
+_MOST_ROWS = 1 << 18
+"""Whose first products are in memory together."""
 _OUTPUTS = ("softmax", "sigmoid", "one-vs-one", MULTI_LABEL)
 
 
@@ -55,8 +57,12 @@ class Head:
         Raises HeadError for a cache of another feature space.
         """
         refuse_other_space(cache, self.space)
-        Z = products.times(cache.features, cache.numbers() if numbers is None else numbers, W=self.layers[0][0])
-        return self._finished(Z)
+        numbers = cache.numbers() if numbers is None else numbers
+        found = [
+            self._finished(products.times(cache.features, numbers[start : start + _MOST_ROWS], W=self.layers[0][0]))
+            for start in range(0, max(len(numbers), 1), _MOST_ROWS)
+        ]
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     def probabilities_of(self, X: Array) -> Array:
         """Class probabilities of features in memory, (n, *row_shape): ndarray of shape (n, classes).

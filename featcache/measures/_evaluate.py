@@ -44,24 +44,28 @@ def evaluate(
     repeats = [judged] if isinstance(judged, (Judged, JudgedLabels)) else list(judged)
     first = repeats[0]
     found, errors = _mean(repeats), Values.of(intervals.standard_errors, _mean(repeats, _draws(first)))
-    by_class = [_by_group(repeats, label) for label in range(len(classes))]
-    groups_of = np.array([int((true > 0).sum()) for _, true, _ in by_class])
-    overall = {name: float(found.overall[name][0]) for name in first.overall}
-    if not (present_only or groups_of.all()):
-        overall |= {name: np.nan for name in _OVER_CLASSES if name in overall}
+    for one in repeats:
+        one.forget_order()  # as large as all probabilities
     right, n_rows_of, _ = _by_group(repeats)
+    groups_of = np.zeros(len(classes), np.intp)
     per_class: dict[str, dict[str, Any]] = {}
     for number, label in enumerate(classes):
+        by_group = _by_group(repeats, number)
+        groups_of[number] = n = int((by_group[1] > 0).sum())
         values = {name: float(found.per_class[name][0, number]) for name in PER_CLASS}
-        shares, n, ranges = _shares(by_class[number], n_rows_of), int(groups_of[number]), {}
+        shares, ranges = _shares(by_group, n_rows_of), {}
         for name in (name for name, value in values.items() if np.isfinite(value)):
             if name in shares:
                 ranges[name] = intervals.of_share(*shares[name], repeats=len(repeats))
             else:
                 error = float(errors.per_class[name][number])
                 ranges[name] = intervals.of_measure(values[name], error, bounds=(0, 1), n_groups=n, least=n)
-        counted = {"rows": round(by_class[number][1].sum()), "groups": n}
+        counted = {"rows": round(by_group[1].sum()), "groups": n}
         per_class[label] = {**counted, **_known(values), "intervals": {name: list(of) for name, of in ranges.items()}}
+        del by_group, shares
+    overall = {name: float(found.overall[name][0]) for name in first.overall}
+    if not (present_only or groups_of.all()):
+        overall |= {name: np.nan for name in _OVER_CLASSES if name in overall}
     return {
         "rows": len(first.y),
         "groups": first.n_groups,
@@ -128,6 +132,8 @@ def _mean(repeats: Sequence[AnyJudged], draws: Array | None = None) -> Values:
 
 def _by_group(repeats: Sequence[AnyJudged], label: int | None = None) -> Array:
     """Means over repeats, as of `Judged.by_group`."""
+    if len(repeats) == 1:
+        return repeats[0].by_group(label)
     return np.asarray(np.mean([one.by_group(label) for one in repeats], axis=0))
 
 

@@ -26,6 +26,7 @@ PER_CLASS = ("precision", "recall", "specificity", "f1", "roc_auc", "average_pre
 _LEAST = float(np.finfo(np.float64).eps)
 THRESHOLD = 0.5
 """The probability above which a row has a label, where it may have several."""
+_PART_ROWS = 1 << 18
 _MOST_BLOCKS, _MOST_STEPS = 1000, 125
 """That draws tell apart: blocks of groups, and scores of a class."""
 
@@ -95,19 +96,25 @@ class _Grouped(ABC):
             overall[name] = _mean_of_known(per_class[name])
 
     @cached_property
-    def _steps(self) -> list[NDArray[np.intp]]:
+    def _steps(self) -> list[NDArray[np.int32]]:
         """Of each class, the rank of each row by falling score, (n,); rows of one score share it."""
-        return [np.unique(-scores, return_inverse=True)[1] for scores in self.probabilities.T]
+        return [np.unique(-scores, return_inverse=True)[1].astype(np.int32) for scores in self.probabilities.T]
+
+    def forget_order(self) -> None:
+        """Let go of what areas under curves are computed from; it is found again where they are asked for."""
+        self.__dict__.pop("_steps", None)
 
     def _under_curves(self, label: int, weights: Array | None) -> tuple[Array, Array]:
         """ROC AUC and average precision (R,) of a class against the rest."""
         steps, is_class = self._steps[label], self.has(label)
         if weights is None:
-            gained, lost = (np.bincount(steps, chosen).astype(np.float64)[None] for chosen in (is_class, ~is_class))
+            gained, lost = (
+                np.bincount(steps, chosen).astype(np.float64, copy=False)[None] for chosen in (is_class, ~is_class)
+            )
             return _under_curve(gained, lost)
-        steps = steps * _MOST_STEPS // max(int(steps.max()) + 1, _MOST_STEPS)
+        coarse = steps.astype(np.int64) * _MOST_STEPS // max(int(steps.max()) + 1, _MOST_STEPS)
         single = weights.astype(np.float32)
-        return _under_curve(single @ self._table(steps, is_class), single @ self._table(steps, ~is_class))
+        return _under_curve(single @ self._table(coarse, is_class), single @ self._table(coarse, ~is_class))
 
     def _table(self, steps: NDArray[np.intp], chosen: NDArray[np.bool_]) -> Array:
         """How many of the chosen rows of each block have each step of the scores, (blocks, steps)."""
@@ -129,7 +136,7 @@ class Judged(_Grouped):
 
     def __init__(self, probabilities: Array, y: NDArray[np.int64], *, groups: NDArray[Any]) -> None:
         exact = probabilities.astype(np.float64)
-        exact = exact / exact.sum(axis=1, keepdims=True)  # float32 sums to one only nearly
+        exact /= exact.sum(axis=1, keepdims=True)  # float32 sums to one only nearly
         super().__init__(exact, y, groups=groups)
         self._named = self.probabilities.argmax(axis=1)
 
@@ -182,8 +189,11 @@ class Judged(_Grouped):
     def _errors(self) -> Array:
         """(blocks, 2), sums of each row's cross-entropy and squared errors."""
         true = np.clip(self.probabilities[np.arange(len(self.y)), self.y], _LEAST, 1 - _LEAST)
-        squared = (self.probabilities - np.eye(self.n_classes)[self.y]) ** 2
-        return np.column_stack([self._summed(column) for column in (-np.log(true), squared.sum(axis=1))])
+        squared = np.empty(len(self.y))
+        for start in range(0, len(self.y), _PART_ROWS):  # each a few arrays of the size of the probabilities
+            part = slice(start, start + _PART_ROWS)
+            squared[part] = ((self.probabilities[part] - np.eye(self.n_classes)[self.y[part]]) ** 2).sum(axis=1)
+        return np.column_stack([self._summed(column) for column in (-np.log(true), squared)])
 
     @cached_property
     def _gaps(self) -> Array:
@@ -284,9 +294,13 @@ def _under_curve(gained: Array, lost: Array) -> tuple[Array, Array]:
     n_true = true[:, -1]
     n_false = everything[:, -1] - n_true
     with np.errstate(invalid="ignore", divide="ignore"):
-        area = (lost * (true - gained / 2)).sum(axis=1) / (n_true * n_false)
-        precision = np.where(everything > 0, true / everything, 0)
-        return area, np.where(n_false > 0, (gained * precision).sum(axis=1) / n_true, np.nan)
+        middle = gained / 2  # in place from here on: there may be as many steps as rows
+        np.subtract(true, middle, out=middle)
+        middle *= lost
+        area = middle.sum(axis=1) / (n_true * n_false)
+        precision = np.divide(true, everything, out=np.zeros_like(true), where=everything > 0)
+        precision *= gained
+        return area, np.where(n_false > 0, precision.sum(axis=1) / n_true, np.nan)
 
 
 def _of_counts(right: Array, true: Array, named: Array) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -64,7 +64,7 @@ def numbers_of(cache: Cache, split: str, *, config: ScratchConfig) -> NDArray[np
     """Row numbers of a split that a training uses: all, or for "none" of augmentation the plain views alone."""
     numbers = cache.numbers(split)
     if split == "train" and config.augment == "none":
-        numbers = numbers[cache.rows["view"].to_numpy()[numbers] == 0]
+        numbers = numbers[cache.view[numbers] == 0]
     return numbers
 
 

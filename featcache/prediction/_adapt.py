@@ -393,7 +393,7 @@ class _Rows:
         self.old_y = cache.labels("train")
         flat = new.features.reshape(len(new.label) * self.views, -1).astype(np.float32)
         self._regression = JointRegression(cache, self.old, new=flat, progress=progress)
-        view = cache.rows["view"].to_numpy()[self.old]
+        view = cache.view[self.old]
         self.few = np.sort(np.argsort(view, kind="stable")[:_CURVE_ROWS])
 
     def _new_rows(self, images: NDArray[np.bool_]) -> Numbers:

@@ -37,7 +37,7 @@ class Alignment:
         if how not in get_args(Align):
             raise UsageError(f"`align={how!r:.80}`: expected one of {', '.join(get_args(Align))}")
         numbers = cache.numbers("train")
-        numbers = numbers[cache.rows["view"].to_numpy()[numbers] == 0]
+        numbers = numbers[cache.view[numbers] == 0]
         total = np.zeros(cache.features.shape[1:])
         squares = np.zeros_like(total)
         for _, block in cache.features.blocks(numbers):

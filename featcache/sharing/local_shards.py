@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from featcache.core.errors import CacheError
-from featcache.store import Cache, DonorIndex, FileEntry, ZarrStore, layout_for, rows_in
+from featcache.store import Cache, DonorIndex, FileEntry, ZarrStore, layout_for
 
 
 class LocalShards:
@@ -27,7 +27,7 @@ class LocalShards:
             return
         self._reach = DonorIndex([parent], cache.recipe.space, row_shape=layout.row_shape)
         if self._reach.n_caches:
-            self._rows = rows_in(cache.views)
+            self._rows = cache.stored_rows()
             self._reach.look_for(self._rows)
             self._shards = {name: shard for name, shard in self._store.files().items() if shard is not None}
 

@@ -30,7 +30,7 @@ from featcache.store import (
 )
 
 _LEAST_SECRET_BYTES = 32
-_KEPT = ("label_separator", "created", "engine", "environment", "rows_computed", "seconds")
+_KEPT = ("label_separator", "row_counts", "created", "engine", "environment", "rows_computed", "seconds")
 
 
 def private_bundle(folder: Path, work: Path, *, secret: bytes | None = None) -> Bundle:

@@ -12,7 +12,6 @@ from pathlib import Path
 from featcache.core.errors import CacheError, CacheWriteError, RemoteError, RunError, UsageError
 from featcache.core.files import PARTIAL_SUFFIX, sha256_bytes, sync
 from featcache.core.leases import Leases
-from featcache.core.recipe import row_id
 from featcache.remotes import Remote
 from featcache.sharing import keys, rollback_guard as seen
 from featcache.sharing.bundle import MANIFEST_FILES, about_cache, about_run, bundle_of_run, parse_run_files
@@ -28,7 +27,6 @@ from featcache.store import (
     FileEntry,
     file_entry,
     parse_manifest,
-    rows_in,
     writing,
 )
 from featcache.training import TRAINING_SUFFIX, is_finished
@@ -245,10 +243,10 @@ def check_tables(cache: Cache, record: Record) -> None:
     """Whether the tables of a cache agree with one another and with the record. CacheError or RemoteError."""
     if about_cache(cache.manifest, cache.recipe) != record.about:
         raise RemoteError(f"{record.name}: the record says other things than the cache's manifest and recipe")
-    rows, space = cache.rows, cache.recipe.space
-    if len(rows) != cache.manifest.rows or str(cache.features.dtype) != space.dtype:
+    if str(cache.features.dtype) != cache.recipe.space.dtype:
         raise CacheError(f"{record.name}: recipe, rows and features do not fit together")
-    if any(row.row_id != row_id(space, row.image_id, parameters=row.parameters) for row in rows_in(cache.views)):
+    cache.check_labels()
+    if cache.misnamed_rows():
         raise CacheError(f"{record.name}: rows have another row_id than their image and view")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from featcache.core.errors import RemoteError, TrustError
 from featcache.core.files import PARTIAL_SUFFIX, sha256_bytes
 from featcache.core.leases import Leases
-from featcache.core.recipe import Recipe, cache_digest, cache_name
+from featcache.core.recipe import Recipe, cache_name
 from featcache.remotes import Remote
 from featcache.sharing.catalog import Entry, latest, listing
 from featcache.sharing.options import Part
@@ -18,7 +18,7 @@ from featcache.sharing.reading import RemoteCache
 from featcache.sharing.receive import Pulled, Trust, accept, pull
 from featcache.sharing.subset import pull_part
 from featcache.sharing.transfer import Advance, Stopped
-from featcache.store import LEASES_FOLDER, Format, Row
+from featcache.store import LEASES_FOLDER, Format, Row, keys_of
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def ask(
     Raises CacheWriteError where nothing can be written here.
     """
     trust = trust or Trust()
-    digest = cache_digest(recipe, ((row.image_id, row.view) for row in rows))
+    digest = keys_of(rows).digest(recipe)
     name = cache_name(recipe.space.backbone, digest, format_=format_)
     remarks: list[str] = []
     try:

@@ -10,7 +10,7 @@ from featcache.sharing.bundle import bundle_there
 from featcache.sharing.catalog import Entry
 from featcache.sharing.commit import Attribution, commit, record_of
 from featcache.sharing.reading import RemoteCache
-from featcache.store import DATASET_FILE, MANIFEST_FILE, file_entry, images_of, write_dataset_copy
+from featcache.store import DATASET_FILE, MANIFEST_FILE, ROWS_FILE, counts_in, file_entry, images_of, write_dataset_copy
 
 
 def relabel_on(store: Remote, entry: Entry, *, dataset: Dataset, parent: Path) -> bool:
@@ -25,9 +25,12 @@ def relabel_on(store: Remote, entry: Entry, *, dataset: Dataset, parent: Path) -
         return False
     with RemoteCache(store, record, parent=parent) as cache:
         copy = cache.folder / DATASET_FILE
-        write_dataset_copy(copy, images_of(dataset, set(cache.views["image_id"])))
+        write_dataset_copy(copy, images_of(dataset, set(cache.keys.image_ids())))
         manifest = cache.manifest.with_labels(
-            file_entry(copy), dataset_digest=dataset.digest, separator=dataset.label_separator
+            file_entry(copy),
+            dataset_digest=dataset.digest,
+            separator=dataset.label_separator,
+            counts=counts_in(cache.folder / ROWS_FILE, copy),
         )
         bundle = bundle_there(manifest, cache.recipe, place=record.root)
         store.put(f"{bundle.labels}/{DATASET_FILE}", copy.read_bytes())

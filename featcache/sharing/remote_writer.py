@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from featcache.core.errors import CacheError, RemoteError, RemoteNotFoundError
 from featcache.core.files import PARTIAL_SUFFIX, make_folder, sha256_bytes, write_bytes
 from featcache.core.leases import Leases
-from featcache.core.recipe import Recipe, cache_digest, cache_name, row_id
+from featcache.core.recipe import Recipe, cache_name
 from featcache.core.strict_json import strict_json
 from featcache.datasets import Dataset
 from featcache.remotes import Patient, read
@@ -55,14 +55,15 @@ from featcache.store import (
     RECIPE_FILE,
     ROWS_FILE,
     CacheWriter,
+    DatasetCopy,
     FileEntry,
     Format,
     Manifest,
     Row,
+    keys_of,
     ledger,
+    misnamed_rows,
     parse_manifest,
-    read_rows,
-    rows_in,
     tolerance_of,
     zarr_shard,
 )
@@ -95,7 +96,7 @@ class RemoteWriter(CacheWriter):
         allow_nonfinite: bool = False,
     ) -> None:
         refuse_format(format_, store.url)
-        digest = cache_digest(recipe, ((row.image_id, row.view) for row in rows))
+        digest = keys_of(rows).digest(recipe)
         self._remote, self.site = store, Site(cache_name(recipe.space.backbone, digest, format_=format_), digest)
         self._chunks: dict[int, list[Chunk]] = {}
         self._journal: dict[int, ledger.ShardRecord] = {}
@@ -130,7 +131,9 @@ class RemoteWriter(CacheWriter):
         """As of `CacheWriter`."""
         time.sleep(_LOOK_S)
 
-    def finish(self, dataset: Dataset, provenance: dict[str, Any], *, dataset_digest: str = "") -> Manifest:
+    def finish(
+        self, dataset: Dataset | DatasetCopy, provenance: dict[str, Any], *, dataset_digest: str = ""
+    ) -> Manifest:
         """Write the rest, and last the record. As of `CacheWriter`."""
         if (entry := finished_on(self._remote, self.site)) is not None:
             return self._manifest_of(entry)
@@ -182,10 +185,8 @@ class RemoteWriter(CacheWriter):
 
     def _refuse_other_views(self) -> None:
         """The table of rows has been read; its views must be those that its row_ids are of."""
-        space = self.recipe.space
-        for row in rows_in(read_rows(self.folder / ROWS_FILE)):
-            if row.row_id != row_id(space, row.image_id, parameters=row.parameters):
-                raise self._damaged(ROWS_FILE)
+        if misnamed_rows(self.folder / ROWS_FILE, self.recipe.space):
+            raise self._damaged(ROWS_FILE)
 
     def _create(self, name: str, before: bytes | None) -> None:
         """Have a file there that the cache begins with. RemoteError where something else is there."""

@@ -43,10 +43,21 @@ from .manifest import (
     parse_manifest as parse_manifest,
     read_manifest as read_manifest,
 )
+from .row_counts import counts_in as counts_in
+from .row_keys import (
+    RowKeys as RowKeys,
+    are_alike as are_alike,
+    places_in as places_in,
+    which_are_in as which_are_in,
+)
 from .tables import (
+    Coded as Coded,
     Row as Row,
     images_in as images_in,
+    keys_of as keys_of,
+    misnamed_rows as misnamed_rows,
     read_dataset_copy as read_dataset_copy,
+    read_keys as read_keys,
     read_rows as read_rows,
     rows_in as rows_in,
     write_dataset_copy as write_dataset_copy,
@@ -55,6 +66,7 @@ from .tables import (
 from .tensorstore_reader import choose_reader as choose_reader
 from .writer import (
     CacheWriter as CacheWriter,
+    DatasetCopy as DatasetCopy,
     file_entry as file_entry,
     images_of as images_of,
     read_recipe as read_recipe,

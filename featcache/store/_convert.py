@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from featcache.core.errors import CacheError, CacheWriteError, UsageError
 from featcache.core.files import resolved
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import refuse_unwritable
-from featcache.core.recipe import Recipe, cache_digest, cache_name, row_id
-from featcache.datasets import Dataset
+from featcache.core.recipe import Recipe, cache_name
 from featcache.store.cache import Cache, open_cache
 from featcache.store.layout import MANIFEST_FILE, Format
-from featcache.store.tables import Row, images_in, rows_in
 from featcache.store.writer import CacheWriter
 
 
@@ -67,10 +61,8 @@ def convert(
             "Run `featcache.extract(dtype='float32')`. To read them as float32: features[:].astype('float32')",
         )
     recipe = Recipe(replace(space, dtype=dtype), cache.recipe.augmentation)
-    rows = rows_in(cache.views)
-    if recipe != cache.recipe:
-        rows = [replace(row, row_id=row_id(recipe.space, row.image_id, parameters=row.parameters)) for row in rows]
-    digest = cache_digest(recipe, ((row.image_id, row.view) for row in rows))
+    rows = cache.stored_rows(None if recipe == cache.recipe else recipe.space)
+    digest = cache.keys.digest(recipe)
     folder = parent / cache_name(space.backbone, digest, format_=format_)
     if resolved(folder) == resolved(cache.folder):
         raise UsageError(f"{cache.name}: is {format_} and {dtype} already", "Set another `format`, `dtype` or `to`")
@@ -85,7 +77,7 @@ def convert(
 
 
 def _write(cache: Cache, writer: CacheWriter, progress: Progress) -> None:
-    places = _places(cache, writer.rows)
+    places = cache.keys.places_of(writer.keys)  # what was begun before a relabelling may have another order
     with writer, progress.stopping() as stopped:
         with progress.begin(f"writing {writer.folder.name}", len(places)) as advance:
             advance(writer.rows_done)
@@ -107,13 +99,8 @@ def _write(cache: Cache, writer: CacheWriter, progress: Progress) -> None:
         if writer.missing:
             raise KeyboardInterrupt
         made = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "converted_from": cache.name}
-        dataset = Dataset(images_in(cache.dataset), Path(), label_separator=cache.label_separator)
-        written = writer.finish(dataset, {**cache.manifest.provenance, **made})
-        # The same copy, maybe of a larger data set.
-        written.model_copy(update={"dataset_digest": cache.manifest.dataset_digest}).sealed().write(writer.folder)
-
-
-def _places(cache: Cache, rows: Sequence[Row]) -> NDArray[np.intp]:
-    """Where in `cache` each of `rows` lies: what was begun before a relabelling may have another order."""
-    of = {(row.image_id, row.view): number for number, row in enumerate(rows_in(cache.views))}
-    return np.array([of[row.image_id, row.view] for row in rows], np.intp)
+        writer.finish(
+            cache.dataset_copy(),
+            {**cache.manifest.provenance, **made},
+            dataset_digest=cache.manifest.dataset_digest,  # the same copy, maybe of a larger data set
+        )

@@ -13,7 +13,7 @@ from featcache.store import ledger
 from featcache.store.catalog import cache_folders
 from featcache.store.layout import LEASES_FOLDER, LEDGER_FILE, MANIFEST_FILE, REPAIR_LEDGER_FILE, ROWS_FILE
 from featcache.store.manifest import read_manifest
-from featcache.store.tables import read_rows
+from featcache.store.tables import read_keys
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def _standing(folder: Path, before: Sequence[Holder]) -> Standing:
     now = holders(folder / LEASES_FOLDER)
     finished = (folder / MANIFEST_FILE).is_file() and not (folder / REPAIR_LEDGER_FILE).is_file()
     try:
-        rows = read_manifest(folder).rows if finished else len(read_rows(folder / ROWS_FILE))
+        rows = read_manifest(folder).rows if finished else len(read_keys(folder / ROWS_FILE))
     except CacheError:
         rows, finished = 0, False
     done = (

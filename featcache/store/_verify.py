@@ -11,14 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from featcache.core.errors import CacheError, CacheNotFoundError
-from featcache.core.recipe import row_id
 from featcache.store import ledger
 from featcache.store.cache import Cache, file_of
 from featcache.store.contract import Stored
 from featcache.store.formats import open_store
 from featcache.store.layout import DATASET_FILE, LABELS_WAITING_FILE, LEDGER_FILE, MANIFEST_FILE, REPAIR_LEDGER_FILE
 from featcache.store.manifest import Manifest, leads_out, parse_manifest
-from featcache.store.tables import rows_in
 from featcache.store.tensorstore_reader import choose_reader
 from featcache.store.writer import file_entry
 
@@ -82,12 +80,15 @@ def verify(folder: Path, on_bytes: Callable[[int], object] = lambda _: None, *, 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         checked = list(pool.map(lambda name: _file(folder, manifest, name, on_bytes), manifest.files))
     problems = [problem for problem in checked if problem is not None]
+    del checked
     remarks = list(_unlisted(folder, manifest))
     bad = {problem.file for problem in problems}
     damaged = _damaged_shards(folder, manifest, bad) if bad else []
     if not bad:
-        problems += _contradictions(folder)
-        damaged, found, said = _undecodable(folder, manifest)
+        with ThreadPoolExecutor(1) as pool:  # the tables meanwhile: much of both is not Python's
+            said_of_tables = pool.submit(lambda: list(_contradictions(folder)))
+            damaged, found, said = _undecodable(folder, manifest)
+            problems += said_of_tables.result()
         problems += found
         remarks += said
     if problems and again and _was_relabelled(folder, manifest, problems):
@@ -164,20 +165,14 @@ def _contradictions(folder: Path) -> Iterator[Problem]:
     """Whether recipe, rows, ledger and labels agree, in a cache all of whose bytes are those of the manifest."""
     try:
         cache = Cache(folder)
-        rows = rows_in(cache.views)
+        wrong = cache.misnamed_rows()
     except CacheError as error:
         yield Problem("", _without(folder, error))
         return
-    space = cache.recipe.space
-    wrong = [
-        number
-        for number, row in enumerate(rows)
-        if row.row_id != row_id(space, row.image_id, parameters=row.parameters)
-    ]
     if wrong:
         yield Problem("rows.parquet", f"{len(wrong)} rows have another row_id than their image and view: {wrong[:5]}")
     try:
-        _ = cache.rows
+        cache.check_labels()
     except CacheError as error:
         yield Problem("dataset.parquet", _without(folder, error))
     yield from _unrecorded(folder, cache.manifest)

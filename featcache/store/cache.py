@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
@@ -15,21 +17,29 @@ from numpy.typing import NDArray
 
 from featcache.core.errors import CacheError, UsageError
 from featcache.core.leases import Leases
-from featcache.core.recipe import Recipe, cache_digest, cache_name
+from featcache.core.recipe import FeatureSpace, Recipe, cache_name
 from featcache.datasets import SPLITS, Dataset, LabelledImage, encoded, labels_in
 from featcache.store import adapters
 from featcache.store.batches import Batches, default_buffer_rows
 from featcache.store.features import Array, Features
 from featcache.store.formats import open_store
 from featcache.store.layout import DATASET_FILE, LABELS_WAITING_FILE, LEASES_FOLDER, RECIPE_FILE, ROWS_FILE
-from featcache.store.manifest import LABEL_SEPARATOR, Manifest, read_manifest
+from featcache.store.manifest import LABEL_SEPARATOR, ROW_COUNTS, Manifest, read_manifest
 from featcache.store.tensorstore_reader import ReaderName, choose_reader
-from featcache.store.writer import file_entry, images_of, read_recipe, writing
+from featcache.store.writer import DatasetCopy, file_entry, images_of, read_recipe, writing
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
+    from featcache.store.row_counts import Counts
+    from featcache.store.row_keys import Ids, RowKeys
+    from featcache.store.tables import Coded, Lines, StoredRows
     from featcache.store.torch_adapter import TorchBatches
+
+_PART_ROWS = 1 << 16
+_MOST_HELD = 1 << 21
+"""Rows whose ids are held, once they were read."""
 
 __all__ = ["Array", "Cache", "Features", "open_cache"]
 
@@ -89,14 +99,122 @@ class Cache:
         """rows.parquet: row, image_id, view, row_id and each view's parameters."""
         from featcache.store.tables import read_rows
 
+        _ = self.keys  # whether they are those of the manifest
+        return read_rows(self.folder / ROWS_FILE)
+
+    @cached_property
+    def keys(self) -> RowKeys:
+        """Which view of which image each row is, checked: they must be those that the cache is named by."""
+        from featcache.store.tables import read_keys
+
         self._check_digest(ROWS_FILE)
-        frame = read_rows(self.folder / ROWS_FILE)
-        found = cache_digest(
-            self.recipe, zip(frame["image_id"].to_numpy().tolist(), frame["view"].tolist(), strict=True)
-        )
-        if found != self.manifest.digest or len(frame) != self.manifest.rows:
+        keys = read_keys(self.folder / ROWS_FILE)
+        if len(keys) != self.manifest.rows or keys.digest(self.recipe) != self.manifest.digest:
             raise CacheError(f"{self.name}: {ROWS_FILE} is not the one of the manifest")
-        return frame
+        return keys
+
+    def stored_rows(self, space: FeatureSpace | None = None) -> StoredRows:
+        """The rows as records, read from the table when they are asked for; checked as `keys` are.
+
+        space : with the row_ids that they have in another feature space
+        """
+        from featcache.store.tables import StoredRows
+
+        _ = self.keys
+        return StoredRows(self.folder / ROWS_FILE, space)
+
+    def row_names(self, space: FeatureSpace | None = None) -> Ids:
+        """The row_id of each row, or what it is in another feature space; see `featcache.store.row_keys`."""
+        from featcache.store.tables import names_of
+
+        return names_of(self.stored_rows(space))
+
+    def dataset_copy(self) -> Dataset | DatasetCopy:
+        """The dataset copy, for a cache of the same images: as it lies on the disk, unless it has other labels here."""
+        from featcache.store.tables import images_in
+
+        if self._original is not None:
+            return Dataset(images_in(self.dataset), self.folder, label_separator=self.label_separator)
+        self._check_digest(DATASET_FILE)
+        return DatasetCopy(file_of(self.folder, self.manifest, name=DATASET_FILE), self.label_separator)
+
+    @cached_property
+    def lines(self) -> Lines:
+        """The images, labels and splits of the dataset copy."""
+        from featcache.store.row_keys import ids_of
+        from featcache.store.tables import Coded, Lines, read_lines
+
+        if self._original is not None:
+            frame = self.dataset
+            return Lines(ids_of(_arrow(frame["image_id"])), Coded.of(frame["label"]), Coded.of(frame["split"]))
+        self._check_digest(DATASET_FILE)
+        return read_lines(file_of(self.folder, self.manifest, name=DATASET_FILE))
+
+    @cached_property
+    def line(self) -> NDArray[np.int32]:
+        """For each row, which of `lines` its image is, (rows,)."""
+        from featcache.store.row_counts import lines_of
+
+        try:
+            line = lines_of(self.keys, self.lines)
+        except CacheError as error:
+            raise CacheError(f"{self.name}: {error}") from error
+        _ = self.view, self.label, self.split
+        if len(line) > _MOST_HELD:  # ids are the largest of what is held: whoever wants them reads them again
+            for name in ("keys", "lines"):
+                self.__dict__.pop(name, None)
+        return line
+
+    @cached_property
+    def view(self) -> NDArray[np.integer[Any]]:
+        """The view of each row, (rows,); 0 is the plain one."""
+        return self.keys.view
+
+    @cached_property
+    def label(self) -> Coded:
+        """The label of each image of the dataset copy."""
+        return self.lines.label
+
+    @cached_property
+    def split(self) -> Coded:
+        """The split of each image of the dataset copy."""
+        return self.lines.split
+
+    def misnamed_rows(self) -> list[int]:
+        """The rows whose row_id is not that of their image, view and feature space. CacheError for a damaged table."""
+        from featcache.store.tables import misnamed_rows
+
+        _ = self.keys
+        return misnamed_rows(self.folder / ROWS_FILE, self.recipe.space)
+
+    def check_labels(self) -> None:
+        """Raise CacheError unless the dataset copy names every image, and the manifest counts rows as the tables do."""
+        from featcache.store.row_counts import count_rows, short
+
+        said = self.manifest.provenance.get(ROW_COUNTS)
+        counts = short(count_rows(self.line, self.label, split=self.split))
+        if said is not None and said != counts:
+            raise CacheError(f"{self.name}: the rows of labels and splits are not as many as the manifest says")
+
+    def row_counts(self) -> Counts:
+        """{label: {split: rows}}, as the manifest says; counted where it says nothing."""
+        from featcache.store.row_counts import count_rows, counts_said
+
+        said = None if self._original else counts_said(self.manifest.provenance, self.manifest.rows)
+        return count_rows(self.line, self.label, split=self.split) if said is None else said
+
+    @cached_property
+    def groups(self) -> NDArray[np.int32]:
+        """The group of each row as a number, (rows,): the names of groups sort as their numbers do."""
+        return self._group_of_line[self.line]
+
+    @cached_property
+    def _group_of_line(self) -> NDArray[np.int32]:
+        """The same of each of `lines`."""
+        import pyarrow.compute as pc
+
+        rank: NDArray[np.uint64] = pc.rank(_arrow(self.texts("group")), tiebreaker="dense").to_numpy()
+        return rank.astype(np.int32) - np.int32(1)
 
     @cached_property
     def dataset(self) -> pd.DataFrame:
@@ -109,11 +227,66 @@ class Cache:
     @cached_property
     def rows(self) -> pd.DataFrame:
         """One line a row: row, image_id, path, label, split, group, view; in the order of `features`."""
-        lines = self.dataset[["image_id", "path", "label", "split", "group"]]
-        joined = self.views[["row", "image_id", "view"]].merge(lines, on="image_id", how="left", validate="m:1")
-        if joined["label"].isna().any():
-            raise CacheError(f"{self.name}: {DATASET_FILE} does not name every image of the cache")
-        return joined[["row", "image_id", "path", "label", "split", "group", "view"]]
+        import pandas as pd
+
+        line = self.line
+        one_each = len(line) == len(self.label.number) and bool((line == np.arange(len(line))).all())
+        columns: dict[str, Any] = {"row": np.arange(len(line))}
+        for name in ("image_id", "path", "label", "split", "group"):
+            texts = self.texts(name).array
+            columns[name] = texts if one_each else texts.take(line)
+        columns["view"] = self.view.astype(np.int64)
+        return pd.DataFrame(columns, copy=False)
+
+    def row_parts(self) -> Iterator[pd.DataFrame]:
+        """`rows`, some ten thousand at a time: all of them may be more than fits into memory."""
+        import pandas as pd
+
+        line, start, stop = self.line, 0, 0
+        if len(line) and (self._original is not None or bool((line[1:] < line[:-1]).any())):
+            for first in range(0, len(line), _PART_ROWS):  # in another order than the images
+                yield self.rows.iloc[first : first + _PART_ROWS]
+            return
+        for lines in self._line_parts():
+            stop += len(lines)
+            rows = np.searchsorted(line, [stop - len(lines), stop])
+            for first in range(rows[0], rows[1], _PART_ROWS):
+                last = min(first + _PART_ROWS, rows[1])
+                frame = lines.iloc[line[first:last] - (stop - len(lines))].reset_index(drop=True)
+                frame.insert(0, "row", np.arange(first, last))
+                yield frame.assign(view=self.view[first:last].astype(np.int64)).set_index(pd.RangeIndex(first, last))
+                start = last
+        if start < len(line):
+            raise CacheError(f"{self.name}: {DATASET_FILE} was replaced meanwhile")
+
+    def _line_parts(self) -> Iterator[pd.DataFrame]:
+        """image_id, path, label, split and group of the dataset copy, some lines at a time."""
+        from featcache.store.tables import DATASET_COLUMNS, TableFile
+
+        self._check_digest(DATASET_FILE)
+        file = TableFile(file_of(self.folder, self.manifest, name=DATASET_FILE), DATASET_COLUMNS)
+        return (part.to_pandas() for part in file.batches(DATASET_COLUMNS[:5]))
+
+    def torn_groups(self) -> tuple[int, str, list[str]] | None:
+        """How many groups have rows in several splits, and the first of them with these splits, by name."""
+        split_of, n_splits = self.split, len(self.split.values)
+        chosen = np.flatnonzero((self._rows_of_line > 0) & ~_is(split_of, ""))
+        pairs = np.unique(self._group_of_line[chosen].astype(np.int64) * n_splits + split_of.number[chosen])
+        group, split = np.divmod(pairs, max(n_splits, 1))
+        torn = np.unique(group[1:][np.diff(group) == 0])
+        if not len(torn):
+            return None
+        name = str(self.texts("group").iloc[int(np.argmax(self._group_of_line == torn[0]))])
+        return len(torn), name, sorted(split_of.values[number] for number in split[group == torn[0]])
+
+    def texts(self, name: str) -> pd.Series[str]:
+        """A column of the dataset copy: path, label, split or group of each of `lines`."""
+        from featcache.store.tables import read_texts
+
+        if "dataset" in self.__dict__:
+            return self.dataset[name].copy()
+        self._check_digest(DATASET_FILE)
+        return read_texts(file_of(self.folder, self.manifest, name=DATASET_FILE), name)
 
     @cached_property
     def label_separator(self) -> str:
@@ -123,8 +296,18 @@ class Cache:
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """All labels of rows in a split, sorted; `arrays` counts them from 0 in this order."""
-        texts = set(self.rows["label"][self.rows["split"] != ""])
-        return tuple(sorted({label for text in texts for label in labels_in(text, self.label_separator)}))
+        return tuple(sorted(set().union(*(self.labels_of(split) for split in SPLITS))))
+
+    def labels_of(self, split: str) -> set[str]:
+        """The labels of the rows in a split."""
+        chosen = (self._rows_of_line > 0) & _is(self.split, split)
+        texts = (self.label.values[number] for number in np.unique(self.label.number[chosen]))
+        return {label for text in texts for label in labels_in(text, self.label_separator)}
+
+    @cached_property
+    def _rows_of_line(self) -> NDArray[np.intp]:
+        """How many rows each of `lines` has."""
+        return np.bincount(self.line, minlength=len(self.label.number))
 
     def numbers(self, split: str | None = None) -> NDArray[np.intp]:
         """Row numbers of a split that have a label, increasing; those of every row where split is None."""
@@ -132,15 +315,17 @@ class Cache:
             return np.arange(len(self.features))
         if split not in SPLITS:
             raise UsageError(f"split {split!r}: expected train, val or test")
-        return np.flatnonzero(((self.rows["split"] == split) & (self.rows["label"] != "")).to_numpy())
+        return np.flatnonzero((_is(self.split, split) & ~_is(self.label, ""))[self.line])
 
     def labels(self, split: str | None = None) -> NDArray[np.int64]:
         """Class numbers of a split's rows, int64; of all rows -1 where there is no label.
 
         Where an image may have several labels, an indicator (n, classes) of 0 and 1 instead of (n,).
         """
-        codes = encoded(self.rows["label"].tolist(), self.label_separator, classes=self.classes)
-        return codes[self.numbers(split)]
+        label = self.label
+        codes = encoded(label.values, self.label_separator, classes=self.classes)
+        line = self.line if split is None else self.line[self.numbers(split)]
+        return codes[label.number[line]]
 
     def arrays(self, split: str | None = None) -> tuple[Array, NDArray[np.int64]]:
         """Features and class numbers of a split, read into memory.
@@ -260,9 +445,24 @@ class Cache:
             if changed:
                 self._finish_replacing()  # it may have been stopped: what is promised must not be written over
                 self._replace_labels(dataset)
-        for name in ("dataset", "rows", "classes", "label_separator"):
-            self.__dict__.pop(name, None)
+        self._forget(("dataset", "label_separator"))
         return changed
+
+    def _forget(self, names: Sequence[str] = ()) -> None:
+        """What follows from labels, splits and groups is looked at again."""
+        for name in (
+            *names,
+            "lines",
+            "line",
+            "label",
+            "split",
+            "groups",
+            "_group_of_line",
+            "rows",
+            "classes",
+            "_rows_of_line",
+        ):
+            self.__dict__.pop(name, None)
 
     @contextmanager
     def _replacing(self) -> Iterator[Leases]:
@@ -275,12 +475,16 @@ class Cache:
                 leases.folder.rmdir()
 
     def _replace_labels(self, dataset: Dataset) -> None:
+        from featcache.store.row_counts import counts_in
         from featcache.store.tables import write_dataset_copy
 
         waiting = self.folder / LABELS_WAITING_FILE
-        write_dataset_copy(waiting, images_of(dataset, set(self.views["image_id"])))
+        write_dataset_copy(waiting, images_of(dataset, set(self.keys.image_ids())))
         self.manifest = self.manifest.with_labels(
-            file_entry(waiting), dataset_digest=dataset.digest, separator=dataset.label_separator
+            file_entry(waiting),
+            dataset_digest=dataset.digest,
+            separator=dataset.label_separator,
+            counts=counts_in(self.folder / ROWS_FILE, waiting),
         )
         self.manifest.write(self.folder)
         self._finish_replacing()
@@ -300,9 +504,8 @@ class Cache:
         frame = self.dataset.copy()
         for name in ("label", "split", "group"):
             frame[name] = [getattr(lines[image_id], name) for image_id in frame["image_id"]]
+        other._forget()
         other.__dict__.update(dataset=frame, relabelled_images=changed, label_separator=separator)
-        for name in ("rows", "classes"):
-            other.__dict__.pop(name, None)
         digest = Dataset(tuple(images), self.folder, label_separator=separator).digest
         other.manifest = self.manifest.model_copy(update={"dataset_digest": digest})
         return other
@@ -315,7 +518,9 @@ class Cache:
         space = self.recipe.space
         what = f"{space.backbone}, {space.layer}, {space.input_size_px} px, pooling {space.pooling}"
         shape = "x".join(map(str, self.features.shape))
-        counts = self.rows.groupby(["label", "split"]).size().unstack(fill_value=0).to_html()
+        import pandas as pd
+
+        counts = pd.DataFrame(self.row_counts()).T.fillna(0).astype(int).to_html()
         return f"<b>{escape(self.name)}</b><p>{escape(what)}; {shape} {self.features.dtype}</p>{counts}"
 
     def __repr__(self) -> str:
@@ -351,13 +556,18 @@ class Cache:
                 self._finish_replacing()
 
     def _check_sizes(self) -> None:
+        dataset = str(file_of(self.folder, self.manifest, name=DATASET_FILE))
         for name, entry in self.manifest.files.items():
-            path = file_of(self.folder, self.manifest, name=name)
+            path = dataset if name == DATASET_FILE else f"{self.folder}/{name}"  # texts: there may be very many
             try:
-                if not path.is_file():
+                try:
+                    status = os.stat(path)  # noqa: PTH116
+                except (FileNotFoundError, NotADirectoryError):
+                    status = None
+                if status is None or not stat.S_ISREG(status.st_mode):
                     raise CacheError(f"{self.name}: {name} is missing: its extract command computes it again")
-                if path.stat().st_size != entry.bytes:
-                    raise CacheError(f"{self.name}: {name}: expected {entry.bytes} bytes, found {path.stat().st_size}")
+                if status.st_size != entry.bytes:
+                    raise CacheError(f"{self.name}: {name}: expected {entry.bytes} bytes, found {status.st_size}")
             except OSError as error:
                 raise CacheError(f"{self.name}: {name:.80}: cannot be read: {error.strerror}") from error
 
@@ -372,6 +582,19 @@ class Cache:
             raise CacheError(f"{self.name}: {name}: cannot be read: {error.strerror}") from error
         if found != self.manifest.files[name]:
             raise CacheError(f"{self.name}: {name} is not that of the manifest; was it replaced? Open it again")
+
+
+def _is(column: Coded, text: str) -> NDArray[np.bool_]:
+    """Which lines of a column are this text."""
+    return np.isin(column.number, [number for number, value in enumerate(column.values) if value == text])
+
+
+def _arrow(texts: Any) -> pa.Array:
+    """A column of text in Arrow's memory."""
+    import pyarrow as pa
+
+    found = pa.array(texts, pa.large_string())
+    return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
 
 
 def file_of(folder: Path, manifest: Manifest, *, name: str) -> Path:

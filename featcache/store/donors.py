@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featcache.core.errors import CacheError, CacheNotFoundError
 from featcache.core.recipe import FeatureSpace
@@ -23,8 +22,11 @@ from featcache.store.contract import FeatureStore, Stored
 from featcache.store.formats import open_store
 from featcache.store.layout import FEATURES_FOLDER, LEDGER_FILE, RECIPE_FILE, ROWS_FILE, Format, layout_for
 from featcache.store.manifest import read_manifest
-from featcache.store.tables import Row, read_rows
+from featcache.store.row_keys import Ids, texts_of, which_are_in
+from featcache.store.tables import Row, names_of, read_names
 from featcache.store.writer import file_entry, read_recipe
+
+_PART_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,18 @@ class DonorIndex:
         found = (_source(folder, space, row_shape) for folder in folders)
         self._sources = [source for source in found if source is not None]
         self._places: dict[str, list[_Place]] = {}
+        """Of rows that were looked for and are there; nothing of those that are not."""
 
-    def look_for(self, rows: Iterable[Row]) -> None:
+    def look_for(self, rows: Sequence[Row]) -> None:
         """Find out which of `rows` are there. Nothing else is ever said to be."""
-        wanted = {row.row_id for row in rows}
+        if not self._sources:
+            return
+        wanted = names_of(rows)
         for source in self._sources:
-            for number, row_id in enumerate(source.row_ids):
-                if row_id in wanted:
+            numbers = np.flatnonzero(which_are_in(source.row_ids, wanted))
+            for start in range(0, len(numbers), _PART_ROWS):
+                part = numbers[start : start + _PART_ROWS]
+                for number, row_id in zip(part.tolist(), texts_of(source.row_ids[part]), strict=True):
                     self._places.setdefault(row_id, []).append(_Place(source, number))
 
     def __len__(self) -> int:
@@ -102,7 +109,7 @@ class _Source:
     """One cache, finished or not, as far as its ledger says what is sound."""
 
     def __init__(
-        self, folder: Path, store: FeatureStore, *, row_ids: NDArray[np.object_], records: dict[int, ledger.ShardRecord]
+        self, folder: Path, store: FeatureStore, *, row_ids: Ids, records: dict[int, ledger.ShardRecord]
     ) -> None:
         self.folder = folder
         self.row_ids = row_ids
@@ -144,7 +151,7 @@ def _source(folder: Path, space: FeatureSpace, row_shape: tuple[int, ...]) -> _S
         try:
             manifest = read_manifest(folder)
         except CacheNotFoundError:
-            row_ids = read_rows(folder / ROWS_FILE)["row_id"].to_numpy()
+            row_ids = read_names(folder / ROWS_FILE)
             format_: Format = "zarr" if (folder / FEATURES_FOLDER).is_dir() else "hdf5"
             store = open_store(
                 format_, folder, layout=layout_for(len(row_ids), row_shape, dtype=space.dtype, format_=format_)
@@ -153,7 +160,7 @@ def _source(folder: Path, space: FeatureSpace, row_shape: tuple[int, ...]) -> _S
             for name in (RECIPE_FILE, ROWS_FILE, LEDGER_FILE):
                 if file_entry(folder / name) != manifest.files[name]:
                     return None
-            row_ids = read_rows(folder / ROWS_FILE)["row_id"].to_numpy()
+            row_ids = read_names(folder / ROWS_FILE)
             store = open_store(manifest.array.format, folder, layout=manifest.array.layout)
             layout = manifest.array.layout
             if (layout.row_shape, layout.dtype) != (row_shape, space.dtype) or len(row_ids) != manifest.rows:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from json.encoder import encode_basestring
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
@@ -22,19 +25,28 @@ from featcache.store.contract import FeatureStore
 from featcache.store.layout import DATASET_FILE, LEDGER_FILE, MANIFEST_FILE, RECIPE_FILE, ROWS_FILE, Layout, files_of
 
 CACHE_FORMAT = 2
-LABEL_SEPARATOR = "label_separator"
+LABEL_SEPARATOR, ROW_COUNTS = "label_separator", "row_counts"
 MAX_MANIFEST_BYTES = 16 << 20
 _MAX_SHARD_BYTES = 128 << 20
 _SHOWN_CHARS = 1000
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+"""Of nearly all files: no part begins with a dot."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=0, lt=2**53)]
 
 
-def with_separator(provenance: Mapping[str, Any], separator: str) -> dict[str, Any]:
-    """Provenance that says what stands between the labels of an image; of one label an image nothing of it."""
-    others = {name: value for name, value in provenance.items() if name != LABEL_SEPARATOR}
-    return {**others, LABEL_SEPARATOR: separator} if separator else others
+def with_labels_said(
+    provenance: Mapping[str, Any], separator: str, *, counts: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Provenance that says what stands between the labels of an image, unless each has one, and how many rows of each
+    label are in each split, unless that is None."""
+    said = {name: value for name, value in provenance.items() if name not in (LABEL_SEPARATOR, ROW_COUNTS)}
+    if separator:
+        said[LABEL_SEPARATOR] = separator
+    if counts is not None:
+        said[ROW_COUNTS] = counts
+    return said
 
 
 class _Record(BaseModel):
@@ -105,7 +117,7 @@ class Manifest(_Record):
     dataset_digest : of the labels, splits, groups and paths in its copy of the dataset manifest
     tolerance : how near recomputed features must come
     provenance : engine, environment, time; facts about the making that decide no value. What stands between the labels
-        of an image, where it may have several
+        of an image, where it may have several; and how many rows of each label are in each split
     seal : digest of all the other fields; set when the record is made
     """
 
@@ -125,6 +137,8 @@ class Manifest(_Record):
     @classmethod
     def _inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
         for name in files:
+            if _PLAIN_NAME.fullmatch(name):
+                continue
             pure = PurePosixPath(name)
             if pure.is_absolute() or ".." in pure.parts or "\\" in name or pure.as_posix() != name or not pure.parts:
                 raise ValueError(f"the file name {name!r} leads out of the cache")
@@ -152,18 +166,29 @@ class Manifest(_Record):
         """The same with its seal."""
         return self.model_copy(update={"seal": digest(self.model_dump(mode="json", exclude={"seal"}))})
 
-    def with_labels(self, copy: FileEntry, *, dataset_digest: str, separator: str) -> Self:
-        """The same cache with another dataset copy. separator : between the labels of an image, "" for none"""
+    def with_labels(
+        self, copy: FileEntry, *, dataset_digest: str, separator: str, counts: Mapping[str, Any] | None
+    ) -> Self:
+        """The same cache with another dataset copy. separator, counts : see `with_labels_said`"""
         changes = {
             "files": {**self.files, DATASET_FILE: copy},
             "dataset_digest": dataset_digest,
-            "provenance": with_separator(self.provenance, separator),
+            "provenance": with_labels_said(self.provenance, separator, counts=counts),
         }
         return self.model_copy(update=changes).sealed()
 
     def text(self) -> str:
         """manifest.json, to the byte."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        value = {**self.model_dump(mode="json", exclude={"files"}), "files": {}}
+        value = {name: value[name] for name in type(self).model_fields}
+        around = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        # There may be a hundred thousand files, and Python's own writer of indented JSON is slow.
+        files = ",\n".join(
+            f'    {encode_basestring(name)}: {{\n      "bytes": {entry.bytes},\n'
+            f'      "sha256": "{entry.sha256}"\n    }}'
+            for name, entry in self.files.items()
+        )
+        return around.replace('\n  "files": {}', f'\n  "files": {{\n{files}\n  }}', 1) if files else around
 
     def write(self, folder: Path) -> None:
         """Commit: put manifest.json in place."""
@@ -177,21 +202,38 @@ def read_manifest(folder: Path) -> Manifest:
     a file that it names is a link out of the cache.
     """
     manifest = parse_manifest(folder)
-    for name in manifest.files:
-        if leads_out(folder, name):
-            raise CacheError(f"{folder.name}: {name} is a link that leads out of the cache: nothing there is read")
+    for name in links_out(folder, manifest.files):
+        raise CacheError(f"{folder.name}: {name} is a link that leads out of the cache: nothing there is read")
     return manifest
 
 
 def leads_out(folder: Path, name: str) -> bool:
     """Whether a file of the cache in `folder` is, by a link, a file of some other place."""
-    path = folder / name
-    try:
-        if not any(part.is_symlink() for part in (path, *path.parents[: len(PurePosixPath(name).parts) - 1])):
+    return any(True for _ in links_out(folder, (name,)))
+
+
+def links_out(folder: Path, names: Iterable[str]) -> Iterator[str]:
+    """Those of the files of the cache in `folder` that are, by a link, files of some other place.
+
+    A cache may have a hundred thousand files: paths are texts here, and a folder that is no link is looked at once.
+    """
+    plain: set[str] = set()
+
+    def has_link(name: str) -> bool:
+        if name in plain:
             return False
-        return not path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # links in a circle: nothing is there
+        parent = name.rpartition("/")[0]
+        if (parent and has_link(parent)) or os.path.islink(f"{folder}/{name}"):  # noqa: PTH114
+            return True
+        plain.add(name)
         return False
+
+    for name in names:
+        try:
+            if has_link(name) and not (folder / name).resolve().is_relative_to(folder.resolve()):
+                yield name
+        except (OSError, RuntimeError, ValueError):  # links in a circle, or a name that no file has: nothing is there
+            continue
 
 
 def parse_manifest(folder: Path) -> Manifest:

@@ -6,9 +6,9 @@ import errno
 import shutil
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.core.errors import CacheError, CacheWriteError, FeatcacheError, UsageError, refuse_shortage
-from featcache.core.files import PARTIAL_SUFFIX, sha256_file, write_json
+from featcache.core.files import PARTIAL_SUFFIX, beside, sha256_file, write_json
 from featcache.core.leases import POLL_S, Leases
-from featcache.core.recipe import LOW_PRECISIONS, FeatureSpace, Recipe, cache_digest, cache_name
+from featcache.core.recipe import LOW_PRECISIONS, FeatureSpace, Recipe, cache_name
 from featcache.core.strict_json import read_json, strict_json
 from featcache.datasets import Dataset, LabelledImage
 from featcache.store import ledger
@@ -44,10 +44,11 @@ from featcache.store.manifest import (
     Tolerance,
     leads_out,
     read_manifest,
-    with_separator,
+    with_labels_said,
 )
 
 if TYPE_CHECKING:
+    from featcache.store.row_keys import RowKeys
     from featcache.store.tables import Row
 
 TOLERANCES = {
@@ -59,6 +60,14 @@ TOLERANCES = {
 _MAX_RECIPE_BYTES = 1 << 20
 _LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 _SMALLEST_FLOAT16 = float(np.finfo(np.float16).smallest_normal)
+
+
+@dataclass(frozen=True)
+class DatasetCopy:
+    """The dataset copy of another cache, of the same images."""
+
+    file: Path
+    label_separator: str
 
 
 class CacheWriter:
@@ -89,10 +98,12 @@ class CacheWriter:
         allow_nonfinite: bool = False,
         kept: Sequence[ledger.ShardRecord] | None = None,
     ) -> None:
-        named = Counter((row.image_id, row.view) for row in rows)
-        if not named or max(named.values()) > 1:
-            raise CacheError(f"no cache of {len(rows)} rows, {len(named)} of them different: list each row once")
-        self.digest = cache_digest(recipe, named)
+        from featcache.store.tables import keys_of
+
+        self._keys = keys_of(rows)
+        if not rows or self._keys.repeats():
+            raise CacheError(f"no cache of {len(rows)} rows, of which some stand there twice: list each row once")
+        self.digest = self._keys.digest(recipe)
         self.folder = parent / cache_name(recipe.space.backbone, self.digest, format_=format_)
         self.recipe = recipe
         self.rows = rows
@@ -129,6 +140,13 @@ class CacheWriter:
             # Parts, too: this process may have slept while another finished.
             for folder in (self.folder / LEASES_FOLDER, self.folder / PARTS_FOLDER):
                 shutil.rmtree(folder, ignore_errors=True)
+
+    @property
+    def keys(self) -> RowKeys:
+        """Which view of which image each of `rows` is, in their order."""
+        from featcache.store.tables import keys_of
+
+        return keys_of(self.rows)
 
     @property
     def missing(self) -> list[int]:
@@ -210,11 +228,15 @@ class CacheWriter:
             ledger.append(self._ledger_file, record)
             self._finished(record)
 
-    def finish(self, dataset: Dataset, provenance: dict[str, Any], *, dataset_digest: str = "") -> Manifest:
+    def finish(
+        self, dataset: Dataset | DatasetCopy, provenance: dict[str, Any], *, dataset_digest: str = ""
+    ) -> Manifest:
         """Write the dataset copy and, last, the manifest. Raises CacheError while shards are missing.
 
-        dataset_digest : of the whole data set, where `dataset` is the cache's own copy of a part of it
+        dataset_digest : of the whole data set, where `dataset` is the cache's own copy of a part of it, or a file
         """
+        from featcache.store.row_counts import counts_in
+
         if self.missing:
             raise CacheError(f"{self.folder.name}: shards {self.missing[:5]} are still missing")
         with writing(self.folder), self._leases.holding("finish"):
@@ -223,18 +245,19 @@ class CacheWriter:
             self.store.finish()
             ledger.write(self.folder / LEDGER_FILE, self._done.values())
             self._write_labels(dataset)
+            counts = counts_in(self.folder / ROWS_FILE, self.folder / DATASET_FILE)
             self._sweep()
             manifest = Manifest(
                 format=CACHE_FORMAT,
                 name=self.folder.name,
                 digest=self.digest,
                 recipe_digest=self.recipe.digest,
-                dataset_digest=dataset_digest or dataset.digest,
+                dataset_digest=dataset_digest or (dataset.digest if isinstance(dataset, Dataset) else ""),
                 rows=len(self.rows),
                 array=ArrayEntry.of(self.store),
                 files=self._entries(),
                 tolerance=tolerance_of(self.recipe.space),
-                provenance=with_separator(provenance, dataset.label_separator),
+                provenance=with_labels_said(provenance, dataset.label_separator, counts=counts),
             ).sealed()
             manifest.write(self.folder)
             (self.folder / REPAIR_LEDGER_FILE).unlink(missing_ok=True)
@@ -253,11 +276,15 @@ class CacheWriter:
         there = _bytes_of(self.folder / MANIFEST_FILE)
         return bool(there) and (self._kept is None or there != self._manifest_before)
 
-    def _write_labels(self, dataset: Dataset) -> None:
+    def _write_labels(self, dataset: Dataset | DatasetCopy) -> None:
         """The dataset copy. One that a repair found to be right stays, to the byte: the manifest of before names it."""
+        if isinstance(dataset, DatasetCopy):
+            with beside(self.folder / DATASET_FILE) as partial:
+                shutil.copyfile(dataset.file, partial)
+            return
         from featcache.store.tables import images_in, read_dataset_copy, write_dataset_copy
 
-        file, images = self.folder / DATASET_FILE, images_of(dataset, {row.image_id for row in self.rows})
+        file, images = self.folder / DATASET_FILE, images_of(dataset, set(self._keys.image_ids()))
         if self._kept is not None:
             with suppress(CacheError, OSError, ValueError, TypeError, KeyError):
                 promised = FileEntry(**strict_json(self._manifest_before)["files"][DATASET_FILE])
@@ -312,32 +339,36 @@ class CacheWriter:
             return False
         if found == self.recipe:
             return True
-        from featcache.store.tables import read_rows
+        from featcache.store.tables import read_keys
 
         with suppress(CacheError):
-            frame = read_rows(self.folder / ROWS_FILE)
-            digest = cache_digest(found, zip(frame["image_id"], map(int, frame["view"]), strict=True))
+            digest = read_keys(self.folder / ROWS_FILE).digest(found)
             if self.folder.name == cache_name(found.space.backbone, digest, format_=self.store.format):
                 raise UsageError(f"{self.folder}: holds another cache, whose digest begins alike: move it away")
         return False
 
     def _rows_in_order_of(self, rows_file: Path) -> Sequence[Row] | None:
         """This cache's rows as they were numbered before; None where nobody can say what the shards hold."""
-        from featcache.store.tables import read_rows
+        from featcache.store.tables import StoredRows, misnamed_rows, names_of, read_keys
 
         if not rows_file.is_file():
             return None
         try:
-            found = read_rows(rows_file)
-        except CacheError:
+            there, found = read_keys(rows_file), StoredRows(rows_file)
+            if len(there) != len(self._keys):
+                return None
+            places = self._keys.places_of(there)
+            if not np.array_equal(names_of(found), names_of(self.rows)[places]):
+                return None
+            if isinstance(self.rows, list):
+                return [self.rows[place] for place in places]
+            return None if misnamed_rows(rows_file, self.recipe.space) else found
+        except (CacheError, KeyError):
             return None
-        rows = {(row.image_id, row.view, row.row_id): row for row in self.rows}
-        listed = list(zip(found["image_id"], found["view"], found["row_id"], strict=True))
-        return [rows[key] for key in listed] if set(listed) == set(rows) else None
 
     def _start_over(self, rows_file: Path) -> None:
         """No rows yet, or a table that is damaged: what the shards hold is not known."""
-        from featcache.store.tables import write_rows
+        from featcache.store.tables import StoredRows, write_rows
 
         if self._kept is None:
             (self.folder / MANIFEST_FILE).unlink(missing_ok=True)  # first: what follows is not what it promises
@@ -347,6 +378,8 @@ class CacheWriter:
         for stale in (LEDGER_FILE, REPAIR_LEDGER_FILE):
             (self.folder / stale).unlink(missing_ok=True)
         write_rows(rows_file, self.rows)
+        if not isinstance(self.rows, list):  # else they are in memory
+            self.rows = StoredRows(rows_file)
 
     def _sweep(self) -> None:
         """Remove what interrupted writers left beside their files, unless somebody else is at work."""

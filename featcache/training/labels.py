@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+
+import numpy as np
 
 from featcache.core.errors import UsageError
 from featcache.core.files import resolved
@@ -11,7 +13,7 @@ from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
 from featcache.datasets import LabelledImage, dataset_of
 from featcache.remotes import place_of
-from featcache.store import Cache, images_in
+from featcache.store import Cache, Coded, images_in
 
 
 def with_current_labels(project: Project, cache: Cache, *, progress: Progress = SILENT) -> Cache:
@@ -23,18 +25,19 @@ def with_current_labels(project: Project, cache: Cache, *, progress: Progress = 
 
     Raises UsageError where images have come into a split that has other numbers of views.
     """
-    before = images_in(cache.dataset)
     is_own = resolved(cache.folder.parent) == resolved(project.cache_folder) or _is_made_there(cache, project)
     if not is_own or ("dataset" not in project.settings.model_fields_set and not project.dataset_file.exists()):
-        _note_unused(cache, before, progress)
+        used = np.isin(cache.label.number, _said(cache.label)) & np.isin(cache.split.number, _said(cache.split))
+        _note_unused(cache, int((~used).sum()), progress)
         return cache
+    before = images_in(cache.dataset)
     dataset = dataset_of(project)
     listed = {image.image_id: image for image in dataset.images}
     if listed.keys().isdisjoint(image.image_id for image in before):
         dataset = replace(dataset, label_separator=cache.label_separator)  # the labels of the cache stay
     now = [_as_listed(image, listed) for image in before]
     changed = {new.image_id: old for old, new in zip(before, now, strict=True) if old != new}
-    _note_unused(cache, now, progress)
+    _note_unused(cache, sum(not image.is_trained_on for image in now), progress)
     if gone := sum(image.image_id not in listed for image in before):
         progress.note(
             f"{gone} of the {len(before)} images of {cache.name} are not in {project.dataset_file.name}, and are used "
@@ -70,8 +73,13 @@ def without_split(cache: Cache, split: str) -> Cache:
     return cache.relabelled(images, cache.relabelled_images)
 
 
-def _note_unused(cache: Cache, images: Sequence[LabelledImage], progress: Progress) -> None:
-    if unused := sum(not image.is_trained_on for image in images):
+def _said(column: Coded) -> list[int]:
+    """The numbers of what is no empty text."""
+    return [number for number, text in enumerate(column.values) if text]
+
+
+def _note_unused(cache: Cache, unused: int, progress: Progress) -> None:
+    if unused:
         progress.note(f"{unused} images of {cache.name} have no label or no split: they are left out of training")
 
 
@@ -86,7 +94,8 @@ def _refuse_other_views(
     project: Project, cache: Cache, now: list[LabelledImage], changed: Mapping[str, LabelledImage]
 ) -> None:
     """Raise UsageError where an image came into a split whose other images have another number of views."""
-    views = cache.views["image_id"].value_counts().to_dict()
+    keys = cache.keys
+    views = dict(zip(keys.image_ids(), np.bincount(keys.image).tolist(), strict=True))
     usual: dict[str, set[int]] = {}
     for image in now:
         if image.image_id not in changed or changed[image.image_id].split == image.split:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from featcache.core.errors import CacheError, DatasetError, HeadError, RunError
 from featcache.core.machine import usable_cores
-from featcache.datasets import SPLITS, labels_in
+from featcache.datasets import SPLITS
 from featcache.doubt import Doubt, Likeness, pooled, reliability
 from featcache.measures import evaluate, judge
 from featcache.segmentation import SegmenterFile
@@ -47,20 +47,16 @@ class Fitted:
 def refuse_unfair_splits(cache: Cache) -> None:
     """Refuse splits that no honest training can use: one without rows of a class, or with rows of another's group."""
     again = "Change dataset.csv, or run `featcache.init(resplit=True)` and extract this cache again"
-    pairs = cache.rows.loc[cache.rows["split"] != "", ["group", "split"]].drop_duplicates()
-    torn = pairs[pairs["group"].duplicated(keep=False)].sort_values(["group", "split"])
-    if len(torn):
-        group = torn["group"].iloc[0]
-        splits = " and ".join(torn["split"][torn["group"] == group])
+    if torn := cache.torn_groups():
+        n_torn, group, splits = torn
         raise HeadError(
-            f"{cache.name}: {torn['group'].nunique()} groups stand in several splits ({group!r:.80} in {splits}): a "
+            f"{cache.name}: {n_torn} groups stand in several splits ({group!r:.80} in {' and '.join(splits)}): a "
             "group must stay on one side, or the test leaks into the training",
             again,
         )
     labels = set(cache.classes)
     for split in SPLITS:
-        texts = set(cache.rows["label"][cache.rows["split"] == split])
-        if missing := labels - {label for text in texts for label in labels_in(text, cache.label_separator)}:
+        if missing := labels - cache.labels_of(split):
             raise HeadError(f"{cache.name}: the split {split!r} has no rows of {', '.join(sorted(missing))}", again)
 
 
@@ -105,7 +101,7 @@ def measured(cache: Cache, probabilities: NDArray[np.floating[Any]]) -> dict[str
 
     probabilities : (rows of the cache, classes)
     """
-    groups = cache.rows["group"].to_numpy()
+    groups = cache.groups
     return {
         split: evaluate(judge(probabilities[numbers], cache.labels(split), groups=groups[numbers]), cache.classes)
         for split, numbers in ((split, cache.numbers(split)) for split in SPLITS)
@@ -140,7 +136,7 @@ def write_results(
     _keep_segmenter(cache, folder)
     runs.write_predictions(
         folder,
-        cache.rows,
+        cache.row_parts(),
         probabilities=probabilities,
         classes=cache.classes,
         label_separator=cache.label_separator,
@@ -180,7 +176,7 @@ def pooled_rows_of(cache: Cache) -> Callable[[NDArray[np.intp]], NDArray[np.floa
 def _plain(cache: Cache, split: str) -> NDArray[np.intp]:
     """The numbers of the rows of a split that are no augmented views."""
     numbers = cache.numbers(split)
-    return np.asarray(numbers[cache.rows["view"].to_numpy()[numbers] == 0])
+    return np.asarray(numbers[cache.view[numbers] == 0])
 
 
 def _doubt(
@@ -196,7 +192,7 @@ def _doubt(
     return Doubt.of(
         probabilities[val],
         cache.labels()[val],
-        groups=cache.rows["group"].to_numpy()[val],
+        groups=cache.groups[val],
         likeness=likeness,
         features=pooled_rows(val),
     )

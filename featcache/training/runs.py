@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from featcache.core.errors import FeatcacheError, HeadError, RunError
 from featcache.core.files import (
     PARTIAL_SUFFIX,
+    UNSAFE,
+    beside,
     is_hidden,
     meant_by,
     replace_folder,
@@ -335,7 +337,7 @@ def write_config_and_metrics(folder: Path, config: dict[str, Any], *, metrics: d
 
 def write_predictions(
     folder: Path,
-    rows: pd.DataFrame,
+    rows: pd.DataFrame | Iterable[pd.DataFrame],
     *,
     probabilities: NDArray[np.floating[Any]],
     classes: Sequence[str],
@@ -343,16 +345,21 @@ def write_predictions(
 ) -> None:
     """Write predictions.csv: every row of the cache, the predicted label, the probability of each class.
 
+    rows : all of them, or part by part
     label_separator : where a row may have several labels, what stands between those that are predicted
     """
-    if label_separator:
-        named = [joined(labels, label_separator) for labels in labels_named(probabilities, classes)]
-    else:
-        named = [classes[index] for index in probabilities.argmax(axis=1)]
-    predicted = pd.Series(named, rows.index, name="predicted")
-    columns = [f"p_{label}" for label in classes]
-    frame = pd.concat([rows, predicted, pd.DataFrame(probabilities.round(6), rows.index, columns)], axis=1)
-    write_text(folder / PREDICTIONS_FILE, csv_of(frame))
+    columns, start = [f"p_{label}" for label in classes], 0
+    with beside(folder / PREDICTIONS_FILE) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        for part in [rows] if isinstance(rows, pd.DataFrame) else rows:
+            found = probabilities[start : start + len(part)]
+            if label_separator:
+                named = [joined(labels, label_separator) for labels in labels_named(found, classes)]
+            else:
+                named = [classes[index] for index in found.argmax(axis=1)]
+            predicted = pd.Series(named, part.index, name="predicted", dtype=object)
+            frame = pd.concat([part, predicted, pd.DataFrame(found.round(6), part.index, columns)], axis=1)
+            file.write(csv_of(frame, header=not start))
+            start += len(part)
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
@@ -363,9 +370,10 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
         raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def csv_of(frame: pd.DataFrame) -> str:
+def csv_of(frame: pd.DataFrame, *, header: bool = True) -> str:
     """A table as CSV, its texts as `featcache.core.files.safe_cell` writes them, its numbers as they are."""
     safe = frame.copy()
     for name in safe.select_dtypes(exclude=["number", "bool"]).columns:
-        safe[name] = safe[name].map(lambda value: safe_cell(value) if isinstance(value, str) else value)
-    return str(safe.to_csv(index=False, lineterminator="\n"))
+        if any(value[:1] in UNSAFE for value in safe[name] if isinstance(value, str)):  # of which hardly any is one
+            safe[name] = safe[name].map(lambda value: safe_cell(value) if isinstance(value, str) else value)
+    return str(safe.to_csv(index=False, header=header, lineterminator="\n"))
