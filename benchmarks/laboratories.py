@@ -78,6 +78,7 @@ class Laboratory:
     name: str
     source: Path
     reading: Mapping[str, Any] = field(default_factory=dict)
+    splitting: Mapping[str, Any] = field(default_factory=dict)
 
 
 def laboratories(data: Path) -> Iterator[Laboratory]:
@@ -86,7 +87,12 @@ def laboratories(data: Path) -> Iterator[Laboratory]:
     for found in (
         Laboratory("bccd", data / "bccd"),
         Laboratory("pbc", data / "pbc/labels.csv", listed),
-        Laboratory("white_cells_masked", data / "white_cells_masked/labels.csv", {**listed, "without": ("basophil",)}),
+        Laboratory(
+            "white_cells_masked",
+            data / "white_cells_masked/labels.csv",
+            {**listed, "without": ("basophil",)},
+            {"split_column": "none"},
+        ),
     ):
         if found.source.exists():
             yield found
@@ -105,7 +111,11 @@ class Bench:
     def cache(self, laboratory: Laboratory, model: str, *, setting: Setting, views: int) -> fc.Cache:
         """Features averaged over places."""
         project = fc.init(
-            laboratory.source, self._folder / laboratory.name, progress=SILENT, **dict(laboratory.reading)
+            laboratory.source,
+            self._folder / laboratory.name,
+            progress=SILENT,
+            **dict(laboratory.reading),
+            **dict(laboratory.splitting),
         )
         made: fc.Cache = fc.extract(
             project,
