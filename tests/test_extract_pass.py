@@ -55,9 +55,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         counts["rendered"] += 1
         return render(plain, how)
 
-    def decoded(data: bytes) -> Decoded:
+    def decoded(data: bytes, white: int) -> Decoded:
         counts["decoded"] += 1
-        return decode(data)
+        return decode(data, white)
 
     monkeypatch.setattr(rendering, "render", rendered)
     monkeypatch.setattr(rendering, "read_picture", decoded)
