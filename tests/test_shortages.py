@@ -79,7 +79,7 @@ def test_what_a_machine_has_no_more_of_is_no_damage(
                 _ = open_cache(folder).recipe
             assert not isinstance(caught.value, CacheError)
     with monkeypatch.context() as patch:
-        patch.setattr(tables, "_bounded_table", fail)
+        patch.setattr(tables, "sizes_of", fail)
         with pytest.raises((ShortageError, RuntimeError)) as caught:
             tables.read_rows(folder / "rows.parquet")
         assert not isinstance(caught.value, CacheError)
