@@ -76,6 +76,9 @@ LONG = (
     "test_cli_share",
     "test_study",
     "test_count",
+    "test_fitted_cut",
+    "test_report",
+    "test_engines",
 )
 """Files that take a minute or more, the longest first: so that at the end no process waits for another's long file."""
 

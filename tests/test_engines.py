@@ -174,7 +174,7 @@ def test_preprocessing_as_numbers(mode):
 @pytest.mark.parametrize("kind", ENGINES)
 def test_an_engine_that_is_let_go_of_is_freed(kind: type[Engine], mobilenet: Network) -> None:
     """Its compiled network, too, which is larger; and at once, while its threads may still be there."""
-    for _ in range(5):
+    for _ in range(2):
         engine = kind(mobilenet)
         assert engine.features(networks.pixels(3, "mobilenetv2"))[0].shape[0] == 3
         gone = weakref.ref(engine)
