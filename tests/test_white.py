@@ -83,7 +83,7 @@ def test_a_set_of_fewer_bits_than_its_type_is_as_bright_as_it_was(sets: Path, tm
 def test_the_command_says_what_it_took(sets: Path, tmp_path: Path, run: Run) -> None:
     said = run("init", str(sets / "12"), "--into", "a", cwd=tmp_path).out
     assert "24 images seem to use 12 bits, and do not say so" in said
-    assert "4,095 is taken for white; --range 65535 takes another" in said
+    assert "4,095 is taken for white; set another with --range 65535" in said
     assert "white = 4095" in (tmp_path / "a" / "featcache.toml").read_text()
     assert (
         "65,535 is taken for white"

@@ -167,7 +167,7 @@ def said_of_white(white: int, found: int) -> list[str]:
     if not found:
         return []
     other = found if white != found else _OF_TYPE
-    return [f"{white or _OF_TYPE:,} is taken for white; `white={other}` takes another"]
+    return [f"{white or _OF_TYPE:,} is taken for white; set another with `white={other}`"]
 
 
 def _and_more(number: int) -> str:
