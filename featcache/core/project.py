@@ -22,6 +22,8 @@ from featcache.core.strict_json import strict_toml
 PROJECT_FILE = "featcache.toml"
 DATASET_FILE = "dataset.csv"
 CACHE_FOLDER = "cache"
+LARGEST_WHITE = 65_535
+"""Value of white that says the same as none: the largest of 16 bits."""
 SEGMENTS = ("none", "stain", "colour", "given")
 """Ways to find the white cell in an image that need no file."""
 
@@ -171,7 +173,7 @@ class ViewsSection(_Section):
     white: int = Field(
         default=0,
         ge=0,
-        le=65_535,
+        le=LARGEST_WHITE,
         description="Value of white in images of more than 8 bits that do not say it, such as 4095; 0: the largest of "
         "their type.",
     )

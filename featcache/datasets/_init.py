@@ -16,6 +16,7 @@ from featcache.core.offline import offline
 from featcache.core.progress import SILENT, Progress
 from featcache.core.project import (
     DATASET_FILE,
+    LARGEST_WHITE,
     PROJECT_FILE,
     SEGMENTS,
     DatasetSection,
@@ -182,7 +183,7 @@ def _with_white(settings: Settings, options: InitOptions, built: Built, *, is_ne
     if settings.views.white and built.brightest > settings.views.white:
         raise ArgumentsError(
             f"`white={settings.views.white}`, and the brightest value of the images is {built.brightest:,}",
-            f"Set `white={built.white or 65_535}`",
+            f"Set `white={built.white or LARGEST_WHITE}`",
         )
     return settings
 

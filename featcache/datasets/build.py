@@ -24,7 +24,7 @@ from featcache.datasets.edits import (
 from featcache.datasets.label_lists import labels_in, tidied, without_labels
 from featcache.datasets.manifest import SPLITS, LabelledImage, check, in_order, safe_relative
 from featcache.datasets.splits import DEFAULT_FRACTIONS, Member, small_classes, split_by_counts, split_by_hash
-from featcache.images import ImageFile, image_id_of, remarks_on, said_of_white, scan, white_of
+from featcache.images import ImageFile, brightest_of, image_id_of, remarks_on, said_of_white, scan, white_of
 
 _FIELD_PX = 400
 _SPLIT_TO_KEEP = {"test": 0, "val": 1, "train": 2, "": 3}
@@ -61,7 +61,7 @@ class Built:
     white: int = 0
     """See `featcache.images.white_of`."""
     brightest: int = 0
-    """The largest value in files of more than 8 bits that do not say how many they use."""
+    """See `featcache.images.brightest_of`."""
 
 
 def build(
@@ -183,8 +183,7 @@ def _build(
     fields = tuple(path for path, file in files.items() if max(file.width_px, file.height_px) >= _FIELD_PX)
     made = in_order([*images, *unlabelled])
     not_square = sum(not _is_square(image, files[image.path]) for image in made)
-    white = white_of(files.values())
-    brightest = max((file.brightest for file in files.values() if file.full > 255), default=0)
+    white, brightest = white_of(files.values()), brightest_of(files.values())
     return Built(made, tuple(left_out), (*remarks, *remarks_on(files)), fields, not_square, white, brightest)
 
 

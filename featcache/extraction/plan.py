@@ -31,7 +31,7 @@ from featcache.extraction.rows import PlannedRows
 from featcache.extraction.segmenters import cutting, with_fitted
 from featcache.segmentation import GIVEN, Framing, Segmenter, SegmenterFile
 from featcache.sharing import Site
-from featcache.store import Row, keys_of
+from featcache.store import Row
 
 _MOST_HELD = 1 << 17
 """Rows, which take some 600 bytes each."""
@@ -66,7 +66,7 @@ class Plan:
     @cached_property
     def digest(self) -> str:
         """The cache's digest: of recipe and rows."""
-        return keys_of(PlannedRows(self.dataset.images, self.views, recipe=self.recipe)).digest(self.recipe)
+        return PlannedRows(self.dataset.images, self.views, recipe=self.recipe).keys().digest(self.recipe)
 
     @property
     def name(self) -> str:

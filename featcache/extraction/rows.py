@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 
 from featcache.core.recipe import Recipe, row_id
 from featcache.datasets import LabelledImage
 from featcache.images import ViewParameters, view_parameters
-from featcache.store import Row, RowKeys
+from featcache.store import LazyRows, Row, RowKeys
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,8 @@ class Job:
     parameters: tuple[ViewParameters, ...]
 
 
-class PlannedRows(Sequence[Row]):
-    """The rows of a cache, each made when it is asked for. They take 16 bytes an image."""
+class PlannedRows(LazyRows):
+    """The rows of a cache that is planned. They take 16 bytes an image."""
 
     def __init__(self, images: Sequence[LabelledImage], views: Sequence[int], *, recipe: Recipe) -> None:
         self._images, self._recipe = images, recipe
@@ -35,16 +34,7 @@ class PlannedRows(Sequence[Row]):
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        number = index + len(self) if index < 0 else index
-        if not 0 <= number < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
+    def _at(self, number: int) -> Row:
         place = int(np.searchsorted(self._ends, number, "right"))
         view = number - int(self._ends[place] - self._views[place])
         return _row(self._recipe, self._images[place].image_id, view)

@@ -22,6 +22,7 @@ from .pixels import RULES as RULES
 from .scanning import (
     STAMPS_FILE as STAMPS_FILE,
     ImageFile as ImageFile,
+    brightest_of as brightest_of,
     remarks_on as remarks_on,
     said_of_white as said_of_white,
     scan as scan,

@@ -122,10 +122,17 @@ def finished(samples: Samples, white: int = 0) -> Decoded:
     return Decoded(to_rgb(samples), samples.rules, samples.remark, *seen)
 
 
+def too_bright(brightest: int, white: int) -> str:
+    """Why samples up to `brightest` cannot be read with a value of white, or ""."""
+    if brightest <= white:
+        return ""
+    return f"its brightest value is {brightest:,}, above the value of white, {white:,} (`white`)"
+
+
 def _with_white(samples: Samples, white: int) -> Samples:
     """Samples whose white is another one. What is transparent by the old one is so by the new one."""
-    if (brightest := int(samples.colour.max(initial=0))) > white:
-        raise ImageError(f"its brightest value is {brightest:,}, above the value of white, {white:,} (`white`)")
+    if problem := too_bright(int(samples.colour.max(initial=0)), white):
+        raise ImageError(problem)
     alpha = samples.alpha
     if alpha is not None and int(alpha.max(initial=0)) > white:  # of the whole range, as the file's type has it
         if samples.is_premultiplied:

@@ -17,15 +17,15 @@ from joblib import Parallel, delayed
 
 from featcache.core.errors import ImageError
 from featcache.core.files import plain_cell, safe_cell, sha256_bytes, write_text
-from featcache.core.project import ImageFolders
+from featcache.core.project import LARGEST_WHITE, ImageFolders
 from featcache.images.decode import read_bytes, read_picture
 from featcache.images.identity import identity_of
+from featcache.images.pixels import too_bright
 
 STAMPS_FILE = ".images.csv"
 _SETTLED_NS = 2_000_000_000
 _DARK = 0.3
 """A set whose brightest value lies below this share of its type's range: 14 bits in 16 are a quarter."""
-_OF_TYPE = 65_535
 _WHITES = (255, 1023, 4095, 16_383)
 """Of 8, 10, 12 and 14 bits, which cameras have, and which are kept in 16."""
 
@@ -56,9 +56,7 @@ class ImageFile:
 
     def too_bright_for(self, white: int) -> str:
         """Why a file cannot be read with a value of white, or ""; see `featcache.images.read_picture`."""
-        if not white or self.full <= 255 or self.brightest <= white:
-            return ""
-        return f"its brightest value is {self.brightest:,}, above the value of white, {white:,} (`white`)"
+        return too_bright(self.brightest, white) if white and self.full > 255 else ""
 
 
 _FIELDS = {item.name: int if item.type == "int" else str for item in fields_of(ImageFile)}
@@ -133,8 +131,13 @@ def white_of(files: Iterable[ImageFile]) -> int:
     By the brightest value of all of them: that of 8, 10, 12 or 14 bits, whichever is the next. 0 where it is the
     largest of their type, or where there are no such files.
     """
-    most = max((file.brightest for file in files if file.full > 255), default=0)
+    most = brightest_of(files)
     return next((white for white in _WHITES if 0 < most <= white), 0)
+
+
+def brightest_of(files: Iterable[ImageFile]) -> int:
+    """The largest value in files of more than 8 bits that do not say how many they use; 0 where there are none."""
+    return max((file.brightest for file in files if file.full > 255), default=0)
 
 
 def _on_depths(files: Mapping[str, ImageFile]) -> list[str]:
@@ -142,7 +145,7 @@ def _on_depths(files: Mapping[str, ImageFile]) -> list[str]:
     wide = {path: file for path, file in files.items() if file.full > 255}
     if not wide:
         return []
-    most, full = max(file.brightest for file in wide.values()), max(file.full for file in wide.values())
+    most, full = brightest_of(wide.values()), max(file.full for file in wide.values())
     if white := white_of(wide.values()):
         others = len(files) - len(wide)
         beside = f"; the {others} others say what is white, or have 8 bits" if others else ""
@@ -166,8 +169,8 @@ def said_of_white(white: int, found: int) -> list[str]:
     """
     if not found:
         return []
-    other = found if white != found else _OF_TYPE
-    return [f"{white or _OF_TYPE:,} is taken for white; set another with `white={other}`"]
+    other = found if white != found else LARGEST_WHITE
+    return [f"{white or LARGEST_WHITE:,} is taken for white; set another with `white={other}`"]
 
 
 def _and_more(number: int) -> str:

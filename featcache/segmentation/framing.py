@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from featcache.core.errors import ArgumentsError, DatasetError
-from featcache.core.project import colour_of
+from featcache.core.project import LARGEST_WHITE, colour_of
 from featcache.core.recipe import BLACK, FeatureSpace, Transform
 from featcache.images import NORMALISERS, Box, Pixels, cut_and_resize, in_box
 from featcache.segmentation.contract import Cell, Mask, Segmenter
@@ -32,8 +32,6 @@ NOT_CUT, GIVEN, FITTED = "none", "given", "fitted-"
 _SPELLING = re.compile(
     r"(stain|colour|given|fitted-[0-9a-f]{64})-([0-9]+):(keep|white|black|mean):(0|[0-9]\.[0-9]{1,6}|[0-9])"
 )
-_LARGEST = 65_535
-"""White of the type itself, as where nothing is said of it."""
 NO_CELL = "no white cell was found in it"
 
 
@@ -134,7 +132,7 @@ class Framing(NamedTuple):
             0 if square.resize_px == size_px else square.resize_px,
             square.padding,
             views.margin,
-            0 if views.white == _LARGEST else views.white,
+            0 if views.white == LARGEST_WHITE else views.white,
         )
 
 

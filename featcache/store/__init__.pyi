@@ -52,6 +52,7 @@ from .row_keys import (
 )
 from .tables import (
     Coded as Coded,
+    LazyRows as LazyRows,
     Row as Row,
     images_in as images_in,
     keys_of as keys_of,

@@ -6,6 +6,7 @@ A table may have more rows than fit into memory as Python's objects: it is read 
 from __future__ import annotations
 
 import threading
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -219,7 +220,27 @@ def _refuse_bombs(path: Path, size: int, rows: int, data: int) -> None:
 # Rows
 
 
-class StoredRows(Sequence[Row]):
+class LazyRows(Sequence[Row]):
+    """Rows of which each is made when it is asked for."""
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = index + len(self) if index < 0 else index
+        if not 0 <= number < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return self._at(number)
+
+    @abstractmethod
+    def _at(self, number: int) -> Row:
+        """The row of a number that there is."""
+
+
+class StoredRows(LazyRows):
     """The rows of a table on the disk: those last asked for, and the ones beside them, are in memory.
 
     space : with the row_ids of another feature space
@@ -235,16 +256,7 @@ class StoredRows(Sequence[Row]):
     def __len__(self) -> int:
         return len(self._file)
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        number = index + len(self) if index < 0 else index
-        if not 0 <= number < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
+    def _at(self, number: int) -> Row:
         with self._looking:
             if number not in self._part:
                 self._go_to(number)
