@@ -153,6 +153,7 @@ def transfer(bench: Bench, all_of: list[Laboratory], models: list[str], *, label
     """Heads of one laboratory on the cells of the others; with `labels`, after so many a class of these."""
     columns = [f"{count} labels" for count in labels] or [f"align {align}" for align in ALIGN]
     print(f"| from | to | model | setting | {' | '.join(columns)} |\n|{'---|' * (4 + len(columns))}", flush=True)
+    of_setting: dict[str, list[list[float]]] = {}
     for laboratory in all_of:
         for model in models:
             for setting in [TRANSFER[0], TRANSFER[2], TRANSFER[6]] if labels else TRANSFER:
@@ -165,6 +166,11 @@ def transfer(bench: Bench, all_of: list[Laboratory], models: list[str], *, label
                             f"| {laboratory.name} | {other.name} | {model} | {setting.name} | {' | '.join(cells)} |",
                             flush=True,
                         )
+                        if all(cells):
+                            of_setting.setdefault(setting.name, []).append([float(cell.split()[0]) for cell in cells])
+    for name, rows in of_setting.items():
+        means = (f"{sum(column) / len(rows):.0f}" for column in zip(*rows, strict=True))
+        print(f"| mean | of {len(rows)} | | {name} | {' | '.join(means)} |", flush=True)
 
 
 def _judged(bench: Bench, run: fc.Run, other: Laboratory, model: str, labels: tuple[int, ...]) -> list[str]:
