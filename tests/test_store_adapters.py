@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 import warnings
 from pathlib import Path
 from typing import Any
@@ -181,26 +182,40 @@ def test_torch_has_the_batches(cache: Cache, torch: Any) -> None:
         data.set_epoch(-1)
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than the machine has cores
-@pytest.mark.parametrize(
-    ("workers", "more"),
-    [(0, {}), (1, {}), (3, {}), (2, {"multiprocessing_context": "spawn"}), (2, {"persistent_workers": True})],
-)
-def test_torch_workers_share_the_batches(cache: Cache, torch: Any, workers: int, more: dict[str, Any]) -> None:
-    np.asarray(cache.features)  # a reader with threads has been at work before a worker is forked
-    data = cache.to_torch("train", 8, buffer_rows=16)
-    loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=workers, **more)
-    assert len(loader) == len(data)
-    orders = []
-    for epoch in (0, 1, 2):
-        data.set_epoch(epoch)
-        found = [features[:, 0, 0].int().tolist() for features, _ in loader]
-        assert sorted(map(tuple, found)) == sorted(
-            tuple(features[:, 0, 0].astype(int))
-            for features, _ in cache.batches("train", 8, buffer_rows=16, epoch=epoch)
-        )
-        orders.append(tuple(map(tuple, found)))
-    assert len(set(orders)) == 3
+LOADERS = """
+    import sys, warnings
+    import numpy as np
+    import torch
+    from featcache import open_cache
+
+    warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than the machine has cores
+    cache = open_cache(sys.argv[1])
+
+    def rows(batches):
+        return [tuple(int(number) for number in features[:, 0, 0]) for features, _ in batches]
+
+    spawned = {"multiprocessing_context": "spawn", "persistent_workers": True}
+    for workers, more in ((0, {}), (3, {}), (2, spawned)):
+        np.asarray(cache.features)  # a reader with threads has been at work before a worker is forked
+        data = cache.to_torch("train", 8, buffer_rows=16)
+        loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=workers, **more)
+        assert len(loader) == len(data)
+        orders = set()
+        for epoch in (0, 1, 2):
+            data.set_epoch(epoch)
+            found = rows(loader)
+            assert sorted(found) == sorted(rows(cache.batches("train", 8, buffer_rows=16, epoch=epoch)))
+            orders.add(tuple(found))
+        assert len(orders) == 3
+        print(workers, more)
+"""
+
+
+def test_torch_workers_share_the_batches(cache: Cache, torch: Any) -> None:
+    """In a process of its own: a fork beside the threads of other tests' engines proves nothing."""
+    command = [sys.executable, "-c", textwrap.dedent(LOADERS), cache.folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 3), done.stderr
 
 
 # scikit-learn
