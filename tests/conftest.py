@@ -79,6 +79,8 @@ LONG = (
     "test_fitted_cut",
     "test_report",
     "test_engines",
+    "test_backbones_torch",
+    "test_table_of_networks",
 )
 """Files that take a minute or more, the longest first: so that at the end no process waits for another's long file."""
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from featcache.backbones.import_keras import import_keras
 from featcache.backbones.model_file import BY_WEIGHTS, SUFFIXES, architecture_name, keras_version, read_config
@@ -96,6 +98,25 @@ def _from_file(path: Path, unsafe: bool) -> keras.Model:
     return _checked(model, str(path))
 
 
+def function_of(name: str) -> Callable[..., Any]:
+    """The function "module:attribute" of the user's; its module may also be a file of the working directory.
+
+    Raises
+    ------
+    BackboneError : there is no such function.
+    """
+    module, _, attribute = name.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # last: a file of this folder takes no library's place
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise BackboneError(f"{name}: there is no such function to build a model ({error})") from error
+    if not callable(found):
+        raise BackboneError(f"{name}: expected a function, got {type(found).__name__}")
+    return cast("Callable[..., Any]", found)
+
+
 def one_line(error: Exception) -> str:
     """What Keras says, which is often a page with colours, as the beginning of one line."""
     words = re.sub(r"\x1b\[\d*m", "", str(error)).split()
@@ -109,13 +130,8 @@ def _from_builder(name: str, input_size_px: int | None) -> tuple[keras.Model, We
     network with random weights; any other one without arguments, and its network's weights are its own.
     """
     import_keras()  # the quiet way, before the builder's module imports it
-    module, _, attribute = name.partition(":")
-    try:
-        builder = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise BackboneError(f"{name}: there is no such function to build a model ({error})") from error
-    if not callable(builder):
-        raise BackboneError(f"{name}: expected a function, got {type(builder).__name__}")
+    builder = function_of(name)
+    attribute = name.partition(":")[2]
     parameters = inspect.signature(builder).parameters
     if {"weights", "include_top", "input_shape"} <= set(parameters):
         side_px = input_size_px or _BUILDER_SIDE_PX

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from featcache.backbones.model_names import kind_of, name_of
-from featcache.backbones.own_models import one_line
+from featcache.backbones.own_models import function_of, one_line
 from featcache.backbones.preprocess import formulas, mode_for, mode_of
 from featcache.backbones.shaping import Prefix
 from featcache.backbones.spec import NetworkSpec
 from featcache.backbones.torch_weights import load_state
 from featcache.core.errors import BackboneError, MissingPackageError, OfflineError, WeightsError, nearest
-from featcache.core.extras import install_line, is_installed
+from featcache.core.extras import install_line, is_installed, keep_triton_out
 from featcache.core.files import expanded
 from featcache.core.offline import is_offline
 from featcache.core.recipe import BLACK, Interpolation, Resize, Transform, WeightsSource, digest
@@ -69,6 +69,7 @@ def require_torch(model: str, *packages: str) -> None:
     if missing:
         extra = "huggingface" if "transformers" in missing else "torch"
         raise MissingPackageError(f"{model} requires {missing[0]}, which is not installed: {install_line(extra)}")
+    keep_triton_out()
 
 
 def made_of(spec: NetworkSpec, built: Any = None) -> Made:
@@ -95,12 +96,9 @@ def built_by(model: str) -> Any:
     """
     if not is_installed("torch"):
         return None
-    module, _, attribute = model.partition(":")
-    try:
-        builder = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise BackboneError(f"{model}: there is no such function to build a model ({error})") from error
-    if "torch" not in sys.modules or not callable(builder):
+    keep_triton_out()
+    builder = function_of(model)
+    if "torch" not in sys.modules:
         return None
     if {"weights", "include_top", "input_shape"} <= set(inspect.signature(builder).parameters):
         return None

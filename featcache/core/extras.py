@@ -6,6 +6,7 @@ pyproject.toml adds one thing to that.
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 
 from featcache.core.errors import MissingPackageError
@@ -46,6 +47,16 @@ def install_line(extra: str) -> str:
 def is_installed(package: str) -> bool:
     """Whether a package can be imported; it is not imported for that."""
     return find_spec(package) is not None
+
+
+def keep_triton_out() -> None:
+    """Keep Triton out of a process that has TensorFlow, before a library of PyTorch is imported.
+
+    Each brings an LLVM of its own, and where TensorFlow's was first, Triton's ends the process. PyTorch needs Triton to
+    compile for GPUs, and computes without it.
+    """
+    if "tensorflow" in sys.modules:
+        sys.modules.setdefault("triton", None)  # type: ignore[arg-type]  # what import takes for "not installed"
 
 
 def require_extra(extra: str, what: str) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.core.errors import DatasetError, FeatcacheError, ImageError, OfflineError, UsageError, refuse_shortage
-from featcache.core.extras import require_extra
+from featcache.core.extras import keep_triton_out, require_extra
 from featcache.core.files import sha256_file
 from featcache.core.offline import offline
 from featcache.core.strict_json import read_json
@@ -99,6 +99,7 @@ def _cellpose(file: Path) -> tuple[Objects, str]:
         raise DatasetError(f"{file}: is no file: a model of cellpose is one")
     _refuse_large(file)
     what = f"{file}, as a model of cellpose"
+    keep_triton_out()
     with _alone(what):
         import torch
         from cellpose.models import CellposeModel
