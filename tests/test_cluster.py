@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -276,12 +277,6 @@ def test_a_scheduler_that_is_not_there_is_an_error(project: Any, monkeypatch: py
     assert [folder.name for folder in project.cache_folder.glob(".cluster-*")] == []
 
 
-@pytest.mark.skipif("FEATCACHE_TEST_RAY" not in os.environ, reason="FEATCACHE_TEST_RAY names no cluster")
-def test_ray_workers_write_what_one_process_writes(project: Any, alone: dict[str, bytes]) -> None:
-    cache = fc.extract(project, "pixels", cluster=os.environ["FEATCACHE_TEST_RAY"], **PIXELS)
-    assert feature_bytes(cache.folder) == alone
-
-
 # Two hosts
 
 
@@ -344,3 +339,41 @@ def test_workers_on_another_host_write_the_same_though_one_is_killed(
         for process in started:
             process.kill()
             process.wait()
+
+
+def test_ray_workers_on_two_hosts_write_the_same_though_one_is_killed(
+    project: Any, alone: dict[str, bytes], hosts: tuple[str, str], tmp_path: Path
+) -> None:
+    """A head without cores and the client in one network namespace, as is usual; the workers in the other."""
+    pytest.importorskip("ray")
+    here, there = hosts
+    environment = {**ENVIRONMENT, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(host: str, *command: str, folder: Path = tmp_path) -> subprocess.Popen[bytes]:
+        entered = ["ip", "netns", "exec", host, *command]
+        started.append(subprocess.Popen(entered, env=environment, cwd=folder, stdout=subprocess.DEVNULL))
+        return started[-1]
+
+    ray = (str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats")
+    with tempfile.TemporaryDirectory(prefix="ray-") as scratch:  # a short name: its sockets lie there
+        head = ("--head", "--node-ip-address", "10.79.1.1", "--port", "6379", "--ray-client-server-port", "10001")
+        try:
+            start(here, *ray, *head, "--num-cpus", "0", "--include-dashboard", "false", "--temp-dir", scratch)
+            start(there, *ray, "--address", "10.79.1.1:6379", "--node-ip-address", "10.79.1.2", "--num-cpus", "2")
+            asked = ["ip", "netns", "exec", here, ray[0], "status", "--address", "10.79.1.1:6379"]
+            while b"/2.0 CPU" not in subprocess.run(asked, env=environment, capture_output=True, check=False).stdout:
+                assert started[-1].poll() is None
+            client = start(here, sys.executable, *EXTRACT, "--cluster", "ray://10.79.1.1:10001", folder=project.folder)
+            pid = working(project.cache_folder, done=lambda: client.poll() is not None)
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+            assert client.wait(120) == 0
+        finally:
+            for process in reversed(started):
+                process.terminate()
+            for process in reversed(started):
+                process.wait()
+    (folder,) = project.cache_folder.glob("pixels-*")
+    assert feature_bytes(folder) == alone
+    assert pid

@@ -188,11 +188,18 @@ class _Ray:
 
     def number(self) -> int:
         """See `Workers`."""
-        return sum(node["Alive"] for node in self._ray.nodes())
+        return len(self._nodes())
 
     def check(self, job: Job) -> list[Done]:
         """See `Workers`."""
-        return list(self._ray.get([self._on(check, node).remote(job) for node in self._nodes()]))
+        try:
+            return list(self._ray.get([self._on(check, node).remote(job) for node in self._nodes()]))
+        except self._ray.exceptions.RayTaskError:  # of what the task does
+            raise
+        except self._ray.exceptions.RayError as error:
+            raise ClusterError(
+                f"a node of the Ray cluster cannot be asked: {_first_line(error)}", "Look at 'ray status'"
+            ) from error
 
     def submit(self, job: Job) -> Future[Done]:
         """See `Workers`."""
@@ -204,7 +211,8 @@ class _Ray:
         self._ray.shutdown()
 
     def _nodes(self) -> list[str]:
-        return [node["NodeID"] for node in self._ray.nodes() if node["Alive"]]
+        """Those that can have a task: many a head node has no core for any."""
+        return [node["NodeID"] for node in self._ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
 
     def _on(self, function: Callable[[Job], Done], node: str) -> Any:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
