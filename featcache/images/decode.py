@@ -142,6 +142,10 @@ def _picture(data: bytes, white: int) -> Decoded:
     with ROOM.taken(wanted):
         if is_wide:
             return finished(jpeg2000.read_wide(data, depths) if depths else _wide(picture, data), white)
+        if picture.format == "JPEG" and picture.mode == "RGB" and picture.getexif().get(_ORIENTATION, 1) == 1:
+            pixels = jpeg.quick_pixels(data, (picture.height, picture.width, 3))
+            if pixels is not None:
+                return Decoded(pixels, 1, remark, int(pixels.max()), 255)
         return _narrow(picture, remark)
 
 
@@ -161,7 +165,7 @@ def _narrow(picture: Image.Image, remark: str) -> Decoded:
     """A picture of up to 8 bits a channel."""
     form = picture.format
     is_mapped = picture.mode in ("1", "P", "PA", "CMYK")
-    picture = ImageOps.exif_transpose(picture)
+    ImageOps.exif_transpose(picture, in_place=True)  # which copies nothing where it is upright
     rules = 1
     if picture.has_transparency_data:
         rgba = picture.convert("RGBA")
@@ -170,7 +174,7 @@ def _narrow(picture: Image.Image, remark: str) -> Decoded:
         if form != "BMP":
             raise ImageError("every pixel of it is transparent: nothing is left of the picture")
         picture, rules = rgba, 2  # BMP has a fourth byte that most programs leave at zero
-    pixels = np.array(picture.convert("RGB"), dtype=np.uint8)
+    pixels = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"), dtype=np.uint8)
     return Decoded(pixels, rules, remark, *((0, 0) if is_mapped else (int(pixels.max()), 255)))
 
 
