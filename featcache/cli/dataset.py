@@ -202,7 +202,7 @@ def preview(
     default_text=str(settings_of(SegmentOptions)["method"].default),
     help=settings_of(SegmentOptions)["method"].help,
 )
-@options(SegmentOptions, "job", "red_cell_px")
+@options(SegmentOptions, "job", "red_cell_px", "white")
 @options(SegmentOptions, "background", "margin", group="Crops")
 @option(
     "--labels",

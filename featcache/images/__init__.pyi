@@ -1,4 +1,9 @@
-from .decode import is_image_name as is_image_name, read_bytes as read_bytes, read_picture as read_picture
+from .decode import (
+    is_image_name as is_image_name,
+    may_be_wide as may_be_wide,
+    read_bytes as read_bytes,
+    read_picture as read_picture,
+)
 from .folders import (
     descend as descend,
     files_below as files_below,
@@ -23,6 +28,7 @@ from .scanning import (
     STAMPS_FILE as STAMPS_FILE,
     ImageFile as ImageFile,
     brightest_of as brightest_of,
+    on_depths as on_depths,
     remarks_on as remarks_on,
     said_of_white as said_of_white,
     scan as scan,

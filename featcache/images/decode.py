@@ -32,6 +32,10 @@ _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "AVI
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _ORIENTATION = 0x0112
 _PNG = b"\x89PNG\r\n\x1a\n"
+_HEAD_BYTES = 25
+"""Of a PNG, up to the bits of a sample."""
+_NARROW = (b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF")
+"""How files begin that have 8 bits at most: JPEG, GIF, BMP, WebP."""
 _PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND"})
 _BAD_FILE = (
     OSError,
@@ -58,6 +62,18 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 def is_image_name(path: Path) -> bool:
     """Whether a file's name says that it is an image (hidden files never are)."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def may_be_wide(path: Path) -> bool:
+    """Whether a file may have more than 8 bits a sample, by how it begins; True where it cannot be looked at."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return True
+    if head.startswith(_PNG):
+        return len(head) < _HEAD_BYTES or head[-1] > 8
+    return not head.startswith(_NARROW)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -122,7 +122,7 @@ def remarks_on(files: Mapping[str, ImageFile]) -> list[str]:
     narrow = [file for file in files.values() if file.full == 255]
     if narrow and (most := max(file.brightest for file in narrow)) < 255 * _DARK:
         remarks.append(f"brightest value {most:,} of 255: the images are dark; they are taken as they are")
-    return remarks + _on_depths(files)
+    return remarks + on_depths(files)
 
 
 def white_of(files: Iterable[ImageFile]) -> int:
@@ -140,8 +140,8 @@ def brightest_of(files: Iterable[ImageFile]) -> int:
     return max((file.brightest for file in files if file.full > 255), default=0)
 
 
-def _on_depths(files: Mapping[str, ImageFile]) -> list[str]:
-    """On files of more than 8 bits that do not say how many they use."""
+def on_depths(files: Mapping[str, ImageFile]) -> list[str]:
+    """Remarks on files of more than 8 bits that do not say how many they use."""
     wide = {path: file for path, file in files.items() if file.full > 255}
     if not wide:
         return []

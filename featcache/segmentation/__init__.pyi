@@ -36,6 +36,7 @@ from .pictures import (
     pictures_in as pictures_in,
     record_of as record_of,
     settings_there as settings_there,
+    with_white as with_white,
     write_csv as write_csv,
     write_record as write_record,
 )
