@@ -54,7 +54,8 @@ def current_dataset(
             left_out.append(LeftOut(image.path, f"its mask, {image.mask}: {reason}"))
             lines.append(image)
         else:
-            image_id = image_id_of(file.identity, box, mask_sha256=mask.sha256 if mask else "")
+            mask_sha256 = mask.sha256 if mask else ""
+            image_id = image_id_of(file.identity, box, mask_sha256=mask_sha256, um_per_px=image.um_per_px)
             images.append(_with_id(image, image_id, file.sha256))
             lines.append(images[-1])
     stop_if_strict(left_out, strict)
@@ -66,7 +67,8 @@ def current_dataset(
             write_dataset(project.dataset_file, lines)
         except OSError as error:
             raise ProjectError(f"{project.dataset_file}: cannot be written: {error.strerror or error}") from error
-    return replace(listed, images=tuple(images)), left_out
+    sizes = {path: file.size for path, file in files.items()}
+    return replace(listed, images=tuple(images), sizes=sizes), left_out
 
 
 def _as_on_disk(folder: Path | ImageFolders, path: str) -> str:

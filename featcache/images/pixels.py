@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featcache.core.errors import ImageError
+from featcache.images.physical import UNKNOWN, PixelSize
 
 MAX_PIXELS = 120_000_000
 """Larger files are refused unread: as RGB they would take more than 360 MB."""
@@ -62,6 +63,7 @@ class Decoded:
     remark : "" or which picture of several was taken
     brightest, full : the brightest value in the file, and the value of white in the file's own range; 0, 0 where the
         file itself says how much of the range it uses
+    size : how large a pixel is
     """
 
     pixels: NDArray[np.uint8]
@@ -69,6 +71,7 @@ class Decoded:
     remark: str = ""
     brightest: int = 0
     full: int = 0
+    size: PixelSize = UNKNOWN
 
 
 def check_size(width: int, height: int, *, bytes_per_pixel: int = 3) -> int:

@@ -20,6 +20,7 @@ from featcache.core.files import plain_cell, safe_cell, sha256_bytes, write_text
 from featcache.core.project import LARGEST_WHITE, ImageFolders
 from featcache.images.decode import read_bytes, read_picture
 from featcache.images.identity import identity_of
+from featcache.images.physical import PixelSize
 from featcache.images.pixels import too_bright
 
 STAMPS_FILE = ".images.csv"
@@ -38,6 +39,7 @@ class ImageFile:
     width_px, height_px : of the upright image
     problem : "" or the reason why it cannot be used
     rules, remark, brightest, full : see `featcache.images.pixels.Decoded`
+    um_per_px, um_problem : side of a pixel as the file says it, or 0 and why it is not known
     """
 
     sha256: str
@@ -48,18 +50,25 @@ class ImageFile:
     remark: str = ""
     brightest: int = field(default=0, compare=False)
     full: int = field(default=0, compare=False)
+    um_per_px: float = field(default=0.0, compare=False)
+    um_problem: str = field(default="", compare=False)
 
     @property
     def identity(self) -> str:
         """What names the picture: the bytes, and the rules by which they are read where those are not the first."""
         return identity_of(self.sha256, self.rules)
 
+    @property
+    def size(self) -> PixelSize:
+        """How large its pixels are, as it says it."""
+        return PixelSize(self.um_per_px, self.um_problem)
+
     def too_bright_for(self, white: int) -> str:
         """Why a file cannot be read with a value of white, or ""; see `featcache.images.read_picture`."""
         return too_bright(self.brightest, white) if white and self.full > 255 else ""
 
 
-_FIELDS = {item.name: int if item.type == "int" else str for item in fields_of(ImageFile)}
+_FIELDS = {item.name: {"int": int, "float": float}.get(str(item.type), str) for item in fields_of(ImageFile)}
 _COLUMNS = ["path", "state", "seen_ns", *_FIELDS]
 
 
@@ -204,7 +213,7 @@ def _look(path: Path) -> _Stamp:
         _refuse_pointers(data)
         found = read_picture(data)
         height_px, width_px, _ = found.pixels.shape
-        seen = (found.rules, found.remark, found.brightest, found.full)
+        seen = (found.rules, found.remark, found.brightest, found.full, *found.size)
         file = ImageFile(sha256_bytes(data), width_px, height_px, "", *seen)
     except ImageError as error:
         file = ImageFile(sha256_bytes(data) if data else "", problem=str(error))

@@ -9,6 +9,7 @@ import io
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featcache.core.errors import ImageError
+from featcache.images.physical import of_tiff
 from featcache.images.pixels import ROOM, Decoded, Samples, check_size, finished
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def read_tiff(data: bytes, white: int = 0) -> Decoded | None:
             return None
         _check_segments(page, data)
         with ROOM.taken(wanted):
-            return finished(_samples(page, _pixels(page), remark), white)
+            return replace(finished(_samples(page, _pixels(page), remark), white), size=of_tiff(file, page))
 
 
 def _picture(file: TiffFile) -> tuple[TiffPage, str]:

@@ -186,7 +186,7 @@ def item_of(image: LabelledImage, dataset: Dataset) -> Item:
     """An image of a data set, with its box and mask."""
     mask = dataset.folder / image.mask if image.mask else None
     path, name = dataset.folder / image.path, name_of(image.path, image.box)
-    return Item(name, path, box=image.box, mask=mask, white=dataset.white)
+    return Item(name, path, box=image.box, mask=mask, white=dataset.white, um_per_px=image.um_per_px)
 
 
 def name_of(path: str, box: Any) -> str:
