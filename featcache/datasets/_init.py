@@ -175,10 +175,10 @@ def _with_shapes(
     return settings, []
 
 
-def _without_sizes_of_all(kept: Sequence[LabelledImage], before: Project | None) -> list[LabelledImage]:
+def _without_sizes_of_all(kept: Sequence[LabelledImage], before: Project | None) -> tuple[LabelledImage, ...]:
     """Images without the side of a pixel that was said of all: what is left was edited, and stays."""
     of_all = before.settings.dataset.um_per_px if before else 0.0
-    return [replace(image, um_per_px=0.0) if image.um_per_px == of_all else image for image in kept]
+    return tuple(replace(image, um_per_px=0.0) if image.um_per_px == of_all else image for image in kept)
 
 
 def _with_white(settings: Settings, options: InitOptions, built: Built, *, is_new: bool) -> Settings:
