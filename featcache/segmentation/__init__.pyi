@@ -2,9 +2,10 @@ from ._segment_folder import SegmentedFolder as SegmentedFolder, segment_folder 
 from .contract import (
     CYTOPLASM as CYTOPLASM,
     NUCLEUS as NUCLEUS,
+    Cell as Cell,
     Segmenter as Segmenter,
 )
-from .crops import around as around, crop_of as crop_of
+from .crops import around as around, crop_of as crop_of, widened as widened
 from .density import background_of as background_of
 from .fitted import (
     CLASSES as CLASSES,

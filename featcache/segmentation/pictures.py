@@ -26,6 +26,7 @@ from featcache.core.progress import Progress
 from featcache.core.project import LARGEST_WHITE
 from featcache.images import (
     Pixels,
+    PixelSize,
     look,
     may_be_wide,
     on_depths,
@@ -60,9 +61,14 @@ class Picture:
 
     def read(self) -> Pixels:
         """Its pixels. Raises ImageError where it cannot be used."""
+        return self.read_with_size()[0]
+
+    def read_with_size(self) -> tuple[Pixels, PixelSize]:
+        """Its pixels, and how large they are. Raises ImageError where it cannot be used."""
         if self.problem:
             raise ImageError(self.problem)
-        return read_picture(read_bytes(self.path), self.white).pixels
+        picture = read_picture(read_bytes(self.path), self.white)
+        return picture.pixels, picture.size
 
 
 def pictures_in(sources: Sequence[Path], out: Path) -> list[Picture]:
