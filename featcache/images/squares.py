@@ -99,7 +99,7 @@ def room_of_window(size_px: int, scale: float) -> int:
 
 def _reach_px(scale: float) -> int:
     """How far beyond the window its filter looks."""
-    return math.ceil(_REACH_PX * max(scale, 1))
+    return math.ceil(_REACH_PX * max(scale, 1)) + 1
 
 
 def _side_of_window(size_px: int, scale: float) -> float:
