@@ -15,6 +15,7 @@ EXTRAS = {
     "jax": "jax",
     "torch": "torch",
     "huggingface": "transformers",
+    "kerashub": "keras_hub",
     "openvino": "openvino",
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",

@@ -72,7 +72,7 @@ class Dataset:
     arrays: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     label_separator: str = ""
     white: int = 0
-    sizes: Mapping[str, PixelSize] = field(default_factory=dict)
+    sizes: Mapping[str, PixelSize] = field(default_factory=dict, compare=False)
 
     def size_of(self, image: LabelledImage) -> PixelSize:
         """How large the pixels of an image are: as a person says it, or else its file."""
