@@ -66,12 +66,14 @@ def presets(hub: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_register_tokens=4,
         image_shape=(SIDE, SIDE, 3),
     )
+    other = models.ResNetBackbone.from_config(resnet.get_config())
     made = {
+        "other": (other, converters.ResNetImageConverter(image_size=(SIDE, SIDE), **IMAGENET)),
         "resnet": (resnet, converters.ResNetImageConverter(image_size=(SIDE, SIDE), **IMAGENET)),
         "vit": (vit, converters.ViTImageConverter(image_size=(SIDE, SIDE), scale=1 / 127.5, offset=-1.0)),
         "dino": (
             dino,
-            converters.DINOV2ImageConverter(image_size=(SIDE, SIDE), crop_to_aspect_ratio=False, **IMAGENET),
+            converters.DINOV2ImageConverter((SIDE, SIDE), crop_to_aspect_ratio=False, **IMAGENET),
         ),
         "bare": (resnet, None),
     }
@@ -111,7 +113,8 @@ def spec(presets: Path, name: str, **more: Any) -> NetworkSpec:
 def by_the_hub(hub: Any, folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """What Keras Hub itself computes: its converter, then its backbone."""
     ready = hub.layers.ImageConverter.from_preset(str(folder))(images)
-    return np.asarray(hub.models.Backbone.from_preset(str(folder)).predict(ready, verbose=0))
+    backbone = hub.models.Backbone.from_preset(str(folder))
+    return np.asarray(backbone.predict({"images": ready} if isinstance(backbone.input, dict) else ready, verbose=0))
 
 
 @pytest.mark.parametrize("engine", ["keras", "openvino"])
@@ -212,9 +215,7 @@ def test_weights_of_a_file_are_taken_or_refused(hub: Any, presets: Path, tmp_pat
 def test_networks_of_text_are_refused_by_name(presets: Path) -> None:
     with pytest.raises(BackboneError, match=r"takes text \(vocabulary_size\)"):
         open_network(spec(presets, "bert"))
-    with pytest.raises(
-        BackboneError, match=r"several inputs \(images, token_ids\)|several inputs \(token_ids, images\)"
-    ):
+    with pytest.raises(BackboneError, match=r"several inputs \(.*token_ids"):
         open_network(spec(presets, "clip"))
     with offline(), pytest.raises(BackboneError, match="takes text"):
         open_network(NetworkSpec("kerashub/bert_tiny_en_uncased"))
@@ -291,7 +292,7 @@ def test_a_cache_of_it_is_verified_recomputed_and_predicted_with(presets: Path, 
         said = run("verify", cache.name, "--recompute", "4", "--weights", weights, cwd=project.folder)
         assert said.code == 0, said.err
     other = run(
-        "verify", cache.name, "--recompute", "4", "--weights", f"kerashub/{presets / 'vit'}", cwd=project.folder
+        "verify", cache.name, "--recompute", "4", "--weights", f"kerashub/{presets / 'other'}", cwd=project.folder
     )
     assert "this is not the network of the cache" in other.error
     fitted = fc.fit_head(cache, head="logreg", progress=SILENT)

@@ -11,6 +11,9 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -30,7 +33,7 @@ from featcache.backbones.own_models import OwnModel, one_line
 from featcache.backbones.preprocess import check_mode, mode_for, mode_of
 from featcache.backbones.shaping import Prefix, Shaping, check_tokens, shaping_of
 from featcache.backbones.spec import NetworkSpec
-from featcache.backbones.weights import randomize, weights_digest
+from featcache.backbones.weights import drawing_zeros, randomize, weights_digest
 from featcache.backbones.weights_h5 import DAMAGED, refuse_outside
 from featcache.core.errors import BackboneError, WeightsError, nearest
 from featcache.core.extras import require_extra
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 
 _CONFIG, _CONVERTER = "config.json", "image_converter.json"
 _MOST_JSON = 1 << 24
+_UNFILLED = r"(?s).*(Skipping|could not be loaded|expected \d+ variables)"
+"""How Keras warns of layers that a file has no weights for."""
 _OF_TEXT = ("vocabulary_size", "vocab_size")
 """Settings of networks that take text; an image's have none."""
 _FILTERS: dict[str, Interpolation] = {
@@ -64,7 +69,7 @@ def load_kerashub(spec: NetworkSpec) -> Network:
     precision = check_precision(spec.precision)
     mode_for(spec, lambda: "none")  # what is wrong is said before anything is fetched
     preset = _Preset.of(spec)
-    own = preset.model(spec)
+    own, grid = preset.model(spec)
     mode = mode_for(spec, lambda: preset.mode(own))
     made = Cut(
         FeatureSpace(own.name, "", own.side_px, mode, "none", weights_digest(own.model)),
@@ -74,12 +79,12 @@ def load_kerashub(spec: NetworkSpec) -> Network:
     described = layers_of(own.model, own.side_px)
     layers = tuple(spec.layers) or (_default(own.model, described),)
     network = network_of(own.model, made, layers=layers, pooling="none", precision=precision, side_px=own.side_px)
-    return _shaped(network, spec, grid=_grid(own))
+    return _shaped(network, spec, grid=grid)
 
 
 def layers_of_kerashub(spec: NetworkSpec) -> list[CutLayer]:
     """Every layer of the network of `spec`, in its order; built without weights."""
-    own = _Preset.of(spec).model(replace(spec, weights="random"))
+    own, _ = _Preset.of(spec).model(replace(spec, weights="random"))
     return layers_of(own.model, own.side_px)
 
 
@@ -133,11 +138,10 @@ class _Preset:
         is_plain = converter is not None and type(converter).call is hub.layers.ImageConverter.call
         return cls(hub, spec.model, name, None, converter.get_config() if is_plain else None)
 
-    def model(self, spec: NetworkSpec) -> OwnModel:
-        """Its network, with the weights that are asked for."""
+    def model(self, spec: NetworkSpec) -> tuple[OwnModel, int | None]:
+        """Its network, with the weights that are asked for; and how many patches a vision transformer has on a side."""
         is_its_own = spec.weights == "imagenet"
-        with fetching(self.label), quiet():
-            backbone = self._backbone(load_weights=is_its_own, input_size_px=spec.input_size_px)
+        backbone = self._backbone(load_weights=is_its_own)
         source = WeightsSource("file", name=self.folder.name) if self.folder else WeightsSource.of("imagenet")
         if not is_its_own:
             source = WeightsSource.of(spec.weights, spec.weights_seed)
@@ -145,19 +149,23 @@ class _Preset:
                 randomize(backbone, spec.weights_seed)
             else:
                 _assign(backbone, expanded(Path(spec.weights)))
-        config = json.loads(backbone.to_json())
-        name = architecture_name(config) if self.folder else name_of(self.label)
-        return OwnModel(backbone, name, self._side(backbone, spec.input_size_px), source)
+        side_px = self._side(backbone, spec.input_size_px)
+        # The same layers as a plain network, of one tensor where a backbone has a dictionary of one.
+        plain = import_keras().Model(backbone.inputs[0], backbone.output, name=backbone.name)
+        name = architecture_name(json.loads(plain.to_json())) if self.folder else name_of(self.label)
+        return OwnModel(plain, name, side_px, source), _grid(backbone, side_px)
 
-    def _backbone(self, *, load_weights: bool, input_size_px: int | None) -> keras.Model:
+    def _backbone(self, *, load_weights: bool) -> keras.Model:
         """The network, of one image. Raises BackboneError for another one."""
         kind = self.hub.models.Backbone
+        draws = nullcontext() if load_weights else drawing_zeros()
         try:
-            backbone = kind.from_preset(self.source, load_weights=load_weights, dtype="float32")
-        except (*DAMAGED, TypeError, AttributeError, NotImplementedError) as error:
+            with fetching(self.label), quiet(), _strict(), draws:
+                backbone = kind.from_preset(self.source, load_weights=load_weights, dtype="float32")
+        except WeightsError as error:
             if self.folder is None:
                 raise
-            raise BackboneError(f"{self.folder}: Keras Hub cannot load it: {one_line(error)}") from error
+            raise BackboneError(f"{self.folder}: Keras Hub cannot load it: {error.message}") from error
         names = [one.name for one in backbone.inputs]
         if len(names) > 1:
             raise BackboneError(
@@ -209,11 +217,12 @@ class _Preset:
 
 
 def _refuse_text(hub: Any, name: str, label: str) -> None:
-    """Raise BackboneError for a preset of a network that takes text: before its weights, which are huge, are fetched."""
-    kinds = [kind for kind in vars(hub.models).values() if isinstance(kind, type)]
-    owners = [kind for kind in kinds if issubclass(kind, hub.models.Backbone) and kind is not hub.models.Backbone]
+    """Raise BackboneError for a preset of a network that takes text, before its huge weights are fetched."""
+    owners: list[Any] = [
+        kind for kind in vars(hub.models).values() if inspect.isclass(kind) and issubclass(kind, hub.models.Backbone)
+    ]
     for owner in owners:
-        taken = [one for one in _OF_TEXT if one in inspect.signature(owner.__init__).parameters]
+        taken = [one for one in _OF_TEXT if one in inspect.signature(owner).parameters]
         if taken and name in owner.presets:
             raise BackboneError(f"{label}: it takes text ({taken[0]}): expected a network of one image")
 
@@ -263,6 +272,14 @@ def _converter_in(folder: Path) -> dict[str, Any] | None:
     return config if isinstance(config, dict) else None
 
 
+@contextmanager
+def _strict() -> Iterator[None]:
+    """What Keras only warns of raises UserWarning: that a file does not fill every layer."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=_UNFILLED, category=UserWarning)
+        yield
+
+
 def _assign(model: keras.Model, path: Path) -> None:
     """Weights of a file. Raises WeightsError for one that is missing, damaged or of another network."""
     if not path.is_file():
@@ -270,10 +287,11 @@ def _assign(model: keras.Model, path: Path) -> None:
     try:
         with h5py.File(path, "r", locking=False) as file:
             refuse_outside(file)
-        model.load_weights(path)
+        with _strict():
+            model.load_weights(path)
     except WeightsError:
         raise
-    except (*DAMAGED, AttributeError) as error:
+    except (*DAMAGED, AttributeError, UserWarning) as error:
         raise WeightsError(f"{path}: Keras cannot load it into this network: {one_line(error)}") from error
 
 
@@ -288,11 +306,11 @@ def _default(model: keras.Model, described: list[CutLayer]) -> str:
     return found[-1] if found else last_feature_map(described)
 
 
-def _grid(own: OwnModel) -> int | None:
+def _grid(backbone: keras.Model, side_px: int) -> int | None:
     """How many patches of a vision transformer are along a side; None of other networks."""
-    patch = getattr(own.model, "patch_size", None)
+    patch = getattr(backbone, "patch_size", None)
     side = patch[0] if isinstance(patch, (tuple, list)) and patch else patch
-    return own.side_px // side if isinstance(side, int) and side > 0 else None
+    return side_px // side if isinstance(side, int) and side > 0 else None
 
 
 def _shaped(network: Network, spec: NetworkSpec, *, grid: int | None) -> Network:
@@ -310,7 +328,7 @@ def _shaped(network: Network, spec: NetworkSpec, *, grid: int | None) -> Network
         outputs.append(_as_shaped(output, how, keras))
         space = replace(made.space, pooling=how.pooling, tokens=how.tokens)
         cuts.append(replace(made, space=space, feature_shape=how.feature_shape))
-    model = keras.Model(network.model.inputs, outputs, name=network.model.name)
+    model = keras.Model(network.model.inputs[0], outputs, name=network.model.name)
     model.trainable = False
     return Network(model, tuple(cuts))
 
