@@ -33,6 +33,7 @@ EXTRAS = {
     "dask": "distributed",
     "ray": "ray",
     "heic": "pillow_heif",
+    "czi": "pylibCZIrw",
     "cellpose": "cellpose",
     "stardist": "stardist",
 }

@@ -15,13 +15,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from featcache.core.errors import ImageError, refuse_shortage
 from featcache.core.extras import install_line, is_installed
-from featcache.images import jpeg, jpeg2000, tiff
+from featcache.images import czi, jpeg, jpeg2000, tiff
 from featcache.images.pixels import MAX_PIXELS, ROOM, Decoded, Samples, check_size, finished, over_white
 
 IMAGE_SUFFIXES = frozenset(
     {
         *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"),
-        *(".jp2", ".j2k", ".heic", ".heif", ".avif"),
+        *(".jp2", ".j2k", ".heic", ".heif", ".avif", ".czi"),
     }
 )
 
@@ -122,6 +122,8 @@ def read_picture(data: bytes, white: int = 0) -> Decoded:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if data.startswith(czi.MAGIC):
+                return czi.read_czi(data, white)
             if data.startswith(tiff.MAGIC) and (decoded := tiff.read_tiff(data, white)) is not None:
                 return decoded
             return _by_pillow(data, white)
