@@ -63,7 +63,7 @@ false_alarms_option = option(
 KERAS_MODEL_HELP = "A backbone ('featcache models' lists them), a .keras or .h5 file, or MODULE:FUNCTION"
 MODEL_HELP = (
     "A backbone ('featcache models' lists them), a .keras, .h5 or .onnx file, MODULE:FUNCTION, timm/NAME, "
-    "torchvision/NAME or huggingface/ORGANISATION/NAME"
+    "torchvision/NAME, huggingface/ORGANISATION/NAME or kerashub/PRESET"
 )
 
 
