@@ -68,7 +68,8 @@ def extract(
     source : a `Project`, or its folder; or images without labels: files, folders, arrays uint8 (n, h, w, 3), or a
         generator of these
     model : a backbone (see `models`), a .keras, .h5 or .onnx file, "module:function", "timm/NAME", "torchvision/NAME",
-        "huggingface/ORGANISATION/NAME", "kerashub/PRESET", or "pixels"; several make several caches in one pass over the images
+        "huggingface/ORGANISATION/NAME", "kerashub/PRESET", or "pixels"; several make several caches in one pass over
+        the images
     to : folder of caches, for images without a project
     cache_folder : of a project: another folder of caches, or the URL of a remote that several machines extract into,
         s3://BUCKET/PREFIX
