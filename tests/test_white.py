@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -292,3 +294,78 @@ def test_a_segmenter_is_fitted_to_12_bits_as_to_8(smears: Path, tmp_path: Path) 
     with pytest.raises(DatasetError, match="there is no light in it"):
         fc.fit_segmenter(smears / "12", tmp_path / "cells" / "masks", out=tmp_path / "dark.npz", white=65_535, **asked)
     assert not (tmp_path / "dark.npz").exists()
+
+
+# --- floating point -------------------------------------------------------------------------------
+
+
+def floating(pixels: NDArray[Any], **how: Any) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, photometric="rgb" if pixels.ndim == 3 else "minisblack", **how)
+    return file.getvalue()
+
+
+CELL = np.asarray(render_cell("monocyte", 0, index=0, size_px=40))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("white", [1, 255, 4095])
+def test_floating_point_is_scaled_by_white(dtype: Any, white: int) -> None:
+    data = floating((CELL * (white / 255)).astype(dtype))
+    found = read_picture(data, white)
+    assert np.abs(found.pixels.astype(int) - CELL).max() <= (dtype == np.float16)
+    assert found.rules == 2 and found.brightest == math.ceil((CELL * (white / 255)).astype(dtype).max())
+    grey = read_picture(floating((CELL[..., 0] / 255).astype(dtype), compression="zlib", predictor=True), 1)
+    assert np.abs(grey.pixels[..., 1].astype(int) - CELL[..., 0]).max() <= (dtype == np.float16)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "white", "said"),
+    [
+        (CELL / 255, 0, "up to 1, and which of them is white is not known"),
+        (CELL / 255, 4095, "up to 1, and which of them is white is not known"),
+        (CELL * 1.0, 0, "which of them is white is not known"),
+        (CELL * 1.0, 1, "its brightest value is .*, above the value of white, 1"),
+        (CELL / 255 + 0.9, 1, "its brightest value is 2, above the value of white, 1"),
+        (CELL * 1e5, 0, "which of them is white is not known"),
+        (CELL - 300.0, 255, "values below 0, down to -"),
+        (np.where(CELL > 100, np.nan, 1.0), 1, "no finite numbers"),
+        (np.where(CELL > 100, np.inf, 1.0), 1, "no finite numbers"),
+    ],
+)
+def test_floating_point_of_no_certain_range_is_refused(pixels: NDArray[Any], white: int, said: str) -> None:
+    with pytest.raises(ImageError, match=said):
+        read_picture(floating(pixels.astype(np.float32)), white)
+
+
+def test_other_kinds_of_floating_point_are_refused() -> None:
+    with pytest.raises(ImageError, match="not plain RGB or grey"):
+        read_picture(floating(np.dstack([CELL, CELL[..., :1]]).astype(np.float32), extrasamples=["unassalpha"]), 255)
+    white_is_zero = io.BytesIO()
+    tifffile.imwrite(white_is_zero, CELL[..., 0].astype(np.float32), photometric="miniswhite")
+    with pytest.raises(ImageError, match="not plain RGB or grey"):
+        read_picture(white_is_zero.getvalue(), 255)
+    assert read_picture(floating(CELL.astype(np.float32) * 257), 0).pixels.max() == CELL.max()
+
+
+def test_the_range_of_a_floating_set_is_found(sets: Path, tmp_path: Path) -> None:
+    for path in sorted((sets / "8").rglob("*.png")):
+        pixels = cv2.imread(str(path))[..., ::-1]
+        file = tmp_path / "floating" / path.parent.name / f"{path.stem}.tif"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(floating((pixels / 255).astype(np.float32)))
+    project, cache = views_of(tmp_path / "floating", tmp_path / "p")
+    assert project.settings.views.white == 1 == cache.recipe.space.white
+    assert any("floating-point values, up to 1" in one for one in project.found.remarks)
+    _, narrow = views_of(sets / "8", tmp_path / "narrow")
+    found, expected = by_path(cache), by_path(narrow)
+    for name, view in found.items():
+        np.testing.assert_array_equal(view, expected[name], err_msg=name)
+    # Beside 12 bits in 16 they would be black: they are left out by name.
+    mixed = shutil.copytree(sets / "12", tmp_path / "mixed")
+    odd = shutil.copy(next((tmp_path / "floating" / "monocyte").iterdir()), mixed / "monocyte" / "odd.tif")
+    both = fc.init(mixed, tmp_path / "both", progress=SILENT)
+    assert both.settings.views.white == 4095
+    assert any("24 images hold whole numbers up to" in one for one in both.found.remarks)
+    left_out = fc.extract(both, "pixels", input_size_px=32, progress=SILENT).extracted.left_out
+    assert [one.path for one in left_out] == [f"monocyte/{Path(odd).name}"]

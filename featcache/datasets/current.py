@@ -45,7 +45,7 @@ def current_dataset(
         box = (
             clipped(image.box, file.width_px, height_px=file.height_px) if image.box and not file.problem else image.box
         )
-        problem = file.problem or file.too_bright_for(listed.white)
+        problem = file.problem or file.problem_with(listed.white)
         if problem or (image.box and box != image.box):
             reason = problem or f"the box reaches out of the image ({file.width_px}x{file.height_px} px)"
             left_out.append(LeftOut(image.path, reason))

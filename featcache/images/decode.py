@@ -100,7 +100,7 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     return read_picture(data).pixels
 
 
-def read_picture(data: bytes, white: int = 0) -> Decoded:
+def read_picture(data: bytes, white: int = 0, *, is_look: bool = False) -> Decoded:
     """An image file's bytes as upright RGB, and how it was read.
 
     Grey, palette and CMYK become RGB; other depths become 8 bits (v / white * 255, rounded), by the range that the
@@ -108,6 +108,7 @@ def read_picture(data: bytes, white: int = 0) -> Decoded:
     frames the first full picture counts.
 
     white : value of white in a file of more than 8 bits that does not say it; 0: the largest of its type
+    is_look : whether the pixels are only looked at; those of floating point then have the range of this file
 
     Returns
     -------
@@ -124,7 +125,7 @@ def read_picture(data: bytes, white: int = 0) -> Decoded:
             warnings.simplefilter("ignore")
             if data.startswith(czi.MAGIC):
                 return czi.read_czi(data, white)
-            if data.startswith(tiff.MAGIC) and (decoded := tiff.read_tiff(data, white)) is not None:
+            if data.startswith(tiff.MAGIC) and (decoded := tiff.read_tiff(data, white, is_look=is_look)) is not None:
                 return decoded
             return _by_pillow(data, white)
     except ImageError:
