@@ -131,7 +131,7 @@ def finished(samples: Samples, white: int = 0, *, is_look: bool = False) -> Deco
     seen = (0, 0) if samples.is_declared else (_brightest(samples.colour), samples.full)
     if is_look and samples.full == FLOATING:
         white = max(seen[0], 1)
-    elif problem := problem_of_white(*seen, white):
+    elif problem := problem_of_white(*seen, white=white):
         raise ImageError(problem)
     elif samples.full == FLOATING:
         white = white or _LARGEST_WHOLE
@@ -152,7 +152,7 @@ def _brightest(colour: NDArray[Any]) -> int:
     return math.ceil(most)
 
 
-def problem_of_white(brightest: int, full: int, white: int) -> str:
+def problem_of_white(brightest: int, full: int, *, white: int) -> str:
     """Why samples up to `brightest`, of a range up to `full`, cannot be read with a value of white, or ""."""
     if full == FLOATING:
         is_of_other_range = white >= 255 and brightest <= 1  # a black one, or of values from 0 to 1

@@ -65,7 +65,7 @@ class ImageFile:
 
     def problem_with(self, white: int) -> str:
         """Why a file cannot be read with a value of white, or ""; see `featcache.images.read_picture`."""
-        return problem_of_white(self.brightest, self.full, white)
+        return problem_of_white(self.brightest, self.full, white=white)
 
 
 _FIELDS = {item.name: {"int": int, "float": float}.get(str(item.type), str) for item in fields_of(ImageFile)}
