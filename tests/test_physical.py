@@ -27,6 +27,7 @@ from featcache.counting.options import CountOptions
 from featcache.images import Box, PixelSize, image_id_of, room_of_window, window
 from featcache.images.decode import read_picture
 from featcache.images.physical import of_czi
+from featcache.prediction import Predictor
 from featcache.segmentation import Framing, SegmentOptions, plain_view, segment_picture
 from featcache.synthetic.drawing import render_cell, render_smear, write_cells
 
@@ -474,3 +475,34 @@ def test_cells_of_a_smear_are_shown_with_what_is_around_them(head: fc.Run, tmp_p
         found = plain_view(item.pixels, item.box, size_px=PX, framing=framing, size=PixelSize(item.um_per_px)).pixels
         expected = plain_view(smear, cell.box, size_px=PX, framing=framing, size=size).pixels
         np.testing.assert_array_equal(found, expected)
+
+
+def test_a_service_takes_the_size_from_the_file_or_the_request(sets: Path, head: fc.Run, tmp_path: Path) -> None:
+    pytest.importorskip("starlette", reason="starlette is not installed: pip install 'featcache[serve]'")
+    pytest.importorskip("uvicorn", reason="uvicorn is not installed: pip install 'featcache[serve]'")
+    from starlette.exceptions import HTTPException
+
+    from featcache.serving.app import Limits, _Service
+
+    def service_of(run: fc.Run) -> _Service:
+        limits = Limits(max_bytes=1 << 20, read_s=1.0, waiting=1)
+        return _Service(Predictor.of(run, progress=SILENT), limits, confidence=None, false_alarms=0.05)
+
+    service = service_of(head)
+    named = next((sets / "a").rglob("*.tif"))
+    bare = sets / "c" / named.parent.name / f"{named.stem}.png"
+    expected = window(read_picture(named.read_bytes()).pixels, None, size_px=PX, scale=4.0)
+    for path, said in ((named, ""), (bare, "0.1")):
+        um = service._um_per_px(said)
+        np.testing.assert_array_equal(service._rendered("x", path.read_bytes(), um), expected)
+    with pytest.raises(HTTPException) as refused:
+        service._rendered("x", bare.read_bytes(), 0.0)
+    assert refused.value.status_code == 400 and "how large its pixels are" in refused.value.detail
+    project = made(sets / "a", tmp_path)
+    cache = fc.extract(project, "pixels", input_size_px=8, progress=SILENT)
+    plain = service_of(fc.fit_head(cache, head="logreg", progress=SILENT))
+    for of, said in ((service, "0"), (service, "x"), (service, "nan"), (service, "1e9"), (plain, "0.1")):
+        with pytest.raises(HTTPException) as refused:
+            of._um_per_px(said)
+        assert refused.value.status_code == 400 and refused.value.detail.startswith("um_per_px")
+    assert service._um_per_px("") == plain._um_per_px("") == 0.0

@@ -195,7 +195,7 @@ def _build(
     return Built(
         made,
         tuple(left_out),
-        (*remarks, *remarks_on(files), *on_sizes(made, files)),
+        (*remarks, *remarks_on(files), *_on_sizes(made, files)),
         fields,
         not_square,
         white,
@@ -203,7 +203,7 @@ def _build(
     )
 
 
-def on_sizes(images: Sequence[LabelledImage], files: Mapping[str, ImageFile]) -> list[str]:
+def _on_sizes(images: Sequence[LabelledImage], files: Mapping[str, ImageFile]) -> list[str]:
     """A remark on how large the pixels of images are, where that is known of some."""
     found = [image.um_per_px or files[image.path].um_per_px for image in images]
     known = sorted({um for um in found if um})

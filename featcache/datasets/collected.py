@@ -59,7 +59,7 @@ def collect(
     if not found:
         why = f": {left_out[0].path}: {left_out[0].reason}" if left_out else ""
         raise DatasetError(f"no image that can be used{why}")
-    sizes = {name: file.size for name, file in files.items()}
+    sizes = {name: file.size for name, file in files.items() if file.um_per_px or file.um_problem}
     return Dataset(tuple(found.values()), folder, arrays, white=white_of(files.values()), sizes=sizes), left_out
 
 

@@ -67,7 +67,7 @@ def current_dataset(
             write_dataset(project.dataset_file, lines)
         except OSError as error:
             raise ProjectError(f"{project.dataset_file}: cannot be written: {error.strerror or error}") from error
-    sizes = {path: file.size for path, file in files.items()}
+    sizes = {path: file.size for path, file in files.items() if file.um_per_px or file.um_problem}
     return replace(listed, images=tuple(images), sizes=sizes), left_out
 
 

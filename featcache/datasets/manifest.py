@@ -64,7 +64,7 @@ class Dataset:
     arrays : pixels (h, w, 3), uint8, of images that are no files, by path
     label_separator : between the labels of an image that may have several; "" where each has one
     white : value of white in files of more than 8 bits that do not say it; 0: the largest of their type
-    sizes : how large pixels are, by path, as files say it; of paths that are not there it was not looked at
+    sizes : how large pixels are, by path, as files say it; those that say nothing are not there
     """
 
     images: tuple[LabelledImage, ...]

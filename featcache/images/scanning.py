@@ -20,7 +20,7 @@ from featcache.core.files import plain_cell, safe_cell, sha256_bytes, write_text
 from featcache.core.project import LARGEST_WHITE, ImageFolders
 from featcache.images.decode import read_bytes, read_picture
 from featcache.images.identity import identity_of
-from featcache.images.physical import PixelSize
+from featcache.images.physical import UNKNOWN, PixelSize
 from featcache.images.pixels import FLOATING, problem_of_white
 
 STAMPS_FILE = ".images.csv"
@@ -39,7 +39,8 @@ class ImageFile:
     width_px, height_px : of the upright image
     problem : "" or the reason why it cannot be used
     rules, remark, brightest, full : see `featcache.images.pixels.Decoded`
-    um_per_px, um_problem : side of a pixel as the file says it, or 0 and why it is not known
+    um_per_px, um_problem : side of a pixel as the file says it, or 0 and what is wrong with what it says; 0 and "" of
+        most files, which say nothing: there may be millions
     """
 
     sha256: str
@@ -61,7 +62,8 @@ class ImageFile:
     @property
     def size(self) -> PixelSize:
         """How large its pixels are, as it says it."""
-        return PixelSize(self.um_per_px, self.um_problem)
+        is_said = self.um_per_px or self.um_problem
+        return PixelSize(self.um_per_px, self.um_problem) if is_said else UNKNOWN
 
     def problem_with(self, white: int) -> str:
         """Why a file cannot be read with a value of white, or ""; see `featcache.images.read_picture`."""
@@ -231,7 +233,8 @@ def _look(path: Path) -> _Stamp:
         _refuse_pointers(data)
         found = read_picture(data, is_look=True)
         height_px, width_px, _ = found.pixels.shape
-        seen = (found.rules, found.remark, found.brightest, found.full, *found.size)
+        size = PixelSize() if found.size == UNKNOWN else found.size
+        seen = (found.rules, found.remark, found.brightest, found.full, *size)
         file = ImageFile(sha256_bytes(data), width_px, height_px, "", *seen)
     except ImageError as error:
         file = ImageFile(sha256_bytes(data) if data else "", problem=str(error))

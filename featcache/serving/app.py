@@ -150,7 +150,7 @@ class _Service:
         try:
             name, data = await self._file(request)
             loop = asyncio.get_running_loop()
-            um_per_px = _um_per_px(request.query_params.get("um_per_px", ""))
+            um_per_px = self._um_per_px(request.query_params.get("um_per_px", ""))
             picture = await loop.run_in_executor(self._render_pool, self._rendered, name, data, um_per_px)
             features = (await self._batcher.row(picture))[None]
             with_heatmap = request.query_params.get("heatmap", "") not in ("", "0")
@@ -216,6 +216,19 @@ class _Service:
             await form.close()
         raise HTTPException(400, "the form has no file")
 
+    def _um_per_px(self, said: str) -> float:
+        """The side of a pixel that a request says; 0 where it says none."""
+        try:
+            value = float(said or 0)
+        except ValueError:
+            value = -1.0
+        least, most = UM_PER_PX
+        if said and not least <= value <= most:
+            raise HTTPException(400, f"um_per_px={said:.40}: expected the side of a pixel, {least:g} to {most:g} µm")
+        if said and not self._rendering.framing.um_per_px:
+            raise HTTPException(400, "um_per_px: the run does not look at physical sizes; leave it out")
+        return value
+
     def _rendered(self, name: str, data: bytes, um_per_px: float) -> NDArray[np.uint8]:
         """An image as the network takes it. um_per_px : side of a pixel, where the request says it; else 0"""
         framing = self._rendering.framing
@@ -259,18 +272,6 @@ class _Service:
         found = attribute(head, self._predictor.rounded(features), name=self._predictor.name)
         png = base64.b64encode(png_of(heatmap(picture, found.places[0]))).decode()
         return f"data:image/png;base64,{png}", not self._predictor.is_whole
-
-
-def _um_per_px(said: str) -> float:
-    """The side of a pixel that a request says; 0 where it says none."""
-    try:
-        value = float(said or 0)
-    except ValueError:
-        value = -1.0
-    least, most = UM_PER_PX
-    if said and not least <= value <= most:
-        raise HTTPException(400, f"um_per_px={said:.40}: expected the side of a pixel, {least:g} to {most:g} µm")
-    return value
 
 
 async def _refused(_: Request, error: Exception) -> Response:
