@@ -151,25 +151,22 @@ def test_what_the_image_converter_says_is_recorded(presets: Path) -> None:
     ("tokens", "pooling", "shape"),
     [
         (None, "none", (16,)),
-        ("cls", "none", (16,)),
         ("patches", "none", (4, 4, 16)),
         (None, "avg", (16,)),
         ("cls+avg", "none", (32,)),
         ("patches", "max", (16,)),
     ],
 )
-@pytest.mark.parametrize(("name", "first"), [("vit", 1), ("dino", 5)])
 def test_tokens_are_chosen_and_averages_are_of_patches(
-    hub: Any, presets: Path, name: str, first: int, tokens: Any, pooling: Any, shape: tuple[int, ...]
+    hub: Any, presets: Path, tokens: Any, pooling: Any, shape: tuple[int, ...]
 ) -> None:
-    network = open_network(spec(presets, name, tokens=tokens, pooling=pooling))
+    network = open_network(spec(presets, "dino", tokens=tokens, pooling=pooling))
     assert network.cuts[0].feature_shape == shape
     found = open_engine(network, "keras", batch_rows=3).features(pixels())[0]
-    whole = by_the_hub(hub, presets / name, pixels())
-    cls, patches = whole[:, 0], whole[:, first:]
+    whole = by_the_hub(hub, presets / "dino", pixels())
+    cls, patches = whole[:, 0], whole[:, 5:]
     expected = {
         (None, "none"): cls,
-        ("cls", "none"): cls,
         ("patches", "none"): patches.reshape(3, 4, 4, 16),
         (None, "avg"): patches.mean(axis=1),
         ("cls+avg", "none"): np.concatenate([cls, patches.mean(axis=1)], axis=1),
@@ -250,6 +247,9 @@ def test_a_folder_with_code_of_its_own_or_damage_is_refused(presets: Path, tmp_p
     (folder / "model.weights.h5").write_bytes((folder / "model.weights.h5").read_bytes()[:3000])
     with pytest.raises((BackboneError, WeightsError), match="cut"):
         open_network(NetworkSpec(f"kerashub/{folder}"))
+    shutil.copy(presets / "dino" / "model.weights.h5", folder / "model.weights.h5")
+    with pytest.raises(BackboneError, match="cut: Keras Hub cannot load it"):
+        open_network(NetworkSpec(f"kerashub/{folder}"))
     with pytest.raises(BackboneError, match="input size 40 px: the network was made for 32 px"):
         open_network(spec(presets, "vit", input_size_px=40))
 
@@ -263,6 +263,7 @@ def test_names_that_need_the_network_say_what_to_do(presets: Path, tmp_path: Pat
     fc.init(tmp_path / "cells", tmp_path, progress=SILENT)
     said = run("extract", "--model", "kerashub/resnet_18_imagenet", "--offline", cwd=tmp_path).error
     assert "kerashub/resnet_18_imagenet" in said and "--offline" in said
+    assert "save_to_preset(FOLDER)" in said and "take kerashub/FOLDER" in said
 
 
 def test_it_is_for_features(presets: Path) -> None:

@@ -12,8 +12,11 @@ from featcache.core.errors import BackboneError, MissingPackageError, OfflineErr
 
 
 @contextmanager
-def fetching(model: str) -> Iterator[None]:
-    """Turn what a library says of a network that it cannot build or fetch into one message."""
+def fetching(model: str, remedy: str = "") -> Iterator[None]:
+    """Turn what a library says of a network that it cannot build or fetch into one message.
+
+    remedy : what to do, where a file of weights does not help
+    """
     try:
         yield
     except (BackboneError, MissingPackageError):
@@ -22,11 +25,11 @@ def fetching(model: str) -> Iterator[None]:
         if isinstance(error, OfflineError) or _is_offline(error):
             raise WeightsError(
                 f"{model}: the weights are not on this machine, and `offline` allows no download",
-                "Leave it out, or name a file with `weights=PATH`",
+                remedy or "Leave it out, or name a file with `weights=PATH`",
             ) from error
         raise WeightsError(
             f"{model}: it cannot be had with these weights ({one_line(error)})",
-            "Name a file with `weights=PATH`, or set `weights='random'`",
+            remedy or "Name a file with `weights=PATH`, or set `weights='random'`",
         ) from error
 
 

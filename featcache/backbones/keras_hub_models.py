@@ -47,6 +47,11 @@ _CONFIG, _CONVERTER = "config.json", "image_converter.json"
 _MOST_JSON = 1 << 24
 _UNFILLED = r"(?s).*(Skipping|could not be loaded|expected \d+ variables)"
 """How Keras warns of layers that a file has no weights for."""
+_TO_A_FOLDER = (
+    "Save it where there is a connection, with `keras_hub.models.Backbone.from_preset(NAME).save_to_preset(FOLDER)`, "
+    "its image converter likewise, and take kerashub/FOLDER"
+)
+"""What to do where a preset cannot be downloaded: its configuration would have to be, too."""
 _OF_TEXT = ("vocabulary_size", "vocab_size")
 """Settings of networks that take text; an image's have none."""
 _FILTERS: dict[str, Interpolation] = {
@@ -130,7 +135,7 @@ class _Preset:
                 f"Keras Hub has no preset {name!r:.80}, and there is no such folder: {nearest(name, known)}"
             )
         _refuse_text(hub, name, spec.model)
-        with fetching(spec.model), quiet():
+        with fetching(spec.model, _TO_A_FOLDER), quiet():
             try:
                 converter = hub.layers.ImageConverter.from_preset(name)
             except FileNotFoundError:
@@ -160,12 +165,13 @@ class _Preset:
         kind = self.hub.models.Backbone
         draws = nullcontext() if load_weights else drawing_zeros()
         try:
-            with fetching(self.label), quiet(), _strict(), draws:
+            with fetching(self.label, _TO_A_FOLDER), quiet(), _strict(), draws:
                 backbone = kind.from_preset(self.source, load_weights=load_weights, dtype="float32")
         except WeightsError as error:
             if self.folder is None:
                 raise
-            raise BackboneError(f"{self.folder}: Keras Hub cannot load it: {error.message}") from error
+            why = one_line(error.__cause__) if isinstance(error.__cause__, Exception) else error.message
+            raise BackboneError(f"{self.folder}: Keras Hub cannot load it: {why}") from error
         names = [one.name for one in backbone.inputs]
         if len(names) > 1:
             raise BackboneError(
