@@ -19,7 +19,7 @@ Pixels = NDArray[np.uint8]
 
 _MOST_PIXELS = 1 << 24
 """Of an image that would have more, resized, only what is seen of it is made."""
-_LEAST_WINDOW_PX = 2.0
+_LEAST_WINDOW_PX, _MOST_WINDOW_PX = 2.0, 8192.0
 """Of an image, that a view may show."""
 _REACH_PX = 3
 """How far a filter looks at most, in pixels of the larger grid: that of Lanczos."""
@@ -105,7 +105,7 @@ def _reach_px(scale: float) -> int:
 def _side_of_window(size_px: int, scale: float) -> float:
     """Of a window, in pixels of the image. Raises DatasetError for hardly a pixel, or more than a huge image has."""
     side = size_px * scale
-    if not _LEAST_WINDOW_PX <= side <= MAX_PIXELS**0.5:
+    if not _LEAST_WINDOW_PX <= side <= _MOST_WINDOW_PX:
         raise DatasetError(
             f"a view of {size_px} px would be {side:.3g} px wide in the image: the pixels of one of them have another "
             "size than it seems"
@@ -142,13 +142,42 @@ def window(
     high, wide = pixels.shape[:2]
     place = box or Box(0, 0, wide, high)
     left, top = (place.x_min + place.x_max - side) / 2, (place.y_min + place.y_max - side) / 2
+    rows, columns = (_touched(start, n, size_px=size_px, scale=scale) for start, n in ((top, high), (left, wide)))
+    part = _region(
+        pixels,
+        (left + columns[0] * scale, top + rows[0] * scale),
+        filter_,
+        scale=scale,
+        size=(columns[1] - columns[0], rows[1] - rows[0]),
+        padding=padding,
+    )
+    return _framed(part, size_px, top=rows[0], left=columns[0], padding=padding)
+
+
+def _touched(start: float, n_px: int, *, size_px: int, scale: float) -> tuple[int, int]:
+    """Lines of a window that a side of the image reaches, filter and all. start : of the window, from the image's"""
     reach = _reach_px(scale)
-    x, y = math.floor(left) - reach, math.floor(top) - reach
-    right, bottom = math.ceil(left + side) + reach, math.ceil(top + side) + reach
-    inside = pixels[max(y, 0) : min(bottom, high), max(x, 0) : min(right, wide)]
-    beyond = (max(-y, 0), max(bottom - high, 0), max(-x, 0), max(right - wide, 0))
-    region = (left - x, top - y, left - x + side, top - y + side)
-    return resampled(_bordered(inside, beyond, padding), filter_, width_px=size_px, height_px=size_px, region=region)
+    return max(math.floor((-reach - start) / scale), 0), min(math.ceil((n_px + reach - start) / scale), size_px)
+
+
+def _region(
+    pixels: Pixels,
+    corner: tuple[float, float],
+    filter_: str,
+    *,
+    scale: float,
+    size: tuple[int, int],
+    padding: str,
+) -> Pixels:
+    """A region of the image, which may reach beyond it, in another size. corner, size : across and down"""
+    (left, top), (width_px, height_px), reach = corner, size, _reach_px(scale)
+    right, bottom = left + width_px * scale, top + height_px * scale
+    x, y, high, wide = math.floor(left) - reach, math.floor(top) - reach, *pixels.shape[:2]
+    x_end, y_end = math.ceil(right) + reach, math.ceil(bottom) + reach
+    inside = pixels[max(y, 0) : min(y_end, high), max(x, 0) : min(x_end, wide)]
+    beyond = (max(-y, 0), max(y_end - high, 0), max(-x, 0), max(x_end - wide, 0))
+    region = (left - x, top - y, right - x, bottom - y)
+    return resampled(_bordered(inside, beyond, padding), filter_, width_px=width_px, height_px=height_px, region=region)
 
 
 def _bordered(pixels: Pixels, beyond: tuple[int, int, int, int], padding: str) -> Pixels:
