@@ -128,7 +128,7 @@ class _Preset:
         name, folder = spec.model.removeprefix(f"{KERAS_HUB}/"), preset_folder(spec.model)
         if folder is not None:
             _check_folder(folder)
-            return cls(hub, spec.model, str(folder), folder, _converter_in(folder))
+            return cls(hub, spec.model, str(folder), folder, _converter_in(folder, hub))
         known = hub.models.Backbone.presets
         if name not in known:
             raise BackboneError(
@@ -140,8 +140,8 @@ class _Preset:
                 converter = hub.layers.ImageConverter.from_preset(name)
             except FileNotFoundError:
                 converter = None
-        is_plain = converter is not None and type(converter).call is hub.layers.ImageConverter.call
-        return cls(hub, spec.model, name, None, converter.get_config() if is_plain else None)
+        said = converter.get_config() if converter is not None and _is_plain(type(converter), hub) else None
+        return cls(hub, spec.model, name, None, said)
 
     def model(self, spec: NetworkSpec) -> tuple[OwnModel, int | None]:
         """Its network, with the weights that are asked for; and how many patches a vision transformer has on a side."""
@@ -270,12 +270,18 @@ def _json_in(path: Path) -> dict[str, Any]:
     return value
 
 
-def _converter_in(folder: Path) -> dict[str, Any] | None:
-    """The settings of a folder's image converter; None where it has none."""
+def _converter_in(folder: Path, hub: Any) -> dict[str, Any] | None:
+    """The settings of a folder's image converter; None where it has none, or one of which they do not say all."""
     if not (folder / _CONVERTER).is_file():
         return None
-    config = _json_in(folder / _CONVERTER).get("config")
-    return config if isinstance(config, dict) else None
+    said = _json_in(folder / _CONVERTER)
+    config, kind = said.get("config"), getattr(hub.layers, str(said.get("class_name")), None)
+    return config if isinstance(config, dict) and _is_plain(kind, hub) else None
+
+
+def _is_plain(kind: Any, hub: Any) -> bool:
+    """Whether an image converter does what its settings say, and nothing besides."""
+    return getattr(kind, "call", None) is hub.layers.ImageConverter.call
 
 
 @contextmanager
