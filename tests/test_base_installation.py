@@ -333,6 +333,7 @@ def test_every_extra_brings_the_package_that_is_asked_for() -> None:
         **EXTRAS,
         "mlflow": "mlflow-skinny",
         "heic": "pillow-heif",
+        "kerashub": "keras-hub",
     }  # the others are called what they are imported as
     assert {extra for extra, package in distributions.items() if package.lower() not in closure(extra)} == set()
     backends = {extra: closure(extra) for extra in ("tensorflow", "jax", "torch")}
@@ -344,7 +345,7 @@ def test_the_base_requires_none_of_them_and_all_is_all_but_the_other_backends() 
     assert not names(PYPROJECT["dependencies"]) & {name.replace("_", "-").lower() for name in MISSING}
     others = {"jax", "torch", "huggingface"}
     # umap compiles for half a minute where it is installed; the others bring what few people want.
-    apart = {"test", "check", "docs", "umap", "mlflow", "dask", "ray", "cellpose", "stardist"}
+    apart = {"test", "check", "docs", "umap", "mlflow", "dask", "ray", "cellpose", "stardist", "kerashub", "czi"}
     wanted = set(PYPROJECT["optional-dependencies"]) - others - apart
     assert closure("all") == set().union(*map(closure, wanted))
     assert not closure("all") & others

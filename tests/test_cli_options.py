@@ -55,6 +55,8 @@ def test_every_setting_of_a_record_is_an_option_with_its_help(command: str, reco
     for name, one in settings_of(record).items():
         if (command, record, name) == ("init", DatasetSection, "margin"):
             continue  # the option is the margin of [views]; that of [dataset] is of projects before it
+        if (command, record, name) == ("init", ViewsSection, "um_per_px"):
+            continue  # the option is the size of the images' pixels; that of views is an option of extract
         if name in made:
             assert str(made[name].help).startswith(one.help)
         else:

@@ -263,12 +263,18 @@ def test_decode_ignores_an_orientation_that_does_not_exist() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.uint32])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_decode_refuses_numbers_without_a_known_range(dtype: Any, order: str) -> None:
-    with pytest.raises(ImageError, match="8 or 16 bits") as caught:
-        decode(tiff(GREY16.astype(dtype), order))
-    assert "damaged" not in str(caught.value)
-    if np.dtype(dtype).kind == "f":
-        with pytest.raises(ImageError, match="8 or 16 bits"):
-            decode(tiff(RGB16.astype(dtype), order))
+    is_floating = np.dtype(dtype).kind == "f"
+    said = "which of them is white is not known" if is_floating else "8 or 16 bits"
+    for pixels in (GREY16, RGB16) if is_floating else (GREY16,):
+        with pytest.raises(ImageError, match=said) as caught:
+            decode(tiff((pixels / 70 if is_floating else pixels).astype(dtype), order))
+        assert "damaged" not in str(caught.value)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_floating_point_as_bright_as_16_bits_is_read_as_these(order: str) -> None:
+    for pixels in (GREY16, RGB16):
+        np.testing.assert_array_equal(decode(tiff(pixels.astype(np.float32), order)), decode(tiff(pixels, order)))
 
 
 @pytest.mark.parametrize(

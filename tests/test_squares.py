@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from featcache.core.recipe import INTERPOLATIONS, FeatureSpace, Recipe, Transfor
 from featcache.deployment.readme import readme
 from featcache.images.identity import Box
 from featcache.images.resampling import FILTERS, resampled
-from featcache.images.squares import cut_and_resize, in_box
+from featcache.images.squares import cut_and_resize, in_box, window
 from featcache.segmentation.framing import Framing
 
 RNG = np.random.default_rng(11)
@@ -291,6 +292,10 @@ def test_a_margin_does_not_come_on_top_of_another() -> None:
         {"interpolation": "bilinear", "resize": "pad", "padding": "edge"},
         {"interpolation": "bicubic", "resize": "stretch", "resize_px": 40},
         {"interpolation": "bicubic", "resize": "pad", "padding": "edge", "resize_px": 40},
+        {"um_per_px": 0.7},
+        {"um_per_px": 2.5, "padding": "#0a1428"},
+        {"um_per_px": 1.3, "interpolation": "lanczos", "padding": "edge"},
+        {"um_per_px": 4.0, "interpolation": "bilinear"},
     ],
     ids=str,
 )
@@ -310,8 +315,13 @@ def test_the_lines_in_a_bundle_make_the_same_input(
         "ImageOps": ImageOps,
         "sys": SimpleNamespace(argv=["", tmp_path / "1.png"]),
     }
+    if um := fields.get("um_per_px"):  # of an image whose pixels are 1 µm wide
+        body = re.sub(r"um_per_px = [\d.]+", "um_per_px = 1.0", body)
+        how = {name: value for name, value in fields.items() if name != "um_per_px"}
+        expected = window(np.asarray(rough), None, size_px=32, scale=um, **how)
+    else:
+        expected = cut_and_resize(np.asarray(rough), None, size_px=32, **fields)
     exec(helper + body, names)  # noqa: S102 - the page's own
-    expected = cut_and_resize(np.asarray(rough), None, size_px=32, **fields)
     difference = np.abs(names["image"].astype(int) - expected)
-    assert difference.max() <= (0 if space.interpolation != "area-bicubic" else 2)
+    assert difference.max() <= (1 if um else 0 if space.interpolation != "area-bicubic" else 2)
     assert (difference > 1).mean() < 0.01

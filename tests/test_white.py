@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from featcache.core.errors import DatasetError, ImageError, ProjectError
 from featcache.core.progress import SILENT
 from featcache.images import ImageFile, white_of
 from featcache.images.decode import read_picture
-from featcache.synthetic.drawing import CLASSES, render_cell
+from featcache.synthetic.drawing import CLASSES, render_cell, render_smear
 
 SIDE = 48
 
@@ -214,3 +217,155 @@ def test_values_above_white_are_refused_not_cut() -> None:
 def test_white_outside_of_16_bits_is_refused(sets: Path, tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="white: Input should be less than or equal to 65535"):
         fc.init(sets / "8", tmp_path / "a", views={"white": 65_536}, progress=SILENT)
+
+
+# --- cells in smears ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smears(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same two smears with 8 bits, and with 12 in 16."""
+    folder = tmp_path_factory.mktemp("smears")
+    for index, labels in enumerate((["monocyte"], ["lymphocyte", "neutrophil"])):
+        pixels = render_smear(labels, 7, index=index, width_px=400, height_px=300)[0]
+        pixels[0, 0] = 250
+        write(folder / "8" / f"{index}.png", pixels)
+        write(folder / "12" / f"{index}.png", in_bits(pixels, 12))
+    return folder
+
+
+def masks_of(folder: Path) -> dict[str, NDArray[Any]]:
+    return {path.name: cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in (folder / "masks").iterdir()}
+
+
+def test_smears_of_12_bits_have_the_cells_of_8(sets: Path, smears: Path, tmp_path: Path, run: Run) -> None:
+    narrow = fc.segment(smears / "8", tmp_path / "narrow", progress=SILENT)
+    done = run("dataset", "segment", str(smears / "12"), "--out", "wide", cwd=tmp_path)
+    assert "2 images seem to use 12 bits" in done.err + done.out
+    assert "4,095 is taken for white; set another with --range 65535" in done.err + done.out
+    assert json.loads((tmp_path / "wide" / "segment.json").read_text())["white"] == 4095
+    assert json.loads((tmp_path / "narrow" / "segment.json").read_text())["white"] == 0
+    found, expected = masks_of(tmp_path / "wide"), masks_of(tmp_path / "narrow")
+    assert narrow.cells and found.keys() == expected.keys()
+    for name, mask in found.items():
+        np.testing.assert_array_equal(mask, expected[name], err_msg=name)
+    # What is there keeps its white, whatever lies beside it by now; another one is another setting.
+    brighter = shutil.copytree(smears / "12", tmp_path / "more")
+    fc.segment(brighter, tmp_path / "grown", progress=SILENT)
+    write(brighter / "bright.png", np.full((40, 40, 3), 60_000, np.uint16))
+    again = fc.segment(brighter, tmp_path / "grown", progress=SILENT)
+    assert [one["image"] for one in again.left_out if "above the value of white, 4,095" in one["reason"]] == [
+        "bright.png"
+    ]
+    for white in (65_535, 8191):
+        with pytest.raises(ProjectError, match="other settings"):
+            fc.segment(brighter, tmp_path / "grown", white=white, progress=SILENT)
+    fc.segment(brighter, tmp_path / "grown", white=4095, progress=SILENT)
+
+
+def test_a_range_that_is_asked_for_counts(smears: Path, tmp_path: Path, run: Run) -> None:
+    done = run("dataset", "segment", str(smears / "12"), "--out", "dark", "--range", "65535", cwd=tmp_path)
+    assert "seem to use" not in done.err + done.out
+    assert json.loads((tmp_path / "dark" / "segment.json").read_text())["white"] == 0
+    assert "0 white cells" in done.out
+    failed = run("dataset", "segment", str(smears / "12"), "--out", "x", "--range", "70000", cwd=tmp_path)
+    assert "70000" in failed.error and not (tmp_path / "x").exists()
+    (tmp_path / "dark" / "segment.json").write_text(
+        (tmp_path / "dark" / "segment.json").read_text().replace('"white": 0', '"white": "x"')
+    )
+    with pytest.raises(ProjectError, match="is not of cells that featcache segmented"):
+        fc.segment(smears / "12", tmp_path / "dark", progress=SILENT)
+
+
+def test_a_project_says_what_is_white_in_its_pictures(sets: Path, tmp_path: Path) -> None:
+    project = fc.init(sets / "12", tmp_path / "p", split_counts=(4, 1, 1), views={"white": 8191}, progress=SILENT)
+    fc.segment(project.folder, tmp_path / "cells", progress=SILENT)
+    assert json.loads((tmp_path / "cells" / "segment.json").read_text())["white"] == 8191
+
+
+def test_a_segmenter_is_fitted_to_12_bits_as_to_8(smears: Path, tmp_path: Path) -> None:
+    fc.segment(smears / "8", tmp_path / "cells", progress=SILENT)
+    asked: dict[str, Any] = {"model": "pixels", "input_size_px": 32, "job": "smear", "passes": 2, "progress": SILENT}
+    files = [
+        fc.fit_segmenter(smears / name, tmp_path / "cells" / "masks", out=tmp_path / f"{name}.npz", **asked)
+        for name in ("8", "12")
+    ]
+    assert files[0].pixels == files[1].pixels and files[0].accuracy == files[1].accuracy
+    with pytest.raises(DatasetError, match="there is no light in it"):
+        fc.fit_segmenter(smears / "12", tmp_path / "cells" / "masks", out=tmp_path / "dark.npz", white=65_535, **asked)
+    assert not (tmp_path / "dark.npz").exists()
+
+
+# --- floating point -------------------------------------------------------------------------------
+
+
+def floating(pixels: NDArray[Any], **how: Any) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, photometric="rgb" if pixels.ndim == 3 else "minisblack", **how)
+    return file.getvalue()
+
+
+CELL = np.asarray(render_cell("monocyte", 0, index=0, size_px=40))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("white", [1, 255, 4095])
+def test_floating_point_is_scaled_by_white(dtype: Any, white: int) -> None:
+    data = floating((CELL * (white / 255)).astype(dtype))
+    found = read_picture(data, white)
+    assert np.abs(found.pixels.astype(int) - CELL).max() <= (dtype == np.float16)
+    assert found.rules == 2 and found.brightest == math.ceil((CELL * (white / 255)).astype(dtype).max())
+    grey = read_picture(floating((CELL[..., 0] / 255).astype(dtype), compression="zlib", predictor=True), 1)
+    assert np.abs(grey.pixels[..., 1].astype(int) - CELL[..., 0]).max() <= (dtype == np.float16)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "white", "said"),
+    [
+        (CELL / 255, 0, "up to 1, and which of them is white is not known"),
+        (CELL / 255, 4095, "up to 1, and which of them is white is not known"),
+        (CELL * 1.0, 0, "which of them is white is not known"),
+        (CELL * 1.0, 1, "its brightest value is .*, above the value of white, 1"),
+        (CELL / 255 + 0.9, 1, "its brightest value is 2, above the value of white, 1"),
+        (CELL * 1e5, 0, "which of them is white is not known"),
+        (CELL - 300.0, 255, "values below 0, down to -"),
+        (np.where(CELL > 100, np.nan, 1.0), 1, "no finite numbers"),
+        (np.where(CELL > 100, np.inf, 1.0), 1, "no finite numbers"),
+    ],
+)
+def test_floating_point_of_no_certain_range_is_refused(pixels: NDArray[Any], white: int, said: str) -> None:
+    with pytest.raises(ImageError, match=said):
+        read_picture(floating(pixels.astype(np.float32)), white)
+
+
+def test_other_kinds_of_floating_point_are_refused() -> None:
+    with pytest.raises(ImageError, match="not plain RGB or grey"):
+        read_picture(floating(np.dstack([CELL, CELL[..., :1]]).astype(np.float32), extrasamples=["unassalpha"]), 255)
+    white_is_zero = io.BytesIO()
+    tifffile.imwrite(white_is_zero, CELL[..., 0].astype(np.float32), photometric="miniswhite")
+    with pytest.raises(ImageError, match="not plain RGB or grey"):
+        read_picture(white_is_zero.getvalue(), 255)
+    assert read_picture(floating(CELL.astype(np.float32) * 257), 0).pixels.max() == CELL.max()
+
+
+def test_the_range_of_a_floating_set_is_found(sets: Path, tmp_path: Path) -> None:
+    for path in sorted((sets / "8").rglob("*.png")):
+        pixels = cv2.imread(str(path))[..., ::-1]
+        file = tmp_path / "floating" / path.parent.name / f"{path.stem}.tif"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(floating((pixels / 255).astype(np.float32)))
+    project, cache = views_of(tmp_path / "floating", tmp_path / "p")
+    assert project.settings.views.white == 1 == cache.recipe.space.white
+    assert any("floating-point values, up to 1" in one for one in project.found.remarks)
+    _, narrow = views_of(sets / "8", tmp_path / "narrow")
+    found, expected = by_path(cache), by_path(narrow)
+    for name, view in found.items():
+        np.testing.assert_array_equal(view, expected[name], err_msg=name)
+    # Beside 12 bits in 16 they would be black: they are left out by name.
+    mixed = shutil.copytree(sets / "12", tmp_path / "mixed")
+    odd = shutil.copy(next((tmp_path / "floating" / "monocyte").iterdir()), mixed / "monocyte" / "odd.tif")
+    both = fc.init(mixed, tmp_path / "both", progress=SILENT)
+    assert both.settings.views.white == 4095
+    assert any("24 images hold whole numbers up to" in one for one in both.found.remarks)
+    left_out = fc.extract(both, "pixels", input_size_px=32, progress=SILENT).extracted.left_out
+    assert [one.path for one in left_out] == [f"monocyte/{Path(odd).name}"]

@@ -68,7 +68,8 @@ def extract(
     source : a `Project`, or its folder; or images without labels: files, folders, arrays uint8 (n, h, w, 3), or a
         generator of these
     model : a backbone (see `models`), a .keras, .h5 or .onnx file, "module:function", "timm/NAME", "torchvision/NAME",
-        "huggingface/ORGANISATION/NAME", or "pixels"; several make several caches in one pass over the images
+        "huggingface/ORGANISATION/NAME", "kerashub/PRESET", or "pixels"; several make several caches in one pass over
+        the images
     to : folder of caches, for images without a project
     cache_folder : of a project: another folder of caches, or the URL of a remote that several machines extract into,
         s3://BUCKET/PREFIX
@@ -88,7 +89,7 @@ def extract(
     batch_rows : images per batch; None for the fastest
     cluster : "local:N", "dask://HOST:PORT" or "ray://HOST:PORT": compute on the workers of these, which see the folders
         of the project at the same paths
-    views : values for [views], for this call: resize, interpolation, crop_share, padding, margin, train, ...
+    views : values for [views], for this call: resize, interpolation, crop_share, padding, margin, um_per_px, train, ...
     augmentation : values for [augmentation], for this call
     format : of the cache
     dtype : of the stored features

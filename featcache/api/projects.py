@@ -35,7 +35,7 @@ def init(
     source : folder of images, or a CSV; None takes the project's own, or generates leukocytes
     into : folder of the project
     margin : room around each box, as a share of its longer side: the same as in `views`
-    views : values for [views]: train, val, test, train_rows, ..., resize, interpolation, crop_share, padding
+    views : values for [views]: train, val, test, train_rows, ..., resize, interpolation, crop_share, padding, um_per_px
     augmentation : values for [augmentation]: seed, rotation_deg, shift, ...
     per_class : generated cells of each class
     resplit : make new splits, even where the source or dataset.csv has some
@@ -44,6 +44,7 @@ def init(
     strict : stop at an image that cannot be used
     progress : told how far it is
     **dataset : values for [dataset]: split, split_counts, split_seed, group_pattern, without, roots, voc_object,
+        um_per_px (the side of a pixel of these images),
         label_separator or label_columns where an image may have several labels, ...
 
     Returns

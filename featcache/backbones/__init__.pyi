@@ -33,6 +33,7 @@ from .import_keras import (
 from .last_map import at_last_map as at_last_map
 from .model_file import foreign_parts as foreign_parts, is_own_name as is_own_name
 from .model_names import (
+    KERAS_HUB as KERAS_HUB,
     is_in_registry as is_in_registry,
     is_model_file as is_model_file,
     is_of_library as is_of_library,

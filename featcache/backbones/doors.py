@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from featcache.backbones.cuts import CutLayer
-from featcache.backbones.model_names import LIBRARIES, kind_of
+from featcache.backbones.keras_hub_models import layers_of_kerashub, load_kerashub
+from featcache.backbones.model_names import KERAS_HUB, LIBRARIES, kind_of
 from featcache.backbones.network import Network, keras_layers_to_cut, load_network, no_keras
 from featcache.backbones.onnx_network import OnnxNetwork, layers_of_onnx, load_onnx
 from featcache.backbones.spec import NetworkSpec
@@ -20,6 +21,8 @@ def open_network(spec: NetworkSpec) -> AnyNetwork:
         return load_onnx(spec)
     if kind in LIBRARIES:
         return load_torch(spec)
+    if kind == KERAS_HUB:
+        return load_kerashub(spec)
     if kind == "builder" and (built := built_by(spec.model)) is not None:
         return load_torch(spec, built)
     return load_network(spec)
@@ -32,6 +35,8 @@ def layers_to_cut(spec: NetworkSpec) -> list[CutLayer]:
         return layers_of_onnx(spec)
     if kind in LIBRARIES:
         return layers_of_torch(spec)
+    if kind == KERAS_HUB:
+        return layers_of_kerashub(spec)
     if kind == "builder" and (built := built_by(spec.model)) is not None:
         return layers_of_torch(spec, built)
     return keras_layers_to_cut(spec)

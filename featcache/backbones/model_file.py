@@ -33,6 +33,7 @@ _MODULES = re.compile(
     r"keras|keras\.(layers|models|initializers|regularizers|constraints|activations|dtype_policies)"
     r"|keras\.src\.(layers|models|ops|applications|initializers|regularizers|constraints|dtype_policies)(\.\w+)*"
 )
+_HUB_MODULES = re.compile(r"keras_hub(\.src)?\.(models|layers)(\.\w+)*")
 _KERAS_2 = re.compile(r"(tf_keras|tensorflow\.python\.keras|keras\.(src\.)?engine)\b")
 BY_WEIGHTS = (
     "name the network and use the file for its weights, as in `model='mobilenetv2', weights=FILE` "
@@ -137,9 +138,14 @@ def _check(config: Any, where: str) -> None:
         )
 
 
-def foreign_parts(config: Any) -> Iterator[tuple[str, str]]:
-    """(layer, reason) for every part of a configuration that is not Keras' own, or runs code of the file."""
+def foreign_parts(config: Any, *, hub: bool = False) -> Iterator[tuple[str, str]]:
+    """(layer, reason) for every part of a configuration that is not Keras' own, or runs code of the file.
+
+    hub : whether parts of Keras Hub are as good
+    """
     for layer, part in _parts(config, "the model itself"):
+        if hub and _is_of_hub(part):
+            continue
         if reason := _refusal(part):
             yield layer, reason
 
@@ -158,6 +164,13 @@ def _parts(value: Any, layer: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for key, item in value.items():
         if key != "compile_config":  # losses and metrics, which are never rebuilt
             yield from _parts(item, layer)
+
+
+def _is_of_hub(part: dict[str, Any]) -> bool:
+    """Whether a part of a configuration is a class that Keras Hub has registered under its own name."""
+    name, module = part.get("class_name"), part.get("module")
+    is_class = isinstance(name, str) and name.isidentifier() and part.get("registered_name") == f"keras_hub>{name}"
+    return is_class and isinstance(module, str) and _HUB_MODULES.fullmatch(module) is not None
 
 
 def _refusal(part: dict[str, Any]) -> str:

@@ -7,9 +7,11 @@ from typing import Literal
 from featcache.backbones import own_models, registry
 from featcache.backbones.onnx_file import SUFFIX
 
-Kind = Literal["pixels", "onnx", "file", "builder", "registry", "timm", "torchvision", "huggingface"]
+Kind = Literal["pixels", "onnx", "file", "builder", "registry", "timm", "torchvision", "huggingface", "kerashub"]
 LIBRARIES: tuple[Kind, ...] = ("timm", "torchvision", "huggingface")
 """Those that have networks of PyTorch by name, as in "timm/resnet18"."""
+KERAS_HUB: Kind = "kerashub"
+"""Of its presets, as in "kerashub/resnet_18_imagenet", and of folders of such, as in "kerashub/./mine"."""
 
 
 def kind_of(model: str) -> Kind:
@@ -18,7 +20,7 @@ def kind_of(model: str) -> Kind:
         return "pixels"
     if model.lower().endswith(SUFFIX):
         return "onnx"
-    for library in LIBRARIES:
+    for library in (*LIBRARIES, KERAS_HUB):
         if model.startswith(f"{library}/"):
             return library
     if own_models.is_file(model):
@@ -28,7 +30,7 @@ def kind_of(model: str) -> Kind:
 
 def needs_keras(model: str) -> bool:
     """Whether the network is certainly one of Keras; what a function builds is not known before."""
-    return kind_of(model) in ("registry", "file")
+    return kind_of(model) in ("registry", "file", KERAS_HUB)
 
 
 def is_model_file(model: str) -> bool:
@@ -50,7 +52,7 @@ def name_of(model: str) -> str:
 def model_of(backbone: str) -> str:
     """The inverse of `name_of`; any other name as it is."""
     library, _, name = backbone.partition("-")
-    return f"{library}/{name.replace('--', '/')}" if library in LIBRARIES and name else backbone
+    return f"{library}/{name.replace('--', '/')}" if library in (*LIBRARIES, KERAS_HUB) and name else backbone
 
 
 def is_of_library(model: str) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from featcache.backbones import own_models, registry, weights
 from featcache.backbones.cuts import CutLayer, check_pooling, check_precision, cut, last_feature_map, layers_of
 from featcache.backbones.import_keras import import_keras, require_keras
-from featcache.backbones.model_names import is_in_registry, kind_of
+from featcache.backbones.model_names import KERAS_HUB, is_in_registry, kind_of
 from featcache.backbones.own_models import one_line
 from featcache.backbones.preprocess import mode_for
 from featcache.backbones.spec import NetworkSpec
@@ -183,6 +183,11 @@ def no_keras(model: str) -> BackboneError:
 
 def refuse_other_kinds(spec: NetworkSpec) -> None:
     """Raise BackboneError for a network that is not one of Keras, or for what only others can be asked."""
+    if kind_of(spec.model) == KERAS_HUB:
+        raise BackboneError(
+            f"{spec.model}: networks of Keras Hub give features: they cannot be trained further or exported whole",
+            "Extract features of it, and train a head on them",
+        )
     if kind_of(spec.model) not in ("registry", "file", "builder", "pixels"):
         raise no_keras(spec.model)
     if spec.tokens is not None:

@@ -11,7 +11,8 @@ from typing import Any
 from featcache.backbones import registry
 from featcache.backbones.doors import AnyNetwork, open_network
 from featcache.backbones.import_keras import require_keras
-from featcache.backbones.model_names import is_model_file, is_of_library, kind_of, needs_keras
+from featcache.backbones.keras_hub_models import preset_folder
+from featcache.backbones.model_names import KERAS_HUB, is_model_file, is_of_library, kind_of, needs_keras
 from featcache.backbones.network import Cut
 from featcache.backbones.onnx_network import OnnxNetwork
 from featcache.backbones.spec import NetworkSpec
@@ -56,6 +57,12 @@ def _key(spec: NetworkSpec) -> str | None:
         asked["model"] = _state(expanded(spec.model))
         named = spec.weights not in ("imagenet", "random")
         asked["weights"] = _state(expanded(spec.weights)) if named else spec.weights
+    elif kind_of(spec.model) == KERAS_HUB:
+        named = spec.weights not in ("imagenet", "random")
+        asked["weights"] = _state(expanded(spec.weights)) if named else spec.weights
+        asked["libraries"] = {"keras-hub": version("keras-hub") if is_installed("keras_hub") else ""}
+        folder = preset_folder(spec.model)
+        asked["files"] = sorted(map(str, map(_state, folder.rglob("*")))) if folder else []
     elif is_of_library(spec.model):
         named = spec.weights not in ("imagenet", "random")
         asked["weights"] = _state(expanded(spec.weights)) if named else spec.weights

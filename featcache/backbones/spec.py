@@ -16,8 +16,8 @@ class NetworkSpec:
 
     Attributes
     ----------
-    model : a name of the registry, "timm/NAME", "torchvision/NAME", "huggingface/ORGANISATION/NAME", a .keras, .h5 or
-        .onnx file, "module:attribute" of a builder, or "pixels"
+    model : a name of the registry, "timm/NAME", "torchvision/NAME", "huggingface/ORGANISATION/NAME",
+        "kerashub/PRESET", a .keras, .h5 or .onnx file, "module:attribute" of a builder, or "pixels"
     weights : "imagenet", "random" or the path of a weights file; "" too where the model is "pixels", which have none
     layers : one cache each
     """

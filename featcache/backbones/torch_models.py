@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import logging
 import math
 import os
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featcache.backbones.hubs import fetching, quiet
 from featcache.backbones.model_names import kind_of, name_of
-from featcache.backbones.own_models import function_of, one_line
+from featcache.backbones.own_models import function_of
 from featcache.backbones.preprocess import formulas, mode_for, mode_of
 from featcache.backbones.shaping import Prefix
 from featcache.backbones.spec import NetworkSpec
 from featcache.backbones.torch_weights import load_state
-from featcache.core.errors import BackboneError, MissingPackageError, OfflineError, WeightsError, nearest
+from featcache.core.errors import BackboneError, MissingPackageError, WeightsError, nearest
 from featcache.core.extras import install_line, is_installed, keep_triton_out
 from featcache.core.files import expanded
 from featcache.core.offline import is_offline
@@ -111,7 +109,7 @@ def built_by(model: str) -> Any:
 
 def _of_timm(spec: NetworkSpec) -> Made:
     require_torch(spec.model, "timm")
-    with _quiet():
+    with quiet():
         timm = importlib.import_module("timm")
     name = spec.model.partition("/")[2]
     if not timm.is_model(name):
@@ -161,7 +159,7 @@ def _refuse_resampling(spec: NetworkSpec, own: int | None, name: str, timm: Any)
 
 def _of_torchvision(spec: NetworkSpec) -> Made:
     require_torch(spec.model, "torchvision")
-    with _quiet():
+    with quiet():
         models = importlib.import_module("torchvision.models")
     name = spec.model.partition("/")[2]
     known = models.list_models(module=models)
@@ -196,14 +194,14 @@ def _of_torchvision(spec: NetworkSpec) -> Made:
 
 def _of_huggingface(spec: NetworkSpec) -> Made:
     require_torch(spec.model, "transformers")
-    with _quiet():
+    with quiet():
         transformers = importlib.import_module("transformers")
     name = spec.model.partition("/")[2]
     if name.count("/") != 1:
         raise BackboneError(f"{spec.model}: expected huggingface/ORGANISATION/NAME")
     transformers.utils.logging.disable_progress_bar()
     where: dict[str, Any] = {"trust_remote_code": False, "local_files_only": is_offline()}
-    with _fetching(spec.model), _quiet():
+    with fetching(spec.model), quiet():
         config = transformers.AutoConfig.from_pretrained(name, **where)
         images: Mapping[str, Any] = transformers.AutoImageProcessor.from_pretrained(name, **where).to_dict()
 
@@ -320,7 +318,7 @@ def transform_of_huggingface(images: Mapping[str, Any], side_px: int) -> Transfo
 def _with_weights(spec: NetworkSpec, create: Callable[[], Any]) -> Any:
     """A module for inference, with the weights that are asked for; random ones follow from their seed."""
     torch = importlib.import_module("torch")
-    with _fetching(spec.model), _quiet(), torch.random.fork_rng(devices=[]):
+    with fetching(spec.model), quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.weights_seed)
         module = create().eval()
     module.requires_grad_(False)
@@ -342,40 +340,3 @@ def _mode(spec: NetworkSpec, mean: Any, std: Any) -> str:
         return mode_of(mean, std)
 
     return mode_for(spec, own)
-
-
-@contextmanager
-def _fetching(model: str) -> Iterator[None]:
-    """Turn what a library says of a network that it cannot build or fetch into one message."""
-    try:
-        yield
-    except (BackboneError, MissingPackageError):
-        raise
-    except Exception as error:
-        if isinstance(error, OfflineError) or _is_offline(error):
-            raise WeightsError(
-                f"{model}: the weights are not on this machine, and `offline` allows no download",
-                "Leave it out, or name a file with `weights=PATH`",
-            ) from error
-        raise WeightsError(
-            f"{model}: it cannot be had with these weights ({one_line(error)})",
-            "Name a file with `weights=PATH`, or set `weights='random'`",
-        ) from error
-
-
-def _is_offline(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, OfflineError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Libraries warn of each other's versions, which helps nobody here."""
-    for name in ("huggingface_hub", "timm"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -154,10 +154,10 @@ def randomize(model: keras.Model, seed: int) -> None:
     """Draw every kernel anew, Glorot-uniform as Keras' layers do by default, from (seed, its number).
 
     Keras draws from a process-wide generator, so its own values depend on what was built before.
-    Vectors (biases, batch normalisation) start as constants and stay so.
+    Vectors (biases, batch normalisation) start as constants and stay so, and so do whole numbers, as of positions.
     """
     for number, weight in enumerate(model.weights):
-        if len(weight.shape) >= 2:
+        if len(weight.shape) >= 2 and "float" in weight.dtype:
             weight.assign(glorot_uniform(tuple(weight.shape), np.random.default_rng([seed, number])))
 
 

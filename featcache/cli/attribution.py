@@ -9,7 +9,7 @@ import click
 
 from featcache.cli.command import Command, option
 from featcache.cli.interrupts import TERMINAL
-from featcache.cli.options import json_option, project_option, project_or_none, weights_option
+from featcache.cli.options import json_option, project_option, project_or_none, um_per_px_option, weights_option
 from featcache.cli.output import print_json, print_table, say, say_left_out
 from featcache.cli.settings import given, options
 from featcache.datasets import LeftOut
@@ -30,6 +30,7 @@ _LISTED = 40
     help="Folder to write the heatmaps to.",
 )
 @weights_option
+@um_per_px_option
 @options(ExtractOptions, "engine", "batch_rows", "offline", "strict")
 @project_option
 @json_option
@@ -39,6 +40,7 @@ def command(
     label: str | None,
     to: Path,
     weights: str | None,
+    um_per_px: float | None,
     folder: Path,
     as_json: bool,
     **values: Any,
@@ -57,6 +59,7 @@ def command(
         label=label,
         project=project_or_none(folder),
         weights=weights,
+        um_per_px=um_per_px,
         progress=TERMINAL,
         **given(values, ExtractOptions),
     )

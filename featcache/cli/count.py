@@ -16,6 +16,7 @@ from featcache.cli.options import (
     project_option,
     project_or_none,
     tta_option,
+    um_per_px_option,
     weights_option,
 )
 from featcache.cli.output import percent, print_json, print_table, say, say_left_out, shown
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 @confidence_option
 @false_alarms_option
 @weights_option
+@um_per_px_option
 @tta_option
 @options(ExtractOptions, "engine", "batch_rows", "offline")
 @project_option
@@ -48,6 +50,7 @@ def command(
     confidence: float | None,
     false_alarms: float,
     weights: str | None,
+    um_per_px: float | None,
     tta: int,
     folder: Path,
     as_json: bool,
@@ -66,6 +69,7 @@ def command(
         out=out,
         project=project_or_none(folder),
         weights=weights,
+        um_per_px=um_per_px,
         confidence=confidence,
         false_alarms=false_alarms,
         tta=tta,

@@ -158,7 +158,7 @@ def relabel(
 )
 @option("--model", metavar="NAME", group="Network", help="Network whose input is drawn (default: 224 px of any).")
 @options(NetworkSpec, "weights", "input_size_px", group="Network")
-@square_options(group="Input", default_text="as in featcache.toml")
+@square_options("um_per_px", group="Input", default_text="as in featcache.toml")
 @cells_options(group="Cells", default_text="as in featcache.toml")
 @augmentation_options(group="Augmentation", default_text="as in featcache.toml")
 @project_option
@@ -202,7 +202,7 @@ def preview(
     default_text=str(settings_of(SegmentOptions)["method"].default),
     help=settings_of(SegmentOptions)["method"].help,
 )
-@options(SegmentOptions, "job", "red_cell_px")
+@options(SegmentOptions, "job", "red_cell_px", "white")
 @options(SegmentOptions, "background", "margin", group="Crops")
 @option(
     "--labels",

@@ -17,9 +17,12 @@ def views_options(**attributes: Any) -> Decorator[Any]:
     return options(ViewsSection, "train", "val", "test", "train_rows", "val_rows", "test_rows", "balance", **attributes)
 
 
-def square_options(**attributes: Any) -> Decorator[Any]:
-    """How an image becomes the square that a network takes: options that replace values of [views]."""
-    names = ("resize", "interpolation", "crop_share", "padding", "margin", "as_trained", "white")
+def square_options(*more: str, **attributes: Any) -> Decorator[Any]:
+    """How an image becomes the square that a network takes: options that replace values of [views].
+
+    more : other settings of [views], which stand last
+    """
+    names = ("resize", "interpolation", "crop_share", "padding", "margin", "as_trained", "white", *more)
     return options(ViewsSection, *names, **attributes)
 
 
@@ -53,7 +56,7 @@ extraction_options = combined(
     ),
     options(ExtractOptions, "engine", "batch_rows", group="Engine"),
     views_options(group=f"Views {_FROM_FILE}", default_text=""),
-    square_options(group=f"Input {_FROM_FILE}", default_text=""),
+    square_options("um_per_px", group=f"Input {_FROM_FILE}", default_text=""),
     cells_options(group=f"Cells {_FROM_FILE}", default_text=""),
     augmentation_options(group=f"Augmentation {_FROM_FILE}", default_text=""),
     options(StorageSection, "format", "dtype", group=f"Storage {_FROM_FILE}", default_text=""),

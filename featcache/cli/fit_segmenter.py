@@ -22,7 +22,7 @@ from featcache.pixelwise import FitSegmenterOptions
 @click.argument("images", type=click.Path(path_type=Path), metavar="IMAGES")
 @option("--masks", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help="Folder of the masks.")
 @option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="FILE", help="File to write.")
-@options(FitSegmenterOptions, "job", "per_picture", "units", "passes", "seed")
+@options(FitSegmenterOptions, "job", "per_picture", "units", "passes", "seed", "white")
 @option(
     "--model", default="mobilenetv2", show_default=True, metavar="NAME", help="Network, or pixels.", group="Network"
 )

@@ -31,6 +31,7 @@ from featcache.datasets import InitOptions
 @options(DatasetSection, "label_separator", "label_columns", group="CSV files")
 @options(DatasetSection, "roots", group="CSV files")
 @options(DatasetSection, "box_columns", "voc_object", "masks", "mask_column", group="Boxes")
+@options(DatasetSection, "um_per_px", group="Input")
 @square_options(group="Input")
 @cells_options(group="Cells")
 @views_options(group="Views")
@@ -62,7 +63,7 @@ def command(source: Path | None, into: Path, as_json: bool, **values: Any) -> No
         done = init(
             source,
             into,
-            views=given(values, ViewsSection),
+            views=given({**values, "um_per_px": None}, ViewsSection),  # here it is of the images, not of views
             augmentation=given(values, AugmentationSection),
             progress=TERMINAL,
             **given(values, DatasetSection),

@@ -32,7 +32,7 @@ labelled_source_options = combined(
         DatasetSection,
         *("class_level", "without", "label_from", "group_from", "group_pattern"),
         *("path_column", "label_column", "group_column", "masks", "mask_column"),
-        *("box_columns", "margin", "voc_object"),
+        *("box_columns", "margin", "voc_object", "um_per_px"),
         group=_GROUP,
     ),
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from featcache.cli.command import option
+from featcache.core.recipe import UM_PER_PX
 
 if TYPE_CHECKING:
     from featcache.core.project import Project
@@ -30,6 +31,13 @@ remote_option = option(
     help="Use this remote, not the project: a name that 'featcache remote ls' lists, or a URL.",
 )
 weights_option = option("--weights", metavar="PATH", help="Weights of the run's network, if they are in a file.")
+um_per_px_option = option(
+    "--um-per-px",
+    type=click.FloatRange(*UM_PER_PX),
+    metavar="NUMBER",
+    help="Width of a pixel of these images in micrometres, instead of what their files say; for runs on views of one "
+    "magnification.",
+)
 tta_option = option(
     "--tta",
     type=click.IntRange(1),
@@ -55,7 +63,7 @@ false_alarms_option = option(
 KERAS_MODEL_HELP = "A backbone ('featcache models' lists them), a .keras or .h5 file, or MODULE:FUNCTION"
 MODEL_HELP = (
     "A backbone ('featcache models' lists them), a .keras, .h5 or .onnx file, MODULE:FUNCTION, timm/NAME, "
-    "torchvision/NAME or huggingface/ORGANISATION/NAME"
+    "torchvision/NAME, huggingface/ORGANISATION/NAME or kerashub/PRESET"
 )
 
 

@@ -16,6 +16,7 @@ from featcache.cli.options import (
     project_option,
     project_or_none,
     tta_option,
+    um_per_px_option,
     weights_option,
 )
 from featcache.cli.output import percent, print_json, print_table, say, say_left_out
@@ -33,6 +34,7 @@ _LISTED = 40
 @click.argument("run", metavar="RUN")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @weights_option
+@um_per_px_option
 @tta_option
 @confidence_option
 @false_alarms_option
@@ -44,6 +46,7 @@ def command(
     run: str,
     paths: tuple[str, ...],
     weights: str | None,
+    um_per_px: float | None,
     tta: int,
     confidence: float | None,
     false_alarms: float,
@@ -65,6 +68,7 @@ def command(
         paths,
         project=project_or_none(folder),
         weights=weights,
+        um_per_px=um_per_px,
         tta=tta,
         confidence=confidence,
         false_alarms=false_alarms,

@@ -16,6 +16,7 @@ EXTRAS = {
     "jax": "jax",
     "torch": "torch",
     "huggingface": "transformers",
+    "kerashub": "keras_hub",
     "openvino": "openvino",
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
@@ -33,6 +34,7 @@ EXTRAS = {
     "dask": "distributed",
     "ray": "ray",
     "heic": "pillow_heif",
+    "czi": "pylibCZIrw",
     "cellpose": "cellpose",
     "stardist": "stardist",
 }

@@ -16,7 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from featcache.core.errors import ArgumentsError, ProjectError
 from featcache.core.files import resolved, write_text
-from featcache.core.recipe import EDGE, FILL_MODES, LOW_PRECISIONS, Augmentation, FillMode, Interpolation, Resize
+from featcache.core.recipe import (
+    EDGE,
+    FILL_MODES,
+    LOW_PRECISIONS,
+    UM_PER_PX,
+    Augmentation,
+    FillMode,
+    Interpolation,
+    Resize,
+)
 from featcache.core.strict_json import strict_toml
 
 PROJECT_FILE = "featcache.toml"
@@ -60,6 +69,13 @@ class _Section(BaseModel):
         return value
 
 
+def _um_per_px(value: float) -> float:
+    """A side of a pixel, or 0. Raises ValueError for one that no pixel has."""
+    if value and value < UM_PER_PX[0]:
+        raise ValueError(f"{value:g} µm: expected 0, or {UM_PER_PX[0]:g} to {UM_PER_PX[1]:g} µm")
+    return value
+
+
 class DatasetSection(_Section):
     """[dataset]: what `init` reads and how; and the folders that the paths in dataset.csv start from.
 
@@ -96,6 +112,12 @@ class DatasetSection(_Section):
     margin: float = Field(
         default=0.0, ge=0, le=5, description="Enlarge each box as it is read, by this share of its longer side."
     )
+    um_per_px: float = Field(
+        default=0.0,
+        ge=0,
+        le=UM_PER_PX[1],
+        description="Side of a pixel of these images in micrometres, instead of what files say; 0: as they say.",
+    )
     class_level: int = Field(
         default=0, ge=0, le=20, description="Level of folders that names the classes (1 = the top one, 0 = find out)."
     )
@@ -117,6 +139,11 @@ class DatasetSection(_Section):
         description="Columns of a CSV file with the boxes: left, top, right, bottom, or left, top, width, height "
         "('none' ignores them).",
     )
+
+    @field_validator("um_per_px")
+    @classmethod
+    def _is_a_size(cls, value: float) -> float:
+        return _um_per_px(value)
 
     @field_validator("label_separator")
     @classmethod
@@ -177,6 +204,13 @@ class ViewsSection(_Section):
         description="Value of white in images of more than 8 bits that do not say it, such as 4095; 0: the largest of "
         "their type.",
     )
+    um_per_px: float = Field(
+        default=0.0,
+        ge=0,
+        le=UM_PER_PX[1],
+        description="Show all images and boxes at one magnification, a pixel of the view this many micrometres wide; "
+        "0: fit them into the square.",
+    )
     segment: str = Field(
         default="none",
         description="Find the white cell in each image or box, and cut it out: by stain, by colour, by the masks that "
@@ -199,6 +233,11 @@ class ViewsSection(_Section):
         default=False, description="Give rare classes more views, so that all have as many train rows as the largest."
     )
 
+    @field_validator("um_per_px")
+    @classmethod
+    def _is_a_size(cls, value: float) -> float:
+        return _um_per_px(value)
+
     @field_validator("padding")
     @classmethod
     def _is_a_colour(cls, padding: str) -> str:
@@ -220,10 +259,14 @@ class ViewsSection(_Section):
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:
         for name, needed in (("padding", "pad"), ("crop_share", "crop")):
-            if getattr(self, name) != type(self).model_fields[name].default and self.resize != needed:
+            is_default = getattr(self, name) == type(self).model_fields[name].default
+            if not is_default and self.resize != needed and not (self.um_per_px and name == "padding"):
                 raise ValueError(f"`{name}` is for `resize='{needed}'`, not for `resize='{self.resize}'`")
         if self.margin and self.segment != "none":
             raise ValueError("`margin` is room around boxes: around cells that are found, set `cell_margin`")
+        for name in ("margin", "crop_share"):
+            if self.um_per_px and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"`{name}` and `um_per_px` exclude each other: such a view is a window of one size")
         return self
 
     def views_per_image(self, split: str) -> int:
@@ -469,6 +512,15 @@ def changed_views(views: ViewsSection, changes: Mapping[str, Any]) -> ViewsSecti
             if changes.get(total) is not None:
                 raise ArgumentsError(f"`{split}` and `{total}` exclude each other: give one of them")
             replaced[total] = None
+    if changes.get("um_per_px"):
+        if "resize" in changes:
+            raise ArgumentsError(
+                "`resize` and `um_per_px` exclude each other: views at one magnification are windows of one size",
+                "Leave out one of them",
+            )
+        replaced |= {name: ViewsSection.model_fields[name].default for name in ("crop_share", "margin")}
+    elif "resize" in changes:
+        replaced["um_per_px"] = 0.0
     if "resize" in changes:  # what only another way to make a square needs goes with it
         needs = {"padding": "pad", "crop_share": "crop"}
         replaced |= {name: ViewsSection().model_dump()[name] for name, way in needs.items() if changes["resize"] != way}

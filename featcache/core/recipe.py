@@ -23,7 +23,7 @@ RENDERING_VERSION = 1
 ADDED: Mapping[str, Any] = {
     **{"precision": "float32", "resize": "stretch", "colour": "none", "tokens": "none"},
     **{"interpolation": "area-bicubic", "resize_px": 0, "padding": "#000000", "margin": 0.0, "white": 0},
-    **{"zoom": 0.0, "stain": 0.0, "blur": 0.0, "noise": 0.0},
+    **{"zoom": 0.0, "stain": 0.0, "blur": 0.0, "noise": 0.0, "um_per_px": 0.0},
 }
 """Fields that a recipe says only where they are not as they were before there was such a field, which stands here."""
 LEFT_OUT = frozenset(ADDED)
@@ -32,6 +32,8 @@ Resize = Literal["stretch", "pad", "crop"]
 RESIZES: tuple[Resize, ...] = ("stretch", "pad", "crop")
 Interpolation = Literal["area-bicubic", "area", "bilinear", "bicubic", "lanczos"]
 INTERPOLATIONS: tuple[Interpolation, ...] = ("area-bicubic", "area", "bilinear", "bicubic", "lanczos")
+UM_PER_PX = (1e-4, 1e3)
+"""Smallest and largest side of a pixel, micrometres: of an atom, and of a millimetre."""
 BLACK, EDGE = "#000000", "edge"
 """What stands beside an image that is padded: a colour as #rrggbb, or the colours of its edge."""
 
@@ -170,6 +172,8 @@ class FeatureSpace:
     margin : room around a box, as a share of its longer side; written only where there is some
     white : value of white in files of more than 8 bits that do not say it; 0, and not written, where it is the largest
         of their type
+    um_per_px : side of a pixel of the view in micrometres, to which every image is brought by its own physical size;
+        0, and not written, where the physical size of an image does not count
     """
 
     backbone: str
@@ -190,9 +194,11 @@ class FeatureSpace:
     padding: str = BLACK
     margin: float = 0.0
     white: int = 0
+    um_per_px: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "margin", float(self.margin) + 0.0)  # one spelling for one number
+        for name in ("margin", "um_per_px"):
+            object.__setattr__(self, name, float(getattr(self, name)) + 0.0)  # one spelling for one number
 
     def to_dict(self) -> dict[str, Any]:
         """The space as it stands in recipe.json."""
@@ -202,6 +208,8 @@ class FeatureSpace:
     def square(self) -> str:
         """How an image becomes the input, in words: "224 px, crop of 256 px, bicubic"."""
         parts = [f"{self.input_size_px} px", self.resize + (f" of {self.resize_px} px" if self.resize_px else "")]
+        if self.um_per_px:
+            parts[1] = f"a window of {self.input_size_px * self.um_per_px:g} µm, {self.um_per_px:g} µm a pixel"
         parts += [self.interpolation] if self.interpolation != ADDED["interpolation"] else []
         parts += [f"beside it {self.padding}"] if self.padding != BLACK else []
         parts += [f"margin {self.margin:g} around boxes"] if self.margin else []

@@ -28,13 +28,16 @@ from featcache.prediction import (
     Bundle,
     Predictor,
     check_doubt,
+    check_um_per_px,
     classes_of,
     has_several_labels,
     open_trained,
     recipe_of,
+    size_remedy,
 )
 from featcache.segmentation import (
     LEFT_OUT_COLUMNS,
+    Framing,
     Picture,
     kept_records,
     left_out_row,
@@ -128,6 +131,7 @@ def count(
     confidence: float | None = None,
     false_alarms: float = 0.05,
     tta: int = 1,
+    um_per_px: float | None = None,
     engine: str = "auto",
     batch_rows: int | None = None,
     offline: bool = False,
@@ -159,6 +163,8 @@ def count(
     confidence : a cell is unsure, too, if its set of classes at this confidence is not one class; see `predict`
     false_alarms : share of cells like the training images that may be marked as unlike, which makes them unsure
     tta : test-time augmentation: the mean over so many views of each cell
+    um_per_px : side of a pixel of the pictures in micrometres, instead of what their files say; for runs on views of
+        one magnification only. Such views show as much around a cell as the run's do, so `margin` does not count
     engine, batch_rows : as of `extract`
     offline : whether no network connection is made, for weights neither
     progress : told how far it is
@@ -192,17 +198,30 @@ def count(
         )
     check_doubt(trained, confidence=confidence, false_alarms=false_alarms)
     # Read first: it refuses what keeps no model before smears are read.
-    white = (trained.recipe if isinstance(trained, Bundle) else recipe_of(trained)).space.white
+    recipe = trained.recipe if isinstance(trained, Bundle) else recipe_of(trained)
+    check_um_per_px(um_per_px, recipe, name=trained.name)
+    space = recipe.space
     network = {"weights": weights, "engine": engine, "batch_rows": batch_rows}
     sources = [Path(source)] if isinstance(source, (str, Path)) else [Path(one) for one in source]
     asked = {**asdict(options), "confidence": confidence, "false_alarms": false_alarms, "tta": tta}
+    asked |= {"um_per_px": um_per_px} if space.um_per_px else {}
     with _folder_of(out) as folder, without_network(offline):
-        pictures = [replace(picture, white=white) for picture in pictures_in(sources, folder)]
+        pictures = [replace(picture, white=space.white) for picture in pictures_in(sources, folder)]
         settings = {**asked, "run": trained.name, "trained": _identity(trained)}
         crops, ruler_px = _settled(folder, settings, pictures, trained, project)
-        judging = Judging(options, crops, ruler_px, confidence, false_alarms, tta)
+        judging = Judging(
+            options,
+            crops,
+            ruler_px,
+            confidence,
+            false_alarms,
+            tta,
+            space.input_size_px,
+            Framing.of(space),
+            um_per_px,
+        )
         records = _all_records(pictures, trained, folder=folder, judging=judging, network=network, told=shown(progress))
-        done = _counted(trained, pictures, records)
+        done = _counted(trained, pictures, records, size_remedy(um_per_px, recipe))
         if out is None:
             return done
         made = replace(done, folder=folder)
@@ -281,7 +300,10 @@ def _is_record(record: Mapping[str, Any]) -> bool:
     )
 
 
-def _counted(trained: Run | Bundle, pictures: Sequence[Picture], records: Mapping[str, Mapping[str, Any]]) -> Counted:
+def _counted(
+    trained: Run | Bundle, pictures: Sequence[Picture], records: Mapping[str, Mapping[str, Any]], remedy: str
+) -> Counted:
+    """The tables of all pictures. remedy : where none of them can be read"""
     classes = tuple(trained.record.classes) if isinstance(trained, Bundle) else classes_of(trained)
     images, cells, left_out = [], [], []
     for picture in pictures:
@@ -290,7 +312,7 @@ def _counted(trained: Run | Bundle, pictures: Sequence[Picture], records: Mappin
         cells += [{"image": picture.image, **cell} for cell in record["cells"]]
         left_out += [left_out_row(picture.image, item) for item in record["left_out"]]
     if not any(record["is_read"] for record in records.values()):
-        raise DatasetError(f"no picture can be read: {left_out[0]['image']}: {left_out[0]['reason']}")
+        raise DatasetError(f"no picture can be read: {left_out[0]['image']}: {left_out[0]['reason']}", remedy)
     named = np.array([[image["classes"][label] for label in classes] for image in images], np.int64)
     total, based_on = _total(
         trained, named, np.array([cell["probabilities"] for cell in cells]).reshape(-1, len(classes))

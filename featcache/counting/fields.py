@@ -9,23 +9,25 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.core.errors import ImageError
+from featcache.core.errors import DatasetError, ImageError
 from featcache.core.machine import usable_cores
 from featcache.core.progress import Progress
 from featcache.counting.drawing import annotated
 from featcache.counting.known import Crops
 from featcache.counting.options import CountOptions
 from featcache.extraction import ahead
-from featcache.images import Item, Pixels
+from featcache.images import Box, Item, Pixels, PixelSize, room_of_window
 from featcache.prediction import Predictions, Predictor, rows_streamed, said
 from featcache.segmentation import (
+    Cell,
+    Framing,
     Picture,
     SegmentOptions,
     crop_of,
@@ -33,6 +35,7 @@ from featcache.segmentation import (
     jpeg,
     record_of,
     segment_field,
+    widened,
     write_record,
 )
 
@@ -50,7 +53,8 @@ class Judging:
     """How cells are found and named, and when they are unsure.
 
     ruler_px : diameter of red cells in most of the fields; 0 where it is not known
-    confidence, false_alarms, tta : as of `predict`
+    confidence, false_alarms, tta, um_per_px : as of `predict`
+    size_px, framing : how a cell becomes the input of the network
     """
 
     options: CountOptions
@@ -59,6 +63,9 @@ class Judging:
     confidence: float | None
     false_alarms: float
     tta: int
+    size_px: int
+    framing: Framing
+    um_per_px: float | None = None
 
 
 @dataclass
@@ -67,7 +74,7 @@ class _Field:
 
     picture: Picture
     record: dict[str, Any]
-    crops: list[NDArray[np.uint8]] = field(default_factory=list)
+    crops: list[Item] = field(default_factory=list)
     rows: list[NDArray[np.float64]] = field(default_factory=list)
 
 
@@ -87,7 +94,7 @@ def count_fields(
     def items(stopped: Callable[[], bool]) -> Iterator[Item]:
         for found in ahead(pool, lambda one: _found(one, judging), things=todo, most=2 * usable_cores()):
             waiting.append(found)
-            yield from (Item(found.picture.image, pixels=crop) for crop in found.crops)
+            yield from found.crops
             if stopped():  # fields without cells never reach the network, which asks, too
                 raise KeyboardInterrupt
 
@@ -112,10 +119,13 @@ def count_fields(
 
 def _found(picture: Picture, judging: Judging) -> _Field:
     """The cells of a picture, or why it has none."""
-    options, how = judging.options, judging.crops
+    options = judging.options
     try:
-        pixels = picture.read()
-    except ImageError as error:
+        pixels, size = picture.read_with_size()
+        size = PixelSize(judging.um_per_px) if judging.um_per_px else size
+        scale = judging.framing.scale(size)
+        room_px = room_of_window(judging.size_px, scale) if scale else 0
+    except DatasetError as error:
         return _Field(picture, {**record_of(picture, str(error)), "red_cell_px": 0.0, "is_read": False})
     segmenter = SegmentOptions(method=options.method, red_cell_px=options.red_cell_px)
     seen, remark = segment_field(pixels, segmenter, ruler_px=judging.ruler_px)
@@ -133,8 +143,25 @@ def _found(picture: Picture, judging: Judging) -> _Field:
             record["left_out"].append({"reason": AT_BORDER, "box": box})
             continue
         record["cells"].append(row)
-        made.crops.append(crop_of(pixels, cell, background=options.background, margin=how.margin, square=how.square))
+        made.crops.append(_item(picture.image, pixels, cell, size=size, room_px=room_px, judging=judging))
     return made
+
+
+def _item(image: str, pixels: Pixels, cell: Cell, *, size: PixelSize, room_px: int, judging: Judging) -> Item:
+    """A cell cut out, with as much around as its view shows.
+
+    room_px : side of the part of the picture that a view at one magnification depends on; 0 of other views
+    """
+    how, background = judging.crops, judging.options.background
+    if not room_px:
+        return Item(image, pixels=crop_of(pixels, cell, background=background, margin=how.margin, square=how.square))
+    box = cell.box
+    longer = max(box.x_max - box.x_min, box.y_max - box.y_min)
+    margin = max(room_px - longer, 0) / (2 * longer) + 1 / longer
+    crop = crop_of(pixels, cell, background=background, margin=margin, square=True)
+    place = widened(box, margin, size=pixels.shape, square=True)
+    inside = Box(*(side - start for side, start in zip(astuple(box), 2 * (place.x_min, place.y_min), strict=True)))
+    return Item(image, pixels=crop, box=inside, um_per_px=size.um)
 
 
 def _finish(found: _Field, predictor: Predictor, *, folder: Path, judging: Judging) -> dict[str, Any]:

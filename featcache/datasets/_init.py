@@ -118,6 +118,7 @@ def _init(place: Path | None, into: Path, options: InitOptions, progress: Progre
             "Leave them out, or name a list",
         )
     kept = _renamed(_kept(before, settings), before, source)
+    kept = _without_sizes_of_all(kept, before)
     relabel = options.relabel
     if before is not None and before.settings.dataset.label_columns != asked.label_columns:
         relabel = True
@@ -134,6 +135,7 @@ def _init(place: Path | None, into: Path, options: InitOptions, progress: Progre
             on_file=lambda: advance(1),
             relabel=relabel,
             label_separator=asked.label_separator,
+            um_per_px=asked.um_per_px,
         )
     stop_if_strict(built.left_out, options.strict)
     settings, on_shapes = _with_shapes(settings, options, built, is_new=before is None)
@@ -167,10 +169,16 @@ def _with_shapes(
         changes = {"as_trained": True, "resize": "pad" if n else "stretch"}
         settings = settings.model_copy(update={"views": changed(settings.views, changes)})
         remark = f"{n} of {total} images are not square: they keep their shape, padded (`resize='pad'`)"
-        return settings, [remark] if n else []
+        return settings, [remark] if n and not settings.views.um_per_px else []
     if n and not said and settings.views.as_trained and settings.views.resize == "stretch":
         return settings, [f"{n} of {total} images are not square and are stretched: `resize='pad'` keeps their shape"]
     return settings, []
+
+
+def _without_sizes_of_all(kept: Sequence[LabelledImage], before: Project | None) -> tuple[LabelledImage, ...]:
+    """Images without the side of a pixel that was said of all: what is left was edited, and stays."""
+    of_all = before.settings.dataset.um_per_px if before else 0.0
+    return tuple(replace(image, um_per_px=0.0) if image.um_per_px == of_all else image for image in kept)
 
 
 def _with_white(settings: Settings, options: InitOptions, built: Built, *, is_new: bool) -> Settings:

@@ -15,6 +15,7 @@ from featcache.core.project import Project, changed
 from featcache.datasets.label_lists import labels_in
 from featcache.datasets.manifest import dataset_of
 from featcache.images import (
+    PixelSize,
     contact_sheet,
     identity_of,
     image_id_of,
@@ -65,12 +66,19 @@ def preview(
                 picture = read_picture(data, framing.white)
                 mask = read_mask(of_mask) if of_mask and CellCut.is_given(framing.segmentation) else None
                 plain, _ = plain_view(
-                    picture.pixels, image.box, size_px=size_px, framing=framing, segmenter=segmenter, mask=mask
+                    picture.pixels,
+                    image.box,
+                    size_px=size_px,
+                    framing=framing,
+                    segmenter=segmenter,
+                    mask=mask,
+                    size=PixelSize(image.um_per_px) if image.um_per_px else picture.size,
                 )
             except FeatcacheError as error:
                 raise DatasetError(f"{image.path}: {error}") from error
             identity = identity_of(sha256_bytes(data), picture.rules)
-            image_id = image_id_of(identity, image.box, mask_sha256=sha256_bytes(of_mask) if of_mask else "")
+            mask_sha256 = sha256_bytes(of_mask) if of_mask else ""
+            image_id = image_id_of(identity, image.box, mask_sha256=mask_sha256, um_per_px=image.um_per_px)
             tiles.append([render(plain, view_parameters(plan, image_id, view=view)) for view in range(n_views)])
             captions.append(f"{label}   {image.path}   {image.split}")
     path = out or project.folder / SHEET_FILE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -74,6 +75,7 @@ def build(
     on_file: Callable[[], object] = lambda: None,
     relabel: bool = False,
     label_separator: str = "",
+    um_per_px: float = 0.0,
 ) -> Built:
     """Make the images of a dataset manifest.
 
@@ -83,6 +85,7 @@ def build(
         were edited there
     relabel : take the source's labels and splits instead
     stamps, on_file : see `featcache.images.scanning.scan`
+    um_per_px : side of a pixel of images of which the source does not say it; 0 leaves it to their files
 
     Raises DatasetError for what no honest training can use.
     """
@@ -100,6 +103,7 @@ def build(
             on_file=on_file,
             left_out=left_out,
             separator=label_separator,
+            um_per_px=um_per_px,
         )
 
 
@@ -108,9 +112,12 @@ def labelled(
     *,
     without: Sequence[str] = (),
     group_pattern: str = "",
+    um_per_px: float = 0.0,
     on_file: Callable[[], object] = lambda: None,
 ) -> Built:
     """The labelled images of a source, as they are judged: without splits, and however few there are of a class.
+
+    um_per_px : as of `build`
 
     Raises DatasetError where none can be used.
     """
@@ -118,7 +125,7 @@ def labelled(
     with explaining(left_out):
         candidates = [one for one in source.candidates if one.label and one.label not in {*map(composed, without)}]
         files = scan(source.images, _files_of(candidates), on_file=on_file)
-        usable = _usable(source.images, candidates, files, left_out)
+        usable = _with_sizes(_usable(source.images, candidates, files, left_out), {}, um_per_px)
         images = [
             replace(
                 _image(candidate, files[candidate.path], group_pattern, mask_sha256=_of_mask(candidate, files)),
@@ -145,6 +152,7 @@ def _build(
     on_file: Callable[[], object],
     left_out: list[LeftOut],
     separator: str,
+    um_per_px: float,
 ) -> Built:
     texts = [*(one.label for one in source.candidates), *(one.label for one in edited.values())]
     unknown = set(without) - {label for text in texts for label in labels_in(text, separator)}
@@ -153,7 +161,7 @@ def _build(
     candidates = _candidates(source, without, separator)
     remarks = [] if separator else like_lists(one.label for one in candidates)
     files = scan(source.images, _files_of(candidates), stamps=stamps, on_file=on_file)
-    usable = _usable(source.images, candidates, files, left_out)
+    usable = _with_sizes(_usable(source.images, candidates, files, left_out), edited, um_per_px)
     images = [_image(one, files[one.path], rule.group_pattern, mask_sha256=_of_mask(one, files)) for one in usable]
     _refuse_empty_classes(source, candidates, images, separator=separator)
     images, relabelled = with_edited_labels(images, edited, without=without, label_separator=separator)
@@ -184,7 +192,36 @@ def _build(
     made = in_order([*images, *unlabelled])
     not_square = sum(not _is_square(image, files[image.path]) for image in made)
     white, brightest = white_of(files.values()), brightest_of(files.values())
-    return Built(made, tuple(left_out), (*remarks, *remarks_on(files)), fields, not_square, white, brightest)
+    return Built(
+        made,
+        tuple(left_out),
+        (*remarks, *remarks_on(files), *_on_sizes(made, files)),
+        fields,
+        not_square,
+        white,
+        brightest,
+    )
+
+
+def _on_sizes(images: Sequence[LabelledImage], files: Mapping[str, ImageFile]) -> list[str]:
+    """A remark on how large the pixels of images are, where that is known of some."""
+    found = [image.um_per_px or files[image.path].um_per_px for image in images]
+    known = sorted({um for um in found if um})
+    if not known:
+        return []
+    wide = f"{known[0]:g}" if len(known) == 1 else f"{known[0]:g} to {known[-1]:g}"
+    count = sum(um > 0 for um in found)
+    remarks = [f"pixels are {wide} µm wide, as is known of {count} of {len(found)} images"]
+    other = [
+        image.path
+        for image in images
+        if image.um_per_px
+        and not math.isclose(files[image.path].um_per_px or image.um_per_px, image.um_per_px, rel_tol=0.01)
+    ]
+    if other:
+        size = files[other[0]].um_per_px
+        remarks.append(f"{other[0]}: the file says that they are {size:g} µm wide; what was asked for counts")
+    return remarks
 
 
 def _is_square(image: LabelledImage, file: ImageFile) -> bool:
@@ -201,6 +238,16 @@ def _candidates(source: Source, without: Sequence[str], separator: str) -> list[
         if label is not None:
             found.append(replace(candidate, label=label))
     return found
+
+
+def _with_sizes(candidates: Iterable[Candidate], edited: Edited, um_per_px: float) -> list[Candidate]:
+    """Candidates with a side of a pixel: the source's, else the one that dataset.csv has of it, else `um_per_px`."""
+    done = []
+    for one in candidates:
+        before = edited.get((one.path, one.box))
+        um = one.um_per_px or (before.um_per_px if before else 0.0) or um_per_px
+        done.append(replace(one, um_per_px=um))
+    return done
 
 
 def _on_images_without_labels(
@@ -284,7 +331,7 @@ def _image(candidate: Candidate, file: ImageFile, group_pattern: str, *, mask_sh
         group = (found.group(1 if found.re.groups else 0) if found else "") or ""
         if not group:
             raise DatasetError(f"{candidate.path}: the group pattern {group_pattern!r} finds nothing in this path")
-    image_id = image_id_of(file.identity, candidate.box, mask_sha256=mask_sha256)
+    image_id = image_id_of(file.identity, candidate.box, mask_sha256=mask_sha256, um_per_px=candidate.um_per_px)
     return LabelledImage(
         path=candidate.path,
         label=candidate.label,
@@ -293,6 +340,7 @@ def _image(candidate: Candidate, file: ImageFile, group_pattern: str, *, mask_sh
         image_id=image_id,
         box=candidate.box,
         mask=candidate.mask,
+        um_per_px=candidate.um_per_px,
     )
 
 

@@ -41,6 +41,7 @@ class Candidate:
         is one of the upright image by definition
     mask : path of the mask that comes with it, as `path`; "" for none
     mask_size : width and height of the mask
+    um_per_px : side of a pixel in micrometres, where the source says it; 0 where it does not
     """
 
     path: str
@@ -51,6 +52,7 @@ class Candidate:
     size: Size | None = None
     mask: str = ""
     mask_size: Size = UNKNOWN_SIZE
+    um_per_px: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -44,14 +44,14 @@ def collect(
             name = paths.get(item.name, item.name)
             file = files.get(name)
             identity, problem = (file.sha256 and file.identity, file.problem) if file else ("", item.problem)
-        image_id = "" if problem else image_id_of(identity, item.box)
+        image_id = "" if problem else image_id_of(identity, item.box, um_per_px=item.um_per_px)
         if not problem and image_id in found:
             problem = f"it has the same pixels or bytes as {found[image_id].path}"
         if problem:
             left_out.append(LeftOut(name, problem))
             continue
         found[image_id] = LabelledImage(
-            path=name, label="", split="", group=default_group(identity), image_id=image_id, box=item.box
+            name, "", "", default_group(identity), image_id, item.box, um_per_px=item.um_per_px
         )
         if item.pixels is not None:
             arrays[name] = item.pixels
@@ -59,7 +59,8 @@ def collect(
     if not found:
         why = f": {left_out[0].path}: {left_out[0].reason}" if left_out else ""
         raise DatasetError(f"no image that can be used{why}")
-    return Dataset(tuple(found.values()), folder, arrays, white=white_of(files.values())), left_out
+    sizes = {name: file.size for name, file in files.items() if file.um_per_px or file.um_problem}
+    return Dataset(tuple(found.values()), folder, arrays, white=white_of(files.values()), sizes=sizes), left_out
 
 
 def _spooled(item: Item, spool: Path) -> Item:

@@ -26,6 +26,7 @@ _GROUP_COLUMNS = (
     *("donor", "donorid"),
 )
 _MASK_COLUMNS = ("mask", "maskpath", "maskfile", "maskname")
+_UM_COLUMNS = ("umperpx", "umperpixel", "micronsperpixel", "mpp")
 _SPLIT_COLUMNS = ("split", "set", "subset", "fold")
 
 _CORNERS = (
@@ -62,6 +63,7 @@ class Columns:
     labels : columns with 0 and 1, one for each label that an image may have, instead of `label`
     box : four columns: left, top and, unless `has_extent`, right and bottom; else width and height
     size : width and height of the picture that the boxes were drawn on, or none
+    um_per_px : sides of pixels in micrometres
     is_ours : whether the box columns are named as in dataset.csv, whose boxes are of upright images
     """
 
@@ -75,6 +77,7 @@ class Columns:
     has_extent: bool = False
     size: tuple[str, ...] = ()
     is_ours: bool = False
+    um_per_px: str = ""
 
 
 def plain(name: str) -> str:
@@ -106,6 +109,7 @@ def recognise(where: str, header: Sequence[str], *, asked: DatasetSection) -> Co
         has_extent=has_extent,
         size=size if len(size) == 2 and box else (),
         is_ours=is_ours,
+        um_per_px=next((by_name[name] for name in _UM_COLUMNS if name in by_name), ""),
     )
 
 

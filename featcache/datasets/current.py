@@ -45,7 +45,7 @@ def current_dataset(
         box = (
             clipped(image.box, file.width_px, height_px=file.height_px) if image.box and not file.problem else image.box
         )
-        problem = file.problem or file.too_bright_for(listed.white)
+        problem = file.problem or file.problem_with(listed.white)
         if problem or (image.box and box != image.box):
             reason = problem or f"the box reaches out of the image ({file.width_px}x{file.height_px} px)"
             left_out.append(LeftOut(image.path, reason))
@@ -54,7 +54,8 @@ def current_dataset(
             left_out.append(LeftOut(image.path, f"its mask, {image.mask}: {reason}"))
             lines.append(image)
         else:
-            image_id = image_id_of(file.identity, box, mask_sha256=mask.sha256 if mask else "")
+            mask_sha256 = mask.sha256 if mask else ""
+            image_id = image_id_of(file.identity, box, mask_sha256=mask_sha256, um_per_px=image.um_per_px)
             images.append(_with_id(image, image_id, file.sha256))
             lines.append(images[-1])
     stop_if_strict(left_out, strict)
@@ -66,7 +67,8 @@ def current_dataset(
             write_dataset(project.dataset_file, lines)
         except OSError as error:
             raise ProjectError(f"{project.dataset_file}: cannot be written: {error.strerror or error}") from error
-    return replace(listed, images=tuple(images)), left_out
+    sizes = {path: file.size for path, file in files.items() if file.um_per_px or file.um_problem}
+    return replace(listed, images=tuple(images), sizes=sizes), left_out
 
 
 def _as_on_disk(folder: Path | ImageFolders, path: str) -> str:

@@ -26,5 +26,7 @@ def labelled_images(
     Raises DatasetError where the place is of no known layout, or no image can be used.
     """
     source = find_images(place, asked.model_copy(update={"split_column": "none"}), unpack_into=unpack_into)
-    built = labelled(source, without=asked.without, group_pattern=asked.group_pattern, on_file=on_file)
+    built = labelled(
+        source, without=asked.without, group_pattern=asked.group_pattern, um_per_px=asked.um_per_px, on_file=on_file
+    )
     return Dataset(built.images, source.images, white=built.white), built

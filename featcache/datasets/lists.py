@@ -28,6 +28,7 @@ from featcache.datasets.columns import (
 )
 from featcache.datasets.csv_files import header_of, read_csv
 from featcache.datasets.label_lists import joined
+from featcache.datasets.manifest import um_per_px_in
 from featcache.datasets.masks import attach
 from featcache.datasets.split_names import split_of
 from featcache.datasets.unpacking import UNPACKED_FOLDER
@@ -97,7 +98,8 @@ def _candidate(cells: dict[str, str], columns: Columns, where: str, *, separator
     label = cells[columns.label] if columns.label else ""
     if columns.labels and (found := labels_in_columns(cells, columns, where=where)) is not None:
         label = joined(found, separator)
-    return Candidate(path="", label=composed(label), split=split, group=group, box=box, size=size)
+    um = um_per_px_in(cells[columns.um_per_px], where) if columns.um_per_px else 0.0
+    return Candidate("", composed(label), split, group, box, size, um_per_px=um)
 
 
 def _without_folds(source: Source, frame: pd.DataFrame, columns: Columns) -> Columns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,16 +16,16 @@ from numpy.typing import NDArray
 from featcache.core.errors import DatasetError
 from featcache.core.files import plain_cell, safe_cell, write_text
 from featcache.core.project import ImageFolders, Project
-from featcache.core.recipe import digest
+from featcache.core.recipe import UM_PER_PX, digest
 from featcache.datasets.csv_files import read_csv
 from featcache.datasets.label_lists import labels_in, tidied
-from featcache.images import Box, sides_px
+from featcache.images import OF_ARRAY, UNKNOWN, Box, PixelSize, sides_px
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "label", "split", "group", "x_min", "y_min", "x_max", "y_max", "image_id")
 _BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
 _TEXT_COLUMNS = ("path", "label", "group")
-_MASK_COLUMN = "mask"
+_MASK_COLUMN, _UM_COLUMN = "mask", "um_per_px"
 _PLAIN_PATH = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*")
 """Names that begin with a letter, digit, underscore or hyphen: not absolute, and no part is '.' or '..'."""
 
@@ -38,6 +39,7 @@ class LabelledImage:
     label, split : "" where nobody has said yet: the image is cached, and left out of training
     image_id : digest of the file's bytes, and of the box and mask where there are such (`image_id_of`)
     mask : path of the mask that comes with it, as `path`; "" for none
+    um_per_px : side of a pixel in micrometres, where a person says it; 0 leaves it to the file
     """
 
     path: str
@@ -47,6 +49,7 @@ class LabelledImage:
     image_id: str
     box: Box | None = None
     mask: str = ""
+    um_per_px: float = 0.0
 
     @property
     def is_trained_on(self) -> bool:
@@ -61,6 +64,7 @@ class Dataset:
     arrays : pixels (h, w, 3), uint8, of images that are no files, by path
     label_separator : between the labels of an image that may have several; "" where each has one
     white : value of white in files of more than 8 bits that do not say it; 0: the largest of their type
+    sizes : how large pixels are, by path, as files say it; those that say nothing are not there
     """
 
     images: tuple[LabelledImage, ...]
@@ -68,6 +72,13 @@ class Dataset:
     arrays: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     label_separator: str = ""
     white: int = 0
+    sizes: Mapping[str, PixelSize] = field(default_factory=dict, compare=False)
+
+    def size_of(self, image: LabelledImage) -> PixelSize:
+        """How large the pixels of an image are: as a person says it, or else its file."""
+        if image.um_per_px:
+            return PixelSize(image.um_per_px)
+        return OF_ARRAY if image.path in self.arrays else self.sizes.get(image.path, UNKNOWN)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -145,12 +156,14 @@ def check(
 
 
 def write_dataset(path: Path, images: Sequence[LabelledImage]) -> None:
-    """Write dataset.csv; the columns of boxes and masks are there only if some image has such."""
+    """Write dataset.csv; the columns of boxes, masks and sizes are there only if some image has such."""
     import pandas as pd
 
     frame = pd.DataFrame([_cells(image) for image in images], columns=list(COLUMNS))
     if any(image.mask for image in images):
         frame[_MASK_COLUMN] = [safe_cell(image.mask) for image in images]
+    if any(image.um_per_px for image in images):
+        frame[_UM_COLUMN] = [image.um_per_px or None for image in images]
     frame[list(_TEXT_COLUMNS)] = frame[list(_TEXT_COLUMNS)].map(safe_cell)
     if all(image.box is None for image in images):
         frame = frame.drop(columns=list(_BOX_COLUMNS))
@@ -213,6 +226,20 @@ def parse_box(cells: dict[str, str], where: str) -> Box | None:
         raise DatasetError(f"{where}: box {', '.join(values)}: expected four whole numbers of pixels") from error
 
 
+def um_per_px_in(cell: str, where: str) -> float:
+    """The side of a pixel in a cell of a list; 0 where it is empty. Raises DatasetError for what is none."""
+    try:
+        value = float(cell.strip() or 0)
+    except ValueError:
+        value = math.nan
+    if value == 0 and not cell.strip():
+        return 0.0
+    least, most = UM_PER_PX
+    if not least <= value <= most:
+        raise DatasetError(f"{where}: um_per_px {cell!r:.80}: expected the side of a pixel, {least:g} to {most:g} µm")
+    return value
+
+
 def _parse(cells: dict[str, str], where: str) -> LabelledImage:
     cells = {**cells, **{name: plain_cell(cells.get(name, "").strip()) for name in _TEXT_COLUMNS}}
     path = safe_relative(cells["path"], where)
@@ -229,6 +256,7 @@ def _parse(cells: dict[str, str], where: str) -> LabelledImage:
         image_id=image_id,
         box=box,
         mask=safe_relative(mask, where) if mask else "",
+        um_per_px=um_per_px_in(cells.get(_UM_COLUMN, ""), where),
     )
 
 

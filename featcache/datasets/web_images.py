@@ -128,7 +128,7 @@ def _file(name: str, folder: Path, ways: _Ways) -> Path:
         file = file.with_suffix(".img")
     if not file.is_file():
         data = ways.read(name)
-        read_picture(data)
+        read_picture(data, is_look=True)
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(file, data)
     return file

@@ -123,7 +123,7 @@ def _read(file: Path, picture: Path, names: dict[int, str], has_points: bool) ->
 
 
 def _size_of(picture: Path) -> tuple[int, int]:
-    height, width, _ = read_picture(read_bytes(picture)).pixels.shape
+    height, width, _ = read_picture(read_bytes(picture), is_look=True).pixels.shape
     return width, height
 
 

@@ -169,7 +169,7 @@ def description_of(run: Run) -> dict[str, Any]:
             "resize": space.resize,
             **{
                 name: getattr(space, name)
-                for name in ("interpolation", "resize_px", "padding", "margin")
+                for name in ("interpolation", "resize_px", "padding", "margin", "white", "um_per_px")
                 if getattr(space, name) != ADDED[name]
             },
             **({"segmentation": space.segmentation} if space.segmentation != "none" else {}),

@@ -72,17 +72,31 @@ _EDGED = """    above, before = max(-top, 0), max(-left, 0)
     image = np.pad(np.asarray(picture), ((above, below), (before, after), (0, 0)), mode="edge")
     image = image[max(top, 0) :, max(left, 0) :][:{side}, :{side}]
 """
+_WINDOW = """    um_per_px = {um}  # width of a pixel of this image in micrometres: write what it is
+    picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    wide, high = picture.size
+    side = {side} * {um} / um_per_px  # of what the model sees, in pixels of the image
+    beyond = int(max(side - min(wide, high), 0) / 2 + 3 * max(side / {side}, 1)) + 2
+{bordered}
+    left, top = (wide - side) / 2 + beyond, (high - side) / 2 + beyond
+    picture = picture.resize(({side}, {side}), {filter}, (left, top, left + side, top + side))
+    image = np.asarray(picture)
+"""
+_BORDERED = '    picture = ImageOps.expand(picture, beyond, "{colour}")'
+_BORDERED_EDGE = """    beside = ((beyond, beyond), (beyond, beyond), (0, 0))
+    picture = Image.fromarray(np.pad(np.asarray(picture), beside, mode="edge"))"""
 _FILTERS = {"area": "BOX", "bilinear": "BILINEAR", "bicubic": "BICUBIC", "lanczos": "LANCZOS"}
 
 
 def readme(name: str, space: FeatureSpace, *, several_labels: bool) -> str:
     """What README.md says of a run called `name`."""
     text = resources.files("featcache.deployment").joinpath("bundle_readme.md").read_text("utf-8")
-    is_old = space.interpolation == ADDED["interpolation"]
+    is_old = space.interpolation == ADDED["interpolation"] and not space.um_per_px
+    made = _at_one_magnification if space.um_per_px else _by_areas if is_old else _by_pillow
     return Template(text).substitute(
         name=name,
         weights=_WEIGHTS if is_old else "",
-        image=_remarks(space) + (_by_areas(space) if is_old else _by_pillow(space)),
+        image=_remarks(space) + made(space),
         named=_SEVERAL_LABELS if several_labels else _ONE_CLASS,
     )
 
@@ -109,6 +123,13 @@ def _by_pillow(space: FeatureSpace) -> str:
     px = side if is_cut else space.resize_px or side
     begin = _PILLOW.format(sizes=_SIZES[way].format(px=px), filter=_FILTERS[space.interpolation], side=side)
     return begin + (_EDGED if space.padding == EDGE else _PASTED).format(side=side, colour=space.padding)
+
+
+def _at_one_magnification(space: FeatureSpace) -> str:
+    side, name = space.input_size_px, _FILTERS.get(space.interpolation)
+    filter_ = f"Image.Resampling.{name}" if name else f'Image.Resampling["BOX" if side > {side} else "BICUBIC"]'
+    bordered = _BORDERED_EDGE if space.padding == EDGE else _BORDERED.format(colour=space.padding)
+    return _WINDOW.format(um=f"{space.um_per_px:g}", side=side, bordered=bordered, filter=filter_)
 
 
 def _numbers(padding: str) -> tuple[int, ...]:

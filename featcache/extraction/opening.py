@@ -10,6 +10,7 @@ from typing import Any
 
 from featcache.backbones import (
     CALIBRATION_FILE,
+    KERAS_HUB,
     KNOWN_FILE,
     AnyNetwork,
     ChosenEngine,
@@ -131,6 +132,8 @@ def _spec(space: FeatureSpace, made_with: WeightsSource, weights: str | None) ->
                 "Say where it is with `weights=PATH`",
             )
         source = "imagenet"  # its digest will tell
+    if not known and Path(source).is_dir():  # of a preset that Keras Hub saved
+        source = f"{KERAS_HUB}/{source}"
     model, weights = (model, source) if known else (source, "imagenet")
     as_there = {name: getattr(space, name) for name in ("input_size_px", "preprocessing", "pooling", "precision")}
     tokens: Any = None if space.tokens == "none" else space.tokens

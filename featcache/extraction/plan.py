@@ -121,6 +121,8 @@ def plan_extraction(
         wanted = changed(wanted, {"white": dataset.white})
     if wanted.segment == GIVEN:
         dataset, left_out = _with_masks(dataset, left_out, strict=options.strict)
+    if wanted.um_per_px:
+        dataset, left_out = _of_known_size(dataset, left_out, strict=options.strict, progress=progress)
     if wanted.margin:
         _check_boxes(dataset, wanted.margin, progress=progress)
     views = plan_views(dataset.images, wanted, label_separator=dataset.label_separator)
@@ -201,6 +203,29 @@ def _with_masks(dataset: Dataset, left_out: Sequence[LeftOut], *, strict: bool) 
     bare = [LeftOut(image.path, "it has no mask") for image in dataset.images if not image.mask]
     stop_if_strict(bare, strict)
     return replace(dataset, images=images), [*left_out, *bare]
+
+
+def _of_known_size(
+    dataset: Dataset, left_out: Sequence[LeftOut], *, strict: bool, progress: Progress
+) -> tuple[Dataset, Sequence[LeftOut]]:
+    """The images whose physical size is known, and what is left out besides.
+
+    Raises DatasetError where there is none.
+    """
+    unknown = [LeftOut(one.path, size.problem) for one in dataset.images if not (size := dataset.size_of(one)).um]
+    stop_if_strict(unknown, strict)
+    remedy = (
+        "Say it of all images with `featcache.init(um_per_px=NUMBER)`, or of each in a column um_per_px of dataset.csv"
+    )
+    if len(unknown) == len(dataset.images):
+        raise DatasetError(
+            f"{unknown[0].path}: {unknown[0].reason}, and so of all images: `um_per_px` needs their physical size",
+            remedy,
+        )
+    if unknown:
+        progress.note(f"{len(unknown)} images are left out, since nobody knows how large their pixels are. {remedy}")
+    known = tuple(image for image in dataset.images if dataset.size_of(image).um)
+    return replace(dataset, images=known), [*left_out, *unknown]
 
 
 def _check_boxes(dataset: Dataset, margin: float, *, progress: Progress) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from threading import Lock
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from featcache.core.errors import DatasetError, ImageError
 from featcache.core.files import sha256_bytes
@@ -16,9 +16,11 @@ from featcache.core.recipe import FeatureSpace
 from featcache.datasets import Dataset, LabelledImage
 from featcache.extraction.stage_times import StageTimes
 from featcache.images import (
+    OF_ARRAY,
     RULES,
     Box,
     Pixels,
+    PixelSize,
     ViewParameters,
     identity_of,
     identity_of_pixels,
@@ -158,17 +160,20 @@ class _Files:
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
 
-    def picture(self, image: LabelledImage, *, mask_sha256: str, white: int) -> tuple[str, Pixels]:
-        """What names an image's file or array, and its pixels. Raises ImageError for another one than is listed."""
+    def picture(self, image: LabelledImage, *, mask_sha256: str, white: int) -> tuple[str, Pixels, PixelSize]:
+        """What names an image's file or array, its pixels, and how large they are, as the file says it.
+
+        Raises ImageError for another one than is listed.
+        """
         if (pixels := self._dataset.arrays.get(image.path)) is not None:
             identity = identity_of_pixels(pixels)
             _check_bytes(image, identity, mask_sha256=mask_sha256)
-            return identity, pixels
+            return identity, pixels, OF_ARRAY
         data = read_bytes(self._dataset.folder / image.path)
         sha256 = sha256_bytes(data)
         _check_bytes(image, *(identity_of(sha256, rules) for rules in RULES), mask_sha256=mask_sha256)
         picture = read_picture(data, white)
-        return identity_of(sha256, picture.rules), picture.pixels
+        return identity_of(sha256, picture.rules), picture.pixels, picture.size
 
     def mask(self, image: LabelledImage, *, is_shown: bool) -> _MaskFile:
         """The mask of an image. is_shown : whether its cells are asked for, and not its digest alone"""
@@ -184,10 +189,10 @@ class _FilesOnce(_Files):
 
     def __init__(self, dataset: Dataset) -> None:
         super().__init__(dataset)
-        self._pictures: _Once[tuple[str, Pixels]] = _Once(_REMEMBERED_BYTES, lambda found: found[1].nbytes)
+        self._pictures: _Once[tuple[str, Pixels, PixelSize]] = _Once(_REMEMBERED_BYTES, lambda found: found[1].nbytes)
         self._masks: _Once[_MaskFile] = _Once(_REMEMBERED_MASKS, lambda found: getattr(found.shown, "nbytes", 0))
 
-    def picture(self, image: LabelledImage, *, mask_sha256: str, white: int) -> tuple[str, Pixels]:
+    def picture(self, image: LabelledImage, *, mask_sha256: str, white: int) -> tuple[str, Pixels, PixelSize]:
         """See `_Files`."""
         return self._pictures.get(
             (image.path, white), partial(super().picture, image, mask_sha256=mask_sha256, white=white)
@@ -203,12 +208,18 @@ def _plain(image: LabelledImage, space: FeatureSpace, files: _Files, segmenter: 
         framing = Framing.of(space)
         mask = files.mask(image, is_shown=CellCut.is_given(framing.segmentation)) if image.mask else None
         mask_sha256, shown = mask or ("", None)
-        identity, pixels = files.picture(image, mask_sha256=mask_sha256, white=space.white)
+        identity, pixels, said = files.picture(image, mask_sha256=mask_sha256, white=space.white)
         _check_bytes(image, identity, mask_sha256=mask_sha256)  # decoded, perhaps, for another box of the file
         if isinstance(shown, ImageError):
             raise shown
         return plain_view(
-            pixels, image.box, size_px=space.input_size_px, framing=framing, segmenter=segmenter, mask=shown
+            pixels,
+            image.box,
+            size_px=space.input_size_px,
+            framing=framing,
+            segmenter=segmenter,
+            mask=shown,
+            size=PixelSize(image.um_per_px) if image.um_per_px else said,
         )
     except DatasetError as error:
         raise DatasetError(f"{image.path}: {error}") from error
@@ -216,6 +227,7 @@ def _plain(image: LabelledImage, space: FeatureSpace, files: _Files, segmenter: 
 
 def _check_bytes(image: LabelledImage, *identities: str, mask_sha256: str) -> None:
     """The bytes must be those that the image is named by: no feature is of another picture."""
-    names = (image_id_of(identity, image.box, mask_sha256=mask_sha256) for identity in identities)
+    more: dict[str, Any] = {"mask_sha256": mask_sha256, "um_per_px": image.um_per_px}
+    names = (image_id_of(identity, image.box, **more) for identity in identities)
     if image.image_id not in names:
         raise ImageError("its bytes changed while features were computed: run the command again")

@@ -52,14 +52,20 @@ class Rendering:
     def __call__(self, item: Item) -> Rendered:
         """The views of an image, or why it cannot be used."""
         try:
-            image_id, pixels = item.read(self.framing.white)
+            image_id, pixels, size = item.read(self.framing.white)
             mask = None
             if CellCut.is_given(self.framing.segmentation):
                 if item.mask is None:
                     raise DatasetError(NEEDS_MASKS)
                 mask = read_mask(read_bytes(item.mask))
             plain, remark = plain_view(
-                pixels, item.box, size_px=self.size_px, framing=self.framing, segmenter=self.segmenter, mask=mask
+                pixels,
+                item.box,
+                size_px=self.size_px,
+                framing=self.framing,
+                segmenter=self.segmenter,
+                mask=mask,
+                size=size,
             )
         except DatasetError as error:
             return Rendered([], problem=str(error))

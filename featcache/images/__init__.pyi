@@ -1,4 +1,9 @@
-from .decode import is_image_name as is_image_name, read_bytes as read_bytes, read_picture as read_picture
+from .decode import (
+    is_image_name as is_image_name,
+    may_be_wide as may_be_wide,
+    read_bytes as read_bytes,
+    read_picture as read_picture,
+)
 from .folders import (
     descend as descend,
     files_below as files_below,
@@ -17,18 +22,26 @@ from .identity import (
     image_id_of as image_id_of,
     sides_px as sides_px,
 )
-from .inputs import Item as Item, identity_of_pixels as identity_of_pixels, items_of as items_of
+from .inputs import OF_ARRAY as OF_ARRAY, Item as Item, identity_of_pixels as identity_of_pixels, items_of as items_of
+from .physical import UNKNOWN as UNKNOWN, PixelSize as PixelSize
 from .pixels import RULES as RULES
 from .scanning import (
     STAMPS_FILE as STAMPS_FILE,
     ImageFile as ImageFile,
     brightest_of as brightest_of,
+    on_depths as on_depths,
     remarks_on as remarks_on,
     said_of_white as said_of_white,
     scan as scan,
     white_of as white_of,
 )
-from .squares import Pixels as Pixels, cut_and_resize as cut_and_resize, in_box as in_box
+from .squares import (
+    Pixels as Pixels,
+    cut_and_resize as cut_and_resize,
+    in_box as in_box,
+    room_of_window as room_of_window,
+    window as window,
+)
 from .stains import NORMALISERS as NORMALISERS
 from .views import (
     ADDED_PARAMETERS as ADDED_PARAMETERS,

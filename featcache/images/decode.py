@@ -15,13 +15,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from featcache.core.errors import ImageError, refuse_shortage
 from featcache.core.extras import install_line, is_installed
-from featcache.images import jpeg, jpeg2000, tiff
+from featcache.images import czi, jpeg, jpeg2000, tiff
 from featcache.images.pixels import MAX_PIXELS, ROOM, Decoded, Samples, check_size, finished, over_white
 
 IMAGE_SUFFIXES = frozenset(
     {
         *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"),
-        *(".jp2", ".j2k", ".heic", ".heif", ".avif"),
+        *(".jp2", ".j2k", ".heic", ".heif", ".avif", ".czi"),
     }
 )
 
@@ -32,6 +32,10 @@ _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "AVI
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _ORIENTATION = 0x0112
 _PNG = b"\x89PNG\r\n\x1a\n"
+_HEAD_BYTES = 25
+"""Of a PNG, up to the bits of a sample."""
+_NARROW = (b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF")
+"""How files begin that have 8 bits at most: JPEG, GIF, BMP, WebP."""
 _PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND"})
 _BAD_FILE = (
     OSError,
@@ -60,6 +64,18 @@ def is_image_name(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
+def may_be_wide(path: Path) -> bool:
+    """Whether a file may have more than 8 bits a sample, by how it begins; True where it cannot be looked at."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return True
+    if head.startswith(_PNG):
+        return len(head) < _HEAD_BYTES or head[-1] > 8
+    return not head.startswith(_NARROW)
+
+
 def read_bytes(path: Path) -> bytes:
     """All bytes of an image file. Raises ImageError with the reason where that cannot be."""
     try:
@@ -84,7 +100,7 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     return read_picture(data).pixels
 
 
-def read_picture(data: bytes, white: int = 0) -> Decoded:
+def read_picture(data: bytes, white: int = 0, *, is_look: bool = False) -> Decoded:
     """An image file's bytes as upright RGB, and how it was read.
 
     Grey, palette and CMYK become RGB; other depths become 8 bits (v / white * 255, rounded), by the range that the
@@ -92,6 +108,7 @@ def read_picture(data: bytes, white: int = 0) -> Decoded:
     frames the first full picture counts.
 
     white : value of white in a file of more than 8 bits that does not say it; 0: the largest of its type
+    is_look : whether the pixels are only looked at; those of floating point then have the range of this file
 
     Returns
     -------
@@ -106,7 +123,9 @@ def read_picture(data: bytes, white: int = 0) -> Decoded:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if data.startswith(tiff.MAGIC) and (decoded := tiff.read_tiff(data, white)) is not None:
+            if data.startswith(czi.MAGIC):
+                return czi.read_czi(data, white)
+            if data.startswith(tiff.MAGIC) and (decoded := tiff.read_tiff(data, white, is_look=is_look)) is not None:
                 return decoded
             return _by_pillow(data, white)
     except ImageError:

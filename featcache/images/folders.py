@@ -27,7 +27,7 @@ _OTHER_PICTURES = frozenset(
     f".{ending}"
     for line in (
         "jfif jpe jif jpf jpx jxl jxr wdp apng dib tga pnm pbm pam pfm pcx psd xcf svg eps",
-        "ico svs ndpi mrxs scn vms vmu bif czi lif nd2 lsm oib oif vsi zvi qptiff btf stk dcm dicom dng raw cr2 cr3",
+        "ico svs ndpi mrxs scn vms vmu bif lif nd2 lsm oib oif vsi zvi qptiff btf stk dcm dicom dng raw cr2 cr3",
         "nef arw orf rw2 raf exr hdr fits fit mha mhd nii nrrd npy",
     )
     for ending in line.split(" ")

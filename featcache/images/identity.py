@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
+from typing import Any
 
 from featcache.core.errors import DatasetError
 from featcache.core.recipe import digest
@@ -42,12 +43,16 @@ def identity_of(file_sha256: str, rules: int) -> str:
     return file_sha256 if rules == 1 else digest([file_sha256, {"rules": rules}])
 
 
-def image_id_of(identity: str, box: Box | None, *, mask_sha256: str = "") -> str:
-    """Name of an image: that of its file's picture (`identity_of`); with a box or mask, a digest of that and these.
+def image_id_of(identity: str, box: Box | None, *, mask_sha256: str = "", um_per_px: float = 0.0) -> str:
+    """Name of an image: that of its file's picture (`identity_of`); with a box or more, a digest of that and these.
 
     mask_sha256 : of the bytes of the mask that comes with it
+    um_per_px : side of a pixel, where a person and not the file says it
     """
     sides = None if box is None else list(astuple(box))
-    if mask_sha256:
-        return digest([identity, sides, {"mask": mask_sha256}])
+    more: dict[str, Any] = {"mask": mask_sha256} if mask_sha256 else {}
+    if um_per_px:
+        more["um_per_px"] = float(um_per_px)
+    if more:
+        return digest([identity, sides, more])
     return identity if sides is None else digest([identity, sides])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,9 +14,19 @@ from featcache.core.files import sha256_bytes
 from featcache.images.decode import read_bytes, read_picture
 from featcache.images.folders import look
 from featcache.images.identity import Box, identity_of, image_id_of
+from featcache.images.physical import PixelSize
 from featcache.images.squares import Pixels
 
+OF_ARRAY = PixelSize(0.0, "an array does not say how large its pixels are")
 _EXPECTED = "expected uint8 of shape (n, h, w, 3) or (h, w, 3), RGB from 0 to 255"
+
+
+class Read(NamedTuple):
+    """What names an image (see `image_id_of`), the pixels (h, w, 3) of the whole file or array, how large they are."""
+
+    image_id: str
+    pixels: Pixels
+    size: PixelSize
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,7 @@ class Item:
     mask : file of the mask that comes with it
     white : as of `read_picture`, where it is known of this file; None takes that of whoever reads it
     problem : why it cannot be used; "" where nothing is known to be wrong
+    um_per_px : side of a pixel, where a person and not the file says it; 0 where nobody does
     """
 
     name: str
@@ -38,24 +49,25 @@ class Item:
     mask: Path | None = None
     problem: str = ""
     white: int | None = None
+    um_per_px: float = 0.0
 
-    def read(self, white: int = 0) -> tuple[str, Pixels]:
-        """What names the image (see `image_id_of`), and the pixels of the whole file or array (h, w, 3).
+    def read(self, white: int = 0) -> Read:
+        """The image. Raises ImageError with the reason where it cannot be used.
 
         white : as of `read_picture`
-
-        Raises ImageError with the reason where it cannot be used.
         """
         if self.problem:
             raise ImageError(self.problem)
         mask_sha256 = sha256_bytes(read_bytes(self.mask)) if self.mask else ""
         if self.pixels is not None:
-            identity = identity_of_pixels(self.pixels)
-            return image_id_of(identity, self.box, mask_sha256=mask_sha256), self.pixels
-        data = read_bytes(Path(self.path or ""))
-        picture = read_picture(data, white if self.white is None else self.white)
-        identity = identity_of(sha256_bytes(data), picture.rules)
-        return image_id_of(identity, self.box, mask_sha256=mask_sha256), picture.pixels
+            identity, pixels, size = identity_of_pixels(self.pixels), self.pixels, OF_ARRAY
+        else:
+            data = read_bytes(Path(self.path or ""))
+            picture = read_picture(data, white if self.white is None else self.white)
+            identity = identity_of(sha256_bytes(data), picture.rules)
+            pixels, size = picture.pixels, picture.size
+        image_id = image_id_of(identity, self.box, mask_sha256=mask_sha256, um_per_px=self.um_per_px)
+        return Read(image_id, pixels, PixelSize(self.um_per_px) if self.um_per_px else size)
 
 
 def identity_of_pixels(pixels: Pixels) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featcache.core.errors import ImageError
+from featcache.images.physical import UNKNOWN, PixelSize
 
 MAX_PIXELS = 120_000_000
 """Larger files are refused unread: as RGB they would take more than 360 MB."""
@@ -23,6 +25,12 @@ MAX_DECODED_BYTES = 4 * MAX_PIXELS
 RULES = (1, 2)
 """By which rules files are read: see `Decoded`."""
 
+FLOATING = 1 << 24
+"""`full` of floating-point samples, whose range no file says."""
+_LARGEST_WHOLE = 65_535
+_BRIGHT = 16_383
+"""Floating-point samples above it are taken for those of 16 bits where nothing is said; of others nobody knows."""
+
 _BLOCK_ROWS = 256
 
 
@@ -30,8 +38,8 @@ _BLOCK_ROWS = 256
 class Samples:
     """A picture as its file holds it.
 
-    colour : ndarray of shape (height, width, 1, 3 or 4), uint8 or uint16; 4 are inks
-    full : the value of white (of full ink)
+    colour : ndarray of shape (height, width, 1, 3 or 4), uint8, uint16 or floating point; 4 are inks
+    full : the value of white (of full ink); `FLOATING` where the samples are floating point
     alpha : ndarray of shape (height, width), in the same range, or None
     is_premultiplied : whether `colour` holds alpha already
     is_inks : whether `colour` is cyan, magenta, yellow and black
@@ -60,8 +68,9 @@ class Decoded:
     rules : by which rules the file was read. Kinds of files that version 0.1 read wrongly, or not at all, count as 2:
         their image_id is another one, so that no feature of the wrong pixels is taken for one of the right
     remark : "" or which picture of several was taken
-    brightest, full : the brightest value in the file, and the value of white in the file's own range; 0, 0 where the
-        file itself says how much of the range it uses
+    brightest, full : the brightest value in the file, rounded up, and the value of white in the file's own range,
+        `FLOATING` of floating point; 0, 0 where the file itself says how much of the range it uses
+    size : how large a pixel is
     """
 
     pixels: NDArray[np.uint8]
@@ -69,6 +78,7 @@ class Decoded:
     remark: str = ""
     brightest: int = 0
     full: int = 0
+    size: PixelSize = UNKNOWN
 
 
 def check_size(width: int, height: int, *, bytes_per_pixel: int = 3) -> int:
@@ -109,30 +119,54 @@ class _Room:
 ROOM = _Room(MAX_DECODED_BYTES)
 
 
-def finished(samples: Samples, white: int = 0) -> Decoded:
+def finished(samples: Samples, white: int = 0, *, is_look: bool = False) -> Decoded:
     """The picture of a file's samples.
 
     white : value of white, where more than 8 bits a sample are there and the file does not say it; 0: the largest
+    is_look : whether the pixels are only looked at, so that floating point of unknown range may have any
 
-    Raises ImageError where nothing of it can be seen, or where a sample is above `white`.
+    Raises ImageError where nothing of it can be seen, where a sample is above `white`, and where nobody knows what is
+    white.
     """
-    seen = (0, 0) if samples.is_declared else (int(samples.colour.max(initial=0)), samples.full)
+    seen = (0, 0) if samples.is_declared else (_brightest(samples.colour), samples.full)
+    if is_look and samples.full == FLOATING:
+        white = max(seen[0], 1)
+    elif problem := problem_of_white(*seen, white=white):
+        raise ImageError(problem)
+    elif samples.full == FLOATING:
+        white = white or _LARGEST_WHOLE
     if white and 255 < seen[1] != white and not samples.is_inks:
         samples = _with_white(samples, white)
     return Decoded(to_rgb(samples), samples.rules, samples.remark, *seen)
 
 
-def too_bright(brightest: int, white: int) -> str:
-    """Why samples up to `brightest` cannot be read with a value of white, or ""."""
-    if brightest <= white:
+def _brightest(colour: NDArray[Any]) -> int:
+    """The brightest value, rounded up. Raises ImageError for floating point that is no light."""
+    if colour.dtype.kind != "f":
+        return int(colour.max(initial=0))
+    least, most = float(colour.min(initial=0)), float(colour.max(initial=0))
+    if not (math.isfinite(least) and math.isfinite(most)):
+        raise ImageError("the image holds values that are no finite numbers")
+    if least < 0:
+        raise ImageError(f"the image holds values below 0, down to {least:g}: which of them is black is not known")
+    return math.ceil(most)
+
+
+def problem_of_white(brightest: int, full: int, *, white: int) -> str:
+    """Why samples up to `brightest`, of a range up to `full`, cannot be read with a value of white, or ""."""
+    if full == FLOATING:
+        is_of_other_range = white >= 255 and brightest <= 1  # a black one, or of values from 0 to 1
+        if is_of_other_range or (not white and not _BRIGHT < brightest <= _LARGEST_WHOLE):
+            return (
+                f"it holds floating-point values up to {brightest:,}, and which of them is white is not known (`white`)"
+            )
+    if not white or full <= 255 or brightest <= white:
         return ""
     return f"its brightest value is {brightest:,}, above the value of white, {white:,} (`white`)"
 
 
 def _with_white(samples: Samples, white: int) -> Samples:
     """Samples whose white is another one. What is transparent by the old one is so by the new one."""
-    if problem := too_bright(int(samples.colour.max(initial=0)), white):
-        raise ImageError(problem)
     alpha = samples.alpha
     if alpha is not None and int(alpha.max(initial=0)) > white:  # of the whole range, as the file's type has it
         if samples.is_premultiplied:
@@ -153,7 +187,7 @@ def to_rgb(samples: Samples) -> NDArray[np.uint8]:
         raise ImageError("every pixel of it is transparent: nothing is left of the picture")
     if samples.is_inks:
         rgb = _from_inks(samples.colour, samples.full)
-    elif samples.full == 255 and not samples.is_premultiplied:
+    elif samples.full == 255 and not samples.is_premultiplied and samples.colour.dtype.kind != "f":
         rgb = _of_8_bits(samples.colour, alpha)
     else:
         rgb = _scaled(samples)

@@ -20,7 +20,8 @@ from featcache.core.files import plain_cell, safe_cell, sha256_bytes, write_text
 from featcache.core.project import LARGEST_WHITE, ImageFolders
 from featcache.images.decode import read_bytes, read_picture
 from featcache.images.identity import identity_of
-from featcache.images.pixels import too_bright
+from featcache.images.physical import UNKNOWN, PixelSize
+from featcache.images.pixels import FLOATING, problem_of_white
 
 STAMPS_FILE = ".images.csv"
 _SETTLED_NS = 2_000_000_000
@@ -38,6 +39,8 @@ class ImageFile:
     width_px, height_px : of the upright image
     problem : "" or the reason why it cannot be used
     rules, remark, brightest, full : see `featcache.images.pixels.Decoded`
+    um_per_px, um_problem : side of a pixel as the file says it, or 0 and what is wrong with what it says; 0 and "" of
+        most files, which say nothing: there may be millions
     """
 
     sha256: str
@@ -48,18 +51,26 @@ class ImageFile:
     remark: str = ""
     brightest: int = field(default=0, compare=False)
     full: int = field(default=0, compare=False)
+    um_per_px: float = field(default=0.0, compare=False)
+    um_problem: str = field(default="", compare=False)
 
     @property
     def identity(self) -> str:
         """What names the picture: the bytes, and the rules by which they are read where those are not the first."""
         return identity_of(self.sha256, self.rules)
 
-    def too_bright_for(self, white: int) -> str:
+    @property
+    def size(self) -> PixelSize:
+        """How large its pixels are, as it says it."""
+        is_said = self.um_per_px or self.um_problem
+        return PixelSize(self.um_per_px, self.um_problem) if is_said else UNKNOWN
+
+    def problem_with(self, white: int) -> str:
         """Why a file cannot be read with a value of white, or ""; see `featcache.images.read_picture`."""
-        return too_bright(self.brightest, white) if white and self.full > 255 else ""
+        return problem_of_white(self.brightest, self.full, white=white)
 
 
-_FIELDS = {item.name: int if item.type == "int" else str for item in fields_of(ImageFile)}
+_FIELDS = {item.name: {"int": int, "float": float}.get(str(item.type), str) for item in fields_of(ImageFile)}
 _COLUMNS = ["path", "state", "seen_ns", *_FIELDS]
 
 
@@ -122,17 +133,18 @@ def remarks_on(files: Mapping[str, ImageFile]) -> list[str]:
     narrow = [file for file in files.values() if file.full == 255]
     if narrow and (most := max(file.brightest for file in narrow)) < 255 * _DARK:
         remarks.append(f"brightest value {most:,} of 255: the images are dark; they are taken as they are")
-    return remarks + _on_depths(files)
+    return remarks + on_depths(files)
 
 
 def white_of(files: Iterable[ImageFile]) -> int:
     """The value of white in a set's files that have more than 8 bits a sample and do not say how many they use.
 
-    By the brightest value of all of them: that of 8, 10, 12 or 14 bits, whichever is the next. 0 where it is the
-    largest of their type, or where there are no such files.
+    By the brightest value of all of them: that of 8, 10, 12 or 14 bits, whichever is the next; 1 of floating point up
+    to 1. 0 where it is the largest of their type, or where there are no such files.
     """
-    most = brightest_of(files)
-    return next((white for white in _WHITES if 0 < most <= white), 0)
+    wide = [file for file in files if file.full > 255]
+    most, is_floating = brightest_of(wide), all(file.full == FLOATING for file in wide)
+    return next((white for white in ((1,) if is_floating else ()) + _WHITES if 0 < most <= white), 0)
 
 
 def brightest_of(files: Iterable[ImageFile]) -> int:
@@ -140,12 +152,14 @@ def brightest_of(files: Iterable[ImageFile]) -> int:
     return max((file.brightest for file in files if file.full > 255), default=0)
 
 
-def _on_depths(files: Mapping[str, ImageFile]) -> list[str]:
-    """On files of more than 8 bits that do not say how many they use."""
+def on_depths(files: Mapping[str, ImageFile]) -> list[str]:
+    """Remarks on files of more than 8 bits that do not say how many they use."""
     wide = {path: file for path, file in files.items() if file.full > 255}
     if not wide:
         return []
     most, full = brightest_of(wide.values()), max(file.full for file in wide.values())
+    if full == FLOATING:
+        return _on_floating(wide)
     if white := white_of(wide.values()):
         others = len(files) - len(wide)
         beside = f"; the {others} others say what is white, or have 8 bits" if others else ""
@@ -160,6 +174,21 @@ def _on_depths(files: Mapping[str, ImageFile]) -> list[str]:
         f"{dark[0]}{_and_more(len(dark) - 1)}: no value above {_WHITES[-2]:,}, as of 12 bits, and others of 16 bits "
         f"reach {most:,}; all are read by the same white, so keep those apart if they are of 12 bits"
     ]
+
+
+def _on_floating(wide: Mapping[str, ImageFile]) -> list[str]:
+    """On files of more than 8 bits of which some are floating point."""
+    floating = {path: file.brightest for path, file in wide.items() if file.full == FLOATING}
+    path, most = max(floating.items(), key=lambda item: item[1])
+    remarks = [f"{path}{_and_more(len(floating) - 1)}: floating-point values, up to {most:,}"]
+    if len(floating) < len(wide):
+        remarks.append(
+            f"{len(wide) - len(floating)} images hold whole numbers up to {brightest_of(wide.values()):,}; all are "
+            "read by the same white, so keep those apart if they are of another range"
+        )
+    if most > LARGEST_WHITE:
+        remarks.append(f"no value above {LARGEST_WHITE:,} can be white: scale these images")
+    return remarks
 
 
 def said_of_white(white: int, found: int) -> list[str]:
@@ -202,9 +231,10 @@ def _look(path: Path) -> _Stamp:
     try:
         data = read_bytes(path)
         _refuse_pointers(data)
-        found = read_picture(data)
+        found = read_picture(data, is_look=True)
         height_px, width_px, _ = found.pixels.shape
-        seen = (found.rules, found.remark, found.brightest, found.full)
+        size = PixelSize() if found.size == UNKNOWN else found.size
+        seen = (found.rules, found.remark, found.brightest, found.full, *size)
         file = ImageFile(sha256_bytes(data), width_px, height_px, "", *seen)
     except ImageError as error:
         file = ImageFile(sha256_bytes(data) if data else "", problem=str(error))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +13,16 @@ from featcache.core.errors import DatasetError
 from featcache.core.recipe import BLACK, EDGE, INTERPOLATIONS, RESIZES
 from featcache.images.identity import Box
 from featcache.images.pixels import MAX_PIXELS
-from featcache.images.resampling import resampled
+from featcache.images.resampling import FILTERS, resampled
 
 Pixels = NDArray[np.uint8]
 
 _MOST_PIXELS = 1 << 24
 """Of an image that would have more, resized, only what is seen of it is made."""
+_LEAST_WINDOW_PX, _MOST_WINDOW_PX = 2.0, 8192.0
+"""Of an image, that a view may show."""
+_REACH_PX = 3
+"""How far a filter looks at most, in pixels of the larger grid: that of Lanczos."""
 OWN_FILTER = "area-bicubic"
 """Of all recipes before others could be chosen: areas to shrink, bicubic to grow, each side by itself."""
 
@@ -83,6 +89,113 @@ def in_box(pixels: Pixels, box: Box | None, *, margin: float = 0.0) -> Pixels:
     return np.asarray(cv2.copyMakeBorder(inside, *beyond, cv2.BORDER_REFLECT), np.uint8)
 
 
+# --- by physical size --------------------------------------------------------------------------------
+
+
+def room_of_window(size_px: int, scale: float) -> int:
+    """Side of the part of an image that a window depends on, wherever its middle is. Raises as `window`."""
+    return math.ceil(_side_of_window(size_px, scale)) + 2 * _reach_px(scale) + 2
+
+
+def _reach_px(scale: float) -> int:
+    """How far beyond the window its filter looks."""
+    return math.ceil(_REACH_PX * max(scale, 1)) + 1
+
+
+def _side_of_window(size_px: int, scale: float) -> float:
+    """Of a window, in pixels of the image. Raises DatasetError for hardly a pixel, or more than a huge image has."""
+    side = size_px * scale
+    if not _LEAST_WINDOW_PX <= side <= _MOST_WINDOW_PX:
+        raise DatasetError(
+            f"a view of {size_px} px would be {side:.3g} px wide in the image: the pixels of one of them have another "
+            "size than it seems"
+        )
+    return side
+
+
+def window(
+    pixels: Pixels,
+    box: Box | None,
+    *,
+    size_px: int,
+    scale: float,
+    interpolation: str = OWN_FILTER,
+    padding: str = BLACK,
+) -> Pixels:
+    """A square of the image around the middle of a box, or of the image, at one scale, whatever the size of the box.
+
+    pixels : ndarray of shape (height, width, 3), uint8, RGB
+    scale : pixels of the image in one of the view
+    interpolation : "area-bicubic" is Pillow's area where the image shrinks, and its bicubic where it grows
+    padding : what stands beyond the image: #rrggbb, or "edge"
+
+    Raises DatasetError for a box that reaches out of the image, for what another version wrote, and where hardly a
+    pixel of an image, or more than a huge one, would be in the window.
+    """
+    side = _side_of_window(size_px, scale)
+    filter_ = interpolation if interpolation != OWN_FILTER else "area" if scale > 1 else "bicubic"
+    if filter_ not in FILTERS:
+        raise DatasetError(
+            f"interpolation {interpolation!r:.80}: expected one of {', '.join(INTERPOLATIONS)}; update featcache"
+        )
+    in_box(pixels, box)  # refuses one that reaches out
+    high, wide = pixels.shape[:2]
+    place = box or Box(0, 0, wide, high)
+    left, top = (place.x_min + place.x_max - side) / 2, (place.y_min + place.y_max - side) / 2
+    rows, columns = (_touched(start, n, size_px=size_px, scale=scale) for start, n in ((top, high), (left, wide)))
+    part = _region(
+        pixels,
+        (left + columns[0] * scale, top + rows[0] * scale),
+        filter_,
+        scale=scale,
+        size=(columns[1] - columns[0], rows[1] - rows[0]),
+        padding=padding,
+    )
+    return _framed(part, size_px, top=rows[0], left=columns[0], padding=padding)
+
+
+def _touched(start: float, n_px: int, *, size_px: int, scale: float) -> tuple[int, int]:
+    """Lines of a window that a side of the image reaches, filter and all. start : of the window, from the image's"""
+    reach = _reach_px(scale)
+    return max(math.floor((-reach - start) / scale), 0), min(math.ceil((n_px + reach - start) / scale), size_px)
+
+
+def _region(
+    pixels: Pixels,
+    corner: tuple[float, float],
+    filter_: str,
+    *,
+    scale: float,
+    size: tuple[int, int],
+    padding: str,
+) -> Pixels:
+    """A region of the image, which may reach beyond it, in another size. corner, size : across and down"""
+    (left, top), (width_px, height_px), reach = corner, size, _reach_px(scale)
+    right, bottom = left + width_px * scale, top + height_px * scale
+    x, y, high, wide = math.floor(left) - reach, math.floor(top) - reach, *pixels.shape[:2]
+    x_end, y_end = math.ceil(right) + reach, math.ceil(bottom) + reach
+    inside = pixels[max(y, 0) : min(y_end, high), max(x, 0) : min(x_end, wide)]
+    beyond = (max(-y, 0), max(y_end - high, 0), max(-x, 0), max(x_end - wide, 0))
+    region = (left - x, top - y, right - x, bottom - y)
+    return resampled(_bordered(inside, beyond, padding), filter_, width_px=width_px, height_px=height_px, region=region)
+
+
+def _bordered(pixels: Pixels, beyond: tuple[int, int, int, int], padding: str) -> Pixels:
+    """Pixels with so many lines above, below, left and right."""
+    if not any(beyond):
+        return pixels
+    if padding == EDGE:
+        return np.asarray(cv2.copyMakeBorder(pixels, *beyond, cv2.BORDER_REPLICATE), np.uint8)
+    return np.asarray(cv2.copyMakeBorder(pixels, *beyond, cv2.BORDER_CONSTANT, value=_colour(padding)), np.uint8)
+
+
+def _colour(padding: str) -> tuple[int, ...]:
+    try:
+        return ImageColor.getrgb(padding)[:3]
+    except ValueError as error:
+        raise DatasetError(f"padding {padding!r:.80}: expected #rrggbb or {EDGE}; update featcache") from error
+
+
 # --- as Pillow, torchvision and timm do it ----------------------------------------------------------
 
 
@@ -136,12 +249,8 @@ def _framed(part: Pixels, size_px: int, *, top: int, left: int, padding: str) ->
     below, right = size_px - top - part.shape[0], size_px - left - part.shape[1]
     if padding == EDGE:
         return np.asarray(cv2.copyMakeBorder(part, top, below, left, right, cv2.BORDER_REPLICATE), np.uint8)
-    try:
-        colour = ImageColor.getrgb(padding)[:3]
-    except ValueError as error:
-        raise DatasetError(f"padding {padding!r:.80}: expected #rrggbb or {EDGE}; update featcache") from error
     square = np.empty((size_px, size_px, 3), np.uint8)
-    square[:] = colour
+    square[:] = _colour(padding)
     square[top : size_px - below, left : size_px - right] = part
     return square
 

@@ -9,6 +9,7 @@ import io
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featcache.core.errors import ImageError
-from featcache.images.pixels import ROOM, Decoded, Samples, check_size, finished
+from featcache.images.physical import of_tiff
+from featcache.images.pixels import FLOATING, ROOM, Decoded, Samples, check_size, finished
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -38,6 +40,7 @@ _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
 """Photometric interpretation -> colour channels: white is 0, black is 0, RGB, palette, CMYK, YCbCr."""
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = _COLOURS
 _ASSOCIATED, _UNASSOCIATED = 1, 2
+_FLOATING_POINT = 3
 _ORIENTATION = 274
 _MAX_SAMPLE = 281
 
@@ -45,8 +48,10 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 logging.getLogger("tifffile").propagate = False
 
 
-def read_tiff(data: bytes, white: int = 0) -> Decoded | None:
+def read_tiff(data: bytes, white: int = 0, *, is_look: bool = False) -> Decoded | None:
     """The first full-size picture of a TIFF; None for a kind that Pillow reads rightly and tifffile does not.
+
+    white, is_look : as of `featcache.images.pixels.finished`
 
     Raises
     ------
@@ -58,14 +63,15 @@ def read_tiff(data: bytes, white: int = 0) -> Decoded | None:
     with tifffile.TiffFile(io.BytesIO(data), _multifile=False) as file:
         page, remark = _picture(file)
         wanted = check_size(
-            page.imagewidth, page.imagelength, bytes_per_pixel=(1 if _bits(page) <= 8 else 2) * page.samplesperpixel
+            page.imagewidth, page.imagelength, bytes_per_pixel=-(-_bits(page) // 8) * page.samplesperpixel
         )
         _check_kind(page)
         if page.compression in _BY_LIBTIFF and page is file.pages.first:
             return None
         _check_segments(page, data)
         with ROOM.taken(wanted):
-            return finished(_samples(page, _pixels(page), remark), white)
+            samples = _samples(page, _pixels(page), remark)
+            return replace(finished(samples, white, is_look=is_look), size=of_tiff(file, page))
 
 
 def _picture(file: TiffFile) -> tuple[TiffPage, str]:
@@ -116,7 +122,9 @@ def _check_kind(page: TiffPage) -> None:
             f"the file is compressed with {name} ({int(page.compression)}), which cannot be read here: "
             "save it uncompressed, or with LZW or Deflate"
         )
-    if page.sampleformat not in (1, 4) or not 1 <= _bits(page) <= 16:
+    if _is_floating(page):
+        _check_floating(page)
+    elif page.sampleformat not in (1, 4) or not 1 <= _bits(page) <= 16:
         kind = {2: "signed", 3: "floating-point"}.get(int(page.sampleformat), "")
         raise ImageError(
             f"the image holds {f'{kind} ' if kind else ''}pixels of {_bits(page)} bits, whose range is unknown: "
@@ -137,6 +145,16 @@ def _check_kind(page: TiffPage) -> None:
         )
 
 
+def _is_floating(page: TiffPage) -> bool:
+    return page.sampleformat == _FLOATING_POINT and _bits(page) in (16, 32, 64)
+
+
+def _check_floating(page: TiffPage) -> None:
+    """Refuse floating point whose colours need a range that no file says."""
+    if page.photometric not in (_BLACK_IS_ZERO, _RGB) or page.samplesperpixel != _COLOURS[int(page.photometric)]:
+        raise ImageError("it holds floating-point pixels that are not plain RGB or grey: save it with 8 or 16 bits")
+
+
 def _check_segments(page: TiffPage, data: bytes) -> None:
     """Every strip and tile must lie in the file and decode to no more than the page says: neither zeros nor bombs."""
     expected = int(np.prod(page.chunked))
@@ -145,7 +163,11 @@ def _check_segments(page: TiffPage, data: bytes) -> None:
         raise ImageError("the file is damaged or truncated (a part of the picture is missing)")
     height, width = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
     height = height if page.is_tiled else min(height, page.imagelength)
-    check_size(width, height, bytes_per_pixel=2 * (1 if page.planarconfig == 2 else page.samplesperpixel))
+    check_size(
+        width,
+        height,
+        bytes_per_pixel=max(_bits(page) // 8, 2) * (1 if page.planarconfig == 2 else page.samplesperpixel),
+    )
     if page.compression in _PICTURES:
         for at, n in places[:expected]:
             with Image.open(io.BytesIO(data[at : at + n]), formats=("PNG", "JPEG", "JPEG2000", "WEBP")) as part:
@@ -180,6 +202,9 @@ def _alpha(page: TiffPage, colours: int) -> tuple[int, int] | None:
 def _samples(page: TiffPage, pixels: NDArray[Any], remark: str) -> Samples:
     colours = _COLOURS[int(page.photometric)]
     bits = _bits(page)
+    if _is_floating(page):
+        turn = int(page.tags.valueof(_ORIENTATION, 1))
+        return Samples(np.ascontiguousarray(pixels), FLOATING, orientation=turn, remark=remark, rules=2)
     full = _full(page, bits, pixels)
     alpha = _alpha(page, colours)
     if alpha and not page.extrasamples and not pixels[:, :, alpha[0]].any():

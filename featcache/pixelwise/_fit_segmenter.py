@@ -31,6 +31,7 @@ from featcache.segmentation import (
     colours_of,
     pictures_in,
     values_of,
+    with_white,
 )
 
 _STRIDE = 4
@@ -79,6 +80,7 @@ def fit_segmenter(
     units: int = 32,
     passes: int = 40,
     seed: int = 0,
+    white: int | None = None,
     offline: bool = False,
     progress: Progress | None = None,
 ) -> FittedSegmenter:
@@ -99,6 +101,7 @@ def fit_segmenter(
     units : hidden units of the classifier
     passes : largest number of passes over the pixels
     seed : of the choice of pixels and of the classifier
+    white : value of white in pictures of more than 8 bits that do not say it; None finds it from all pictures
     offline : contact no other machine
     progress : told how far it is
 
@@ -120,10 +123,11 @@ def fit_segmenter(
     >>> fitted.pictures
     2
     """
-    options = FitSegmenterOptions(job=job, per_picture=per_picture, units=units, passes=passes, seed=seed)
+    options = FitSegmenterOptions(job, per_picture, units, passes, seed, white)
     file, told = resolved(Path(out)), shown(progress)
     known = masks_in(Path(masks))
     pictures = [one for one in pictures_in([Path(images)], file) if not one.path.is_relative_to(resolved(Path(masks)))]
+    pictures = with_white(pictures, white, progress=told)
     spec = NetworkSpec(model, weights, weights_seed=weights_seed, input_size_px=input_size_px)
     with without_network(offline):
         (cut,), opened = network_for(_at(spec, layer), None, batch_rows=1, progress=told)

@@ -34,6 +34,7 @@ def segment(
     red_cell_px: float | None = None,
     background: Background = "keep",
     margin: float = 0.1,
+    white: int | None = None,
     labels: str | Path | None = None,
     weights: str | None = None,
     offline: bool = False,
@@ -55,6 +56,8 @@ def segment(
     red_cell_px : diameter of a red cell in pixels; None measures it in each picture
     background : what surrounds a cell in its crop: "keep", "white", "black", "mean" or "transparent"
     margin : room around a cell in its crop, as a share of the cell's longer side
+    white : value of white in pictures of more than 8 bits that do not say it; None takes that of a project, or finds it
+        from all pictures
     labels : a project, or what `init` reads, with labels of boxes in these pictures: a cell gets the label of the box
         that it overlaps best, by an IoU of at least 0.5, and none where there is no such box. By default `source`
         itself, if it has annotations or a list
@@ -96,11 +99,13 @@ def segment(
         name = fitted.method
     elif weights is not None:
         raise UsageError("`weights` is for a fitted segmenter, cellpose or stardist: `method` names another")
-    options = SegmentOptions(method=name, job=job, red_cell_px=red_cell_px, background=background, margin=margin)
     told, place = shown(progress), Path(source)
+    project = find_project(place) if (place / PROJECT_FILE).is_file() else None
+    if project is not None and white is None:
+        white = project.settings.views.white
+    options = SegmentOptions(name, job, red_cell_px, background, margin, white)
     known = labels_of_pictures(
         place, labels=Path(labels) if labels is not None else None, out=resolved(Path(out)), progress=told
     )
-    if (place / PROJECT_FILE).is_file():
-        place = find_project(place).images_folder
+    place = project.images_folder if project is not None else place
     return segment_folder(place, out, options=options, segmenter=segmenter, labels=known, progress=progress)

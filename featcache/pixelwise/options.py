@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from featcache.core.errors import UsageError
+from featcache.core.project import LARGEST_WHITE
 from featcache.core.settings import problems_of, setting
 
 
@@ -21,6 +22,12 @@ class FitSegmenterOptions:
     units: int = setting(32, "Hidden units of the classifier.", ge=1, le=1024)
     passes: int = setting(40, "Largest number of passes over the pixels.", ge=1, le=10_000)
     seed: int = setting(0, "Seed of the choice of pixels and of the classifier.", ge=0, le=2**32 - 1)
+    white: int | None = setting(
+        None,
+        "Value of white in pictures of more than 8 bits that do not say it, such as 4095; without it, it is found.",
+        ge=0,
+        le=LARGEST_WHITE,
+    )
 
     def __post_init__(self) -> None:
         if problems := problems_of(self):

@@ -18,12 +18,14 @@ from .bundle import (
     expected_of as expected_of,
 )
 from .opening import (
+    check_um_per_px as check_um_per_px,
     classes_of as classes_of,
     head_of as head_of,
     is_whole as is_whole,
     item_of as item_of,
     open_run as open_run,
     recipe_of as recipe_of,
+    size_remedy as size_remedy,
 )
 from .predictor import (
     Predictor as Predictor,

@@ -24,8 +24,12 @@ from featcache.images import Item, png_of
 from featcache.prediction.bundle import Bundle
 from featcache.prediction.opening import (
     as_cache,
+    check_um_per_px,
     items_in,
     names_of_rows,
+    refuse_size_of_rows,
+    size_remedy,
+    with_sizes,
 )
 from featcache.prediction.predictor import Predictor, head_for, open_trained
 from featcache.reporting import heatmap
@@ -115,6 +119,7 @@ def attribution(
     label: str | None = None,
     project: Project | None = None,
     weights: str | None = None,
+    um_per_px: float | None = None,
     engine: str = "auto",
     batch_rows: int | None = None,
     offline: bool = False,
@@ -131,6 +136,8 @@ def attribution(
     run : a run, its folder, or its name in the project; or the file of a bundle
     source : images as of `predict`; or a `Cache` or its folder, whose rows need no network
     label : the class to explain; None for the most probable one of each image
+    um_per_px : side of a pixel of the images in micrometres, instead of what their files say; for runs on views of one
+        magnification only
     project, weights, engine, batch_rows, offline, strict, progress : as of `predict`
 
     Returns
@@ -158,10 +165,12 @@ def attribution(
     with without_network(offline):
         cache = as_cache(source)
         if cache is not None:
+            refuse_size_of_rows(cache, um_per_px)
             return _of_cache(found, cache, label)
         predictor = Predictor.of(found, weights=weights, engine=engine, batch_rows=batch_rows, progress=progress)
         head, rendering = predictor.head, predictor.rendering()
-        items = items_in(source)
+        check_um_per_px(um_per_px, predictor.recipe, name=predictor.name)
+        items = with_sizes(items_in(source), um_per_px)
         total = len(items) if isinstance(items, list) else 0
         used: list[Item] = []
         parts: list[Attributed] = []
@@ -185,7 +194,7 @@ def attribution(
         parts.append(attribute(head, np.concatenate(block), name=found.name, label=label))
     if not used:
         why = f": {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
-        raise DatasetError(f"no image to explain{why}")
+        raise DatasetError(f"no image to explain{why}", size_remedy(um_per_px, predictor.recipe))
 
     def picture(number: int) -> NDArray[np.uint8]:
         rendered = rendering(used[number])

@@ -25,8 +25,12 @@ from featcache.prediction.alignment import Alignment
 from featcache.prediction.bundle import Bundle
 from featcache.prediction.opening import (
     as_cache,
+    check_um_per_px,
     items_in,
     names_of_rows,
+    refuse_size_of_rows,
+    size_remedy,
+    with_sizes,
 )
 from featcache.prediction.predictor import Predictor, doubt_of, has_several_labels, head_for, open_trained
 from featcache.store import Cache
@@ -162,6 +166,7 @@ def predict(
     tta: int = 1,
     confidence: float | None = None,
     false_alarms: float = 0.05,
+    um_per_px: float | None = None,
     engine: str = "auto",
     batch_rows: int | None = None,
     offline: bool = False,
@@ -179,6 +184,8 @@ def predict(
     weights : file of the network's weights, where they are not those of ImageNet; known again by their digest
     tta : test-time augmentation: the mean over so many views of each image, the plain one included
     confidence : find for each image a set of classes that holds the true one with this probability, such as 0.9
+    um_per_px : side of a pixel of the images in micrometres, instead of what their files say; for runs on views of one
+        magnification only
     false_alarms : share of images like the training images that `unlike` may mark, too
     engine, batch_rows : as of `extract`
     offline : whether no network connection is made, for weights neither
@@ -215,12 +222,15 @@ def predict(
     with without_network(offline):
         cache = as_cache(source)
         if cache is not None:
+            refuse_size_of_rows(cache, um_per_px)
             return _of_cache(found, cache, **asked)
         predictor = Predictor.of(found, weights=weights, engine=engine, batch_rows=batch_rows, progress=progress)
-        used, rows, left_out = rows_of(predictor, items_in(source), tta=tta, strict=strict, progress=progress)
+        check_um_per_px(um_per_px, predictor.recipe, name=predictor.name)
+        items = with_sizes(items_in(source), um_per_px)
+        used, rows, left_out = rows_of(predictor, items, tta=tta, strict=strict, progress=progress)
     if not used:
         why = f": {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
-        raise DatasetError(f"no image to predict{why}")
+        raise DatasetError(f"no image to predict{why}", size_remedy(um_per_px, predictor.recipe))
     doubt, paths = predictor.doubt, tuple(item.name for item in used)
     made = said(predictor.name, predictor.head, paths=paths, rows=rows, doubt=doubt, **asked)
     return replace(made, left_out=tuple(left_out))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from featcache.backbones import CALIBRATION_FILE, Engine, Network, open_engine
 from featcache.core.errors import ProjectError, RunError, UsageError
 from featcache.core.progress import Progress
 from featcache.core.project import PROJECT_FILE, Project, find_project
-from featcache.core.recipe import Recipe
+from featcache.core.recipe import UM_PER_PX, Recipe
 from featcache.datasets import Dataset, LabelledImage, dataset_of
 from featcache.extraction import cutting_again, network_of
 from featcache.heads import HEAD_FILE, TrainedHead, load_head
@@ -171,6 +172,39 @@ def items_in(source: Any) -> list[Item] | Iterator[Item]:
     return list(items_of([item for part in parts for item in (_of_project(part) or [part])]))
 
 
+def with_sizes(items: Iterable[Item], um_per_px: float | None) -> list[Item] | Iterator[Item]:
+    """Images with the side of a pixel that was asked for, where no list says it; a list where a list was given."""
+    if um_per_px is None:
+        return items if isinstance(items, list) else iter(items)
+    made = (replace(item, um_per_px=item.um_per_px or um_per_px) for item in items)
+    return list(made) if isinstance(items, list) else made
+
+
+def check_um_per_px(um_per_px: float | None, recipe: Recipe, *, name: str) -> None:
+    """Raise UsageError for what is no side of a pixel, and where a run does not look at physical sizes."""
+    least, most = UM_PER_PX
+    if um_per_px is None:
+        return
+    if not least <= um_per_px <= most:
+        raise UsageError(f"`um_per_px={um_per_px}`: expected the side of a pixel, {least:g} to {most:g} µm")
+    if not recipe.space.um_per_px:
+        raise UsageError(
+            f"{name}: was trained on views that fit into their square, whatever their physical size",
+            "Leave out `um_per_px`",
+        )
+
+
+def refuse_size_of_rows(cache: Cache, um_per_px: float | None) -> None:
+    """Raise UsageError where a side of pixels is said of a cache, whose rows are features."""
+    if um_per_px is not None:
+        raise UsageError(f"{cache.name}: is a cache, whose rows are used as they are: leave out `um_per_px`")
+
+
+def size_remedy(um_per_px: float | None, recipe: Recipe) -> str:
+    """What to do where no image can be used, and it may be that nobody said how large pixels are; or ""."""
+    return "Say how wide a pixel is with `um_per_px=NUMBER`" if recipe.space.um_per_px and um_per_px is None else ""
+
+
 def _of_project(source: Any) -> list[Item]:
     """The images and boxes of a project, or of its folder; none of anything else."""
     if isinstance(source, (str, Path)) and (Path(source) / PROJECT_FILE).is_file():
@@ -186,7 +220,7 @@ def item_of(image: LabelledImage, dataset: Dataset) -> Item:
     """An image of a data set, with its box and mask."""
     mask = dataset.folder / image.mask if image.mask else None
     path, name = dataset.folder / image.path, name_of(image.path, image.box)
-    return Item(name, path, box=image.box, mask=mask, white=dataset.white)
+    return Item(name, path, box=image.box, mask=mask, white=dataset.white, um_per_px=image.um_per_px)
 
 
 def name_of(path: str, box: Any) -> str:

@@ -60,7 +60,7 @@ class Pictures:
         picture = read_picture(data, self.white)
         mask_sha256 = sha256_bytes(read_bytes(self.images / image.mask)) if image.mask else ""
         identity = identity_of(sha256_bytes(data), picture.rules)
-        if image_id_of(identity, image.box, mask_sha256=mask_sha256) != image_id:
+        if image_id_of(identity, image.box, mask_sha256=mask_sha256, um_per_px=image.um_per_px) != image_id:
             raise ImageError("has changed since it was judged")
         box = image.box
         return picture.pixels if box is None else picture.pixels[box.y_min : box.y_max, box.x_min : box.x_max]

@@ -2,9 +2,10 @@ from ._segment_folder import SegmentedFolder as SegmentedFolder, segment_folder 
 from .contract import (
     CYTOPLASM as CYTOPLASM,
     NUCLEUS as NUCLEUS,
+    Cell as Cell,
     Segmenter as Segmenter,
 )
-from .crops import around as around, crop_of as crop_of
+from .crops import around as around, crop_of as crop_of, widened as widened
 from .density import background_of as background_of
 from .fitted import (
     CLASSES as CLASSES,
@@ -36,6 +37,7 @@ from .pictures import (
     pictures_in as pictures_in,
     record_of as record_of,
     settings_there as settings_there,
+    with_white as with_white,
     write_csv as write_csv,
     write_record as write_record,
 )

@@ -14,6 +14,7 @@ from featcache.core.errors import ImageError, ProjectError
 from featcache.core.files import make_folder, resolved, write_json
 from featcache.core.machine import usable_cores
 from featcache.core.progress import Progress
+from featcache.core.project import LARGEST_WHITE
 from featcache.core.shown import shown
 from featcache.images import Box, Pixels, is_images_folder
 from featcache.segmentation.contract import Segmenter
@@ -31,6 +32,7 @@ from featcache.segmentation.pictures import (
     png,
     record_of,
     settings_there,
+    with_white,
     write_csv,
     write_record,
 )
@@ -98,7 +100,7 @@ def segment_folder(
     pictures = pictures_in([Path(source)], folder)
     told = shown(progress)
     try:
-        settings = _settings_of(folder, options, pictures)
+        settings, pictures = _settled(folder, options, pictures, told)
         segmenting = _Segmenting(folder, options, settings["job"], settings["ruler_px"], segmenter)
         records = _all_records(pictures, segmenting, told)
         return _write_tables(folder, settings["job"], pictures, records, labels)
@@ -106,24 +108,40 @@ def segment_folder(
         raise ProjectError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
-def _settings_of(folder: Path, options: SegmentOptions, pictures: Sequence[Picture]) -> dict[str, Any]:
-    """The settings that a folder was or will be written with; written into it. Refuses a folder of anything else."""
-    wanted = {key: value for key, value in asdict(options).items() if key != "job"}
+def _settled(
+    folder: Path, options: SegmentOptions, pictures: Sequence[Picture], progress: Progress
+) -> tuple[dict[str, Any], list[Picture]]:
+    """The settings that a folder was or will be written with, written into it; and the pictures, read by its white.
+
+    Raises ProjectError for a folder of anything else.
+    """
+    wanted = {key: value for key, value in asdict(options).items() if key not in ("job", "white")}
     file = folder / SETTINGS_FILE
     there = settings_there(file, wanted, what="cells that were found")
+    pictures = with_white(pictures, options.white if there is None else _white_in(there, file), progress=progress)
     if there is None:
         sides = sides_of(pictures)
         job = job_of([side for side, _ in sides]) if options.job == "auto" else options.job
-        there = {**wanted, "job": job, "ruler_px": ruler_of(sides) if job == "smear" else 0.0}
+        ruler_px = ruler_of(sides) if job == "smear" else 0.0
+        there = {**wanted, "job": job, "ruler_px": ruler_px, "white": pictures[0].white}
         make_folder(folder)
         write_json(file, there)
     if there.get("job") not in ("smear", "cell"):
         raise ProjectError(f"{file}: is not of cells that featcache segmented", "Name another folder with `out`")
-    if options.job not in ("auto", there["job"]):
+    asked = {None: pictures[0].white, LARGEST_WHITE: 0}.get(options.white, options.white)
+    if options.job not in ("auto", there["job"]) or asked != pictures[0].white:
         raise ProjectError(
             f"{folder}: holds cells that were found with other settings", "Name another folder with `out`"
         )
-    return {"ruler_px": 0.0, **there}
+    return {"ruler_px": 0.0, **there}, pictures
+
+
+def _white_in(settings: Mapping[str, Any], file: Path) -> int:
+    """The value of white that a folder was begun with. Raises ProjectError for what is none."""
+    white = settings.get("white", 0)
+    if not isinstance(white, int) or not 0 <= white <= LARGEST_WHITE:
+        raise ProjectError(f"{file}: is not of cells that featcache segmented", "Name another folder with `out`")
+    return white
 
 
 def _all_records(pictures: Sequence[Picture], how: _Segmenting, progress: Progress) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,17 @@ import numpy as np
 from featcache.core.errors import ArgumentsError, DatasetError
 from featcache.core.project import LARGEST_WHITE, colour_of
 from featcache.core.recipe import BLACK, FeatureSpace, Transform
-from featcache.images import NORMALISERS, Box, Pixels, cut_and_resize, in_box
+from featcache.images import (
+    NORMALISERS,
+    OF_ARRAY,
+    Box,
+    Pixels,
+    PixelSize,
+    cut_and_resize,
+    in_box,
+    room_of_window,
+    window,
+)
 from featcache.segmentation.contract import Cell, Mask, Segmenter
 from featcache.segmentation.crops import around, fill_around
 from featcache.segmentation.given import GivenMask
@@ -91,6 +101,8 @@ class Framing(NamedTuple):
     segmentation : how the cell in the box, or in the middle of the image, is cut out; "none" where it is not
     colour : how the colours are brought to one appearance, by those of the cell that was found, or of the whole view
     white : how files are read, before: see `featcache.images.read_picture`
+    um_per_px : side of a pixel of the view in micrometres: the view is a `featcache.images.window` then, and
+        `resize`, `resize_px` and `margin` do not count. 0 where physical sizes do not count
     """
 
     resize: str = "stretch"
@@ -101,6 +113,7 @@ class Framing(NamedTuple):
     padding: str = BLACK
     margin: float = 0.0
     white: int = 0
+    um_per_px: float = 0.0
 
     @classmethod
     def of(cls, space: FeatureSpace) -> Self:
@@ -122,7 +135,11 @@ class Framing(NamedTuple):
         square = Transform(
             views.resize, views.interpolation, _resize_px(views.crop_share, size_px), colour_of(views.padding)
         )
-        if own is not None and views.as_trained:
+        if views.um_per_px:
+            is_own = own is not None and views.as_trained and "interpolation" not in said
+            filter_ = own.interpolation if own is not None and is_own else views.interpolation
+            square = Transform("crop", filter_, size_px, colour_of(views.padding))
+        elif own is not None and views.as_trained:
             square = _overridden(own, square, said)
         return cls(
             square.resize,
@@ -133,7 +150,17 @@ class Framing(NamedTuple):
             square.padding,
             views.margin,
             0 if views.white == LARGEST_WHITE else views.white,
+            views.um_per_px,
         )
+
+    def scale(self, size: PixelSize) -> float:
+        """Pixels of an image in one of the view; 0 where physical sizes do not count.
+
+        Raises DatasetError where it is not known how large the pixels of the image are.
+        """
+        if self.um_per_px and not size.um:
+            raise DatasetError(f"{size.problem}, and views have pixels of {self.um_per_px:g} µm")
+        return self.um_per_px / size.um if self.um_per_px else 0.0
 
 
 def _resize_px(share: float, size_px: int) -> int:
@@ -171,41 +198,68 @@ def plain_view(
     framing: Framing = AS_IT_IS,
     segmenter: Segmenter | None = None,
     mask: GivenMask | None = None,
+    size: PixelSize = OF_ARRAY,
 ) -> Plain:
     """The plain view of an image. Where no cell is found that is to be cut out, the remark says so.
 
     segmenter : the fitted one that the framing names; a classical one is known by its name
     mask : the one that comes with the image, where the framing asks for such
+    size : how large the pixels of the image are
 
-    Raises DatasetError for a box that reaches out of the image, and for a way to cut or colour that is not known.
+    Raises DatasetError for a box that reaches out of the image, for a way to cut or colour that is not known, and where
+    the framing counts physical sizes and that of the image is not known.
     """
     segmentation, colour = framing.segmentation, framing.colour
     if colour != "none" and colour not in NORMALISERS:
         raise DatasetError(f"colour {colour!r:.80}: this featcache cannot change colours so", "Update featcache")
     in_box(pixels, box)  # refuses one that reaches out, whatever is found around it
+    scale = framing.scale(size)
     cut = None if segmentation == NOT_CUT else CellCut.read(segmentation)
     if cut is not None and cut.method == GIVEN:
         cell, lacking = _given_cell(pixels, box, mask)
     else:
         cell, lacking = _cell_in(pixels, box, segmenter or _classical(cut)) if cut else None, NO_CELL
     if cut is None or cell is None:
-        view = cut_and_resize(
+        view = _squared(pixels, box, size_px=size_px, framing=framing, scale=scale)
+        return Plain(_coloured(view, np.ones(view.shape[:2], bool), colour), lacking if cut else "")
+    part, inside, place = _square_around(pixels, cell, _side_px(cell, cut.margin, size_px=size_px, scale=scale))
+    part = _coloured(part, inside, colour)
+    if cut.background != "keep":
+        part = fill_around(part, inside, background=cut.background)
+    if scale:
+        return Plain(_squared(part, place, size_px=size_px, framing=framing, scale=scale))
+    return Plain(cut_and_resize(part, None, size_px=size_px, interpolation=framing.interpolation))
+
+
+def _squared(pixels: Pixels, box: Box | None, *, size_px: int, framing: Framing, scale: float) -> Pixels:
+    """A box or the whole image as a square."""
+    if scale:
+        return window(
             pixels,
             box,
             size_px=size_px,
-            resize=framing.resize,
+            scale=scale,
             interpolation=framing.interpolation,
-            resize_px=framing.resize_px,
             padding=framing.padding,
-            margin=framing.margin,
         )
-        view = _coloured(view, np.ones(view.shape[:2], bool), colour)
-        return Plain(view, lacking if cut else "")
-    square, inside = _square_around(pixels, cell, cut.margin)
-    square = _coloured(square, inside, colour)
-    if cut.background != "keep":
-        square = fill_around(square, inside, background=cut.background)
-    return Plain(cut_and_resize(square, None, size_px=size_px, interpolation=framing.interpolation))
+    return cut_and_resize(
+        pixels,
+        box,
+        size_px=size_px,
+        resize=framing.resize,
+        interpolation=framing.interpolation,
+        resize_px=framing.resize_px,
+        padding=framing.padding,
+        margin=framing.margin,
+    )
+
+
+def _side_px(cell: Cell, margin: float, *, size_px: int, scale: float) -> int:
+    """Side of the square in which a cell is shown: in proportion to the cell, or what a window at one scale takes."""
+    longer = max(cell.box.x_max - cell.box.x_min, cell.box.y_max - cell.box.y_min)
+    if scale:
+        return max(room_of_window(size_px, scale), longer)
+    return max(round(longer * (1 + 2 * margin)), 1)
 
 
 def _coloured(pixels: Pixels, mask: Mask, colour: str) -> Pixels:
@@ -237,11 +291,10 @@ def _cell_in(pixels: Pixels, box: Box | None, segmenter: Segmenter) -> Cell | No
     return found.cells[0].moved(place.x_min, place.y_min) if found.cells else None
 
 
-def _square_around(pixels: Pixels, cell: Cell, margin: float) -> tuple[Pixels, Mask]:
-    """The cell in the middle of a square, mirrored beyond the image; and where in it the cell is."""
+def _square_around(pixels: Pixels, cell: Cell, side: int) -> tuple[Pixels, Mask, Box]:
+    """The cell in the middle of a square of a side, mirrored beyond the image; where in it the cell is; and its box."""
     box = cell.box
     width, height = box.x_max - box.x_min, box.y_max - box.y_min
-    side = max(round(max(width, height) * (1 + 2 * margin)), 1)
     left, top = box.x_min - (side - width) // 2, box.y_min - (side - height) // 2
     inside = pixels[max(top, 0) : top + side, max(left, 0) : left + side]
     before = (max(-top, 0), max(-left, 0))
@@ -252,4 +305,4 @@ def _square_around(pixels: Pixels, cell: Cell, margin: float) -> tuple[Pixels, M
     mask = np.zeros(square.shape[:2], bool)
     rows, columns = slice(box.y_min - top, box.y_max - top), slice(box.x_min - left, box.x_max - left)
     mask[rows, columns] = cell.mask
-    return square, mask
+    return square, mask, Box(columns.start, rows.start, columns.stop, rows.stop)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from featcache.core.errors import UsageError
+from featcache.core.project import LARGEST_WHITE
 from featcache.core.settings import problems_of, setting
 
 Background = Literal["keep", "white", "black", "mean", "transparent"]
@@ -29,6 +30,12 @@ class SegmentOptions:
     red_cell_px: float | None = setting(None, "Diameter of a red cell in pixels; without it, it is measured.", ge=5)
     background: Background = setting("keep", "What surrounds the cell in its crop.")
     margin: float = setting(0.1, "Room around a cell in its crop, as a share of the cell's longer side.", ge=0, le=2)
+    white: int | None = setting(
+        None,
+        "Value of white in pictures of more than 8 bits that do not say it, such as 4095; without it, it is found.",
+        ge=0,
+        le=LARGEST_WHITE,
+    )
 
     def __post_init__(self) -> None:
         problems = problems_of(self)

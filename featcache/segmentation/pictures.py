@@ -12,7 +12,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,7 +22,20 @@ from numpy.typing import NDArray
 
 from featcache.core.errors import DatasetError, ImageError, ProjectError
 from featcache.core.files import is_hidden, make_folder, resolved, safe_cell, write_bytes, write_json, write_text
-from featcache.images import Pixels, look, read_bytes, read_picture
+from featcache.core.progress import Progress
+from featcache.core.project import LARGEST_WHITE
+from featcache.images import (
+    Pixels,
+    PixelSize,
+    look,
+    may_be_wide,
+    on_depths,
+    read_bytes,
+    read_picture,
+    said_of_white,
+    scan,
+    white_of,
+)
 
 _RECORDS = ".pictures"
 
@@ -48,9 +61,14 @@ class Picture:
 
     def read(self) -> Pixels:
         """Its pixels. Raises ImageError where it cannot be used."""
+        return self.read_with_size()[0]
+
+    def read_with_size(self) -> tuple[Pixels, PixelSize]:
+        """Its pixels, and how large they are. Raises ImageError where it cannot be used."""
         if self.problem:
             raise ImageError(self.problem)
-        return read_picture(read_bytes(self.path), self.white).pixels
+        picture = read_picture(read_bytes(self.path), self.white)
+        return picture.pixels, picture.size
 
 
 def pictures_in(sources: Sequence[Path], out: Path) -> list[Picture]:
@@ -78,6 +96,29 @@ def pictures_in(sources: Sequence[Path], out: Path) -> list[Picture]:
     if not pictures:
         raise DatasetError(f"{', '.join(map(str, sources))}: no picture is in it")
     return pictures
+
+
+def with_white(pictures: Sequence[Picture], white: int | None, *, progress: Progress) -> list[Picture]:
+    """Pictures that are all read with one value of white.
+
+    white : None finds it, from all pictures of more than 8 bits that do not say it, and says what it took
+    """
+    if white is None:
+        white = _found_white([picture for picture in pictures if not picture.problem], progress)
+    white = 0 if white == LARGEST_WHITE else white
+    return [replace(picture, white=white) for picture in pictures]
+
+
+def _found_white(pictures: Sequence[Picture], progress: Progress) -> int:
+    wide = {str(picture.path): picture.image for picture in pictures if may_be_wide(picture.path)}
+    if not wide:
+        return 0
+    with progress.begin("looking for white", len(wide)) as advance:
+        files = scan(Path(), wide, on_file=lambda: advance(1))
+    found = white_of(files.values())
+    for remark in (*on_depths({wide[path]: file for path, file in files.items()}), *said_of_white(found, found)):
+        progress.note(remark)
+    return found
 
 
 def _prefixes(sources: Sequence[Path]) -> list[str]:

@@ -28,8 +28,9 @@ from starlette.routing import Route
 
 from featcache.core.errors import DatasetError, FeatcacheError
 from featcache.core.machine import usable_cores
+from featcache.core.recipe import UM_PER_PX
 from featcache.heads import Head, attribute
-from featcache.images import Item, png_of, read_picture
+from featcache.images import Item, PixelSize, png_of, read_picture
 from featcache.prediction import Predictor, said
 from featcache.reporting import heatmap
 from featcache.serving.batching import Batcher
@@ -149,7 +150,8 @@ class _Service:
         try:
             name, data = await self._file(request)
             loop = asyncio.get_running_loop()
-            picture = await loop.run_in_executor(self._render_pool, self._rendered, name, data)
+            um_per_px = self._um_per_px(request.query_params.get("um_per_px", ""))
+            picture = await loop.run_in_executor(self._render_pool, self._rendered, name, data, um_per_px)
             features = (await self._batcher.row(picture))[None]
             with_heatmap = request.query_params.get("heatmap", "") not in ("", "0")
             said_of = partial(self._said, name, picture, features=features, with_heatmap=with_heatmap)
@@ -214,15 +216,31 @@ class _Service:
             await form.close()
         raise HTTPException(400, "the form has no file")
 
-    def _rendered(self, name: str, data: bytes) -> NDArray[np.uint8]:
-        """An image as the network takes it."""
+    def _um_per_px(self, said: str) -> float:
+        """The side of a pixel that a request says; 0 where it says none."""
         try:
-            pixels = read_picture(data, self._rendering.framing.white).pixels
+            value = float(said or 0)
+        except ValueError:
+            value = -1.0
+        least, most = UM_PER_PX
+        if said and not least <= value <= most:
+            raise HTTPException(400, f"um_per_px={said:.40}: expected the side of a pixel, {least:g} to {most:g} µm")
+        if said and not self._rendering.framing.um_per_px:
+            raise HTTPException(400, "um_per_px: the run does not look at physical sizes; leave it out")
+        return value
+
+    def _rendered(self, name: str, data: bytes, um_per_px: float) -> NDArray[np.uint8]:
+        """An image as the network takes it. um_per_px : side of a pixel, where the request says it; else 0"""
+        framing = self._rendering.framing
+        try:
+            picture = read_picture(data, framing.white)
+            size = PixelSize(um_per_px) if um_per_px else picture.size
+            framing.scale(size)
         except DatasetError as error:
             raise HTTPException(400, str(error)) from error
         except MemoryError as error:
             raise HTTPException(503, "no memory for this image now", _RETRY) from error
-        rendered = self._rendering(Item(name, pixels=pixels))
+        rendered = self._rendering(Item(name, pixels=picture.pixels, um_per_px=size.um))
         if rendered.problem:
             raise HTTPException(400, rendered.problem)
         return rendered.views[0]
