@@ -30,12 +30,35 @@ IMAGENET = {
 }
 
 
-@pytest.fixture(scope="module")
-def hub() -> Any:
+def _hub() -> Any:
     import_keras()
     import keras_hub
 
     return keras_hub
+
+
+@pytest.fixture(scope="module")
+def hub() -> Any:
+    return _hub()
+
+
+def small_resnet() -> Any:
+    """For images of any size."""
+    return _hub().models.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64, 64],
+        stackwise_num_blocks=[1, 1],
+        stackwise_num_strides=[1, 2],
+        block_type="basic_block",
+        image_shape=(None, None, 3),
+    )
+
+
+def save_resnet(folder: Path, side_px: int) -> None:
+    """A preset of a small ResNet, and of how it sees images."""
+    small_resnet().save_to_preset(str(folder))
+    _hub().layers.ResNetImageConverter(image_size=(side_px, side_px), **IMAGENET).save_to_preset(str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +68,7 @@ def presets(hub: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     keras = import_keras()
     keras.utils.set_random_seed(5)
     models, converters = hub.models, hub.layers
-    resnet = models.ResNetBackbone(
-        input_conv_filters=[64],
-        input_conv_kernel_sizes=[7],
-        stackwise_num_filters=[64, 64],
-        stackwise_num_blocks=[1, 1],
-        stackwise_num_strides=[1, 2],
-        block_type="basic_block",
-        image_shape=(None, None, 3),
-    )
+    resnet = small_resnet()
     vit = models.ViTBackbone(
         image_shape=(SIDE, SIDE, 3), patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32
     )

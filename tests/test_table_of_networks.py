@@ -17,7 +17,7 @@ from featcache.core.extras import is_installed
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "backbones.md"
 _TABLE = PAGE.read_text(encoding="utf-8").split("## What can be used from where")[1].split("\n## ")[0]
 LINES = re.findall(r"`featcache (extract --model ([^\s`]+)[^`]*)`", _TABLE)
-DOWNLOADED = ("timm", "torchvision", "kerashub")
+DOWNLOADED = ("timm", "torchvision")
 """Libraries whose weights are not at hand: random ones stand in for them."""
 NEEDED = {"net.onnx": ("onnx",), "nets:build": ("torch",), "net.keras": ("tensorflow",)}
 """What other models than those of a library need."""
@@ -52,6 +52,10 @@ def provide(model: str, folder: Path) -> None:
         transformers.ResNetModel(config).save_pretrained(kept)
         says = {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 224}, "crop_pct": 0.875}
         (kept / "preprocessor_config.json").write_text(json.dumps(says))
+    elif model.startswith("kerashub/"):
+        from test_backbones_kerashub import save_resnet
+
+        save_resnet(folder / model.removeprefix("kerashub/"), side_px=64)
 
 
 def test_the_table_has_every_kind() -> None:

@@ -37,7 +37,7 @@ from featcache.backbones.weights import drawing_zeros, randomize, weights_digest
 from featcache.backbones.weights_h5 import DAMAGED, refuse_outside
 from featcache.core.errors import BackboneError, WeightsError, nearest
 from featcache.core.extras import require_extra
-from featcache.core.files import expanded
+from featcache.core.files import expanded, resolved
 from featcache.core.recipe import BLACK, FeatureSpace, Interpolation, Resize, Transform, WeightsSource
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ class _Preset:
         name, folder = spec.model.removeprefix(f"{KERAS_HUB}/"), preset_folder(spec.model)
         if folder is not None:
             _check_folder(folder)
-            return cls(hub, spec.model, str(folder), folder, _converter_in(folder, hub))
+            place = str(resolved(folder))  # of a name that a preset has, Keras Hub would take the preset
+            return cls(hub, spec.model, place, folder, _converter_in(folder, hub))
         known = hub.models.Backbone.presets
         if name not in known:
             raise BackboneError(
