@@ -503,6 +503,36 @@ def test_what_is_changed_in_place_later_is_not_what_a_layer_gave() -> None:
     assert deviation(other, one) < 1
 
 
+def test_a_map_of_classes_is_no_feature() -> None:
+    (cut,) = opened("torchvision/squeezenet1_1", input_size_px=64).cuts
+    assert (cut.space.layer, cut.feature_shape) == ("features", (3, 3, 512))
+
+
+def test_what_cannot_be_exported_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And torch computes it."""
+    (tmp_path / "odd_net.py").write_text(
+        "import torch\n"
+        "class Odd(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.first = torch.nn.Conv2d(3, 4, 3, 2, 1)\n"
+        "        self.last = torch.nn.Identity()\n"
+        "    def forward(self, x):\n"
+        "        x = torch.nn.functional.interpolate(self.first(x), (5, 5), mode='bicubic', antialias=True)\n"
+        "        return self.last(x)\n"
+        "def build():\n"
+        "    return Odd()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    network = opened("odd_net:build", "imagenet", input_size_px=32, preprocessing="rescale")
+    with pytest.raises(BackboneError, match="PyTorch cannot export it to ONNX"):
+        open_engine(network, "openvino", batch_rows=2)
+    assert open_engine(network, "auto", batch_rows=2).features(images(2, 32))[0].shape == (2, 5, 5, 4)
+    assert capfd.readouterr() == ("", "")
+
+
 # --- Hugging Face ---------------------------------------------------------------------------------
 
 

@@ -29,6 +29,8 @@ from featcache.core.recipe import FeatureSpace
 
 _INPUT = "image"
 _OPSET = 17
+_CLASSIFIERS = frozenset({"classifier", "fc", "head", "heads"})
+"""What the libraries call the modules behind the features."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,14 @@ def _plainly(torch: Any) -> Iterator[None]:
     """Attention is computed by operators that ONNX has, and nothing is printed."""
     was = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    logs, torch._C._jit_onnx_log = torch._C._jit_onnx_log, lambda *_: None  # prints a whole graph, past sys.stdout
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(was)
+        torch._C._jit_onnx_log = logs
 
 
 def load_torch(spec: NetworkSpec, built: Any = None) -> TorchNetwork:
@@ -241,13 +245,13 @@ def _outputs(made: Made) -> dict[str, tuple[int, ...]]:
 def _default(made: Made, outputs: dict[str, tuple[int, ...]]) -> str:
     """The library's own features, else the output of the last module that gives a map or tokens.
 
-    Of modules around each other that end with the same output, the outermost: it is called last.
+    Of modules around each other that end with the same output, the outermost: it is called last. What a classifier
+    gives is none, though that of SqueezeNet begins with a map of classes.
     """
     if FEATURES in outputs and made.features is not None:
         return FEATURES
     grid = _grid(made)
-    names = list(outputs)
-    for name in reversed(names):
+    for name in reversed([name for name in outputs if name.partition(".")[0] not in _CLASSIFIERS]):
         shape = outputs[name]
         is_map = len(shape) == 3 and (shape[1] == shape[2] > 1 or shape[0] == shape[1] > 1)
         if is_map or (len(shape) == 2 and grid is not None and 0 <= shape[0] - grid * grid <= 16):
