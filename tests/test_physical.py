@@ -395,6 +395,17 @@ def test_files_without_a_project_say_it_themselves(sets: Path, tmp_path: Path) -
         fc.extract([noise(40, 40)], "pixels", to=tmp_path / "other", **AT_ONE)
 
 
+def test_a_transformer_shows_files_at_one_magnification(sets: Path) -> None:
+    made_of = fc.FeatureExtractor("pixels", input_size_px=PX, um_per_px=0.4)
+    file = next((sets / "a").rglob("*.tif"))
+    expected = window(read_picture(file.read_bytes()).pixels, None, size_px=PX, scale=4.0)
+    np.testing.assert_array_equal(made_of.fit_transform([file]).reshape(PX, PX, 3), expected)
+    with pytest.raises(DatasetError, match=r"image 0: an array does not say how large its pixels are"):
+        made_of.transform(noise(40, 40))
+    with pytest.raises(ArgumentsError, match="exclude each other"):
+        fc.FeatureExtractor("pixels", um_per_px=0.4, resize="pad").fit()
+
+
 # --- what follows from a run ----------------------------------------------------------------------
 
 

@@ -37,6 +37,8 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     crop_share : share of the resized image that a centre crop keeps; None as the network's library says, and 1
     padding : what stands beside a padded image: a colour, or "edge"; None for black
     white : value of white in files of more than 8 bits that do not say it; 0 for the largest of their type
+    um_per_px : side of a pixel of the view in micrometres: images whose files say how large their pixels are, as arrays
+        do not, are shown at one magnification; 0 fits images into the square
     segment : how the white cell in each image is found and cut out: "none" of them, "stain", "colour", or
         the file of a fitted segmenter
     segment_weights : file of the weights of the fitted segmenter's network, where they are in one
@@ -72,6 +74,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         crop_share: float | None = None,
         padding: str | None = None,
         white: int = 0,
+        um_per_px: float = 0.0,
         segment: str = "none",
         segment_weights: str | None = None,
         background: str = "keep",
@@ -98,6 +101,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.crop_share = crop_share
         self.padding = padding
         self.white = white
+        self.um_per_px = um_per_px
         self.segment = segment
         self.segment_weights = segment_weights
         self.background = background
@@ -153,7 +157,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _framing(self) -> tuple[Framing, Segmenter | None]:
         square = ("resize", "interpolation", "crop_share", "padding")
         said = {name: value for name in square if (value := getattr(self, name)) is not None}
-        names = ("white", "segment", "segment_weights", "background", "cell_margin", "normalise")
+        names = ("white", "um_per_px", "segment", "segment_weights", "background", "cell_margin", "normalise")
         cells = {name: value for name in names if (value := getattr(self, name)) is not None}
         views = changed_views(ViewsSection(as_trained=True, resize="pad"), {**said, **cells})
         if views.segment == GIVEN:
