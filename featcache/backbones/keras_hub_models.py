@@ -48,7 +48,7 @@ _MOST_JSON = 1 << 24
 _UNFILLED = r"(?s).*(Skipping|could not be loaded|expected \d+ variables)"
 """How Keras warns of layers that a file has no weights for."""
 _TO_A_FOLDER = (
-    "Save it where there is a connection, with `keras_hub.models.Backbone.from_preset(NAME).save_to_preset(FOLDER)`, "
+    "Save it where there is a connection, with 'keras_hub.models.Backbone.from_preset(NAME).save_to_preset(FOLDER)', "
     "its image converter likewise, and take kerashub/FOLDER"
 )
 """What to do where a preset cannot be downloaded: its configuration would have to be, too."""
