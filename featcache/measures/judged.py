@@ -116,7 +116,7 @@ class _Grouped(ABC):
 
     @cached_property
     def _curves(self) -> list[tuple[float, float, NDArray[np.uint8]]]:
-        """Of each class ROC AUC, average precision, and the step (n,) of each row by falling score, coarse, for draws."""
+        """Of each class ROC AUC, average precision, and for draws a coarse step (n,) of each row by falling score."""
         return [self._curve(label) for label in range(self.n_classes)]
 
     def _curve(self, label: int) -> tuple[float, float, NDArray[np.uint8]]:

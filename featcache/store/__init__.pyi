@@ -9,6 +9,7 @@ from .catalog import (
     cache_folder as cache_folder,
     cache_folders as cache_folders,
     find_cache as find_cache,
+    find_pulled as find_pulled,
     finished_folders as finished_folders,
     list_caches as list_caches,
 )

@@ -24,7 +24,7 @@ from featcache.store.batches import Batches, default_buffer_rows
 from featcache.store.features import Array, Features
 from featcache.store.formats import open_store
 from featcache.store.layout import DATASET_FILE, LABELS_WAITING_FILE, LEASES_FOLDER, RECIPE_FILE, ROWS_FILE
-from featcache.store.manifest import LABEL_SEPARATOR, ROW_COUNTS, Manifest, read_manifest
+from featcache.store.manifest import LABEL_SEPARATOR, ROW_COUNTS, Counts, Manifest, counts_said, read_manifest
 from featcache.store.tensorstore_reader import ReaderName, choose_reader
 from featcache.store.writer import DatasetCopy, file_entry, images_of, read_recipe, writing
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from featcache.store.row_counts import Counts
     from featcache.store.row_keys import Ids, RowKeys
     from featcache.store.tables import Coded, Lines, StoredRows
     from featcache.store.torch_adapter import TorchBatches
@@ -198,10 +197,12 @@ class Cache:
 
     def row_counts(self) -> Counts:
         """{label: {split: rows}}, as the manifest says; counted where it says nothing."""
-        from featcache.store.row_counts import count_rows, counts_said
-
         said = None if self._original else counts_said(self.manifest.provenance, self.manifest.rows)
-        return count_rows(self.line, self.label, split=self.split) if said is None else said
+        if said is not None:
+            return said
+        from featcache.store.row_counts import count_rows
+
+        return count_rows(self.line, self.label, split=self.split)
 
     @cached_property
     def groups(self) -> NDArray[np.int32]:
