@@ -43,7 +43,7 @@ def in_errors(n_groups: int) -> float:
     return float(stdtrit(max(n_groups - 1, 1), 0.975))
 
 
-def of_share(right: Array, sizes: Array, *, repeats: int = 1) -> Interval:
+def of_share(right: NDArray[Any], sizes: NDArray[Any], *, repeats: int = 1) -> Interval:
     """Of a share of rows, from the rows of each group and how many of them are right, (groups,).
 
     They are worth at least as many cases as if all rows of a group were alike, and at most as many as there are rows.

@@ -93,7 +93,7 @@ class _Grouped(ABC):
     def is_named(self, label: int) -> NDArray[np.bool_]:
         """(n,), rows that got a class."""
 
-    def by_group(self, label: int | None = None) -> Array:
+    def by_group(self, label: int | None = None) -> NDArray[np.int32]:
         """In each group, rows of a class that are named so, rows of it, and rows named so: (3, groups), int32.
 
         None: of all classes together
@@ -335,16 +335,18 @@ def _under_curve(gained: Array, lost: Array) -> tuple[Array, Array]:
 
 def _under_steps(gained: NDArray[np.int32], lost: NDArray[np.int32]) -> tuple[float, float]:
     """The same of one weighting, (steps,), of which there may be as many as rows: some at a time."""
-    true, everything, middle, precision = np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1), np.zeros(1)
+    sums: list[Array] = [np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1), np.zeros(1)]
     for start in range(0, len(gained), _PART_ROWS):
         part = slice(start, start + _PART_ROWS)
-        true, everything, *more = _curve_sums(gained[None, part], lost[None, part], true, everything)
-        middle, precision = middle + more[0], precision + more[1]
-    area, average = _areas(true, everything, middle, precision)
+        *sums[:2], middle, precision = _curve_sums(gained[None, part], lost[None, part], *sums[:2])
+        sums[2:] = sums[2] + middle, sums[3] + precision
+    area, average = _areas(*sums)
     return float(area[0]), float(average[0])
 
 
-def _curve_sums(gained: Array, lost: Array, true: Array, everything: Array) -> tuple[Array, Array, Array, Array]:
+def _curve_sums(
+    gained: NDArray[Any], lost: NDArray[Any], true: Array, everything: Array
+) -> tuple[Array, Array, Array, Array]:
     """What areas are computed from, behind steps before which so much, (R, 1), was of the class and was there at all.
 
     Returns the last two of the end, (R, 1), and sums (R,) over the steps.
