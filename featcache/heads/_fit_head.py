@@ -94,6 +94,7 @@ def fit_head(
                         identity=course,
                         stopped=stopped,
                     )
+                material = None  # of many rows it is large
                 probabilities = trained.head.probabilities(cache)
         with runs.new_run(results, name) as made:
             trained.head.save(made)

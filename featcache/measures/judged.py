@@ -76,9 +76,17 @@ class _Grouped(ABC):
         """All rows, some at a time."""
         return (slice(start, min(start + _PART_ROWS, len(self.y))) for start in range(0, len(self.y), _PART_ROWS))
 
-    def _scores(self, label: int) -> Array:
-        """(n,), probabilities of a class."""
-        return np.concatenate([np.empty(0), *(self.exact(part)[:, label] for part in self._parts())])
+    def _steps(self, label: int) -> NDArray[np.int32]:
+        """(n,), the rank of each row by falling probability of a class; rows of one probability share it."""
+        scores, steps, last = np.empty(len(self.y)), np.empty(len(self.y), np.int32), 0
+        for part in self._parts():
+            scores[part] = -self.exact(part)[:, label]
+        order = np.argsort(scores)
+        for part in self._parts():
+            sorted_ = scores[order[max(part.start - 1, 0) : part.stop]]
+            ranks = last + np.cumsum(np.diff(sorted_, prepend=sorted_[:1] if part.start == 0 else []) != 0)
+            steps[order[part]], last = ranks, int(ranks[-1])
+        return steps
 
     @property
     @abstractmethod
@@ -120,8 +128,8 @@ class _Grouped(ABC):
         return [self._curve(label) for label in range(self.n_classes)]
 
     def _curve(self, label: int) -> tuple[float, float, NDArray[np.uint8]]:
-        steps = np.unique(-self._scores(label), return_inverse=True)[1].astype(np.int32)  # rows of one score share it
-        n_steps, is_class = int(steps.max()) + 1, self.has(label)
+        steps, is_class = self._steps(label), self.has(label)
+        n_steps = int(steps.max()) + 1
         gained, lost = (np.bincount(steps[of], minlength=n_steps).astype(np.int32) for of in (is_class, ~is_class))
         coarse = np.empty(len(steps), np.uint8)
         for part in self._parts():

@@ -214,8 +214,12 @@ class Cache:
         """The same of each of `lines`."""
         import pyarrow.compute as pc
 
-        rank: NDArray[np.uint64] = pc.rank(_arrow(self.texts("group")), tiebreaker="dense").to_numpy()
-        return rank.astype(np.int32) - np.int32(1)
+        from featcache.store.tables import give_back
+
+        rank = pc.rank(_arrow(self.texts("group")), tiebreaker="dense").to_numpy().astype(np.int32)
+        rank -= np.int32(1)
+        give_back()
+        return np.asarray(rank)
 
     @cached_property
     def dataset(self) -> pd.DataFrame:
@@ -306,9 +310,9 @@ class Cache:
         return {label for text in texts for label in labels_in(text, self.label_separator)}
 
     @cached_property
-    def _rows_of_line(self) -> NDArray[np.intp]:
+    def _rows_of_line(self) -> NDArray[np.int32]:
         """How many rows each of `lines` has."""
-        return np.bincount(self.line, minlength=len(self.label.number))
+        return np.bincount(self.line, minlength=len(self.label.number)).astype(np.int32)
 
     def numbers(self, split: str | None = None) -> NDArray[np.intp]:
         """Row numbers of a split that have a label, increasing; those of every row where split is None."""

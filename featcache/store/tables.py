@@ -107,6 +107,7 @@ class TableFile:
                 for name, column in zip(names, part.columns, strict=True):
                     self._check_values(name, column)
                 yield part if encoded else self._decoded(part)
+            give_back()
 
     def _together(self, groups: Iterable[int]) -> Iterator[list[int]]:
         """Row groups, a million rows at a time: Arrow lets go of what it has read only when the file is closed."""
@@ -179,6 +180,11 @@ class TableFile:
             pa.types.is_floating(column.type) and not np.isfinite(column.to_numpy(zero_copy_only=False)).all()
         ):
             raise CacheError(f"{self.path}: the column {name!r:.80} has cells without a value")
+
+
+def give_back() -> None:
+    """Have Arrow give memory that it does not use to the operating system: it keeps what a large table took."""
+    pa.default_memory_pool().release_unused()
 
 
 _PARAMETERS = (
