@@ -16,7 +16,7 @@ from .catalog import (
 from .contract import FeatureStore as FeatureStore, Stored as Stored
 from .donors import DonorIndex as DonorIndex
 from .features import Array as Array, Features as Features, Span as Span
-from .formats import open_store as open_store
+from .formats import layout_begun as layout_begun, open_store as open_store
 from .layout import (
     ARRAY_FILE as ARRAY_FILE,
     DATASET_FILE as DATASET_FILE,
@@ -32,6 +32,7 @@ from .layout import (
     Format as Format,
     Layout as Layout,
     layout_for as layout_for,
+    layouts_for as layouts_for,
     zarr_shard as zarr_shard,
 )
 from .manifest import (
