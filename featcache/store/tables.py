@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from featcache.core.errors import CacheError, refuse_shortage
 from featcache.core.files import beside
 from featcache.core.recipe import FeatureSpace
+from featcache.core.threads import in_threads
 from featcache.datasets import SPLITS, LabelledImage
 from featcache.images import ADDED_PARAMETERS, Box, named_parameters
 from featcache.store.pages import Sizes, sizes_of
@@ -416,9 +417,13 @@ def misnamed_rows(path: Path, space: FeatureSpace) -> list[int]:
     Raises CacheError if it is damaged.
     """
     wrong, start = list[int](), 0
-    for part in TableFile(path, ROW_COLUMNS).batches():
-        wrong += [start + place for place in wrong_rows(space, part, besides={*ROW_COLUMNS})]
-        start += len(part)
+
+    def wrong_of(part: pa.RecordBatch) -> tuple[int, list[int]]:
+        return len(part), wrong_rows(space, part, besides={*ROW_COLUMNS})
+
+    for rows, places in in_threads(wrong_of, TableFile(path, ROW_COLUMNS).batches()):
+        wrong += [start + place for place in places]
+        start += rows
     return wrong
 
 
