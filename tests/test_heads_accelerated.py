@@ -46,7 +46,7 @@ def gram_problem(
 def in_gram_space_by_jax(*given: Any) -> Any:
     *data, config = given
     problem, state = gram_problem(tuple(data), config)
-    with accelerated.GramTraining(problem, state, CPU) as training:
+    with accelerated.GramTraining(problem, state, device=CPU) as training:
         Course(config).run(training)
     assert state.A.dtype == config.dtype
     X = data[0].astype(config.dtype)
@@ -110,7 +110,7 @@ def test_a_mean_is_subtracted_as_by_numpy() -> None:
     for by_jax in (False, True):
         problem, state = gram_problem(problem_of(), config, mean=True)
         if by_jax:
-            with accelerated.GramTraining(problem, state, CPU) as training:
+            with accelerated.GramTraining(problem, state, device=CPU) as training:
                 Course(config).run(training)
         else:
             gram.train(problem, state)
@@ -148,7 +148,7 @@ def test_a_training_goes_on_to_the_last_bit(solver: str) -> None:
             state = accelerated.block.start(W0, Stack(b0, rest, config))
         for epochs in parts:
             made = (
-                accelerated.GramTraining(problem, state, CPU)
+                accelerated.GramTraining(problem, state, device=CPU)
                 if solver == "gram"
                 else accelerated.BlockTraining(source, state, device=CPU)
             )

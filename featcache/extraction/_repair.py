@@ -151,7 +151,7 @@ def _layout(
     ways = layouts_for(len(rows), row_shape, dtype=dtype, format_=format_)
     if manifest is not None and manifest.array.layout in ways:
         return manifest.array.layout
-    return layout_begun(folder, len(rows), row_shape, dtype=dtype, format_=format_)
+    return layout_begun(folder, len(rows), row_shape=row_shape, dtype=dtype, format_=format_)
 
 
 def sweep(folder: Path) -> None:

@@ -118,7 +118,7 @@ def _exactly(device: Any) -> Iterator[Any]:
 class GramTraining(gram.Training):
     """A training in Gram space whose arrays lie on a device."""
 
-    def __init__(self, problem: gram.GramProblem, state: gram.State, device: Any) -> None:
+    def __init__(self, problem: gram.GramProblem, state: gram.State, *, device: Any) -> None:
         super().__init__(problem, state)
         self.device, self.settings = device, Settings.of(self.config, problem.factor)
         self.block_rows = _block_rows(self.config, len(problem.K))

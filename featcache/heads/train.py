@@ -267,7 +267,7 @@ def _in_gram_space(
     stack = Stack(b0.copy(), [(W.copy(), b.copy()) for W, b in rest], config)
     first = gram.start(problem, stack)
     state = course.go_on(states.found(first)) or first
-    made = accelerated.GramTraining(problem, state, accelerated.gpu()) if device == "gpu" else None
+    made = accelerated.GramTraining(problem, state, device=accelerated.gpu()) if device == "gpu" else None
     with made or gram.Training(problem, state) as training:
         course.save = states.saver(training.copy, course)
         course.run(training)

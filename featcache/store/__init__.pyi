@@ -47,15 +47,24 @@ from .manifest import (
 )
 from .row_counts import counts_in as counts_in
 from .row_keys import (
+    Ids as Ids,
+    IdsBuilder as IdsBuilder,
     RowKeys as RowKeys,
     are_alike as are_alike,
+    ids_of as ids_of,
+    order_of as order_of,
     places_in as places_in,
+    texts_of as texts_of,
     which_are_in as which_are_in,
 )
 from .tables import (
+    DATASET_COLUMNS as DATASET_COLUMNS,
     Coded as Coded,
     LazyRows as LazyRows,
+    RenamedRows as RenamedRows,
     Row as Row,
+    chosen_lines as chosen_lines,
+    digest_of_lines as digest_of_lines,
     images_in as images_in,
     keys_of as keys_of,
     misnamed_rows as misnamed_rows,
@@ -64,6 +73,7 @@ from .tables import (
     read_rows as read_rows,
     rows_in as rows_in,
     write_dataset_copy as write_dataset_copy,
+    write_lines as write_lines,
     write_rows as write_rows,
 )
 from .tensorstore_reader import choose_reader as choose_reader

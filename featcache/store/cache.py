@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from featcache.store.row_keys import Ids, RowKeys
-    from featcache.store.tables import Coded, Lines, StoredRows
+    from featcache.store.tables import ChosenRows, Coded, Lines, StoredRows
     from featcache.store.torch_adapter import TorchBatches
 
 _PART_ROWS = 1 << 16
@@ -122,6 +122,18 @@ class Cache:
         _ = self.keys
         return StoredRows(self.folder / ROWS_FILE, space)
 
+    def chosen_rows(self, numbers: NDArray[np.intp], space: FeatureSpace | None = None) -> ChosenRows:
+        """`stored_rows` of increasing numbers."""
+        from featcache.store.tables import ChosenRows
+
+        _ = self.keys
+        return ChosenRows(self.folder / ROWS_FILE, numbers, space=space)
+
+    def dataset_file(self) -> Path:
+        """The dataset copy on the disk, checked to be that of the manifest."""
+        self._check_digest(DATASET_FILE)
+        return file_of(self.folder, self.manifest, name=DATASET_FILE)
+
     def row_names(self, space: FeatureSpace | None = None) -> Ids:
         """The row_id of each row, or what it is in another feature space; see `featcache.store.row_keys`."""
         from featcache.store.tables import names_of
@@ -207,11 +219,11 @@ class Cache:
     @cached_property
     def groups(self) -> NDArray[np.int32]:
         """The group of each row as a number, (rows,): the names of groups sort as their numbers do."""
-        return self._group_of_line[self.line]
+        return self.group_of_line[self.line]
 
     @cached_property
-    def _group_of_line(self) -> NDArray[np.int32]:
-        """The same of each of `lines`."""
+    def group_of_line(self) -> NDArray[np.int32]:
+        """The group of each of `lines` as a number, as of `groups`."""
         import pyarrow.compute as pc
 
         from featcache.store.tables import give_back
@@ -252,7 +264,7 @@ class Cache:
             for first in range(0, len(line), _PART_ROWS):  # in another order than the images
                 yield self.rows.iloc[first : first + _PART_ROWS]
             return
-        for lines in self._line_parts():
+        for lines in self.line_parts():
             stop += len(lines)
             rows = np.searchsorted(line, [stop - len(lines), stop])
             for first in range(rows[0], rows[1], _PART_ROWS):
@@ -264,24 +276,23 @@ class Cache:
         if start < len(line):
             raise CacheError(f"{self.name}: {DATASET_FILE} was replaced meanwhile")
 
-    def _line_parts(self) -> Iterator[pd.DataFrame]:
+    def line_parts(self) -> Iterator[pd.DataFrame]:
         """image_id, path, label, split and group of the dataset copy, some lines at a time."""
         from featcache.store.tables import DATASET_COLUMNS, TableFile
 
-        self._check_digest(DATASET_FILE)
-        file = TableFile(file_of(self.folder, self.manifest, name=DATASET_FILE), DATASET_COLUMNS)
+        file = TableFile(self.dataset_file(), DATASET_COLUMNS)
         return (part.to_pandas() for part in file.batches(DATASET_COLUMNS[:5]))
 
     def torn_groups(self) -> tuple[int, str, list[str]] | None:
         """How many groups have rows in several splits, and the first of them with these splits, by name."""
         split_of, n_splits = self.split, len(self.split.values)
         chosen = np.flatnonzero((self._rows_of_line > 0) & ~_is(split_of, ""))
-        pairs = np.unique(self._group_of_line[chosen].astype(np.int64) * n_splits + split_of.number[chosen])
+        pairs = np.unique(self.group_of_line[chosen].astype(np.int64) * n_splits + split_of.number[chosen])
         group, split = np.divmod(pairs, max(n_splits, 1))
         torn = np.unique(group[1:][np.diff(group) == 0])
         if not len(torn):
             return None
-        name = str(self.texts("group").iloc[int(np.argmax(self._group_of_line == torn[0]))])
+        name = str(self.texts("group").iloc[int(np.argmax(self.group_of_line == torn[0]))])
         return len(torn), name, sorted(split_of.values[number] for number in split[group == torn[0]])
 
     def texts(self, name: str) -> pd.Series[str]:
@@ -462,7 +473,7 @@ class Cache:
             "label",
             "split",
             "groups",
-            "_group_of_line",
+            "group_of_line",
             "rows",
             "classes",
             "_rows_of_line",

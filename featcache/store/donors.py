@@ -153,7 +153,7 @@ def _source(folder: Path, space: FeatureSpace, row_shape: tuple[int, ...]) -> _S
         except CacheNotFoundError:
             row_ids = read_names(folder / ROWS_FILE)
             format_: Format = "zarr" if (folder / FEATURES_FOLDER).is_dir() else "hdf5"
-            begun = layout_begun(folder, len(row_ids), row_shape, dtype=space.dtype, format_=format_)
+            begun = layout_begun(folder, len(row_ids), row_shape=row_shape, dtype=space.dtype, format_=format_)
             store = open_store(format_, folder, layout=begun)
         else:
             for name in (RECIPE_FILE, ROWS_FILE, LEDGER_FILE):

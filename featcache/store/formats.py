@@ -21,7 +21,7 @@ def open_store(format_: Format, folder: Path, *, layout: Layout) -> FeatureStore
 
 
 def layout_begun(
-    folder: Path, n_rows: int, row_shape: tuple[int, ...], *, dtype: str, format_: Format = "zarr"
+    folder: Path, n_rows: int, *, row_shape: tuple[int, ...], dtype: str, format_: Format = "zarr"
 ) -> Layout:
     """`layout_for`, or of an unfinished cache in `folder` the one that its first shards were written in."""
     new, old = layouts_for(n_rows, row_shape, dtype=dtype, format_=format_)

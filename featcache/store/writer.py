@@ -111,7 +111,7 @@ class CacheWriter:
         self.rows = rows
         dtype = recipe.space.dtype
         if layout is None:
-            layout = layout_begun(self.folder, len(rows), row_shape, dtype=dtype, format_=format_)
+            layout = layout_begun(self.folder, len(rows), row_shape=row_shape, dtype=dtype, format_=format_)
         self.store = open_store(format_, self.folder, layout=layout)
         self.faint_rows = 0
         """Rows, of those written here, whose largest value is too small for float16 to keep more than a few digits."""
