@@ -539,3 +539,13 @@ def write_many(folder: Path, n: int) -> None:
         pa.table({**texts, **few, **dict.fromkeys(("x_min", "y_min", "x_max", "y_max"), nothing)}),
         folder / DATASET_FILE,
     )
+
+
+def test_rows_of_a_large_cache_have_categories(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = expected_rows(cache)
+    monkeypatch.setattr("featcache.store.cache._MOST_HELD", 50)
+    found = open_cache(cache.folder).rows
+    assert str(found["label"].dtype) == str(found["split"].dtype) == "category"
+    for name in ("label", "split"):
+        found[name] = found[name].astype(str)
+    pd.testing.assert_frame_equal(found, expected)

@@ -68,6 +68,7 @@ from .tables import (
     images_in as images_in,
     keys_of as keys_of,
     misnamed_rows as misnamed_rows,
+    names_of as names_of,
     read_dataset_copy as read_dataset_copy,
     read_keys as read_keys,
     read_rows as read_rows,

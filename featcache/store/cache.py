@@ -171,10 +171,14 @@ class Cache:
         except CacheError as error:
             raise CacheError(f"{self.name}: {error}") from error
         _ = self.view, self.label, self.split
-        if len(line) > _MOST_HELD:  # ids are the largest of what is held: whoever wants them reads them again
+        self.let_go()
+        return line
+
+    def let_go(self) -> None:
+        """Of many rows, forget the ids: they are the largest of what is held. Who wants them reads them again."""
+        if self.manifest.rows > _MOST_HELD:
             for name in ("keys", "lines"):
                 self.__dict__.pop(name, None)
-        return line
 
     @cached_property
     def view(self) -> NDArray[np.integer[Any]]:
@@ -243,15 +247,25 @@ class Cache:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """One line a row: row, image_id, path, label, split, group, view; in the order of `features`."""
+        """One line a row: row, image_id, path, label, split, group, view; in the order of `features`.
+
+        Of more than two million rows, label and split are categories, and not texts.
+        """
         import pandas as pd
+
+        from featcache.store.tables import give_back
 
         line = self.line
         one_each = len(line) == len(self.label.number) and bool((line == np.arange(len(line))).all())
         columns: dict[str, Any] = {"row": np.arange(len(line))}
         for name in ("image_id", "path", "label", "split", "group"):
+            if len(line) > _MOST_HELD and name in ("label", "split"):
+                of = self.label if name == "label" else self.split
+                columns[name] = pd.Categorical.from_codes(of.number[line], categories=list(of.values))
+                continue
             texts = self.texts(name).array
             columns[name] = texts if one_each else texts.take(line)
+            give_back()
         columns["view"] = self.view.astype(np.int64)
         return pd.DataFrame(columns, copy=False)
 
