@@ -249,24 +249,25 @@ class Cache:
     def rows(self) -> pd.DataFrame:
         """One line a row: row, image_id, path, label, split, group, view; in the order of `features`.
 
-        Of more than two million rows, label and split are categories, and not texts.
+        Of more than two million rows, label and split are categories, and row and view have 32 bits.
         """
         import pandas as pd
 
         from featcache.store.tables import give_back
 
         line = self.line
+        is_large = len(line) > _MOST_HELD
         one_each = len(line) == len(self.label.number) and bool((line == np.arange(len(line))).all())
-        columns: dict[str, Any] = {"row": np.arange(len(line))}
+        columns: dict[str, Any] = {"row": np.arange(len(line), dtype=np.int32 if is_large else np.int64)}
         for name in ("image_id", "path", "label", "split", "group"):
-            if len(line) > _MOST_HELD and name in ("label", "split"):
+            if is_large and name in ("label", "split"):
                 of = self.label if name == "label" else self.split
-                columns[name] = pd.Categorical.from_codes(of.number[line], categories=list(of.values))
+                columns[name] = pd.Categorical.from_codes(of.number[line], categories=pd.Index(of.values))
                 continue
             texts = self.texts(name).array
             columns[name] = texts if one_each else texts.take(line)
             give_back()
-        columns["view"] = self.view.astype(np.int64)
+        columns["view"] = self.view if is_large else self.view.astype(np.int64)
         return pd.DataFrame(columns, copy=False)
 
     def row_parts(self) -> Iterator[pd.DataFrame]:
