@@ -237,6 +237,7 @@ def _relabelled(a: Cache, b: Cache) -> dict[str, int]:
         for start in range(0, len(known), _PART_LINES):
             some = known[start : start + _PART_LINES]
             found[name] += int(np.asarray(ours.take(some) != theirs.take(places[some]), bool).sum())
+        del ours, theirs  # before the next ones are read
     return found
 
 
