@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from featcache.core.errors import CacheError
 from featcache.core.recipe import Augmentation, FeatureSpace, Recipe, cache_digest, row_id
 from featcache.extraction.rows import PlannedRows, rows_of
 from featcache.images import ADDED_PARAMETERS, named_parameters
+from featcache.measures import evaluate, judge
 from featcache.store import row_keys, tables
 from featcache.store._verify import verify
 from featcache.store.cache import Cache, open_cache
@@ -28,14 +31,21 @@ from featcache.store.manifest import links_out, read_manifest
 from featcache.store.row_keys import RowKeys, ids_of, places_in, texts_of, which_are_in
 from featcache.store.row_names import row_ids, wrong_rows
 from featcache.store.tables import (
+    RenamedRows,
     Row,
     StoredRows,
+    chosen_lines,
+    digest_of_lines,
+    images_in,
     keys_of,
     misnamed_rows,
     names_of,
+    read_dataset_copy,
     read_keys,
     read_lines,
     read_rows,
+    write_dataset_copy,
+    write_lines,
     write_rows,
 )
 from featcache.training.runs import write_predictions
@@ -349,8 +359,6 @@ def test_counts_that_are_not_those_of_the_tables_are_found(cache: Cache, lie: An
 
 
 def test_new_labels_are_counted(cache: Cache) -> None:
-    from dataclasses import replace
-
     from featcache.datasets.manifest import Dataset
 
     images = tuple(replace(image, label="other", split="train") for image in dataset(N_IMAGES).images)
@@ -425,3 +433,119 @@ def test_a_plan_has_the_digest_of_its_rows() -> None:
     assert keys_of(PlannedRows(images, range(12), recipe=how)).digest(how) == cache_digest(
         how, ((row.image_id, row.view) for row in rows)
     )
+
+
+@pytest.mark.parametrize("separator", ["", "|"])
+def test_a_dataset_copy_has_the_digest_of_its_images(tmp_path: Path, separator: str, few: None) -> None:
+    from featcache.datasets.manifest import Dataset
+    from featcache.images import Box
+
+    images = list(dataset(N_IMAGES).images)
+    images[3] = replace(images[3], box=Box(1, 2, 30, 40), path="é\n.png")
+    images[4] = replace(images[3], box=Box(0, 2, 30, 40), image_id="f" * 64)
+    images[5] = replace(images[5], path=images[6].path, label="")
+    write_dataset_copy(tmp_path / DATASET_FILE, images)
+    expected = Dataset(tuple(images), Path(), label_separator=separator).digest
+    assert digest_of_lines(tmp_path / DATASET_FILE, separator) == expected
+    chosen = np.arange(N_IMAGES) % 3 == 0
+    write_lines(tmp_path / "some.parquet", chosen_lines(tmp_path / DATASET_FILE, chosen))
+    some = tuple(image for image, is_chosen in zip(images, chosen, strict=True) if is_chosen)
+    assert images_in(read_dataset_copy(tmp_path / "some.parquet")) == some
+
+
+def test_chosen_rows_are_those_of_the_table(cache: Cache, few: None) -> None:
+    numbers = np.flatnonzero(np.random.default_rng(0).random(N_IMAGES * VIEWS) < 0.4)
+    numbers = numbers[(numbers < 30) | (numbers > 80)]  # a row group of which none is
+    every, other = list(cache.stored_rows()), FeatureSpace("other", "none", 224, "none", "avg", "1" * 64)
+    found = cache.chosen_rows(numbers)
+    assert list(found) == [every[number] for number in numbers]
+    assert [found[place] for place in (5, 2, 12, -1)] == [every[numbers[place]] for place in (5, 2, 12, -1)]
+    assert found.keys() == RowKeys.of((every[number].image_id, every[number].view) for number in numbers)
+    assert keys_of(found) == found.keys()
+    in_other = list(cache.stored_rows(other))
+    assert list(cache.chosen_rows(numbers, other)) == [in_other[number] for number in numbers]
+    write_rows(cache.folder / "some.parquet", found)
+    assert list(StoredRows(cache.folder / "some.parquet")) == list(found)
+
+
+def test_rows_under_other_ids_have_the_row_ids_of_these(cache: Cache, few: None) -> None:
+    keys = cache.keys
+    others = replace(keys, images=keys.images[::-1])
+    found = list(RenamedRows(cache.folder / ROWS_FILE, others, space=SPACE))
+    assert keys_of(found) == others
+    for row, before in zip(found, cache.stored_rows(), strict=True):
+        assert row.parameters == before.parameters
+        assert row.row_id == row_id(SPACE, row.image_id, parameters=row.parameters)
+
+
+def test_what_reads_many_rows_makes_no_object_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty thousand rows, in at most 200 bytes each: as Python's objects they would take a thousand."""
+    n = 40_000
+    write_many(tmp_path, n)
+    keys = read_keys(tmp_path / ROWS_FILE)
+    numbers = np.arange(0, n, 2)
+    chosen = np.arange(n) % 2 == 0
+    works: dict[str, Any] = {
+        "keys": lambda: read_keys(tmp_path / ROWS_FILE),
+        "names": lambda: misnamed_rows(tmp_path / ROWS_FILE, SPACE),
+        "lines": lambda: read_lines(tmp_path / DATASET_FILE),
+        "chosen": lambda: write_rows(tmp_path / "a", tables.ChosenRows(tmp_path / ROWS_FILE, numbers)),
+        "renamed": lambda: write_rows(tmp_path / "b", RenamedRows(tmp_path / ROWS_FILE, keys, space=SPACE)),
+        "copied": lambda: write_lines(tmp_path / "c", chosen_lines(tmp_path / DATASET_FILE, chosen)),
+        "digest": lambda: digest_of_lines(tmp_path / DATASET_FILE, ""),
+    }
+    monkeypatch.setattr(tables, "_PART_ROWS", 1 << 12)
+    for name, work in works.items():
+        assert peak_of(work) / n < 200, name
+
+
+def test_judging_takes_little_of_each_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apart from what the draws take, whatever the rows: less than the probabilities of eight classes in float64."""
+    monkeypatch.setattr("featcache.measures.judged._PART_ROWS", 1 << 12)
+    few, many = (peak_of(lambda n=n: evaluate_many(n)) for n in (20_000, 80_000))  # type: ignore[misc]
+    assert (many - few) / 60_000 < 140
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """Bytes that Python and NumPy held at most."""
+    tracemalloc.start()
+    work()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def evaluate_many(n: int) -> None:
+    generator = np.random.default_rng(0)
+    probabilities = generator.random((n, 8), np.float32)
+    groups = np.arange(n, dtype=np.int32)
+    assert evaluate(judge(probabilities, groups.astype(np.int64) % 8, groups=groups), "abcdefgh")
+
+
+def write_many(folder: Path, n: int) -> None:
+    """Tables of n plain views."""
+    ids = pa.array([f"{number:064x}" for number in range(n)], pa.large_string())
+    part = pa.RecordBatch.from_pydict(
+        {"image_id": ids, "view": pa.array(np.zeros(n, np.int64)), "rotation_deg": pa.array(np.zeros(n))}
+    )
+    names = pa.array(row_ids(SPACE, part, besides={"image_id", "view"}), pa.large_string())
+    rows = {"row": pa.array(np.arange(n)), "image_id": ids, "view": part["view"], "row_id": names}
+    pq.write_table(pa.table({**rows, "rotation_deg": part["rotation_deg"]}), folder / ROWS_FILE)
+    texts = {"image_id": ids, "path": ids}
+    few = {name: pa.array(np.array(["a", "b"], object)[np.arange(n) % 2]) for name in ("label", "group")}
+    few["split"] = pa.array(np.array(["train", "test"], object)[np.arange(n) % 2])
+    nothing = pa.nulls(n, pa.int64())
+    pq.write_table(
+        pa.table({**texts, **few, **dict.fromkeys(("x_min", "y_min", "x_max", "y_max"), nothing)}),
+        folder / DATASET_FILE,
+    )
+
+
+def test_rows_of_a_large_cache_have_categories(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = expected_rows(cache)
+    monkeypatch.setattr("featcache.store.cache._MOST_HELD", 50)
+    found = open_cache(cache.folder).rows
+    assert str(found["label"].dtype) == str(found["split"].dtype) == "category"
+    for name in ("label", "split"):
+        found[name] = found[name].astype(str)
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False)

@@ -8,11 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from test_store_contract import FeatureStoreContract, fake_features, written, zarr_shard_bytes
+from test_store_contract import (
+    FeatureStoreContract,
+    dataset,
+    fake_features,
+    recipe,
+    rows_for,
+    written,
+    zarr_shard_bytes,
+)
 
 from featcache.core.errors import CacheError
 from featcache.store.contract import FeatureStore
 from featcache.store.layout import FORMATS, Format, Layout, layout_for
+from featcache.store.writer import CacheWriter
 from featcache.store.zarr_store import ZarrStore
 
 LAYOUT = Layout(70, (2, 3, 4), "float32", 16, 32)
@@ -106,3 +115,32 @@ def test_shards_are_a_power_of_two_of_rows_and_of_whole_chunks(format_: Format) 
             assert layout.rows_per_shard * row_bytes <= max(row_bytes, 16 << 20)
             assert layout.rows_per_shard <= 256
             assert layout.n_shards == math.ceil(5000 / layout.rows_per_shard)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_caches_of_many_small_rows_have_some_thousand_shards(format_: Format) -> None:
+    few = layout_for(256 * 4096, (8,), dtype="float32", format_=format_)
+    assert few.rows_per_shard == 256
+    many = layout_for(10_000_000, (8,), dtype="float32", format_=format_)
+    assert many.rows_per_shard == 4096
+    assert many.rows_per_shard % many.rows_per_chunk == 0
+    wide = layout_for(10_000_000, (7, 7, 1280), dtype="float32", format_=format_)
+    assert wide.rows_per_shard == 64, "these are large as they are"
+    assert layout_for(10_000_000, (1280,), dtype="float32", format_=format_).rows_per_shard == 512
+
+
+def test_what_was_begun_in_smaller_shards_goes_on_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featcache.store.layout._MAX_ROWS_PER_SHARD", 8)
+    how, rows, X = recipe(), rows_for(dataset(40)), fake_features(40, (8,))
+    with CacheWriter(tmp_path, how, rows=rows, row_shape=(8,)) as writer:
+        writer.write(1, X[8:16])
+    monkeypatch.setattr("featcache.store.layout._FEW_SHARDS", 2)
+    with CacheWriter(tmp_path, how, rows=rows, row_shape=(8,)) as writer:
+        assert writer.store.layout.rows_per_shard == 8
+        assert writer.missing == [0, 2, 3, 4]
+    fresh = tmp_path / "fresh"
+    with CacheWriter(fresh, how, rows=rows, row_shape=(8,)) as writer:
+        assert writer.store.layout.rows_per_shard == 32
+        writer.write(0, X[:32])
+    with CacheWriter(fresh, how, rows=rows, row_shape=(8,)) as writer:
+        assert writer.missing == [1]

@@ -17,7 +17,7 @@ from featcache.core.recipe import Preprocessing
 from featcache.core.shown import shown
 
 if TYPE_CHECKING:
-    from featcache.heads import Solver
+    from featcache.heads import Device, Solver
     from featcache.store import Cache
 
 
@@ -28,6 +28,7 @@ def fit_head(
     head: str = "dense",
     preset: str = "default",
     solver: Solver = "auto",
+    device: Device = "cpu",
     seeds: int = 1,
     more_epochs: int = 0,
     resume: str | None = None,
@@ -51,6 +52,8 @@ def fit_head(
     head : "dense", or a classifier of scikit-learn: "logreg", "linear-svm", "rbf-svm", "knn", "mlp"
     preset : settings to start from: "default", or the published "study"
     solver : "gram", "block", "primal", or "auto": whichever is fastest
+    device : of the solvers "gram" and "block": "cpu", "gpu" (an accelerator of JAX), or "auto": one where there is one.
+        The run of a GPU has a name of its own, since its last bits differ
     seeds : train with this many seeds
     more_epochs : continue the longest run with these settings for this many more epochs
     resume : name of an interrupted run to go on with
@@ -83,6 +86,8 @@ def fit_head(
     progress = shown(progress)
     if seeds > 1 and (more_epochs or resume is not None):
         raise ArgumentsError("`seeds` excludes `more_epochs` and `resume`")
+    if head != "dense" and device == "gpu":
+        raise ArgumentsError(f"`head={head!r}` is fitted by scikit-learn: leave out `device`")
     if head != "dense" and (tensorboard or dry_run):
         raise ArgumentsError(f"`head={head!r}` has no epochs: leave out `tensorboard` and `dry_run`")
     refuse_unknown(settings, heads.HeadConfig)
@@ -91,9 +96,10 @@ def fit_head(
         if project is None:
             raise UsageError("`resume` needs the project of the run")
         asked = {"cache": cache or (source.name if isinstance(source, store.Cache) else None)}
-        asked |= {"solver": solver if solver != "auto" else None, **heads.changed_by(preset), **settings}
+        asked |= {"solver": solver if solver != "auto" else None, "device": device if device == "gpu" else None}
+        asked |= {**heads.changed_by(preset), **settings}
         given = {name: value for name, value in asked.items() if value is not None}
-        cache, config, solver = heads.interrupted(project, resume, given=given)
+        cache, config, solver, device = heads.interrupted(project, resume, given=given)
         source = project
     else:
         config = heads.from_preset(preset, **settings)
@@ -101,7 +107,7 @@ def fit_head(
     config = config_for(trained_on, config, asked=settings)
     results = results_of(trained_on, project, to=to)
     if dry_run:
-        return heads.expected(trained_on, results, config=config, solver=solver, more_epochs=more_epochs)
+        return heads.expected(trained_on, results, config=config, solver=solver, more_epochs=more_epochs, device=device)
     if head != "dense":
         done = heads.fit_classical(trained_on, results, kind=head, seed=config.seed, again=again, progress=progress)
         return replace(done.run, fitted=done)
@@ -116,6 +122,7 @@ def fit_head(
             progress=progress,
             announced="each: ",
             tensorboard=tensorboard,
+            device=device,
         )
         return [replace(one.run, fitted=one) for one in several.fitted]
     done = heads.fit_head(
@@ -128,6 +135,7 @@ def fit_head(
         progress=progress,
         announced="",
         tensorboard=tensorboard,
+        device=device,
     )
     return replace(done.run, fitted=done)
 

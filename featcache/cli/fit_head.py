@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 @head_options
 @solver_option
 @option(
+    "--device",
+    type=click.Choice(["cpu", "gpu", "auto"]),
+    default="cpu",
+    show_default=True,
+    group="Run",
+    help="Where the solvers gram and block compute: an accelerator of JAX (gpu), or one if there is one (auto).",
+)
+@option(
     "--seeds", type=click.IntRange(1), default=1, show_default=True, group="Run", help="Train with this many seeds."
 )
 @option(
@@ -44,6 +52,7 @@ def command(
     cache: str | None,
     preset: str,
     solver: Any,
+    device: Any,
     kind: str,
     seeds: int,
     more_epochs: int | None,
@@ -72,6 +81,7 @@ def command(
         head=kind,
         preset=preset,
         solver=solver,
+        device=device,
         seeds=seeds,
         more_epochs=more_epochs or 0,
         resume=resume,
@@ -123,10 +133,11 @@ def _sentence(done: Fitted) -> str:
     is_primal = config["solver"] == "primal"  # its sums are split among the cores
     went_on = f" (continued after epoch {done.resumed_at} of {done.resumed_from})" if done.resumed_at else ""
     asked = config["head"].get("epochs", metrics["epochs"])
+    on = " on an accelerator" if config.get("device") == "gpu" else ""
     of_most = f" of at most {asked}" if metrics["epochs"] < asked else ""
     return (
         f"{done.run.name}: {metrics['epochs']} epochs{of_most}{went_on} on {done.cache} by the {config['solver']} "
-        f"solver ({config['why']}), {metrics['seconds']:.1f} s, {1000 * metrics['s_per_epoch']:.1f} ms an epoch"
+        f"solver{on} ({config['why']}), {metrics['seconds']:.1f} s, {1000 * metrics['s_per_epoch']:.1f} ms an epoch"
         + (f"; on {config['cores']} cores: on another number the last digits differ" if is_primal else "")
     )
 

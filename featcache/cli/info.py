@@ -30,21 +30,22 @@ def command(name: str | None, remote: str | None, folder: Path, as_json: bool) -
         info_on_remote(remote, name, folder=folder, as_json=as_json)
         return
     cache = find_cache_of(folder, name)
-    manifest = cache.manifest.model_dump(mode="json")
+    manifest = cache.manifest
     if as_json:
-        print_json({**manifest, "path": str(resolved(cache.folder)), "recipe": cache.recipe.to_dict()})
+        said = manifest.model_dump(mode="json")
+        print_json({**said, "path": str(resolved(cache.folder)), "recipe": cache.recipe.to_dict()})
         return
-    space, made = cache.recipe.space, manifest["provenance"]
+    space, made = cache.recipe.space, manifest.provenance
     tokens = "" if space.tokens == "none" else f", tokens {space.tokens}"
     print_table(
         ["cache", cache.name],
         [
-            ["digest", manifest["digest"]],
+            ["digest", manifest.digest],
             ["backbone", f"{space.backbone}, cut at {space.layer}, pooling {space.pooling}{tokens}"],
             ["weights", f"{made.get('weights', '') or 'none'}, sha256 {space.weights_digest[:16]}.."],
             ["input", f"{space.square.removesuffix(', stretch')}, preprocessing {space.preprocessing}"],
-            ["features", f"{cache.manifest.array.layout.shape} {cache.manifest.array.dtype}"],
-            ["size", f"{size(cache.bytes())} in {len(manifest['files'])} files"],
+            ["features", f"{manifest.array.layout.shape} {manifest.array.dtype}"],
+            ["size", f"{size(cache.bytes())} in {len(manifest.files)} files"],
             ["made", f"{made.get('created', '')}, {made.get('engine', '')}, {made.get('seconds', '')} s"],
         ],
         numbers=False,

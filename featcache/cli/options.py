@@ -69,8 +69,7 @@ MODEL_HELP = (
 
 def find_cache_of(folder: Path, name: str | None) -> Cache:
     """The cache that `name` means: its folder, or a name in the project that `folder` lies in."""
-    from featcache.sharing import find_pulled
-    from featcache.store import RECIPE_FILE, open_cache
+    from featcache.store import RECIPE_FILE, find_pulled, open_cache
 
     if name is not None and (Path(name) / RECIPE_FILE).is_file():
         return open_cache(name)

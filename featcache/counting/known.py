@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
@@ -14,12 +13,11 @@ from numpy.typing import NDArray
 from featcache.core.errors import FeatcacheError, ProjectError
 from featcache.core.files import plain_cell
 from featcache.core.project import Project, find_project
-from featcache.core.strict_json import MAX_TEXT_BYTES, read_bounded
 from featcache.datasets import LabelledImage, dataset_of
 from featcache.images import Pixels, in_box, read_bytes, read_picture
 from featcache.prediction import Bundle, classes_of, recipe_of
 from featcache.segmentation import SegmentOptions, segment_picture
-from featcache.training import PREDICTIONS_FILE, Run
+from featcache.training import PREDICTIONS_FILE, Run, read_predictions
 
 _MARGIN = 0.1
 """Of crops where nothing is known of those that a run was trained on; that of `segment`."""
@@ -48,11 +46,9 @@ def confusion_of(trained: Run | Bundle) -> tuple[NDArray[np.float64], int] | Non
         return None
     classes = list(classes_of(trained))
     try:
-        frame = pd.read_csv(
-            io.BytesIO(read_bounded(trained.folder / PREDICTIONS_FILE, MAX_TEXT_BYTES)), keep_default_na=False
-        )
-        frame = frame[frame["split"].isin(("val", "test")) & (frame["view"] == 0)]
-        true = np.array([_number(plain_cell(str(label)), classes) for label in frame["label"]], np.intp)
+        frame = read_predictions(trained.folder / PREDICTIONS_FILE, ("val", "test")).lines
+        frame = frame[frame["view"] == 0]
+        true = np.array([_number(plain_cell(label), classes) for label in frame["label"]], np.intp)
         named = frame[[f"p_{label}" for label in classes]].to_numpy(np.float64).argmax(axis=1)
     except (OSError, ValueError, LookupError):
         return None

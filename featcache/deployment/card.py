@@ -5,7 +5,6 @@ Made from the files of the run alone (Mitchell et al. 2019, "Model cards for mod
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,11 +12,10 @@ import pandas as pd
 
 from featcache.core.errors import RunError
 from featcache.core.recipe import FeatureSpace
-from featcache.core.strict_json import MAX_TEXT_BYTES, read_bounded
 from featcache.datasets import SPLITS, labels_in
 from featcache.doubt import DOUBT_FILE
 from featcache.reporting import in_markdown
-from featcache.training import PREDICTIONS_FILE, Run
+from featcache.training import PREDICTIONS_FILE, Run, read_predictions
 
 _FEW = 20
 """Test originals of a class: with fewer, its recall says little."""
@@ -36,8 +34,7 @@ def _rows(run: Run) -> pd.DataFrame:
     """predictions.csv: path, label, split, group and view of every row."""
     path = run.folder / PREDICTIONS_FILE
     try:
-        frame = pd.read_csv(io.BytesIO(read_bounded(path, MAX_TEXT_BYTES)), dtype={"group": str}, keep_default_na=False)
-        return frame[["path", "label", "split", "group", "view"]]
+        return read_predictions(path, columns=["path", "label", "split", "group", "view"]).lines
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from error
 

@@ -23,12 +23,16 @@ from featcache.store import (
     Cache,
     DonorIndex,
     are_alike,
+    ids_of,
     keys_of,
     list_caches,
+    names_of,
     places_in,
     read_keys,
     read_recipe,
 )
+
+_PART_LINES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -208,20 +212,33 @@ def diff(a: Cache, b: Cache, *, values: bool = False, progress: Progress = SILEN
 
 def _common_rows(a: Cache, b: Cache) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """The rows that are of the same view of the same image in both, with the same parameters."""
-    rows_a, rows_b = a.keys.pairs_with(b.keys)
     space = a.recipe.space  # of row_ids that tell of parameters alone, whatever the feature spaces are
-    same = are_alike(a.row_names(space)[rows_a], b.row_names(space)[rows_b])
-    return rows_a[same], rows_b[same]
+    rows_of_a, rows_of_b = a.stored_rows(space), b.stored_rows(space)
+    rows_a, rows_b = a.keys.pairs_with(b.keys)
+    a.let_go()
+    b.let_go()
+    names_b, same, start = names_of(rows_of_b), np.zeros(len(rows_a), bool), 0
+    for part in rows_of_a.parts():
+        first, last = np.searchsorted(rows_a, [start, start + len(part)])
+        names_a = ids_of(part.column("row_id"))[rows_a[first:last] - start]
+        same[first:last] = are_alike(names_a, names_b[rows_b[first:last]])
+        start += len(part)
+    return (rows_a, rows_b) if same.all() else (rows_a[same], rows_b[same])
 
 
 def _relabelled(a: Cache, b: Cache) -> dict[str, int]:
     """How many images of both have another label, split, group or path, by column."""
     places = places_in(a.lines.ids, b.lines.ids)
-    known = np.flatnonzero(places >= 0)
-    return {
-        name: int((a.texts(name).iloc[known].to_numpy() != b.texts(name).iloc[places[known]].to_numpy()).sum())
-        for name in ("label", "split", "group", "path")
-    }
+    a.let_go()
+    b.let_go()
+    known, found = np.flatnonzero(places >= 0), dict.fromkeys(("label", "split", "group", "path"), 0)
+    for name in found:
+        ours, theirs = a.texts(name).array, b.texts(name).array
+        for start in range(0, len(known), _PART_LINES):
+            some = known[start : start + _PART_LINES]
+            found[name] += int(np.asarray(ours.take(some) != theirs.take(places[some]), bool).sum())
+        del ours, theirs  # before the next ones are read
+    return found
 
 
 def _compared(

@@ -39,6 +39,7 @@ from featcache.store import (
     FeatureStore,
     FileEntry,
     Format,
+    Layout,
     Manifest,
     Row,
     Stored,
@@ -47,7 +48,8 @@ from featcache.store import (
     file_of,
     images_in,
     images_of,
-    layout_for,
+    layout_begun,
+    layouts_for,
     leads_out,
     ledger,
     open_store,
@@ -95,9 +97,8 @@ def repair(
     reach = DonorIndex([folder.parent], recipe.space, row_shape=row_shape, but=folder)
     reach.look_for(rows)
     at_hand = _project_images(project)
-    store = open_store(
-        format_, folder, layout=layout_for(len(rows), row_shape, dtype=recipe.space.dtype, format_=format_)
-    )
+    layout = _layout(folder, manifest, rows, row_shape, dtype=recipe.space.dtype, format_=format_)
+    store = open_store(format_, folder, layout=layout)
     if manifest is None:
         same_rows = _are_rows_of(folder, rows)
     else:
@@ -115,7 +116,14 @@ def repair(
         _make_ready(folder, recipe, rows, damaged, same_rows)
     # What NaN the cache held, it was allowed to hold.
     made_anew = CacheWriter(
-        folder.parent, recipe, rows=rows, row_shape=row_shape, format_=format_, allow_nonfinite=True, kept=kept
+        folder.parent,
+        recipe,
+        rows=rows,
+        row_shape=row_shape,
+        format_=format_,
+        allow_nonfinite=True,
+        kept=kept,
+        layout=layout,
     )
     with progress.stopping() as stopped, made_anew as writer:
         with progress.begin(f"repairing {folder.name}", len(rows)) as advance:
@@ -128,6 +136,22 @@ def repair(
         digest = manifest.dataset_digest if manifest and own_labels else ""
         writer.finish(dataset, {**provenance, "repaired": sorted(damaged)}, dataset_digest=digest)
     return counts.computed
+
+
+def _layout(
+    folder: Path,
+    manifest: Manifest | None,
+    rows: Sequence[Row],
+    row_shape: tuple[int, ...],
+    *,
+    dtype: str,
+    format_: Format,
+) -> Layout:
+    """How the array is cut: as the cache was made, where that is one of the ways that caches are cut."""
+    ways = layouts_for(len(rows), row_shape, dtype=dtype, format_=format_)
+    if manifest is not None and manifest.array.layout in ways:
+        return manifest.array.layout
+    return layout_begun(folder, len(rows), row_shape=row_shape, dtype=dtype, format_=format_)
 
 
 def sweep(folder: Path) -> None:

@@ -19,6 +19,7 @@ from .attribution import Attributed as Attributed, attribute as attribute, is_ex
 from .choosing import candidates as candidates, choose_cache as choose_cache
 from .config import (
     PRESETS as PRESETS,
+    Device as Device,
     HeadConfig as HeadConfig,
     Solver as Solver,
     asked_epochs as asked_epochs,

@@ -13,7 +13,7 @@ from featcache.core.errors import HeadError, RunError
 from featcache.core.progress import SILENT, Progress
 from featcache.core.recipe import digest
 from featcache.heads import checkpoint
-from featcache.heads.config import PRESETS, HeadConfig, Solver
+from featcache.heads.config import PRESETS, Device, HeadConfig, Solver
 from featcache.heads.cost import Choice, Expected, expect
 from featcache.heads.kernel import features_digest
 from featcache.heads.train import SharedInputs, plan_head, train_head
@@ -45,6 +45,7 @@ def fit_head(
     material: SharedInputs | None = None,
     announced: str | None = None,
     tensorboard: bool = False,
+    device: Device = "cpu",
 ) -> Fitted:
     """Train a head on a cache and write its run. A run that is there already is not trained again.
 
@@ -58,15 +59,16 @@ def fit_head(
     material : shared by several heads on one cache
     announced : note what the training is expected to take, behind these words; None: do not find out
     tensorboard : write a TensorBoard log besides, into the folder of the training and then of the run
+    device : where the epochs of the solvers gram and block are computed
 
     Raises HeadError for what cannot be trained and for a training that diverges, CacheError for a damaged
     cache, RunError where the run cannot be written, UsageError where a log is asked for and cannot be written.
     """
     if tensorboard:
         events.refuse_missing()
-    config, choice = planned(cache, results, config=config, solver=solver, more_epochs=more_epochs)
-    course = _course(cache, config, choice.solver)
-    identity = _identity(cache, config, choice.solver)
+    config, choice = planned(cache, results, config=config, solver=solver, more_epochs=more_epochs, device=device)
+    course = _course(cache, config, choice)
+    identity = _identity(cache, config, choice)
     name = runs.run_name("head", cache.recipe.space.backbone, identity=identity)
     started = time.perf_counter()
     earlier = [] if again else [made / runs.STATE_FILE for made in runs.own_states(results)]
@@ -94,6 +96,7 @@ def fit_head(
                         identity=course,
                         stopped=stopped,
                     )
+                material = None  # of many rows it is large
                 probabilities = trained.head.probabilities(cache)
         with runs.new_run(results, name) as made:
             trained.head.save(made)
@@ -123,22 +126,34 @@ def fit_head(
 
 
 def planned(
-    cache: Cache, results: Path, *, config: HeadConfig, solver: Solver | Choice = "auto", more_epochs: int = 0
+    cache: Cache,
+    results: Path,
+    *,
+    config: HeadConfig,
+    solver: Solver | Choice = "auto",
+    more_epochs: int = 0,
+    device: Device = "cpu",
 ) -> tuple[HeadConfig, Choice]:
     """The head with all its epochs, and the solver. Raises HeadError for what cannot be trained."""
     if more_epochs:
-        plan_head(cache, config, solver=solver)
-        config, solver = _longer(results, cache, config, solver, more_epochs)
-    choice = plan_head(cache, config, solver=solver)
+        device = plan_head(cache, config, solver=solver, device=device).device
+        config, solver = _longer(results, cache, config, solver, more_epochs, device)
+    choice = plan_head(cache, config, solver=solver, device=device)
     refuse_unfair_splits(cache)
     return config, choice
 
 
 def expected(
-    cache: Cache, results: Path, *, config: HeadConfig, solver: Solver | Choice = "auto", more_epochs: int = 0
+    cache: Cache,
+    results: Path,
+    *,
+    config: HeadConfig,
+    solver: Solver | Choice = "auto",
+    more_epochs: int = 0,
+    device: Device = "cpu",
 ) -> Expected:
     """What `fit_head` with these arguments would take; nothing is trained."""
-    config, choice = planned(cache, results, config=config, solver=solver, more_epochs=more_epochs)
+    config, choice = planned(cache, results, config=config, solver=solver, more_epochs=more_epochs, device=device)
     with explaining_damage(cache):
         return expect(cache, config, choice=choice)
 
@@ -153,27 +168,28 @@ def _there_already(cache: Cache, folder: Path, tensorboard: bool) -> Fitted:
     return done
 
 
-def _identity(cache: Cache, config: HeadConfig, solver: str) -> dict[str, Any]:
+def _identity(cache: Cache, config: HeadConfig, choice: Choice) -> dict[str, Any]:
     """All that decides a run's result."""
     return {
         "kind": "head",
         "cache": cache.manifest.digest,
         "dataset": cache.manifest.dataset_digest,
         "head": config.to_dict(),
-        "solver": solver,
+        "solver": choice.solver,
+        **({} if choice.device == "cpu" else {"device": choice.device}),  # sums in another order
     }
 
 
-def _course(cache: Cache, config: HeadConfig, solver: str) -> str:
+def _course(cache: Cache, config: HeadConfig, choice: Choice) -> str:
     """Digest of all that decides each epoch: a shorter training of the same course is the beginning of a longer one."""
-    identity = _identity(cache, config, solver)
+    identity = _identity(cache, config, choice)
     free = {"patience"} if config.schedule == "cosine" else {"patience", "epochs"}
     identity["features"] = features_digest(cache)  # another engine's differ in the last bits
     return digest({**identity, "head": {name: value for name, value in identity["head"].items() if name not in free}})
 
 
 def _longer(
-    results: Path, cache: Cache, config: HeadConfig, solver: Solver | Choice, more_epochs: int
+    results: Path, cache: Cache, config: HeadConfig, solver: Solver | Choice, more_epochs: int, device: Device
 ) -> tuple[HeadConfig, Solver | Choice]:
     """The head with so many epochs more than the longest finished run of its settings, and that run's solver.
 
@@ -184,12 +200,17 @@ def _longer(
         raise HeadError("a cosine schedule ends with its last epoch", "Set `epochs` instead of `more_epochs`")
     if isinstance(solver, Choice):
         possible: Sequence[Solver] = [solver.solver]
+        device = solver.device
     else:
         possible = ("gram", "block", "primal") if solver == "auto" else [solver]
     usual = PRESETS["default"]
     says_nothing = (config.patience, config.restore_best) == (usual.patience, usual.restore_best)
     heads = [config, replace(config, restore_best=False)] if says_nothing else [config]
-    courses = {_course(cache, head, one): (one, head) for one in possible for head in heads}
+    courses = {
+        _course(cache, head, Choice(one, "", device if one != "primal" else "cpu")): (one, head)
+        for one in possible
+        for head in heads
+    }
     found: list[tuple[int, tuple[Solver, HeadConfig]]] = []
     for run in (runs.Run(folder) for folder in runs.own_states(results) if runs.is_finished(folder)):
         with suppress(RunError, KeyError, TypeError, ValueError):  # a damaged run is none to go on from

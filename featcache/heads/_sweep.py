@@ -17,7 +17,7 @@ from featcache.core.progress import SILENT, Progress
 from featcache.core.project import refuse_unwritable
 from featcache.core.recipe import digest
 from featcache.heads._fit_head import fit_head
-from featcache.heads.config import HeadConfig, Solver
+from featcache.heads.config import Device, HeadConfig, Solver
 from featcache.heads.cost import Choice
 from featcache.heads.train import SharedInputs, plan_head, train_course
 from featcache.reporting import figures
@@ -165,9 +165,10 @@ def fit_seeds(
     progress: Progress = SILENT,
     announced: str | None = None,
     tensorboard: bool = False,
+    device: Device = "cpu",
 ) -> Seeds:
     """`fit_head` with `seeds` seeds from config.seed on, on one Gram matrix; the first is announced."""
-    choice, material = plan_head(cache, config, solver=solver), SharedInputs(cache, progress)
+    choice, material = plan_head(cache, config, solver=solver, device=device), SharedInputs(cache, progress)
     fitted: list[Fitted] = []
     for seed in range(config.seed, config.seed + seeds):
         told = None if any(not one.reused for one in fitted) else announced

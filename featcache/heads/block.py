@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import wait
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +70,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class _Block:
+class Block:
     """Rows of a block, ready to be trained on.
 
     X : (n, D), scaled; places : of the epoch's order; y : (n,), or (n, classes); weights : over the rows of a batch
@@ -123,7 +123,12 @@ def train(
 
 
 class Training:
-    """One training: the threads, what is trained, and the history of its epochs."""
+    """One training: the threads, what is trained, and the history of its epochs.
+
+    narrow : up to so many units of the first layer, minibatches are taken one after the other
+    """
+
+    narrow = NARROW
 
     def __init__(
         self, source: Source, state: State, *, scale: float = 1.0, mean: NDArray[np.float64] | None = None
@@ -135,7 +140,7 @@ class Training:
         self.offset = np.zeros(source.width, dtype) if mean is None else (-scale * mean).astype(dtype)
         self.n_classes = len(state.stack.arrays()[-1])
         self.sizes = np.array([len(state.stack.bias), *(len(b) for _, b in state.stack.layers)])
-        self.is_narrow = self.sizes[0] <= NARROW
+        self.is_narrow = self.sizes[0] <= self.narrow
         self.batches = block_rows(config, source.width, units=int(self.sizes[0])) // config.batch
         self.part_rows = max(_PART_ROWS // config.batch, 1) * config.batch
         self.updates = -(-len(source.y) // config.batch)
@@ -146,7 +151,7 @@ class Training:
         self.changes = [] if self.is_narrow else [np.empty_like(W) for W in (self.W, self.V) if len(W)]
         self.cores = Cores("featcache-block")
 
-    def __enter__(self) -> Training:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -196,7 +201,7 @@ class Training:
         refuse_divergence(entry)
         return entry
 
-    def _trained(self, epoch: int, rates: Array) -> Generator[tuple[_Block, Array], None, None]:
+    def _trained(self, epoch: int, rates: Array) -> Generator[tuple[Block, Array], None, None]:
         """Train on what is left of an epoch; gives each block and its logits, each before its update."""
         batch = self.config.batch
         raw = self.source.blocks(batch, self.config.seed, epoch=epoch, batches=self.batches, start=self.state.rows)
@@ -212,7 +217,7 @@ class Training:
             wait([coming])
             raw.close()
 
-    def _next(self, raw: Iterator[Any], start: int, epoch: int) -> _Block | None:
+    def _next(self, raw: Iterator[Any], start: int, epoch: int) -> Block | None:
         found = next(raw, None)
         if found is None:
             return None
@@ -225,17 +230,21 @@ class Training:
         scaled_rows(X, self.scale, self.offset, scaled)
         y, of_rows = source.y[rows], source.weights[rows]
         sizes = batch_rows(places, config.batch, n_rows=len(source.y))
-        return _Block(
+        return Block(
             X=scaled,
             places=places,
             y=y,
             targets=targets_of(y, self.n_classes, config=config),
             row_weights=of_rows,
             weights=(of_rows.reshape(len(rows), -1) / sizes[:, None]).astype(scaled.dtype),
-            keep=random.keep_masks(config, epoch, places=places, units=self.sizes[:-1].tolist()),
+            keep=self._keep(epoch, places),
         )
 
-    def _products(self, block: _Block) -> tuple[Array, Array, Array]:
+    def _keep(self, epoch: int, places: slice) -> NDArray[np.bool_]:
+        """Dropout masks of rows."""
+        return random.keep_masks(self.config, epoch, places=places, units=self.sizes[:-1].tolist())
+
+    def _products(self, block: Block) -> tuple[Array, Array, Array]:
         """Of the rows of a block with W, V, and below the diagonal with each other; without need, (n, 0)."""
         X, W, V = block.X, self.W, self.V
         n, units = len(X), W.shape[1]
@@ -252,7 +261,7 @@ class Training:
         self.cores.each(of_rows, n)
         return XW, XV, K
 
-    def _block(self, block: _Block, XW: Array, XV: Array, K: Array, rates: Array) -> Array:
+    def _block(self, block: Block, XW: Array, XV: Array, K: Array, rates: Array) -> Array:
         """Train on the rows of a block, and bring W, V, and the values behind the first weights up to date."""
         config, X = self.config, block.X
         G, C, M, logits = train_block(
@@ -275,7 +284,7 @@ class Training:
         self.cores.each(of_weights, len(self.W))
         return np.asarray(logits)
 
-    def _rows(self, block: _Block, rates: Array) -> Array:
+    def _rows(self, block: Block, rates: Array) -> Array:
         """Train on the rows of a block where the first layer has few units."""
         config = self.config
         return np.asarray(train_rows(

@@ -11,6 +11,7 @@ from featcache.core.errors import HeadError, nearest
 from featcache.core.settings import problems_of, setting
 
 Solver = Literal["auto", "gram", "block", "primal"]
+Device = Literal["cpu", "gpu", "auto"]
 Activation = Literal["relu", "elu", "tanh", "sigmoid", "linear"]
 Output = Literal["softmax", "sigmoid"]
 Schedule = Literal["inverse-time", "constant", "cosine", "step"]

@@ -15,7 +15,7 @@ from featcache.core import machine
 from featcache.core.errors import HeadError
 from featcache.core.units import duration, size
 from featcache.heads import block, gram, initializers as random, products, source
-from featcache.heads.config import HeadConfig, Solver
+from featcache.heads.config import Device, HeadConfig, Solver
 from featcache.heads.kernel import fits, is_kept
 from featcache.heads.stack import Stack
 from featcache.heads.steps import NARROW
@@ -51,10 +51,14 @@ _NAMES = {"gram": "the Gram-space solver", "block": "the block solver"}
 
 @dataclass(frozen=True)
 class Choice:
-    """A solver and, for people, why it."""
+    """A solver and, for people, why it.
+
+    device : where its epochs are computed, "cpu" or "gpu"
+    """
 
     solver: Solver
     why: str
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True)
@@ -172,20 +176,42 @@ class _Problem:
 
 
 def choose_solver(
-    n_train: int, n_val: int, *, n_inputs: int, n_classes: int, config: HeadConfig, asked: Solver = "auto"
+    n_train: int,
+    n_val: int,
+    *,
+    n_inputs: int,
+    n_classes: int,
+    config: HeadConfig,
+    asked: Solver = "auto",
+    device: Device = "cpu",
 ) -> Choice:
     """Gram space or blocks, by counting operations and memory; Keras for what they do not support; `asked` decides if
     it is not "auto".
 
     A Gram matrix that does not fit into memory is used from the disk, and features are then streamed: it takes longer.
-    Raises HeadError where not even the weights fit, saying what would, MissingPackageError where only the primal
-    solver would do and Keras, which it uses, is not installed.
+    device : "auto" is an accelerator where JAX finds one; the primal solver's is Keras' own choice
+
+    Raises HeadError where not even the weights fit, saying what would, and where there is no accelerator that was asked
+    for; MissingPackageError where only the primal solver would do and Keras, which it uses, is not installed.
     """
     problem = _Problem(n_train, n_val, n_inputs, n_classes, config)
     free = machine.available_bytes() * 0.8
     choice = _chosen(problem, asked, free)
     _refuse_too_large(problem, choice.solver, free)
-    return choice
+    return replace(choice, device=_device(choice.solver, device))
+
+
+def _device(solver: Solver, asked: Device) -> Device:
+    from featcache.heads.accelerated import gpu, has_gpu
+
+    if asked == "gpu" and solver == "primal":
+        raise HeadError(
+            "`device='gpu'` is for the solvers gram and block: the primal solver computes where Keras does",
+            "Leave out `device`",
+        )
+    if asked == "gpu":
+        gpu()
+    return "gpu" if asked == "gpu" or (asked == "auto" and solver != "primal" and has_gpu()) else "cpu"
 
 
 def _chosen(problem: _Problem, asked: Solver, free: float) -> Choice:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +113,7 @@ def train(problem: GramProblem, state: State, *, course: Course[State] | None = 
 
     Raises HeadError for a training that diverges.
     """
-    with _Training(problem, state) as training:
+    with Training(problem, state) as training:
         (course or Course(state.stack.config)).run(training)
     return state
 
@@ -135,7 +135,7 @@ class _Block:
     keep: NDArray[np.bool_]
 
 
-class _Training:
+class Training:
     """One training: buffers, a thread that gathers, and the epochs."""
 
     def __init__(self, problem: GramProblem, state: State) -> None:
@@ -160,7 +160,7 @@ class _Training:
         self.buffers = [np.empty((rows, len(problem.K)), problem.K.dtype) for _ in range(2)]
         self.cores = Cores("featcache-gram")
 
-    def __enter__(self) -> _Training:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -189,9 +189,18 @@ class _Training:
         n_rows = len(problem.K)
         updates = -(-n_rows // config.batch)
         order = random.order(config.seed, epoch, n_rows)
-        logits = np.empty_like(self.targets)
         rates = np.array([config.lr_at(epoch * updates + number, updates) for number in range(updates)])
-        stack, dtype = self.state.stack, problem.K.dtype
+        logits = self._train(epoch, order, rates)
+        weighted = losses(logits, self.targets[order], output=config.output, weights=problem.weights[order])
+        looks = (epoch + 1) % config.val_every == 0 or epoch + 1 == config.epochs
+        val = self._validate() if looks else (float("nan"), float("nan"))
+        loss = float(weighted.mean(dtype=np.float64))
+        return loss, accuracy_of(logits, problem.y[order]), *val, float(rates[0])
+
+    def _train(self, epoch: int, order: NDArray[np.int64], rates: Array) -> Array:
+        """Train on all rows in this order; their logits (N, classes), each before its update."""
+        n_rows, stack, dtype = len(order), self.state.stack, self.problem.K.dtype
+        logits = np.empty_like(self.targets)
         values, velocity = flat(stack.arrays(), dtype), flat(stack.velocities, dtype)
         coming = self.cores.pool.submit(self._gather, order, 0, epoch)
         for start in range(0, n_rows, self.block_rows):
@@ -199,26 +208,25 @@ class _Training:
             products = [self._product(block.K_S, M) if len(M) else M for M in (self.state.A, self.state.V)]
             if block.places.stop < n_rows:  # not sooner: it would share the cores with the product
                 coming = self.cores.pool.submit(self._gather, order, block.places.stop, epoch)
-            logits[block.places] = self._block(block, products, rates[start // config.batch :], values, velocity)
+            logits[block.places] = self._block(block, products, rates[start // self.config.batch :], values, velocity)
         put(values, stack.arrays())
         put(velocity, stack.velocities)
-        weighted = losses(logits, self.targets[order], output=config.output, weights=problem.weights[order])
-        looks = (epoch + 1) % config.val_every == 0 or epoch + 1 == config.epochs
-        val = self._validate() if looks else (float("nan"), float("nan"))
-        loss = float(weighted.mean(dtype=np.float64))
-        return loss, accuracy_of(logits, problem.y[order]), *val, float(rates[0])
+        return logits
+
+    def _weights_over_batches(self, S: NDArray[np.int64], places: slice) -> Array:
+        """Of rows S at places of the epoch's order, over the rows of their minibatch."""
+        sizes = batch_rows(places, self.config.batch, n_rows=len(self.problem.K))
+        return (self.problem.weights[S].reshape(len(S), -1) / sizes[:, None]).astype(self.problem.K.dtype)
 
     def _gather(self, order: NDArray[np.int64], start: int, epoch: int) -> _Block:
         """What the block from `start` on needs; in one of two buffers, while the other is in use."""
-        problem, batch = self.problem, self.config.batch
+        problem = self.problem
         places = slice(start, min(start + self.block_rows, len(order)))
         S = order[places]
         K_S = self.buffers[start // self.block_rows % 2][: len(S)]
         K_SS = np.empty((len(S), len(S)), K_S.dtype)
         gather(problem.K, S, problem.with_mean, self.square_of_mean, K_S, K_SS)
         keep = random.keep_masks(self.config, epoch, places=places, units=self.sizes[:-1].tolist())
-        sizes = batch_rows(places, batch, n_rows=len(order))
-        weights = (problem.weights[S].reshape(len(S), -1) / sizes[:, None]).astype(problem.K.dtype)
         return _Block(
             places=places,
             S=S,
@@ -226,7 +234,7 @@ class _Training:
             K_SS=K_SS,
             P0=self.P0[S],
             targets=self.targets[S],
-            weights=weights,
+            weights=self._weights_over_batches(S, places),
             keep=keep,
         )
 
@@ -257,11 +265,15 @@ class _Training:
             result -= self.problem.with_mean @ M
         return result
 
+    def _val_products(self) -> Array:
+        """Of the validation rows with A, (M, H)."""
+        return self._product(self.problem.K_val, self.state.A)
+
     def _validate(self) -> tuple[float, float]:
         problem, state = self.problem, self.state
         if not len(problem.K_val):
             return float("nan"), float("nan")
-        Z = self._product(problem.K_val, state.A)
+        Z = self._val_products()
         Z += self.P0_val * Z.dtype.type(state.s)
         logits = state.stack.forward(Z)
         loss = losses(logits, self.targets_val, output=self.config.output).mean(dtype=np.float64)

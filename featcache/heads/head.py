@@ -58,11 +58,12 @@ class Head:
         """
         refuse_other_space(cache, self.space)
         numbers = cache.numbers() if numbers is None else numbers
-        found = [
-            self._finished(products.times(cache.features, numbers[start : start + _MOST_ROWS], W=self.layers[0][0]))
-            for start in range(0, max(len(numbers), 1), _MOST_ROWS)
-        ]
-        return found[0] if len(found) == 1 else np.concatenate(found)
+        W = self.layers[0][0]
+        found = np.empty((len(numbers), len(self.classes)), W.dtype)
+        for start in range(0, len(numbers), _MOST_ROWS):
+            part = slice(start, start + _MOST_ROWS)
+            found[part] = self._finished(products.times(cache.features, numbers[part], W=W))
+        return found
 
     def probabilities_of(self, X: Array) -> Array:
         """Class probabilities of features in memory, (n, *row_shape): ndarray of shape (n, classes).

@@ -63,10 +63,21 @@ def keep_mask(
     Returns an ndarray of shape (stop - start, units), bool.
     """
     keep = np.empty((stop - start, units), np.bool_)
-    draw_mask(
-        *_generator(seed, _DROPOUT, epoch, layer).bit_generator.random_raw(2), start, round(dropout * 2**32), keep
-    )
+    draw_mask(*_mask_numbers(seed, epoch, layer), start, round(dropout * 2**32), keep)
     return keep
+
+
+def _mask_numbers(seed: int, epoch: int, layer: int) -> NDArray[np.uint64]:
+    return np.asarray(_generator(seed, _DROPOUT, epoch, layer).bit_generator.random_raw(2))
+
+
+def mask_keys(config: HeadConfig, epoch: int) -> NDArray[np.uint32]:
+    """What `featcache.heads.steps.draw_mask` hashes places with, (hidden layers, 3): of columns, of rows, and last."""
+    keys = np.empty((len(config.hidden), 3), np.uint32)
+    for layer in range(len(keys)):
+        first, second = _mask_numbers(config.seed, epoch, layer)
+        keys[layer] = first & np.uint64(2**32 - 1), first >> np.uint64(32), second & np.uint64(2**32 - 1)
+    return keys
 
 
 def keep_masks(config: HeadConfig, epoch: int, *, places: slice, units: Sequence[int]) -> NDArray[np.bool_]:

@@ -10,14 +10,14 @@ from featcache.core.errors import HeadError, RunError, UsageError
 from featcache.core.files import visible_folders
 from featcache.core.project import Project
 from featcache.core.strict_json import read_json
-from featcache.heads.config import HeadConfig, Solver
+from featcache.heads.config import Device, HeadConfig, Solver
 from featcache.training import CONFIG_FILE, CROSS_VALIDATION, TRAINING_SUFFIX
 
 
-def interrupted(project: Project, name: str, *, given: Mapping[str, Any]) -> tuple[str, HeadConfig, Solver]:
-    """The cache's name, the head and the solver of the training or run called `name`.
+def interrupted(project: Project, name: str, *, given: Mapping[str, Any]) -> tuple[str, HeadConfig, Solver, Device]:
+    """The cache's name, the head, the solver and its device of the training or run called `name`.
 
-    given : what was asked for besides: settings of the head, "cache" and "solver"; only epochs may differ
+    given : what was asked for besides: settings of the head, "cache", "solver" and "device"; only epochs may differ
 
     Raises RunError where there is no such training, UsageError naming each field that would be another.
     """
@@ -32,6 +32,7 @@ def interrupted(project: Project, name: str, *, given: Mapping[str, Any]) -> tup
     try:
         stored = read_json(path)
         config, solver, cache = HeadConfig.from_dict(stored["head"]), stored["solver"], str(stored["cache_name"])
+        device: Device = "gpu" if stored.get("device") == "gpu" else "cpu"
     except (OSError, ValueError, TypeError, KeyError, RecursionError, HeadError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from error
     if stored.get("kind") == CROSS_VALIDATION:
@@ -39,11 +40,11 @@ def interrupted(project: Project, name: str, *, given: Mapping[str, Any]) -> tup
             f"{named} is a cross-validation, not the training of a head",
             "Run `featcache.cross_validate()` with the same settings to continue it",
         )
-    known = {"cache": cache, "solver": solver, **vars(config)}
+    known = {"cache": cache, "solver": solver, "device": device, **vars(config)}
     other = [name for name, value in given.items() if name != "epochs" and known[name] != value]
     if other == ["cache"] and cache.startswith(given["cache"]):
         other = []
     if other:
         fields = "; ".join(f"{name} is {known[name]!r} there, {given[name]!r} here" for name in other)
         raise UsageError(f"{named} was begun with other settings: {fields}", "Leave these out, or leave out `resume`")
-    return cache, replace(config, epochs=given.get("epochs", config.epochs)), solver
+    return cache, replace(config, epochs=given.get("epochs", config.epochs)), solver, device

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from featcache.core.errors import HeadError
 from featcache.core.progress import SILENT, Progress
-from featcache.heads import block, checkpoint, gram, initializers as random, primal, products
+from featcache.heads import accelerated, block, checkpoint, gram, initializers as random, primal, products
 from featcache.heads.checkpoint import AnyState
-from featcache.heads.config import HeadConfig, Solver
+from featcache.heads.config import Device, HeadConfig, Solver
 from featcache.heads.cost import Choice, choose_solver
 from featcache.heads.head import MULTI_LABEL, Head
 from featcache.heads.kernel import kernel
@@ -124,7 +124,7 @@ class SharedInputs:
         )
 
 
-def plan_head(cache: Cache, config: HeadConfig, *, solver: Solver | Choice = "auto") -> Choice:
+def plan_head(cache: Cache, config: HeadConfig, *, solver: Solver | Choice = "auto", device: Device = "cpu") -> Choice:
     """The solver that `train_head` would use; a choice that was made before. Raises HeadError for the untrainable."""
     _refuse_untrainable(cache, config)
     if isinstance(solver, Choice):
@@ -137,6 +137,7 @@ def plan_head(cache: Cache, config: HeadConfig, *, solver: Solver | Choice = "au
         n_classes=len(cache.classes),
         config=config,
         asked=solver,
+        device=device,
     )
 
 
@@ -175,11 +176,15 @@ def train_head(
         final = course.chosen(last)
         trained = final.layers
     elif choice.solver == "block":
-        last = _by_blocks(material, layers, scale=scale, config=config, course=course, states=states)
+        last = _by_blocks(
+            material, layers, scale=scale, config=config, course=course, states=states, device=choice.device
+        )
         final = course.chosen(last)
         trained = [(final.W, final.stack.bias), *final.stack.layers]
     else:
-        last = _in_gram_space(material, layers, scale=scale, config=config, course=course, states=states)
+        last = _in_gram_space(
+            material, layers, scale=scale, config=config, course=course, states=states, device=choice.device
+        )
         final = course.chosen(last)
         trained = _formed(material, layers, scale, final, config)
     return Trained(
@@ -242,6 +247,7 @@ def _in_gram_space(
     config: HeadConfig,
     course: Course[gram.State],
     states: _States[gram.State] = _States(),
+    device: Device = "cpu",
 ) -> gram.State:
     (W0, b0), *rest = layers
     P0, P0_val = material.first_products(W0, scale)
@@ -261,8 +267,11 @@ def _in_gram_space(
     stack = Stack(b0.copy(), [(W.copy(), b.copy()) for W, b in rest], config)
     first = gram.start(problem, stack)
     state = course.go_on(states.found(first)) or first
-    course.save = states.saver(state.copy, course)
-    return gram.train(problem, state, course=course)
+    made = accelerated.GramTraining(problem, state, device=accelerated.gpu()) if device == "gpu" else None
+    with made or gram.Training(problem, state) as training:
+        course.save = states.saver(training.copy, course)
+        course.run(training)
+    return state
 
 
 def _by_blocks(
@@ -272,6 +281,7 @@ def _by_blocks(
     config: HeadConfig,
     course: Course[block.State],
     states: _States[block.State] = _States(),
+    device: Device = "cpu",
 ) -> block.State:
     (W0, b0), *rest = layers
     weights = row_weights(material.y, config)
@@ -281,7 +291,12 @@ def _by_blocks(
     mean = material.moments[0] if config.scale == "centred" else None
     first = block.start(W0, Stack(b0.copy(), [(W.copy(), b.copy()) for W, b in rest], config))
     state = course.go_on(states.found(first)) or first
-    with block.Training(source, state, scale=scale, mean=mean) as training:
+    made = (
+        accelerated.BlockTraining(source, state, scale=scale, mean=mean, device=accelerated.gpu())
+        if device == "gpu"
+        else None
+    )
+    with made or block.Training(source, state, scale=scale, mean=mean) as training:
         course.save = states.saver(training.copy, course)
         course.run(training)
         return training.copy()

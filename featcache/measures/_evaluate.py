@@ -130,14 +130,14 @@ def _mean(repeats: Sequence[AnyJudged], draws: Array | None = None) -> Values:
     return Values.of(lambda *each: np.mean(each, axis=0), *(one.values(draws) for one in repeats))
 
 
-def _by_group(repeats: Sequence[AnyJudged], label: int | None = None) -> Array:
+def _by_group(repeats: Sequence[AnyJudged], label: int | None = None) -> NDArray[Any]:
     """Means over repeats, as of `Judged.by_group`."""
     if len(repeats) == 1:
         return repeats[0].by_group(label)
     return np.asarray(np.mean([one.by_group(label) for one in repeats], axis=0))
 
 
-def _shares(by_group: Array, rows: Array) -> dict[str, tuple[Array, Array]]:
+def _shares(by_group: NDArray[Any], rows: NDArray[Any]) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
     """Of measures that are shares of rows: in each group, rows that are right and all of them.
 
     by_group : (3, groups), of a class; rows : (groups,), of all classes

@@ -17,6 +17,7 @@ Array = NDArray[np.floating[Any]]
 Interval = tuple[float, float]
 _Z = float(ndtri(0.975))
 _LARGEST_EXPONENT = 50.0
+_PART_GROUPS = 1 << 18
 
 
 def draws_of(n_groups: int, n_draws: int) -> Array:
@@ -42,19 +43,21 @@ def in_errors(n_groups: int) -> float:
     return float(stdtrit(max(n_groups - 1, 1), 0.975))
 
 
-def of_share(right: Array, sizes: Array, *, repeats: int = 1) -> Interval:
+def of_share(right: NDArray[Any], sizes: NDArray[Any], *, repeats: int = 1) -> Interval:
     """Of a share of rows, from the rows of each group and how many of them are right, (groups,).
 
     They are worth at least as many cases as if all rows of a group were alike, and at most as many as there are rows.
 
     repeats : predictions of each row that `right` is the mean of
     """
-    right, sizes = right[sizes > 0], sizes[sizes > 0]
-    n_groups, n_rows = len(sizes), float(sizes.sum())
-    share = float(right.sum()) / n_rows
-    beside = right - share * sizes
-    error = float(np.sqrt((beside**2).sum() * n_groups / max(n_groups - 1, 1))) / n_rows
-    least = n_rows**2 / float((sizes**2).sum())
+    n_groups, n_rows = int(np.count_nonzero(sizes > 0)), float(sizes.sum())
+    share, beside, squares = float(right.sum()) / n_rows, 0.0, 0.0  # of a group without rows, nothing is right
+    for start in range(0, len(sizes), _PART_GROUPS):
+        size = sizes[start : start + _PART_GROUPS].astype(np.float64)
+        beside += float(((right[start : start + _PART_GROUPS] - share * size) ** 2).sum())
+        squares += float((size**2).sum())
+    error = float(np.sqrt(beside * n_groups / max(n_groups - 1, 1))) / n_rows
+    least = n_rows**2 / squares
     return _wilson(share, min(max(_cases(share, error, n_groups), least), n_rows * repeats))
 
 

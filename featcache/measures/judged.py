@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
@@ -60,11 +60,33 @@ class _Grouped(ABC):
     overall: Sequence[str]
 
     def __init__(self, probabilities: Array, y: NDArray[np.int64], *, groups: NDArray[Any]) -> None:
-        self.probabilities, self.y, self.n_classes = probabilities, y, probabilities.shape[1]
-        names, self.group = np.unique(groups, return_inverse=True)
+        self._said, self.y, self.n_classes = probabilities, y, probabilities.shape[1]
+        names, group = np.unique(groups, return_inverse=True)
+        self.group = group.astype(np.int32)
         self.n_groups, self.n_blocks = len(names), min(len(names), _MOST_BLOCKS)
         blocks = np.arange(self.n_groups) % self.n_blocks
-        self._block = (blocks if self.n_groups == self.n_blocks else _shuffled(blocks))[self.group]
+        blocks = blocks if self.n_groups == self.n_blocks else _shuffled(blocks)
+        self._block = blocks.astype(np.int16)[self.group]
+
+    @abstractmethod
+    def exact(self, part: slice) -> Array:
+        """Probabilities of some rows (n, classes) in float64, made anew: of all rows they would fill the memory."""
+
+    def _parts(self) -> Iterator[slice]:
+        """All rows, some at a time."""
+        return (slice(start, min(start + _PART_ROWS, len(self.y))) for start in range(0, len(self.y), _PART_ROWS))
+
+    def _steps(self, label: int) -> NDArray[np.int32]:
+        """(n,), the rank of each row by falling probability of a class; rows of one probability share it."""
+        scores, steps, last = np.empty(len(self.y)), np.empty(len(self.y), np.int32), 0
+        for part in self._parts():
+            scores[part] = -self.exact(part)[:, label]
+        order = np.argsort(scores)
+        for part in self._parts():
+            sorted_ = scores[order[max(part.start - 1, 0) : part.stop]]
+            ranks = last + np.cumsum(np.diff(sorted_, prepend=sorted_[:1] if part.start == 0 else []) != 0)
+            steps[order[part]], last = ranks, int(ranks[-1])
+        return steps
 
     @property
     @abstractmethod
@@ -79,15 +101,20 @@ class _Grouped(ABC):
     def is_named(self, label: int) -> NDArray[np.bool_]:
         """(n,), rows that got a class."""
 
-    def by_group(self, label: int | None = None) -> Array:
-        """In each group, rows of a class that are named so, rows of it, and rows named so: (3, groups).
+    def by_group(self, label: int | None = None) -> NDArray[np.int32]:
+        """In each group, rows of a class that are named so, rows of it, and rows named so: (3, groups), int32.
 
         None: of all classes together
         """
-        every = np.ones(len(self.y), np.bool_)
-        true, named = (every, every) if label is None else (self.has(label), self.is_named(label))
-        right = self.is_right if label is None else true & named
-        return np.stack([np.bincount(self.group, of, self.n_groups) for of in (right, true, named)])
+        found = np.zeros((3, self.n_groups), np.int32)
+        if label is None:
+            of_rows = [self.is_right, *[np.ones(len(self.y), np.bool_)] * 2]
+        else:
+            true, named = self.has(label), self.is_named(label)
+            of_rows = [true & named, true, named]
+        for counts, chosen in zip(found, of_rows, strict=True):
+            counts[:] = np.bincount(self.group[chosen], minlength=self.n_groups)
+        return found
 
     def _add_under_curves(self, overall: dict[str, Array], per_class: dict[str, Array], weights: Array | None) -> None:
         found = [self._under_curves(label, weights) for label in range(self.n_classes)]
@@ -96,34 +123,45 @@ class _Grouped(ABC):
             overall[name] = _mean_of_known(per_class[name])
 
     @cached_property
-    def _steps(self) -> list[NDArray[np.int32]]:
-        """Of each class, the rank of each row by falling score, (n,); rows of one score share it."""
-        return [np.unique(-scores, return_inverse=True)[1].astype(np.int32) for scores in self.probabilities.T]
+    def _curves(self) -> list[tuple[float, float, NDArray[np.uint8]]]:
+        """Of each class ROC AUC, average precision, and for draws a coarse step (n,) of each row by falling score."""
+        return [self._curve(label) for label in range(self.n_classes)]
+
+    def _curve(self, label: int) -> tuple[float, float, NDArray[np.uint8]]:
+        steps, is_class = self._steps(label), self.has(label)
+        n_steps = int(steps.max()) + 1
+        gained, lost = (np.bincount(steps[of], minlength=n_steps).astype(np.int32) for of in (is_class, ~is_class))
+        coarse = np.empty(len(steps), np.uint8)
+        for part in self._parts():
+            coarse[part] = steps[part].astype(np.int64) * _MOST_STEPS // max(n_steps, _MOST_STEPS)
+        return *_under_steps(gained, lost), coarse
 
     def forget_order(self) -> None:
         """Let go of what areas under curves are computed from; it is found again where they are asked for."""
-        self.__dict__.pop("_steps", None)
+        self.__dict__.pop("_curves", None)
 
     def _under_curves(self, label: int, weights: Array | None) -> tuple[Array, Array]:
         """ROC AUC and average precision (R,) of a class against the rest."""
-        steps, is_class = self._steps[label], self.has(label)
+        area, precision, steps = self._curves[label]
         if weights is None:
-            gained, lost = (
-                np.bincount(steps, chosen).astype(np.float64, copy=False)[None] for chosen in (is_class, ~is_class)
-            )
-            return _under_curve(gained, lost)
-        coarse = steps.astype(np.int64) * _MOST_STEPS // max(int(steps.max()) + 1, _MOST_STEPS)
-        single = weights.astype(np.float32)
-        return _under_curve(single @ self._table(coarse, is_class), single @ self._table(coarse, ~is_class))
+            return np.array([area]), np.array([precision])
+        is_class, single = self.has(label), weights.astype(np.float32)
+        return _under_curve(single @ self._table(steps, is_class), single @ self._table(steps, ~is_class))
 
-    def _table(self, steps: NDArray[np.intp], chosen: NDArray[np.bool_]) -> Array:
+    def _table(self, steps: NDArray[np.uint8], chosen: NDArray[np.bool_]) -> Array:
         """How many of the chosen rows of each block have each step of the scores, (blocks, steps)."""
-        length = int(steps.max()) + 1
-        flat = np.bincount(self._block * length + steps, chosen, self.n_blocks * length)
-        return flat.reshape(self.n_blocks, length).astype(np.float32)
+        return self._sums_by(steps, int(steps.max()) + 1, chosen).astype(np.float32)
 
     def _summed(self, column: NDArray[Any]) -> Array:
         return np.asarray(np.bincount(self._block, column, self.n_blocks), np.float64)
+
+    def _sums_by(self, numbers: NDArray[Any], length: int, column: NDArray[Any]) -> Array:
+        """Sums of a column (n,) over the rows of each block that have each number below `length`, (blocks, length)."""
+        total = np.zeros(self.n_blocks * length)
+        for part in self._parts():
+            place = self._block[part].astype(np.int64) * length + numbers[part]
+            total += np.bincount(place, column[part], len(total))
+        return total.reshape(self.n_blocks, length)
 
 
 class Judged(_Grouped):
@@ -135,10 +173,16 @@ class Judged(_Grouped):
     overall = OVERALL
 
     def __init__(self, probabilities: Array, y: NDArray[np.int64], *, groups: NDArray[Any]) -> None:
-        exact = probabilities.astype(np.float64)
-        exact /= exact.sum(axis=1, keepdims=True)  # float32 sums to one only nearly
-        super().__init__(exact, y, groups=groups)
-        self._named = self.probabilities.argmax(axis=1)
+        super().__init__(probabilities, y, groups=groups)
+        self._named = np.concatenate(
+            [np.empty(0, np.int32), *(self.exact(part).argmax(axis=1).astype(np.int32) for part in self._parts())]
+        )
+
+    def exact(self, part: slice) -> Array:
+        """As of `_Grouped`; their sum is one, which of float32 it is only nearly."""
+        found = self._said[part].astype(np.float64)
+        found /= found.sum(axis=1, keepdims=True)
+        return found
 
     @property
     def is_right(self) -> NDArray[np.bool_]:
@@ -179,29 +223,27 @@ class Judged(_Grouped):
     @cached_property
     def _counts(self) -> Array:
         """(blocks, 3 classes): rows of each class that are named so, rows of it, and rows named so."""
-        of_true, of_named = (self._block * self.n_classes + of for of in (self.y, self._named))
-        length = self.n_blocks * self.n_classes
-        right = np.bincount(of_true, self._named == self.y, length)
-        counts = (right, np.bincount(of_true, minlength=length), np.bincount(of_named, minlength=length))
-        return np.concatenate([count.reshape(self.n_blocks, -1) for count in counts], axis=1).astype(np.float64)
+        ones, n = np.ones(len(self.y), np.uint8), self.n_classes
+        columns = ((self.y, self._named == self.y), (self.y, ones), (self._named, ones))
+        return np.concatenate([self._sums_by(of, n, column) for of, column in columns], axis=1)
 
     @cached_property
     def _errors(self) -> Array:
         """(blocks, 2), sums of each row's cross-entropy and squared errors."""
-        true = np.clip(self.probabilities[np.arange(len(self.y)), self.y], _LEAST, 1 - _LEAST)
-        squared = np.empty(len(self.y))
-        for start in range(0, len(self.y), _PART_ROWS):  # each a few arrays of the size of the probabilities
-            part = slice(start, start + _PART_ROWS)
-            squared[part] = ((self.probabilities[part] - np.eye(self.n_classes)[self.y[part]]) ** 2).sum(axis=1)
-        return np.column_stack([self._summed(column) for column in (-np.log(true), squared)])
+        entropy, squared = np.empty(len(self.y)), np.empty(len(self.y))
+        for part in self._parts():
+            exact, y = self.exact(part), self.y[part]
+            entropy[part] = -np.log(np.clip(exact[np.arange(len(y)), y], _LEAST, 1 - _LEAST))
+            squared[part] = ((exact - np.eye(self.n_classes)[y]) ** 2).sum(axis=1)
+        return np.column_stack([self._summed(column) for column in (entropy, squared)])
 
     @cached_property
     def _gaps(self) -> Array:
         """(blocks, 2 BINS), of each bin of confidence the sum of confidence, and of rows that are right."""
-        confidence, right = self.probabilities.max(axis=1), self._named == self.y
-        numbers = bin_of(confidence)
-        sums = [self._summed((numbers == number) * column) for number in range(BINS) for column in (confidence, right)]
-        return np.column_stack(sums)
+        confidence = np.concatenate([np.empty(0), *(self.exact(part).max(axis=1) for part in self._parts())])
+        numbers = bin_of(confidence).astype(np.uint8)
+        sums = [self._sums_by(numbers, BINS, column) for column in (confidence, self._named == self.y)]
+        return np.stack(sums, axis=2).reshape(self.n_blocks, 2 * BINS)
 
 
 class JudgedLabels(_Grouped):
@@ -213,8 +255,12 @@ class JudgedLabels(_Grouped):
     overall = OVERALL_OF_LABELS
 
     def __init__(self, probabilities: Array, y: NDArray[np.int64], *, groups: NDArray[Any]) -> None:
-        super().__init__(probabilities.astype(np.float64), y, groups=groups)
-        self._has, self._named = y == 1, self.probabilities > THRESHOLD
+        super().__init__(probabilities, y, groups=groups)
+        self._has, self._named = y == 1, probabilities > THRESHOLD
+
+    def exact(self, part: slice) -> Array:
+        """As of `_Grouped`."""
+        return self._said[part].astype(np.float64)
 
     @property
     def is_right(self) -> NDArray[np.bool_]:
@@ -264,8 +310,10 @@ class JudgedLabels(_Grouped):
     @cached_property
     def _sums(self) -> Array:
         """(blocks, 4): rows, rows that are right, labels that are wrong, and the sum of each row's loss."""
-        of_true = np.where(self._has, self.probabilities, 1 - self.probabilities)
-        losses = -np.log(np.clip(of_true, _LEAST, 1)).mean(axis=1)
+        losses = np.empty(len(self.y))
+        for part in self._parts():
+            of_true = np.where(self._has[part], exact := self.exact(part), 1 - exact)
+            losses[part] = -np.log(np.clip(of_true, _LEAST, 1)).mean(axis=1)
         wrong = (self._has != self._named).sum(axis=1)
         columns = (np.ones(len(self.y)), self.is_right, wrong, losses)
         return np.column_stack([self._summed(column) for column in columns])
@@ -290,17 +338,39 @@ def _under_curve(gained: Array, lost: Array) -> tuple[Array, Array]:
 
     gained, lost : (R, steps), how much of the class and of the rest has each score
     """
-    true, everything = np.cumsum(gained, axis=1), np.cumsum(gained + lost, axis=1)
-    n_true = true[:, -1]
-    n_false = everything[:, -1] - n_true
+    return _areas(*_curve_sums(gained, lost, np.zeros((len(gained), 1)), np.zeros((len(gained), 1))))
+
+
+def _under_steps(gained: NDArray[np.int32], lost: NDArray[np.int32]) -> tuple[float, float]:
+    """The same of one weighting, (steps,), of which there may be as many as rows: some at a time."""
+    sums: list[Array] = [np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1), np.zeros(1)]
+    for start in range(0, len(gained), _PART_ROWS):
+        part = slice(start, start + _PART_ROWS)
+        *sums[:2], middle, precision = _curve_sums(gained[None, part], lost[None, part], *sums[:2])
+        sums[2:] = sums[2] + middle, sums[3] + precision
+    area, average = _areas(*sums)
+    return float(area[0]), float(average[0])
+
+
+def _curve_sums(
+    gained: NDArray[Any], lost: NDArray[Any], true: Array, everything: Array
+) -> tuple[Array, Array, Array, Array]:
+    """What areas are computed from, behind steps before which so much, (R, 1), was of the class and was there at all.
+
+    Returns the last two of the end, (R, 1), and sums (R,) over the steps.
+    """
+    true = true + np.cumsum(gained, axis=1)
+    everything = everything + np.cumsum(gained + lost, axis=1)
+    precision = np.divide(true, everything, out=np.zeros(true.shape), where=everything > 0)
+    middle = ((true - gained / 2) * lost).sum(axis=1)
+    return true[:, -1:], everything[:, -1:], middle, (precision * gained).sum(axis=1)
+
+
+def _areas(true: Array, everything: Array, middle: Array, precision: Array) -> tuple[Array, Array]:
+    n_true = true[:, 0]
+    n_false = everything[:, 0] - n_true
     with np.errstate(invalid="ignore", divide="ignore"):
-        middle = gained / 2  # in place from here on: there may be as many steps as rows
-        np.subtract(true, middle, out=middle)
-        middle *= lost
-        area = middle.sum(axis=1) / (n_true * n_false)
-        precision = np.divide(true, everything, out=np.zeros_like(true), where=everything > 0)
-        precision *= gained
-        return area, np.where(n_false > 0, precision.sum(axis=1) / n_true, np.nan)
+        return middle / (n_true * n_false), np.where(n_false > 0, precision / n_true, np.nan)
 
 
 def _of_counts(right: Array, true: Array, named: Array) -> tuple[dict[str, Array], dict[str, Array]]:

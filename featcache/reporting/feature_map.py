@@ -48,11 +48,11 @@ def feature_map(record: RunRecord, judgement: Judgement, *, project: Project) ->
             raise RunError("no cache is named")
         cache = open_cache(project.cache_folder / name)
         rows = judgement.rows
-        if cache.manifest.digest != record.config.cache or len(rows) != len(cache.features):
+        if cache.manifest.digest != record.config.cache or judgement.of_rows != len(cache.features):
             raise RunError(f"{name}: is not the cache that the run was trained on")
         plain = np.flatnonzero(((rows["view"] == 0) & (rows["label"] != "")).to_numpy())
         chosen = _chosen(rows, plain)
-        features = _features(cache, chosen)
+        features = _features(cache, rows.index.to_numpy()[chosen])
     except FeatcacheError as error:
         raise RunError(f"the map of its features is left out: {error}") from error
     if len(chosen) < _LEAST_POINTS:

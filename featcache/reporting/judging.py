@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,12 +11,11 @@ from numpy.typing import NDArray
 
 from featcache.core.errors import RunError
 from featcache.core.files import plain_cell, safe_cell
-from featcache.core.strict_json import MAX_TEXT_BYTES, read_bounded
 from featcache.datasets import encoded, labels_in
 from featcache.measures import Judged, JudgedLabels, compare, judge, labels_named
 from featcache.reporting.records import RunRecord
 from featcache.reporting.text import labels_in_words, percent, signed
-from featcache.training import PREDICTIONS_FILE
+from featcache.training import PREDICTIONS_FILE, is_large, read_predictions
 
 _NEEDED = {"image_id", "path", "label", "split", "group", "view", "predicted"}
 
@@ -26,13 +24,16 @@ _NEEDED = {"image_id", "path", "label", "split", "group", "view", "predicted"}
 class Judgement:
     """The rows that a run judged, plain views and others, and its probabilities (rows, classes).
 
+    rows : each under its number in the cache; of very many only those of the test split
     label_separator : between the labels of a row that may have several
+    of_rows : how many it judged
     """
 
     rows: pd.DataFrame
     probabilities: NDArray[np.float64]
     classes: tuple[str, ...]
     label_separator: str = ""
+    of_rows: int = 0
 
     def of(self, split: str) -> Judgement:
         """The labelled rows of one split."""
@@ -95,14 +96,14 @@ def read_judgement(record: RunRecord) -> Judgement:
     """A run's predictions.csv. Raises RunError where it is not whole."""
     path = record.run.folder / PREDICTIONS_FILE
     try:
-        frame = pd.read_csv(io.BytesIO(read_bounded(path, MAX_TEXT_BYTES)), keep_default_na=False)
+        found = read_predictions(path, ["test"] if is_large(path) else None)
         columns = [f"p_{label}" for label in record.config.classes]
         named = {safe_cell(column): column for column in columns}
-        frame = frame.rename(columns=named)
+        frame = found.lines.rename(columns=named)
         if missing := (_NEEDED | set(columns)) - set(frame.columns):
             raise RunError(f"{PREDICTIONS_FILE}: no column {min(missing):.80}")
         for name in _NEEDED - {"view"}:
-            frame[name] = frame[name].astype(str).map(plain_cell)
+            frame[name] = frame[name].map(plain_cell)
         probabilities = frame[columns].to_numpy(np.float64)
     except FileNotFoundError as error:
         raise RunError(f"{PREDICTIONS_FILE}: is missing") from error
@@ -114,7 +115,7 @@ def read_judgement(record: RunRecord) -> Judgement:
         raise RunError(f"{PREDICTIONS_FILE}: holds what are no probabilities")
     if {label for text in texts for label in labels_in(text, separator)} - set(record.config.classes):
         raise RunError(f"{PREDICTIONS_FILE}: holds labels that are no classes of the run")
-    return Judgement(frame, probabilities, record.config.classes, separator)
+    return Judgement(frame, probabilities, record.config.classes, separator, found.of)
 
 
 def mistakes_of(judgement: Judgement) -> list[Mistake]:

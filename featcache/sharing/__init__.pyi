@@ -2,7 +2,6 @@ from . import keys as keys
 from ._index import index as index
 from ._pull import (
     ask_remotes as ask_remotes,
-    find_pulled as find_pulled,
     open_of_project as open_of_project,
     open_on_remote as open_on_remote,
     pull as pull,

@@ -83,20 +83,6 @@ def open_of_project(project: Project, name: str | None) -> Cache:
     return _open(replace(open_named(project.cache_url, project), name=name or ""), project)
 
 
-def find_pulled(project: Project, name: str | None) -> Cache:
-    """A cache in the folder of a project. CacheNotFoundError says where others are, where they are made on a remote."""
-    try:
-        return find_cache(project.cache_folder, name)
-    except CacheNotFoundError as error:
-        if not project.cache_url:
-            raise
-        raise CacheNotFoundError(
-            error.message,
-            "The caches of this project are made on a remote: pull it first, with "
-            f"'featcache pull {project.cache_url}/{name or 'NAME'}'",
-        ) from error
-
-
 def _open(target: Target, project: Project) -> RemoteCache:
     entry = find_remote(target)
     if entry.record.kind != "cache":

@@ -15,7 +15,6 @@ from featcache.core.progress import SILENT, Progress
 from featcache.core.project import Project
 from featcache.remotes import PACK_SUFFIX, PackWriter, refuse_writing
 from featcache.sharing import keys
-from featcache.sharing._pull import find_pulled
 from featcache.sharing.bundle import Bundle, bundle_of_cache, bundle_of_run
 from featcache.sharing.commit import Attribution
 from featcache.sharing.options import PushOptions
@@ -23,7 +22,7 @@ from featcache.sharing.private import private_bundle, read_secret
 from featcache.sharing.remote import Target
 from featcache.sharing.rollback_guard import remember
 from featcache.sharing.send import Pushed, push as send
-from featcache.store import MANIFEST_FILE, cache_folder
+from featcache.store import MANIFEST_FILE, cache_folder, find_pulled
 from featcache.training import is_finished, list_runs
 
 

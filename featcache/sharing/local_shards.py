@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from featcache.core.errors import CacheError
-from featcache.store import Cache, DonorIndex, FileEntry, ZarrStore, layout_for
+from featcache.store import Cache, DonorIndex, FileEntry, ZarrStore, layouts_for
 
 
 class LocalShards:
@@ -21,7 +21,7 @@ class LocalShards:
         self._layout = layout = cache.manifest.array.layout
         self._store = ZarrStore(cache.folder, layout)
         self._shards: dict[str, int] = {}
-        if cache.manifest.array.format != "zarr" or layout != layout_for(
+        if cache.manifest.array.format != "zarr" or layout not in layouts_for(
             layout.n_rows, layout.row_shape, dtype=layout.dtype
         ):
             return

@@ -6,30 +6,39 @@ import hashlib
 import hmac
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from featcache.core.errors import TrustError, UsageError
 from featcache.core.files import create
-from featcache.core.recipe import WeightsSource, cache_digest, cache_name, row_id
-from featcache.datasets import Dataset, LabelledImage
+from featcache.core.recipe import WeightsSource, cache_name
 from featcache.segmentation import COPY, SegmenterFile
 from featcache.sharing.bundle import Bundle, about_cache, bundle_of_cache
 from featcache.store import (
+    DATASET_COLUMNS,
     DATASET_FILE,
     ROWS_FILE,
     Cache,
+    Ids,
+    IdsBuilder,
+    RenamedRows,
+    digest_of_lines,
     file_entry,
-    images_in,
+    ids_of,
     open_cache,
-    rows_in,
-    write_dataset_copy,
+    order_of,
+    texts_of,
+    write_lines,
     write_rows,
 )
 
 _LEAST_SECRET_BYTES = 32
+_PART = 1 << 16
 _KEPT = ("label_separator", "row_counts", "created", "engine", "environment", "rows_computed", "seconds")
 
 
@@ -43,19 +52,15 @@ def private_bundle(folder: Path, work: Path, *, secret: bytes | None = None) -> 
     work : an empty folder for the tables that are written anew
     """
     cache = open_cache(folder)
-    images = images_in(cache.dataset)
-    new_id = {image.image_id: _keyed(secret, image.image_id) for image in images}
-    groups = {name: f"group-{number}" for number, name in enumerate(_groups(images, new_id), start=1)}
-    hidden = [LabelledImage(new_id[i.image_id], i.label, i.split, groups[i.group], new_id[i.image_id]) for i in images]
-    hidden.sort(key=lambda image: image.image_id)  # the order of the paths says something of them
-    write_dataset_copy(work / DATASET_FILE, hidden)
+    ids = _keyed(cache.lines.ids, secret)
+    write_lines(work / DATASET_FILE, _hidden(cache, ids))
     changes: dict[str, Any] = {
-        "dataset_digest": Dataset(tuple(hidden), Path(), label_separator=cache.label_separator).digest,
+        "dataset_digest": digest_of_lines(work / DATASET_FILE, cache.label_separator),
         "provenance": _provenance(cache),
     }
     files = {DATASET_FILE: work / DATASET_FILE}
     if secret is not None:
-        changes |= _other_rows(cache, work / ROWS_FILE, new_id)
+        changes |= _other_rows(cache, work / ROWS_FILE, secret)
         files[ROWS_FILE] = work / ROWS_FILE
     changes["files"] = {**cache.manifest.files, **{name: file_entry(path) for name, path in files.items()}}
     manifest = cache.manifest.model_copy(update=changes).sealed()
@@ -90,31 +95,47 @@ def read_secret(file: Path) -> bytes:
     return secret
 
 
-def _keyed(secret: bytes | None, image_id: str) -> str:
-    return image_id if secret is None else hmac.new(secret, image_id.encode(), hashlib.sha256).hexdigest()
+def _keyed(ids: Ids, secret: bytes | None) -> Ids:
+    """The ids that others see in place of some."""
+    if secret is None:
+        return ids
+    builder = IdsBuilder()
+    for start in range(0, len(ids), _PART):
+        part = (
+            hmac.new(secret, name.encode(), hashlib.sha256).hexdigest() for name in texts_of(ids[start : start + _PART])
+        )
+        builder.add(ids_of(pa.array(part, pa.large_string())))
+    return builder.done()
 
 
-def _groups(images: Any, new_id: Mapping[str, str]) -> list[str]:
-    """The groups in an order that does not follow from their names."""
-    first: dict[str, str] = {}
-    for image in images:
-        first[image.group] = min(first.get(image.group, "~"), new_id[image.image_id])
-    return sorted(first, key=lambda group: first[group])
+def _hidden(cache: Cache, ids: Ids) -> Iterator[pa.RecordBatch]:
+    """The lines of a dataset copy with these ids (lines,) in place of paths and ids, by id: the order of the paths says
+    something of them. Groups are numbered in an order that does not follow from their names."""
+    label, split, group, order = cache.label, cache.split, cache.group_of_line, order_of(ids)
+    first = np.full(int(group.max(initial=-1)) + 1, len(ids))
+    np.minimum.at(first, group[order], np.arange(len(ids)))
+    number = np.empty(len(first), np.int64)
+    number[np.argsort(first)] = np.arange(1, len(first) + 1)
+    for start in range(0, len(ids), _PART):
+        of = order[start : start + _PART]
+        names = pa.array(texts_of(ids[of]), pa.large_string())
+        columns = {
+            "image_id": names,
+            "path": names,
+            "label": pa.array([label.values[value] for value in label.number[of]], pa.large_string()),
+            "split": pa.array([split.values[value] for value in split.number[of]], pa.large_string()),
+            "group": pa.array([f"group-{value}" for value in number[group[of]]], pa.large_string()),
+        }
+        nothing = pa.nulls(len(of), pa.int64())
+        yield pa.RecordBatch.from_pydict({**columns, **dict.fromkeys(DATASET_COLUMNS[5:], nothing)})
 
 
-def _other_rows(cache: Cache, file: Path, new_id: Mapping[str, str]) -> dict[str, Any]:
+def _other_rows(cache: Cache, file: Path, secret: bytes) -> dict[str, Any]:
     """Write the row table with other ids. Returns what the manifest says of it."""
     recipe = cache.recipe
-    rows = [
-        replace(
-            row,
-            image_id=new_id[row.image_id],
-            row_id=row_id(recipe.space, new_id[row.image_id], parameters=row.parameters),
-        )
-        for row in rows_in(cache.views)
-    ]
-    write_rows(file, rows)
-    digest = cache_digest(recipe, ((row.image_id, row.view) for row in rows))
+    keys = replace(cache.keys, images=_keyed(cache.keys.images, secret))
+    write_rows(file, RenamedRows(cache.folder / ROWS_FILE, keys, space=recipe.space))
+    digest = keys.digest(recipe)
     return {"digest": digest, "name": cache_name(recipe.space.backbone, digest, format_=cache.manifest.array.format)}
 
 

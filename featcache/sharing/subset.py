@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from featcache.core.errors import CacheError, CacheWriteError, RemoteError, UsageError, nearest
 from featcache.core.files import PARTIAL_SUFFIX, sync
-from featcache.core.recipe import Recipe, cache_digest, cache_name, row_id
-from featcache.datasets import SPLITS, Dataset, labels_in
+from featcache.core.recipe import Recipe, cache_name
+from featcache.datasets import SPLITS, labels_in
 from featcache.remotes import Remote
 from featcache.sharing import rollback_guard as seen
 from featcache.sharing.catalog import Entry
@@ -23,7 +24,22 @@ from featcache.sharing.options import Part
 from featcache.sharing.reading import RemoteCache
 from featcache.sharing.receive import Pulled, Trust, accept, refuse_links, refuse_small_disk
 from featcache.sharing.transfer import Advance, Stopped
-from featcache.store import MANIFEST_FILE, Array, Cache, CacheWriter, Row, images_in, open_cache, rows_in, writing
+from featcache.store import (
+    DATASET_FILE,
+    MANIFEST_FILE,
+    Array,
+    Cache,
+    CacheWriter,
+    Coded,
+    DatasetCopy,
+    chosen_lines,
+    digest_of_lines,
+    ids_of,
+    open_cache,
+    which_are_in,
+    write_lines,
+    writing,
+)
 
 _LEAST_ID = 8
 POOLINGS = ("avg", "max")
@@ -53,8 +69,8 @@ def pull_part(
     with writing(parent), RemoteCache(store, record, parent=parent) as source:
         numbers = select(source, part)
         recipe = _recipe_of(source, part)
-        rows = _named(rows_in(source.views.iloc[numbers]), recipe, source.recipe)
-        digest = cache_digest(recipe, ((row.image_id, row.view) for row in rows))
+        rows = source.chosen_rows(numbers, None if recipe == source.recipe else recipe.space)
+        digest = rows.keys().digest(recipe)
         format_ = source.manifest.array.format
         name = cache_name(recipe.space.backbone, digest, format_=format_)
         final = parent / name
@@ -80,8 +96,16 @@ def pull_part(
         work.mkdir(exist_ok=True)
         refuse_small_disk(parent, row_bytes * len(rows))
         writer = CacheWriter(work, recipe, rows=rows, row_shape=shape, format_=format_, allow_nonfinite=True)
-        _write(source, writer, numbers=numbers, part=part, advance=advance, stopped=stopped)
-        writer.finish(_dataset_of(source, rows), _provenance(source, store, part))
+        places = numbers[rows.keys().places_of(writer.keys)]
+        _write(source, writer, places=places, part=part, advance=advance, stopped=stopped)
+        lines = work / DATASET_FILE
+        write_lines(lines, chosen_lines(source.dataset_file(), _are_lines_of(source, numbers)))
+        separator = source.label_separator
+        writer.finish(
+            DatasetCopy(lines, separator),
+            _provenance(source, store, part),
+            dataset_digest=digest_of_lines(lines, separator),
+        )
         for path in [*writer.folder.rglob("*"), writer.folder]:
             sync(path)
         try:
@@ -99,43 +123,50 @@ def pull_part(
 
 def select(cache: Cache, part: Part) -> NDArray[np.intp]:
     """Numbers of the rows that a part is of, increasing. UsageError where a name means nothing, or no row is left."""
-    rows = cache.rows
-    chosen = np.ones(len(rows), bool)
     for split in part.splits:
         if split not in SPLITS:
             raise UsageError(f"`split={split!r:.80}`: expected train, val or test")
+    for label in part.classes:
+        if label not in cache.classes:
+            raise UsageError(f"`classes={label!r:.80}`: {nearest(label, cache.classes)}")
+    line, chosen = cache.line, np.ones(len(cache.line), bool)
     if part.splits:
-        chosen &= rows["split"].isin(part.splits).to_numpy()
+        chosen &= _are(cache.split, part.splits.__contains__)[line]
     if part.classes:
-        for label in part.classes:
-            if label not in cache.classes:
-                raise UsageError(f"`classes={label!r:.80}`: {nearest(label, cache.classes)}")
         separator, asked = cache.label_separator, set(part.classes)
-        chosen &= rows["label"].map(lambda text: not asked.isdisjoint(labels_in(text, separator))).to_numpy(bool)
+        chosen &= _are(cache.label, lambda text: not asked.isdisjoint(labels_in(text, separator)))[line]
     if part.images:
-        chosen &= rows["image_id"].isin(_image_ids(cache, part.images)).to_numpy()
+        ids = ids_of(pa.array(sorted(_image_ids(cache, part.images)), pa.large_string()))
+        chosen &= which_are_in(cache.keys.images, ids)[cache.keys.image]
     if part.row_ids is not None:
-        chosen &= cache.views["row_id"].isin(part.row_ids).to_numpy()
+        chosen &= which_are_in(cache.row_names(), ids_of(pa.array(sorted(part.row_ids), pa.large_string())))
     if not chosen.any():
         raise UsageError(f"{cache.name}: no row is in all of what was asked for: ask for less at a time")
     return np.flatnonzero(chosen)
 
 
-def _image_ids(cache: Cache, images: Iterable[str]) -> set[str]:
-    dataset = cache.dataset
-    found: set[str] = set()
+def _are(column: Coded, wanted: Callable[[str], bool]) -> NDArray[np.bool_]:
+    """Which lines of a column have a text that is wanted."""
+    return np.array([*map(wanted, column.values)], bool)[column.number]
+
+
+def _image_ids(cache: Cache, images: Sequence[str]) -> set[str]:
+    by_path: dict[str, set[str]] = {image: set() for image in images}
+    begins: dict[str, set[str]] = {image: set() for image in images}
+    for part in cache.line_parts():
+        ids = part["image_id"]
+        for image in images:
+            by_path[image].update(ids[part["path"] == image])
+            begins[image].update(ids[ids.str.startswith(image) if len(image) >= _LEAST_ID else ids == image])
     for image in images:
-        by_path = set(dataset.loc[dataset["path"] == image, "image_id"])
-        begins = dataset["image_id"].str.startswith(image) if len(image) >= _LEAST_ID else dataset["image_id"] == image
-        ids = by_path or set(dataset.loc[begins, "image_id"])
-        if len(ids) != 1:
-            what = "several images" if ids else "no image"
+        found = by_path[image] or begins[image]
+        if len(found) != 1:
+            what = "several images" if found else "no image"
             raise UsageError(
                 f"`images={image!r:.200}`: {what} of {cache.name}: give a path as in its dataset, or the first "
                 f"{_LEAST_ID} digits or more of an image id"
             )
-        found |= ids
-    return found
+    return set().union(*((by_path[image] or begins[image]) for image in images))
 
 
 def _recipe_of(source: Cache, part: Part) -> Recipe:
@@ -155,21 +186,10 @@ def _recipe_of(source: Cache, part: Part) -> Recipe:
     return Recipe(space, source.recipe.augmentation)
 
 
-def _named(rows: list[Row], recipe: Recipe, before: Recipe) -> list[Row]:
-    """The rows, under the names that they have in another feature space."""
-    if recipe == before:
-        return rows
-    return [replace(row, row_id=row_id(recipe.space, row.image_id, parameters=row.parameters)) for row in rows]
-
-
 def _write(
-    source: RemoteCache, writer: CacheWriter, numbers: NDArray[np.intp], part: Part, advance: Advance, stopped: Stopped
+    source: RemoteCache, writer: CacheWriter, places: NDArray[np.intp], part: Part, advance: Advance, stopped: Stopped
 ) -> None:
-    of = {
-        (row.image_id, row.view): number
-        for number, row in zip(numbers, rows_in(source.views.iloc[numbers]), strict=True)
-    }
-    places = np.array([of[_key(row)] for row in writer.rows], np.intp)
+    """places : of each row of the writer, its number in the source"""
     with writer:
         advance(writer.rows_done)
         while writer.missing:
@@ -189,10 +209,6 @@ def _write(
             advance(stop - start)
 
 
-def _key(row: Row) -> tuple[str, int]:
-    return row.image_id, row.view
-
-
 def pooled(features: Array, pooling: str) -> Array:
     """(n, h, w, c) -> (n, c) as extraction pools; as it is for "" """
     if not pooling:
@@ -202,10 +218,11 @@ def pooled(features: Array, pooling: str) -> Array:
     return np.asarray(features.mean(axis=(1, 2), dtype=np.float64).astype(features.dtype))
 
 
-def _dataset_of(source: Cache, rows: Sequence[Row]) -> Dataset:
-    ids = {row.image_id for row in rows}
-    images = tuple(image for image in images_in(source.dataset) if image.image_id in ids)
-    return Dataset(images, Path(), label_separator=source.label_separator)
+def _are_lines_of(source: Cache, numbers: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Which lines of the dataset copy are of images of these rows, (lines,)."""
+    chosen = np.zeros(len(source.label.number), bool)
+    chosen[source.line[numbers]] = True
+    return chosen
 
 
 def _provenance(source: RemoteCache, store: Remote, part: Part) -> dict[str, Any]:

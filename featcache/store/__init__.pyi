@@ -9,13 +9,14 @@ from .catalog import (
     cache_folder as cache_folder,
     cache_folders as cache_folders,
     find_cache as find_cache,
+    find_pulled as find_pulled,
     finished_folders as finished_folders,
     list_caches as list_caches,
 )
 from .contract import FeatureStore as FeatureStore, Stored as Stored
 from .donors import DonorIndex as DonorIndex
 from .features import Array as Array, Features as Features, Span as Span
-from .formats import open_store as open_store
+from .formats import layout_begun as layout_begun, open_store as open_store
 from .layout import (
     ARRAY_FILE as ARRAY_FILE,
     DATASET_FILE as DATASET_FILE,
@@ -31,6 +32,7 @@ from .layout import (
     Format as Format,
     Layout as Layout,
     layout_for as layout_for,
+    layouts_for as layouts_for,
     zarr_shard as zarr_shard,
 )
 from .manifest import (
@@ -45,23 +47,34 @@ from .manifest import (
 )
 from .row_counts import counts_in as counts_in
 from .row_keys import (
+    Ids as Ids,
+    IdsBuilder as IdsBuilder,
     RowKeys as RowKeys,
     are_alike as are_alike,
+    ids_of as ids_of,
+    order_of as order_of,
     places_in as places_in,
+    texts_of as texts_of,
     which_are_in as which_are_in,
 )
 from .tables import (
+    DATASET_COLUMNS as DATASET_COLUMNS,
     Coded as Coded,
     LazyRows as LazyRows,
+    RenamedRows as RenamedRows,
     Row as Row,
+    chosen_lines as chosen_lines,
+    digest_of_lines as digest_of_lines,
     images_in as images_in,
     keys_of as keys_of,
     misnamed_rows as misnamed_rows,
+    names_of as names_of,
     read_dataset_copy as read_dataset_copy,
     read_keys as read_keys,
     read_rows as read_rows,
     rows_in as rows_in,
     write_dataset_copy as write_dataset_copy,
+    write_lines as write_lines,
     write_rows as write_rows,
 )
 from .tensorstore_reader import choose_reader as choose_reader

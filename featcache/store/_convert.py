@@ -78,6 +78,7 @@ def convert(
 
 def _write(cache: Cache, writer: CacheWriter, progress: Progress) -> None:
     places = cache.keys.places_of(writer.keys)  # what was begun before a relabelling may have another order
+    cache.let_go()
     with writer, progress.stopping() as stopped:
         with progress.begin(f"writing {writer.folder.name}", len(places)) as advance:
             advance(writer.rows_done)

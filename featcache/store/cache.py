@@ -24,7 +24,7 @@ from featcache.store.batches import Batches, default_buffer_rows
 from featcache.store.features import Array, Features
 from featcache.store.formats import open_store
 from featcache.store.layout import DATASET_FILE, LABELS_WAITING_FILE, LEASES_FOLDER, RECIPE_FILE, ROWS_FILE
-from featcache.store.manifest import LABEL_SEPARATOR, ROW_COUNTS, Manifest, read_manifest
+from featcache.store.manifest import LABEL_SEPARATOR, ROW_COUNTS, Counts, Manifest, counts_said, read_manifest
 from featcache.store.tensorstore_reader import ReaderName, choose_reader
 from featcache.store.writer import DatasetCopy, file_entry, images_of, read_recipe, writing
 
@@ -32,9 +32,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from featcache.store.row_counts import Counts
     from featcache.store.row_keys import Ids, RowKeys
-    from featcache.store.tables import Coded, Lines, StoredRows
+    from featcache.store.tables import ChosenRows, Coded, Lines, StoredRows
     from featcache.store.torch_adapter import TorchBatches
 
 _PART_ROWS = 1 << 16
@@ -123,6 +122,18 @@ class Cache:
         _ = self.keys
         return StoredRows(self.folder / ROWS_FILE, space)
 
+    def chosen_rows(self, numbers: NDArray[np.intp], space: FeatureSpace | None = None) -> ChosenRows:
+        """`stored_rows` of increasing numbers."""
+        from featcache.store.tables import ChosenRows
+
+        _ = self.keys
+        return ChosenRows(self.folder / ROWS_FILE, numbers, space=space)
+
+    def dataset_file(self) -> Path:
+        """The dataset copy on the disk, checked to be that of the manifest."""
+        self._check_digest(DATASET_FILE)
+        return file_of(self.folder, self.manifest, name=DATASET_FILE)
+
     def row_names(self, space: FeatureSpace | None = None) -> Ids:
         """The row_id of each row, or what it is in another feature space; see `featcache.store.row_keys`."""
         from featcache.store.tables import names_of
@@ -160,10 +171,14 @@ class Cache:
         except CacheError as error:
             raise CacheError(f"{self.name}: {error}") from error
         _ = self.view, self.label, self.split
-        if len(line) > _MOST_HELD:  # ids are the largest of what is held: whoever wants them reads them again
+        self.let_go()
+        return line
+
+    def let_go(self) -> None:
+        """Of many rows, forget the ids: they are the largest of what is held. Who wants them reads them again."""
+        if self.manifest.rows > _MOST_HELD:
             for name in ("keys", "lines"):
                 self.__dict__.pop(name, None)
-        return line
 
     @cached_property
     def view(self) -> NDArray[np.integer[Any]]:
@@ -198,23 +213,29 @@ class Cache:
 
     def row_counts(self) -> Counts:
         """{label: {split: rows}}, as the manifest says; counted where it says nothing."""
-        from featcache.store.row_counts import count_rows, counts_said
-
         said = None if self._original else counts_said(self.manifest.provenance, self.manifest.rows)
-        return count_rows(self.line, self.label, split=self.split) if said is None else said
+        if said is not None:
+            return said
+        from featcache.store.row_counts import count_rows
+
+        return count_rows(self.line, self.label, split=self.split)
 
     @cached_property
     def groups(self) -> NDArray[np.int32]:
         """The group of each row as a number, (rows,): the names of groups sort as their numbers do."""
-        return self._group_of_line[self.line]
+        return self.group_of_line[self.line]
 
     @cached_property
-    def _group_of_line(self) -> NDArray[np.int32]:
-        """The same of each of `lines`."""
+    def group_of_line(self) -> NDArray[np.int32]:
+        """The group of each of `lines` as a number, as of `groups`."""
         import pyarrow.compute as pc
 
-        rank: NDArray[np.uint64] = pc.rank(_arrow(self.texts("group")), tiebreaker="dense").to_numpy()
-        return rank.astype(np.int32) - np.int32(1)
+        from featcache.store.tables import give_back
+
+        rank = pc.rank(_arrow(self.texts("group")), tiebreaker="dense").to_numpy().astype(np.int32)
+        rank -= np.int32(1)
+        give_back()
+        return np.asarray(rank)
 
     @cached_property
     def dataset(self) -> pd.DataFrame:
@@ -226,16 +247,27 @@ class Cache:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """One line a row: row, image_id, path, label, split, group, view; in the order of `features`."""
+        """One line a row: row, image_id, path, label, split, group, view; in the order of `features`.
+
+        Of more than two million rows, label and split are categories, and row and view have 32 bits.
+        """
         import pandas as pd
 
+        from featcache.store.tables import give_back
+
         line = self.line
+        is_large = len(line) > _MOST_HELD
         one_each = len(line) == len(self.label.number) and bool((line == np.arange(len(line))).all())
-        columns: dict[str, Any] = {"row": np.arange(len(line))}
+        columns: dict[str, Any] = {"row": np.arange(len(line), dtype=np.int32 if is_large else np.int64)}
         for name in ("image_id", "path", "label", "split", "group"):
+            if is_large and name in ("label", "split"):
+                of = self.label if name == "label" else self.split
+                columns[name] = pd.Categorical.from_codes(of.number[line], categories=pd.Index(of.values))
+                continue
             texts = self.texts(name).array
             columns[name] = texts if one_each else texts.take(line)
-        columns["view"] = self.view.astype(np.int64)
+            give_back()
+        columns["view"] = self.view if is_large else self.view.astype(np.int64)
         return pd.DataFrame(columns, copy=False)
 
     def row_parts(self) -> Iterator[pd.DataFrame]:
@@ -247,7 +279,7 @@ class Cache:
             for first in range(0, len(line), _PART_ROWS):  # in another order than the images
                 yield self.rows.iloc[first : first + _PART_ROWS]
             return
-        for lines in self._line_parts():
+        for lines in self.line_parts():
             stop += len(lines)
             rows = np.searchsorted(line, [stop - len(lines), stop])
             for first in range(rows[0], rows[1], _PART_ROWS):
@@ -259,24 +291,23 @@ class Cache:
         if start < len(line):
             raise CacheError(f"{self.name}: {DATASET_FILE} was replaced meanwhile")
 
-    def _line_parts(self) -> Iterator[pd.DataFrame]:
+    def line_parts(self) -> Iterator[pd.DataFrame]:
         """image_id, path, label, split and group of the dataset copy, some lines at a time."""
         from featcache.store.tables import DATASET_COLUMNS, TableFile
 
-        self._check_digest(DATASET_FILE)
-        file = TableFile(file_of(self.folder, self.manifest, name=DATASET_FILE), DATASET_COLUMNS)
+        file = TableFile(self.dataset_file(), DATASET_COLUMNS)
         return (part.to_pandas() for part in file.batches(DATASET_COLUMNS[:5]))
 
     def torn_groups(self) -> tuple[int, str, list[str]] | None:
         """How many groups have rows in several splits, and the first of them with these splits, by name."""
         split_of, n_splits = self.split, len(self.split.values)
         chosen = np.flatnonzero((self._rows_of_line > 0) & ~_is(split_of, ""))
-        pairs = np.unique(self._group_of_line[chosen].astype(np.int64) * n_splits + split_of.number[chosen])
+        pairs = np.unique(self.group_of_line[chosen].astype(np.int64) * n_splits + split_of.number[chosen])
         group, split = np.divmod(pairs, max(n_splits, 1))
         torn = np.unique(group[1:][np.diff(group) == 0])
         if not len(torn):
             return None
-        name = str(self.texts("group").iloc[int(np.argmax(self._group_of_line == torn[0]))])
+        name = str(self.texts("group").iloc[int(np.argmax(self.group_of_line == torn[0]))])
         return len(torn), name, sorted(split_of.values[number] for number in split[group == torn[0]])
 
     def texts(self, name: str) -> pd.Series[str]:
@@ -305,9 +336,9 @@ class Cache:
         return {label for text in texts for label in labels_in(text, self.label_separator)}
 
     @cached_property
-    def _rows_of_line(self) -> NDArray[np.intp]:
+    def _rows_of_line(self) -> NDArray[np.int32]:
         """How many rows each of `lines` has."""
-        return np.bincount(self.line, minlength=len(self.label.number))
+        return np.bincount(self.line, minlength=len(self.label.number)).astype(np.int32)
 
     def numbers(self, split: str | None = None) -> NDArray[np.intp]:
         """Row numbers of a split that have a label, increasing; those of every row where split is None."""
@@ -457,7 +488,7 @@ class Cache:
             "label",
             "split",
             "groups",
-            "_group_of_line",
+            "group_of_line",
             "rows",
             "classes",
             "_rows_of_line",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from featcache.core.errors import CacheError, CacheNotFoundError, UsageError
 from featcache.core.files import meant_by, visible_folders
+from featcache.core.project import Project
 from featcache.store.cache import Cache, open_cache
 from featcache.store.layout import MANIFEST_FILE, RECIPE_FILE
 
@@ -90,3 +91,17 @@ def find_cache(parent: Path, name: str | None = None) -> Cache:
             wanted = f"{broken[0].folder.name}: {broken[0].problem}; {wanted}"
         raise CacheNotFoundError(f"{wanted} in {parent} (there: {names})", "Make one with `featcache.extract()`")
     raise UsageError(f"several caches could be meant: {', '.join(c.name for c in meant)}: name one of them")
+
+
+def find_pulled(project: Project, name: str | None) -> Cache:
+    """A cache in the folder of a project. CacheNotFoundError says where others are, where they are made on a remote."""
+    try:
+        return find_cache(project.cache_folder, name)
+    except CacheNotFoundError as error:
+        if not project.cache_url:
+            raise
+        raise CacheNotFoundError(
+            error.message,
+            "The caches of this project are made on a remote: pull it first, with "
+            f"'featcache pull {project.cache_url}/{name or 'NAME'}'",
+        ) from error

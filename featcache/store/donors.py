@@ -19,8 +19,8 @@ from featcache.store import ledger
 from featcache.store.cache import Array, Features
 from featcache.store.catalog import cache_folders
 from featcache.store.contract import FeatureStore, Stored
-from featcache.store.formats import open_store
-from featcache.store.layout import FEATURES_FOLDER, LEDGER_FILE, RECIPE_FILE, ROWS_FILE, Format, layout_for
+from featcache.store.formats import layout_begun, open_store
+from featcache.store.layout import FEATURES_FOLDER, LEDGER_FILE, RECIPE_FILE, ROWS_FILE, Format
 from featcache.store.manifest import read_manifest
 from featcache.store.row_keys import Ids, texts_of, which_are_in
 from featcache.store.tables import Row, names_of, read_names
@@ -153,9 +153,8 @@ def _source(folder: Path, space: FeatureSpace, row_shape: tuple[int, ...]) -> _S
         except CacheNotFoundError:
             row_ids = read_names(folder / ROWS_FILE)
             format_: Format = "zarr" if (folder / FEATURES_FOLDER).is_dir() else "hdf5"
-            store = open_store(
-                format_, folder, layout=layout_for(len(row_ids), row_shape, dtype=space.dtype, format_=format_)
-            )
+            begun = layout_begun(folder, len(row_ids), row_shape=row_shape, dtype=space.dtype, format_=format_)
+            store = open_store(format_, folder, layout=begun)
         else:
             for name in (RECIPE_FILE, ROWS_FILE, LEDGER_FILE):
                 if file_entry(folder / name) != manifest.files[name]:

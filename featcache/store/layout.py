@@ -27,6 +27,7 @@ FORMATS: tuple[Format, ...] = ("zarr", "hdf5")
 
 _SHARD_BYTES = 16 << 20
 _MAX_ROWS_PER_SHARD = 256
+_FEW_SHARDS, _MANY_ROWS_SHARD_BYTES = 4096, 4 << 20
 _CHUNK_BYTES: dict[Format, int] = {"zarr": 2 << 20, "hdf5": 100_000}
 
 
@@ -79,12 +80,23 @@ def layout_for(n_rows: int, row_shape: tuple[int, ...], *, dtype: str, format_: 
 
     A shard is held in memory while it is computed, is what an interruption loses, and what processes share. Chunks were
     chosen by measurement on real features (docs/explanation/benchmarks.md): Zarr pays for each chunk that it touches,
-    HDF5 hardly does.
+    HDF5 hardly does. A cache of more than a million small rows has more in a shard, up to 4 MiB, so that there are some
+    thousand files: what an interruption loses stays a small share of the whole.
     """
+    return layouts_for(n_rows, row_shape, dtype=dtype, format_=format_)[0]
+
+
+def layouts_for(
+    n_rows: int, row_shape: tuple[int, ...], *, dtype: str, format_: Format = "zarr"
+) -> tuple[Layout, Layout]:
+    """The layout of a new cache, and the one that was so before there were larger shards for many rows."""
     row_bytes = prod(row_shape) * np.dtype(dtype).itemsize
-    per_shard = _power_of_two(min(_SHARD_BYTES // row_bytes, _MAX_ROWS_PER_SHARD))
-    per_chunk = min(_power_of_two(_CHUNK_BYTES[format_] // row_bytes), per_shard)
-    return Layout(n_rows, row_shape, dtype, per_chunk, per_shard)
+    per_shard = before = _power_of_two(min(_SHARD_BYTES // row_bytes, _MAX_ROWS_PER_SHARD))
+    while per_shard * _FEW_SHARDS < n_rows and 2 * per_shard * row_bytes <= _MANY_ROWS_SHARD_BYTES:
+        per_shard *= 2
+    chunk = _power_of_two(_CHUNK_BYTES[format_] // row_bytes)
+    new, old = (Layout(n_rows, row_shape, dtype, min(chunk, rows), rows) for rows in (per_shard, before))
+    return new, old
 
 
 def _power_of_two(at_most: int) -> int:

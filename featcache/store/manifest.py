@@ -29,6 +29,8 @@ LABEL_SEPARATOR, ROW_COUNTS = "label_separator", "row_counts"
 MAX_MANIFEST_BYTES = 16 << 20
 _MAX_SHARD_BYTES = 128 << 20
 _SHOWN_CHARS = 1000
+Counts = Mapping[str, Mapping[str, int]]
+"""{label: {split: rows}}"""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 """Of nearly all files: no part begins with a dot."""
 
@@ -46,6 +48,17 @@ def with_labels_said(
         said[LABEL_SEPARATOR] = separator
     if counts is not None:
         said[ROW_COUNTS] = counts
+    return said
+
+
+def counts_said(provenance: Mapping[str, Any], n_rows: int) -> Counts | None:
+    """What a manifest says; None where it says nothing, or what cannot be true of so many rows."""
+    said = provenance.get(ROW_COUNTS)
+    if not isinstance(said, dict) or not all(isinstance(splits, dict) for splits in said.values()):
+        return None
+    numbers = [number for splits in said.values() for number in splits.values()]
+    if not all(type(number) is int and number > 0 for number in numbers) or sum(numbers) != n_rows:
+        return None
     return said
 
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.core.errors import CacheError
 from featcache.store.layout import DATASET_FILE
-from featcache.store.manifest import ROW_COUNTS
 from featcache.store.row_keys import RowKeys, places_in
 from featcache.store.tables import Coded, Lines, read_keys, read_lines
 
 _MOST = 10_000
 """Of pairs of label and split that a manifest lists."""
-Counts = Mapping[str, Mapping[str, int]]
 
 
 def lines_of(keys: RowKeys, lines: Lines) -> NDArray[np.int32]:
@@ -54,14 +50,3 @@ def counts_in(rows_file: Path, dataset_file: Path) -> dict[str, dict[str, int]] 
 def short(counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]] | None:
     """Counts that a manifest can list; else None."""
     return counts if sum(map(len, counts.values())) <= _MOST else None
-
-
-def counts_said(provenance: Mapping[str, Any], n_rows: int) -> Counts | None:
-    """What a manifest says; None where it says nothing, or what cannot be true of so many rows."""
-    said = provenance.get(ROW_COUNTS)
-    if not isinstance(said, dict) or not all(isinstance(splits, dict) for splits in said.values()):
-        return None
-    numbers = [number for splits in said.values() for number in splits.values()]
-    if not all(type(number) is int and number > 0 for number in numbers) or sum(numbers) != n_rows:
-        return None
-    return said

@@ -76,6 +76,17 @@ class RowKeys:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def chosen(self, numbers: NDArray[np.intp]) -> RowKeys:
+        """Those of some rows."""
+        of = self.image[numbers]
+        first = np.full(len(self.images), len(of), np.int64)
+        np.minimum.at(first, of, np.arange(len(of)))
+        used = np.flatnonzero(first < len(of))
+        used = used[np.argsort(first[used])]
+        place = np.empty(len(self.images), np.int32)
+        place[used] = np.arange(len(used))
+        return RowKeys(self.images[used], place[of], self.view[numbers])
+
     def places_of(self, other: RowKeys) -> NDArray[np.intp]:
         """Where each row of `other` stands here. KeyError where one does not."""
         if self == other:

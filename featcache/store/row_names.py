@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from featcache.core.recipe import FeatureSpace, row_id
 from featcache.images import ADDED_PARAMETERS, named_parameters
+from featcache.store.row_keys import are_alike, ids_of, texts_of
 
 _IN_DIGITS = (1e-4, 1e15)
 """Between these, numbers have the same digits in Arrow and in Python, which writes others with an exponent."""
@@ -24,21 +25,25 @@ def row_ids(space: FeatureSpace, rows: pa.RecordBatch, *, besides: set[str]) -> 
 
     besides : columns that are no parameters of views
     """
+    return texts_of(_digests(space, rows, besides))
+
+
+def _digests(space: FeatureSpace, rows: pa.RecordBatch, besides: set[str]) -> NDArray[np.uint8]:
+    """The row_ids as bytes, (n, 32)."""
     names = sorted(name for name in rows.schema.names if name not in besides)
-    found = np.empty(len(rows), object)
+    found = np.empty((len(rows), 32), np.uint8)
     for places, added in _alike(rows, names):
         some = rows if len(places) == len(rows) else rows.take(pa.array(places))
         of = [name for name in names if name not in ADDED_PARAMETERS or name in added]
-        found[places] = _named(_texts(space, some, of))
-    return found.tolist()
+        found[places] = _hashed(_texts(space, some, of))
+    return found
 
 
 def wrong_rows(space: FeatureSpace, rows: pa.RecordBatch, *, besides: set[str]) -> list[int]:
     """Places of the rows in a part of a table whose row_id is another than `row_ids` gives."""
-    said, names = rows.column("row_id").to_pylist(), [name for name in rows.schema.names if name not in besides]
-    found = row_ids(space, rows, besides=besides)
-    differing = [place for place, (one, other) in enumerate(zip(said, found, strict=True)) if one != other]
-    return [place for place in differing if said[place] != _row_id(space, rows, names, place)]
+    said, names = rows.column("row_id"), [name for name in rows.schema.names if name not in besides]
+    differing = np.flatnonzero(~are_alike(ids_of(said), _digests(space, rows, besides))).tolist()
+    return [place for place in differing if said[place].as_py() != _row_id(space, rows, names, place)]
 
 
 def _alike(rows: pa.RecordBatch, names: list[str]) -> Iterator[tuple[NDArray[np.intp], set[str]]]:
@@ -118,9 +123,10 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind))
 
 
-def _named(texts: pa.Array) -> list[str]:
-    sha256 = hashlib.sha256
-    return [sha256(text).hexdigest() for text in pc.cast(texts, pa.large_binary()).to_pylist()]
+def _hashed(texts: pa.Array) -> NDArray[np.uint8]:
+    """The SHA-256 of each text, (n, 32)."""
+    sha256, data = hashlib.sha256, pc.cast(texts, pa.large_binary()).to_pylist()
+    return np.frombuffer(b"".join([sha256(text).digest() for text in data]), np.uint8).reshape(-1, 32)
 
 
 def _row_id(space: FeatureSpace, rows: pa.RecordBatch, names: list[str], place: int) -> str:

@@ -5,6 +5,7 @@ A table may have more rows than fit into memory as Python's objects: it is read 
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from abc import abstractmethod
 from collections import Counter
@@ -24,11 +25,12 @@ from numpy.typing import NDArray
 
 from featcache.core.errors import CacheError, refuse_shortage
 from featcache.core.files import beside
-from featcache.core.recipe import FeatureSpace
+from featcache.core.recipe import FeatureSpace, canonical_json
+from featcache.core.threads import in_threads
 from featcache.datasets import SPLITS, LabelledImage
 from featcache.images import ADDED_PARAMETERS, Box, named_parameters
 from featcache.store.pages import Sizes, sizes_of
-from featcache.store.row_keys import Ids, IdsBuilder, KeysBuilder, RowKeys, are_different, ids_of
+from featcache.store.row_keys import Ids, IdsBuilder, KeysBuilder, RowKeys, are_different, ids_of, texts_of
 from featcache.store.row_names import row_ids, wrong_rows
 
 ROW_COLUMNS = ["row", "image_id", "view", "row_id"]
@@ -107,6 +109,7 @@ class TableFile:
                 for name, column in zip(names, part.columns, strict=True):
                     self._check_values(name, column)
                 yield part if encoded else self._decoded(part)
+            give_back()
 
     def _together(self, groups: Iterable[int]) -> Iterator[list[int]]:
         """Row groups, a million rows at a time: Arrow lets go of what it has read only when the file is closed."""
@@ -179,6 +182,11 @@ class TableFile:
             pa.types.is_floating(column.type) and not np.isfinite(column.to_numpy(zero_copy_only=False)).all()
         ):
             raise CacheError(f"{self.path}: the column {name!r:.80} has cells without a value")
+
+
+def give_back() -> None:
+    """Have Arrow give memory that it does not use to the operating system: it keeps what a large table took."""
+    pa.default_memory_pool().release_unused()
 
 
 _PARAMETERS = (
@@ -272,12 +280,16 @@ class StoredRows(LazyRows):
 
     def parts(self, groups: Sequence[int] | None = None) -> Iterator[pa.RecordBatch]:
         """The rows as parts of a table, in row groups or in all of them."""
-        for part in self._file.batches(groups=groups):
+        for part in self._parts(range(len(self._file.group_rows)) if groups is None else groups):
             if self._space is None:
                 yield part
             else:
                 names = pa.array(row_ids(self._space, part, besides={*ROW_COLUMNS}), pa.large_string())
                 yield part.set_column(part.schema.get_field_index("row_id"), "row_id", names)
+
+    def _parts(self, groups: Sequence[int]) -> Iterator[pa.RecordBatch]:
+        """As they stand in the table."""
+        return self._file.batches(groups=groups)
 
     def _go_to(self, number: int) -> None:
         """Have a row in memory. Who goes forward reads each part once."""
@@ -289,6 +301,55 @@ class StoredRows(LazyRows):
             part = next(self._reading)
             self._part = range(self._part.stop, self._part.stop + len(part))
         self._rows = _made(part)
+
+
+class ChosenRows(StoredRows):
+    """Some of the rows of a table on the disk: those with increasing `numbers`."""
+
+    def __init__(self, path: Path, numbers: NDArray[np.intp], *, space: FeatureSpace | None = None) -> None:
+        super().__init__(path, space)
+        self._numbers, self._first_of = numbers, self._starts
+        self._starts = np.searchsorted(numbers, self._starts)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def keys(self) -> RowKeys:
+        """Which view of which image each of them is."""
+        return read_keys(self._file.path).chosen(self._numbers)
+
+    def _parts(self, groups: Sequence[int]) -> Iterator[pa.RecordBatch]:
+        for group in groups:
+            start = int(self._first_of[group])
+            for part in self._file.batches(groups=[group]):
+                first, last = np.searchsorted(self._numbers, [start, start + len(part)])
+                if first < last:
+                    yield part.take(pa.array(self._numbers[first:last] - start))
+                start += len(part)
+
+
+class RenamedRows(StoredRows):
+    """The rows of a table on the disk under other image_ids, and so other row_ids.
+
+    keys : which view of which image each row is, with these ids
+    """
+
+    def __init__(self, path: Path, keys: RowKeys, *, space: FeatureSpace) -> None:
+        super().__init__(path, space)
+        self._keys = keys
+
+    def keys(self) -> RowKeys:
+        """Which view of which image each row is."""
+        return self._keys
+
+    def _parts(self, groups: Sequence[int]) -> Iterator[pa.RecordBatch]:
+        for group in groups:
+            start = int(self._starts[group])
+            for part in self._file.batches(groups=[group]):
+                of = self._keys.images[self._keys.image[start : start + len(part)]]
+                named = pa.array(texts_of(of), pa.large_string())
+                yield part.set_column(part.schema.get_field_index("image_id"), "image_id", named)
+                start += len(part)
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -410,9 +471,13 @@ def misnamed_rows(path: Path, space: FeatureSpace) -> list[int]:
     Raises CacheError if it is damaged.
     """
     wrong, start = list[int](), 0
-    for part in TableFile(path, ROW_COLUMNS).batches():
-        wrong += [start + place for place in wrong_rows(space, part, besides={*ROW_COLUMNS})]
-        start += len(part)
+
+    def wrong_of(part: pa.RecordBatch) -> tuple[int, list[int]]:
+        return len(part), wrong_rows(space, part, besides={*ROW_COLUMNS})
+
+    for rows, places in in_threads(wrong_of, TableFile(path, ROW_COLUMNS).batches()):
+        wrong += [start + place for place in places]
+        start += rows
     return wrong
 
 
@@ -463,6 +528,47 @@ def write_dataset_copy(path: Path, images: Sequence[LabelledImage]) -> None:
     frame = pd.DataFrame(records, columns=DATASET_COLUMNS)
     with beside(path) as partial:
         _write(partial, frame.astype(dict.fromkeys(DATASET_COLUMNS[5:], "Int64")))
+
+
+def write_lines(path: Path, parts: Iterable[pa.RecordBatch]) -> None:
+    """Write a dataset copy of parts that have its columns."""
+    texts = [(name, pa.large_string()) for name in DATASET_COLUMNS[:5]]
+    schema = pa.schema([*texts, *((name, pa.int64()) for name in DATASET_COLUMNS[5:])])
+    with beside(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        for part in parts:
+            columns = [pc.cast(part.column(field.name), field.type) for field in schema]
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema), row_group_size=_GROUP_ROWS)
+
+
+def chosen_lines(path: Path, chosen: NDArray[np.bool_]) -> Iterator[pa.RecordBatch]:
+    """Those lines of a dataset copy that are chosen, (lines,), a part at a time."""
+    start = 0
+    for part in TableFile(path, DATASET_COLUMNS).batches(DATASET_COLUMNS):
+        yield part.filter(pa.array(chosen[start : start + len(part)]))
+        start += len(part)
+
+
+def digest_of_lines(path: Path, label_separator: str) -> str:
+    """`featcache.datasets.Dataset.digest` of a dataset copy, of which the texts are in memory, and no object a line."""
+    names = [*DATASET_COLUMNS[1:], DATASET_COLUMNS[0]]
+    table, keys = TableFile(path, DATASET_COLUMNS).table(names), {}
+    for name in names:
+        if name not in TEXT_COLUMNS:
+            table = table.set_column(names.index(name), name, pc.cast(table[name], pa.int64()))
+        keys[name] = table[name] if name in TEXT_COLUMNS else pc.fill_null(table[name], -1)
+    order = pc.sort_indices(pa.table(keys), sort_keys=[(name, "ascending") for name in names])
+    digest = hashlib.sha256(b"[")
+    begun = bool(label_separator)
+    if begun:
+        digest.update(canonical_json(["label_separator", label_separator]).encode())
+    for start in range(0, len(order), _PART_ROWS):
+        lines = table.take(order[start : start + _PART_ROWS])
+        cells = zip(*(lines.column(name).to_pylist() for name in names), strict=True)
+        digest.update(b"," if begun else b"")
+        digest.update(canonical_json([list(line) for line in cells])[1:-1].encode())
+        begun = True
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def read_dataset_copy(path: Path) -> pd.DataFrame:

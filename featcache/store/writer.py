@@ -23,7 +23,7 @@ from featcache.core.strict_json import read_json, strict_json
 from featcache.datasets import Dataset, LabelledImage
 from featcache.store import ledger
 from featcache.store.contract import Stored
-from featcache.store.formats import open_store
+from featcache.store.formats import layout_begun, open_store
 from featcache.store.layout import (
     DATASET_FILE,
     LEASES_FOLDER,
@@ -34,7 +34,7 @@ from featcache.store.layout import (
     REPAIR_LEDGER_FILE,
     ROWS_FILE,
     Format,
-    layout_for,
+    Layout,
 )
 from featcache.store.manifest import (
     CACHE_FORMAT,
@@ -82,6 +82,7 @@ class CacheWriter:
     allow_nonfinite : whether NaN and Inf may be stored
     kept : the shards of a finished, damaged cache that are sound. What the cache promises (manifest and ledger) stays
         until all others are made again: a repair that is killed can be begun once more
+    layout : of the array; by default that of a new cache, or of what was begun
 
     Raises CacheError if there are no rows, if one stands there twice or if the folder holds another cache,
     CacheWriteError if it cannot be written.
@@ -97,6 +98,7 @@ class CacheWriter:
         format_: Format = "zarr",
         allow_nonfinite: bool = False,
         kept: Sequence[ledger.ShardRecord] | None = None,
+        layout: Layout | None = None,
     ) -> None:
         from featcache.store.tables import keys_of
 
@@ -107,9 +109,10 @@ class CacheWriter:
         self.folder = parent / cache_name(recipe.space.backbone, self.digest, format_=format_)
         self.recipe = recipe
         self.rows = rows
-        self.store = open_store(
-            format_, self.folder, layout=layout_for(len(rows), row_shape, dtype=recipe.space.dtype, format_=format_)
-        )
+        dtype = recipe.space.dtype
+        if layout is None:
+            layout = layout_begun(self.folder, len(rows), row_shape=row_shape, dtype=dtype, format_=format_)
+        self.store = open_store(format_, self.folder, layout=layout)
         self.faint_rows = 0
         """Rows, of those written here, whose largest value is too small for float16 to keep more than a few digits."""
         self._allow_nonfinite = allow_nonfinite

@@ -12,6 +12,7 @@ from .labels import (
     without_split as without_split,
 )
 from .notes import NO_NOTE as NO_NOTE, Note as Note, annotate as annotate, read_notes as read_notes
+from .predictions import Predictions as Predictions, is_large as is_large, read_predictions as read_predictions
 from .results import (
     Fitted as Fitted,
     described as described,

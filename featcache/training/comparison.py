@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +10,9 @@ import pandas as pd
 
 from featcache.core.errors import RunError
 from featcache.core.files import plain_cell
-from featcache.core.strict_json import MAX_TEXT_BYTES, read_bounded
 from featcache.datasets import encoded
 from featcache.measures import Judged, JudgedLabels, compare, judge
+from featcache.training.predictions import read_predictions
 
 if TYPE_CHECKING:
     from featcache.training.runs import Run
@@ -44,10 +43,10 @@ def _judged(run: Run, split: str) -> tuple[pd.DataFrame, list[Judged | JudgedLab
 
     path = run.folder / PREDICTIONS_FILE
     try:
-        frame = pd.read_csv(io.BytesIO(read_bounded(path, MAX_TEXT_BYTES)), keep_default_na=False)
+        frame = read_predictions(path, None if run.is_cross_validation else [split]).lines
         columns = [f"p_{label}" for label in run.config["classes"]]
         if "repeat" not in frame:
-            frame = frame[(frame["split"] == split) & (frame["label"] != "")].assign(repeat=0)
+            frame = frame[frame["label"] != ""].assign(repeat=0)
         parts = [part.sort_values(_KEY) for _, part in frame.groupby("repeat")]
         images = parts[0][[*_KEY, "label", "group"]].reset_index(drop=True)
         return images, [_of(part, columns, run.config) for part in parts]
@@ -56,7 +55,7 @@ def _judged(run: Run, split: str) -> tuple[pd.DataFrame, list[Judged | JudgedLab
 
 
 def _of(part: pd.DataFrame, columns: list[str], config: Mapping[str, Any]) -> Judged | JudgedLabels:
-    texts, separator = part["label"].astype(str).map(plain_cell).tolist(), config.get("label_separator", "")
+    texts, separator = part["label"].map(plain_cell).tolist(), config.get("label_separator", "")
     y = encoded(texts, separator, classes=config["classes"])
     if (y < 0).any():
         raise ValueError("it holds labels that are no classes of the run")

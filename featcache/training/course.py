@@ -109,6 +109,7 @@ class Course(Generic[Best]):
             self._remember(trainer)
             self.on_epoch(history)
             self._pause()
+        self.save = None  # it knows the trainer, which may hold all features, and this course
 
     def chosen(self, last: Best) -> Best:
         """What the rules ask for: the best, or the last."""
