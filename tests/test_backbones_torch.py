@@ -12,6 +12,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from featcache.core.extras import keep_triton_out
+
+keep_triton_out()  # other tests of this process may have loaded TensorFlow
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 timm = pytest.importorskip("timm", reason="timm is not installed")
 torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
