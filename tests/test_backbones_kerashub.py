@@ -12,17 +12,17 @@ import pytest
 from conftest import Run
 from numpy.typing import NDArray
 
-pytest.importorskip("keras_hub", reason="keras-hub is not installed: pip install 'featcache[kerashub]'")
-
 import featcache as fc
 from featcache.backbones import NetworkSpec, layers_to_cut, load_network, open_engine, open_network
 from featcache.backbones.import_keras import import_keras
 from featcache.core.errors import BackboneError, MissingPackageError, WeightsError
+from featcache.core.extras import is_installed
 from featcache.core.offline import offline
 from featcache.core.progress import SILENT
 from featcache.core.recipe import Transform
 from featcache.synthetic.drawing import write_cells
 
+pytestmark = pytest.mark.skipif(not is_installed("keras_hub"), reason="keras-hub is not installed")
 SIDE = 32
 IMAGENET = {
     "scale": [1 / (255 * std) for std in (0.229, 0.224, 0.225)],
