@@ -177,6 +177,7 @@ def _with_loss() -> Any:
         def compute_loss(
             self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
         ) -> Any:
+            sample_weight = ops.convert_to_tensor(sample_weight)  # of PyTorch's backend, it is an array
             rows = loss_of_rows(y, y_pred) * sample_weight
             right = ops.equal(ops.argmax(y_pred, axis=-1), ops.argmax(y, axis=-1))
             self.rows_loss.update_state(rows)
