@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from conftest import Run
 from numpy.typing import NDArray
 from PIL import Image
@@ -40,7 +41,7 @@ def png(array: Array, mode: str | None = None) -> bytes:
 
 def tiff(array: Array) -> bytes:
     data = io.BytesIO()
-    Image.fromarray(array).save(data, "TIFF")
+    tifffile.imwrite(data, array)
     return data.getvalue()
 
 
@@ -83,6 +84,7 @@ def test_of_two_values_any_is_the_cell(value: int) -> None:
         png(two_cells(np.uint16, 1, 2)),
         png(two_cells(np.uint16, 300, 70)),
         tiff(two_cells(np.uint16, 1000, 2)),
+        tiff(two_cells(np.float32, 1, 2)),
     ],
 )
 def test_a_number_for_each_cell_parts_cells_that_touch(data: bytes) -> None:
@@ -127,7 +129,8 @@ def rings() -> Array:
         (png(shades()), "other values"),
         (png(np.random.default_rng(0).integers(0, 256, (50, 50), np.uint8)), "whole picture|other values"),
         (png(rings()), "cytoplasm and nucleus"),
-        (tiff(two_cells(np.float32, 1, 2)), "floating-point pixels"),
+        (tiff(two_cells(np.float64, 1, 2)), "floating-point pixels"),
+        (tiff(two_cells(np.float32, 0.5, 2)), "other numbers than whole ones"),
         (tiff(two_cells(np.int32, -1, 2)), "signed pixels of 32 bits"),
         (b"", "empty|image"),
         (b"GIF89a nothing", "image|damaged"),

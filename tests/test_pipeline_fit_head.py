@@ -206,8 +206,9 @@ def test_what_an_interrupted_training_was_of(cache: Cache, tmp_path: Path) -> No
     run = fit_head(
         cache, project.results_folder, config=replace(CONFIG, hidden=(8, 4), l2=(0.1, 0.0, 0.2)), solver="gram"
     ).run
-    name, config, solver = interrupted(project, run.name, given={"epochs": 70, "lr": 0.001, "solver": "gram"})
-    assert (name, solver) == (cache.name, "gram")
+    given = {"epochs": 70, "lr": 0.001, "solver": "gram"}
+    name, config, solver, device = interrupted(project, run.name, given=given)
+    assert (name, solver, device) == (cache.name, "gram", "cpu")
     assert config == replace(CONFIG, hidden=(8, 4), l2=(0.1, 0.0, 0.2), epochs=70)
     assert interrupted(project, f"{run.name}.training", given={"cache": cache.name[:6]})[1].epochs == 10
     with pytest.raises(Exception, match=r"lr is 0\.001 there, 0.5 here; hidden is .8, 4. there, .8,. here; solver is"):

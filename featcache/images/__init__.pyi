@@ -24,7 +24,7 @@ from .identity import (
 )
 from .inputs import OF_ARRAY as OF_ARRAY, Item as Item, identity_of_pixels as identity_of_pixels, items_of as items_of
 from .physical import UNKNOWN as UNKNOWN, PixelSize as PixelSize
-from .pixels import RULES as RULES
+from .pixels import FLOATING as FLOATING, RULES as RULES
 from .scanning import (
     STAMPS_FILE as STAMPS_FILE,
     ImageFile as ImageFile,

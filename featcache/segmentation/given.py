@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.ndimage import find_objects
 
 from featcache.core.errors import ImageError
-from featcache.images import Box, read_picture
+from featcache.images import FLOATING, Box, read_picture
 from featcache.segmentation.contract import CYTOPLASM, NUCLEUS, Cell, Mask
 
 _FAR, _MOST_FAR = 32, 0.01
@@ -100,10 +100,12 @@ def read_mask(data: bytes) -> GivenMask:
 
 def _values(data: bytes) -> NDArray[np.int32]:
     """The value of each pixel, (height, width): a grey level, the number that it stands for, 255 of any colour."""
-    pixels = read_picture(data).pixels  # refuses what is too large, or no picture
-    raw = _raw(data)
+    picture = read_picture(data, is_look=True)  # refuses what is too large, or no picture
+    pixels, raw = picture.pixels, _raw(data)
     if raw is not None and raw.shape == pixels.shape[:2]:
         return raw
+    if picture.full == FLOATING:
+        raise ImageError("it holds floating-point pixels: save it with whole numbers")
     if (pixels == pixels[..., :1]).all():
         return pixels[..., 0].astype(np.int32)
     return np.where(pixels.max(axis=2) > 0, NUCLEUS, 0).astype(np.int32)
