@@ -19,6 +19,7 @@ from conftest import Ran, Run, keep_networks, run_command, without_networks
 from workshop import Ended
 
 from featcache.cli import COMMANDS, cli
+from featcache.core.machine import processor_flags
 from featcache.synthetic.drawing import CLASSES, render_cell
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +72,12 @@ PICTURES = "6d702359c42509216eabcb8d6a4c2ab9e9c9b4858eef960403ca0f4bf7c23642"
 
 @functools.cache
 def draws_as_where_the_pages_were_made() -> bool:
-    """Whether caches of generated pictures have the pages' names here: these follow from the pictures' bytes."""
+    """Whether caches of generated pictures have the pages' names here: these follow from the pictures' bytes.
+
+    A few of the pictures have other last bits on a processor without AVX-512.
+    """
+    if "avx512f" not in processor_flags():
+        return False
     found = hashlib.sha256()
     for label, number in itertools.product(CLASSES, range(4)):
         found.update(render_cell(label, 0, index=number).tobytes())

@@ -29,7 +29,7 @@ from featcache.backbones import (
     quick_precision,
     registry,
 )
-from featcache.core.errors import WeightsError
+from featcache.core.errors import BackboneError, WeightsError
 from featcache.core.progress import SILENT, Progress
 from featcache.core.recipe import FeatureSpace, WeightsSource
 from featcache.segmentation import Framing
@@ -91,7 +91,15 @@ def network_of(
     Raises BackboneError or WeightsError where it cannot be had.
     """
     spec = _spec(space, WeightsSource.read(str(provenance.get("weights", "imagenet"))), weights)
-    (cut,), opened = network_for(spec, memory, engine=engine, batch_rows=batch_rows, progress=progress)
+    try:
+        (cut,), opened = network_for(spec, memory, engine=engine, batch_rows=batch_rows, progress=progress)
+    except BackboneError as error:
+        if isinstance(error, WeightsError) or weights is None or not is_own_name(space.backbone):
+            raise
+        raise WeightsError(
+            f"{space.backbone}: this cannot be the network of the cache: {error.message}",
+            "Name the file of the network with `weights=PATH`",
+        ) from error
     _refuse_other_network(cut, space, weights or spec.weights)
     return cut, opened
 
