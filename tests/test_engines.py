@@ -46,9 +46,9 @@ def engine(request: pytest.FixtureRequest, mobilenet: Network) -> Engine:
 def test_a_row_depends_on_nothing_but_itself(engine, data):
     """To the last bit: neither on its neighbours, nor on its place, nor on how many rows come with it.
 
-    TensorFlow promises that on processors with AVX-512 alone: on others it sums by place.
+    Of Keras' engine without AVX-512, a row was seen to differ in its last bits by its place.
     """
-    rounded = 1e-4 if isinstance(engine, KerasEngine) and "avx512f" not in processor_flags() else 0
+    rounded = 3e-5 if isinstance(engine, KerasEngine) and "avx512f" not in processor_flags() else 0
     sized = engine.resized(data.draw(st.sampled_from([2, 4, 6]), "rows at a time"))
     pixels = networks.pixels(7, "mobilenetv2")
     together = sized.features(pixels)[0]
